@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+_CALENDAR = ("w", "mo", "q", "y")
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TYPES: Mapping[str, pl.DataType] = {
     "string": pl.String(),
@@ -60,18 +61,51 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
     window = aggregation["window"]
     if window["type"] == "session":
         return _sessions(spec, aggregation, raw)
-    size = milliseconds(window["size"])
-    hop = milliseconds(window["hop"]) if window["type"] == "hopping" else size
     frame = transformed(spec, raw).with_columns(_ms=pl.col(time).dt.epoch("ms"))
-    newest = pl.col("_ms") - pl.col("_ms") % hop
-    copies = [frame.with_columns(_start=newest - step * hop) for step in range(size // hop)]
     groups = list(aggregation.get("groupBy", ()))
     metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"] if "expression" not in metric]
+    if "zone" in window or window["size"].endswith(_CALENDAR):
+        copies, start, end = _by_calendar(window, frame.with_columns(_at=pl.col(time)))
+    else:
+        copies, start, end = _by_length(window, frame)
     windows = _listed(aggregation, pl.concat(copies).group_by([*groups, "_start"]).agg(metrics))
-    start = pl.from_epoch("_start", time_unit="ms").dt.replace_time_zone("UTC")
-    ends = (start + timedelta(milliseconds=size)).alias("window_end")
+    ends = end.alias("window_end")
     names = [metric["name"] for metric in aggregation["metrics"]]
     return windows.select(*groups, start.alias("window_start"), ends, *names)
+
+
+def _by_length(window: Mapping[str, Any], frame: pl.DataFrame) -> tuple[list[pl.DataFrame], pl.Expr, pl.Expr]:
+    """Return the rows once for each window that they are in, and how its start and end follow from `_start`."""
+    size, offset = milliseconds(window["size"]), milliseconds(window.get("offset", "0s"))
+    hop = milliseconds(window["hop"]) if window["type"] == "hopping" else size
+    newest = pl.col("_ms") - (pl.col("_ms") - offset) % hop
+    copies = [frame.with_columns(_start=newest - step * hop) for step in range(size // hop)]
+    start = pl.from_epoch("_start", time_unit="ms").dt.replace_time_zone("UTC")
+    return copies, start, start + timedelta(milliseconds=size)
+
+
+def _by_calendar(window: Mapping[str, Any], frame: pl.DataFrame) -> tuple[list[pl.DataFrame], pl.Expr, pl.Expr]:
+    """The same of windows in days or longer units of a time zone. `_start` is their start by the local clock."""
+    offset, zone = timedelta(milliseconds=milliseconds(window.get("offset", "0s"))), window.get("zone", "UTC")
+    size, hop = window["size"], window.get("hop", window["size"])
+    local = pl.col("_at").dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    newest = (local - offset).dt.truncate(hop)
+    (amount, unit), (whole, _) = _units(hop), _units(size)
+    backs = [f"-{step * amount}{unit}" for step in range(whole // amount)]
+    copies = [frame.with_columns(_start=newest.dt.offset_by(back) + offset) for back in backs]
+
+    def moment(wall: pl.Expr) -> pl.Expr:
+        told = wall.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="raise")
+        return told.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
+
+    return copies, moment(pl.col("_start")), moment(pl.col("_start").dt.offset_by(size))
+
+
+def _units(length: str) -> tuple[int, str]:
+    """Return a length in days or in months, e.g. `1w` → 7, d."""
+    number, unit = re.fullmatch(r"(\d+)([a-z]+)", length).groups()  # type: ignore[union-attr]
+    factor, base = {"d": (1, "d"), "w": (7, "d"), "mo": (1, "mo"), "q": (3, "mo"), "y": (12, "mo")}[unit]
+    return int(number) * factor, base
 
 
 def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:

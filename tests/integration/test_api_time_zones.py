@@ -17,10 +17,10 @@ import psycopg
 import pytest
 
 from bench import Bench, MakeBench
-from tidemill_api.query.buckets import Cut
-from tidemill_api.query.local_days import bucket_starts, runs
+from tidemill_contract.calendars import Calendar, runs
 from tidemill_contract.functions.partials import Partial
 from tidemill_contract.functions.sketches import build
+from tidemill_contract.grids import CalendarSql
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.tables import definition
@@ -192,35 +192,39 @@ def test_filled_days_of_a_time_zone_are_its_days(api: Api) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("days", [1, 7, 30])
-def test_sql_finds_the_bucket_of_any_time_in_any_zone(admin: psycopg.Connection[Any], days: int) -> None:
+@pytest.mark.parametrize("length", ["1d", "7d", "30d", "1mo"])
+def test_sql_finds_the_bucket_of_any_time_in_any_zone(admin: psycopg.Connection[Any], length: str) -> None:
     """2015 to 2035, just before, at and after the starts around all changes of length: starts and ends are Python's.
 
-    Weeks in all zones, days and months in the odd ones.
+    Weeks in all zones, days and months in the odd ones; from each also the start three units on.
     """
     since, until = dt.datetime(2015, 1, 1, tzinfo=UTC), dt.datetime(2035, 12, 31, tzinfo=UTC)
     zones, known = [], set()
-    for name in sorted(zoneinfo.available_timezones() if days == 7 else ODD):
-        found = runs(name, days, since.year, until.year)
+    for name in sorted(zoneinfo.available_timezones() if length == "7d" else ODD):
+        calendar = Calendar.of(length, name)
+        found = runs(calendar, since.year, until.year)
         if found in known:  # another name of the same zone, or one that has kept the same time since
             continue
         known.add(found)
-        starts = [s.replace(tzinfo=UTC) for s in bucket_starts(zoneinfo.ZoneInfo(name), days, since, until)]
-        odd = {n for n in range(1, len(starts) - 1) if starts[n + 1] - starts[n] != days * DAY}
-        near = sorted({m for n in odd | {3} for m in (n - 1, n, n + 1, n + 2) if 0 < m < len(starts) - 1})
+        starts = [s.replace(tzinfo=UTC) for s in calendar.between(since, until)]
+        odd = {n for n in range(1, len(starts) - 3) if starts[n + 1] - starts[n] != calendar.days * DAY}
+        near = sorted({m for n in odd | {3} for m in (n - 1, n, n + 1, n + 2) if 0 < m < len(starts) - 3})
         times = [starts[n] + dt.timedelta(seconds=s) for n in near for s in (-1, 0, 1)]
         places = [bisect_right(starts, time) - 1 for time in times]
         arrays = ([time.replace(tzinfo=UTC) for time in part] for part in (found.firsts, found.lasts))
-        zones.append((name, *arrays, times, [starts[n] for n in places], [starts[n + 1] for n in places]))
-    cut = Cut(days * 86_400_000, "firsts", "lasts")
-    kinds = "text, firsts timestamptz[], lasts timestamptz[], t timestamptz[], s timestamptz[], e timestamptz[]"
+        wanted = ([starts[n + further] for n in places] for further in (0, 1, 3))
+        zones.append((name, *arrays, times, *wanted, list(found.numbers)))
+    cut = CalendarSql(calendar.days * 86_400_000, "firsts", "lasts", "numbers")
+    moments = ", ".join(f"{column} timestamptz[]" for column in ("firsts", "lasts", "t", "s", "e", "l"))
+    kinds = f"text, {moments}, numbers bigint[]"
     with admin.cursor() as cursor:
-        cursor.execute(f"CREATE TEMP TABLE zones_{days} (name {kinds})")
-        cursor.executemany(f"INSERT INTO zones_{days} VALUES (%s, %s, %s, %s, %s, %s)", zones)
+        cursor.execute(f"CREATE TEMP TABLE zones_{length} (name {kinds})")
+        cursor.executemany(f"INSERT INTO zones_{length} VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", zones)
         cursor.execute(
-            f"SELECT name, time, found, finish FROM (SELECT *, {cut.start('time')} AS found FROM zones_{days},"
-            " unnest(t, s, e) AS u(time, start, finish)) AS x"
+            f"SELECT name, time, found, finish FROM (SELECT *, {cut.start('time')} AS found FROM zones_{length},"
+            " unnest(t, s, e, l) AS u(time, start, finish, later)) AS x"
             f" WHERE found IS DISTINCT FROM start OR {cut.end('found')} IS DISTINCT FROM finish"
+            f" OR {cut.shift('found', 3)} IS DISTINCT FROM later OR {cut.shift('later', -3)} IS DISTINCT FROM found"
         )
         assert cursor.fetchall() == []
     assert sum(len(zone[3]) for zone in zones) > 5_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tidemill_contract.duration import CALENDAR_UNITS
 from tidemill_contract.functions.registry import PARAMETERS, listed
 from tidemill_contract.resource.kinds.base import Kinds, Member
 from tidemill_contract.resource.kinds.detectors import DETECTORS
@@ -50,8 +51,20 @@ def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> 
 
 
 def window_rules() -> list[Rule]:
-    """Return the rules of an aggregation about its window."""
-    return [_of_window(member) for member in WINDOWS.members.values()]
+    """The rules of an aggregation about its window."""
+    return [*(_of_window(member) for member in WINDOWS.members.values()), _days_of_zones()]
+
+
+def _days_of_zones() -> Rule:
+    told = "aggregation %s: %s is not in days or longer units, as a zone needs"
+    remedy = "write 1d, 1w, 1mo or the like, or take zone out"
+    units = "|".join(CALENDAR_UNITS)
+    return Rule(
+        f"!has(self.window.zone) || !has(self.window.size) || self.window.size.matches('^[0-9]+({units})$')",
+        "in a zone, size is in days, weeks, months, quarters or years",
+        say(f"{told}; {remedy}", "self.name", "self.window.size"),
+        "window.size",
+    )
 
 
 def _of_window(member: Member) -> Rule:

@@ -212,7 +212,16 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             ({"type": "session"}, "gap", "needs gap; add gap: 5m"),
             ({"type": "tumbling", "size": "1m", "gap": "1m"}, "gap", "takes no gap; take it out"),
             ({"type": "tumbling", "size": "1m", "maxLength": "1d"}, "maxLength", "takes no maxLength; take it out"),
+            ({"type": "session", "gap": "1m", "zone": "Europe/Oslo"}, "zone", "takes no zone; take it out"),
+            ({"type": "session", "gap": "1m", "offset": "1s"}, "offset", "takes no offset; take it out"),
         )
+    ),
+    (
+        WINDOW,
+        {"type": "tumbling", "size": "24h", "zone": "Europe/Oslo"},
+        "aggregations[0].window.size",
+        "aggregation by_country: 24h is not in days or longer units, as a zone needs; write 1d, 1w, 1mo or the like, or"
+        " take zone out",
     ),
     (
         "anomalies",

@@ -12,7 +12,7 @@ from oracle.cells import kind_of
 from oracle.draw_expressions import NUMERIC, TAME, Drawer
 from oracle.expressions import compiled
 from oracle.places import draw_place
-from oracle.windows import draw_window
+from oracle.windows import draw_window, is_long
 from tidemill_contract.functions.registry import ALONE
 
 FIELDS = {
@@ -148,8 +148,7 @@ class SpecDrawer:
     def _policy(self, window: Mapping[str, Any]) -> dict[str, str]:
         policy = self._rnd.choice(["deadLetter", "deadLetter", "drop", "reopen"])
         # A session lasts up to a day where nothing else is said, and no window is kept for less than it lasts.
-        endless = window["type"] == "session" and "maxLength" not in window
-        return {"latePolicy": policy, "retention": self._rnd.choice(["2d" if endless else "2h", "90d"])}
+        return {"latePolicy": policy, "retention": self._rnd.choice(["10d" if is_long(window) else "2h", "90d"])}
 
     def _metric(self, types: Mapping[str, str]) -> dict[str, Any]:
         rnd = self._rnd

@@ -11,7 +11,7 @@ from typing import Any
 from oracle.cells import columns_of
 from oracle.events import Event
 from oracle.expressions import compiled
-from oracle.windows import pane_of, parse_ms, size_of
+from oracle.windows import Clock, clock_of, panes_of, parse_ms, size_of
 
 NO_CUT = -(2**63)
 
@@ -92,14 +92,19 @@ class Version:
         return bool(self.spec["window"]["type"] == "session")
 
     @cached_property
-    def size(self) -> int:
-        """Length of a window, of a session the most."""
+    def longest(self) -> int:
+        """Length of a session, the most."""
         return size_of(self.spec["window"])
 
     @cached_property
-    def pane(self) -> int:
-        """Distance between the starts of windows; of sessions how finely they close."""
-        return pane_of(self.spec["window"])
+    def clock(self) -> Clock:
+        """Where windows start; of sessions how finely they close."""
+        return clock_of(self.spec["window"])
+
+    @cached_property
+    def panes(self) -> int:
+        """Number of windows that have an event."""
+        return 1 if self.has_sessions else panes_of(self.spec["window"])
 
     @cached_property
     def gap(self) -> int:
@@ -126,8 +131,8 @@ class Version:
     def end_of(self, time: int) -> int:
         """The end of the session that an event is by itself, else of the first window that has it."""
         if self.has_sessions:
-            return min(time + self.gap, (time // self.size + 1) * self.size)
-        return time // self.pane * self.pane + self.pane
+            return min(time + self.gap, (time // self.longest + 1) * self.longest)
+        return self.clock.shift(self.clock.floor(time), 1)
 
     def group_of(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The group of an event."""
@@ -135,15 +140,15 @@ class Version:
 
     def starts(self, entry: Entry) -> list[int]:
         """Starts of the windows that have an event."""
-        newest = entry.event.time // self.pane * self.pane
-        starts = range(newest - self.size + self.pane, newest + 1, self.pane)
-        return [start for start in starts if start + self.size > entry.cut]
+        newest = self.clock.floor(entry.event.time)
+        starts = [self.clock.shift(newest, -back) for back in range(self.panes)]
+        return [start for start in reversed(starts) if self.clock.shift(start, self.panes) > entry.cut]
 
     def close(self, watermark: int | None) -> None:
         """Close what ends by the watermark less grace."""
         if watermark is not None:
             grace = parse_ms(self.spec["window"].get("grace", "0s"))
-            until = (watermark - grace) // self.pane * self.pane
+            until = self.clock.floor(watermark - grace)
             self.closed = until if self.closed is None else max(self.closed, until)
 
     def feed(self) -> None:

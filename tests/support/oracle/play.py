@@ -25,7 +25,7 @@ from oracle.queries import answered, draw_queries
 from oracle.stage import Stage
 from waiting import NotInTime
 
-BASE = 1_773_100_800_000  # 2026-03-10T00:00:00Z
+BASE = 1_774_742_400_000  # 2026-03-29T00:00:00Z, an hour before clocks change in Europe
 _MOST_PAGES, _MOST_FILLED = 12, 3_000
 _LEADS_MS = (0, 15_000, 600_000)
 

@@ -6,11 +6,11 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from oracle.cells import COMPUTED, ZERO_OF_NOTHING, Cell, columns_of, metric_cell, null, one_of, operands_of
 from oracle.model import Entry, Model, Version
-from tidemill_contract.duration import format_ms
+from oracle.windows import Clock
 from tidemill_contract.times import rfc3339_ms
 
 _LIMITS = (1, 3, 7, 50, 1_000)
@@ -24,7 +24,7 @@ class Query:
 
     Attributes:
         group_by, metrics: of the aggregation's, or None for all.
-        granularity: milliseconds; 0: everything in one bucket; None: the windows as they are.
+        granularity: where buckets start; 0: everything in one bucket; None: the windows as they are.
         since, until: bounds of window starts, epoch ms.
         fill: none, null or zero.
         descending: read backwards.
@@ -33,7 +33,7 @@ class Query:
 
     group_by: tuple[str, ...] | None = None
     metrics: tuple[str, ...] | None = None
-    granularity: int | None = None
+    granularity: Clock | Literal[0] | None = None
     since: int | None = None
     until: int | None = None
     fill: str = "none"
@@ -48,7 +48,7 @@ class Query:
         if self.metrics is not None:
             found["metrics"] = ",".join(self.metrics)
         if self.granularity is not None:
-            found["granularity"] = format_ms(self.granularity) if self.granularity else "all"
+            found["granularity"] = self.granularity.text if isinstance(self.granularity, Clock) else "all"
         if self.since is not None:
             found["from"] = rfc3339_ms(self.since)
         if self.until is not None:
@@ -84,17 +84,23 @@ class Pile:
 def answered(model: Model, version: Version, query: Query) -> dict[tuple[Any, ...], Row]:
     """The rows of a query, by group and start."""
     metrics = [m for m in version.spec["metrics"] if query.metrics is None or m["name"] in query.metrics]
-    spread = 0 if version.has_sessions or query.granularity is None else version.size - version.pane
     rows = {}
     piles = [pile for pile in _piles(version, query) if pile.entries]
     for pile in piles:
-        closed = version.closed is not None and pile.end + spread <= version.closed
+        closed = _closed(version, query, pile.end)
         ordered = sorted(pile.entries, key=lambda entry: entry.order)
         cells = {metric["name"]: _cell(model, version, metric, ordered, pile) for metric in metrics}
         rows[(*pile.group, pile.start)] = Row(pile.group, pile.start, pile.end, closed, cells)
     if query.fill != "none":
-        rows |= _filled(version, query, metrics, rows, spread)
+        rows |= _filled(version, query, metrics, rows)
     return rows
+
+
+def _closed(version: Version, query: Query, end: int) -> bool:
+    """Whether what ends at a time is closed: a bucket with the last window that shares events with it."""
+    if version.closed is None:
+        return False
+    return (end if query.granularity is None else version.clock.shift(end, version.panes - 1)) <= version.closed
 
 
 def _cell(model: Model, version: Version, metric: Mapping[str, Any], entries: Sequence[Entry], pile: Pile) -> Cell:
@@ -119,24 +125,30 @@ def _piles(version: Version, query: Query) -> Iterator[Pile]:
         group = tuple(version.group_of(entry.values)[at] for at in kept)
         for start in _starts(version, query, entry):
             found[(*group, start)].append(entry)
-    length = version.size if query.granularity is None else query.granularity
     for (*key, start), entries in found.items():
-        if length:
-            yield Pile(tuple(key), start, start + length, entries)
+        if query.granularity != 0:
+            yield Pile(tuple(key), start, _end(version, query, start), entries)
             continue
-        panes = [entry.event.time // version.pane * version.pane for entry in entries]
+        panes = [version.clock.floor(entry.event.time) for entry in entries]
         first = min(panes) if query.since is None else query.since
-        last = max(panes) + version.pane if query.until is None else query.until
+        last = version.clock.shift(max(panes), 1) if query.until is None else query.until
         yield Pile(tuple(key), first, last, entries)
+
+
+def _end(version: Version, query: Query, start: int) -> int:
+    """The end of a window, or of a bucket."""
+    if isinstance(query.granularity, Clock):
+        return query.granularity.shift(start, 1)
+    return version.clock.shift(start, version.panes)
 
 
 def _starts(version: Version, query: Query, entry: Entry) -> Iterable[int]:
     if query.granularity is None:
         return [start for start in version.starts(entry) if _within(query, start)]
-    pane = entry.event.time // version.pane * version.pane
-    if query.granularity == 0:
+    pane = version.clock.floor(entry.event.time)
+    if not isinstance(query.granularity, Clock):
         return [0] if _within(query, pane) else []
-    start = pane // query.granularity * query.granularity
+    start = query.granularity.floor(pane)
     return [start] if _within(query, start) and (query.since is None or pane >= query.since) else []
 
 
@@ -149,21 +161,23 @@ def _filled(
     query: Query,
     metrics: Sequence[Mapping[str, Any]],
     rows: Mapping[tuple[Any, ...], Row],
-    spread: int,
 ) -> dict[tuple[Any, ...], Row]:
     """A row for every group that is there and every start that it lacks."""
     assert query.since is not None
     assert query.until is not None
-    step, length = (version.pane, version.size) if query.granularity is None else (query.granularity, query.granularity)
-    first = -(-query.since // step) * step
+    clock = query.granularity if isinstance(query.granularity, Clock) else version.clock
+    starts, start = [], clock.floor(query.since)
+    while start < query.until:
+        starts += [start] if start >= query.since else []
+        start = clock.shift(start, 1)
     found = {}
     for group in {row.group for row in rows.values()}:
-        for start in range(first, query.until, step):
+        for start in starts:
             if (*group, start) in rows:
                 continue
-            closed = version.closed is not None and start + length + spread <= version.closed
+            end = _end(version, query, start)
             cells = {metric["name"]: _nothing(metric, query.fill) for metric in metrics}
-            found[(*group, start)] = Row(group, start, start + length, closed, cells)
+            found[(*group, start)] = Row(group, start, end, _closed(version, query, end), cells)
     return found
 
 
@@ -190,9 +204,10 @@ def draw_queries(rnd: random.Random, version: Version, *, few: bool = False) -> 
     if version.has_sessions:
         return natural + parts
     subset = tuple(name for name in version.groups if rnd.random() < 0.5)
-    length = version.pane * rnd.choice([1, 2, 3, 10])
-    start, end = low // length * length - length, high // length * length + 2 * length
-    start = max(start, end - max(_FILLED_PANES * version.pane // length, 2) * length)
+    panes = rnd.choice([1, 2, 3, 10])
+    length = version.clock.times(panes)
+    start, end = length.shift(length.floor(low), -1), length.shift(length.floor(high), 2)
+    start = max(start, length.shift(end, -max(_FILLED_PANES // panes, 2)))
     fill, other = (rnd.choice(["null", "zero"]) for _ in range(2))
     return [
         *natural, *parts,

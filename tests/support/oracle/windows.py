@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
+import zoneinfo
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -40,7 +44,104 @@ def draw_window(rnd: random.Random) -> dict[str, Any]:
     """A window of any kind."""
     grace = rnd.choice(["0s", "0s", "5s", "1m"])
     kind = rnd.choice(list(DRAWN))
-    return {"type": kind, **DRAWN[kind](rnd), "grace": grace}
+    return {"type": kind, **_shifted(rnd, kind, DRAWN[kind](rnd)), "grace": grace}
+
+
+def _shifted(rnd: random.Random, kind: str, window: dict[str, Any]) -> dict[str, Any]:
+    """The window, sometimes with an offset, or of days or weeks of a time zone. Those start within the first hours."""
+    if kind not in ("tumbling", "hopping") or rnd.random() < 0.6:
+        return window
+    if rnd.random() < 0.4:
+        step = parse_ms(window.get("hop", window["size"])) // 1_000
+        return {**window, "offset": f"{rnd.randrange(1, step)}s"}
+    zone = rnd.choice([{"zone": "Europe/Oslo"}, {"zone": "Europe/Oslo"}, {"zone": "UTC"}])
+    days = {"size": "3d", "hop": "1d"} if kind == "hopping" else {"size": "1d"}
+    if kind == "tumbling" and rnd.random() < 0.3:
+        return {"size": "1w", "offset": f"{144 + rnd.randint(1, 4)}h", **rnd.choice([zone, {}])}
+    return {**days, **zone, "offset": rnd.choice(["1h", "2h", "150m", "3h", "4h"])}
+
+
+def is_long(window: Window) -> bool:
+    """Whether a window may last for days."""
+    endless = window["type"] == "session" and "maxLength" not in window
+    return endless or window.get("size", "").endswith(("d", "w"))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where panes or buckets start.
+
+    Attributes:
+        length: milliseconds; where there is a zone, a number of days.
+        offset: milliseconds after the epoch, or after midnight.
+        zone: time zone of the days; None: all are equally long.
+        monday: whether days are counted from a Monday.
+    """
+
+    length: int
+    offset: int = 0
+    zone: str | None = None
+    monday: bool = False
+
+    @property
+    def text(self) -> str:
+        """The length."""
+        if self.zone is None:
+            return duration.format_ms(self.length)
+        return f"{self.length // 7}w" if self.monday else f"{self.length}d"
+
+    def times(self, count: int) -> Clock:
+        """The clock of buckets that are so many times as long."""
+        return replace(self, length=self.length * count)
+
+    def floor(self, time: int) -> int:
+        """The last start up to a time."""
+        if self.zone is None:
+            return (time - self.offset) // self.length * self.length + self.offset
+        starts = _starts(self)
+        return starts[bisect_right(starts, time) - 1]
+
+    def shift(self, start: int, count: int) -> int:
+        """The start so many steps later."""
+        if self.zone is None:
+            return start + count * self.length
+        starts = _starts(self)
+        return starts[starts.index(start) + count]
+
+
+_ZERO, _LAST = dt.datetime(1970, 1, 1), dt.datetime(2027, 6, 1)
+_QUARTER, _REACH = dt.timedelta(minutes=15), dt.timedelta(hours=14)
+
+
+@lru_cache
+def _starts(clock: Clock) -> list[int]:
+    """The first quarters of an hour at which the local time of each start is reached, of years around the events'."""
+    zone = zoneinfo.ZoneInfo(str(clock.zone))
+    wall = _ZERO + dt.timedelta(days=4 if clock.monday else 0, milliseconds=clock.offset)
+    found = []
+    while wall < _LAST:
+        wall += dt.timedelta(days=clock.length)
+        if wall.year >= 2025:
+            time = (wall - _REACH).replace(minute=0)
+            while time.replace(tzinfo=dt.UTC).astimezone(zone).replace(tzinfo=None) < wall:
+                time += _QUARTER
+            found.append((time - _ZERO) // dt.timedelta(milliseconds=1))
+    return found
+
+
+def clock_of(window: Window) -> Clock:
+    """Where the panes of windows start; of sessions how finely they close."""
+    text = window.get("hop", window.get("size", ""))
+    offset = parse_ms(window.get("offset", "0s"))
+    if "zone" in window or text.endswith("w"):
+        weeks = text.endswith("w")
+        return Clock(int(text[:-1]) * (7 if weeks else 1), offset, window.get("zone", "UTC"), weeks)
+    return Clock(pane_of(window), offset)
+
+
+def panes_of(window: Window) -> int:
+    """Number of panes of a window."""
+    return 1 if window["size"].endswith("w") else size_of(window) // pane_of(window)
 
 
 def size_of(window: Window) -> int:

@@ -19,7 +19,9 @@ from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Column, condition, take_filters, take_page
 from tidemill_api.query.sql import horizon_sql, narrowed, statement, within
 from tidemill_chassis.web.problems import Problem
+from tidemill_contract.calendars import MONDAY, Calendar
 from tidemill_contract.functions.partials import layout
+from tidemill_contract.grids import Steps
 from tidemill_contract.resource.spec import AggregationSpec
 
 TYPES = {"k": "string", "i": "integer", "v": "number", "b": "boolean", "t": "timestamp"}
@@ -94,6 +96,72 @@ def test_what_is_refused_names_the_parameter_and_the_remedy(text: str, parameter
     assert caught.value.status == 400
     assert reason in caught.value.detail
     assert caught.value.extra.get("parameter", "") == parameter
+
+
+OSLO = {"type": "tumbling", "zone": "Europe/Oslo"}
+SIX_MS = 6 * 3_600_000
+BUCKETS: list[tuple[dict[str, Any] | None, str, Steps | Calendar]] = [
+    (None, "granularity=2h", Steps(7_200_000)),
+    ({"type": "tumbling", "size": "1h", "offset": "15m"}, "granularity=1d", Steps(86_400_000, 900_000)),
+    (None, "granularity=24h&tz=Europe/Oslo", Calendar("day", 1, "Europe/Oslo")),
+    (None, "granularity=7d&tz=Europe/Oslo", Calendar("day", 7, "Europe/Oslo")),
+    (None, "granularity=1w", Calendar("day", 7, "UTC", 0, MONDAY)),
+    (None, "granularity=1mo&tz=UTC", Calendar("month", 1)),
+    ({**OSLO, "size": "1d", "offset": "6h"}, "granularity=2d", Calendar("day", 2, "Europe/Oslo", SIX_MS)),
+    ({**OSLO, "size": "1d", "offset": "6h"}, "granularity=1q", Calendar("month", 3, "Europe/Oslo", SIX_MS)),
+    ({**OSLO, "size": "1d"}, "granularity=1w&tz=Europe/Oslo", Calendar("day", 7, "Europe/Oslo", 0, MONDAY)),
+    ({"type": "hopping", "size": "1y", "hop": "1mo"}, "granularity=2y", Calendar("month", 24)),
+    ({"type": "tumbling", "size": "2w"}, "granularity=4w", Calendar("day", 28, "UTC", 0, MONDAY)),
+]
+
+
+@pytest.mark.parametrize(("window", "text", "grid"), BUCKETS)
+def test_windows_are_put_together_to_multiples_and_longer_units(
+    window: dict[str, Any] | None, text: str, grid: Steps | Calendar
+) -> None:
+    found = query(text, model(window))
+    assert found.bucket is not None
+    assert found.bucket.grid == grid
+    statement(found, Binder(), DAY)
+
+
+@pytest.mark.parametrize(
+    ("window", "text", "parameter", "reason"),
+    [
+        (None, "granularity=10y", "granularity", "longer than 3650d"),
+        (
+            {"type": "tumbling", "size": "7h"},
+            "granularity=1w",
+            "granularity",
+            "do not consist of whole",
+        ),
+        ({"type": "tumbling", "size": "2d"}, "granularity=1mo", "granularity", "do not consist of whole window sizes"),
+        (
+            {**OSLO, "size": "1d"},
+            "granularity=24h",
+            "granularity",
+            "window size 1d; write e.g. 2d",
+        ),
+        ({**OSLO, "size": "1d"}, "granularity=1d&tz=UTC", "tz", "the windows are cut in Europe/Oslo"),
+        ({**OSLO, "size": "2d"}, "granularity=1w", "granularity", "not a multiple of the window size 2d"),
+        (
+            {**OSLO, "size": "2w"},
+            "granularity=28d",
+            "granularity",
+            "window size 2w; write e.g. 4w",
+        ),
+        ({**OSLO, "size": "1mo"}, "granularity=1w", "granularity", "not a multiple of the window size 1mo"),
+        ({**OSLO, "size": "1q"}, "granularity=4mo", "granularity", "not a multiple of the window size 1q"),
+        ({**OSLO, "size": "1mo"}, "tz=Europe/Oslo", "tz", "granularity"),
+    ],
+)
+def test_what_windows_of_the_calendar_are_not_put_together_to(
+    window: dict[str, Any] | None, text: str, parameter: str, reason: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        query(text, model(window))
+    assert reason in caught.value.detail
+    assert caught.value.extra["parameter"] == parameter
 
 
 SESSIONS = {"type": "session", "gap": "5m"}

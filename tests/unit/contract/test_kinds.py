@@ -36,6 +36,7 @@ def aggregation(window: Any) -> AggregationSpec:
     [
         ({"type": "tumbling", "size": "1h"}, TumblingWindow),
         (HOPPING, HoppingWindow),
+        ({"type": "tumbling", "size": "1mo", "zone": "Europe/Oslo", "offset": "6h"}, TumblingWindow),
         ({"type": "session", "gap": "5m", "maxLength": "1h"}, SessionWindow),
     ],
 )
@@ -69,11 +70,11 @@ def test_errors_of_a_kind_are_at_its_members(members: dict[str, str], places: li
 
 
 def test_as_written_all_kinds_have_all_members() -> None:
-    names = ["type", "size", "hop", "gap", "max_length", "grace"]
+    names = ["type", "size", "zone", "offset", "hop", "gap", "max_length", "grace"]
     assert list(WINDOWS.written.model_fields) == names
     assert list(dict(WINDOWS.widen(WINDOWS.make(**HOPPING)))) == names
     having = ", ".join(WINDOWS.members["size"].kinds)
-    assert WINDOWS.written.model_fields["size"].description == f"Window length ({having})."
+    assert str(WINDOWS.written.model_fields["size"].description).startswith(f"Window length ({having}):")
     assert having.startswith("tumbling, hopping")
 
 

@@ -238,3 +238,26 @@ def test_an_unknown_function_is_no_silent_pass() -> None:
     """What cannot be recomputed cannot be called compared."""
     with pytest.raises(ValueError, match="quantile"):
         expected_windows(SPEC, {**TUMBLING, "metrics": [{"name": "q", "function": "quantile", "field": "x"}]}, ROWS)
+
+
+OSLO = {"zone": "Europe/Oslo", "offset": "6h"}
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        ({"type": "tumbling", "size": "1d", "zone": "Europe/Oslo"}, [("03-28T23", "03-29T22")]),
+        ({"type": "tumbling", "size": "1d", **OSLO}, [("03-28T05", "03-29T04")]),
+        ({"type": "tumbling", "size": "1w"}, [("03-23T00", "03-30T00")]),
+        ({"type": "tumbling", "size": "1mo", "zone": "Europe/Oslo"}, [("02-28T23", "03-31T22")]),
+        ({"type": "tumbling", "size": "1q", "zone": "Europe/Oslo"}, [("12-31T23", "03-31T22")]),
+        ({"type": "hopping", "size": "2d", "hop": "1d", **OSLO}, [("03-27T05", "03-29T04"), ("03-28T05", "03-30T04")]),
+        ({"type": "tumbling", "size": "12h", "offset": "5h"}, [("03-28T17", "03-29T05")]),
+    ],
+)
+def test_windows_of_the_calendar_and_with_an_offset(window: dict[str, str], expected: list[tuple[str, str]]) -> None:
+    """Clocks in Oslo are put forward on 2026-03-29 at 01:00 UTC."""
+    event = ROWS.head(1).with_columns(ts=pl.lit(datetime(2026, 3, 29, 3, 30, tzinfo=UTC)).cast(ROWS.schema["ts"]))
+    found = expected_windows(SPEC, {**TUMBLING, "window": window}, event)
+    times = zip(found["window_start"], found["window_end"], strict=True)
+    assert sorted((f"{start:%m-%dT%H}", f"{end:%m-%dT%H}") for start, end in times) == expected

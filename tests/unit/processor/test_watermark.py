@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.grids import Steps
 from tidemill_contract.resource.spec import EventTimeSpec
 from tidemill_processor.time.watermark import STALE_MS, PartitionTime, ReaderTime, advance, closed_until, is_idle
 
@@ -203,7 +204,7 @@ CLOSINGS = [
 def test_windows_are_closed_up_to_the_watermark_less_grace(
     reason: str, watermark: int, grace: int, expected: int
 ) -> None:
-    assert expected == closed_until(watermark, grace_ms=grace, pane_ms=60_000)
+    assert expected == closed_until(watermark, grace_ms=grace, grid=Steps(60_000))
 
 
 MINUTE = 60_000
@@ -255,4 +256,4 @@ def test_the_last_windows_of_a_replay_close_within_the_documented_bound() -> Non
         row = replace(row, end_confirmed_at=wall)
         reader = advance(reader, [row], max_disorder_ms=MAX_DISORDER_MS, idle_timeout_ms=DEFAULT_IDLE_MS, now_ms=wall)
     assert reader.watermark is not None
-    assert closed_until(reader.watermark, grace_ms=grace, pane_ms=size) >= end
+    assert closed_until(reader.watermark, grace_ms=grace, grid=Steps(size)) >= end

@@ -1,16 +1,27 @@
-"""Durations in the notation of the resource: `250ms`, `10s`, `5m`, `1h`, `7d`."""
+"""Durations in the notation of the resource: `250ms`, `10s`, `5m`, `1h`, `7d`; lengths of windows also `1w`, `1mo`.
+
+The units w, mo, q and y are of the calendar: months, quarters and years differ in length. Only windows are as long.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+CALENDAR_UNITS: Mapping[str, tuple[Literal["day", "month"], int]] = {
+    "d": ("day", 1), "w": ("day", 7), "mo": ("month", 1), "q": ("month", 3), "y": ("month", 12),
+}  # fmt: skip
+"""Of how many days or months a unit of the calendar consists. A `d` is such a unit only in a time zone."""
 PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$|^0(ms|s|m|h|d)$"
+LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
 MAX_MS = 10 * 365 * 86_400_000
+_DAYS = {"day": (1, 1), "month": (28, 31)}
+"""The least and the greatest number of days."""
 
 
 def parse_ms(text: str) -> int:
@@ -20,12 +31,50 @@ def parse_ms(text: str) -> int:
         ValueError: the unit is missing or unknown, there is a sign or a fraction, or it is more than 3650 days.
     """
     if not re.fullmatch(PATTERN, text, re.ASCII) or text.endswith("\n"):
-        raise ValueError(f"'{text}' is not a duration: write a whole number and a unit, such as 250ms, 10s, 5m, 1h, 7d")
+        hint = "; w, mo, q and y are only for sizes of windows" if _of_calendar(text) else ""
+        raise ValueError(
+            f"'{text}' is not a duration: write a whole number and a unit, such as 250ms, 10s, 5m, 1h, 7d{hint}"
+        )
     number, unit = re.fullmatch(r"(\d+)([a-z]+)", text).groups()  # type: ignore[union-attr]
     value = int(number) * UNITS_MS[unit]
     if value > MAX_MS:
         raise ValueError(f"'{text}' is longer than 3650d, the longest duration allowed")
     return value
+
+
+def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
+    """Return the number of days or months of a length in units of the calendar; None: the length has another unit.
+
+    Raises:
+        ValueError: the length can be more than 3650 days.
+    """
+    found = re.fullmatch(r"([1-9][0-9]{0,8})(d|w|mo|q|y)", text, re.ASCII)
+    if found is None or text.endswith("\n"):
+        return None
+    kind, number = CALENDAR_UNITS[found[2]]
+    number *= int(found[1])
+    if number * _DAYS[kind][1] * UNITS_MS["d"] > MAX_MS:
+        raise ValueError(f"'{text}' is longer than 3650d, the longest duration allowed")
+    return kind, number
+
+
+def least_ms(text: str) -> int:
+    """Return the milliseconds of a window's length; of months, as if all had 28 days.
+
+    Raises:
+        ValueError: it is no length of a window, or can be more than 3650 days.
+    """
+    units = calendar_units(text)
+    return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]
+
+
+def is_calendar(text: str) -> bool:
+    """Whether a length is in weeks, months, quarters or years."""
+    return _of_calendar(text) and not text.endswith("d")
+
+
+def _of_calendar(text: str) -> bool:
+    return re.fullmatch(r"[0-9]+(d|w|mo|q|y)", text, re.ASCII) is not None
 
 
 def format_ms(value_ms: int) -> str:
@@ -41,4 +90,24 @@ def _check(text: str) -> str:
     return text
 
 
+def _check_length(text: str) -> str:
+    if calendar_units(text) is None:
+        try:
+            parse_ms(text)
+        except ValueError:
+            if re.fullmatch(PATTERN, text, re.ASCII):
+                raise
+            raise ValueError(
+                f"'{text}' is not a duration: write a whole number and a unit, such as 10s, 5m, 1h, 1d, 1w, 1mo, 1q, 1y"
+            ) from None
+    return text
+
+
 Duration = Annotated[str, StringConstraints(max_length=MAX_LENGTH), AfterValidator(_check)]
+WindowLength = Annotated[
+    str,
+    StringConstraints(max_length=MAX_LENGTH),
+    AfterValidator(_check_length),
+    WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH, "pattern": LENGTH_PATTERN}),
+]
+"""The length of a window, or the distance between two."""

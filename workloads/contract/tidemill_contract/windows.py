@@ -20,6 +20,7 @@ from tidemill_contract.functions.partials import (
     whole_partial,
 )
 from tidemill_contract.functions.registry import FUNCTIONS
+from tidemill_contract.grids import grid_sql
 from tidemill_contract.resource.kinds.metrics import MetricSpec
 
 Decoder = Callable[[Any], Any]
@@ -97,20 +98,14 @@ def window_source(
     if not plan.hopping:
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
-    hop, size = f"interval '{plan.pane_ms} milliseconds'", f"interval '{plan.size_ms} milliseconds'"
     # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
     # windows have a row with `_after`, the end of the last window that was closed then. The row only counts for windows
     # that end later.
-    low, high = f"p.window_start - interval '{plan.spread_ms} milliseconds'", "p.window_start"
-    if first is not None:
-        low = f"greatest({low}, date_bin({hop}, {first}, timestamptz 'epoch'))"
-    if last is not None:
-        high = f"least({high}, {last})"
     newest = own_partial("max", "rev", "bigint")
-    starts = f"SELECT _start FROM generate_series({low}, {high}, {hop}) AS _start"
+    starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (
         f"(SELECT {', '.join([*columns, *plan.stored])}, _rev AS {quote(newest.column)}, s._start AS window_start"
-        f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s._start + {size} > p._after) AS x"
+        f" FROM {table} AS p, LATERAL ({starts}) AS s WHERE ({where}) AND s._end > p._after) AS x"
     )
     keys = [(quote(name), name) for name, _ in plan.group_by] + [("window_start", "window_start")]
     merged = rollup_select((*plan.merged, newest), spread, keys)

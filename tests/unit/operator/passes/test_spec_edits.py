@@ -256,6 +256,15 @@ CASES: dict[str, list[Case]] = {
         Case(put(f"{FIRST}.window", {"type": "session", "gap": "1m"}), (RESTART, *NEXT_VERSION))
     ],
     "aggregations.window.size": [Case(put(f"{FIRST}.window.size", "2h"), (RESTART, *NEXT_VERSION))],
+    "aggregations.window.zone": [
+        invalid(f"{FIRST}.window.zone", "Europe/Oslo", "spec.aggregations[0].window.size: is no number of days"),
+        Case(
+            put(f"{FIRST}.window.zone", "Europe/Oslo"),
+            (RESTART, *NEXT_VERSION),
+            before=put(f"{FIRST}.window", {"type": "tumbling", "size": "1d"}),
+        ),
+    ],
+    "aggregations.window.offset": [Case(put(f"{FIRST}.window.offset", "15m"), (RESTART, *NEXT_VERSION))],
     "aggregations.window.hop": [
         Case(
             put(f"{FIRST}.window.hop", "15m"),

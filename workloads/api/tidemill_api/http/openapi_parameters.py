@@ -14,6 +14,7 @@ from tidemill_api.query import aggregate as aggregate_query
 from tidemill_api.query import listings
 from tidemill_api.query.parameters import MAX_FIELDS
 from tidemill_api.query.selection import MAX_IN, OPERATORS, Column
+from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.duration import MAX_MS, UNITS_MS
 from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.functions.registry import ZERO_FILLED
@@ -28,7 +29,8 @@ _FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
 
 def _durations() -> str:
     """Return a pattern of durations up to the longest one allowed."""
-    units = (f"{_up_to(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in UNITS_MS.items())
+    lengths = UNITS_MS | {unit: DAY_MS * days for unit, days in {"w": 7, "mo": 31, "q": 93, "y": 372}.items()}
+    units = (f"{_up_to(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in lengths.items())
     return f"0({'|'.join(UNITS_MS)})|{'|'.join(units)}"
 
 
@@ -162,13 +164,14 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         *_common(limit, most, "window_start", _ORDER),
         query(
             "granularity",
-            "Length of combined windows: a multiple of the stored length, such as `1d`; `all`: one window for all.",
+            "Length of combined windows: a multiple of the stored length, such as `1d`, or weeks, months, quarters or"
+            " years of the calendar (`1w`, `1mo`, `1q`, `1y`); `all`: one window for all.",
             GRANULARITY,
         ),
         query(
             "tz",
-            "Time zone of the days, such as America/New_York, if the granularity is in days. A day starts at the first"
-            " instant of its date.",
+            "Time zone of the days, such as America/New_York, if the granularity is in days or longer units. A day"
+            " starts at the first instant of its date. Default: the zone of the stored windows, else UTC.",
             ZONE,
         ),
         query(

@@ -110,7 +110,7 @@ _AGGREGATION = structure(
                 },
             )
         ),
-        "window": {**OBJECT, "description": "The window as in the resource: type, size, hop, grace."},
+        "window": {**OBJECT, "description": "The window as in the resource: type, size, zone, offset, hop, grace."},
         "late_policy": {"enum": ["deadLetter", "drop", "reopen"]},
         "retention": STRING,
     },

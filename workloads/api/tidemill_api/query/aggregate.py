@@ -77,7 +77,7 @@ class AggregateQuery:
         """The number of windows that `fill` adds or finds between `from` and `to`, for each group."""
         if self.since is None or self.until is None:
             return 0
-        step = self.model.layout.pane_ms if self.bucket is None else self.bucket.length_ms or 1
+        step = self.model.layout.pane_ms if self.bucket is None else self.bucket.least_ms or 1
         return -((self.since - self.until) // dt.timedelta(milliseconds=step))
 
     @property
@@ -190,7 +190,7 @@ def _check_fill(query: AggregateQuery) -> None:
         return
     if query.since is None or query.until is None:
         raise bad_parameter("fill", "it needs from and to, between which windows are added; give both")
-    if query.having or (query.bucket is not None and query.bucket.length_ms is None):
+    if query.having or (query.bucket is not None and query.bucket.grid is None):
         raise bad_parameter(
             "fill", "it cannot be combined with filters on metrics or with granularity=all; leave one of them out"
         )

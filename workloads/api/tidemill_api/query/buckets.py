@@ -5,16 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import re
 import zoneinfo
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tidemill_api.query.local_days import runs
-from tidemill_api.query.selection import Binder
-from tidemill_chassis.web.problems import bad_parameter
-from tidemill_contract.duration import format_ms, parse_ms
+from tidemill_chassis.web.problems import Problem, bad_parameter
+from tidemill_contract.calendars import DAY_MS, Calendar
+from tidemill_contract.duration import format_ms, is_calendar, least_ms, parse_ms
 from tidemill_contract.functions.partials import AggregationLayout
+from tidemill_contract.grids import Steps
 
-DAY_MS = 86_400_000
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}", re.ASCII)
 
 
@@ -23,81 +22,17 @@ class Bucket:
     """A roll-up over time.
 
     Attributes:
-        length_ms: length of the buckets, which are aligned to the epoch; None: there is one bucket for everything.
-        zone: time zone at whose midnights the buckets start; None: UTC.
+        grid: where buckets start; None: there is one bucket for everything.
+        least_ms: length of a bucket; of those that are not equally long, a lower bound.
     """
 
-    length_ms: int | None
-    zone: str | None = None
+    grid: Steps | Calendar | None
+    least_ms: int = 0
 
     @property
     def reach_ms(self) -> int:
-        """The maximum length of a bucket. Days of a time zone can be longer than 24 hours."""
-        return 0 if self.length_ms is None else self.length_ms + (DAY_MS if self.zone else 0)
-
-    def cut(self, binder: Binder, first_year: int, last_year: int) -> Cut:
-        """Return the SQL of the buckets.
-
-        Args:
-            binder: collects the SQL parameters.
-            first_year: first year with times of the query.
-            last_year: last year with times of the query.
-        """
-        length = self.length_ms or DAY_MS
-        if self.zone is None:
-            return Cut(length)
-        found = runs(self.zone, length // DAY_MS, first_year, last_year)
-        return Cut(length, _bind_times(binder, found.firsts), _bind_times(binder, found.lasts))
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The SQL that finds the buckets of times.
-
-    Attributes:
-        length_ms: usual length of a bucket.
-        firsts, lasts: SQL arrays of `local_days.Runs`; None: all buckets have the usual length and are aligned to the
-            epoch.
-    """
-
-    length_ms: int
-    firsts: str | None = None
-    lasts: str | None = None
-
-    def start(self, time: str) -> str:
-        """Return the SQL of the start of the bucket with a time (an SQL expression)."""
-        if self.firsts is None:
-            return f"date_bin({self._length}, {time}, timestamptz 'epoch')"
-        run = f"width_bucket({time}, {self.firsts})"
-        return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
-
-    def end(self, start: str) -> str:
-        """Return the SQL of the end of the bucket that starts at a time (an SQL expression)."""
-        usual = f"{start} + {self._length}"
-        if self.firsts is None:
-            return f"({usual})"
-        run = f"width_bucket({start}, {self.firsts})"
-        following = f"({self.firsts})[{run} + 1]"
-        return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {usual} END)"
-
-    def series(self, since: str, until: str) -> str:
-        """Return a SELECT of the starts (`start`) of all buckets that start in [since, until), two SQL expressions."""
-        if self.firsts is None:
-            series = f"generate_series({self.start(since)}, {until}, {self._length}) AS start"
-        else:
-            series = (
-                f"unnest({self.firsts}, {self.lasts}) AS r(first, last),"
-                f" generate_series(first, least(last, {until}), {self._length}) AS start"
-            )
-        return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
-
-    @property
-    def _length(self) -> str:
-        return f"interval '{self.length_ms} milliseconds'"
-
-
-def _bind_times(binder: Binder, times: tuple[dt.datetime, ...]) -> str:
-    return binder.bind_as("{" + ",".join(f"{time.isoformat()}Z" for time in times) + "}", "timestamptz[]")
+        """The maximum length of a bucket."""
+        return 0 if self.grid is None else self.grid.longest_ms
 
 
 def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout) -> Bucket | None:
@@ -116,21 +51,64 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
             raise bad_parameter("tz", "it has no meaning with granularity=all; leave it out")
         return Bucket(None)
     try:
-        length = parse_ms(granularity)
+        length = least_ms(granularity)
     except ValueError as error:
         raise bad_parameter("granularity", f"{error}; or `all` for one bucket") from None
-    what = "hop" if plan.hopping else "window size"
-    if length == 0 or length % plan.pane_ms:
-        text = f"{granularity!r} is not a multiple of the {what} {format_ms(plan.pane_ms)}"
-        raise bad_parameter("granularity", f"{text}; write e.g. {format_ms(plan.pane_ms * 2)}, or all")
-    if zone is None:
-        return Bucket(length)
-    if length % DAY_MS:
-        raise bad_parameter("tz", f"it needs a granularity in whole days, not {granularity}; write e.g. 1d")
-    if any(offset % plan.pane_ms for offset in _offsets_ms(zone)):
-        text = f"days of {zone} do not start at multiples of the {what} {format_ms(plan.pane_ms)}"
+    grid = plan.grid
+    if isinstance(grid, Calendar):
+        return Bucket(_of_units(granularity, tz, plan, grid), length)
+    if not is_calendar(granularity) and (length == 0 or length % grid.length_ms):
+        raise _no_multiple(granularity, plan, format_ms(grid.length_ms), format_ms(grid.length_ms * 2))
+    if is_calendar(granularity) or zone is not None:
+        return Bucket(_of_days(granularity, zone, plan, grid), length)
+    return Bucket(Steps(length, grid.offset_ms), length)
+
+
+def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: Calendar) -> Calendar:
+    """Return buckets of windows that are units of the calendar: longer units of the same zone."""
+    if tz is not None and _zone(tz).removeprefix("Etc/") != grid.zone.removeprefix("Etc/"):
+        text = f"the windows are cut in {grid.zone}, so that days of {tz[:64]} cannot be combined from them"
+        raise bad_parameter("tz", f"{text}; leave it out")
+    further = replace(grid, count=grid.count * 2).text
+    try:
+        bucket = Calendar.of(granularity, grid.zone, grid.offset_ms)
+    except ValueError:
+        raise _no_multiple(granularity, plan, grid.text, further) from None
+    if bucket.unit != grid.unit:
+        whole = grid.unit == "day" and grid.count == 1
+    else:
+        whole = bucket.count % grid.count == 0 and (bucket.first_day - grid.first_day) % grid.count == 0
+    if not whole:
+        raise _no_multiple(granularity, plan, grid.text, further)
+    return bucket
+
+
+def _of_days(granularity: str, zone: str | None, plan: AggregationLayout, grid: Steps) -> Calendar:
+    """Return buckets of days or longer units of a time zone."""
+    stored, what = format_ms(grid.length_ms), _stored(plan)
+    if is_calendar(granularity):
+        if DAY_MS % grid.length_ms:
+            text = f"weeks and longer units do not consist of whole {what}s of {stored}"
+            raise bad_parameter("granularity", f"{text}; write e.g. {format_ms(grid.length_ms * 2)}, or all")
+        bucket = Calendar.of(granularity, zone, grid.offset_ms)
+    else:
+        days, rest = divmod(parse_ms(granularity), DAY_MS)
+        if rest:
+            raise bad_parameter("tz", f"it needs a granularity in whole days, not {granularity}; write e.g. 1d")
+        bucket = Calendar("day", days, zone or "UTC", grid.offset_ms)
+    if any(offset % grid.length_ms for offset in _offsets_ms(bucket.zone)):
+        text = f"days of {zone} do not start at multiples of the {what} {stored}"
         raise bad_parameter("tz", f"{text}; use UTC, or an aggregation with a shorter {what}")
-    return Bucket(length, zone)
+    return bucket
+
+
+def _no_multiple(granularity: str, plan: AggregationLayout, stored: str, further: str) -> Problem:
+    text = f"{granularity!r} is not a multiple of the {_stored(plan)} {stored}"
+    return bad_parameter("granularity", f"{text}; write e.g. {further}, or all")
+
+
+def _stored(plan: AggregationLayout) -> str:
+    return "hop" if plan.hopping else "window size"
 
 
 def _zone(name: str) -> str:

@@ -12,16 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from tidemill_api.query.aggregate import MAX_FILL_ROWS, AggregateQuery
-from tidemill_api.query.buckets import Bucket, Cut
+from tidemill_api.query.buckets import Bucket
 from tidemill_api.query.selection import Binder, condition
+from tidemill_api.query.values import EPOCH
 from tidemill_contract.functions.partials import SQL_TYPES, own_partial, quote, rollup_select
 from tidemill_contract.functions.registry import ZERO_FILLED
+from tidemill_contract.grids import FIRST_YEAR, YEARS_AHEAD, grid_sql
+from tidemill_contract.times import epoch_ms
 from tidemill_contract.windows import window_source
 
-_MILLISECOND = dt.timedelta(milliseconds=1)
+_MILLISECOND, _YEAR_MS = dt.timedelta(milliseconds=1), 365 * 86_400_000
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
-_EARLIEST_YEAR, _YEARS_AHEAD = 1970, 11
-"""All counted events are in this range, because `maxFuture` is at most ten years."""
 _LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
 """The last time that RFC 3339 can express."""
 _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'"}
@@ -32,7 +33,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
     page = query.page
     if page.after is None or page.order[0].column.name != "window_start" or query.fill != "none":
         return query
-    if query.bucket is not None and query.bucket.length_ms is None:
+    if query.bucket is not None and query.bucket.grid is None:
         return query
     at = page.after[0]
     if page.order[0].descending:
@@ -94,8 +95,7 @@ def _all(conditions: Sequence[str]) -> str:
 
 def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
     """Return the SELECT of a query. Its columns are `query.columns`, in their order."""
-    cut = _cut(query, binder)
-    merged = _merged(query, binder, cut)
+    merged = _merged(query, binder)
     metrics = [f"{query.model.metrics[name][1]} AS {quote(name)}" for name in query.metrics]
     compared = dict.fromkeys(wanted.column for wanted in query.having)
     hidden = [f"{query.model.metrics[name][1]} AS {quote('_having_' + name)}" for name in compared]
@@ -103,7 +103,7 @@ def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime |
     answers = ", ".join([*groups, "window_start", "window_end", *metrics, *hidden])
     relation = f"SELECT {answers} FROM ({merged}) AS m"
     if query.fill != "none":
-        relation = _filled(query, binder, relation, cut or Cut(query.model.layout.pane_ms))
+        relation = _filled(query, binder, relation)
     closed = _closed_sql(query, binder, closed_until)
     shown = ", ".join([
         *groups, "window_start", "window_end", f"{closed} AS closed", *(quote(name) for name in query.metrics),
@@ -119,32 +119,31 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
     if closed_until is None:
         return "false"
     plan = query.model.layout
-    # A pane takes events until the last window with this pane is closed.
-    slack = 0 if query.bucket is None else plan.spread_ms
-    until = binder.bind(closed_until, "timestamp")
-    return f"(window_end + interval '{slack} milliseconds' <= {until})"
+    if query.bucket is not None and plan.hopping:
+        # A pane takes events until the last window with this pane is closed.
+        until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
+        closed_until = EPOCH + until_ms * _MILLISECOND
+    return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"
 
 
-def _cut(query: AggregateQuery, binder: Binder) -> Cut | None:
-    """Return the buckets of a query; None: there are none, or there is one for everything."""
-    if query.bucket is None or query.bucket.length_ms is None:
-        return None
-    first = _EARLIEST_YEAR if query.since is None else query.since.year
-    last = dt.datetime.now(dt.UTC).year + _YEARS_AHEAD
+def _years(query: AggregateQuery) -> tuple[int, int]:
+    """Return the first and the last year with times of a query."""
+    first = FIRST_YEAR if query.since is None else query.since.year
+    last = dt.datetime.now(dt.UTC).year + YEARS_AHEAD
     if query.fill == "none":
-        first, last = max(first, _EARLIEST_YEAR), last if query.until is None else min(last, query.until.year)
+        first, last = max(first, FIRST_YEAR), last if query.until is None else min(last, query.until.year)
     elif query.until is not None:
         last = query.until.year
-    return query.bucket.cut(binder, first, max(first, last))
+    return first, max(first, last)
 
 
-def _merged(query: AggregateQuery, binder: Binder, cut: Cut | None) -> str:
+def _merged(query: AggregateQuery, binder: Binder) -> str:
     """Return a SELECT of group columns, window_start, window_end and merged partials."""
     model, plan = query.model, query.model.layout
     columns = ", ".join([*(quote(name) for name in query.group_by), "window_start"])
     partials = ", ".join(quote(partial.column) for partial in plan.merged)
     if query.bucket is not None:
-        return _bucketed(query, binder, query.bucket, cut, partials)
+        return _bucketed(query, binder, query.bucket, partials)
     stored = _all([*_bounds(query, binder, reach_ms=plan.spread_ms), *_dimension_filters(query, binder)])
     whole = _all(_bounds(query, binder, reach_ms=0))
     first, last = (None if time is None else binder.bind(time, "timestamp") for time in (query.since, query.until))
@@ -157,7 +156,7 @@ def _merged(query: AggregateQuery, binder: Binder, cut: Cut | None) -> str:
     return f"SELECT {columns}, {end}, {partials} FROM ({rolled}) AS g"
 
 
-def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, cut: Cut | None, partials: str) -> str:
+def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: str) -> str:
     """Return a SELECT that combines stored rows to buckets. Panes of hopping windows do not overlap."""
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
@@ -167,26 +166,25 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, cut: Cut | 
     listed = ", ".join([*groups, "window_start", *both, *plan.stored])
     source = f"(SELECT {listed} FROM {model.table} WHERE {stored}) AS s"
     keys = [(quote(name), name) for name in query.group_by]
-    if cut is not None:
+    if bucket.grid is not None:
+        cut = grid_sql(bucket.grid, _years(query))
         keys.append((cut.start("window_start"), "window_start"))
         rolled = rollup_select(plan.merged, source, keys)
         listed = ", ".join([*groups, "window_start", f"{cut.end('window_start')} AS window_end", partials])
         return f"SELECT {listed} FROM ({rolled}) AS g WHERE {_all(_bounds(query, binder, reach_ms=0))}"
     rolled = rollup_select([*plan.merged, *edges], source, keys)
-    pane = f"interval '{plan.pane_ms} milliseconds'"
     start = binder.bind(query.since, "timestamp") if query.since else quote(edges[0].column)
-    end = binder.bind(query.until, "timestamp") if query.until else f"{quote(edges[1].column)} + {pane}"
+    last = grid_sql(plan.grid).shift(quote(edges[1].column), 1)
+    end = binder.bind(query.until, "timestamp") if query.until else last
     listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
     # Without keys, an SQL aggregate over no rows gives one row of nulls, which is no window.
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
 
 
-def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> str:
+def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
     """Return the relation with a row for each of its groups and each window between `from` and `to`."""
     since, until = binder.bind(query.since, "timestamp"), binder.bind(query.until, "timestamp")
-    size = query.model.layout.size_ms
-    end = cut.end("start") if query.bucket else f"start + interval '{size} milliseconds'"
-    times = f"SELECT start, {end} AS finish FROM ({cut.series(since, until)}) AS s WHERE {end} <= {_LAST_END}"
+    times = _times(query, since, until)
     groups = [(quote(name), query.model.groups[name].kind) for name in query.group_by]
     distinct = _distinct(query)
     same = [f" AND {_same(f'g.{column}', f'd.{column}', kind)}" for column, kind in groups]
@@ -200,9 +198,21 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str, cut: Cut) -> s
     )
 
 
+def _times(query: AggregateQuery, since: str, until: str) -> str:
+    """Return a SELECT of the starts and ends of the windows between two times (SQL expressions)."""
+    if query.bucket is not None and query.bucket.grid is not None:
+        cut = grid_sql(query.bucket.grid, _years(query))
+        end = cut.end("start")
+    else:
+        plan, (first, last) = query.model.layout, _years(query)
+        cut = grid_sql(plan.grid, (first, last + plan.size_ms // _YEAR_MS + 1))
+        end = cut.shift("start", plan.panes)
+    return f"SELECT start, {end} AS finish FROM ({cut.series(since, until)}) AS s WHERE {end} <= {_LAST_END}"
+
+
 def filled_groups_sql(query: AggregateQuery, binder: Binder) -> str:
     """Return a SELECT of the number of groups to which `fill` adds windows."""
-    merged = _merged(query, binder, _cut(query, binder))
+    merged = _merged(query, binder)
     return f"WITH d AS ({merged}), g AS ({_distinct(query)}) SELECT count(*) FROM g"
 
 

@@ -24,18 +24,26 @@ export function time(ms) {
   return `${text.slice(0, 10)} ${clock(ms)}`;
 }
 
-const LENGTHS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const DAY = 86_400_000;
+const LENGTHS = {
+  ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: DAY, w: 7 * DAY, mo: 31 * DAY, q: 92 * DAY, y: 366 * DAY,
+};
 
-/** Return the milliseconds of a duration in the notation of specs, such as `5m`. */
+/** Return the milliseconds of a length in the notation of specs, such as `5m`; of the longest month, quarter or year. */
 export function milliseconds(text) {
-  const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text);
+  const [, amount, unit] = /^(\d+)(ms|s|m|h|d|w|mo|q|y)$/.exec(text);
   return Number(amount) * LENGTHS[unit];
 }
 
+const place = ({ zone }) => (zone ? ` in ${zone}` : "");
+
 /** For each kind of window: its name in sentences, and the milliseconds from one start to the next; null: any number. */
 const KINDS = {
-  tumbling: { words: ({ size }) => `windows of ${size}`, step: ({ size }) => milliseconds(size) },
-  hopping: { words: ({ size, hop }) => `windows of ${size}, one every ${hop}`, step: ({ hop }) => milliseconds(hop) },
+  tumbling: { words: (window) => `windows of ${window.size}${place(window)}`, step: ({ size }) => milliseconds(size) },
+  hopping: {
+    words: (window) => `windows of ${window.size}, one every ${window.hop}${place(window)}`,
+    step: ({ hop }) => milliseconds(hop),
+  },
   session: { words: ({ gap }) => `sessions that end after ${gap} without events`, step: () => null },
 };
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from tidemill_contract.calendars import Calendar
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions.normal import normal_form
 from tidemill_contract.functions import variance_sql
@@ -20,6 +21,7 @@ from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, 
 from tidemill_contract.functions.bookkeeping import REVISION
 from tidemill_contract.functions.composed import composed_type, is_composed
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS
+from tidemill_contract.grids import Steps, grid_sql
 from tidemill_contract.resource.kinds.metrics import MetricSpec
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 
@@ -175,9 +177,11 @@ class AggregationLayout:
         group_by: group columns with their field types, in the spec's order.
         partials: stored partial columns, without repeats; `_count` is always first.
         metrics: the spec's metrics with the types of their fields; a metric by expression with the type of its answer.
-        size_ms: the length of a window; of sessions the greatest length.
-        pane_ms: the length of a stored row: the hop of hopping windows, otherwise the size. Sessions are closed in
-            steps of this length.
+        size_ms: the length of a window; of sessions the greatest length, of calendar windows an upper bound.
+        pane_ms: the length of a stored row: the hop of hopping windows, otherwise the size; of calendar windows a lower
+            bound. Sessions are closed in steps of this length.
+        grid: the starts and ends of stored rows.
+        panes: the number of stored rows that make up a window.
         gap_ms: the silence that ends a session; None: the windows are no sessions.
         reopen_ms: how long after its end a closed window still takes late events; None: never. If it does, each row
             counts how often that happened.
@@ -192,6 +196,8 @@ class AggregationLayout:
     size_ms: int
     pane_ms: int
     grace_ms: int
+    grid: Steps | Calendar
+    panes: int = 1
     gap_ms: int | None = None
     reopen_ms: int | None = None
     whole: tuple[tuple[str, str], ...] = ()
@@ -204,12 +210,12 @@ class AggregationLayout:
     @property
     def hopping(self) -> bool:
         """Whether a window is made of several stored panes."""
-        return not self.sessions and self.pane_ms != self.size_ms
+        return self.panes > 1
 
     @property
     def spread_ms(self) -> int:
-        """The time from the start of a window to the start of its last stored row; 0: a window is one row."""
-        return 0 if self.sessions else self.size_ms - self.pane_ms
+        """How long after a window's start the last of its stored rows starts, at most; 0: a window is one row."""
+        return self.size_ms - self.pane_ms if self.hopping else 0
 
     @property
     def reach_ms(self) -> int:
@@ -218,8 +224,16 @@ class AggregationLayout:
 
     @property
     def end_sql(self) -> str:
-        """SQL for a window's end, over a row with `window_start` (and for sessions `window_end`)."""
-        return "window_end" if self.sessions else f"window_start + interval '{self.size_ms} milliseconds'"
+        """SQL of a window's end, over a row with `window_start` (and, of sessions, `window_end`)."""
+        return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
+
+    def end_of(self, start_ms: int) -> int:
+        """Return the end of the window that starts at a time; not of sessions."""
+        return self.grid.shift(start_ms, self.panes)
+
+    def last_start(self, end_ms: int) -> int:
+        """Return the start of the last window that ends at a time or before; not of sessions."""
+        return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
         """Return the time (epoch ms) up to which windows take no more events; later than that, closed ones may reopen.
@@ -278,6 +292,8 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
         size_ms=cut.size_ms,
         pane_ms=cut.pane_ms,
         grace_ms=parse_ms(aggregation.window.grace),
+        grid=cut.grid,
+        panes=cut.rows,
         gap_ms=cut.gap_ms,
         reopen_ms=parse_ms(aggregation.retention) if reopens else None,
     )

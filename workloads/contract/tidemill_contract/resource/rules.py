@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill_contract.duration import parse_ms
+from tidemill_contract.duration import least_ms, parse_ms
+from tidemill_contract.events.timestamps import check_zone
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
 from tidemill_contract.resource.kept_rules import kept_faults
@@ -179,6 +180,7 @@ def _windows(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault
             yield from _window_members(aggregation.window, path)
             if window is not None:
                 yield from window.faults(path)
+            yield from _window_zone(aggregation.window, path)
             yield from _window_retention(aggregation, aggregation.window, window)
 
 
@@ -187,17 +189,25 @@ def _window_members(written: Model, path: str) -> Iterator[Fault]:
         fault, text = WINDOWS.fault(written, member, path), getattr(written, member.name)
         if fault:
             yield fault
-        elif text is not None and parse_ms(text) < MIN_WINDOW_MS:
+        elif text is not None and member.name != "zone" and least_ms(text) < MIN_WINDOW_MS:
             yield Fault(f"{path}.{member.alias}", text, "is shorter than a second", "write 1s or more")
 
 
+def _window_zone(written: Any, path: str) -> Iterator[Fault]:
+    if written.zone is not None:
+        try:
+            check_zone(written.zone)
+        except ValueError as error:
+            yield Fault(f"{path}.zone", written.zone, *str(error).split(": ", 1))
+
+
 def _window_retention(aggregation: AggregationPart, written: Any, window: Window | None) -> Iterator[Fault]:
-    length = window.longest if window else getattr(written, WINDOWS.by_name[written.type].length)
     try:
+        length = window.longest if window else getattr(written, WINDOWS.by_name[written.type].length)
         kept = parse_ms(aggregation.retention or "")
-    except ValueError:
+    except ValueError:  # told elsewhere
         return
-    if length is not None and parse_ms(length) + parse_ms(written.grace) > kept:
+    if length is not None and least_ms(length) + parse_ms(written.grace) > kept:
         remedy = f"keep windows for at least {length} + {written.grace}"
         where = f"{aggregation.path}.retention"
         yield Fault(where, aggregation.retention, "is shorter than a window and its grace", remedy)

@@ -78,6 +78,7 @@ class Rescorer:
         self._store, self._rules, self._reader = store, rules, reader
         self._noted = Corrections(database, store, "scanned")
         self._duty = Duty("rescore", store.name, store.version)
+        self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
         """Store the detectors' states before these windows (by rule), if windows can be reopened."""
@@ -122,7 +123,7 @@ class Rescorer:
                 if value is not None:
                     if key not in states:
                         continue
-                    verdict, _ = judge(rule.detector, states[key], window.start_ms, number(value))
+                    verdict, _ = judge(rule.detector, states[key], self._wall_ms(window.start_ms), number(value))
                 if verdict is None and key in told:
                     shown = told[key] if value is None else number(value)
                     verdict = Verdict(shown, 0.0, CLEARED, None, None, None)

@@ -116,7 +116,7 @@ class Scanner:
             if not may or (scanned_until is not None and scanned_until >= closed_until):
                 return Counter()
             # Hopping windows overlap: a span of so many window ends reads more panes than it has ends.
-            panes = self._panes + self._store.layout.spread_ms // self._store.layout.pane_ms if self._panes else 0
+            panes = self._panes + self._store.layout.panes - 1 if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
             until, found = closed_until, Counter[str]()
             if span is not None:
@@ -164,7 +164,7 @@ class Scanner:
         """Return the verdict and the next state. A value that the detector cannot judge is skipped."""
         value = window.metrics[rule.watched]
         try:
-            return judge(rule.detector, known, window.start_ms, number(value))
+            return judge(rule.detector, known, self._store.layout.grid.wall_ms(window.start_ms), number(value))
         except Exception as error:
             why = f"detector {rule.name}: {reason(error)}"
             skips.append(Skip(why, window.start, group=window.group, metrics=(rule.watched,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import polars as pl
 
@@ -17,6 +17,7 @@ from tidemill_contract.functions.partials import (
     AggregationLayout,
     Partial,
 )
+from tidemill_contract.grids import Steps
 from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
 from tidemill_processor.merge import exact_sums
 
@@ -58,40 +59,53 @@ def aggregate(
         closed_until: windows that end by this are closed (epoch ms); None: none is closed.
         epochs: the epoch of each partition. It orders `first` and `last` when the topic was created again.
     """
-    pane = pl.col(TIME) - pl.col(TIME) % plan.pane_ms
-    frame = frame.with_columns(pane.alias(PANE))
+    frame = frame.with_columns(_panes(frame, plan).alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # The first window that contains a pane ends with the pane; the last one begins with it.
-    first_end = pl.col(PANE) + plan.pane_ms
+    # The first window that holds a pane ends where the next pane starts, the last one a window's length after its
+    # start.
     if shut is not None and frame.height:
-        missed = first_end <= shut
+        missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)
         if late.height:
-            frame = frame.filter(pl.col(PANE) + plan.size_ms > shut)
+            frame = frame.filter(pl.col(PANE) > plan.last_start(shut))
             cut = pl.when(missed).then(shut).otherwise(NO_CUT).cast(pl.Int64).alias(AFTER)
     keys = [name for name, _ in plan.group_by] + [PANE]
     if plan.hopping:
         frame = frame.with_columns(cut)
         keys.append(AFTER)
     rows = partials(frame, plan, keys, epochs)
-    rows = revised(rows, plan, first_end, closed_until)
+    late_rows = None if closed_until is None else pl.col(PANE) < plan.grid.start_of(closed_until)
+    rows = revised(rows, plan, late_rows)
     return Aggregated(rows, late, reopening=reopening(rows))
 
 
-def revised(rows: pl.DataFrame, plan: AggregationLayout, end: pl.Expr, closed_until: int | None) -> pl.DataFrame:
-    """Set the revision of rows that change closed windows to 1, if the aggregation reopens windows.
+def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
+    """The pane of each event: its start."""
+    time, grid = pl.col(TIME), plan.grid
+    if isinstance(grid, Steps):
+        return time - (time - grid.offset_ms if grid.offset_ms else time) % grid.length_ms
+    if not frame.height:
+        return time
+    starts = grid.starts(int(frame[TIME].min()), int(frame[TIME].max()))  # type: ignore[arg-type]
+    if len(starts) == 1:
+        return pl.lit(starts[0], dtype=pl.Int64)
+    table = pl.Series(starts, dtype=pl.Int64)
+    return pl.lit(table.gather(table.search_sorted(frame[TIME], side="right") - 1))
+
+
+def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
+    """The rows with a 1 in those that change closed windows, where late events do that.
 
     Args:
-        rows: the partial rows.
+        rows: partials.
         plan: the aggregation's layout.
-        end: the end of the first window that a row belongs to.
-        closed_until: windows that end by this are closed (epoch ms); None: none is closed.
+        late: whether a row is of a closed window; None: none is closed.
     """
     if plan.reopen_ms is None:
         return rows
-    late = pl.lit(False) if closed_until is None else end <= closed_until
+    late = pl.lit(False) if late is None else late
     return rows.with_columns(late.cast(pl.Int64).alias(REVISION))
 
 
@@ -215,6 +229,6 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
-    """Return the starts of the closed windows that contain a pane, ascending."""
-    starts = range(pane - plan.size_ms + plan.pane_ms, pane + 1, plan.pane_ms)
-    return tuple(start for start in starts if start + plan.size_ms <= closed_until)
+    """Starts of the closed windows that an event of this pane belongs to, ascending."""
+    starts = (plan.grid.shift(pane, -back) for back in range(plan.panes - 1, -1, -1))
+    return tuple(takewhile(lambda start: plan.end_of(start) <= closed_until, starts))

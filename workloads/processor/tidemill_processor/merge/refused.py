@@ -44,8 +44,11 @@ def late(
 
 def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]:
     plan, letters = work.store.layout, []
-    for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
-        missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
+    late = work.result.late.select(INDEX, TIME, PANE)
+    closed = plan.shut(work.closed_until) or 0
+    windows = {pane: (pane,) if plan.sessions else missed_windows(pane, plan, closed) for pane in late[PANE].unique()}
+    for index, time, pane in late.iter_rows():
+        missed = windows[pane]
         verdict = _verdict(work, time, len(missed), retention_ms)
         letter = dead_letter(
             batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]

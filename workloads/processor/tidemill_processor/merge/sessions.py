@@ -101,7 +101,7 @@ def _aggregated(
     keys = [*_groups(plan), _SESSION]
     edges = (pl.col(TIME).min().alias(PANE), pl.col(END).max().alias(END))
     rows = partials(frame, plan, keys, epochs, *edges).drop(_SESSION)
-    rows = revised(rows, plan, pl.col(END), closed_until)
+    rows = revised(rows, plan, None if closed_until is None else pl.col(END) <= closed_until)
     return Aggregated(rows, reopening=reopening(rows), **further)
 
 

@@ -61,7 +61,7 @@ class Closer:
         newly: dict[str, int],
     ) -> int:
         """Close an aggregation's windows up to the watermark. Update `closed`, and `newly` if this pass closed them."""
-        until = closed_until(watermark, grace_ms=store.layout.grace_ms, pane_ms=store.layout.pane_ms)
+        until = closed_until(watermark, grace_ms=store.layout.grace_ms, grid=store.layout.grid)
         before = closed[store.name]
         if before is not None and until <= before:
             return 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from tidemill_contract.grids import Grid
+
 CONFIRMATIONS = 3
 """A jump by more than maxAdvance is accepted when this many events in a row are beyond it."""
 
@@ -150,6 +152,6 @@ def _later(watermark: int | None, reached: int) -> int:
     return reached if watermark is None else max(watermark, reached)
 
 
-def closed_until(watermark_ms: int, *, grace_ms: int, pane_ms: int) -> int:
-    """Return the end of the last window that a watermark closes. Window ends are multiples of `pane_ms`."""
-    return (watermark_ms - grace_ms) // pane_ms * pane_ms
+def closed_until(watermark_ms: int, *, grace_ms: int, grid: Grid) -> int:
+    """Return the end of the last window that a watermark closes. Window ends are starts of the grid's panes."""
+    return grid.start_of(watermark_ms - grace_ms)

@@ -12,7 +12,7 @@ import psycopg
 
 from tidemill_contract.functions.partials import REVISION, quote
 from tidemill_contract.tables.definition import from_ms, to_ms
-from tidemill_contract.times import rfc3339
+from tidemill_contract.times import epoch_ms, rfc3339, rfc3339_ms
 from tidemill_contract.windows import answer_columns, decoders, window_source
 from tidemill_processor.blame import reason
 from tidemill_processor.database import AggregationStore, Database
@@ -63,7 +63,6 @@ class WindowReader:
         self._answers = {name: f"{expression} AS {quote(name)}" for name, _, expression in answer_columns(plan)}
         self.revised = plan.reopen_ms is not None
         times = ["window_start", "window_end"] if plan.sessions else ["window_start"]
-        size = dt.timedelta(milliseconds=plan.size_ms)
         self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
@@ -71,7 +70,7 @@ class WindowReader:
         plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [decode.get(name) or _PLAIN.get(kind) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
-        self._end = _one_after_another(lambda start: rfc3339(start + size))
+        self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
         """Return the next span of windows that end in (after, until], about `panes` panes; None: there are none.
@@ -84,17 +83,17 @@ class WindowReader:
             there = f"{low} AND window_end <= {from_ms(str(until_ms))} AND window_end > window_start"
             first = self._least(connection, "window_end", f"{there}{self._may_start(after_ms)}")
             return None if first is None else Span(first, min(first + panes * plan.gap_ms, until_ms))
-        low = "true" if after_ms is None else f"window_start > {from_ms(str(after_ms - plan.size_ms))}"
-        pane = self._least(
-            connection, "window_start", f"{low} AND window_start <= {from_ms(str(until_ms - plan.pane_ms))}"
-        )
+        grid = plan.grid
+        low = "true" if after_ms is None else f"window_start > {from_ms(str(plan.last_start(after_ms)))}"
+        last = grid.shift(grid.start_of(until_ms), -1)
+        pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
         # Windows with the first pane may start up to size - hop before it. Windows up to `after` are done already.
-        first = pane + plan.pane_ms
+        first = grid.shift(pane, 1)
         if after_ms is not None:
-            first = max(first, after_ms + plan.pane_ms)
-        return Span(first, min(first + panes * plan.pane_ms, until_ms))
+            first = max(first, grid.shift(after_ms, 1))
+        return Span(first, min(grid.shift(first, panes), until_ms))
 
     def _least(self, connection: psycopg.Connection[Any], column: str, where: str) -> int | None:
         row = connection.execute(f"SELECT {to_ms(f'min({column})')} FROM {self._table} WHERE {where}").fetchone()
@@ -114,7 +113,7 @@ class WindowReader:
         """Return the query of `closed`, or of a part."""
         plan = self._store.layout
         if not plan.sessions:
-            first, last = span.first_ms - plan.size_ms, span.last_ms - plan.size_ms
+            first, last = (plan.grid.shift(end, -plan.panes) for end in (span.first_ms, span.last_ms))
             return self._started(first, last, revised=self.revised, cut=cut)
         where = (
             f"window_end >= {from_ms(str(span.first_ms))} AND window_end <= {from_ms(str(span.last_ms))}"

@@ -1,6 +1,7 @@
 """The kinds of windows: tumbling, hopping, session.
 
-In each kind, `length` is the name of the member with the length of a window, and `cut` says how windows are stored.
+Of each kind `length` is the member that says how long a window is, and `cut` says how its windows are stored. Windows
+are cut by the calendar if they have a zone, or are weeks, months, quarters or years.
 """
 
 from __future__ import annotations
@@ -9,9 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from tidemill_contract.duration import Duration, parse_ms
+from tidemill_contract.calendars import Calendar
+from tidemill_contract.duration import (
+    Duration,
+    WindowLength,
+    calendar_units,
+    format_ms,
+    is_calendar,
+    least_ms,
+    parse_ms,
+)
+from tidemill_contract.grids import Steps
 from tidemill_contract.resource.faults import Fault
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
 
@@ -21,8 +32,24 @@ MIN_WINDOW_MS = 1000
 SESSION_STEP_MS = 1000
 """A session may end at any millisecond, but sessions are closed in steps of a second, because each step is a write."""
 
-Size = Annotated[Duration, Field(description="Window length.", examples=["1m"])]
+Size = Annotated[
+    WindowLength,
+    Field(
+        description="Window length: a duration, or days, weeks, months, quarters or years of the calendar (1w, 1mo, 1q,"
+        " 1y).",
+        examples=["1m"],
+    ),
+]
 Grace = Annotated[Duration, Field(description="How long after its end a window still takes events.")]
+ZoneName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+_ZONE_SAYS = (
+    "Time zone of the calendar, such as Europe/Oslo; size is then in days or longer units. Default: UTC for weeks and"
+    " longer units; without a zone, a day is 24 hours."
+)
+_OFFSET_SAYS = (
+    "How much later windows start than at multiples of their length since the epoch or, by the calendar, than at"
+    " midnight; shorter than size and hop."
+)
 
 
 @dataclass(frozen=True)
@@ -30,65 +57,119 @@ class Cut:
     """How the windows of an aggregation are stored.
 
     Attributes:
-        size_ms: the length of a window; of sessions the greatest length.
-        pane_ms: the length of a stored row. A window consists of whole rows. Sessions are closed in steps of it.
-        gap_ms: the silence that ends a session; None: the windows are no sessions.
+        size_ms: how long a window is; of sessions the longest, of the calendar an upper bound.
+        pane_ms: how long a stored row is; a window consists of whole ones. Of sessions, how finely they close; of the
+            calendar, a lower bound.
+        gap_ms: the silence that ends a session; None: windows are cut by the clock.
+        offset_ms: start of a stored row, of those cut by the clock.
+        calendar: starts of stored rows that are units of the calendar; None: all are equally long.
+        panes: number of stored rows of a window; 0: as many as the lengths say.
     """
 
     size_ms: int
     pane_ms: int
     gap_ms: int | None = None
-
-
-class TumblingWindow(Model):
-    """Windows of the same length, one after the other."""
-
-    length: ClassVar[str] = "size"
-
-    type: Literal["tumbling"]
-    size: Size
-    grace: Grace = "0s"
+    offset_ms: int = 0
+    calendar: Calendar | None = None
+    panes: int = 0
 
     @property
-    def longest(self) -> str:
-        """The greatest length of a window."""
+    def grid(self) -> Steps | Calendar:
+        """Where stored rows start."""
+        return self.calendar or Steps(self.pane_ms, self.offset_ms)
+
+    @property
+    def rows(self) -> int:
+        """Number of stored rows of a window."""
+        return 1 if self.gap_ms is not None else self.panes or self.size_ms // self.pane_ms
+
+
+class ClockWindow(Model):
+    """Windows that start at multiples of a length, or at units of the calendar."""
+
+    length: ClassVar[str] = "size"
+    between: ClassVar[str] = "size"
+    """The member that says how far apart windows start."""
+
+    type: str
+    size: Size
+    zone: ZoneName | None = Field(None, description=_ZONE_SAYS)
+    offset: Duration | None = Field(None, description=_OFFSET_SAYS)
+
+    @property
+    def step(self) -> str:
+        """Distance between the starts of windows."""
         return self.size
 
     @property
-    def cut(self) -> Cut:
-        """One row per window."""
-        return Cut(parse_ms(self.size), parse_ms(self.size))
-
-    def faults(self, _path: str) -> Iterator[Fault]:
-        """Yield the faults between members; `_path` is the path of the window."""
-        yield from ()
-
-
-class HoppingWindow(Model):
-    """Windows of the same length that overlap."""
-
-    length: ClassVar[str] = "size"
-
-    type: Literal["hopping"]
-    size: Size
-    hop: Duration = Field(description="Distance between window starts; divides size.", examples=["10s"])
-    grace: Grace = "0s"
+    def by_calendar(self) -> bool:
+        """Whether windows are units of the calendar."""
+        return self.zone is not None or is_calendar(self.size) or is_calendar(self.step)
 
     @property
     def longest(self) -> str:
-        """The greatest length of a window."""
-        return self.size
+        """How long a window may be."""
+        return format_ms(self.cut.size_ms) if self.by_calendar else self.size
 
     @property
     def cut(self) -> Cut:
-        """One row per hop."""
-        return Cut(parse_ms(self.size), parse_ms(self.hop))
+        """A row lasts from one start of a window to the next."""
+        offset_ms = parse_ms(self.offset or "0s")
+        if not self.by_calendar:
+            return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)
+        size, step = (Calendar.of(text, self.zone, offset_ms) for text in (self.size, self.step))
+        return Cut(size.longest_ms, least_ms(self.step), calendar=step, panes=size.count // step.count)
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield a fault if the hop does not divide the size, or if a window has too many panes."""
-        size, hop = parse_ms(self.size), parse_ms(self.hop)
-        if min(size, hop) < MIN_WINDOW_MS:
+        """Lengths are of the calendar where a zone is. Windows start before the next one would."""
+        for member, text in {"size": self.size, self.between: self.step}.items():
+            if self.by_calendar and calendar_units(text) is None:
+                remedy = "write days or longer, such as 1d, 1w or 1mo" + (", or take zone out" if self.zone else "")
+                yield Fault(f"{path}.{member}", text, "is no number of days, weeks, months, quarters or years", remedy)
+        offset, step = parse_ms(self.offset or "0s"), least_ms(self.step)
+        if offset % MIN_WINDOW_MS and offset > MIN_WINDOW_MS:
+            yield Fault(f"{path}.offset", self.offset, "has a fraction of a second", "write whole seconds")
+        elif offset >= step >= MIN_WINDOW_MS:
+            message = f"is not shorter than {self.between} {self.step}"
+            yield Fault(f"{path}.offset", self.offset, message, "write a shorter one")
+
+
+class TumblingWindow(ClockWindow):
+    """Windows that follow each other."""
+
+    type: Literal["tumbling"]
+    grace: Grace = "0s"
+
+
+class HoppingWindow(ClockWindow):
+    """Windows that overlap."""
+
+    between = "hop"
+
+    type: Literal["hopping"]
+    hop: WindowLength = Field(description="Distance between window starts; divides size.", examples=["10s"])
+    grace: Grace = "0s"
+
+    @property
+    def step(self) -> str:
+        """Distance between the starts of windows."""
+        return self.hop
+
+    def faults(self, path: str) -> Iterator[Fault]:
+        """A window consists of whole panes, and not of too many."""
+        yield from super().faults(path)
+        if not self.by_calendar:
+            size, hop = parse_ms(self.size), parse_ms(self.hop)
+            if min(size, hop) < MIN_WINDOW_MS:
+                return
+        elif (sizes := calendar_units(self.size)) is None or (hops := calendar_units(self.hop)) is None:
             return
+        elif sizes[0] != hops[0]:
+            remedy = "write both in days or weeks, or both in months, quarters or years"
+            yield Fault(f"{path}.hop", self.hop, f"does not divide size {self.size}", remedy)
+            return
+        else:
+            size, hop = sizes[1], hops[1]
         if size % hop:
             yield Fault(f"{path}.hop", self.hop, f"does not divide size {self.size}", "choose a hop that does")
         elif size // hop > MAX_PANES:

@@ -1,0 +1,227 @@
+"""Computes where days, weeks, months, quarters and years of a time zone start.
+
+A unit starts at the first instant whose local date and time are those of its start, or later. So if clocks are put back
+over this time, it starts at the first of the two instants; if the time is skipped, when the clocks are put forward.
+
+Postgres is not used to compute local times. It takes the later one of two midnights, it shifts a midnight that does not
+exist, and its version of the time zone rules can differ from Python's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import zoneinfo
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal
+
+from tidemill_contract.duration import calendar_units
+
+UTC = dt.UTC
+DAY, _SECOND, _MS, _NONE = dt.timedelta(days=1), dt.timedelta(seconds=1), dt.timedelta(milliseconds=1), dt.timedelta()
+DAY_MS = 86_400_000
+MONDAY = 4
+"""The first Monday after 1970-01-01, in days."""
+FIRST_YEAR, LAST_YEAR = 32, 9968
+"""The years for which Python can compute units of at most ten years. Later days follow the rules of the last year."""
+_EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
+_CHUNK_MS = 3_653 * DAY_MS
+"""Starts are computed for ten years at a time."""
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """A sequence of equal units of the calendar.
+
+    Attributes:
+        unit: whether `count` is a number of days or of months.
+        count: days are counted from 1970-01-01, months from January 1970.
+        zone: IANA name of the time zone.
+        offset_ms: how much later units start than at midnight, by the local clock. It is shorter than a unit.
+        first_day: the day (since 1970-01-01) from which days are counted, such as MONDAY.
+    """
+
+    unit: Literal["day", "month"]
+    count: int
+    zone: str = "UTC"
+    offset_ms: int = 0
+    first_day: int = 0
+
+    @classmethod
+    def of(cls, length: str, zone: str | None = None, offset_ms: int = 0) -> Calendar:
+        """Return the calendar of a length such as `1d`, `2w`, `1mo`, `1q` or `1y`. Weeks start on Monday.
+
+        Raises:
+            ValueError: the length has another unit, or is too long.
+        """
+        units = calendar_units(length)
+        if units is None:
+            raise ValueError(f"'{length}' is not a length in days, weeks, months, quarters or years")
+        return cls(*units, zone or "UTC", offset_ms, MONDAY if length.endswith("w") else 0)
+
+    @property
+    def text(self) -> str:
+        """The length, such as `1w` or `1q`."""
+        if self.unit == "day":
+            weeks = self.first_day == MONDAY and self.count % 7 == 0
+            return f"{self.count // 7}w" if weeks else f"{self.count}d"
+        for number, name in ((12, "y"), (3, "q")):
+            if self.count % number == 0:
+                return f"{self.count // number}{name}"
+        return f"{self.count}mo"
+
+    @property
+    def days(self) -> int:
+        """The greatest number of days of a unit."""
+        return self.count if self.unit == "day" else _most_days(self.count)
+
+    @property
+    def longest_ms(self) -> int:
+        """More than a unit can last. With a clock change, a day can be longer than 24 hours."""
+        return (self.days + 1) * DAY_MS
+
+    def start_of(self, time_ms: int) -> int:
+        """Return the start of the unit with a time (epoch ms)."""
+        chunk, at = self._place(time_ms)
+        return _chunk(self, chunk)[at]
+
+    def shift(self, start_ms: int, count: int) -> int:
+        """Return the start of the unit `count` units after (negative: before) the one with a time (epoch ms)."""
+        chunk, at = self._place(start_ms)
+        at += count
+        while at < 0:
+            chunk -= 1
+            at += len(_chunk(self, chunk))
+        while at >= len(_chunk(self, chunk)):
+            at -= len(_chunk(self, chunk))
+            chunk += 1
+        return _chunk(self, chunk)[at]
+
+    def starts(self, first_ms: int, last_ms: int) -> list[int]:
+        """Return the starts of the units that have a time in [first, last], ascending (epoch ms)."""
+        chunk, at = self._place(first_ms)
+        end, last = self._place(last_ms)
+        found: list[int] = []
+        while chunk < end:
+            found += _chunk(self, chunk)[at:]
+            chunk, at = chunk + 1, 0
+        return [*found, *_chunk(self, end)[at : last + 1]]
+
+    def wall_ms(self, time_ms: int) -> int:
+        """Return a time by the local clock, as if that were UTC (epoch ms)."""
+        local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
+        return (local.replace(tzinfo=None) - _EPOCH) // _MS
+
+    def between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
+        """Yield the starts of units. Units that consist of skipped days only are left out.
+
+        Args:
+            since: the first unit starts before this time.
+            until: the last unit, and no other, starts after this time.
+
+        Yields:
+            Times in UTC, without a zone, ascending.
+        """
+        zone, end = zoneinfo.ZoneInfo(self.zone), until.replace(tzinfo=None)
+        # The date in the zone differs from the date in UTC by at most one day.
+        number = self._number(since.replace(tzinfo=None) - DAY)
+        previous = None
+        while previous is None or previous <= end:
+            start = _first_instant(self._wall(number), zone)
+            if start != previous:
+                yield start
+            previous, number = start, number + 1
+
+    def _place(self, time_ms: int) -> tuple[int, int]:
+        """Return the chunk and the position in it of the last start up to a time."""
+        chunk = time_ms // _CHUNK_MS
+        at = bisect_right(_chunk(self, chunk), time_ms) - 1
+        while at < 0:
+            chunk -= 1
+            at = len(_chunk(self, chunk)) - 1
+        return chunk, at
+
+    def _number(self, wall: dt.datetime) -> int:
+        """Return the number of the unit with a local time."""
+        day = (wall - self.offset_ms * _MS).date()
+        if self.unit == "day":
+            return ((day - _DAY_ZERO).days - self.first_day) // self.count
+        return ((day.year - _DAY_ZERO.year) * 12 + day.month - 1) // self.count
+
+    def _wall(self, number: int) -> dt.datetime:
+        """Return the local time at which a unit starts."""
+        offset = self.offset_ms * _MS
+        if self.unit == "day":
+            return _EPOCH + (self.first_day + number * self.count) * DAY + offset
+        years, month = divmod(number * self.count, 12)
+        return dt.datetime(_DAY_ZERO.year + years, month + 1, 1) + offset
+
+
+def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
+    """Return the first instant at which the local time is `wall` or later, in UTC without a zone."""
+    local = wall.replace(tzinfo=zone)
+    before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
+    earliest = wall - before
+    if before >= after:
+        # The time occurs once or twice. `before` is its offset for `fold` 0, which means the first.
+        return earliest
+    # The time is skipped: the first instant is when the clocks are put forward.
+    low, high = wall - after, earliest
+    while high - low > _SECOND:
+        middle = low + (high - low) // _SECOND // 2 * _SECOND
+        if middle.replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None) < wall:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@lru_cache(maxsize=256)
+def _most_days(months: int) -> int:
+    """Return the greatest number of days of `months` months, counted from January 1970."""
+    firsts = [dt.date(1970 + at // 12, at % 12 + 1, 1) for at in range(0, 12 * 4 * months + 1, months)]
+    return max((end - start).days for start, end in pairwise(firsts))
+
+
+@lru_cache(maxsize=64)
+def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
+    """Return the starts of units within [chunk, chunk + 1) times _CHUNK_MS (epoch ms)."""
+    low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
+    found = calendar.between(low - DAY, high)
+    return tuple((start - _EPOCH) // _MS for start in found if low <= start < high)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The starts of units in a compact form. A run is a sequence of units of the usual length.
+
+    Attributes:
+        firsts: starts of the first units of the runs, ascending, in UTC without a zone.
+        lasts: starts of the last units of the runs, likewise. Such a unit ends where the next run starts, so it can
+            be shorter or longer than usual. The last run has no end, and no entry here.
+        numbers: the numbers of the first units, counted from 0.
+    """
+
+    firsts: tuple[dt.datetime, ...]
+    lasts: tuple[dt.datetime, ...]
+    numbers: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def runs(calendar: Calendar, first_year: int, last_year: int) -> Runs:
+    """Return the units for all times of some years, the last one included. The usual length is `calendar.days`."""
+    since = dt.datetime(min(max(first_year, FIRST_YEAR), LAST_YEAR), 1, 1)
+    until = dt.datetime(min(max(last_year, FIRST_YEAR), LAST_YEAR) + 1, 1, 1)
+    starts, length = calendar.between(since, until), calendar.days * DAY
+    previous = next(starts)
+    firsts, lasts, numbers = [previous], [], [0]
+    for number, start in enumerate(starts, 1):
+        if start - previous != length:
+            lasts.append(previous)
+            firsts.append(start)
+            numbers.append(number)
+        previous = start
+    return Runs(tuple(firsts), tuple(lasts), tuple(numbers))

@@ -1,0 +1,235 @@
+"""Grids: how time is cut into panes, windows or buckets that follow each other, for Python and for SQL.
+
+A grid is either steps of a fixed length, or a `Calendar`. All else that depends on where windows start and end asks it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
+
+FIRST_YEAR, YEARS_AHEAD = 1970, 11
+"""The years of all counted events, because `maxFuture` is at most ten years. No window is longer either."""
+
+
+class Grid(Protocol):
+    """A sequence of starts. A step lasts from one start to the next. Times are epoch milliseconds."""
+
+    @property
+    def longest_ms(self) -> int:
+        """The length of a step; of a calendar's, an upper bound."""
+
+    @property
+    def offset_ms(self) -> int:
+        """How much later than at midnight, or than the epoch, steps start."""
+
+    def start_of(self, time_ms: int) -> int:
+        """Return the start of the step with a time."""
+
+    def shift(self, start_ms: int, count: int) -> int:
+        """Return the start of the step `count` steps after (negative: before) the one with a time."""
+
+    def wall_ms(self, time_ms: int) -> int:
+        """Return a time by the clock by which days start."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a fixed length.
+
+    Attributes:
+        length_ms: the length.
+        offset_ms: start of one of them.
+    """
+
+    length_ms: int
+    offset_ms: int = 0
+
+    @property
+    def longest_ms(self) -> int:
+        """The length."""
+        return self.length_ms
+
+    def start_of(self, time_ms: int) -> int:
+        """Return the start of the step with a time."""
+        return time_ms - (time_ms - self.offset_ms) % self.length_ms
+
+    def shift(self, start_ms: int, count: int) -> int:
+        """Return a time a number of steps later."""
+        return start_ms + count * self.length_ms
+
+    def wall_ms(self, time_ms: int) -> int:
+        """Return the time, which is in UTC."""
+        return time_ms
+
+
+class GridSql(Protocol):
+    """The SQL of a grid. Arguments are SQL expressions of times."""
+
+    def start(self, time: str) -> str:
+        """Return the SQL of the start of the step with a time."""
+
+    def end(self, start: str) -> str:
+        """Return the SQL of the end of the step that starts at a time."""
+
+    def shift(self, start: str, count: int) -> str:
+        """Return the SQL of the start of the step `count` steps after the one that starts at a time."""
+
+    def series(self, since: str, until: str) -> str:
+        """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
+
+    def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
+        """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that hold a pane.
+
+        Args:
+            pane: the pane's start, which is a step.
+            count: number of panes of a window.
+            first: start of the first wanted window; few earlier ones may be included. None: all are wanted.
+            last: start of the last wanted window.
+        """
+
+
+def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> GridSql:
+    """Return the SQL of a grid.
+
+    Args:
+        grid: the grid.
+        years: of a calendar, the first and the last year with times to be looked at; None: those of all counted events
+            and their windows.
+    """
+    if isinstance(grid, Steps):
+        return StepsSql(grid.length_ms, grid.offset_ms)
+    if years is None:
+        years = FIRST_YEAR - YEARS_AHEAD, dt.datetime.now(dt.UTC).year + 2 * YEARS_AHEAD
+    return calendar_sql(grid, *years)
+
+
+@dataclass(frozen=True)
+class StepsSql:
+    """The SQL of steps of a fixed length."""
+
+    length_ms: int
+    offset_ms: int = 0
+
+    def start(self, time: str) -> str:
+        """Return the SQL of the start of the step with a time."""
+        origin = "timestamptz 'epoch'"
+        if self.offset_ms:
+            origin = f"({origin} + interval '{self.offset_ms} milliseconds')"
+        return f"date_bin({self._length()}, {time}, {origin})"
+
+    def end(self, start: str) -> str:
+        """Return the SQL of the end of the step that starts at a time."""
+        return f"({self.shift(start, 1)})"
+
+    def shift(self, start: str, count: int) -> str:
+        """Return the SQL of a time a number of steps later."""
+        return f"{start} + {self._length(count)}" if count >= 0 else f"{start} - {self._length(-count)}"
+
+    def series(self, since: str, until: str) -> str:
+        """Return a SELECT of the starts of all steps that start in [since, until)."""
+        series = f"generate_series({self.start(since)}, {until}, {self._length()}) AS start"
+        return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
+
+    def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
+        """Return a SELECT of the windows that hold a pane."""
+        low, high = self.shift(pane, 1 - count), pane
+        if first is not None:
+            low = f"greatest({low}, {self.start(first)})"
+        if last is not None:
+            high = f"least({high}, {last})"
+        starts = f"generate_series({low}, {high}, {self._length()}) AS _start"
+        return f"SELECT _start, {self.shift('_start', count)} AS _end FROM {starts}"
+
+    def _length(self, count: int = 1) -> str:
+        return f"interval '{self.length_ms * count} milliseconds'"
+
+
+@dataclass(frozen=True)
+class CalendarSql:
+    """The SQL of units of the calendar.
+
+    Attributes:
+        length_ms: the usual length of a unit, see `calendars.runs`.
+        firsts, lasts, numbers: SQL arrays of `calendars.Runs`.
+    """
+
+    length_ms: int
+    firsts: str
+    lasts: str
+    numbers: str = ""
+
+    def start(self, time: str) -> str:
+        """Return the SQL of the start of the unit with a time."""
+        run = f"width_bucket({time}, {self.firsts})"
+        return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
+
+    def end(self, start: str) -> str:
+        """Return the SQL of the end of the unit that starts at a time."""
+        run = f"width_bucket({start}, {self.firsts})"
+        following = f"({self.firsts})[{run} + 1]"
+        return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
+
+    def shift(self, start: str, count: int) -> str:
+        """Return the SQL of the start of the unit `count` units after the one that starts at a time."""
+        return (
+            f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
+            f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
+        )
+
+    def series(self, since: str, until: str) -> str:
+        """Return a SELECT of the starts of all units that start in [since, until)."""
+        series = (
+            f"unnest({self.firsts}, {self.lasts}) AS r(first, last),"
+            f" generate_series(first, least(last, {until}), {self._length}) AS start"
+        )
+        return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
+
+    def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
+        """Return a SELECT of the windows that hold a pane."""
+        wanted = [f"_start >= {first}"] if first is not None else []
+        wanted += [f"_start <= {last}"] if last is not None else []
+        where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
+        return (
+            f"SELECT _start, _end FROM {self._arrays}, {self._numbering(pane, 0)},"
+            f" generate_series(_number - {count - 1}, _number) AS _k,"
+            f" LATERAL (SELECT width_bucket(_k, _numbers) AS _from, width_bucket(_k + {count}, _numbers) AS _to) AS _r,"
+            f" LATERAL (SELECT {self._numbered('_from', '_k')} AS _start,"
+            f" {self._numbered('_to', f'_k + {count}')} AS _end) AS _w{where}"
+        )
+
+    @property
+    def _arrays(self) -> str:
+        return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
+
+    def _numbering(self, start: str, count: int) -> str:
+        """Return a FROM item with `_number`, the number of the unit `count` units after the one with this start."""
+        elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
+        return (
+            f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"
+            f" (SELECT _numbers[_run] + {elapsed} / {self.length_ms} + {count} AS _number) AS _n"
+        )
+
+    def _numbered(self, run: str, number: str) -> str:
+        """Return the SQL of the start of a unit of a run by its number."""
+        return f"_firsts[{run}] + ({number} - _numbers[{run}]) * {self._length}"
+
+    @property
+    def _length(self) -> str:
+        return f"interval '{self.length_ms} milliseconds'"
+
+
+@lru_cache(maxsize=256)
+def calendar_sql(calendar: Calendar, first_year: int, last_year: int) -> CalendarSql:
+    """Return the SQL of a calendar for all times of some years, the last one included."""
+    found: Runs = runs(calendar, first_year, last_year)
+    numbers = "'{" + ",".join(map(str, found.numbers)) + "}'::bigint[]"
+    return CalendarSql(calendar.days * DAY_MS, _times(found.firsts), _times(found.lasts), numbers)
+
+
+def _times(times: tuple[dt.datetime, ...]) -> str:
+    return "'{" + ",".join(f"{time.isoformat()}Z" for time in times) + "}'::timestamptz[]"
