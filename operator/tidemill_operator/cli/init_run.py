@@ -72,7 +72,7 @@ class _Sending(threading.Thread):
                 return
         told = json.loads(read_text(self._ready))
         if self._name not in told["pipelines"]:
-            # `up` has said why; the file is sent when the pipeline was corrected.
+            # `up` has said why. Once the pipeline is corrected, the user sends the file with `tidemill send`.
             self._say(f"nothing was sent, as {self._name} is not ready; then: tidemill send -f {self._args.source}")
             self.code = EXIT_ERROR
             return

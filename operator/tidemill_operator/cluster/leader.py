@@ -157,7 +157,7 @@ class Elector:
                 continue  # it was renewed just now
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
-        raise NotOurTurn(Reason.WAITING, f"a later leader is at work (epoch {seen}, ours is {self._epoch})")
+        raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")
 
     def wait(self, seconds: float) -> bool:
         """Wait for the Lease, and return whether it was acquired."""

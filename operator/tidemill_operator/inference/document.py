@@ -177,7 +177,7 @@ def _example(value: Any) -> str:
 def _event_time(choices: Choices, origin: Origin) -> Iterator[str]:
     clock = choices.clock
     if clock.field is None:
-        yield "    # No field has the time of the event, so the time at which Kafka gets it counts."
+        yield "    # No field has the event's time, so the timestamp of the Kafka record is used."
         yield "    eventTime: {maxDisorder: 5s}"
         return
     if clock.ahead:

@@ -80,12 +80,10 @@ def _of_window(member: Member) -> Rule:
 
 
 def _belongs_to_windows(member: Member) -> str:
-    others = [name for name in WINDOWS.by_name if name not in member.kinds]
-    if len(others) == 1 < len(member.kinds):
-        windows, joint = f"all windows but {others[0]}s", ";"
-    else:
-        windows, joint = f"{listed(member.kinds)} windows", ", and"
-    return f"{member.alias} belongs to {windows}" + (f"{joint} they need it" if member.needing else "")
+    windows = f"{listed(member.kinds)} windows"
+    if member.needing:
+        return f"{windows} need {member.alias}; others have none"
+    return f"only {windows} may have {member.alias}"
 
 
 def detector_rules() -> list[Rule]:
@@ -157,12 +155,12 @@ def _of_function(member: Member) -> Rule:
     foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"
     taken, needed = (say(text, "self.name", _FUNCTION) for text in (foreign, missing))
-    more = f"; take it out, or use {'one of these' if several else 'it'}"
+    told = f"only {listed(functions)} may have {name}; take it out, or use {'one of these' if several else 'it'}"
     if member.needing:
-        more = f", and {'they need' if several else f'{functions[0]} needs'} it"
+        told = f"{listed(functions)} {'need' if several else 'needs'} {name}; others have none"
     return Rule(
         in_its_place(METRICS, member, place="self", tag=_FUNCTION),
-        f"{name} belongs to {listed(functions)}{more}",
+        told,
         f"has(self.{name}) ? {taken} : {needed}" if member.needing else taken,
         name,
     )

@@ -243,7 +243,7 @@ def _of_timestamps(member: str) -> Rule:
 def _own(*origins: str, kind: str) -> Rule:
     return Rule(
         f"!has(self.from) || !(self.from in {list(origins)}) || self.type == '{kind}'",
-        f"fields from {' or '.join(origins)} are of type {kind}",
+        f"fields with from: {' or '.join(origins)} are of type {kind}",
         say(f"field %s is read from the %s of records; write type: {kind}", "self.name", "self.from"),
         "type",
     )

@@ -91,7 +91,8 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # Otherwise replicas would be added one by one during a rise. A rise only extends a step, and never causes one.
+        # An expected further rise of the load makes this addition of replicas larger, but never causes one. Otherwise
+        # replicas would be added one by one during a rise.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:

@@ -97,7 +97,8 @@ def reckoning(
     if load is None or wanted is None:
         return ("mode is external: replicas are set by somebody else",)
     rate = load.rate_per_replica
-    speed = "no replica was busy yet" if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
+    unknown = "no replica was busy yet, so its speed is unknown"
+    speed = unknown if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)
     bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"

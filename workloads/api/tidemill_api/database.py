@@ -360,7 +360,10 @@ def outage(error: BaseException) -> bool:
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Whether an error concerns only the table that was read, such as a value, a damaged page or a missing column."""
+    """Whether an error comes from the table that was read, and not from the database as a whole.
+
+    Examples are an unreadable value, a damaged page and a missing column.
+    """
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 

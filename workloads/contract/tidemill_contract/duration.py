@@ -59,7 +59,7 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
 
 
 def least_ms(text: str) -> int:
-    """Return the milliseconds of a window's length; of months, as if all had 28 days.
+    """Return the least length of a window in milliseconds; a month counts as 28 days.
 
     Raises:
         ValueError: it is no length of a window, or can be more than 3650 days.

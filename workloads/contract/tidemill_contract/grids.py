@@ -77,7 +77,7 @@ class GridSql(Protocol):
         """Return the SQL of the end of the step that starts at a time."""
 
     def shift(self, start: str, count: int) -> str:
-        """Return the SQL of the start of the step `count` steps after the one that starts at a time."""
+        """Return the SQL of the start of the step that is `count` steps after the one that starts at `start`."""
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
@@ -98,8 +98,8 @@ def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> Gr
 
     Args:
         grid: the grid.
-        years: of a calendar, the first and the last year with times to be looked at; None: those of all counted events
-            and their windows.
+        years: for a calendar, the first and the last year that the SQL must cover; None: every year in which counted
+            events and their windows can be. Ignored for steps of equal length.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)

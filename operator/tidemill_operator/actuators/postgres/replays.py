@@ -84,7 +84,8 @@ def switch(session: Session, schema: Schema) -> None:
             (schema.switched,),
         )
         session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
-    # Processors from before a switch need these marks to count for the new versions, so they are kept until the next.
+    # Processors that were started before a switch still need the new versions' ids in `feeds` to count for them. So
+    # these ids stay until the next switch.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -1,6 +1,7 @@
 """Pure: detects tables, columns and rows of a pipeline that somebody else removed.
 
-It is reported like a deleted source topic. The same annotation requests that it is created again, empty.
+Their loss is reported like that of a deleted source topic. The same annotation requests that they are created again,
+empty.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pure: translates a schema's records about window tables from the format of earlier versions.
 
 - The column of `first` or `last` of a field `at_x` had the same name as the column that orders `first` or `last` of
-  `x`. Their types differ, because no field is an array. If a spec had both, the table had only the first one, with
-  right values; the other is added like any new column.
+  `x`. Their types tell them apart: the ordering column is bigint[], and no field is an array. If a spec had both, the
+  table had only the first one, with right values; the other is added like any new column.
 - The shape of a version lacked the types of the fields behind its columns. They are taken from the accepted spec.
 """
 

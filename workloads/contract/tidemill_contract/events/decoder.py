@@ -291,7 +291,7 @@ class EventDecoder:
         return event, micros
 
     def _time(self, name: str, value: Any) -> tuple[int, int]:
-        """Milliseconds of a timestamp that the JSON reader has read, and its microseconds beyond them."""
+        """Return a timestamp from the JSON reader as milliseconds and the remaining microseconds (0 to 999)."""
         written, hint = self._formats.get(name), None
         is_number = value.__class__ is int
         if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:

@@ -24,7 +24,7 @@ TOMBSTONE = (
 )
 
 AS_WRITTEN = "timestamp as "
-"""The beginning of the kind of a timestamp with a format, in messages."""
+"""In messages, the type of a timestamp that has a format starts with this, for example "timestamp as seconds"."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60

@@ -89,7 +89,8 @@ def _truncated(name: str, args: Sequence[Typed]) -> Built:
 def _difference(name: str, args: Sequence[Typed]) -> Built:
     unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
     first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
-    # Differences are exact as doubles, and their quotients are less than a whole number by more than rounding adds.
+    # Differences are exact as doubles. A quotient below a whole number stays below it, because the gap is larger than
+    # the rounding error. So the cast cuts correctly.
     return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
 
 

@@ -115,7 +115,8 @@ def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:
         return
     if type(FUNCTIONS[metric.function]).decoder is not Function.decoder:
         raise ExpressionError(
-            f"metric {name} ({metric.function}) is decoded from a sketch or a list, outside SQL; use other metrics"
+            f"metric {name} ({metric.function}) cannot be used in an expression, because its answer is not computed in"
+            " SQL; use metrics with other functions"
         )
 
 

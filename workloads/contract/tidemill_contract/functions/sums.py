@@ -32,7 +32,7 @@ class Sum(Function):
 
     name = "sum"
     value = "the sum, of integers at any size; a boolean counts as 0 or 1"
-    error = "exact for integers, 1e-9 relative"
+    error = "exact for integers, else 1e-9 relative"
     takes = NUMERIC
     kinds = (SUM,)
     zero_filled = True

@@ -64,7 +64,10 @@ def _moved(kind: str, column: Column, old: str, new: str, delta: str) -> str:
 
 
 def _sum(kind: str, mean: str, move: str) -> str:
-    """Return SQL for one of the two doubles of a moved mean. The low part's rounding error is small beside the move."""
+    """Return SQL for one of the two doubles of a moved mean.
+
+    The low part may itself be rounded. That error is negligible relative to `move`.
+    """
     return f"{mean} + {move}" if kind == "mean" else f"{move} - (({mean} + {move}) - {mean})"
 
 

@@ -254,8 +254,8 @@ class ScalingSpec(Model):
     scale_up_cooldown: Duration = Field("90s", description="After a change, no scaling up for this long.")
     scale_down_stabilization: Duration = Field(
         "10m",
-        description="Scaling down keeps the most replicas that were needed within this time. Smaller reductions wait"
-        " longer.",
+        description="Scaling down goes to the highest number of replicas that was needed within this time. Removing"
+        " only some of the replicas that could go waits longer.",
     )
     max_step_up: int | None = Field(
         None,

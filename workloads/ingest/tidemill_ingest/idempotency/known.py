@@ -53,9 +53,9 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
     Args:
         before: the known outcome before it; None at the first attempt.
-        indexes: indexes in the batch of the records sent in this attempt.
-        records: these records.
-        delivery: their outcome.
+        indexes: the index in the batch, for each record of this attempt.
+        records: the records that were sent in this attempt.
+        delivery: what Kafka answered for them.
     """
     invalid = {} if before is None else {i: row for i, row in before.invalid.items() if i not in before.failed}
     places = {} if before is None else dict(before.places)

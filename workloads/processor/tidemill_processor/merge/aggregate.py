@@ -63,8 +63,8 @@ def aggregate(
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # The first window that holds a pane ends where the next pane starts, the last one a window's length after its
-    # start.
+    # Of the windows that contain a pane, the first one ends where the next pane starts. The last one starts with the
+    # pane, and ends one window length later.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)

@@ -92,7 +92,8 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        if error is None or error.code() == KafkaError._PURGE_QUEUE:  # reported late for records that were given up
+        # _PURGE_QUEUE is the late report of a record that was given up.
+        if error is None or error.code() == KafkaError._PURGE_QUEUE:
             return
         if error.code() in _OF_THE_RECORD:
             self._refused.append(Refused(message.topic(), message.key(), message.value(), headers, error.str()))

@@ -49,7 +49,8 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # A delivery report costs as much as encoding the record, and only failures matter.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The limit of the topics. A window with long texts is a long record, and a refused record blocks all later ones.
+    # The limit of the topics. A window with long texts is a long record. One over the limit is published with its
+    # longest metrics null, or skipped.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     "log_level": 3,

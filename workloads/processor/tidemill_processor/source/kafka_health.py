@@ -46,7 +46,8 @@ class KafkaHealth:
         self.error, self._failed_at = text, time.monotonic()
         self._guard.failure()
         if kafka_fatal(error):
-            # E.g. a member that was away is fenced because of its own earlier request, under its former id.
+            # E.g. a static member rejoined after an outage with a new id, and Kafka then refuses its own pending
+            # request with the former id (FENCED_INSTANCE_ID).
             self._renew()
 
     def answered(self, asked_at: float) -> None:
