@@ -360,10 +360,7 @@ def outage(error: BaseException) -> bool:
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Whether an error comes from the table that was read, and not from the database as a whole.
-
-    Examples are an unreadable value, a damaged page and a missing column.
-    """
+    """Whether an error comes from the table that was read (an unreadable value), and not from the whole database."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 
