@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.events.timestamps import check_zone
+from tidemill_contract.files import read_text
+from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_contract.resource.faults import one_line
 from tidemill_operator.actuators.kafka.samples import newest_values
 from tidemill_operator.cli.main import EXIT_USAGE, CommandError
@@ -233,8 +235,16 @@ def _write(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        if path.read_text(encoding="utf-8") != text:
+        if _content(path) != text:
             remedy = "name another --output, or remove the file"
             raise CommandError(f"{path} exists, and what is drafted now differs; {remedy}") from None
     except OSError as error:
         raise CommandError(f"{path} cannot be written ({error.strerror}); name another --output") from None
+
+
+def _content(path: Path) -> str | None:
+    """The text of a file; None: it is none, or is larger than a pipeline may be."""
+    try:
+        return read_text(path, MAX_BYTES)
+    except (OSError, UnicodeDecodeError):
+        return None
