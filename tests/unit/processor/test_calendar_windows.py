@@ -8,6 +8,7 @@ import random
 import zoneinfo
 from collections import Counter
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from kafka_records import KafkaRecord
 from oracle.events import Event
 from oracle.model import NO_CUT, Entry, Version
 from tidemill_contract.functions.partials import AggregationLayout, layout
-from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.resource.spec import AnomalySpec, PipelineSpec
 from tidemill_contract.times import epoch_ms, rfc3339_ms
 from tidemill_processor.batch import BatchReader
+from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.merge.aggregate import Aggregated, aggregate, missed_windows
 from tidemill_processor.time.watermark import closed_until
 
@@ -141,3 +143,16 @@ def test_a_year_of_events_at_once_is_in_its_local_days() -> None:
     days = Counter(dt.datetime.fromtimestamp(time / 1000, zone).date() for time in times)
     starts = {epoch_ms(dt.datetime(day.year, day.month, day.day, tzinfo=zone)): count for day, count in days.items()}
     assert dict(found.rows.select("_pane", "_count").rows()) == starts
+
+
+def test_detectors_compare_hours_by_the_clock_of_the_zone() -> None:
+    """Days of Oslo start at 23:00 UTC in winter and at 22:00 in summer, and always at the same hour there."""
+    rule = {"name": "r", "aggregation": "a", "metric": "n", "detector": {"type": "seasonal"}}
+    plan, found = counted({"type": "tumbling", "size": "1d", "zone": OSLO}, [CHANGE_MS])
+    scanner: Any = SimpleNamespace(_store=SimpleNamespace(layout=plan))
+    state: dict[str, Any] = {}
+    for days in range(-10, 10):
+        start = plan.grid.shift(found.rows["_pane"][0], days)
+        window: Any = SimpleNamespace(metrics={"n": 5}, start_ms=start)
+        _, state = Scanner._judge(scanner, AnomalySpec.model_validate(rule), state, window, [])
+    assert [hour for hour, usual in enumerate(state["rhythm"]["usual"]) if usual is not None] == [0]
