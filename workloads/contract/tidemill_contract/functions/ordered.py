@@ -1,8 +1,9 @@
 """The value of one event of a window: the first, the last, or the one where another field is least or greatest.
 
-Beside a value stands where its event was: an array of event time, its microseconds, epoch, partition and offset. Rows
-from before there were microseconds compare by their milliseconds, and a tie within one is broken either way. Where
-another field decides, its value stands there too, and of equal ones the earliest event counts.
+Beside a value stands where its event was: an array of event time, its microseconds, epoch, partition and offset, and
+the place in an exploded array. Rows from before there were microseconds compare by their milliseconds, and a tie within
+one is broken either way. Where another field decides, its value stands there too, and of equal ones the earliest event
+counts.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class First(Function):
     """The earliest value of a field."""
 
     name = "first"
-    value = "the earliest by event time to the microsecond, ties by partition and offset"
+    value = "the earliest by event time to the microsecond, ties by partition, offset and place in an exploded array"
     kinds = FIRST
 
     def answer(self, merged: Merged) -> str:

@@ -19,7 +19,7 @@ from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
 from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
-from tidemill_contract.resource.paths import Steps, read_path, show_path
+from tidemill_contract.resource.paths import EACH, Steps, exploded, read_path, show_path
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
@@ -32,7 +32,7 @@ ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 def _path(written: Any) -> Any:
     """The path as it is written, if it is one."""
     read_path(written)
-    return written if isinstance(written, str) else tuple(written)
+    return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
 
 
 def _scalar(written: Any) -> Any:
@@ -76,7 +76,8 @@ class FieldSpec(Model):
     path: Path | None = Field(
         None,
         description="Where the value is: order.items[0].sku, or a list of names and places if a name has dots."
-        " Default: the member called like the field. Of from: header the header's name.",
+        " order.items[].sku explodes one array, an event for each element. Default: the member called like the field."
+        " Of from: header the header's name.",
     )
     default: Scalar | None = Field(None, description="The value of an event without the member, or with null.")
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
@@ -106,6 +107,11 @@ class FieldSpec(Model):
         if self.origin != "value":
             return (f"<{self.origin}> {self.name}",)
         return (self.name,) if self.path is None else read_path(self.path)
+
+    @property
+    def array(self) -> Steps | None:
+        """The array that is exploded, if the value is in one of its elements."""
+        return exploded(self.steps)
 
     @property
     def header(self) -> str:
@@ -146,6 +152,11 @@ class SourceSpec(Model):
     strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the record key.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+
+    @property
+    def array(self) -> Steps | None:
+        """The array that is exploded: each of its elements is an event. None: each record is one."""
+        return next((field.array for field in self.fields if field.array is not None), None)
 
 
 class DeriveSpec(Model):

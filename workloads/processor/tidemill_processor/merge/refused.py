@@ -10,11 +10,13 @@ import psycopg
 from tidemill_contract.duration import format_ms
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.tables import aggregations, dead_letters
+from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.tables.kept import DEAD_LETTERS
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
+from tidemill_processor.batch import INDEX, TIME, Batch
 from tidemill_processor.database import Database
 from tidemill_processor.keeper.quotas import SPARE_SHARE, Kept, fit, left, note
+from tidemill_processor.letters import DeadLetter
 from tidemill_processor.merge.aggregate import PANE, missed_windows
 from tidemill_processor.merge.merging import Work
 
@@ -47,10 +49,9 @@ def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]
     for index, time, pane in work.result.late.select(INDEX, TIME, PANE).iter_rows():
         missed = (pane,) if plan.sessions else missed_windows(pane, plan, plan.shut(work.closed_until) or 0)
         verdict = _verdict(work, time, len(missed), retention_ms)
-        letter = dead_letter(
-            batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
+        letters.append(
+            batch.letter(index, verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000])
         )
-        letters.append(letter)
     return letters
 
 
@@ -91,8 +92,9 @@ def _store(
     """Rows and bytes stored, by partition. What is there already stays: a replay meets what was refused before."""
     rows = [
         (
-            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,
-            d.value_bytes, d.event_time, f"{{{','.join(map(str, d.windows))}}}" if d.windows else None, size,
+            epochs[d.partition], d.partition, d.offset, NO_ELEMENT if d.element is None else d.element, d.aggregation,
+            d.reason, d.field, d.detail, d.key, d.value, d.value_bytes, d.event_time,
+            f"{{{','.join(map(str, d.windows))}}}" if d.windows else None, size,
         )
         for d, size in letters
     ]  # fmt: skip
