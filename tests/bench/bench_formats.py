@@ -16,11 +16,13 @@ from typing import Any
 
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.exploding import batch_reader
 from tidemill_processor.merge.aggregate import aggregate
 
 BASE = 1_700_000_000_000
 BATCH, PIECE = 50_000, 4_000
+ELEMENTS = 5
+"""Of an array that is exploded."""
 
 _PATTERN = "%d/%b/%Y:%H:%M:%S %z"
 
@@ -29,10 +31,19 @@ Members = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """How events are written: their fields, further than by name, and an event of plain members."""
+    """How events are written.
+
+    Attributes:
+        fields: their fields, further than by name.
+        write: an event of plain members as it is sent.
+        elements: so many events are in one record, each of them as it is sent.
+        record: the record of these.
+    """
 
     fields: dict[str, Members]
-    write: Callable[[Members], Members]
+    write: Callable[[Members], Any]
+    elements: int = 1
+    record: Callable[[Sequence[Members], list[Any]], Members] = lambda _, written: written[0]
 
 
 def _nested(event: Members) -> Members:
@@ -63,6 +74,18 @@ SHAPES: dict[str, Shape] = {
     "seconds": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] // 1000}),
     "fractions": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] / 1000}),
     "pattern": Shape({"ts": {"format": _PATTERN}}, lambda event: {**event, "ts": _text(event["ts"], _PATTERN)}),
+    "exploded": Shape(
+        {name: {"path": f"items[].{name}"} for name in ("page", "latency_ms", "user_id")},
+        lambda event: {name: event[name] for name in ("page", "latency_ms", "user_id")},
+        ELEMENTS,
+        lambda events, items: {"ts": events[0]["ts"], "country": events[0]["country"], "items": items},
+    ),
+    "values": Shape(
+        {"page": {"path": "pages[]"}},
+        lambda event: event["page"],
+        ELEMENTS,
+        lambda events, pages: {**events[0], "page": None, "pages": pages},
+    ),
     "header": Shape({"country": {"from": "header"}}, lambda event: event),
 }
 
@@ -118,12 +141,14 @@ def spec_of(shape: Shape) -> PipelineSpec:
 
 def events_of(shape: Shape) -> list[Record]:
     """A batch of records."""
-    plain = (
+    plain = [
         {"ts": BASE + i * 20, "page": f"/p{i % 100}", "user_id": f"u{i % 9_973}", "latency_ms": (i * 7 % 4_000) / 10,
          "country": "DE"}
         for i in range(BATCH)
-    )  # fmt: skip
-    return [Record(i, json.dumps(shape.write(event)).encode()) for i, event in enumerate(plain)]
+    ]  # fmt: skip
+    together = [plain[at : at + shape.elements] for at in range(0, BATCH, shape.elements)]
+    sent = (shape.record(some, [shape.write(event) for event in some]) for some in together)
+    return [Record(i, json.dumps(record).encode()) for i, record in enumerate(sent)]
 
 
 class Runner:
@@ -132,15 +157,15 @@ class Runner:
     def __init__(self, shape: Shape) -> None:
         spec = spec_of(shape)
         self._records = events_of(shape)
-        self._reader = BatchReader(spec)
+        self._reader, self._piece = batch_reader(spec), PIECE // shape.elements
         self._layout = layout(spec.aggregations[0], field_types(spec, {}))
         self.best = float("inf")
 
     def run(self) -> None:
         """One round."""
         begin = time.process_time()
-        starts = range(0, BATCH, PIECE)
-        pieces = [self._reader.decode(self._records[at : at + PIECE], BASE + 10**7, at) for at in starts]
+        starts = range(0, len(self._records), self._piece)
+        pieces = [self._reader.decode(self._records[at : at + self._piece], BASE + 10**7, at) for at in starts]
         batch = self._reader.join(pieces)
         rows = aggregate(batch.frame, self._layout, closed_until=None, epochs={0: 0}).rows
         self.best = min(self.best, time.process_time() - begin)

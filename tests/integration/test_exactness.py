@@ -11,7 +11,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -29,6 +29,7 @@ from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor import replay
 from tidemill_processor.batch import BatchReader
 from tidemill_processor.database import Database
+from tidemill_processor.exploding import batch_reader
 from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Fenced, Position
 from tidemill_processor.windows.reader import WindowReader
@@ -296,6 +297,33 @@ def draw_events(rnd: random.Random, number: int) -> dict[int, list[Record]]:
     return logs
 
 
+FIELDS = [field.model_copy(update={"path": f"items[].{field.name}"}) for field in SPEC.source.fields]
+EXPLODED = SPEC.model_copy(update={"source": SPEC.source.model_copy(update={"fields": FIELDS})})
+
+
+@dataclass(frozen=True)
+class Array(KafkaRecord):
+    """A record with events in an array, whose offsets are those in it and their places."""
+
+    p: int
+    o: int
+    elements: tuple[Record, ...]
+
+    def value(self) -> bytes:
+        return b'{"items": [%b]}' % b", ".join(event.value() for event in self.elements)
+
+
+def in_arrays(logs: dict[int, list[Record]], rnd: random.Random) -> dict[int, list[Any]]:
+    """The same events, some together, some times of one record equal; a few records have none."""
+    packed: dict[int, list[Any]] = {p: [] for p in logs}
+    for p, log in logs.items():
+        while log:
+            some, log = log[: (size := rnd.choice([0, 1, 2, 7]))], log[size:]
+            at = len(packed[p])
+            packed[p].append(Array(p, at, tuple(replace(event, o=(at, n)) for n, event in enumerate(some))))
+    return packed
+
+
 ACTION = st.sampled_from(["commit", "commit", "commit", "crash", "close", "redeliver", "zombie"])
 
 
@@ -318,12 +346,40 @@ def stage(
 def test_windows_equal_a_naive_model(stage: Any, number: int, script: list[tuple[str, int, int]], seed: int) -> None:
     """Each record counts exactly once in each of its windows that is open, whatever happens on the way."""
     connection, database = stage
-    wipe(connection, database)
     rnd = random.Random(seed)
-    logs = draw_events(rnd, number)
+    follow(connection, database, script, draw_events(rnd, number), rnd, SPEC)
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    st.integers(0, 200),
+    st.lists(st.tuples(ACTION, st.integers(1, 40), st.integers(0, 7)), min_size=4, max_size=12),
+    st.integers(0, 10**9),
+)
+def test_elements_of_records_equal_a_naive_model(
+    stage: Any, number: int, script: list[tuple[str, int, int]], seed: int
+) -> None:
+    """The same of elements of an exploded array, which are in order and late one by one, their records in or out."""
+    connection, database = stage
+    rnd = random.Random(seed)
+    follow(connection, database, script, in_arrays(draw_events(rnd, number), rnd), rnd, EXPLODED)
+
+
+def follow(
+    connection: Any,
+    database: Database,
+    script: list[tuple[str, int, int]],
+    logs: dict[int, list[Any]],
+    rnd: random.Random,
+    spec: PipelineSpec,
+) -> None:
+    """Play a script with these logs, and hold the windows against the model."""
+    wipe(connection, database)
     stores = database.aggregations(connection)
-    committer = Committer(connection, database, stores, CONFIG)
-    reader, model = BatchReader(SPEC), Model()
+    committer = Committer(connection, database, stores, CONFIG.model_copy(update={"spec": spec}))
+    reader, model = batch_reader(spec), Model()
     positions = {p: Position(0, 0) for p in logs}
     for action, size, minutes in [*script, *[("commit", 1_000, 0)] * 2]:
         if action == "close":
@@ -340,7 +396,7 @@ def test_windows_equal_a_naive_model(stage: Any, number: int, script: list[tuple
                 raise psycopg.Rollback(transaction)
             continue
         positions.update(committer.commit(read, positions).positions)
-        model.add_batch(batch)
+        model.add_batch([event for record in batch for event in getattr(record, "elements", [record])])
         if action in ("redeliver", "zombie"):
             stale = {p: Position(start[p], 0) for p in logs}
             with pytest.raises(Fenced) as fenced:

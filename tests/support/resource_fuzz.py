@@ -174,7 +174,9 @@ def _good(rng: random.Random, schema: Schema) -> Any:
     if "enum" in schema:
         return rng.choice(schema["enum"])
     if "type" not in schema:  # a value of one of several types: a field's path or default
-        return rng.choice(("more.of.it[0]", ["a.b", "c"], "country", 1, True))
+        return rng.choice(
+            ("more.of.it[0]", ["a.b", "c"], "country", 1, True, "more.parts[].size", ["parts", [], "size"])
+        )
     match schema.get("type"):
         case "boolean":
             return rng.random() < 0.5

@@ -75,6 +75,7 @@ class Schema:
         abandoned: readers of cancelled replays, whose versions are deleted.
         lost: parts that somebody else removed, which are not created again without a request. Empty: nothing was
             lost, or creating it is allowed.
+        explodes: whether a record may be several events, so that keys need all their columns.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Schema:
     switched: str = ""
     abandoned: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    explodes: bool = False
 
 
 @dataclass(frozen=True)

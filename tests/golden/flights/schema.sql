@@ -96,7 +96,8 @@ CREATE TABLE "analytics__flights"."_dead_letters" (
   "created_at" timestamptz NOT NULL DEFAULT now(),
   "published" boolean NOT NULL DEFAULT false,
   "bytes" bigint,
-  PRIMARY KEY (epoch, partition, "offset", aggregation)
+  "element" integer NOT NULL DEFAULT -1,
+  PRIMARY KEY (epoch, partition, "offset", aggregation, element)
 );
 CREATE INDEX "_dead_letters_unpublished" ON "analytics__flights"."_dead_letters" (epoch, partition, "offset") WHERE NOT published;
 CREATE INDEX "_dead_letters_by_time" ON "analytics__flights"."_dead_letters" (created_at, epoch, partition, "offset", aggregation);
@@ -160,7 +161,8 @@ CREATE TABLE "analytics__flights"."_anomalies" (
   "partition" integer,
   "offset" bigint,
   "bytes" bigint,
-  UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition, "offset")
+  "element" integer,
+  UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition, "offset", element)
 );
 CREATE INDEX "_anomalies_unpublished" ON "analytics__flights"."_anomalies" (id) WHERE NOT published;
 CREATE INDEX "_anomalies_by_time" ON "analytics__flights"."_anomalies" (window_start, id);

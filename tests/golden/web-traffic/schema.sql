@@ -96,7 +96,8 @@ CREATE TABLE "analytics__web_traffic"."_dead_letters" (
   "created_at" timestamptz NOT NULL DEFAULT now(),
   "published" boolean NOT NULL DEFAULT false,
   "bytes" bigint,
-  PRIMARY KEY (epoch, partition, "offset", aggregation)
+  "element" integer NOT NULL DEFAULT -1,
+  PRIMARY KEY (epoch, partition, "offset", aggregation, element)
 );
 CREATE INDEX "_dead_letters_unpublished" ON "analytics__web_traffic"."_dead_letters" (epoch, partition, "offset") WHERE NOT published;
 CREATE INDEX "_dead_letters_by_time" ON "analytics__web_traffic"."_dead_letters" (created_at, epoch, partition, "offset", aggregation);
@@ -160,7 +161,8 @@ CREATE TABLE "analytics__web_traffic"."_anomalies" (
   "partition" integer,
   "offset" bigint,
   "bytes" bigint,
-  UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition, "offset")
+  "element" integer,
+  UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition, "offset", element)
 );
 CREATE INDEX "_anomalies_unpublished" ON "analytics__web_traffic"."_anomalies" (id) WHERE NOT published;
 CREATE INDEX "_anomalies_by_time" ON "analytics__web_traffic"."_anomalies" (window_start, id);
@@ -220,7 +222,8 @@ CREATE TABLE "analytics__web_traffic"."_events" (
   "partition" integer NOT NULL,
   "offset" bigint NOT NULL,
   "data" jsonb NOT NULL,
-  PRIMARY KEY (event_time, epoch, partition, "offset")
+  "element" integer NOT NULL DEFAULT -1,
+  PRIMARY KEY (event_time, epoch, partition, "offset", element)
 ) PARTITION BY RANGE (event_time);
 GRANT SELECT, INSERT ON "analytics__web_traffic"."_events" TO "analytics__web_traffic_writer";
 GRANT SELECT ON "analytics__web_traffic"."_events" TO "analytics__web_traffic_reader";

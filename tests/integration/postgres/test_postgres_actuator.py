@@ -123,6 +123,57 @@ def test_what_others_were_granted_stays(bench: OwnedSchema) -> None:
         bench.admin.execute("DROP OWNED BY tidemill_guest; DROP ROLE tidemill_guest")
 
 
+FORMER_KEYS = {
+    "_events": 'PRIMARY KEY (event_time, epoch, partition, "offset")',
+    "_dead_letters": 'PRIMARY KEY (epoch, partition, "offset", aggregation)',
+    "_anomalies": (
+        "UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition,"
+        ' "offset")'
+    ),
+}
+INSERTS = {
+    "_events": "(event_time, epoch, partition, \"offset\", data) VALUES ('2022-01-08T01:00Z', 0, 0, 7, '{{}}')",
+    "_dead_letters": "(epoch, partition, \"offset\", reason) VALUES (0, 0, 7, 'late')",
+    "_anomalies": (
+        "(anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score)"
+        " VALUES ('a', '', 0, 'm', '{{}}', now(), now(), 1, 1)"
+    ),
+}
+
+
+def keys(bench: OwnedSchema) -> dict[str, bool]:
+    """Whether the keys of tables have the place in an array."""
+    rows = bench.query(
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'pgtest__orders'::regnamespace AND contype IN ('p', 'u') AND conparentid = 0"
+    )
+    found = {name.rpartition(".")[2]: key for name, key in rows if "epoch" in key}
+    return {name: "element" in found[name] for name in FORMER_KEYS}
+
+
+def test_keys_of_an_earlier_version_get_wider_where_an_array_is_exploded(bench: OwnedSchema) -> None:
+    """Before that they stay as they are, with the rows in the tables; afterwards as well."""
+    bench.document["spec"]["events"] = {"store": True}
+    bench.ensure()
+    assert set(keys(bench).values()) == {True}
+    bench.run("SELECT {s}.ensure_partition('_events', 19000, 1)")
+    for table, key in FORMER_KEYS.items():
+        bench.run(f"ALTER TABLE {{s}}.{table} DROP COLUMN element, ADD {key}")
+        bench.run(f"INSERT INTO {{s}}.{table} {INSERTS[table]}")
+    assert bench.ensure().changed > 0
+    assert set(keys(bench).values()) == {False}
+    assert bench.ensure().changed == 0
+    bench.document["spec"]["source"]["fields"].append({"name": "sku", "type": "string", "path": "items[].sku"})
+    bench.document["metadata"]["generation"] = 2
+    assert bench.ensure().rank == Rank.DONE
+    assert set(keys(bench).values()) == {True}
+    assert bench.ensure().changed == 0
+    for table in ("_events", "_dead_letters"):
+        columns, _, values = INSERTS[table].partition(" VALUES ")
+        bench.run(f"INSERT INTO {{s}}.{table} {columns[:-1]}, element) VALUES {values[:-1]}, 3)")
+        assert bench.query(f"SELECT element FROM {{s}}.{table} ORDER BY 1") == [(-1,), (3,)]
+
+
 def test_a_new_metric_only_adds_columns(bench: OwnedSchema) -> None:
     """Windows already stored stay as they are; the new partial is null for them, and its metric will be."""
     bench.ensure()

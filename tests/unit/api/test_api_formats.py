@@ -126,7 +126,7 @@ def test_a_damaged_value_is_null_in_arrow_too() -> None:
 def test_dead_letters_as_arrow() -> None:
     """Keys and values that are no text are base64, as in all formats."""
     columns = list(DEAD_LETTERS.columns)
-    row = (0, 1, 2, "", "not_json", None, None, b"k", b"\xff", b"\xff", 1, T, [0, 2**60], T)
+    row = (0, 1, 2, None, "", "not_json", None, None, b"k", b"\xff", b"\xff", 1, T, [0, 2**60], T)
     (read,) = (
         pa.ipc.open_stream(ArrowWriter(columns, DEAD_LETTERS.converters).head() + _rest(columns, row))
         .read_all()

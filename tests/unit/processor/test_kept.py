@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, Kept, told
-from tidemill_processor.batch import DeadLetter
 from tidemill_processor.keeper.quotas import LETTER_BYTES, MAX_BATCH_VALUES, fit
+from tidemill_processor.letters import DeadLetter
 
 AMOUNTS = [
     ("0", 0), ("512", 512), ("1k", 1_000), ("1Ki", 1_024), ("1.5Mi", 1_572_864), ("2G", 2_000_000_000),

@@ -2,60 +2,52 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from typing import Any, Protocol
+from itertools import chain, pairwise
+from typing import Any
 
 import polars as pl
 
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.events.elements import element_at
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
+from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.conditions import condition_fields, conditional_columns
+from tidemill_processor.letters import DeadLetter, Message, dead_letter
 
-TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
+TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
 """Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
-events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`."""
-
-STORED_VALUE_BYTES = 64 * 1024
-"""Maximum length of a refused record's value in its dead letter."""
-
-
-class Message(Protocol):
-    """A Kafka record, with the methods of confluent-kafka's `Message`."""
-
-    def key(self) -> bytes | None: ...  # noqa: D102
-    def value(self) -> bytes | None: ...  # noqa: D102
-    def partition(self) -> int: ...  # noqa: D102
-    def offset(self) -> int: ...  # noqa: D102
-    def timestamp(self) -> tuple[int, int]: ...  # noqa: D102
-    def headers(self) -> Sequence[tuple[str, bytes]] | None: ...  # noqa: D102
+events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`. If an array
+is exploded, the place in it."""
 
 
 @dataclass(frozen=True)
-class DeadLetter:
-    """One row of `_dead_letters`, without the epoch. `windows` are the starts (epoch ms) of the closed windows."""
+class Origins:
+    """Where the events of exploded arrays are from.
 
-    partition: int
-    offset: int
-    reason: str
-    aggregation: str = ""
-    field: str | None = None
-    detail: str | None = None
-    key: bytes | None = None
-    value: bytes | None = None
-    value_bytes: int | None = None
-    event_time: int | None = None
-    windows: tuple[int, ...] | None = None
+    Attributes:
+        starts: the index of the first event of each record, and at the end the number of all events.
+        steps: where the array is in a record.
+    """
+
+    starts: Sequence[int]
+    steps: Steps
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Return the index of an event's record, and the place in its array."""
+        record = bisect_right(self.starts, index) - 1
+        return record, index - self.starts[record]
 
 
 @dataclass(frozen=True)
@@ -67,8 +59,9 @@ class Batch:
         times: `_t` and `_p` of all valid events, including filtered ones, in consume order.
         messages: the records; `_i` is the index into them.
         dead: dead letters of the invalid records.
-        next_offsets, consumed, filtered: by partition; the latter two are numbers of records.
+        next_offsets, consumed, filtered: by partition; the latter two are numbers of records and of events.
         arrived: when Kafka got the first record of each partition, epoch ms.
+        elements: where the events are from if an array is exploded; None: `_i` is the index into the records.
     """
 
     frame: pl.DataFrame
@@ -79,10 +72,11 @@ class Batch:
     consumed: dict[int, int]
     filtered: dict[int, int]
     arrived: dict[int, int]
+    elements: Origins | None = None
 
     @property
     def invalid(self) -> Counter[int]:
-        """Number of invalid records by partition."""
+        """Number of invalid events by partition."""
         return Counter(letter.partition for letter in self.dead)
 
     def latest_times(self) -> dict[int, int]:
@@ -91,8 +85,37 @@ class Batch:
         return dict(latest.iter_rows())
 
     def times_of(self, partition: int) -> list[int]:
-        """Return a partition's event times (epoch ms) in offset order."""
-        return self.times.filter(pl.col(PARTITION) == partition)[TIME].to_list()
+        """Return a partition's event times (epoch ms) in offset order; of an exploded record the greatest."""
+        times = self.times.filter(pl.col(PARTITION) == partition)
+        if self.elements is not None:  # the elements of one record do not confirm each other
+            times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
+        return times[TIME].to_list()
+
+    def message(self, index: int) -> Message:
+        """Return the record of an event."""
+        return self.messages[index if self.elements is None else self.elements.place(index)[0]]
+
+    def element(self, index: int) -> int | None:
+        """Return an event's place in the exploded array; None: it is a whole record."""
+        return None if self.elements is None else self.elements.place(index)[1]
+
+    def letter(
+        self,
+        index: int,
+        verdict: InvalidEvent,
+        *,
+        aggregation: str = "",
+        event_time: int | None = None,
+        windows: tuple[int, ...] | None = None,
+    ) -> DeadLetter:
+        """Return the dead letter of a valid event."""
+        message, element = self.message(index), self.element(index)
+        value = message.value() or b""
+        if self.elements is not None and element is not None:
+            value = element_at(value, self.elements.steps, element)
+        return dead_letter(
+            message, value, verdict, element=element, aggregation=aggregation, event_time=event_time, windows=windows
+        )
 
     def without(self, partitions: Collection[int]) -> Batch:
         """Return the batch without some partitions, which have a newer owner."""
@@ -121,20 +144,25 @@ class Batch:
         frame = self.frame.filter(kept)
         dead = tuple(letter for letter in self.dead if letter.offset < ends[letter.partition])
         counted = Counter(m.partition() for m in self.messages if m.offset() < ends[m.partition()])
+        events, origins = counted, self.elements
+        if origins is not None:
+            events = Counter()
+            for m, (start, end) in zip(self.messages, pairwise(origins.starts), strict=True):
+                events[m.partition()] += end - start if m.offset() < ends[m.partition()] else 0
         valid = Counter(frame[PARTITION].to_list())
-        refused = Counter(letter.partition for letter in dead)
+        refused = Counter(letter.partition for letter in dead if origins is None or letter.element is not None)
         return replace(
             self,
             frame=frame,
             dead=dead,
             next_offsets={**self.next_offsets, **cut},
             consumed={p: counted[p] for p in self.consumed},
-            filtered={p: counted[p] - valid[p] - refused[p] for p in self.consumed},
+            filtered={p: events[p] - valid[p] - refused[p] for p in self.consumed},
         )
 
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
         """Return the batch with these valid events as dead letters instead."""
-        letters = tuple(dead_letter(self.messages[i], InvalidEvent(reason, None, detail)) for i in indexes)
+        letters = tuple(self.letter(i, InvalidEvent(reason, None, detail)) for i in indexes)
         return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)
 
 
@@ -153,56 +181,33 @@ class Piece:
     next_offsets: dict[int, int]
     consumed: dict[int, int]
     arrived: dict[int, int]
+    elements: Origins | None = None
+
+    @property
+    def events(self) -> int:
+        """Number of events, valid or not."""
+        return len(self.messages) if self.elements is None else self.elements.starts[-1]
 
 
-def dead_letter(
-    message: Message,
-    verdict: InvalidEvent,
-    *,
-    aggregation: str = "",
-    event_time: int | None = None,
-    windows: tuple[int, ...] | None = None,
-) -> DeadLetter:
-    """Return the dead letter of a record."""
-    return _letter(message, message.value() or b"", verdict, aggregation, event_time, windows)
-
-
-def _letter(
-    message: Message,
-    value: bytes,
-    verdict: InvalidEvent,
-    aggregation: str = "",
-    event_time: int | None = None,
-    windows: tuple[int, ...] | None = None,
-) -> DeadLetter:
-    return DeadLetter(
-        partition=message.partition(),
-        offset=message.offset(),
-        reason=str(verdict.reason),
-        aggregation=aggregation,
-        field=_storable(verdict.field, 200),
-        detail=_storable(verdict.detail, 1000),
-        key=message.key(),
-        value=value[:STORED_VALUE_BYTES],
-        value_bytes=len(value),
-        event_time=event_time,
-        windows=windows,
+def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
+    """Return the next offset, the number of records and the first one's arrival by partition. Offsets ascend."""
+    place = pl.col(INDEX)
+    found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
+    rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
+    return (
+        {p: messages[last].offset() + 1 for p, _, _, last in rows},
+        {p: count for p, count, _, _ in rows},
+        {p: messages[first].timestamp()[1] for p, _, first, _ in rows},
     )
 
 
-def _storable(text: str | None, characters: int) -> str | None:
-    """Return a text of an event or a header with the characters replaced that Postgres refuses; None if it is empty."""
-    if not text:
-        return None
-    return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
-
-
-def _spans(partitions: list[int]) -> dict[int, tuple[int, int, int]]:
-    """Return each partition's number of records, and the indexes of its first and last record. Its offsets ascend."""
-    place = pl.col(INDEX)
-    found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
-    rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).iter_rows()
-    return {partition: (count, first, last) for partition, count, first, last in rows}
+def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
+    """Return a field's values as a column; timestamps are epoch ms."""
+    stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
+    column = pl.Series(name, values, dtype=stored)
+    if dtype == pl.Float64:
+        column = one_zero(column)
+    return column.cast(dtype) if stored != dtype else column
 
 
 class BatchReader:
@@ -240,7 +245,15 @@ class BatchReader:
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""
-        return self.join([self.decode(messages, now_ms)])
+        pieces: list[Piece] = []
+        while messages or not pieces:
+            piece, messages = self.decode_some(messages, now_ms, sum(piece.events for piece in pieces))
+            pieces.append(piece)
+        return self.join(pieces)
+
+    def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
+        """Decode records like `decode`. If they may hold very many events, only the first; the others are returned."""
+        return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
         """Decode the next records of a batch; `first` is the number of its records that are decoded already."""
@@ -250,10 +263,7 @@ class BatchReader:
         events, invalid, micros = decoded.events, decoded.invalid, decoded.micros
         times = self._event_times(messages, events, invalid, now_ms)
         partitions = [m.partition() for m in messages]
-        spans = _spans(partitions)
-        ends = {p: messages[last].offset() + 1 for p, (_, _, last) in spans.items()}
-        arrived = {p: messages[at].timestamp()[1] for p, (_, at, _) in spans.items()}
-        consumed = {p: count for p, (count, _, _) in spans.items()}
+        ends, consumed, arrived = progress(messages, partitions)
         dead = tuple(self._refused(messages[i], verdict, now_ms) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
@@ -272,11 +282,7 @@ class BatchReader:
         if self._needs_offsets:
             columns.append(pl.Series(OFFSET, [messages[i].offset() for i in index], dtype=pl.Int64))
         for name, dtype in self._columns.items():
-            stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
-            column = pl.Series(name, self._decoder.values(valid, name), dtype=stored)
-            if dtype == pl.Float64:
-                column = one_zero(column)
-            columns.append(column.cast(dtype) if stored != dtype else column)
+            columns.append(as_column(name, self._decoder.values(valid, name), dtype))
         if self._keeps_events:
             columns.append(pl.Series(DATA, self._decoder.as_json(valid, [raws[i] for i in index]), dtype=pl.String))
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
@@ -286,18 +292,21 @@ class BatchReader:
         """Return the dead letter of an invalid record. The mark of a record that ingest quarantined is removed."""
         value = message.value()
         if value is None:
-            return _letter(message, b"", InvalidEvent(verdict.reason, None, TOMBSTONE))
+            return dead_letter(message, b"", InvalidEvent(verdict.reason, None, TOMBSTONE))
         if value.startswith(QUARANTINE_PREFIX):
             # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
             if ingests is not None:
-                return _letter(message, value[len(QUARANTINE_PREFIX) :], ingests)
-        return _letter(message, value, verdict)
+                return dead_letter(message, value[len(QUARANTINE_PREFIX) :], ingests)
+        return dead_letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """Join one or more decoded pieces into a batch."""
+        """Join decoded pieces, of which there must be at least one, into a batch."""
+        return self._transformed(self._joined(pieces)) if self._transforms else self._joined(pieces)
+
+    def _joined(self, pieces: Sequence[Piece]) -> Batch:
         frame = pl.concat([piece.frame for piece in pieces])
         next_offsets: dict[int, int] = {}
         arrived: dict[int, int] = {}
@@ -306,7 +315,7 @@ class BatchReader:
             arrived = piece.arrived | arrived
             next_offsets |= piece.next_offsets
             consumed.update(piece.consumed)
-        batch = Batch(
+        return Batch(
             frame=frame,
             times=frame.select(TIME, PARTITION),
             messages=list(chain.from_iterable(piece.messages for piece in pieces)),
@@ -316,7 +325,6 @@ class BatchReader:
             filtered={},
             arrived=arrived,
         )
-        return self._transformed(batch) if self._transforms else batch
 
     def _event_times(
         self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 
@@ -19,9 +19,11 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
 from tidemill_processor.assignment import Assignment
-from tidemill_processor.batch import Batch, BatchReader, Piece
+from tidemill_processor.batch import Batch, Piece
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
+from tidemill_processor.exploding import batch_reader
+from tidemill_processor.letters import Message
 from tidemill_processor.merge.culprits import without_culprits
 from tidemill_processor.replay import Pace
 from tidemill_processor.source.consumer import Polled, Source
@@ -90,7 +92,10 @@ class Loop:
         self._config = config
         self._source = source
         self._on_commit = on_commit
-        self._reader = BatchReader(config.spec, offsets=database.reader != LIVE)
+        self._reader = batch_reader(config.spec, offsets=database.reader != LIVE)
+        # Of records with exploded arrays fewer are read at once, and what a batch cannot hold waits for the next.
+        self._events_a_record = 1
+        self._rest: Sequence[Message] = ()
         self._pace = Pace(rate)
         # Rules over single events take the most time. With rules, batches are smaller, so that Kafka is polled in time.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
@@ -137,13 +142,25 @@ class Loop:
             self._source.stop()
         pieces = self._gather(self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS)
         self.assignment.see_changes()
+        ready = self._source.ready
         if pieces:
             self._process(pieces)
-            self._pace.rest(sum(len(piece.messages) for piece in pieces))
+        while self._rest:
+            self._process_rest(ready)
         if not self.superseded:
             self.assignment.hand_over()
         self.assignment.confirm_ends()
         self.assignment.report()
+
+    def _process_rest(self, ready: frozenset[int]) -> None:
+        """Process a further batch of the same records. If some were not stored, all that is left is read again."""
+        if self._stopping or self.superseded or self._source.ready != ready:
+            self._source.stop()
+            self._rest = ()
+            return
+        pieces, self._rest = self._decode(self._rest, 0, self._pace.limit(self._limit))
+        self._process(pieces)
+        self._turned_at = time.monotonic()
 
     def _gather(self, seconds: float) -> list[Piece]:
         """Consume and decode records for so many seconds, or until the batch is full."""
@@ -154,19 +171,34 @@ class Loop:
             left = deadline - time.monotonic()
             if left <= 0 and pieces:
                 break
-            polled = self._source.poll(min(PIECE_LIMIT, limit), min(max(0.0, left), POLL_SECONDS))
+            records = max(1, min(PIECE_LIMIT, limit) // self._events_a_record)
+            polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
                 # After a rebalance, all partitions are read again from their stored positions, so these events too.
                 pieces.clear()
                 break
             if polled.messages:
-                pieces.append(self._reader.decode(polled.messages, time.time_ns() // 1_000_000, count))
-                count += len(polled.messages)
-                size += pieces[-1].size
+                more, self._rest = self._decode(polled.messages, count, limit - count)
+                pieces += more
+                count += sum(piece.events for piece in more)
+                size += sum(piece.size for piece in more)
+                if self._rest:
+                    break
             elif left <= 0 or polled.failed or polled.out_of_range:
                 break
         return pieces
+
+    def _decode(self, records: Sequence[Message], first: int, room: int) -> tuple[list[Piece], Sequence[Message]]:
+        """Decode records until there are so many events; also return the records that are left."""
+        pieces: list[Piece] = []
+        now_ms, events, size = time.time_ns() // 1_000_000, 0, 0
+        while records and (not pieces or (events < room and size < BATCH_BYTES)):
+            piece, records = self._reader.decode_some(records, now_ms, first + events)
+            pieces.append(piece)
+            events, size = events + piece.events, size + piece.size
+            self._events_a_record = max(1, piece.events // len(piece.messages))
+        return pieces, records
 
     def _may_store(self) -> bool:
         return not self.superseded and self.kafka.allows() and self.link.is_open()
@@ -179,6 +211,10 @@ class Loop:
             self.kafka.failed(polled.failed)
 
     def _process(self, pieces: list[Piece]) -> None:
+        self._store(pieces)
+        self._pace.rest(sum(len(piece.messages) for piece in pieces))
+
+    def _store(self, pieces: list[Piece]) -> None:
         started = time.perf_counter()
         batch = self._reader.join(pieces)
         while batch.next_offsets and self.link.committer is not None:

@@ -1,7 +1,8 @@
 """Makes a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
 
 All DDL of one `ensure` is one transaction under the pipeline's lock. Tables and columns are only added; columns with a
-former name are renamed. SQL text from the plan is our own; every name is quoted as an identifier.
+former name are renamed; keys get columns where a record may be several events. SQL text from the plan is our own; every
+name is quoted as an identifier.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
 from tidemill_operator.actuators.postgres.claims import claim, rivals, take
 from tidemill_operator.actuators.postgres.expiry import expire
 from tidemill_operator.actuators.postgres.grants import ensure_grants
+from tidemill_operator.actuators.postgres.keys import widen_keys
 from tidemill_operator.actuators.postgres.observation import observe
 from tidemill_operator.actuators.postgres.ownership import Leadership, check_epoch, comment, exclusive
 from tidemill_operator.actuators.postgres.replays import end_replays, switch
@@ -128,6 +130,7 @@ class PostgresSchemas:
             _ensure_schema(session, schema, live, owner, known, self._leadership.epoch if self._leadership else known)
             with session.acting_as(schema.owner):
                 _ensure_tables(session, schema, live)
+                widen_keys(session, schema, live)
                 end_replays(session, schema)
                 _ensure_functions(session, schema)
                 claim(session, schema)

@@ -107,6 +107,7 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
         events_retention_ms=parse_ms(spec.events.retention) if spec.events.store else None,
         kept=kept_rows(spec),
         replay=replay.reader if replay else "",
+        explodes=spec.source.array is not None,
     )
 
 

@@ -31,6 +31,11 @@ def rename_column(schema: str, table: str, before: str, after: str) -> str:
     return f"ALTER TABLE {quote(schema)}.{quote(table)} RENAME COLUMN {quote(before)} TO {quote(after)}"
 
 
+def replace_key(schema: str, table: Table, former: str) -> str:
+    """Return the statement that puts a table's key, its first constraint, in the place of a former one."""
+    return f"ALTER TABLE {_name(schema, table)} DROP CONSTRAINT {quote(former)}, ADD {table.constraints[0]}"
+
+
 def create_index(schema: str, table: Table, index: str, definition: str) -> str:
     """Return the statement that creates an index."""
     return f"CREATE INDEX {quote(index)} ON {_name(schema, table)} {definition}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tidemill_contract.events.elements import LIST, ElementDecoder
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.validate import check
@@ -56,6 +57,17 @@ PAYMENT: dict[str, Any] = {
     "type": "charge.failed",
     "data": {"object": {"id": "ch_1", "amount": 2000, "currency": "usd", "customer": None, "failure_code": "expired",
                         "payment_method_details": {"card": {"brand": "visa", "checks": None}, "type": "card"}}},
+}  # fmt: skip
+ORDER: dict[str, Any] = {
+    "id": "450789469",
+    "created_at": "2026-08-10T11:00:00+02:00",
+    "customer": {"id": 207119551, "tags": ""},
+    "shipping_address": {"city": "Oslo", "country_code": "NO"},
+    "line_items": [
+        {"id": 466157049, "sku": "IPOD2008GREEN", "quantity": 2, "gift_card": False,
+         "price_set": {"shop_money": {"amount": 199.5, "currency_code": "NOK"}}, "tax_lines": []},
+        {"id": 518995019, "sku": "GIFT", "price_set": None, "gift_card": True},
+    ],
 }  # fmt: skip
 TRACK = {
     "type": "track",
@@ -152,11 +164,30 @@ SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             "metric": "DiskWriteOps", "instance": "i-123456789012", "total": 10.0, "samples": 5.0, "greatest": 2.5,
         },
     ),
+    ("shop-orders", ORDER, {"order_id": "450789469", "at": 1_786_352_400_000, "country": "NO"}),
 ]  # fmt: skip
+
+
+ITEMS: list[dict[str, Any]] = [
+    {"sku": "IPOD2008GREEN", "quantity": 2, "price": 199.5, "gift": False},
+    {"sku": "GIFT", "quantity": 1, "price": None, "gift": True},
+]
+"""What the elements of an order have."""
 
 
 def test_each_example_has_a_sample() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {name for name, _, _ in SAMPLES}
+
+
+def test_an_example_explodes_its_events() -> None:
+    (document,) = load_documents((FOLDER / "shop-orders.yaml").read_text())
+    pipeline, _ = check(document)
+    assert pipeline is not None
+    records, elements = RecordDecoder(pipeline.spec), ElementDecoder(pipeline.spec)
+    arrays = records.values(records.decode_all([json.dumps(ORDER).encode()], NOW).events, LIST)
+    found = elements.decode(arrays, NOW)
+    assert found.invalid == {}
+    assert [json.loads(text) for text in elements.as_json(found.events, found.raws)] == ITEMS
 
 
 @pytest.mark.parametrize(("name", "event", "expected"), SAMPLES)

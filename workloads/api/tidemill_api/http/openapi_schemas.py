@@ -57,10 +57,13 @@ _CELL: dict[str, Schema] = {
 }  # fmt: skip
 
 
-def _row(description: str, columns: Iterable[Column]) -> Schema:
+def _row(description: str, columns: Iterable[Column], optional: Iterable[Column] = ()) -> Schema:
     """Return the schema of a row as an object. Numbers that JSON cannot express, such as infinity, are null."""
-    cells = {c.name: maybe(_CELL[c.kind]) if c.nullable and _CELL[c.kind] else _CELL[c.kind] for c in columns}
-    return structure(description, cells)
+    return structure(description, _cells(columns), _cells(optional))
+
+
+def _cells(columns: Iterable[Column]) -> dict[str, Schema]:
+    return {c.name: maybe(_CELL[c.kind]) if c.nullable and _CELL[c.kind] else _CELL[c.kind] for c in columns}
 
 
 def _page(what: str, row: str, required: dict[str, Schema] | None = None) -> Schema:
@@ -179,7 +182,7 @@ SCHEMAS: dict[str, Schema] = {
     "AnomalyPage": _page("Anomalies.", "Anomaly"),
     "DeadLetter": _row("An event that could not be counted, and why.", listings.DEAD_LETTERS.columns),
     "DeadLetterPage": _page("Dead letters.", "DeadLetter"),
-    "Event": _row("A kept event.", listings.EVENT_COLUMNS),
+    "Event": _row("A kept event.", listings.EVENT_COLUMNS, [listings.EVENT_ELEMENT]),
     "EventPage": _page("Kept events.", "Event"),
     "Aggregation": _AGGREGATION,
     "PipelineSummary": structure(

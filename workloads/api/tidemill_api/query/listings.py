@@ -105,6 +105,7 @@ ANOMALIES = Listing(
         Column("revision", "integer", nullable=False),
         Column("partition", "integer"),
         Column("offset", "integer"),
+        Column("element", "integer"),
         Column("detected_at", "timestamp", nullable=False),
     ),
     time="window_start",
@@ -119,6 +120,7 @@ DEAD_LETTERS = Listing(
         Column("epoch", "integer", nullable=False),
         Column("partition", "integer", nullable=False),
         Column("offset", "integer", nullable=False),
+        Column("element", "integer"),
         Column("aggregation", "string", nullable=False),
         Column("reason", "string", nullable=False),
         Column("field", "string"),
@@ -132,7 +134,7 @@ DEAD_LETTERS = Listing(
         Column("created_at", "timestamp", nullable=False),
     ),
     time="created_at",
-    unique=("created_at", "epoch", "partition", "offset", "aggregation"),
+    unique=("created_at", "epoch", "partition", "offset", "aggregation", "element"),
     converters={"key": _text, "value": _text, "value_encoding": _encoding, "windows": _times},
 )
 
@@ -144,6 +146,8 @@ EVENT_COLUMNS = (
     Column("offset", "integer", nullable=False),
     Column("data", "object", nullable=False),
 )
+EVENT_ELEMENT = Column("element", "integer", nullable=False)
+"""Of pipelines that explode an array."""
 
 
 def events_listing(model: PipelineModel) -> Listing:
@@ -156,15 +160,17 @@ def events_listing(model: PipelineModel) -> Listing:
         raise not_found(
             "events_not_kept", f"{model.name} keeps no events; set events.store: true in its spec to keep them"
         )
-    own = {"event_time", "epoch", "partition", "offset", "data"}
+    place = (EVENT_ELEMENT,) if model.config.spec.source.array is not None else ()
+    own = {"event_time", "epoch", "partition", "offset", "data", *(column.name for column in place)}
     fields = [f for f in model.config.spec.source.fields if f.name not in own and f.type in SQL_TYPES]
-    typed = "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
+    typed = "".join(f", {column.name}" for column in place)
+    typed += "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
     return Listing(
         kind="events",
         relation=events.listing("{schema}", typed),
-        columns=EVENT_COLUMNS,
+        columns=(*EVENT_COLUMNS, *place),
         time="event_time",
-        unique=("event_time", "epoch", "partition", "offset"),
+        unique=("event_time", "epoch", "partition", "offset", *(column.name for column in place)),
         hidden=tuple(Column(f.name, f.type) for f in fields),
     )
 

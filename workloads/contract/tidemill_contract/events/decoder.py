@@ -10,8 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
-from operator import sub
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -28,12 +27,12 @@ from tidemill_contract.events.details import (
     refused,
     with_path,
 )
-from tidemill_contract.events.event_times import EventTimes
+from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, EventTimes
 from tidemill_contract.events.kept_json import JSON, KeptJson
 from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
 from tidemill_contract.events.shapes import Leaf, Shape
 from tidemill_contract.events.timestamps import TimeFormat
-from tidemill_contract.events.types import EPOCH, default_of, epoch_ms, kind_of, type_of
+from tidemill_contract.events.types import all_epoch_ms, default_of, epoch_ms, kind_of, micros_of, type_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
 from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.spec import PipelineSpec
@@ -52,7 +51,6 @@ MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
 # The key is a field of the event, so a record may hold almost twice an event's bytes. The rest is for headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
-_MIN_TIMESTAMP_MS, _MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 _TOGETHER, _GROUP = 512, 64
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -80,12 +78,16 @@ class EventDecoder:
     epoch milliseconds. Absent optional fields are None, or their default.
     """
 
-    def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
+    def __init__(
+        self, spec: PipelineSpec, *, exact: bool = False, array: Leaf | None = None, element: bool = False
+    ) -> None:
         """Create the decoder of a pipeline.
 
         Args:
             spec: the pipeline's spec.
             exact: whether `Decoded` has the microseconds of event times.
+            array: the array that is exploded.
+            element: whether events are elements of one, so no envelopes.
         """
         fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
         beside = [field for field in spec.source.fields if field.origin != "value"]
@@ -108,13 +110,15 @@ class EventDecoder:
             Leaf(f.name, f.steps, type_of(f), f.required or f.name == self.event_time_field, default_of(f))
             for f in fields
         ]
-        self._takes_any = not any(leaf.required for leaf in leaves)
+        self._takes_any = not element and not any(leaf.required for leaf in leaves)
+        leaves += [array] if array is not None else []
+        inside = [leaf.steps for leaf in leaves]
         leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
         if spec.source.strict:
             leaves += [
                 Leaf(name, steps, Any, required=False, unread=True)
                 for name, steps in kept.items()
-                if not any(one[: len(steps)] == steps[: len(one)] for one in self._steps.values())
+                if not any(one[: len(steps)] == steps[: len(one)] for one in inside)
             ]
         self._shape = Shape(leaves, strict=spec.source.strict)
         self.type = self._shape.type
@@ -171,7 +175,7 @@ class EventDecoder:
             largest: size of the largest record in bytes; None: it is computed.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
-        plain = self._decode_plain(raws, now_ms, largest)
+        plain = self.decode_plain(raws, now_ms, largest)
         if plain is not None:
             return plain
         events: list[Any] = []
@@ -179,7 +183,7 @@ class EventDecoder:
         micros: list[int] = []
         for start in range(0, len(raws), _GROUP):
             group = raws[start : start + _GROUP]
-            plain = self._decode_plain(group, now_ms, max(map(len, group))) if len(raws) > _GROUP else None
+            plain = self.decode_plain(group, now_ms, max(map(len, group))) if len(raws) > _GROUP else None
             if plain is not None:
                 events += plain.events
                 micros += plain.micros or [0] * len(group)
@@ -194,13 +198,26 @@ class EventDecoder:
                 micros.append(micro)
         return Decoded(events, invalid, micros if self._exact else None)
 
-    def _decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
+    def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
+        """Decode a batch, see `plain`."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
-        decode, micros = self._decode, None
-        rounded: bool | None = None
+        decode = self._decode
         try:
             events = [decode(raw) for raw in raws]
+        except (*_BROKEN, ValueError, OverflowError):
+            return None
+        return self.plain(events, raws, now_ms, largest, whole=True)
+
+    def plain(
+        self, events: list[Any], raws: Sequence[bytes], now_ms: int, largest: int, *, whole: bool
+    ) -> Decoded | None:
+        """Judge events that the JSON reader took from `raws` without looking at single ones; None: that is needed.
+
+        `largest` is the size of the largest of `raws` in bytes; `whole`, whether each of them is one event.
+        """
+        micros, rounded = None, None
+        try:
             # Events are joined in small parts, which fit the CPU's cache and need no new memory from the system.
             parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
             if self._unusual(events, parts, largest):
@@ -215,7 +232,7 @@ class EventDecoder:
                         micros = [(each or 0) % 1000 for each in exact]
                     self._shape.put(events, name, values)
                     known = [value for value in values if value is not None]
-                    if known and not self._plain_times(known, own=own, now_ms=now_ms):
+                    if known and not self.times.surely(known, own=own, now_ms=now_ms):
                         return None
                     continue
                 kinds = set(map(type, values))
@@ -223,16 +240,18 @@ class EventDecoder:
                     if rounded is None and dt.datetime in kinds:
                         # Fields that were converted before have no times as text, so the events may be read again.
                         rounded = any(map(may_be_rounded, parts))
+                        if rounded and not whole:
+                            return None
                         if rounded:
                             events = [self._cut(raw, event) for raw, event in zip(raws, events, strict=True)]
                             values = self._shape.values(events, name)
                     if own and self._exact:
-                        micros = list(map(_micros, values))
-                    values = _all_epoch_ms(values, kinds)
+                        micros = list(map(micros_of, values))
+                    values = all_epoch_ms(values, kinds)
                     self._shape.put(events, name, values)
                     if type(None) in kinds:
                         values = [value for value in values if value is not None]
-                if values and not self._plain_times(values, own=own, now_ms=now_ms):
+                if values and not self.times.surely(values, own=own, now_ms=now_ms):
                     return None
         except (*_BROKEN, ValueError, OverflowError):
             return None
@@ -251,15 +270,6 @@ class EventDecoder:
             return False
         keys = chain.from_iterable(self._shape.values(events, name) for name in self._group_strings)
         return any(len(key) > MAX_KEY_BYTES // 4 for key in keys if key is not None)
-
-    def _plain_times(self, values: list[int], *, own: bool, now_ms: int) -> bool:
-        """Whether all times of a field are certainly valid. If not, they have to be checked one by one."""
-        low, high = min(values), max(values)
-        if own:
-            return low > SECONDS_TO and high <= self.times.latest(now_ms)
-        if low < _MIN_TIMESTAMP_MS or high > _MAX_TIMESTAMP_MS:
-            return False
-        return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
 
     def _value(self, event: Any, name: str) -> Any:
         return self._shape.values((event,), name)[0]
@@ -303,8 +313,8 @@ class EventDecoder:
                 raise miswritten(name, self._kinds[name], value) from None
             time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
         else:
-            time, micros = (value, 0) if is_number else (epoch_ms(value), _micros(value))
-        if not _MIN_TIMESTAMP_MS <= time <= _MAX_TIMESTAMP_MS:
+            time, micros = (value, 0) if is_number else (epoch_ms(value), micros_of(value))
+        if not MIN_TIMESTAMP_MS <= time <= MAX_TIMESTAMP_MS:
             raise beyond_years(name, value, hint)
         return time, micros
 
@@ -380,14 +390,3 @@ class EventDecoder:
                 raise InvalidEvent(
                     Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column can hold at most {MAX_KEY_BYTES}"
                 )
-
-
-def _all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
-    if kinds != {dt.datetime}:
-        return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
-    spans = map(sub, values, repeat(EPOCH))
-    return [s.days * 86_400_000 + s.seconds * 1000 + s.microseconds // 1000 for s in spans]
-
-
-def _micros(moment: dt.datetime | int | None) -> int:
-    return moment.microsecond % 1000 if isinstance(moment, dt.datetime) else 0

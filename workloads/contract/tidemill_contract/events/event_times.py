@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO, counts_seconds, unit_hint
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
+
+MIN_TIMESTAMP_MS, MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The years 1 to 9999."""
 
 
 class EventTimes:
@@ -16,6 +21,15 @@ class EventTimes:
     def latest(self, now_ms: int) -> int:
         """Return the latest event time that is valid at wall time `now_ms`."""
         return now_ms + self._max_future_ms
+
+    def surely(self, values: Sequence[int], *, own: bool, now_ms: int) -> bool:
+        """Whether all times of a field are certainly valid, `own`: as event times. If not, check them one by one."""
+        low, high = min(values), max(values)
+        if own:
+            return low > SECONDS_TO and high <= self.latest(now_ms)
+        if low < MIN_TIMESTAMP_MS or high > MAX_TIMESTAMP_MS:
+            return False
+        return low > SECONDS_TO or not any(SECONDS_FROM <= value <= SECONDS_TO for value in values)
 
     def check_record(self, record_time_ms: int, now_ms: int) -> None:
         """Check a record's own timestamp as the event time.

@@ -61,12 +61,12 @@ class KeptJson:
         return begin + b",".join(texts) + b"}"
 
     def _texts(self, raw: bytes) -> Members:
-        found = {name: _at(raw, steps) for name, steps in self._places.items()}
+        found = {name: text_at(raw, steps) for name, steps in self._places.items()}
         return {name: text for name, text in found.items() if text is not None}
 
 
-def _at(raw: bytes, steps: Steps) -> bytes | None:
-    """Return the JSON text at a path; None: it is absent, or a value on the path is neither an object nor an array."""
+def text_at(raw: bytes, steps: Steps) -> bytes | None:
+    """The JSON text at a path; None: nothing is there, or what is on the path is neither object nor array."""
     text: bytes | None = raw
     for step in steps:
         try:
@@ -74,7 +74,7 @@ def _at(raw: bytes, steps: Steps) -> bytes | None:
                 return None
             if isinstance(step, str):
                 text = members(text).get(step)
-            else:
+            elif isinstance(step, int):
                 held = items(text)
                 text = held[step] if step < len(held) else None
         except _BROKEN:

@@ -1,18 +1,20 @@
 """Decodes whole records: the event, and fields from the record's key, headers, timestamp, partition and offset.
 
-The texts of the key and of headers are written as the members of a small event. So the same decoder reads both, and
-gives the same reasons.
+Texts of the key and of headers are written as the members of an event of their own, so that one decoder judges both
+and gives the same reasons. Where an array is exploded, what is judged here is the record without its elements.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.elements import LIST, ExplodedArray
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
 
@@ -41,10 +43,22 @@ class RecordDecoder:
         beside: whether any field is read from another part of the record than its value.
     """
 
-    def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
-        """Create the decoder; the arguments are those of `EventDecoder`."""
+    def __init__(self, spec: PipelineSpec, *, exact: bool = False, elements: Any = None) -> None:
+        """Prepare.
+
+        Args:
+            spec: the pipeline's spec.
+            exact: whether `Decoded` has the microseconds of event times.
+            elements: the type of the exploded array for `decode_whole`.
+        """
+        self._array, self._whole = ExplodedArray.of(spec), None
+        leaf = None
+        if self._array is not None:
+            spec, leaf = self._array.record, self._array.leaf
+            if elements is not None:
+                self._whole = EventDecoder(spec, exact=exact, array=replace(leaf, kind=elements))
         fields = spec.source.fields
-        self._events = EventDecoder(spec, exact=exact)
+        self._events = EventDecoder(spec, exact=exact, array=leaf)
         self.event_time_field = spec.source.event_time.field
         self._own = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
         self._texts = {field.name: field for field in fields if field.origin in _TEXTS}
@@ -59,7 +73,24 @@ class RecordDecoder:
     ) -> Decoded:
         """Decode events, see `EventDecoder.decode_all`. Without `records`, the fields beside them are null."""
         decoded = self._events.decode_all(raws, now_ms, largest=largest)
+        if self._array is not None:
+            valid = [event for event in decoded.events if event is not None]
+            decoded = self._array.judged(decoded, self.values(valid, LIST), raws)
         return self.complete(decoded, records, now_ms) if records and self.beside else decoded
+
+    def decode_whole(
+        self, raws: Sequence[bytes], now_ms: int, *, largest: int, records: Sequence[Record]
+    ) -> Decoded | None:
+        """Decode many with the elements of their arrays as `elements` says; None: that does not do.
+
+        Arguments as those of `decode_all`.
+        """
+        if self._whole is None or self._array is None:
+            return None
+        decoded = self._whole.decode_plain(raws, now_ms, largest)
+        if decoded is None or not self._array.fits(self.values(decoded.events, LIST), largest):
+            return None
+        return self.complete(decoded, records, now_ms)
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
         """Set and validate the fields beside the events; there is one event for each record."""

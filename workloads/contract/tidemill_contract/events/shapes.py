@@ -27,10 +27,11 @@ class Leaf:
     """A field.
 
     Attributes:
-        kind: the type that the JSON reader accepts, without null.
-        default: the value if the member is absent or null, as the JSON reader would return it.
-        beside: the field is not a member of the event; `put` sets it later.
-        unread: the member is only listed because strict events may have it.
+        kind: the type that the JSON reader takes, without null.
+        default: the value of absent and null ones, as events have it.
+        beside: whether it is no member of the event; it is put there later (`put`).
+        unread: whether it is only there so that strict events may have it.
+        holds: of the array that is exploded, a field of its elements; it is no field itself.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Leaf:
     default: Any = None
     beside: bool = False
     unread: bool = False
+    holds: str = ""
 
 
 @dataclass
@@ -92,6 +94,8 @@ class Shape:
         self.tops = frozenset(str(steps[0]) for steps in self._known)
         self.nested = any(leaf.steps != (leaf.name,) or leaf.unread for leaf in leaves)
         self.flat = _struct("Event", [_flat(leaf) for leaf in read], strict=strict)
+        shown = [_flat(leaf) for leaf in read if not leaf.holds]
+        self._shown = self.flat if len(shown) == len(read) else _struct("Event", shown, strict=strict)
         self.type = self._compiled(self._root, "Event", "") if self.nested else self.flat
         self._owners = {leaf.name: self._owner(leaf) for leaf in leaves}
         self._getters = {leaf.name: attrgetter(self._owners[leaf.name] + leaf.name) for leaf in leaves}
@@ -183,9 +187,11 @@ class Shape:
         """Return the events as structs of all fields by name."""
         if not self.nested and not self._defaults:
             return events
-        names = self.flat.__struct_fields__
+        names = self._shown.__struct_fields__
+        if not names:
+            return [self._shown()] * len(events)
         rows = zip(*(self.values(events, name) for name in names), strict=True)
-        return [self.flat(**dict(zip(names, row, strict=True))) for row in rows]
+        return [self._shown(**dict(zip(names, row, strict=True))) for row in rows]
 
     def extracted(self, raw: bytes) -> Members:
         """Return the JSON texts of an event's fields by name; of an event without paths, the texts of all members.
@@ -210,11 +216,14 @@ class Shape:
             if value is None:
                 continue
             if isinstance(child, Leaf):
+                if child.holds and value[:1] != b"[" and value != b"null":
+                    raise misplaced(child.holds, child.steps, value, array=True)
                 if not child.beside and not child.unread:
                     found[child.name] = value
             elif value != b"null":
                 if value[:1] != (b"[" if child.is_array else b"{"):
-                    raise misplaced(child.leaves()[0].name, child.steps, value, array=child.is_array)
+                    first = child.leaves()[0]
+                    raise misplaced(first.holds or first.name, child.steps, value, array=child.is_array)
                 inner = dict(enumerate(items(value))) if child.is_array else members(value)
                 self._extract(child, inner, found)
 

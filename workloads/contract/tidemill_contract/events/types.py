@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from itertools import repeat
+from operator import sub
 from typing import Annotated, Any
 
 import msgspec
@@ -36,6 +38,19 @@ TYPES: dict[str, Any] = {
 def epoch_ms(moment: dt.datetime) -> int:
     """Return the epoch milliseconds of a time, rounded down."""
     return (moment - EPOCH) // _MILLISECOND
+
+
+def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
+    """Epoch milliseconds of times of these kinds as the JSON reader gives them: numbers, moments, nulls."""
+    if kinds != {dt.datetime}:
+        return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
+    spans = map(sub, values, repeat(EPOCH))
+    return [s.days * 86_400_000 + s.seconds * 1000 + s.microseconds // 1000 for s in spans]
+
+
+def micros_of(moment: dt.datetime | int | None) -> int:
+    """The microseconds of a moment beyond its millisecond."""
+    return moment.microsecond % 1000 if isinstance(moment, dt.datetime) else 0
 
 
 def type_of(field: FieldSpec) -> Any:

@@ -1,8 +1,9 @@
 """The value of one event of a window: the first, the last, or the event in which another field is smallest or largest.
 
-Each value is stored with the position of its event: an array of event time, its microseconds, epoch, partition and
-offset. Older rows have no microseconds. They compare by milliseconds, and a tie within one may go either way. `min_by`
-and `max_by` also store the value of the other field; of events with equal values the earliest counts.
+Each value is stored with the position of its event: an array of event time, its microseconds, epoch, partition, offset
+and the place in an exploded array. Older rows have no microseconds. They compare by milliseconds, and a tie within one
+may go either way. `min_by` and `max_by` also store the value of the other field; of events with equal values the
+earliest counts.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ class First(Function):
     """The value of the earliest event."""
 
     name = "first"
-    value = "the earliest value by event time, to the microsecond; equal times are ordered by partition and offset"
+    value = (
+        "the earliest value by event time, to the microsecond; equal times are ordered by partition, offset and place in"
+        " an exploded array"
+    )
     kinds = FIRST
 
     def answer(self, merged: Merged) -> str:

@@ -11,7 +11,7 @@ from tidemill_contract.events.verdicts import DETAIL_HEADER, FIELD_HEADER, REASO
 from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.faults import Fault
 from tidemill_contract.resource.parts import Parts
-from tidemill_contract.resource.paths import Steps, show_path
+from tidemill_contract.resource.paths import EACH, Step, Steps, show_path
 from tidemill_contract.resource.spec import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
@@ -23,9 +23,11 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
     """Yield the faults of fields, except those of their names and types."""
     needed = parts.event_time.field if parts.event_time else None
     read: dict[Steps, str] = {}
+    arrays: dict[Steps, str] = {}
     for part in parts.fields:
         if part.model is None:
             continue
+        yield from _exploded(part.model, part.path, parts, arrays)
         if part.model.type == JSON:
             yield from _kept(part.model, part.path, parts)
             continue
@@ -51,6 +53,22 @@ def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     for member, value in (*given, ("required", field.required or None), ("from", field.taken_from)):
         if value is not None:
             yield Fault(f"{path}.{member}", value, f"json is kept as it comes and has no {member}", "take it out")
+
+
+def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str]) -> Iterator[Fault]:
+    """Faults of a field of the exploded array; `arrays`: those of the fields before, which takes this one too."""
+    array = field.array
+    if array is None:
+        return
+    if field.name == parts.key:
+        message = f"is in the elements of {show_path(array)}, and a record with many of them has one key"
+        yield Fault("spec.source.key", field.name, message, "name a field of the record itself")
+    other = next((one for one in arrays if one != array), None)
+    if other is not None:
+        message = f"{show_path(other)} is exploded by field {arrays[other]} already, and a pipeline explodes one array"
+        remedy = f"read a place of it, such as {show_path((*array, 0))}, or explode it in a pipeline of its own"
+        yield Fault(f"{path}.path", field.path, message, remedy)
+    arrays.setdefault(array, field.name)
 
 
 def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
@@ -112,16 +130,25 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault
         elif long[: len(short)] == short:
             outer = f"{show_path(short)} is a value of field {name if other == short else field.name}"
             yield Fault(where, written, f"{outer}, so nothing is in it", "take one of both fields out")
-        elif (at := _parting(steps, other)) is not None and isinstance(steps[at], int) != isinstance(other[at], int):
-            there = show_path(steps[:at])
-            message = f"{there} would be an array, and an object too, as in the path of {name}"
-            yield Fault(where, written, message, "correct one of both paths")
+        elif (at := _parting(steps, other)) is not None:
+            here, there = _kind(steps[at]), _kind(other[at])
+            if "object" in (here, there) and here != there:
+                message = f"{show_path(steps[:at])} would be an array, and an object too, as in the path of {name}"
+                yield Fault(where, written, message, "correct one of both paths")
+            elif here != there:
+                message = f"{show_path(steps[:at])} is exploded, and has no places then, as in the path of {name}"
+                yield Fault(where, written, message, "write [] in both paths, or a place in both")
     read.setdefault(steps, field.name)
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
     """Return the index of the first step in which two paths differ; None: one is the beginning of the other."""
     return next((at for at, pair in enumerate(zip(steps, other, strict=False)) if pair[0] != pair[1]), None)
+
+
+def _kind(step: Step) -> str:
+    """What has such a step."""
+    return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 
 def _format(field: FieldSpec, path: str) -> Iterator[Fault]:

@@ -1,6 +1,7 @@
 """The path to a field's value in an event: names of members, and places in arrays.
 
-A path is a text, `order.items[0].sku`, or a list of names and places, for names with dots or brackets.
+A path is a text, `order.items[0].sku`, or a list of names and places, for names with dots or brackets. `[]` stands for
+each element of an array, `order.items[].sku`: the array is exploded into an event for each element.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-Step = str | int
+EACH: tuple[()] = ()
+"""The step to each element of an array; `[]` in a list of names and places."""
+Step = str | int | tuple[()]
 Steps = tuple[Step, ...]
-"""Names of members, and places in arrays from 0."""
+"""Names of members, places in arrays from 0, and at most one `EACH`."""
 
 MAX_STEPS, MAX_PLACE, MAX_CHARACTERS = 16, 99, 512
-_PART = re.compile(r"([^\[\]]+)((?:\[[0-9]+\])*)")
+_PART = re.compile(r"([^\[\]]+)((?:\[[0-9]*\])*)")
 _NEVER = re.compile(r'["\\\x00-\x1f\x7f]')
 
 
@@ -27,7 +30,7 @@ def read_path(written: Any) -> Steps:
     if isinstance(written, str):
         steps = _of_text(written)
     elif isinstance(written, Sequence) and not isinstance(written, bytes):
-        steps = tuple(written)
+        steps = tuple(EACH if isinstance(step, list | tuple) and not step else step for step in written)
     else:
         raise ValueError("is neither a text nor a list: write a.b.c, or a list of names where a name has dots")
     _check(steps)
@@ -44,7 +47,7 @@ def _of_text(text: str) -> Steps:
             remedy = "write names with dots between them, such as order.items[0].sku; a list where a name has dots"
             raise ValueError(f"is no path of members: {remedy}")
         steps.append(match.group(1))
-        steps += [int(place) for place in re.findall("[0-9]+", match.group(2))]
+        steps += [int(place) if place else EACH for place in re.findall(r"\[([0-9]*)\]", match.group(2))]
     return tuple(steps)
 
 
@@ -53,7 +56,10 @@ def _check(steps: Sequence[Any]) -> None:
         raise ValueError("does not begin with the name of a member: an event is an object; name its member first")
     if len(steps) > MAX_STEPS:
         raise ValueError(f"has {len(steps)} steps: at most {MAX_STEPS} are allowed")
+    _check_each(steps)
     for step in steps:
+        if step == EACH:
+            continue
         if isinstance(step, bool) or not isinstance(step, str | int):
             raise ValueError("has a step that is neither a name nor a place: write names in quotes, places as numbers")
         if isinstance(step, int) and not 0 <= step <= MAX_PLACE:
@@ -64,12 +70,24 @@ def _check(steps: Sequence[Any]) -> None:
             raise ValueError("has a name with a quote, a backslash or a control character: rename it before it is sent")
 
 
+def _check_each(steps: Sequence[Any]) -> None:
+    if steps.count(EACH) > 1:
+        raise ValueError("has [] twice: one array of an event is exploded, so write a place for the other, such as [0]")
+    if EACH in steps and isinstance((*steps, None)[steps.index(EACH) + 1], int):
+        raise ValueError("has a place after []: elements are objects or single values, so name a member of them")
+
+
+def exploded(steps: Steps) -> Steps | None:
+    """Where the array is whose elements a path leads into; None: into those of none."""
+    return steps[: steps.index(EACH)] if EACH in steps else None
+
+
 def show_path(steps: Sequence[Step]) -> str:
     """Return the path as a text, `order.items[0].sku`. Names with dots or brackets are in quotes."""
     text = ""
     for step in steps:
-        if isinstance(step, int):
-            text += f"[{step}]"
+        if not isinstance(step, str):
+            text += f"[{'' if step == EACH else step}]"
             continue
         shown = f"'{step}'" if re.search(r"[.\[\]]", step) else step
         text += f".{shown}" if text else shown

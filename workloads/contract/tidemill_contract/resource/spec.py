@@ -19,7 +19,7 @@ from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
 from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
-from tidemill_contract.resource.paths import Steps, read_path, show_path
+from tidemill_contract.resource.paths import EACH, Steps, exploded, read_path, show_path
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
@@ -32,7 +32,7 @@ ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 def _path(written: Any) -> Any:
     """Return a valid path as written; a list becomes a tuple."""
     read_path(written)
-    return written if isinstance(written, str) else tuple(written)
+    return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
 
 
 def _scalar(written: Any) -> Any:
@@ -79,7 +79,8 @@ class FieldSpec(Model):
     path: Path | None = Field(
         None,
         description="Path of the value: order.items[0].sku, or a list of names and places if a name has dots."
-        " Default: the member with the name of the field. With from: header, the name of the header.",
+        " order.items[].sku explodes one array: an event for each element. Default: the member with the name of the"
+        " field. With from: header, the name of the header.",
     )
     default: Scalar | None = Field(None, description="Value of the field if the member is absent or null.")
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
@@ -109,6 +110,11 @@ class FieldSpec(Model):
         if self.origin != "value":
             return (f"<{self.origin}> {self.name}",)
         return (self.name,) if self.path is None else read_path(self.path)
+
+    @property
+    def array(self) -> Steps | None:
+        """The array that is exploded, if the value is in one of its elements."""
+        return exploded(self.steps)
 
     @property
     def header(self) -> str:
@@ -150,6 +156,11 @@ class SourceSpec(Model):
     strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the record key.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+
+    @property
+    def array(self) -> Steps | None:
+        """The array that is exploded: each of its elements is an event. None: each record is one."""
+        return next((field.array for field in self.fields if field.array is not None), None)
 
 
 class DeriveSpec(Model):

@@ -1,7 +1,8 @@
 """`_anomalies`: the anomalies that detectors found. It is the outbox of the anomalies topic.
 
 `group_key` is a JSON object of the group columns. An anomaly of a single event has the aggregation '' and the field as
-`metric`. Its window starts and ends at the event time, and it has the position of its record.
+`metric`. Its window starts and ends at the event time, and it has the position of its record. `element` is its place in
+an exploded array.
 """
 
 from __future__ import annotations
@@ -33,22 +34,24 @@ TABLE = Table(
         ("offset", "bigint"),
         # The size of the row, as counted in `_kept`.
         ("bytes", "bigint"),
+        ("element", "integer"),
     ),
     (
         "UNIQUE NULLS NOT DISTINCT (anomaly, aggregation, version, group_key, window_start, revision, epoch, partition,"
-        ' "offset")',
+        ' "offset", element)',
     ),
     indexes=(
         ("_anomalies_unpublished", "(id) WHERE NOT published"),
         ("_anomalies_by_time", "(window_start, id)"),
     ),
     writer="SELECT, INSERT, UPDATE (published)",
+    key=("element",),
 )
 
 
 _CONTENT = (
     "anomaly, aggregation, version, metric, group_key, window_start, window_end, value, score, expected, lower, upper,"
-    ' severity, revision, epoch, partition, "offset"'
+    ' severity, revision, epoch, partition, "offset", element'
 )
 
 
@@ -56,11 +59,12 @@ def insert(schema: str) -> str:
     """Store an anomaly, unless it is stored already.
 
     Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score,
-    expected, lower, upper, severity, revision, epoch, partition, offset, bytes. Row: the bytes, if it was stored.
+    expected, lower, upper, severity, revision, epoch, partition, offset, element, bytes. Row: the bytes, if it was
+    stored.
     """
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+        f" VALUES ({', '.join(['%s'] * 19)}) ON CONFLICT DO NOTHING"
         " RETURNING bytes"
     )
 
@@ -83,7 +87,7 @@ def unpublished(schema: str, limit: int) -> str:
     """Select and lock the next anomalies to publish.
 
     Rows: id, anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected, lower,
-    upper, severity, revision, epoch, partition, offset.
+    upper, severity, revision, epoch, partition, offset, element.
     """
     return (
         f"SELECT id, {_CONTENT} FROM {schema}._anomalies WHERE NOT published ORDER BY id LIMIT {limit}"
@@ -108,7 +112,7 @@ def listing(schema: str) -> str:
     """
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'
-        ' score, severity, expected, lower, upper, revision, partition, "offset", detected_at'
+        ' score, severity, expected, lower, upper, revision, partition, "offset", element, detected_at'
         f" FROM {schema}._anomalies AS a"
         f" WHERE severity <> 'cleared' AND NOT EXISTS (SELECT FROM {schema}._anomalies AS later"
         " WHERE later.anomaly = a.anomaly AND later.aggregation = a.aggregation AND later.version = a.version"

@@ -1,11 +1,12 @@
 """`_dead_letters`: events that could not be counted. It is the outbox of the topic of dead letters.
 
-`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event.
+`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event. `element` is
+the event's place in an exploded array; `value` is then that element.
 """
 
 from __future__ import annotations
 
-from tidemill_contract.tables.definition import Table, columns, from_ms
+from tidemill_contract.tables.definition import ELEMENT, SHOWN_ELEMENT, Table, columns, from_ms
 
 TABLE = Table(
     "_dead_letters",
@@ -26,19 +27,21 @@ TABLE = Table(
         ("published", "boolean NOT NULL DEFAULT false"),
         # The size of the row, as counted in `_kept`.
         ("bytes", "bigint"),
+        ELEMENT,
     ),
-    ('PRIMARY KEY (epoch, partition, "offset", aggregation)',),
+    ('PRIMARY KEY (epoch, partition, "offset", aggregation, element)',),
     indexes=(
         ("_dead_letters_unpublished", '(epoch, partition, "offset") WHERE NOT published'),
         ("_dead_letters_by_time", '(created_at, epoch, partition, "offset", aggregation)'),
     ),
     writer="SELECT, INSERT, UPDATE (published)",
+    key=("element",),
 )
 
 
 _TRAVEL = {
-    "epoch": "integer", "partition": "integer", '"offset"': "bigint", "aggregation": "text", "reason": "text",
-    "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
+    "epoch": "integer", "partition": "integer", '"offset"': "bigint", "element": "integer", "aggregation": "text",
+    "reason": "text", "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
     "event_time": "bigint", "windows": "text", "bytes": "bigint",
 }  # fmt: skip
 """The stored columns, and the types in which they are sent. `windows` are sent as texts, because Postgres has no
@@ -48,7 +51,7 @@ arrays of arrays with different lengths."""
 def insert(schema: str) -> str:
     """Store dead letters, unless they are stored already.
 
-    Parameters, each a list: epoch, partition, offset, aggregation, reason, field, detail, key, value, bytes of
+    Parameters, each a list: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, bytes of
     the value, event time (epoch ms), windows (an array as text), bytes. Rows: partition, number and bytes of the
     dead letters that were stored.
     """
@@ -65,21 +68,22 @@ def insert(schema: str) -> str:
 def unpublished(schema: str, limit: int) -> str:
     """Select and lock the next dead letters to publish.
 
-    Rows: epoch, partition, offset, aggregation, reason, field, detail, key, value, event time (epoch ms), windows.
+    Rows: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, event time (epoch ms),
+    windows.
     """
     return (
-        'SELECT epoch, partition, "offset", aggregation, reason, field, detail, key, value, event_time, windows'
-        f" FROM {schema}._dead_letters WHERE NOT published"
+        'SELECT epoch, partition, "offset", element, aggregation, reason, field, detail, key, value, event_time,'
+        f" windows FROM {schema}._dead_letters WHERE NOT published"
         f' ORDER BY epoch, partition, "offset" LIMIT {limit}'
         " FOR UPDATE SKIP LOCKED"
     )
 
 
 def set_published(schema: str) -> str:
-    """Mark a dead letter as published. Parameters: epoch, partition, offset, aggregation."""
+    """Mark a dead letter as published. Parameters: epoch, partition, offset, element, aggregation."""
     return (
         f"UPDATE {schema}._dead_letters SET published = true"
-        ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND aggregation = %s'
+        ' WHERE epoch = %s AND partition = %s AND "offset" = %s AND element = %s AND aggregation = %s'
     )
 
 
@@ -89,7 +93,7 @@ def listing(schema: str, *, key_bytes: int, value_bytes: int) -> str:
     An event time that timestamptz cannot hold is null.
     """
     return (
-        'SELECT epoch, partition, "offset", aggregation, reason, field, detail,'
+        f'SELECT epoch, partition, "offset", {SHOWN_ELEMENT}, aggregation, reason, field, detail,'
         f" substr(key, 1, {key_bytes}) AS key,"
         f" substr(value, 1, {value_bytes}) AS value, substr(value, 1, {value_bytes}) AS value_encoding, value_bytes,"
         " CASE WHEN event_time BETWEEN -62135596800000 AND 253402300799999"

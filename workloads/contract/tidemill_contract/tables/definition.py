@@ -8,6 +8,13 @@ CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 """SQL of the server's clock, in epoch milliseconds."""
 
 
+NO_ELEMENT = -1
+"""In `element`: the row is about a whole record, not about an element of its exploded array."""
+ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
+"""The column of the place in the exploded array."""
+SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column; `definition` is its SQL type with constraints and default."""
@@ -28,6 +35,7 @@ class Table:
         storage: SQL of the storage parameters, e.g. `fillfactor = 70`.
         indexes: names, and the SQL that follows `ON <table>`, e.g. `("published") WHERE NOT published`.
         writer, reader: privileges of the two roles, e.g. `SELECT, INSERT, UPDATE`; empty: none.
+        key: columns of its first constraint, a key, that tables of earlier versions do not have in theirs.
     """
 
     name: str
@@ -38,6 +46,7 @@ class Table:
     indexes: tuple[tuple[str, str], ...] = ()
     writer: str = ""
     reader: str = "SELECT"
+    key: tuple[str, ...] = ()
 
 
 def columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:

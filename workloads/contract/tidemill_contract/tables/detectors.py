@@ -20,7 +20,7 @@ TABLE = Table(
 """The state of each detector and group. Its size is bounded. The state of a detector for windows only changes together
 with `scanned_until`. A detector for single events has one state for each partition, with -1 - partition as
 `aggregation_id`. It only changes together with `next_offset`, and `seen` is the (epoch, offset) of the group's last
-event.
+event, with its place if an array is exploded.
 """
 
 HISTORY = Table(

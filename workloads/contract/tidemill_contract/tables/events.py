@@ -1,8 +1,11 @@
-"""`_events`: the events themselves, if the spec stores them. `data` is the decoded event."""
+"""`_events`: the events themselves, if the spec stores them. `data` is the decoded event.
+
+Of an exploded array each element is an event; `element` is its place.
+"""
 
 from __future__ import annotations
 
-from tidemill_contract.tables.definition import Table, columns
+from tidemill_contract.tables.definition import ELEMENT, Table, columns
 
 TABLE = Table(
     "_events",
@@ -12,16 +15,18 @@ TABLE = Table(
         ("partition", "integer NOT NULL"),
         ("offset", "bigint NOT NULL"),
         ("data", "jsonb NOT NULL"),
+        ELEMENT,
     ),
-    ('PRIMARY KEY (event_time, epoch, partition, "offset")',),
+    ('PRIMARY KEY (event_time, epoch, partition, "offset", element)',),
     partition_by="RANGE (event_time)",
     writer="SELECT, INSERT",
+    key=("element",),
 )
 
 
 def copy(schema: str) -> str:
-    """Copy events into the table. Columns: event time, epoch, partition, offset, data."""
-    return f'COPY {schema}."_events" (event_time, epoch, partition, "offset", data) FROM STDIN'
+    """Copy events into the table. Columns: event time, epoch, partition, offset, element, data."""
+    return f'COPY {schema}."_events" (event_time, epoch, partition, "offset", element, data) FROM STDIN'
 
 
 def listing(schema: str, further: str) -> str:

@@ -35,7 +35,7 @@ class Anomaly:
     Attributes:
         group: the group columns as stable JSON.
         start, end: of the window, RFC 3339; for an event, both are its event time.
-        record: epoch, partition and offset of an event; None for a window.
+        record: epoch, partition and offset of an event, and its place in the exploded array; None for a window.
     """
 
     rule: str
@@ -47,7 +47,7 @@ class Anomaly:
     end: str
     verdict: Verdict
     revision: int = 0
-    record: tuple[int | None, int | None, int | None] = (None, None, None)
+    record: tuple[int | None, int | None, int | None, int | None] = (None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Known:
     place: int
     group: str
     state: State
-    seen: tuple[int, int] | None = None
+    seen: tuple[int, ...] | None = None
 
 
 def by_rule(found: Iterable[Anomaly]) -> Counter[str]:

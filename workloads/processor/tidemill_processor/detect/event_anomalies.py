@@ -157,11 +157,12 @@ def _judge_events(
         verdict, groups[group] = judge(rule.detector, state, at, value)
         last[group] = index
         if verdict is not None:
-            time, record = rfc3339_ms(at), (epoch, partition, batch.messages[index].offset())
+            time, record = rfc3339_ms(at), (epoch, partition, batch.message(index).offset(), batch.element(index))
             judged.found.append(Anomaly(rule.name, "", 0, rule.watched, group, time, time, verdict, record=record))
     for group, index in last.items():
         if state := groups.get(group):
-            seen = (epoch, batch.messages[index].offset())
+            element = batch.element(index)
+            seen = (epoch, batch.message(index).offset(), *(() if element is None else (element,)))
             judged.changed.append(Known(rule.name, place, group, {**state, "field": rule.field}, seen))
     if gone := gone - groups.keys():
         judged.gone.append((rule.name, place, sorted(gone)))

@@ -17,8 +17,8 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import kept as kept_rows
 from tidemill_contract.tables.kept import QUERY, quota_of, read, told
 from tidemill_processor import metrics
-from tidemill_processor.batch import DeadLetter
 from tidemill_processor.database import Database
+from tidemill_processor.letters import DeadLetter
 
 MAX_BATCH_VALUES = 16 * 1024 * 1024
 """Maximum bytes of values in the dead letters of one batch. A compressed body of 1 kB may contain 10,000 of them."""

@@ -18,7 +18,7 @@ from tidemill_contract.functions.partials import (
     Partial,
 )
 from tidemill_contract.grids import Steps
-from tidemill_processor.batch import INDEX, MICROS, OFFSET, PARTITION, TIME
+from tidemill_processor.batch import ELEMENT, INDEX, MICROS, OFFSET, PARTITION, TIME
 from tidemill_processor.merge import exact_sums
 
 PANE, AFTER = "_pane", "_after_ms"
@@ -137,7 +137,7 @@ def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
 
 def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
     epoch = pl.col(PARTITION).replace_strict(epochs, default=0, return_dtype=pl.Int64) if epochs else pl.lit(0)
-    order = (TIME, MICROS, "_e", PARTITION, OFFSET)
+    order = (TIME, MICROS, "_e", PARTITION, OFFSET, *([ELEMENT] if ELEMENT in frame.columns else []))
     frame = frame.with_columns(epoch.alias("_e")).sort(*order)
     at = pl.concat_str(pl.lit("{"), pl.concat_str(*order, separator=","), pl.lit("}"))
     return frame.with_columns(at.alias(_AT))

@@ -11,10 +11,11 @@ import psycopg
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import events, readers
+from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.tables.readers import LIVE
 from tidemill_contract.tables.storage import DAY_MS, new_partitions, partition_days
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.batch import DATA, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.batch import DATA, ELEMENT, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
@@ -79,7 +80,8 @@ class KeptEvents:
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None
         row = connection.execute(readers.watermark(self._database.schema), (LIVE,)).fetchone()
-        kept = batch.frame.select(TIME, PARTITION, OFFSET, DATA)
+        element = pl.col(ELEMENT) if batch.elements is not None else pl.lit(NO_ELEMENT)
+        kept = batch.frame.select(TIME, PARTITION, OFFSET, element.alias(ELEMENT), DATA)
         if row is not None and row[0] is not None:
             kept = kept.filter(pl.col(TIME) >= row[0] - self._retention_ms)
         self._partitions.ensure(connection, events.TABLE.name, partition_days(self._retention_ms), kept[TIME])
@@ -90,5 +92,5 @@ class KeptEvents:
         if kept is None or not kept.height:
             return
         with connection.cursor().copy(events.copy(self._database.schema)) as copy:
-            for time, partition, offset, data in kept.iter_rows():
-                copy.write_row((rfc3339_ms(time), epochs[partition], partition, offset, data))
+            for time, partition, offset, element, data in kept.iter_rows():
+                copy.write_row((rfc3339_ms(time), epochs[partition], partition, offset, element, data))

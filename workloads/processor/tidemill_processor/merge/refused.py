@@ -10,11 +10,13 @@ import psycopg
 from tidemill_contract.duration import format_ms
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.tables import aggregations, dead_letters
+from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.tables.kept import DEAD_LETTERS
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.batch import INDEX, TIME, Batch, DeadLetter, dead_letter
+from tidemill_processor.batch import INDEX, TIME, Batch
 from tidemill_processor.database import Database
 from tidemill_processor.keeper.quotas import SPARE_SHARE, Kept, fit, left, note
+from tidemill_processor.letters import DeadLetter
 from tidemill_processor.merge.aggregate import PANE, missed_windows
 from tidemill_processor.merge.merging import Work
 
@@ -50,10 +52,9 @@ def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]
     for index, time, pane in late.iter_rows():
         missed = windows[pane]
         verdict = _verdict(work, time, len(missed), retention_ms)
-        letter = dead_letter(
-            batch.messages[index], verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000]
+        letters.append(
+            batch.letter(index, verdict, aggregation=work.store.name, event_time=time, windows=missed[:1000])
         )
-        letters.append(letter)
     return letters
 
 
@@ -97,8 +98,9 @@ def _store(
     """
     rows = [
         (
-            epochs[d.partition], d.partition, d.offset, d.aggregation, d.reason, d.field, d.detail, d.key, d.value,
-            d.value_bytes, d.event_time, f"{{{','.join(map(str, d.windows))}}}" if d.windows else None, size,
+            epochs[d.partition], d.partition, d.offset, NO_ELEMENT if d.element is None else d.element, d.aggregation,
+            d.reason, d.field, d.detail, d.key, d.value, d.value_bytes, d.event_time,
+            f"{{{','.join(map(str, d.windows))}}}" if d.windows else None, size,
         )
         for d, size in letters
     ]  # fmt: skip

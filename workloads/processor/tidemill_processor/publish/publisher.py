@@ -19,6 +19,7 @@ import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import aggregations, anomalies, dead_letters
+from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_processor import metrics
 from tidemill_processor.blame import is_fault, reason
@@ -249,21 +250,23 @@ class Publisher:
                 try:
                     outbox.send(self._config.topic("dead-letters"), *self._letter(row))
                 except (ArithmeticError, ValueError, TypeError) as error:
-                    outbox.skip(f"{row[0]}/{row[1]}/{row[2]}/{row[3]}", error)
+                    outbox.skip(_letter_id(row), error)
             if rows:
                 record(connection, self._schema, duty, outbox.settle())
-                connection.cursor().executemany(dead_letters.set_published(self._schema), [row[:4] for row in rows])
+                connection.cursor().executemany(dead_letters.set_published(self._schema), [row[:5] for row in rows])
         return len(rows)
 
     def _letter(self, row: tuple[Any, ...]) -> tuple[bytes | None, bytes | None, dict[str, str]]:
         """Return key, value and headers of a dead letter."""
-        epoch, partition, offset, aggregation, why, field, detail, key, value, event_time, windows = row
+        _, partition, offset, element, aggregation, why, field, detail, key, value, event_time, windows = row
         headers = {
             "reason": why, "field": field or "", "topic": self._config.events_topic,
             "partition": str(partition), "offset": str(offset), "aggregation": aggregation,
             "detail": detail or "",
-            "id": f"{epoch}/{partition}/{offset}/{aggregation}",
+            "id": _letter_id(row),
         }  # fmt: skip
+        if element != NO_ELEMENT:
+            headers["element"] = str(element)
         if event_time is not None:
             headers["event_time"] = rfc3339_ms(event_time)
         if windows:
@@ -271,11 +274,16 @@ class Publisher:
         return key, value, headers
 
 
+def _letter_id(row: tuple[Any, ...]) -> str:
+    epoch, partition, offset, element, aggregation = row[:5]
+    return f"{epoch}/{partition}/{offset}{'' if element == NO_ELEMENT else f'/{element}'}/{aggregation}"
+
+
 def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
     """Return key, value and headers of an anomaly."""
     (
         _, rule, aggregation, version, metric, group, start, end, value, score, expected, low, high, severity, revision,
-        epoch, partition, offset,
+        epoch, partition, offset, element,
     ) = row  # fmt: skip
     key = _encode(group)
     value = _encode({
@@ -283,11 +291,12 @@ def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
         "window_start": rfc3339(start), "window_end": rfc3339(end), "value": value, "score": score,
         "expected": expected, "lower": low, "upper": high, "severity": severity,
         "revision": revision, "partition": partition, "offset": offset,
+        **({} if element is None else {"element": element}),
     })  # fmt: skip
     if offset is None:
         id_ = f"{rule}/{version}/{rfc3339(start)}/{revision}/{key.decode()}"
     else:
-        id_ = f"{rule}/{epoch}/{partition}/{offset}"
+        id_ = f"{rule}/{epoch}/{partition}/{offset}{'' if element is None else f'/{element}'}"
     return key, value, {"id": id_, "anomaly": rule}
 
 

@@ -1,0 +1,31 @@
+"""Widens keys of tables that earlier versions made, before their rows may differ in the new columns only."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.postgres.sql import replace_key
+
+_KEYS = """
+SELECT c.relname, k.conname, array_agg(a.attname::text)
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(k.conkey)
+ WHERE n.nspname = %s AND c.relname = ANY(%s) AND k.contype IN ('p', 'u') AND k.conparentid = 0
+ GROUP BY 1, 2
+"""
+
+
+def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
+    """Give each key the columns that the plan has in it, in a pipeline that needs them.
+
+    Until then the key of an earlier version does as well, and building one takes as long as an index of the table.
+    """
+    tables = {table.name: table for table in schema.tables if table.key}
+    if live is None or not schema.explodes:
+        return
+    for name, key, columns in session.rows(_KEYS, (schema.name, list(tables))):
+        # The key of an identity column is none that rows are told apart by.
+        if columns != ["id"] and not set(tables[name].key) <= set(columns):
+            session.write("{}", sql.SQL(replace_key(schema.name, tables[name], key)))

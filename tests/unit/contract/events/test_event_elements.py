@@ -1,0 +1,293 @@
+"""Exploded arrays: an event for each element, with the fields of its record; each is judged by itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.events.elements import LIST, MAX_ELEMENTS, ElementDecoder, element_at
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.resource.paths import read_path, show_path
+from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+
+NOW = 1_700_000_000_000
+ITEMS: list[dict[str, Any]] = [
+    {"name": "id", "type": "integer"},
+    {"name": "ts", "type": "timestamp", "required": True},
+    {"name": "sku", "type": "string", "path": "order.items[].sku"},
+    {"name": "price", "type": "number", "path": "order.items[].price.amount", "default": 1},
+    {"name": "color", "type": "string", "path": "order.items[].colors[0]"},
+]
+TAGS: list[dict[str, Any]] = [{"name": "id", "type": "integer"}, {"name": "tag", "type": "string", "path": "tags[]"}]
+POINTS: list[dict[str, Any]] = [
+    {"name": "host", "type": "string"},
+    {"name": "at", "type": "timestamp", "path": "points[].at"},
+    {"name": "value", "type": "integer", "path": "points[].value", "required": True},
+]
+
+
+class Pipeline:
+    """Both decoders of a pipeline, and its events as dictionaries."""
+
+    def __init__(self, fields: list[dict[str, Any]], *, time: str | None = None, **rest: Any) -> None:
+        strict, key = rest.pop("strict", False), {"groupBy": [rest.pop("group")]} if "group" in rest else {}
+        aggregation = {
+            "name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": [{"name": "n", "function": "count"}],
+            **key,
+        }  # fmt: skip
+        source = {"fields": fields, "strict": strict, "eventTime": {"field": time} if time else {}}
+        spec = PipelineSpec.model_validate({"source": source, "aggregations": [aggregation], **rest})
+        self.records, self.elements = RecordDecoder(spec, exact=True), ElementDecoder(spec, exact=True)
+        self.outside = [f.name for f in spec.source.fields if f.array is None and f.type != "json"]
+        self.inside = [f.name for f in spec.source.fields if f.array is not None and f.type != "json"]
+
+    def read(self, *records: Any) -> list[Any]:
+        """For each record its verdict, or a list with a dictionary or a verdict for each element."""
+        raws = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in records]
+        decoded = self.records.decode_all(raws, NOW)
+        at = [index for index, event in enumerate(decoded.events) if event is not None]
+        valid = [decoded.events[index] for index in at]
+        arrays = self.records.values(valid, LIST)
+        found = self.elements.decode(arrays, NOW)
+        assert found.counts == [len(array or ()) for array in arrays]
+        answers: list[Any] = [decoded.invalid.get(index, []) for index in range(len(raws))]
+        own = {name: dict(zip(at, self.records.values(valid, name), strict=True)) for name in self.outside}
+        of = [record for record, count in zip(at, found.counts, strict=True) for _ in range(count)]
+        for index, record in enumerate(of):
+            event = found.events[index]
+            assert (event is None) == (index in found.invalid)
+            values = {name: values[record] for name, values in own.items()}
+            values |= {name: self.elements.values([event], name)[0] for name in self.inside if event is not None}
+            answers[record].append(found.invalid.get(index, values))
+        return answers
+
+
+def told(answers: list[Any]) -> list[str]:
+    return [str(each) for each in answers if isinstance(each, InvalidEvent)]
+
+
+def test_an_event_for_each_element() -> None:
+    """Fields of the record are repeated; what an element lacks is null or the default, also in an element of null."""
+    items = [{"sku": "a", "price": {"amount": 2}, "colors": ["red", "blue"]}, {}, None]
+    both = Pipeline(ITEMS, time="ts")
+    first, second = both.read({"id": 7, "ts": NOW, "order": {"items": items}}, {"ts": NOW, "order": {"items": [{}]}})
+    empty = {"id": 7, "ts": NOW, "sku": None, "price": 1.0, "color": None}
+    assert first == [empty | {"sku": "a", "price": 2.0, "color": "red"}, empty, empty]
+    assert second == [empty | {"id": None}]
+
+
+def test_an_array_of_single_values() -> None:
+    assert Pipeline(TAGS).read({"id": 1, "tags": ["a", None, "b"]}) == [
+        [{"id": 1, "tag": "a"}, {"id": 1, "tag": None}, {"id": 1, "tag": "b"}]
+    ]
+
+
+@pytest.mark.parametrize("order", [{}, {"items": None}, {"items": []}, None, "absent"])
+def test_without_elements_there_is_no_event(order: Any) -> None:
+    record = {"ts": NOW} if order == "absent" else {"ts": NOW, "order": order}
+    assert Pipeline(ITEMS, time="ts").read(record) == [[]]
+
+
+def test_a_required_field_of_elements_needs_the_array_not_an_element() -> None:
+    both = Pipeline(POINTS, time="at")
+    missing, empty = both.read({"host": "a"}, {"points": []})
+    assert (str(missing), empty) == (
+        "missing_field: points is missing or null, and value of its elements is required; send it",
+        [],
+    )
+
+
+REFUSED = [
+    ({"id": "x", "ts": NOW, "order": {"items": [{}]}}, 'mistyped: id: expected integer, got string "x"; send a whole'),
+    ({"ts": NOW, "order": {"items": 5}}, "mistyped: order.items: expected array, got number 5; the path of sku leads"),
+    ({"ts": NOW, "order": {"items": {}}}, "mistyped: order.items: expected array, got object; the path of sku leads"),
+    ({"ts": NOW, "order": [1]}, "mistyped: order: expected object, got array; the path of sku leads through it"),
+    ({"order": {"items": [{}]}}, "missing_field: ts is missing; send it"),
+    (b"[]", "not_an_object: expected an object, got an array; send each event as a record of its own"),
+    (b'{"ts": 1', "not_json: is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("record", "expected"), REFUSED)
+def test_a_record_is_refused_as_a_whole(record: Any, expected: str) -> None:
+    """Before its elements are looked at, and not because of them."""
+    (verdict,) = Pipeline(ITEMS, time="ts").read(record)
+    assert str(verdict).startswith(expected)
+
+
+def test_elements_are_refused_one_by_one() -> None:
+    items = [{"sku": "a"}, {"sku": 7}, 5, [1], {"price": 3}, {"sku": "b\0"}, {"sku": "z"}]
+    (answers,) = Pipeline(ITEMS, time="ts").read({"ts": NOW, "order": {"items": items}})
+    assert [answer["sku"] for answer in answers if isinstance(answer, dict)] == ["a", "z"]
+    assert told(answers) == [
+        "mistyped: element 1 of order.items: sku: expected string, got number 7; send it in quotes, or declare the"
+        " field as number",
+        "mistyped: order.items[2]: expected object, got number 5; the path of sku leads through it: correct the path,"
+        " or what is sent",
+        "mistyped: order.items[3]: expected object, got array; the path of sku leads through it: correct the path,"
+        " or what is sent",
+        "mistyped: element 4 of order.items: price: expected object, got number 3; the path of price leads through it:"
+        " correct the path, or what is sent",
+        "bad_string: element 5 of order.items: holds a NUL character, which Postgres cannot store",
+    ]
+
+
+def test_elements_have_times_of_their_own() -> None:
+    """Each is judged against the clock, and written like any time."""
+    points = [
+        {"at": NOW, "value": 1}, {"at": "2023-11-14T22:13:20.1239Z", "value": 2.0}, {"at": NOW + 10**8, "value": 3},
+        {"value": 4}, {"at": NOW},
+    ]  # fmt: skip
+    (answers,) = Pipeline(POINTS, time="at").read({"host": "a", "points": points})
+    assert answers[:2] == [{"host": "a", "at": NOW, "value": 1}, {"host": "a", "at": NOW + 123, "value": 2}]
+    assert [text.split(" of points: ")[0] for text in told(answers)] == [
+        "too_far_in_the_future: element 2", "missing_field: element 3", "missing_field: element 4",
+    ]  # fmt: skip
+
+
+def test_strict_records_and_strict_elements() -> None:
+    both = Pipeline(ITEMS, time="ts", strict=True)
+    fine, elements, record = both.read(
+        {"ts": NOW, "order": {"items": [{"sku": "a"}]}},
+        {"ts": NOW, "order": {"items": [{"sku": "a", "size": 3}, {"sku": "b"}]}},
+        {"ts": NOW, "order": {"items": [], "note": ""}},
+    )
+    assert len(fine) == 1
+    assert [isinstance(each, dict) for each in elements] == [False, True]
+    assert told(elements)[0].startswith("unknown_field: element 0 of order.items: size is not declared")
+    assert str(record).startswith("unknown_field: order.note is not declared; fields are read from id, ts, order.items")
+
+
+def test_an_array_has_a_bound() -> None:
+    """A megabyte of tiny elements is one dead letter that says how many are allowed."""
+    many, most = ({"id": 1, "tags": ["a"] * number} for number in (MAX_ELEMENTS + 1, MAX_ELEMENTS))
+    refused, allowed = Pipeline(TAGS).read(many, most)
+    assert str(refused) == "too_large: tags has 10001 elements; at most 10000 are allowed: send several records"
+    assert len(allowed) == MAX_ELEMENTS
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """Each kept event has the fields of its record, so long ones times many elements are too much."""
+    record = {"note": "x" * 300_000, "tags": ["a"] * 1_000}
+    fields = [{"name": "note", "type": "string"}, *TAGS]
+    (counted,), (refused,) = (Pipeline(fields, events={"store": keep}).read(record) for keep in (False, True))
+    assert len(counted) == 1_000
+    assert str(refused).startswith("too_large: tags has 1000 elements, each of which would be kept with")
+    small = {"note": "x", "tags": ["a"] * MAX_ELEMENTS}
+    (allowed,) = Pipeline(fields, events={"store": True}).read(json.dumps(small, indent=8).encode())
+    assert len(allowed) == MAX_ELEMENTS
+
+
+def test_json_of_elements_is_kept_as_it_came() -> None:
+    fields = [*TAGS[:1], {"name": "whole", "type": "json", "path": "items[]"},
+              {"name": "part", "type": "json", "path": "items[].part"},
+              {"name": "sku", "type": "string", "path": "items[].sku"}]  # fmt: skip
+    both = Pipeline(fields, events={"store": True})
+    raw = b'{"id": 1, "items": [ {"sku": "a", "part": {"n": 1.00}} , {}]}'
+    decoded = both.records.decode_all([raw], NOW)
+    found = both.elements.decode(both.records.values(decoded.events, LIST), NOW)
+    assert not found.invalid
+    assert both.elements.as_json(found.events, found.raws) == [
+        '{"sku":"a","whole":{"sku": "a", "part": {"n": 1.00}},"part":{"n": 1.00}}',
+        '{"sku":null,"whole":{},"part":null}',
+    ]
+    assert both.records.as_json(decoded.events, [raw]) == ['{"id":1}']
+
+
+def test_one_element_of_a_record() -> None:
+    raw = b'{"a": {"b": [1, {"c": [ 2 ]}, "x"]}}'
+    assert [element_at(raw, ("a", "b"), place) for place in range(3)] == [b"1", b'{"c": [ 2 ]}', b'"x"']
+
+
+@pytest.mark.parametrize(
+    ("path", "steps", "shown"),
+    [
+        ("tags[]", ("tags", ()), "tags[]"),
+        ("a.b[].c[0].d", ("a", "b", (), "c", 0, "d"), "a.b[].c[0].d"),
+        (["x.y", [], "z"], ("x.y", (), "z"), "'x.y'[].z"),
+    ],
+)
+def test_a_path_through_each_element(path: Any, steps: Any, shown: str) -> None:
+    field = FieldSpec(name="f", type="string", path=path)
+    assert (field.steps, show_path(field.steps), field.array) == (steps, shown, steps[: steps.index(())])
+    assert FieldSpec.model_validate_json(field.model_dump_json(exclude_none=True)).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("a[].b[]", "has [] twice: one array of an event is exploded"),
+        ("a[][0]", "has a place after []: elements are objects or single values"),
+        ("[].a", "is no path of members"),
+        ([[], "a"], "does not begin with the name of a member"),
+    ],
+)
+def test_what_is_no_path(path: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        read_path(path)
+    assert str(error.value).startswith(message)
+
+
+ELEMENT = st.one_of(
+    st.none(), st.integers(-3, 3), st.just([]),
+    st.fixed_dictionaries({}, optional={
+        "sku": st.one_of(st.none(), st.sampled_from(["a", "ü", "\0", "x" * 1100]), st.integers(0, 1)),
+        "price": st.one_of(st.none(), st.integers(0, 2), st.fixed_dictionaries({}, optional={"amount": st.integers()})),
+        "colors": st.one_of(st.none(), st.lists(st.sampled_from(["red", None]), max_size=2)),
+        "at": st.sampled_from([NOW, "2023-11-14", NOW * 2]),
+    }),
+)  # fmt: skip
+RECORD = st.fixed_dictionaries(
+    {"ts": st.sampled_from([NOW, NOW, NOW, None])},
+    optional={
+        "id": st.one_of(st.none(), st.integers(0, 3), st.just("x")),
+        "order": st.one_of(
+            st.none(),
+            st.fixed_dictionaries({}, optional={"items": st.one_of(st.none(), st.lists(ELEMENT, max_size=4))}),
+        ),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(RECORD, max_size=6))
+def test_each_element_is_what_a_record_of_it_alone_would_be(records: list[dict[str, Any]]) -> None:
+    """A naive model: each element as an event by itself, with the members of its record."""
+    fields = [*ITEMS, {"name": "at", "type": "timestamp", "path": "order.items[].at"}]
+    flat = [
+        {**field, "path": f"order.{field['path'].split('[].')[1]}"} if "path" in field else field for field in fields
+    ]
+    both, alone = Pipeline(fields, time="ts", group="sku"), RecordDecoder(_spec(flat), exact=True)
+    for record, answer in zip(records, both.read(*records), strict=True):
+        outer = {name: value for name, value in record.items() if name != "order"}
+        if isinstance(answer, InvalidEvent):
+            refusal = alone.refusal(json.dumps(outer).encode(), NOW)
+            assert (refusal and str(refusal)) == str(answer)
+            continue
+        elements = (record.get("order") or {}).get("items") or []
+        assert len(elements) == len(answer)
+        for element, found in zip(elements, answer, strict=True):
+            raw = json.dumps({**outer, "order": element}).encode()
+            decoded = alone.decode_all([raw], NOW)
+            if decoded.invalid:
+                assert isinstance(found, InvalidEvent)
+                if found.detail.startswith("element"):
+                    expected = decoded.invalid[0]
+                    assert (found.reason, found.field) == (expected.reason, expected.field)
+                continue
+            names = [field["name"] for field in fields]
+            assert found == {name: alone.values(decoded.events, name)[0] for name in names}
+
+
+def _spec(fields: list[dict[str, Any]]) -> PipelineSpec:
+    aggregation = {
+        "name": "a", "groupBy": ["sku"], "window": {"type": "tumbling", "size": "1m"},
+        "metrics": [{"name": "n", "function": "count"}],
+    }  # fmt: skip
+    source = {"fields": fields, "eventTime": {"field": "ts"}}
+    return PipelineSpec.model_validate({"source": source, "aggregations": [aggregation]})

@@ -1,0 +1,216 @@
+"""Batches of exploded arrays: a row for each element, which knows its record; records are in or out as a whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kafka_records import ARRIVED_MS, RawRecord
+from tidemill_contract.events.quarantine import headers
+from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent, Reason
+from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor import exploding
+from tidemill_processor.batch import DATA, ELEMENT, INDEX, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.exploding import ExplodingReader, batch_reader
+from tidemill_processor.letters import DeadLetter
+from tidemill_processor.loop import Loop
+from tidemill_processor.merge.aggregate import aggregate
+from tidemill_processor.replay import Pace
+
+NOW = ARRIVED_MS + 1_000
+FIELDS = [
+    {"name": "id", "type": "integer", "required": True},
+    {"name": "sku", "type": "string", "path": "items[].sku"},
+    {"name": "price", "type": "number", "path": "items[].price"},
+    {"name": "place", "type": "integer", "from": "offset"},
+]
+
+
+def spec(fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, **rest: Any) -> PipelineSpec:
+    metrics = [{"name": "n", "function": "count"}, *rest.pop("metrics", [])]
+    window = {"type": "tumbling", "size": "1m"}
+    aggregation = {"name": "a", "window": window, "metrics": metrics, "groupBy": rest.pop("group", [])}
+    source = {"fields": fields, "eventTime": {"field": time} if time else {}}
+    return PipelineSpec.model_validate({"source": source, "aggregations": [aggregation], **rest})
+
+
+def records(*values: Any, p: int = 0) -> list[RawRecord]:
+    raws = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
+    return [RawRecord(p, offset, raw) for offset, raw in enumerate(raws)]
+
+
+def rows(batch: Batch, *names: str) -> list[tuple[Any, ...]]:
+    return batch.frame.select(names).rows()
+
+
+def places(letters: tuple[DeadLetter, ...]) -> list[tuple[int, int | None, str]]:
+    return [(letter.offset, letter.element, letter.reason) for letter in letters]
+
+
+def test_a_pipeline_without_an_array_has_the_plain_reader() -> None:
+    plain = spec([{"name": "id", "type": "integer"}])
+    assert type(batch_reader(plain)) is not ExplodingReader
+    assert type(batch_reader(spec())) is ExplodingReader
+
+
+def test_a_row_for_each_element() -> None:
+    """With the fields of its record; a record without elements is consumed and gives none."""
+    sent = records(
+        {"id": 1, "items": [{"sku": "a", "price": 2}, {"sku": "b"}]}, {"id": 2}, {"id": 3, "items": []},
+        {"id": 4, "items": [{"sku": "c", "price": 0.5}]},
+    )  # fmt: skip
+    of = spec(transform={"derive": [{"name": "twice", "expression": "price * 2 + id"}], "filter": "id < 9"})
+    batch = batch_reader(of).read(sent, NOW)
+    assert rows(batch, "id", "sku", "price", "place", "twice", PARTITION, OFFSET, ELEMENT, INDEX) == [
+        (1, "a", 2.0, 0, 5.0, 0, 0, 0, 0),
+        (1, "b", None, 0, None, 0, 0, 1, 1),
+        (4, "c", 0.5, 3, 5.0, 0, 3, 0, 2),
+    ]
+    assert (batch.next_offsets, batch.consumed, batch.filtered, batch.dead) == ({0: 4}, {0: 4}, {}, ())
+    assert [batch.message(index).offset() for index in range(3)] == [0, 0, 3]
+
+
+def test_dead_letters_are_of_elements_or_of_records() -> None:
+    """An element's has its place and its own text; the others of the record count."""
+    sent = records(
+        {"id": 1, "items": [{"sku": "a"}, {"sku": 5}, {"sku": "b"}]}, b"nonsense", {"id": "x", "items": [{"sku": "c"}]},
+        {"id": 2, "items": [7]},
+    )  # fmt: skip
+    batch = batch_reader(spec(metrics=[{"name": "last", "function": "last", "field": "sku"}])).read(sent, NOW)
+    assert [row[0] for row in rows(batch, "sku")] == ["a", "b"]
+    assert places(batch.dead) == [
+        (1, None, "not_json"), (2, None, "mistyped"), (0, 1, "mistyped"), (3, 0, "mistyped"),
+    ]  # fmt: skip
+    assert [letter.value for letter in batch.dead[2:]] == [b'{"sku": 5}', b"7"]
+    assert batch.consumed == {0: 4}
+    assert batch.invalid == {0: 4}
+
+
+def test_what_is_refused_later_is_a_single_element() -> None:
+    sent = records({"id": 1, "items": []}, {"id": 1, "items": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]})
+    batch = batch_reader(spec()).read(sent, NOW).refuse([1, 2], Reason.REFUSED_BY_DATABASE, "why")
+    assert places(batch.dead) == [(1, 1, "refused_by_database"), (1, 2, "refused_by_database")]
+    assert [letter.value for letter in batch.dead] == [b'{"sku": "b"}', b'{"sku": "c"}']
+    assert batch.frame[INDEX].to_list() == [0]
+
+
+def test_ingests_verdict_on_a_record_stands() -> None:
+    """A record that ingest has marked is one dead letter, whatever its elements are."""
+    raw = b'{"id": "x", "items": [{"sku": 5}, {"sku": 6}]}'
+
+    @dataclass(frozen=True)
+    class Marked(RawRecord):
+        def headers(self) -> Any:
+            return headers(InvalidEvent(Reason.MISTYPED, "id", "as ingest said"))
+
+    batch = batch_reader(spec()).read([Marked(0, 0, QUARANTINE_PREFIX + raw)], NOW)
+    ((letter,),) = (batch.dead,)
+    assert (letter.element, letter.reason, letter.detail, letter.value) == (None, "mistyped", "as ingest said", raw)
+
+
+def test_kept_events_have_the_fields_of_the_record_too() -> None:
+    sent = records({"id": 1, "items": [{"sku": "a", "price": 1}, {}]})
+    batch = batch_reader(spec(events={"store": True})).read(sent, NOW)
+    assert [json.loads(text) for (text,) in rows(batch, DATA)] == [
+        {"id": 1, "place": 0, "sku": "a", "price": 1.0}, {"id": 1, "place": 0, "sku": None, "price": None},
+    ]  # fmt: skip
+
+
+def test_times_of_elements_do_not_confirm_each_other() -> None:
+    """A jump of event time is believed after three events beyond it: the elements of one record are one of them."""
+    fields = [{"name": "at", "type": "timestamp", "path": "points[].at"}]
+    sent = records({"points": [{"at": NOW - 5}, {"at": NOW - 9}]}, {"points": [{"at": NOW - 7}]}, {"points": []})
+    batch = batch_reader(spec(fields, time="at")).read(sent, NOW)
+    assert batch.times_of(0) == [NOW - 5, NOW - 7]
+    assert [row[0] for row in rows(batch, TIME)] == [NOW - 5, NOW - 9, NOW - 7]
+    assert batch.latest_times() == {0: NOW - 5}
+
+
+def test_without_a_time_field_the_records_time_counts() -> None:
+    batch = batch_reader(spec()).read(records({"id": 1, "items": [{}, {}]}), NOW)
+    assert [row[0] for row in rows(batch, TIME)] == [ARRIVED_MS, ARRIVED_MS]
+
+
+def test_elements_of_one_record_are_in_order() -> None:
+    """`first` and `last` of the same time, partition and offset: by the place in the array."""
+    wanted = [{"name": name, "function": name, "field": "sku"} for name in ("first", "last")]
+    of = spec(metrics=wanted)
+    sent = records({"id": 1, "items": [{"sku": sku} for sku in "mzaq"]}, {"id": 1, "items": [{"sku": "b"}]})
+    batch = batch_reader(of).read(sent, NOW)
+    plan = layout(of.aggregations[0], field_types(of, {}))
+    (row,) = aggregate(batch.frame, plan, closed_until=None, epochs={0: 3}).rows.rows(named=True)
+    found = {name: value for name, value in row.items() if "first" in name or "last" in name}
+    assert sorted(map(str, found.values())) == sorted(
+        ["m", "b", f"{{{ARRIVED_MS},0,3,0,0,0}}", f"{{{ARRIVED_MS},0,3,0,1,0}}"]
+    )
+
+
+def test_a_replay_takes_whole_records() -> None:
+    sent = records(*({"id": n, "items": [{"sku": str(i)} for i in range(n)]} for n in (2, 0, 3, 1)), b"[]")
+    batch = batch_reader(spec(transform={"filter": "sku <> '1'"})).read(sent, NOW)
+    cut = batch.until({0: 3})
+    assert [row[0] for row in rows(cut, OFFSET)] == [0, 2, 2]
+    assert (cut.next_offsets, cut.consumed, cut.filtered, cut.dead) == ({0: 3}, {0: 3}, {0: 2}, ())
+
+
+SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=25)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SIZES, st.booleans())
+def test_records_with_very_many_elements_are_read_bit_by_bit(sizes: list[int], keeps: bool) -> None:
+    """Bounded pieces of whole records, in order; together they are what one reading would give."""
+    of = spec(events={"store": keeps})
+    sent = records(*({"id": n, "items": [{"sku": f"{n}.{i}"} for i in range(size)]} for n, size in enumerate(sizes)))
+    reader, pieces, rest = batch_reader(of), [], sent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exploding, "MOST_ELEMENTS", 40)
+        while rest:
+            before = len(rest)
+            piece, rest = reader.decode_some(rest, NOW)
+            assert 0 < len(piece.messages) == before - len(rest)
+            assert piece.events <= 40 or len(piece.messages) == 1
+            pieces.append(piece)
+    batch, whole = reader.join(pieces), batch_reader(of).read(sent, NOW)
+    assert batch.frame.equals(whole.frame)
+    assert (batch.elements, batch.next_offsets, batch.consumed) == (whole.elements, whole.next_offsets, whole.consumed)
+    assert [row[0] for row in rows(batch, INDEX)] == list(range(sum(sizes)))
+    assert [batch.message(i).offset() for i in range(sum(sizes))] == [
+        n for n, size in enumerate(sizes) for _ in range(size)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ready", "stopping", "goes_on"),
+    [({0, 1}, False, True), ({0}, False, False), (set(), False, False), ({0, 1}, True, False)],
+)
+def test_what_is_left_of_a_call_is_read_again_after_a_failure(ready: set[int], stopping: bool, goes_on: bool) -> None:
+    """A commit that failed stops its partitions; records beyond it must not be stored, of whichever partition."""
+
+    class Source:
+        def __init__(self) -> None:
+            self.ready, self.stopped = frozenset(ready), False
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    loop, source, processed = Loop.__new__(Loop), Source(), list[Any]()
+    loop.__dict__.update(
+        _source=source, _stopping=stopping, superseded="", _rest=records({"id": 1}, {"id": 2}), _limit=10,
+        _pace=Pace(0), _reader=batch_reader(spec()), _process=processed.append,
+    )  # fmt: skip
+    loop._process_rest(frozenset({0, 1}))
+    assert (len(processed), source.stopped, len(loop._rest)) == (goes_on, not goes_on, 0)
+
+
+def test_a_record_with_a_million_elements_does_not_stop_the_others() -> None:
+    sent = records({"id": 1, "items": [{"sku": "a"}]}, b'{"id": 2, "items": [' + b"1," * 400_000 + b"1]}")
+    batch = batch_reader(spec()).read([*sent, RawRecord(0, 2, b'{"id": 3, "items": [{"sku": "b"}]}')], NOW)
+    assert (batch.frame.height, places(batch.dead)) == (2, [(1, None, "too_large")])
+    assert "items has 400001 elements; at most 10000 are allowed" in (batch.dead[0].detail or "")

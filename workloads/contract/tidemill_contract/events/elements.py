@@ -1,0 +1,223 @@
+"""An exploded array: each of its elements is an event, with the fields of its record.
+
+A record's own fields are read and judged once, as those of any event. Each element is read and judged as an event by
+itself, so one that is refused leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from types import GenericAlias
+from typing import Any
+
+import msgspec
+
+from tidemill_contract.events.decoder import Decoded, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.details import misplaced
+from tidemill_contract.events.kept_json import JSON, text_at
+from tidemill_contract.events.members import items
+from tidemill_contract.events.shapes import Leaf
+from tidemill_contract.events.types import type_of
+from tidemill_contract.resource.paths import Steps, show_path
+from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+
+MAX_ELEMENTS = 10_000
+"""A record with more is a dead letter: a megabyte can hold half a million, and all of them are in one batch."""
+MAX_KEPT_BYTES = 32 * 1024 * 1024
+"""What the fields of a record may take in the events that are kept of it, as each of them has these fields."""
+LIST = "_elements"
+"""Where an event has the texts of the elements; no field has such a name."""
+
+
+class ExplodedArray:
+    """The array that a pipeline explodes, as a part of its records.
+
+    Attributes:
+        record: the spec of records, without the fields of elements.
+        leaf: where the array is in them.
+    """
+
+    def __init__(self, spec: PipelineSpec, steps: Steps) -> None:
+        """Prepare; `steps`: where the array is."""
+        inside = [field for field in spec.source.fields if field.array is not None]
+        self._steps, self._field = steps, inside[0].name
+        self._needed = next((field.name for field in inside if field.required), None)
+        self._keeps = spec.events.store
+        self.record = _with_fields(spec, [field for field in spec.source.fields if field.array is None])
+        self.leaf = Leaf(LIST, steps, list[msgspec.Raw], required=False, holds=self._field)
+
+    @classmethod
+    def of(cls, spec: PipelineSpec) -> ExplodedArray | None:
+        """The array that this pipeline explodes, if it does."""
+        return None if spec.source.array is None else cls(spec, spec.source.array)
+
+    def judged(self, decoded: Decoded, arrays: Sequence[list[Any] | None], raws: Sequence[bytes]) -> Decoded:
+        """Judge the arrays of decoded records.
+
+        Args:
+            decoded: the records.
+            arrays: those of the valid ones, in order.
+            raws: the bytes of all.
+        """
+        if self.fits(arrays, max(map(len, raws), default=0)):
+            return decoded
+        at = [index for index, event in enumerate(decoded.events) if event is not None]
+        verdicts = ((index, self._verdict(array, raws[index])) for index, array in zip(at, arrays, strict=True))
+        refused = {index: verdict for index, verdict in verdicts if verdict is not None}
+        events = [None if index in refused else event for index, event in enumerate(decoded.events)]
+        return Decoded(events, decoded.invalid | refused, decoded.micros)
+
+    def fits(self, arrays: Sequence[list[Any] | None], largest: int) -> bool:
+        """Whether all arrays are certainly right; `largest` is the size of the largest record in bytes."""
+        longest = max((len(array or ()) for array in arrays), default=0)
+        if self._needed is not None and any(array is None for array in arrays):
+            return False
+        return longest <= MAX_ELEMENTS and (not self._keeps or longest * largest <= MAX_KEPT_BYTES)
+
+    def _verdict(self, array: list[msgspec.Raw] | None, raw: bytes) -> InvalidEvent | None:
+        where = show_path(self._steps)
+        if array is None:
+            if self._needed is None:
+                return None
+            detail = f"{where} is missing or null, and {self._needed} of its elements is required; send it"
+            return InvalidEvent(Reason.MISSING_FIELD, self._needed, detail)
+        if len(array) > MAX_ELEMENTS:
+            detail = f"{where} has {len(array)} elements; at most {MAX_ELEMENTS} are allowed: send several records"
+            return InvalidEvent(Reason.TOO_LARGE, self._field, detail)
+        beside = 0
+        if self._keeps and len(array) * len(raw) > MAX_KEPT_BYTES:
+            beside = len(raw) - len(text_at(raw, self._steps) or b"")
+        if len(array) * beside <= MAX_KEPT_BYTES:
+            return None
+        detail = f"{where} has {len(array)} elements, each of which would be kept with the {beside} bytes beside them"
+        detail += f"; at most {MAX_KEPT_BYTES} are allowed together: send several records"
+        return InvalidEvent(Reason.TOO_LARGE, self._field, detail)
+
+
+@dataclass(frozen=True)
+class Elements:
+    """The elements of several records, in the order of the records and of their arrays.
+
+    Attributes:
+        events: the events; None for an invalid element.
+        counts: number of elements by record.
+        raws: their JSON texts; empty if none is needed any more.
+        invalid, micros: as those of `Decoded`.
+    """
+
+    events: list[Any]
+    counts: list[int]
+    raws: list[bytes]
+    invalid: dict[int, InvalidEvent]
+    micros: list[int] | None
+
+
+class ElementDecoder:
+    """Decodes and judges the elements of a pipeline's exploded array.
+
+    Attributes:
+        names: the fields that are read from elements.
+        has_time: whether the event time is one of them.
+        kind: the type of the array for a reader that takes elements together with their record; None: there is none.
+    """
+
+    def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
+        """Prepare; arguments as those of `EventDecoder`."""
+        inside = [field for field in spec.source.fields if field.array is not None]
+        self._steps: Steps = spec.source.array or ()
+        self._field = inside[0].name
+        # A single value is written as a member of an object, so that one decoder judges all elements.
+        whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
+        self._member = whole[0].name if whole else None
+        own = [field.model_copy(update={"path": self._path(field)}) for field in inside]
+        self._decoder = EventDecoder(_with_fields(spec, own), exact=exact, element=True)
+        self.names = frozenset(field.name for field in inside)
+        self.has_time = spec.source.event_time.field in self.names
+        self.kind: Any = None
+        if not any(field.type == JSON for field in inside):
+            value = type_of(inside[0]) if inside[0].required else type_of(inside[0]) | None
+            self.kind = GenericAlias(list, (self._decoder.type if self._member is None else value,))
+
+    def _path(self, field: FieldSpec) -> Steps | None:
+        if self._member is None:
+            return _within(field)
+        return (self._member, *_within(field)) if _within(field) or field.name != self._member else None
+
+    def decode(self, arrays: Sequence[Sequence[msgspec.Raw] | None], now_ms: int) -> Elements:
+        """Decode the elements of the arrays of records at wall time `now_ms`."""
+        raws = list(map(bytes, chain.from_iterable(array or () for array in arrays)))
+        counts = [len(array or ()) for array in arrays]
+        decoded = self._decoder.decode_all(self._documents(raws), now_ms)
+        if not decoded.invalid:
+            return Elements(decoded.events, counts, raws, {}, decoded.micros)
+        places = list(chain.from_iterable(map(range, counts)))
+        invalid = {at: self._located(verdict, places[at], raws[at]) for at, verdict in decoded.invalid.items()}
+        return Elements(decoded.events, counts, raws, invalid, decoded.micros)
+
+    def plain(
+        self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
+    ) -> Elements | None:
+        """Judge elements that were read with their records, as `kind`; None: they have to be decoded one by one.
+
+        Args:
+            arrays: the elements by record.
+            raws: the bytes of the records.
+            now_ms: wall time, epoch milliseconds.
+            largest: size of the largest record in bytes.
+        """
+        events = list(chain.from_iterable(array or () for array in arrays))
+        if self._member is not None:
+            make, name = self._decoder.type, self._member
+            events = [make(**{name: value}) for value in events]
+        decoded = self._decoder.plain(events, raws, now_ms, largest, whole=False)
+        if decoded is None:
+            return None
+        return Elements(events, [len(array or ()) for array in arrays], [], {}, decoded.micros)
+
+    def _documents(self, raws: list[bytes]) -> list[bytes]:
+        """Each element as an object. A null is one without members, as a null on a path is."""
+        if self._member is not None:
+            begin = b'{"%b":' % self._member.encode()
+            return [b"%b%b}" % (begin, raw) for raw in raws]
+        return [raw if raw != b"null" else b"{}" for raw in raws] if b"null" in raws else raws
+
+    def _located(self, verdict: InvalidEvent, place: int, raw: bytes) -> InvalidEvent:
+        if verdict.reason is Reason.NOT_AN_OBJECT:
+            return misplaced(self._field, (*self._steps, place), raw, array=False)
+        detail = f"element {place} of {show_path(self._steps)}: {verdict.detail}"
+        return InvalidEvent(verdict.reason, verdict.field, detail)
+
+    def values(self, events: Sequence[Any], name: str) -> list[Any]:
+        """A field's value in each event."""
+        return self._decoder.values(events, name)
+
+    def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
+        """The fields of each event as a JSON object; `raws` are the elements' texts, for fields of type json."""
+        return self._decoder.as_json(events, self._documents(list(raws)))
+
+
+def element_at(raw: bytes, steps: Steps, place: int) -> bytes:
+    """The JSON text of one element of a valid record; `steps`: where the array is."""
+    return _texts(raw, steps)[place]
+
+
+@lru_cache(maxsize=32)  # of a few records, several elements are asked for one after the other
+def _texts(raw: bytes, steps: Steps) -> list[bytes]:
+    return items(text_at(raw, steps) or b"[]")
+
+
+def _within(field: FieldSpec) -> Steps:
+    """Where a field is in an element."""
+    return field.steps[len(field.array or ()) + 1 :]
+
+
+def _with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
+    """The pipeline as if these were all its fields; the event time may be none of them."""
+    time = spec.source.event_time
+    if time.field not in {field.name for field in fields}:
+        time = time.model_copy(update={"field": None})
+    source = spec.source.model_copy(update={"fields": list(fields), "event_time": time})
+    return spec.model_copy(update={"source": source})

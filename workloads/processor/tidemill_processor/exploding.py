@@ -1,0 +1,219 @@
+"""Reads records whose array is exploded: the frame has a row for each element, with the fields of its record."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import polars as pl
+
+from tidemill_contract.events.decoder import Decoded, InvalidEvent
+from tidemill_contract.events.elements import LIST, ElementDecoder, Elements
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.paths import Steps
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.batch import (
+    DATA,
+    ELEMENT,
+    INDEX,
+    MICROS,
+    OFFSET,
+    PARTITION,
+    TIME,
+    Batch,
+    BatchReader,
+    Origins,
+    Piece,
+    as_column,
+    progress,
+)
+from tidemill_processor.letters import Message, dead_letter
+
+MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
+"""Bytes of the records that are decoded together. A megabyte holds at most half a million elements."""
+MOST_ELEMENTS = 8_000
+"""Elements of a piece, unless one record alone has more."""
+KEPT_BYTES = 640
+"""What an event may take in memory where events are kept, each with the fields of its record; more counts as more."""
+
+
+@dataclass(frozen=True)
+class _Records:
+    """Decoded records.
+
+    Attributes:
+        events: of all; None for invalid ones.
+        at: the indexes of the valid ones.
+        arrays: their arrays.
+        times: event times of all (epoch ms), if these are no fields of elements.
+    """
+
+    messages: Sequence[Message]
+    raws: list[bytes]
+    events: list[Any]
+    at: list[int]
+    arrays: list[list[Any] | None]
+    invalid: dict[int, InvalidEvent]
+    times: list[int]
+    micros: list[int] | None
+
+    def first(self, number: int) -> _Records:
+        """Return the first records."""
+        at = self.at[: bisect_left(self.at, number)]
+        invalid = {index: verdict for index, verdict in self.invalid.items() if index < number}
+        return replace(
+            self,
+            messages=self.messages[:number],
+            raws=self.raws[:number],
+            at=at,
+            arrays=self.arrays[: len(at)],
+            invalid=invalid,
+        )
+
+
+def batch_reader(spec: PipelineSpec, *, offsets: bool = False) -> BatchReader:
+    """The reader of a pipeline's batches; arguments as those of `BatchReader`."""
+    return BatchReader(spec, offsets=offsets) if spec.source.array is None else ExplodingReader(spec)
+
+
+class ExplodingReader(BatchReader):
+    """Decodes, validates and transforms micro-batches of a pipeline that explodes an array."""
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        """Prepare."""
+        super().__init__(spec, offsets=True)
+        self._elements = ElementDecoder(spec, exact=self._ordered)
+        self._decoder = RecordDecoder(spec, exact=self._ordered, elements=self._elements.kind)
+        self._steps: Steps = spec.source.array or ()
+        self._bytes = LEAST_BYTES
+
+    def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
+        """Decode the next records of a batch; `join` counts their events through."""
+        return self._decode(messages, now_ms, bounded=False)
+
+    def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
+        """Decode the first of these records, so many that memory is bounded, and return the others."""
+        sizes = accumulate(len(m.value() or b"") for m in messages)
+        some = messages[: max(1, sum(size <= self._bytes for size in sizes))]
+        piece = self._decode(some, now_ms, bounded=True)
+        return piece, messages[len(piece.messages) :]
+
+    def _decode(self, messages: Sequence[Message], now_ms: int, *, bounded: bool) -> Piece:
+        raws = [m.value() or b"" for m in messages]
+        largest = max(map(len, raws), default=0)
+        decoded = self._decoder.decode_whole(raws, now_ms, largest=largest, records=messages)
+        elements = None
+        if decoded is not None:
+            records = self._some(messages, raws, decoded, now_ms, bounded=bounded)
+            elements = self._elements.plain(records.arrays, records.raws, now_ms, largest)
+        if elements is None:
+            decoded = self._decoder.decode_all(raws, now_ms, largest=largest, records=messages)
+            records = self._some(messages, raws, decoded, now_ms, bounded=bounded)
+            elements = self._elements.decode(records.arrays, now_ms)
+        return self._piece(records, elements, now_ms)
+
+    def _some(
+        self, messages: Sequence[Message], raws: list[bytes], decoded: Decoded, now_ms: int, *, bounded: bool
+    ) -> _Records:
+        """The decoded records; `bounded`: only the first ones, as many as make a piece."""
+        events, invalid = decoded.events, decoded.invalid
+        times = [] if self._elements.has_time else self._event_times(messages, events, invalid, now_ms)
+        at = [index for index, event in enumerate(events) if event is not None]
+        arrays = self._decoder.values([events[index] for index in at], LIST)
+        found = _Records(messages, raws, events, at, arrays, invalid, times, decoded.micros)
+        if not bounded:
+            return found
+        weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
+        taken = sum(weight <= MOST_ELEMENTS for weight in weights)
+        number = len(raws) if taken == len(at) else max(1, at[taken])
+        # Records that do not fit are decoded again, so next time fewer are tried.
+        size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
+        self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
+        return found.first(number)
+
+    def _weight(self, array: Sequence[Any] | None, size: int) -> int:
+        number = len(array or ())
+        return number * max(1, size // KEPT_BYTES) if self._keeps_events else number
+
+    def _piece(self, records: _Records, elements: Elements, now_ms: int) -> Piece:
+        messages, raws = records.messages, records.raws
+        counts = dict(zip(records.at, elements.counts, strict=True))
+        starts = list(accumulate((counts.get(index, 0) for index in range(len(messages))), initial=0))
+        origins = Origins(starts, self._steps)
+        dead = [self._refused(messages[i], verdict, now_ms) for i, verdict in records.invalid.items()]
+        for index, verdict in elements.invalid.items():
+            record, place = origins.place(index)
+            dead.append(dead_letter(messages[record], elements.raws[index], verdict, element=place))
+        frame = self._frame(records, elements)
+        size = sum(map(len, raws)) + (int(frame[DATA].str.len_bytes().sum()) if self._keeps_events else 0)
+        ends, consumed, arrived = progress(messages, [m.partition() for m in messages])
+        return Piece(size, frame, messages, tuple(dead), ends, consumed, arrived, origins)
+
+    def _frame(self, records: _Records, elements: Elements) -> pl.DataFrame:
+        """The valid elements, with the columns of their records repeated."""
+        events: Sequence[Any] = elements.events
+        index = pl.Series(range(len(events)), dtype=pl.UInt32)
+        counts = pl.Series(elements.counts, dtype=pl.UInt32)
+        slots = pl.Series(range(len(counts)), dtype=pl.UInt32).repeat_by(counts).explode().drop_nulls()
+        raws, micros = elements.raws, elements.micros
+        if elements.invalid:
+            valid = [i for i in range(len(events)) if i not in elements.invalid]
+            index, slots = index.gather(valid), slots.gather(valid)
+            events, raws = [events[i] for i in valid], [raws[i] for i in valid]
+            micros = None if micros is None else [micros[i] for i in valid]
+        columns = {name: column.gather(slots) for name, column in self._repeated(records).items()}
+        columns[INDEX] = index
+        columns[ELEMENT] = (index - (counts.cum_sum() - counts).gather(slots)).cast(pl.Int64)
+        if self._elements.has_time:
+            columns[TIME] = pl.Series(self._elements.values(events, self._time_field or ""), dtype=pl.Int64)
+            if self._ordered:
+                columns[MICROS] = pl.Series(micros or [0] * len(events), dtype=pl.Int64)
+        for name, dtype in self._columns.items():
+            if name in self._elements.names:
+                columns[name] = as_column(name, self._elements.values(events, name), dtype)
+        if self._keeps_events:
+            own = self._elements.as_json(events, raws)
+            columns[DATA] = pl.Series(list(map(_merged, columns[DATA].to_list(), own)), dtype=pl.String)
+        return pl.DataFrame(columns)
+
+    def _repeated(self, records: _Records) -> dict[str, pl.Series]:
+        """Columns of the valid records."""
+        at, events = records.at, [records.events[index] for index in records.at]
+        messages = [records.messages[index] for index in at]
+        columns = {
+            PARTITION: pl.Series([m.partition() for m in messages], dtype=pl.Int32),
+            OFFSET: pl.Series([m.offset() for m in messages], dtype=pl.Int64),
+        }
+        if not self._elements.has_time:
+            columns[TIME] = pl.Series([records.times[index] for index in at], dtype=pl.Int64)
+            if self._ordered:
+                exact = [0] * len(at) if records.micros is None else [records.micros[index] for index in at]
+                columns[MICROS] = pl.Series(exact, dtype=pl.Int64)
+        for name, dtype in self._columns.items():
+            if name not in self._elements.names:
+                columns[name] = as_column(name, self._decoder.values(events, name), dtype)
+        if self._keeps_events:
+            texts = self._decoder.as_json(events, [records.raws[index] for index in at])
+            columns[DATA] = pl.Series(texts, dtype=pl.String)
+        return columns
+
+    def _joined(self, pieces: Sequence[Piece]) -> Batch:
+        """Events are counted through from one piece to the next."""
+        starts, frames = [0], []
+        for piece in pieces:
+            assert piece.elements is not None  # noqa: S101 - of this reader
+            before = starts[-1]
+            frames.append(piece.frame.with_columns(pl.col(INDEX) + before))
+            starts += [before + start for start in piece.elements.starts[1:]]
+        batch = super()._joined(pieces)
+        frame = pl.concat(frames)
+        times = frame.select(TIME, PARTITION, OFFSET)
+        return replace(batch, frame=frame, times=times, elements=Origins(starts, self._steps))
+
+
+def _merged(text: str, other: str) -> str:
+    """Two JSON objects as one."""
+    return f"{text[:-1]},{other[1:]}" if min(len(text), len(other)) > 2 else max(text, other, key=len)

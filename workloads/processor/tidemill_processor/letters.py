@@ -1,0 +1,80 @@
+"""Dead letters: records, and elements of exploded arrays, that count nowhere or not in every window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidemill_contract.events.decoder import InvalidEvent
+
+STORED_VALUE_BYTES = 64 * 1024
+"""Maximum length of a refused record's value in its dead letter."""
+
+
+class Message(Protocol):
+    """A Kafka record, with the methods of confluent-kafka's `Message`."""
+
+    def key(self) -> bytes | None: ...  # noqa: D102
+    def value(self) -> bytes | None: ...  # noqa: D102
+    def partition(self) -> int: ...  # noqa: D102
+    def offset(self) -> int: ...  # noqa: D102
+    def timestamp(self) -> tuple[int, int]: ...  # noqa: D102
+    def headers(self) -> Sequence[tuple[str, bytes]] | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One row of `_dead_letters`, without the epoch.
+
+    Attributes:
+        windows: the starts (epoch ms) of the closed windows.
+        element: the place in the exploded array; None: it is the whole record.
+    """
+
+    partition: int
+    offset: int
+    reason: str
+    aggregation: str = ""
+    field: str | None = None
+    detail: str | None = None
+    key: bytes | None = None
+    value: bytes | None = None
+    value_bytes: int | None = None
+    event_time: int | None = None
+    windows: tuple[int, ...] | None = None
+    element: int | None = None
+
+
+def dead_letter(
+    message: Message,
+    value: bytes,
+    verdict: InvalidEvent,
+    *,
+    element: int | None = None,
+    aggregation: str = "",
+    event_time: int | None = None,
+    windows: tuple[int, ...] | None = None,
+) -> DeadLetter:
+    """Return the dead letter of a record, or of one element of it; `value`: its bytes."""
+    return DeadLetter(
+        partition=message.partition(),
+        offset=message.offset(),
+        reason=str(verdict.reason),
+        aggregation=aggregation,
+        field=_storable(verdict.field, 200),
+        detail=_storable(verdict.detail, 1000),
+        key=message.key(),
+        value=value[:STORED_VALUE_BYTES],
+        value_bytes=len(value),
+        event_time=event_time,
+        windows=windows,
+        element=element,
+    )
+
+
+def _storable(text: str | None, characters: int) -> str | None:
+    """Return a text of an event or a header with the characters replaced that Postgres refuses; None if it is empty."""
+    if not text:
+        return None
+    return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
