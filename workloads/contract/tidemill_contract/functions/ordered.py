@@ -95,8 +95,8 @@ class First(Function):
 
     name = "first"
     value = (
-        "the earliest value by event time, to the microsecond; equal times are ordered by partition, offset and place in"
-        " an exploded array"
+        "the earliest value by event time, to the microsecond; equal times are ordered by partition, offset and place"
+        " in an exploded array"
     )
     kinds = FIRST
 
