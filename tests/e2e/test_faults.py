@@ -130,9 +130,14 @@ def test_the_node_is_drained_under_load(
     selector = "tidemill.dev/pipeline=orders,app.kubernetes.io/component=processor"
     with shop.load(some_orders(_EVENTS, after=shop.number)):
         try:
-            with pytest.raises(DemoError, match=r"disruption budget|time"):
+            with pytest.raises(DemoError, match=r"disruption budget|timeout|timed out"):
                 world.kubectl(
-                    "drain", nodes[0], f"--pod-selector={selector}", "--ignore-daemonsets", "--timeout=30s", "--force"
+                    "drain",
+                    nodes[0],
+                    f"--pod-selector={selector}",
+                    "--ignore-daemonsets",
+                    "--delete-emptydir-data",
+                    "--timeout=40s",
                 )
             left = {
                 pod["metadata"]["name"]
