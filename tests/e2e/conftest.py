@@ -302,6 +302,12 @@ class World:
         found = self.json("get", "pods", "--namespace", namespace, "--selector", selector)["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
+    def scale_operator(self, replicas: int) -> None:
+        """Set the number of operators and wait until it is so."""
+        target = ("deployment/tidemill", "--namespace", OPERATOR_NAMESPACE)
+        self.kubectl("scale", *target, f"--replicas={replicas}")
+        self.kubectl("rollout", "status", *target, "--timeout=180s")
+
     def in_operator(self, *command: str) -> str:
         """Run a command where the operator runs; what it printed."""
         return self.kubectl("exec", "deployment/tidemill", "--namespace", OPERATOR_NAMESPACE, "--", *command)

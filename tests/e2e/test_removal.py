@@ -59,13 +59,6 @@ def pair(world: Any, orders: Callable[..., Any], some_orders: Callable[..., Any]
     assert pair.have_data() == set()
 
 
-def scale_operator(world: Any, replicas: int) -> None:
-    """Set the number of operators and wait until it is so."""
-    target = ("deployment/tidemill", "--namespace", OPERATOR_NAMESPACE)
-    world.kubectl("scale", *target, f"--replicas={replicas}")
-    world.kubectl("rollout", "status", *target, "--timeout=180s")
-
-
 def delete_namespace(world: Any, namespace: str) -> None:
     """Delete it and wait until it has gone."""
     world.kubectl("delete", "namespace", namespace, "--timeout=240s")
@@ -81,9 +74,9 @@ def test_a_namespace_is_deleted(world: Any, pair: Pair) -> None:
 @pytest.mark.fault("namespace-deleted-without-operator", "nothing is stuck; data go or stay as specified")
 def test_a_namespace_is_deleted_while_no_operator_runs(world: Any, pair: Pair) -> None:
     """The CronJob finds what waits, and deletes the data that are to go."""
-    scale_operator(world, 0)
+    world.scale_operator(0)
     delete_namespace(world, pair.namespace)
-    scale_operator(world, 2)  # whose pod is asked what is left
+    world.scale_operator(2)  # whose pod is asked what is left
     assert pair.have_data() == {"keeping"}
 
 
@@ -93,7 +86,7 @@ def test_the_operator_is_uninstalled(
     replicas: int, world: Any, pair: Pair, some_orders: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
     """Pipelines run on; they and their namespace can be deleted; a new release finds the data that stayed."""
-    scale_operator(world, replicas)
+    world.scale_operator(replicas)
     world.helm.uninstall_operator()
     assert world.get("deployment", "tidemill", OPERATOR_NAMESPACE) == {}
     found = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from faults.proxy import Proxies
@@ -15,15 +15,22 @@ from tidemill_operator.processes.child import descendants
 @contextlib.contextmanager
 def frozen(server: Any) -> Iterator[None]:
     """A server and all its children, stopped by SIGSTOP."""
-    pids = [server.pid, *descendants(server.pid)]
-    _signal(pids, signal.SIGSTOP)
+    with stopped([server.pid, *descendants(server.pid)]):
+        yield
+
+
+@contextlib.contextmanager
+def stopped(pids: Sequence[int]) -> Iterator[None]:
+    """Processes, stopped by SIGSTOP."""
+    send_signal(pids, signal.SIGSTOP)
     try:
         yield
     finally:
-        _signal(pids, signal.SIGCONT)
+        send_signal(pids, signal.SIGCONT)
 
 
-def _signal(pids: list[int], number: signal.Signals) -> None:
+def send_signal(pids: Sequence[int], number: signal.Signals) -> None:
+    """Send a signal to processes; those that have ended are left out."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

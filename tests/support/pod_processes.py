@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP, Signals
 from typing import Any
+
+from hanging import stopped
 
 
 def pids(pod: dict[str, Any]) -> list[int]:
@@ -22,23 +22,10 @@ def pids(pod: dict[str, Any]) -> list[int]:
     return found
 
 
-def send_signal(pod: dict[str, Any], number: Signals) -> int:
-    """Send a signal to all processes of a pod, and return how many there were."""
-    processes = pids(pod)
-    for pid in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-    return len(processes)
-
-
 @contextlib.contextmanager
 def frozen(pods: Iterable[dict[str, Any]]) -> Iterator[None]:
     """Stop all processes of pods by SIGSTOP while the block runs: connections stay open, nothing answers."""
-    stopped = list(pods)
-    for pod in stopped:
-        assert send_signal(pod, SIGSTOP), f"{pod['metadata']['name']} has no processes on this machine"
-    try:
+    found = {pod["metadata"]["name"]: pids(pod) for pod in pods}
+    assert all(found.values()), f"pods without processes on this machine: {[name for name in found if not found[name]]}"
+    with stopped([pid for of_pod in found.values() for pid in of_pod]):
         yield
-    finally:
-        for pod in stopped:
-            send_signal(pod, SIGCONT)

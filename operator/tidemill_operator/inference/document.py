@@ -18,10 +18,9 @@ from tidemill_contract.resource.validate import Limits, check
 from tidemill_operator.inference.choices import Choices, choose, nice_ms
 from tidemill_operator.inference.columns import Sample
 from tidemill_operator.inference.field_types import FieldDraft, draft_field
-from tidemill_operator.inference.naming import field_names
+from tidemill_operator.inference.naming import YAML_WORDS, field_names
 
 _PLAIN = re.compile(r"[A-Za-z_][\w %./-]*|[0-9]+(?:s|m|h|d)", re.ASCII)
-_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
 _PLAIN_PATH = re.compile(r"[^.\[\]]+")
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 24
 _LONG_RETENTION = "3650d"
@@ -234,5 +233,5 @@ def _flow(value: Any) -> str:
 
 def _text(text: str) -> str:
     """A text as YAML: in quotes, which JSON's are too, unless it can be nothing else."""
-    plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS and text == text.strip()
+    plain = _PLAIN.fullmatch(text) is not None and text.lower() not in YAML_WORDS and text == text.strip()
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

@@ -22,8 +22,10 @@ _WRITTEN_OUT = {
     "%": " percent ",
     "&": " and ",
 }
-# YAML reads some as booleans; the others are names of columns that every answer or every table has.
-_TAKEN = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", *RESERVED, *SYSTEM_COLUMNS))
+YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
+"""Words that YAML does not read as texts, unless they are in quotes."""
+# Besides these, the names of columns that every answer or every table has.
+_TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 
 
 def field_names(paths: Sequence[Steps]) -> list[str]:

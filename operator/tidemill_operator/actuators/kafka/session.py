@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from tidemill_operator.errors import Reason, TidemillError
 
@@ -113,6 +113,29 @@ class KafkaSession:
             with self.told(f"describing the config of {kind.name.lower()} {resource.name}"):
                 found[resource.name] = {key: entry.value or "" for key, entry in self.wait(future).items()}
         return found
+
+    def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
+        """Return those of the topics that exist, even if the broker that is asked for topics does not know them yet.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        if not topics:
+            return frozenset()
+        known = set()
+        # With validate_only the controller creates nothing, but refuses a topic that exists.
+        wanted = [NewTopic(topic, 1, 1) for topic in topics]
+        asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
+        for topic, future in asked.items():
+            with self.told(f"asking the controller for topic {topic}"):
+                try:
+                    self.wait(future)
+                except KafkaException as error:
+                    if error.args[0].code() in GONE:
+                        raise
+                    if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                        known.add(topic)
+        return frozenset(known)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
         """Wait a moment for a change to become visible, and return whether it did. Metadata reach brokers late."""

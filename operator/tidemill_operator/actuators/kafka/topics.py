@@ -15,7 +15,7 @@ from confluent_kafka.admin import NewPartitions, NewTopic, ResourceType
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Reclaim
 from tidemill_operator.actuators.kafka.replication import THROTTLE_BYTES, Advance, Replication, held
-from tidemill_operator.actuators.kafka.session import GONE, KafkaSession
+from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
@@ -73,15 +73,19 @@ class KafkaTopics:
             TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
         """
         found = self._describe(names)
-        if late := self._known_to_controller([name for name in names if name not in found]):
-            self._session.settle(lambda: late <= self._describe(list(late)).keys())
-            found |= self._describe(list(late))
-            if unknown := late - found.keys():
-                raise TidemillError(
-                    Reason.UNREACHABLE,
-                    f"topic {', '.join(sorted(unknown))} exists, but the broker that was asked does not know it yet",
-                    "check that all brokers are up to date with the controller",
-                )
+        late = self._session.known_to_controller([name for name in names if name not in found])
+
+        def all_found() -> bool:
+            found.update(self._describe(sorted(late)))
+            return late <= found.keys()
+
+        if not self._session.settle(all_found):
+            unknown = ", ".join(sorted(late - found.keys()))
+            raise TidemillError(
+                Reason.UNREACHABLE,
+                f"topic {unknown} exists, but the broker that was asked does not know it yet",
+                "check that all brokers are up to date with the controller",
+            )
         return {name: _live(described) for name, described in found.items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
@@ -177,7 +181,7 @@ class KafkaTopics:
 
     def _ensure(self, topic: Topic, described: Any, config: Mapping[str, str], spread: Spread | None) -> Outcome:
         if described is None:
-            if (topic.lost or not topic.managed) and self._known_to_controller([topic.name]):
+            if (topic.lost or not topic.managed) and self._session.known_to_controller([topic.name]):
                 return _report(topic, None, 0)
             if not topic.managed:
                 raise missing(topic)
@@ -200,25 +204,6 @@ class KafkaTopics:
             now, later = now | later, {}
         changed += len(now) + advance.writes
         return _report(topic, _live(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
-
-    def _known_to_controller(self, names: Sequence[str]) -> frozenset[str]:
-        """Return those of the topics that exist, even if the broker that is asked for topics does not know them yet."""
-        if not names:
-            return frozenset()
-        session, known = self._session, set()
-        # With validate_only the controller creates nothing, but refuses a topic that exists.
-        wanted = [NewTopic(name, 1, 1) for name in names]
-        asked = session.admin().create_topics(wanted, request_timeout=session.timeout, validate_only=True)
-        for name, future in asked.items():
-            with session.told(f"asking the controller for topic {name}"):
-                try:
-                    session.wait(future)
-                except KafkaException as error:
-                    if error.args[0].code() in GONE:
-                        raise
-                    if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                        known.add(name)
-        return frozenset(known)
 
     def _advance(
         self, topic: Topic, partitions: Mapping[int, Held], config: Mapping[str, str], spread: Spread | None
