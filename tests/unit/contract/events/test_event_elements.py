@@ -128,11 +128,11 @@ def test_elements_are_refused_one_by_one() -> None:
         "mistyped: element 1 of order.items: sku: expected string, got number 7; send it in quotes, or declare the"
         " field as number",
         "mistyped: order.items[2]: expected object, got number 5; the path of sku leads through it: correct the path,"
-        " or what is sent",
+        " or the event",
         "mistyped: order.items[3]: expected object, got array; the path of sku leads through it: correct the path,"
-        " or what is sent",
+        " or the event",
         "mistyped: element 4 of order.items: price: expected object, got number 3; the path of price leads through it:"
-        " correct the path, or what is sent",
+        " correct the path, or the event",
         "bad_string: element 5 of order.items: holds a NUL character, which Postgres cannot store",
     ]
 
