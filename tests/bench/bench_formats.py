@@ -63,6 +63,11 @@ SHAPES: dict[str, Shape] = {
     "seconds": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] // 1000}),
     "fractions": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] / 1000}),
     "pattern": Shape({"ts": {"format": _PATTERN}}, lambda event: {**event, "ts": _text(event["ts"], _PATTERN)}),
+    "decimal": Shape({"latency_ms": {"type": "decimal", "scale": 2}}, lambda event: event),
+    "decimal text": Shape(
+        {"latency_ms": {"type": "decimal", "scale": 2}},
+        lambda event: {**event, "latency_ms": f"{event['latency_ms']:.2f}"},
+    ),
     "header": Shape({"country": {"from": "header"}}, lambda event: event),
 }
 

@@ -157,15 +157,15 @@ def events_listing(model: PipelineModel) -> Listing:
             "events_not_kept", f"{model.name} keeps no events; set events.store: true in its spec to keep them"
         )
     own = {"event_time", "epoch", "partition", "offset", "data"}
-    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.type in SQL_TYPES]
-    typed = "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
+    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.kind in SQL_TYPES]
+    typed = "".join(f", {_field_sql(f.name, f.kind)} AS {quote(f.name)}" for f in fields)
     return Listing(
         kind="events",
         relation=events.listing("{schema}", typed),
         columns=EVENT_COLUMNS,
         time="event_time",
         unique=("event_time", "epoch", "partition", "offset"),
-        hidden=tuple(Column(f.name, f.type) for f in fields),
+        hidden=tuple(Column(f.name, f.kind) for f in fields),
     )
 
 

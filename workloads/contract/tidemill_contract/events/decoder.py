@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.events.decimals import Decimals
 from tidemill_contract.events.details import (
     SECONDS_FROM,
     SECONDS_TO,
@@ -77,7 +78,7 @@ class EventDecoder:
     """Decodes and validates the events of one pipeline.
 
     An event is a msgspec Struct, whose fields `values` reads. Without paths, each field is an attribute. Timestamps are
-    epoch milliseconds. Absent optional fields are None, or their default.
+    epoch milliseconds, decimals scaled integers. Absent optional fields are None, or their default.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
@@ -100,6 +101,7 @@ class EventDecoder:
         # Those that the JSON reader reads itself come first: events with them may be read again.
         self._timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
         self._formats = {name: written for name, written in formats.items() if written is not None}
+        self._decimals = Decimals(spec.source.fields)
         self._strings = tuple(f.name for f in fields if f.type == "string")
         self._lists = tuple(f.name for f in fields if f.type == STRINGS)
         self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
@@ -129,8 +131,11 @@ class EventDecoder:
         self._shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object, by the fields' names; `raws` are the events' bytes."""
-        texts = map(msgspec.json.encode, self._shape.flattened(events))
+        """The fields of each event as a JSON object, by the fields' names; `raws` are the events' bytes.
+
+        Decimals are texts.
+        """
+        texts = map(msgspec.json.encode, self._shape.flattened(events, self._decimals.shown))
         if self._kept is not None:
             texts = map(self._kept.added, texts, raws)
         return [text.decode() for text in texts]
@@ -234,7 +239,8 @@ class EventDecoder:
                         values = [value for value in values if value is not None]
                 if values and not self._plain_times(values, own=own, now_ms=now_ms):
                     return None
-        except (*_BROKEN, ValueError, OverflowError):
+            self._decimals.scale_all(self._shape, events)
+        except (*_BROKEN, ValueError, ArithmeticError):
             return None
         return Decoded(events, {}, micros)
 
@@ -279,6 +285,7 @@ class EventDecoder:
                 micros = beyond
             if time is not value:
                 self._shape.put([event], name, [time])
+        self._decimals.scale(self._shape, event)
         # JSON can only hold a NUL as an escape.
         if b"\\u0000" in raw:
             self._check_nul(event)

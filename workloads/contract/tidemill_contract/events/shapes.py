@@ -8,7 +8,7 @@ read where it is, without dictionaries and without a copy. What the reader refus
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import attrgetter
@@ -179,13 +179,16 @@ class Shape:
             return node.type(**values)
         return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
 
-    def flattened(self, events: Sequence[Any]) -> Sequence[Any]:
-        """The events as structs of fields by name."""
-        if not self.nested and not self._defaults:
+    def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
+        """The events as structs of fields by name; `shown`: by name, what makes texts of values that are not null."""
+        if not self.nested and not self._defaults and not shown:
             return events
         names = self.flat.__struct_fields__
-        rows = zip(*(self.values(events, name) for name in names), strict=True)
-        return [self.flat(**dict(zip(names, row, strict=True))) for row in rows]
+        columns = [self.values(events, name) for name in names]
+        for place, name in enumerate(names):
+            if (show := shown.get(name)) is not None:
+                columns[place] = [None if value is None else show(value) for value in columns[place]]
+        return [self.flat(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def extracted(self, raw: bytes) -> Members:
         """The JSON texts of an event's fields, by the fields' names; of a flat one those of all its members.

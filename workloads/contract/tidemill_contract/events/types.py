@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
 
+from tidemill_contract.events.decimals import DecimalFormat
 from tidemill_contract.events.details import AS_WRITTEN
 from tidemill_contract.events.members import as_object, members, mended
 from tidemill_contract.events.timestamps import TimeFormat
@@ -19,6 +21,7 @@ _DEFAULTS = {
     "integer": "write a whole number of 64 bits",
     "number": "write a number",
     "boolean": "write true or false",
+    "decimal": "write a number with as many digits as precision and scale allow",
     "strings": "take it out: an event without the array counts no string",
     "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
 }
@@ -28,6 +31,7 @@ TYPES: dict[str, Any] = {
     "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     "number": float,
     "boolean": bool,
+    "decimal": Decimal,
     "strings": list[str | None],
     "timestamp": int | Annotated[dt.datetime, msgspec.Meta(tz=True)],
 }
@@ -45,8 +49,10 @@ def type_of(field: FieldSpec) -> Any:
 
 
 def kind_of(field: FieldSpec) -> str:
-    """The field's type, for messages; of a timestamp with the format that is set."""
-    written = TimeFormat.of(field)
+    """The field's type, for messages; of a timestamp with the format that is set, of a decimal with its digits."""
+    written, decimal = TimeFormat.of(field), DecimalFormat.of(field)
+    if decimal is not None:
+        return decimal.name
     return field.type if written is None else f"{AS_WRITTEN}{written.name}"
 
 
@@ -65,7 +71,9 @@ def default_of(field: FieldSpec) -> Any:
         value = msgspec.json.decode(members(whole)[field.name], type=type_of(field))
         if written is not None:
             written.micros(value)
-    except (msgspec.MsgspecError, OverflowError, ValueError):
+        if (decimal := DecimalFormat.of(field)) is not None:
+            decimal.all_scaled([value])
+    except (msgspec.MsgspecError, ArithmeticError, ValueError):
         remedy = _DEFAULTS[field.type] if written is None else "write it as events do"
         raise ValueError(f"is not of type {kind_of(field)}: {remedy}") from None
     if isinstance(value, str) and "\0" in value:

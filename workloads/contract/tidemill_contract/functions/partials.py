@@ -246,8 +246,11 @@ def whole_partial(metric: str) -> Partial:
 
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
-    """Types of all fields and derives by name; `derived` comes from `expressions.derived_types`."""
-    return {f.name: f.type for f in spec.source.fields} | dict(derived)
+    """Types of all fields and derives by name; `derived` comes from `expressions.derived_types`.
+
+    Those of decimals have their scale.
+    """
+    return {f.name: f.kind for f in spec.source.fields} | dict(derived)
 
 
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:

@@ -25,6 +25,7 @@ from typing import Any
 import datasketches
 import numpy as np
 
+from tidemill_contract.decimals import scale_of, text_of, value_of
 from tidemill_contract.functions.base import EXACT_INTEGERS, StoredColumn
 from tidemill_contract.times import rfc3339_ms
 
@@ -124,6 +125,14 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _shower(field_type: str | None) -> Callable[[Any], Any]:
+    """What makes listed values of those that are counted."""
+    scale = scale_of(field_type)
+    if scale is not None:
+        return lambda scaled: text_of(value_of(scaled, scale), scale)
+    return rfc3339_ms if field_type == "timestamp" else _same
+
+
 def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
     """What lists the k most frequent values, the most frequent first, equally frequent ones in their own order.
 
@@ -131,9 +140,9 @@ def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict
     listed occurred at most as often as the last that is, or as `error` says if fewer than k are. Beyond the slots none
     is listed if none occurs more often than the error.
     """
-    read = _READ.get(str(field_type), str)
+    read = _READ["integer"] if scale_of(field_type) is not None else _READ.get(str(field_type), str)
     # Times are put in order before they are written: 10:00:00.5Z is less than 10:00:00Z as a text.
-    show = rfc3339_ms if field_type == "timestamp" else _same
+    show = _shower(field_type)
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:
