@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import partial
 from itertools import repeat
+from math import trunc
 from typing import Any
 
 from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, text_of, value_of
@@ -25,7 +26,7 @@ class DecimalFormat:
     def __init__(self, precision: int, scale: int) -> None:
         self._precision, self._scale = precision, scale
         self.name = f"{DECIMAL}({precision},{scale})"
-        self._unit = Decimal((0, (1,), -scale))
+        self._unit, self._shift = Decimal((0, (1,), -scale)), Decimal(scale)
         # Neither rounds nor takes more digits: both raise.
         self._exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
 
@@ -44,11 +45,11 @@ class DecimalFormat:
         """
         if type(None) in set(map(type, values)):
             return [None if value is None else self._scaled(value) for value in values]
-        units = map(self._exact.quantize, values, repeat(self._unit))
-        return list(map(int, map(self._exact.scaleb, units, repeat(self._scale))))
+        exact = map(self._exact.quantize, values, repeat(self._unit))
+        return list(map(trunc, map(self._exact.scaleb, exact, repeat(self._shift))))
 
     def _scaled(self, value: Decimal) -> int:
-        return int(self._exact.quantize(value, self._unit).scaleb(self._scale, self._exact))
+        return trunc(self._exact.quantize(value, self._unit).scaleb(self._shift, self._exact))
 
     def scaled(self, name: str, value: Decimal) -> int:
         """Return the scaled integer of a value of field `name`.
