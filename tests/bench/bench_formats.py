@@ -86,6 +86,11 @@ SHAPES: dict[str, Shape] = {
         ELEMENTS,
         lambda events, pages: {**events[0], "page": None, "pages": pages},
     ),
+    "decimal": Shape({"latency_ms": {"type": "decimal", "scale": 2}}, lambda event: event),
+    "decimal text": Shape(
+        {"latency_ms": {"type": "decimal", "scale": 2}},
+        lambda event: {**event, "latency_ms": f"{event['latency_ms']:.2f}"},
+    ),
     "header": Shape({"country": {"from": "header"}}, lambda event: event),
 }
 

@@ -114,8 +114,11 @@ def _recounted(before: Plan, after: Plan) -> bool:
 
 
 def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where and how a field's values are read, apart from its type, which new versions follow."""
-    return {name: value for name, value in field.items() if name not in ("type", "required")}
+    """Return where and how a field's values are read.
+
+    New versions follow its type and scale. Whether it is required, and its precision, only tell which events are valid.
+    """
+    return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:

@@ -39,6 +39,7 @@ A duration is a whole number and a unit: `250ms`, `10s`, `5m`, `1h`, `7d`. Names
 | `string` | a JSON string without NUL characters; at most 1 KiB as a group column | numbers, booleans |
 | `integer` | 64-bit numbers, also written as `200.0` or `2e2`, exactly as the text says | `200.5`, numbers in quotes |
 | `number` | 64-bit floats, integers too | numbers in quotes, `NaN`, `Infinity`, beyond 1.7e308 |
+| `decimal` | numbers, also in quotes, of at most `scale` digits after the point, as written | `12.345` for scale 2 |
 | `boolean` | `true`, `false` | 0, 1, numbers and words in quotes |
 | `timestamp` | RFC 3339, a date alone, whole epoch milliseconds; the years 1 to 9999 in UTC | see below |
 | `strings` | an array of strings, for [topk and distinct](../fields.md#arrays-of-strings) | one string, other items |
@@ -67,11 +68,17 @@ functions {functions}.
 
 - No expression fails because of data. Division by zero, 64-bit overflow, the root of a negative number, a text without
   a number in `TRY_CAST`, and every number that is not finite, give NULL. `CAST` is refused, because it can fail.
-- `/` always gives a number, also for two integers. `%` and `MOD` only accept integers, and have the sign of the
+- `/` always gives a number, also for two integers. `%` and `MOD` accept integers and decimals, and have the sign of the
   dividend. `ROUND` rounds halves away from zero. Zero has no sign: `0.0 * -1` is `0.0`.
 - An integer is converted to a number if the other operand is a number. Integers beyond 2^53 then lose their last digits
   (`9007199254740993 = 9007199254740992.0` is true). Operations on integers only are exact.
-- `TRY_CAST(x AS integer | number | string | boolean | timestamp)`; to an integer, a number loses its fraction,
+- `+ - * %`, comparisons, `ABS`, `GREATEST`, `COALESCE`, `CASE` and the like are exact for decimals, also beside
+  integers and constants (`amount * 1.19`). A sum has the larger scale of both operands, a product both scales added up;
+  beyond 18 it is a number. `ROUND(amount, 1)` is a decimal of that scale; `ROUND(amount)`, `FLOOR` and `CEIL` give
+  integers. A decimal is converted to a number if the other operand is a number. If the digits of a result do not fit
+  64 bits, it is NULL.
+- `TRY_CAST(x AS integer | number | decimal(18, 2) | string | boolean | timestamp)`; to a decimal, halves are rounded
+  away from zero, and too many digits give NULL; to an integer, a number loses its fraction,
   and a timestamp becomes epoch milliseconds.
 - A timestamp is compared with a text in RFC 3339, or with a date: `ts >= '2013-01-31T12:00:00Z'`.
 - `EXTRACT(part FROM ts)` is in UTC; parts are YEAR, QUARTER, MONTH, WEEK, DAY, DOY, DOW (0: Sunday), ISODOW, HOUR,

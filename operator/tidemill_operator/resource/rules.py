@@ -231,11 +231,11 @@ _SOURCE = (
 )
 
 
-def _of_timestamps(member: str) -> Rule:
+def _only(kind: str, member: str) -> Rule:
     return Rule(
-        f"!has(self.{member}) || self.type == 'timestamp'",
-        f"only fields of type timestamp have a {member}",
-        say(f"field %s is of type %s, and only timestamps have a {member}; take it out", "self.name", "self.type"),
+        f"!has(self.{member}) || self.type == '{kind}'",
+        f"only fields of type {kind} have a {member}",
+        say(f"field %s is of type %s, and only {kind}s have a {member}; take it out", "self.name", "self.type"),
         member,
     )
 
@@ -250,8 +250,22 @@ def _own(*origins: str, kind: str) -> Rule:
 
 
 _FIELD = (
-    _of_timestamps("format"),
-    _of_timestamps("zone"),
+    _only("timestamp", "format"),
+    _only("timestamp", "zone"),
+    _only("decimal", "precision"),
+    _only("decimal", "scale"),
+    Rule(
+        "self.type != 'decimal' || has(self.scale)",
+        "a field of type decimal needs a scale",
+        say("field %s is a decimal; add its number of digits after the point, such as scale: 2", "self.name"),
+        "type",
+    ),
+    Rule(
+        "!has(self.precision) || !has(self.scale) || self.scale <= self.precision",
+        "scale must not be more than precision",
+        say("field %s: scale %d is more than precision %d; lower it", "self.name", "self.scale", "self.precision"),
+        "scale",
+    ),
     _own("timestamp", kind="timestamp"),
     _own("partition", "offset", kind="integer"),
 )

@@ -96,9 +96,26 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             f"source.fields.0.{member}",
             value,
             f"source.fields[0].{member}",
-            f"field country is of type string, and only timestamps have a {member}; take it out",
+            f"field country is of type string, and only {kind}s have a {member}; take it out",
         )
-        for member, value in (("format", "us"), ("zone", "Europe/Berlin"))
+        for kind, member, value in (
+            ("timestamp", "format", "us"),
+            ("timestamp", "zone", "Europe/Berlin"),
+            ("decimal", "precision", 9),
+            ("decimal", "scale", 2),
+        )
+    ),
+    (
+        "source.fields.0.type",
+        "decimal",
+        "source.fields[0].type",
+        "field country is a decimal; add its number of digits after the point, such as scale: 2",
+    ),
+    (
+        "source.fields.0",
+        {"name": "country", "type": "decimal", "precision": 2, "scale": 3},
+        "source.fields[0].scale",
+        "field country: scale 3 is more than precision 2; lower it",
     ),
     *(
         (

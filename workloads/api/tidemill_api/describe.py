@@ -7,6 +7,7 @@ from typing import Any
 
 from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
+from tidemill_api.formats.json import described, meta
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.spec import AnomalySpec, FieldSpec
 from tidemill_contract.tables import aggregations, anomalies, offsets, readers
@@ -39,7 +40,7 @@ def aggregation(model: AggregationModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "version": model.version,
-        "dimensions": [{"name": column.name, "type": column.kind} for column in model.groups.values()],
+        "dimensions": meta(list(model.groups.values())),
         "measures": [
             {
                 "name": metric.name,
@@ -47,7 +48,7 @@ def aggregation(model: AggregationModel) -> dict[str, Any]:
                 "field": metric.field,
                 "where": metric.where,
                 "expression": getattr(metric, "expression", None),
-                "type": model.metrics[metric.name][0].kind,
+                **described(model.metrics[metric.name][0].kind),
             }
             for metric in model.spec.metrics
         ],
@@ -91,7 +92,7 @@ async def describe(connection: Connection, model: PipelineModel) -> dict[str, An
 
 
 def _field(field: FieldSpec) -> dict[str, Any]:
-    return {"name": field.name, "type": field.type, "required": field.required, "path": field.place}
+    return {"name": field.name, **described(field.kind), "required": field.required, "path": field.place}
 
 
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from tidemill_contract.decimals import scale_of, value_sql
 from tidemill_contract.functions.base import Merged
 from tidemill_contract.functions.composed import composed_sql, is_composed
 from tidemill_contract.functions.partials import (
@@ -37,11 +38,13 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
         field_type: the spec type of its field; None: it has no field.
         seconds: SQL of the window's length in seconds, as a double.
     """
-    return FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
+    answer = FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
+    scale = scale_of(answer_type(metric, field_type))
+    return answer if scale is None or evaluator(metric, field_type) is not None else value_sql(answer, scale)
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
-    """Return the spec type (string, integer, number, boolean, timestamp) of a metric's value, or `array`."""
+    """Return the type of a metric's value: a spec type, of decimals with the scale, or `array`."""
     if is_composed(metric):
         return str(field_type)
     return FUNCTIONS[metric.function].answer_type(field_type)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill_contract.decimals import scale_of, text_of, value_of
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.quarantine import Headers
@@ -94,8 +95,8 @@ class Judge:
         self._decoder = RecordDecoder(config.spec)
         self.headers = self._decoder.headers
         self._key = config.spec.source.key
-        kinds = {field.name: field.type for field in config.spec.source.fields}
-        self._encode: Callable[[Any], bytes] = _ENCODERS.get(kinds.get(self._key or "", ""), _encode_number)
+        kinds = {field.name: field.kind for field in config.spec.source.fields}
+        self._encode = _encoder(kinds.get(self._key or "", ""))
 
     def passed_on(self, headers: Mapping[str, str]) -> Headers:
         """The headers of a request that records get."""
@@ -129,6 +130,14 @@ class Judge:
         found = iter(self._decoder.values([event for event in events if event is not None], name))
         values = (next(found) if event is not None else None for event in events)
         return [encode(value) if value is not None else None for value in values]
+
+
+def _encoder(kind: str) -> Callable[[Any], bytes]:
+    """Return what makes keys of the values of a type."""
+    scale = scale_of(kind)
+    if scale is not None:
+        return lambda scaled: text_of(value_of(scaled, scale), scale).encode()
+    return _ENCODERS.get(kind, _encode_number)
 
 
 def _encode_number(value: float) -> bytes:

@@ -241,7 +241,7 @@ class BatchReader:
         read |= spec.group_columns | condition_fields(spec)
         # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
-        self._columns = {f.name: POLARS_TYPES.get(f.type, pl.List(pl.String)) for f in needed}
+        self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""

@@ -153,7 +153,7 @@ SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {
             "message": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96", "event": "Order Completed", "at": 1_424_730_535_111,
             "visitor": "12091906-01011992", "user_id": None, "page": "/checkout/", "campaign": "direct",
-            "revenue": 25.0, "first_product": "507", "coupons": ["NEW", "MAY"],
+            "revenue": "25.00", "first_product": "507", "coupons": ["NEW", "MAY"],
         },
     ),
     (

@@ -126,6 +126,11 @@ def put(path: str, value: Any) -> Callable[[Document], Any]:
     return edit
 
 
+def decimal(place: int) -> Callable[[Document], Any]:
+    """Makes a field a decimal."""
+    return both(put(f"source.fields[{place}].type", "decimal"), put(f"source.fields[{place}].scale", 2))
+
+
 def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
@@ -221,6 +226,14 @@ CASES: dict[str, list[Case]] = {
             (RESTART, RECOUNTED),
             before=put("source.fields[5].type", "timestamp"),
         ),
+    ],
+    "source.fields.precision": [
+        Case(put("source.fields[5].precision", 9), (RESTART,), before=decimal(5)),
+        invalid("source.fields[5].precision", 9, "spec.source.fields[5].precision: only decimals have a precision"),
+    ],
+    "source.fields.scale": [
+        Case(put("source.fields[5].scale", 3), (RESTART,), before=decimal(5)),
+        Case(put("source.fields[3].scale", 3), (RESTART, *NEXT_VERSION), before=decimal(3)),
     ],
     "source.fields.from": [
         Case(put("source.fields[5].from", "header"), (RESTART, RECOUNTED)),

@@ -16,6 +16,7 @@ from tidemill_operator.plan.changes import changes
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
 from tidemill_operator.plan.postgres.migration import as_noted_today, with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
+from tidemill_operator.plan.versions import shape_changes
 from tidemill_operator.settings import Platform
 
 TYPES: tuple[str, ...] = get_args(FieldType)
@@ -28,11 +29,12 @@ PAIRS = [
 SKETCHED = ("distinct", "topk", "variance", "count")
 
 
-def document(functions: tuple[str, ...], kind: str, *, expression: str = "") -> dict[str, Any]:
-    """A pipeline that measures `v`, a field or a derive of one."""
+def document(functions: tuple[str, ...], kind: str, *, expression: str = "", **further: Any) -> dict[str, Any]:
+    """A pipeline that measures `v`, a field or a derive of one; `further` members of the field."""
     fields = [{"name": "ts", "type": "timestamp", "required": True}]
     fields += [{"name": "other", "type": "integer"}]
-    fields += [{"name": "raw", "type": kind}] if expression else [{"name": "v", "type": kind}]
+    digits = {"scale": 2} if kind == "decimal" else {}
+    fields += [{"name": "raw" if expression else "v", "type": kind, **digits, **further}]
     metrics: list[dict[str, Any]] = [{"name": "n", "function": "count"}]
     for function in functions:
         metrics.append({"name": f"m_{function}", "function": function, "field": "v"})
@@ -105,6 +107,33 @@ def test_the_type_of_a_derive_counts_too(noted: Any) -> None:
     assert version(planned(document(SKETCHED, "integer", expression="raw + 2"), live)) == 1
     assert version(planned(document(SKETCHED, "integer", expression="raw + 1.5"), live)) == 2
     assert version(planned(document(SKETCHED, "number", expression="raw + 1"), live)) == 2
+
+
+@pytest.mark.parametrize("function", ["sum", "min", "last", "count", "quantile", "topk"])
+def test_another_scale_is_another_type(function: str) -> None:
+    """The same integers mean other values. How many digits events may have is no matter of what is stored."""
+    live = applied(planned(document((function,), "decimal")))
+    assert version(planned(document((function,), "decimal", precision=9), live)) == 1
+    assert version(planned(document((function,), "decimal", scale=3), live)) == 2
+    assert version(planned(document((function,), "decimal", scale=0), live)) == 2
+    told = shape_changes(
+        live.shapes["a", 1], applied(planned(document((function,), "decimal", scale=3))).shapes["a", 1]
+    )
+    assert list(told) == [("field v", "decimal(2)", "decimal(3)")]
+
+
+def test_another_scale_of_a_group_column_is_another_version() -> None:
+    wanted = [document(("sum",), "decimal", scale=scale) for scale in (2, 3)]
+    for each in wanted:
+        each["spec"]["aggregations"][0] |= {"groupBy": ["v"], "metrics": [{"name": "n", "function": "count"}]}
+    live = applied(planned(wanted[0]))
+    assert [version(planned(each, live)) for each in wanted] == [1, 2]
+
+
+def test_the_scale_of_a_derive_counts_too() -> None:
+    live = applied(planned(document(("sum",), "decimal", expression="raw * 2")))
+    assert version(planned(document(("sum",), "decimal", expression="raw * 3"), live)) == 1
+    assert version(planned(document(("sum",), "decimal", expression="raw * 1.5"), live)) == 2
 
 
 def test_a_metric_that_comes_back_with_another_type_finds_no_sketch_of_the_old_one() -> None:

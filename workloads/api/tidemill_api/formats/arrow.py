@@ -14,6 +14,7 @@ from tidemill_api.formats.base import Converters, Format, Row
 from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query.selection import Column
 from tidemill_chassis.web.problems import Problem
+from tidemill_contract.decimals import family, scale_of
 from tidemill_contract.times import read_time
 
 _TIME = pl.Datetime("us", "UTC")
@@ -22,6 +23,8 @@ _TYPES: dict[str, Any] = {
     "object": pl.String,
 }  # fmt: skip
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
+_DIGITS = 38
+"""Of decimals of 128 bits."""
 # A stream is a sequence of messages, of which the first is the schema, and an end mark of eight bytes. A message begins
 # with four bytes 0xff and the length of its metadata (Arrow's "encapsulated message format").
 _MARK_BYTES = 4
@@ -33,7 +36,7 @@ class ArrowWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        self._encoder = RowEncoder(columns, converters, of_kind=_no_converter)
+        self._encoder = RowEncoder(columns, converters, of_column=_decoder)
         self._series = [(column.name, _data_type(column), _shaper(column)) for column in columns]
         empty = _stream(pl.DataFrame(schema={name: kind for name, kind, _ in self._series}))
         described = int.from_bytes(empty[_MARK_BYTES : 2 * _MARK_BYTES], "little")
@@ -47,7 +50,7 @@ class ArrowWriter:
         """Return a record batch.
 
         Raises:
-            Problem: an integer has more than 64 bits.
+            Problem: an integer has more than 64 bits, or a decimal more than 38 digits.
         """
         columns = zip(*map(self._encoder.values, rows), strict=True)
         frame = pl.DataFrame([
@@ -68,11 +71,15 @@ def _stream(frame: pl.DataFrame) -> bytes:
     return written.getvalue()
 
 
-def _no_converter(kind: str) -> None:
-    """Return None for all types: Arrow needs the values themselves, not their JSON texts."""
+def _decoder(column: Column) -> Callable[[Any], Any] | None:
+    """Return what decodes a column; None: Arrow needs the values themselves, not their JSON texts."""
+    return column.decode
 
 
 def _data_type(column: Column) -> Any:
+    scale = scale_of(column.kind)
+    if scale is not None:
+        return pl.Decimal(_DIGITS, scale)
     if column.kind != "array":
         return _TYPES[column.kind]
     if not column.members:
@@ -82,7 +89,9 @@ def _data_type(column: Column) -> Any:
 
 def _shaper(column: Column) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """Return the function that converts a column's values for its data type."""
-    match column.kind:
+    match family(column.kind):
+        case "decimal":
+            return lambda values: [None if value is None else _decimal(column, value) for value in values]
         case "integer":
             return lambda values: [None if value is None else _integer(column, value) for value in values]
         case "number":
@@ -106,6 +115,18 @@ def _integer(column: Column, value: int | Decimal) -> int:
     )
 
 
+def _decimal(column: Column, value: Any) -> Decimal:
+    number, scale = Decimal(value), scale_of(column.kind) or 0
+    if not number or number.adjusted() < _DIGITS - scale:
+        return number
+    raise Problem(
+        400,
+        "value_too_large",
+        f"{column.name}: {number:f} does not fit Arrow's decimals of {_DIGITS} digits; leave the column out with"
+        " `metrics`, or ask for JSON, NDJSON or CSV",
+    )
+
+
 def _text(value: Any) -> str | None:
     """Return texts unchanged, and objects and lists as JSON."""
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
@@ -118,7 +139,9 @@ def _items(column: Column, items: Sequence[Any]) -> list[Any]:
 
 
 def _member(member: Column, value: Any) -> Any:
-    """Convert a member of an object in a list. Stored lists hold times as texts."""
+    """Convert a member of an object in a list. Stored lists hold times and decimals as texts."""
+    if scale_of(member.kind) is not None:
+        return _decimal(member, value)
     return read_time(value) if member.kind == "timestamp" and isinstance(value, str) else value
 
 
@@ -126,8 +149,9 @@ FORMAT = Format(
     "Arrow", "arrow", "application/vnd.apache.arrow.stream",
     "An Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`), uncompressed, in record batches of"
     " at most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, lists of"
-    " frequent values are lists of structs, objects are texts of JSON. An integer of more than 64 bits, such as a large"
-    " sum, is refused with 400 `value_too_large`. If rows were sent before it, the answer ends without its end mark.",
+    " frequent values are lists of structs, objects are texts of JSON, decimals have 38 digits. An integer of more than"
+    " 64 bits, such as a large sum, and a decimal of more than 38 digits are refused with 400 `value_too_large`. If"
+    " rows were sent before it, the answer ends without its end mark.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from tidemill_api.formats.base import Converters, Format, Row
-from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.formats.rows import RowEncoder, json_converter
 from tidemill_api.query.selection import Column
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -24,7 +25,8 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        self._encoder = RowEncoder(columns, converters)
+        # As a number, a negative decimal needs no apostrophe.
+        self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:
         """Return the line of column names."""

@@ -9,18 +9,26 @@ import msgspec
 
 from tidemill_api.formats.base import Format
 from tidemill_api.query.selection import Column
+from tidemill_contract.decimals import family, scale_of
 
 JSON = "application/json"
 FORMAT = Format(
     "JSON", "json", JSON,
     "The default. An answer is a page of at most `limit` rows: `meta` has the names and types of the columns, `data`"
-    " has the rows as objects, and `next_cursor` leads to the next page. Integers of any size have all their digits.",
+    " has the rows as objects, and `next_cursor` leads to the next page. Integers of any size have all their digits."
+    " Decimals are texts, or with `decimals=number` numbers, with all their digits.",
 )  # fmt: skip
 
 
-def meta(columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the names and types of columns."""
-    return [{"name": column.name, "type": column.kind} for column in columns]
+def meta(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Return the names and types of columns, and the scales of decimals."""
+    return [{"name": column.name, **described(column.kind)} for column in columns]
+
+
+def described(kind: str) -> dict[str, Any]:
+    """Return the type of a column for JSON; of a decimal also its scale."""
+    scale = scale_of(kind)
+    return {"type": kind} if scale is None else {"type": family(kind), "scale": scale}
 
 
 def page_body(

@@ -9,8 +9,40 @@ from typing import Any
 from tidemill_api.formats.base import Converters, Row
 from tidemill_api.query.selection import Column
 from tidemill_api.query.values import encoder
+from tidemill_contract.decimals import scale_of
 
 log = logging.getLogger(__name__)
+
+
+def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[Any], Any] | None:
+    """Return what converts a column's values of psycopg for msgspec; None: they need no conversion.
+
+    Args:
+        column: the column.
+        numbers: whether decimals become numbers; None: as the column says.
+    """
+    numbers = column.numbers if numbers is None else numbers
+    decode, convert = column.decode, encoder(column.kind, numbers=numbers)
+    if column.kind == "array" and numbers and decode is not None:
+        convert = _members_converter(column)
+    elif scale_of(column.kind) is None:
+        return decode or convert
+    if decode is None or convert is None:
+        return decode or convert
+    return lambda value: convert(decode(value))
+
+
+def _members_converter(column: Column) -> Callable[[Any], Any] | None:
+    """Return what makes numbers of the decimals in a list of objects, which are texts there."""
+    kinds = {member.name: member.kind for member in column.members if scale_of(member.kind) is not None}
+    found = [(name, encoder(kind, numbers=True)) for name, kind in kinds.items()]
+
+    def convert(items: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        if items is None:
+            return None
+        return [{**item, **{name: make(item[name]) for name, make in found if make is not None}} for item in items]
+
+    return convert if found else None
 
 
 class RowEncoder:
@@ -19,7 +51,7 @@ class RowEncoder:
     Args:
         columns: the columns, in the order of the rows' values.
         converters: converters by column name. They replace the default converters.
-        of_kind: returns the default converter of a type; None: values of this type stay unchanged.
+        of_column: returns the default converter of a column; None: its values stay unchanged.
     """
 
     def __init__(
@@ -27,11 +59,11 @@ class RowEncoder:
         columns: Sequence[Column],
         converters: Converters | None = None,
         *,
-        of_kind: Callable[[str], Callable[[Any], Any] | None] = encoder,
+        of_column: Callable[[Column], Callable[[Any], Any] | None] = json_converter,
     ) -> None:
         self.columns = columns
         self.names = [column.name for column in columns]
-        found = [(i, (converters or {}).get(c.name) or c.decode or of_kind(c.kind)) for i, c in enumerate(columns)]
+        found = [(i, (converters or {}).get(c.name) or of_column(c)) for i, c in enumerate(columns)]
         self._converters = [(index, convert) for index, convert in found if convert is not None]
 
     def values(self, row: Row) -> list[Any]:

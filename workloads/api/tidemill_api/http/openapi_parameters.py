@@ -59,6 +59,7 @@ CURSOR: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}
 GRANULARITY: Schema = {"type": "string", "pattern": f"^({_durations()}|all)$"}
 ZONE: Schema = {"type": "string", "maxLength": 64, "pattern": r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"}
 FILL: Schema = {"enum": ["none", "null", "zero"]}
+DECIMALS: Schema = {"enum": list(aggregate_query.DECIMALS)}
 NAME: Schema = {"type": "string", "pattern": f"^{_COLUMN}$"}
 _VALUES: dict[str, Schema] = {
     "string": TEXT, "integer": INTEGER, "number": NUMBER, "boolean": BOOLEAN, "timestamp": ref("Moment"),
@@ -180,6 +181,12 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
             f" functions {joined(sorted(ZERO_FILLED))}, null for all others.",
             FILL,
         ),
+        query(
+            "decimals",
+            "How JSON and NDJSON have decimals: `string`, the default, or `number`. Both have all their digits, which"
+            " many readers of JSON numbers lose.",
+            DECIMALS,
+        ),
         query("group_by", "Only these dimensions, separated by commas; empty: one group.", _NAMES),
         query("metrics", "Only these metrics, separated by commas.", _names(NAME, least=1)),
         query(
@@ -229,6 +236,7 @@ QUERY: Schema = {
         "granularity": GRANULARITY,
         "tz": ZONE,
         "fill": FILL,
+        "decimals": DECIMALS,
         "group_by": _NAMES,
         "metrics": _NAMES,
         "closed": BOOLEAN,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from tidemill_api.query import listings
 from tidemill_api.query.selection import Column
+from tidemill_contract.functions.base import FieldType
 from tidemill_contract.functions.registry import FUNCTIONS
 
 Schema = dict[str, Any]
-TYPES = ("string", "integer", "number", "boolean", "timestamp")
+TYPES = get_args(FieldType)
 
 
 def structure(description: str, required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
@@ -46,7 +47,8 @@ def maybe(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-_COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}})
+_SCALE: Schema = {"type": "integer", "minimum": 0, "description": "Of a decimal, its digits after the point."}
+_COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}}, {"scale": _SCALE})
 _STALE: Schema = {
     "type": "boolean",
     "description": "True if the database does not answer and this is an older answer. Absent otherwise.",
@@ -111,6 +113,7 @@ _AGGREGATION = structure(
                     "expression": maybe(STRING),
                     "type": {"enum": [*TYPES, "array"]},
                 },
+                {"scale": _SCALE},
             )
         ),
         "window": {**OBJECT, "description": "The window as in the resource: type, size, zone, offset, hop, grace."},
@@ -135,7 +138,11 @@ _DESCRIPTION = structure(
         "anomalies": array({**OBJECT, "description": "An anomaly rule as in the resource."}),
         "events": structure("Whether events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
         "fields": array(
-            structure("A field of events.", {"name": STRING, "type": STRING, "required": BOOLEAN, "path": STRING})
+            structure(
+                "A field of events.",
+                {"name": STRING, "type": STRING, "required": BOOLEAN, "path": STRING},
+                {"scale": _SCALE},
+            )
         ),
         "progress": structure(
             "The progress of reading the source topic.",

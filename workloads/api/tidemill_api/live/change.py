@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from tidemill_api.query.selection import Filter
+from tidemill_contract.decimals import scale_of
 
 Key = bytes
 Row = dict[str, Any]
@@ -39,6 +41,8 @@ def _fits(wanted: Filter, value: Any) -> bool:
         return wanted.operator == "ne"
     if wanted.kind == "timestamp":
         value = dt.datetime.fromisoformat(value)
+    elif scale_of(wanted.kind) is not None:
+        value = Decimal(value)
     if wanted.operator == "in":
         return value in wanted.values
     return _COMPARE[wanted.operator](value, wanted.values[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidemill_api.catalog import AggregationModel
 from tidemill_api.query.buckets import Bucket, take_bucket
@@ -16,12 +16,13 @@ DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
 MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
 """Maximum number of windows between `from` and `to` with `fill`, for one group and for all groups together."""
 RESERVED = (
-    "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "order", "limit", "cursor",
+    "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "decimals", "order", "limit", "cursor",
 )  # fmt: skip
 _TEXT, _NAMES = Member((str,), "text"), Member((str,), "a list of names", listed=True)
 _TIME = Member((str, int), "RFC 3339 as text, or epoch milliseconds as a number")
+DECIMALS = ("string", "number")
 MEMBERS = {
-    **dict.fromkeys(("granularity", "tz", "fill", "cursor"), _TEXT),
+    **dict.fromkeys(("granularity", "tz", "fill", "decimals", "cursor"), _TEXT),
     **dict.fromkeys(("group_by", "metrics", "order"), _NAMES),
     **dict.fromkeys(("from", "to"), _TIME),
     "closed": Member((bool,), "true or false"),
@@ -46,6 +47,7 @@ class AggregateQuery:
         filters: filters on group columns.
         having: filters on metrics.
         page: order, limit and cursor.
+        numbers: whether decimals are JSON numbers, instead of texts.
     """
 
     model: AggregationModel
@@ -59,18 +61,20 @@ class AggregateQuery:
     filters: tuple[Filter, ...]
     having: tuple[Filter, ...]
     page: Page
+    numbers: bool = False
 
     @property
     def columns(self) -> list[Column]:
         """The columns of the answer, in their order."""
         groups = [self.model.groups[name] for name in self.group_by]
         metrics = [self.model.metrics[name][0] for name in self.metrics]
-        return [*groups, *_TIMES.values(), Column("closed", "boolean", nullable=False), *metrics]
+        columns = [*groups, *_TIMES.values(), Column("closed", "boolean", nullable=False), *metrics]
+        return [replace(column, numbers=True) for column in columns] if self.numbers else columns
 
     @property
     def key(self) -> str:
         """Identifies the query: queries with the same key have the same answer."""
-        return repr((self.page.fingerprint, self.page.limit, self.page.after))
+        return repr((self.page.fingerprint, self.page.limit, self.page.after, self.numbers))
 
     @property
     def fill_points(self) -> int:
@@ -118,6 +122,7 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     bucket = take_bucket(parameters.one("granularity"), parameters.one("tz"), model.layout)
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
+    numbers = parameters.choice("decimals", DECIMALS) == "number"
     # Group columns and metrics are matched together: `a__lt` is a filter on the metric `a__lt` if there is one, and
     # else a filter on the column `a`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
@@ -142,7 +147,7 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     known = [*RESERVED, *model.groups, *model.metrics, "column__eq, __ne, __in, __gte, __gt, __lte, __lt, __isnull"]
     parameters.refuse_rest(known)
     query = AggregateQuery(
-        model, group_by, metrics, since, until, bucket, fill, closed, tuple(filters), tuple(having), page
+        model, group_by, metrics, since, until, bucket, fill, closed, tuple(filters), tuple(having), page, numbers
     )
     _check_fill(query)
     return query

@@ -162,16 +162,16 @@ def events_listing(model: PipelineModel) -> Listing:
         )
     place = (EVENT_ELEMENT,) if model.config.spec.source.array is not None else ()
     own = {"event_time", "epoch", "partition", "offset", "data", *(column.name for column in place)}
-    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.type in SQL_TYPES]
+    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.kind in SQL_TYPES]
     typed = "".join(f", {column.name}" for column in place)
-    typed += "".join(f", {_field_sql(f.name, f.type)} AS {quote(f.name)}" for f in fields)
+    typed += "".join(f", {_field_sql(f.name, f.kind)} AS {quote(f.name)}" for f in fields)
     return Listing(
         kind="events",
         relation=events.listing("{schema}", typed),
         columns=(*EVENT_COLUMNS, *place),
         time="event_time",
         unique=("event_time", "epoch", "partition", "offset", *(column.name for column in place)),
-        hidden=tuple(Column(f.name, f.type) for f in fields),
+        hidden=tuple(Column(f.name, f.kind) for f in fields),
     )
 
 

@@ -33,6 +33,7 @@ class Column:
         nullable: whether it can be null.
         decode: decodes the value of the query, e.g. a sketch; None: the query has the value itself.
         members: for an array of objects, the members of each object. Other arrays hold texts.
+        numbers: whether decimals are JSON numbers in answers, instead of texts.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Column:
     nullable: bool = True
     decode: Callable[[Any], Any] | None = None
     members: tuple[Column, ...] = ()
+    numbers: bool = False
 
     @property
     def comparable(self) -> bool:

@@ -15,6 +15,7 @@ from tidemill_api.query.aggregate import MAX_FILL_ROWS, AggregateQuery
 from tidemill_api.query.buckets import Bucket
 from tidemill_api.query.selection import Binder, condition
 from tidemill_api.query.values import EPOCH
+from tidemill_contract.decimals import DECIMAL, family
 from tidemill_contract.functions.partials import SQL_TYPES, own_partial, quote, rollup_select
 from tidemill_contract.functions.registry import ZERO_FILLED
 from tidemill_contract.grids import FIRST_YEAR, YEARS_AHEAD, grid_sql
@@ -25,7 +26,7 @@ _MILLISECOND, _YEAR_MS = dt.timedelta(milliseconds=1), 365 * 86_400_000
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
 _LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
 """The last time that RFC 3339 can express."""
-_STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'"}
+_STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'", DECIMAL: "0"}
 
 
 def narrowed(query: AggregateQuery) -> AggregateQuery:
@@ -225,7 +226,7 @@ def _same(one: str, other: str, kind: str) -> str:
 
     Values are compared by their type, not as texts, because -0.0 and 0.0 are the same group.
     """
-    stand_in = f"{_STAND_INS[kind]}::{SQL_TYPES[kind]}"
+    stand_in = f"{_STAND_INS[family(kind)]}::{SQL_TYPES[kind]}"
     return f"({one} IS NULL) = ({other} IS NULL) AND coalesce({one}, {stand_in}) = coalesce({other}, {stand_in})"
 
 

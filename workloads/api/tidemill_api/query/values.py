@@ -10,10 +10,12 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from tidemill_contract.decimals import DECIMAL, family, scale_of, text_of
 from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.functions.partials import SQL_TYPES
 from tidemill_contract.times import read_time, rfc3339
@@ -28,6 +30,7 @@ _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {
     "integer": "write a whole number, such as 42",
     "number": "write a number, such as 1.5",
+    DECIMAL: "write a number, such as 12.50",
     "boolean": "write true or false",
     "timestamp": "write an RFC 3339 time, such as 2013-01-01T05:00:00Z, a date, or epoch milliseconds",
     "string": "write text without NUL characters and lone surrogates",
@@ -73,11 +76,14 @@ def parse_value(text: str, kind: str) -> Any:
         return number
     if kind == "number" and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
+    if scale_of(kind) is not None and _NUMBER.fullmatch(text):
+        return Decimal(text)
     if kind == "boolean" and text in ("true", "false"):
         return text == "true"
     if kind == "string" and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
         return text
-    raise ValueError(f"{_shown(text)!r} is no {kind}; {_HOW.get(kind, 'this column cannot be compared')}")
+    how = _HOW.get(family(kind), "this column cannot be compared")
+    raise ValueError(f"{_shown(text)!r} is no {family(kind)}; {how}")
 
 
 def _shown(text: str) -> str:
@@ -90,6 +96,8 @@ def to_text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, dt.datetime):
         return value.astimezone(UTC).isoformat()
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return repr(value) if isinstance(value, float) else str(value)
 
 
@@ -101,9 +109,25 @@ def cast(value: Any, kind: str) -> str:
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 
 
-def encoder(kind: str) -> Callable[[Any], Any] | None:
-    """Return the function that converts a type's values of psycopg for msgspec; None: no conversion is needed."""
+def encoder(kind: str, *, numbers: bool = False) -> Callable[[Any], Any] | None:
+    """Return the function that converts a type's values of psycopg for msgspec; None: no conversion is needed.
+
+    Args:
+        kind: the type.
+        numbers: whether decimals become JSON numbers with all their digits, instead of texts.
+    """
+    scale = scale_of(kind)
+    if scale is not None:
+        return partial(_decimal_number if numbers else _decimal, scale)
     return {"integer": _integer, "timestamp": _timestamp}.get(kind)
+
+
+def _decimal(scale: int, value: Decimal | None) -> str | None:
+    return None if value is None else text_of(Decimal(value), scale)
+
+
+def _decimal_number(scale: int, value: Decimal | None) -> msgspec.Raw | None:
+    return None if value is None else msgspec.Raw(text_of(Decimal(value), scale).encode())
 
 
 def _integer(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import { ApiError, get, keys, paths } from "./api.js";
 import { Chart } from "./chart.js";
 import { Feed } from "./feed.js";
+import * as format from "./format.js";
 import { askKey, listPipelines, showKeys } from "./keyring.js";
 import { element, showAnomalies, showDeadLetters, showFigures, showFilters } from "./panels.js";
 import { View } from "./view.js";
@@ -212,7 +213,7 @@ function chooseAggregation() {
   const aggregation = description.aggregations.find(({ name }) => name === chosen.aggregation);
   $("aggregates").hidden = !aggregation;
   if (!aggregation) return say("This pipeline has no aggregation, so there is nothing to draw.");
-  const numeric = aggregation.measures.filter(({ type }) => type === "integer" || type === "number").map(({ name }) => name);
+  const numeric = aggregation.measures.filter(({ type }) => format.numeric(type)).map(({ name }) => name);
   const metric = chosen.metric;
   chosen.metric = options($("metric"), numeric, metric);
   if (wished && wished !== chosen.aggregation) say(`There is no aggregation ${wished}; ${chosen.aggregation} is shown.`);

@@ -81,6 +81,11 @@ export function duration(ms) {
   return parts.join(" ");
 }
 
+const NUMERIC = new Set(["integer", "number", "decimal"]);
+
+/** Whether values of a type are numbers. Decimals come as texts, which have all their digits. */
+export const numeric = (type) => NUMERIC.has(type);
+
 export function value(cell, type) {
   if (cell === null || cell === undefined) return "null";
   if (type === "timestamp") return time(Date.parse(cell));

@@ -41,7 +41,7 @@ export function showWindows(table, store, aggregation, entries) {
   if (!entries.length) return table.replaceChildren();
   const shown = [...entries].sort((a, b) => b.start - a.start || compare(a, b, dimensions));
   const lasting = window.type === "session";
-  const numeric = (type) => (type === "integer" || type === "number" ? "number" : "");
+  const numeric = (type) => (format.numeric(type) ? "number" : "");
   const head = element("tr", {}, element("th", { scope: "col" }, lasting ? "Session start" : "Window start"),
     ...(lasting ? [element("th", { scope: "col" }, "Lasted")] : []),
     ...dimensions.map(({ name }) => element("th", { scope: "col" }, name)),

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.events.decimals import Decimals
 from tidemill_contract.events.details import (
     SECONDS_FROM,
     SECONDS_TO,
@@ -75,7 +76,7 @@ class EventDecoder:
     """Decodes and validates the events of one pipeline.
 
     An event is a msgspec Struct, whose fields `values` reads. Without paths, each field is an attribute. Timestamps are
-    epoch milliseconds. Absent optional fields are None, or their default.
+    epoch milliseconds, decimals scaled integers. Absent optional fields are None, or their default.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class EventDecoder:
         # Timestamps without a format come first, because `_cut` may read the event again.
         self._timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
         self._formats = {name: written for name, written in formats.items() if written is not None}
+        self._decimals = Decimals(spec.source.fields)
         self._strings = tuple(f.name for f in fields if f.type == "string")
         self._lists = tuple(f.name for f in fields if f.type == STRINGS)
         self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
@@ -133,8 +135,11 @@ class EventDecoder:
         self._shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object, by the fields' names; `raws` are the events' bytes."""
-        texts = map(msgspec.json.encode, self._shape.flattened(events))
+        """The fields of each event as a JSON object, by the fields' names; `raws` are the events' bytes.
+
+        Decimals are texts.
+        """
+        texts = map(msgspec.json.encode, self._shape.flattened(events, self._decimals.shown))
         if self._kept is not None:
             texts = map(self._kept.added, texts, raws)
         return [text.decode() for text in texts]
@@ -253,7 +258,8 @@ class EventDecoder:
                         values = [value for value in values if value is not None]
                 if values and not self.times.surely(values, own=own, now_ms=now_ms):
                     return None
-        except (*_BROKEN, ValueError, OverflowError):
+            self._decimals.scale_all(self._shape, events)
+        except (*_BROKEN, ValueError, ArithmeticError):
             return None
         return Decoded(events, {}, micros)
 
@@ -289,6 +295,7 @@ class EventDecoder:
                 micros = beyond
             if time is not value:
                 self._shape.put([event], name, [time])
+        self._decimals.scale(self._shape, event)
         # JSON can only hold a NUL as an escape.
         if b"\\u0000" in raw:
             self._check_nul(event)

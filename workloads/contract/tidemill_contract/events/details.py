@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill_contract.decimals import DECIMAL
 from tidemill_contract.events.members import Members, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.functions.base import STRINGS
@@ -230,6 +231,9 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
     if got == "number" and kind in ("integer", "number") and ("out of range" in text or "=" in text):
         wide = "64 bits" if kind == "integer" else "a 64-bit float, at most 1.7e308"
         return Reason.OUT_OF_RANGE, f"{name}: {shown(value)} does not fit {wide}; send a smaller number"
+    if kind.startswith(DECIMAL):
+        # Of a number, only its exponent can be too large for the reader.
+        return (Reason.OUT_OF_RANGE if got == "number" else Reason.MISTYPED), f"{came}; {_decimal_remedy(value, got)}"
     if kind.startswith(AS_WRITTEN):
         return Reason.MISTYPED, f"{came}; send it so, or correct the field's format"
     if kind == "timestamp":
@@ -248,6 +252,14 @@ def _mistimed(came: str, value: bytes, got: str) -> tuple[Reason, str]:
     if _WELL_FORMED.fullmatch(text):
         return Reason.OUT_OF_RANGE, f"{came}, which is no valid time in the years 1 to 9999; {remedy}"
     return Reason.MISTYPED, f"{came}; {remedy}"
+
+
+def _decimal_remedy(value: bytes, got: str) -> str:
+    if got == "number":
+        return "send a smaller number"
+    if got == "string" and re.fullmatch(r"[+-]?\d+,\d+", _unquoted(value), re.ASCII):
+        return "write a decimal point: 12.50"
+    return "send a number such as 12.50, with or without quotes"
 
 
 def _remedy(value: bytes, kind: str, got: str) -> str:

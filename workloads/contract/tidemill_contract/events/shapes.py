@@ -8,7 +8,7 @@ read again as a flat event.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import attrgetter
@@ -183,15 +183,21 @@ class Shape:
             return node.type(**values)
         return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
 
-    def flattened(self, events: Sequence[Any]) -> Sequence[Any]:
-        """Return the events as structs of all fields by name."""
-        if not self.nested and not self._defaults:
+    def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
+        """Return the events as structs of all fields by name.
+
+        `shown`: for some fields, by name, the function that writes a value that is not null as a text.
+        """
+        if not self.nested and not self._defaults and not shown:
             return events
         names = self._shown.__struct_fields__
         if not names:
             return [self._shown()] * len(events)
-        rows = zip(*(self.values(events, name) for name in names), strict=True)
-        return [self._shown(**dict(zip(names, row, strict=True))) for row in rows]
+        columns = [self.values(events, name) for name in names]
+        for place, name in enumerate(names):
+            if (show := shown.get(name)) is not None:
+                columns[place] = [None if value is None else show(value) for value in columns[place]]
+        return [self._shown(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def extracted(self, raw: bytes) -> Members:
         """Return the JSON texts of an event's fields by name; of an event without paths, the texts of all members.

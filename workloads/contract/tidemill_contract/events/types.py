@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from itertools import repeat
 from operator import sub
 from typing import Annotated, Any
 
 import msgspec
 
+from tidemill_contract.events.decimals import DecimalFormat
 from tidemill_contract.events.details import AS_WRITTEN
 from tidemill_contract.events.members import as_object, members, mended
 from tidemill_contract.events.timestamps import TimeFormat
@@ -21,6 +23,7 @@ _DEFAULTS = {
     "integer": "write a whole number of 64 bits",
     "number": "write a number",
     "boolean": "write true or false",
+    "decimal": "write a number with as many digits as precision and scale allow",
     "strings": "take it out: an event without the array counts no string",
     "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
 }
@@ -30,6 +33,7 @@ TYPES: dict[str, Any] = {
     "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     "number": float,
     "boolean": bool,
+    "decimal": Decimal,
     "strings": list[str | None],
     "timestamp": int | Annotated[dt.datetime, msgspec.Meta(tz=True)],
 }
@@ -60,8 +64,10 @@ def type_of(field: FieldSpec) -> Any:
 
 
 def kind_of(field: FieldSpec) -> str:
-    """Return the field's type for messages, with the format of a timestamp."""
-    written = TimeFormat.of(field)
+    """Return the field's type for messages, with the format of a timestamp or the digits of a decimal."""
+    written, decimal = TimeFormat.of(field), DecimalFormat.of(field)
+    if decimal is not None:
+        return decimal.name
     return field.type if written is None else f"{AS_WRITTEN}{written.name}"
 
 
@@ -80,7 +86,9 @@ def default_of(field: FieldSpec) -> Any:
         value = msgspec.json.decode(members(whole)[field.name], type=type_of(field))
         if written is not None:
             written.micros(value)
-    except (msgspec.MsgspecError, OverflowError, ValueError):
+        if (decimal := DecimalFormat.of(field)) is not None:
+            decimal.all_scaled([value])
+    except (msgspec.MsgspecError, ArithmeticError, ValueError):
         remedy = _DEFAULTS[field.type] if written is None else "write it as events do"
         raise ValueError(f"is not of type {kind_of(field)}: {remedy}") from None
     if isinstance(value, str) and "\0" in value:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from tidemill_contract.expressions import moments, texts
+from tidemill_contract.decimals import DECIMALS
+from tidemill_contract.expressions import exact, moments, texts
 from tidemill_contract.expressions.syntax import ExpressionError
 from tidemill_contract.expressions.values import (
     NUMERIC,
@@ -24,6 +25,7 @@ from tidemill_contract.expressions.values import (
     as_boolean,
     as_number,
     as_string,
+    chosen,
     constant,
     finite,
     literal,
@@ -94,6 +96,8 @@ def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
 
 
 def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
+    if (found := exact.arithmetic(name, args)) is not None:
+        return found
     floats = [as_number(f"'{name}'", argument) for argument in args]
     if name == "/":
         return "number", quotient(*floats)
@@ -106,23 +110,26 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _mod(name: str, args: Sequence[Typed]) -> Built:
+    if (found := exact.arithmetic(name, args)) is not None:
+        return found
     for argument in args:
         if argument.kind != "integer":
-            raise ExpressionError(f"{name} takes integers, not a {argument.kind}; convert with TRY_CAST(… AS integer)")
+            taken = "integers and decimals"
+            raise ExpressionError(f"{name} takes {taken}, not a {argument.kind}; convert with TRY_CAST(… AS integer)")
     # The remainder has the sign of the dividend in SQL, but the sign of the divisor in polars.
     a, b = (argument.expression.cast(WIDE) for argument in args)
     return "integer", narrow(a.sign() * (a.abs() % b.abs()))
 
 
 def _negate(_name: str, args: Sequence[Typed]) -> Built:
-    return _arithmetic("-", [literal(0) if args[0].kind == "integer" else literal(0.0), args[0]])
+    return _arithmetic("-", [literal(0) if args[0].kind in ("integer", *DECIMALS) else literal(0.0), args[0]])
 
 
 _MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def _compare(name: str, args: Sequence[Typed]) -> Built:
-    kind, (a, b) = unify(f"'{name}'", args)
+    kind, (a, b) = unify(f"'{name}'", args, compared=True)
     if kind == "boolean" and name not in ("=", "<>"):
         raise ExpressionError(f"'{name}' does not order booleans; use = or <>")
     if any(argument.kind == "null" for argument in args):
@@ -148,7 +155,7 @@ def _is(name: str, args: Sequence[Typed]) -> Built:
 def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
-    kind, values = unify(name, args)
+    kind, values = unify(name, args, compared=True)
     # A horizontal OR of equalities is used instead of is_in, because it treats NULL as SQL does and takes every type.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
         0
@@ -176,14 +183,16 @@ def _like(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _coalesce(name: str, args: Sequence[Typed]) -> Built:
-    kind, values = unify(name, args)
-    return kind, pl.coalesce(values)
+    kind, values = unify(name, args, compared=True)
+    return kind, chosen(kind, pl.coalesce(values))
 
 
 def _nullif(name: str, args: Sequence[Typed]) -> Built:
-    kind, (a, b) = unify(name, args)
+    kind, (a, b) = unify(name, args, compared=True)
     differs = a.ne_missing(b) if varying_first(*args) else b.ne_missing(a)
-    return kind, pl.when(differs | b.is_null()).then(a)
+    if kind in DECIMALS and args[0].kind in ("integer", *DECIMALS):
+        kind, a = args[0].kind, args[0].expression
+    return kind, chosen(kind, pl.when(differs | b.is_null()).then(a))
 
 
 def _if(_name: str, args: Sequence[Typed]) -> Built:
@@ -192,10 +201,10 @@ def _if(_name: str, args: Sequence[Typed]) -> Built:
 
 
 def _extreme(name: str, args: Sequence[Typed]) -> Built:
-    kind, values = unify(name, args)
-    if kind not in (*NUMERIC, "timestamp"):
+    kind, values = unify(name, args, compared=True)
+    if kind not in (*NUMERIC, *DECIMALS, "timestamp"):
         raise ExpressionError(f"{name} takes numbers or timestamps, not a {kind}")
-    return kind, (pl.max_horizontal if name == "GREATEST" else pl.min_horizontal)(values)
+    return kind, chosen(kind, (pl.max_horizontal if name == "GREATEST" else pl.min_horizontal)(values))
 
 
 def _rounding(name: str, args: Sequence[Typed]) -> Built:
@@ -203,6 +212,8 @@ def _rounding(name: str, args: Sequence[Typed]) -> Built:
     value = as_number(name, args[0])
     if args[0].kind == "integer":
         return "integer", args[0].expression
+    if args[0].kind in DECIMALS:
+        return exact.rounded(name, args[0], digits)
     match name:
         case "ROUND":
             return "number", finite(value.round(digits, mode="half_away_from_zero"))
@@ -213,9 +224,9 @@ def _rounding(name: str, args: Sequence[Typed]) -> Built:
 
 def _abs(name: str, args: Sequence[Typed]) -> Built:
     value = as_number(name, args[0])
-    if args[0].kind == "integer":
+    if args[0].kind in ("integer", *DECIMALS):
         wide = args[0].expression.cast(WIDE)
-        return "integer", narrow(wide.abs() if name == "ABS" else wide.sign())
+        return (args[0].kind, narrow(wide.abs())) if name == "ABS" else ("integer", narrow(wide.sign()))
     return "number", value.abs() if name == "ABS" else value.sign()
 
 
@@ -288,14 +299,22 @@ def _to_string(argument: Typed) -> pl.Expr:
             return pl.when(argument.expression).then(pl.lit("true")).when(~argument.expression).then(pl.lit("false"))
         case "number":
             return unsigned_zero(argument.expression).cast(pl.String())
+    if argument.kind in DECIMALS:
+        return exact.text(argument)
     return argument.expression.cast(pl.String())
 
 
 def _try_cast(name: str, args: Sequence[Typed]) -> Built:
     source, wanted = args[0], str(args[1].constant)
+    if wanted.startswith(exact.DECIMAL_NAMES):
+        return exact.to_decimal(name, source, wanted)
     kind = _CAST_TYPES.get(wanted)
     if kind is None:
-        raise ExpressionError(f"{name} knows no type {wanted}; there are integer, number, string, boolean, timestamp")
+        raise ExpressionError(
+            f"{name} knows no type {wanted}; there are integer, number, decimal(18, 2), string, boolean, timestamp"
+        )
+    if source.kind in DECIMALS:
+        return exact.from_decimal(source, kind)
     value = source.expression
     if source.kind in (kind, "null"):
         return kind, value.cast(POLARS_TYPES[kind])

@@ -10,13 +10,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
+from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, decimal_type, family, scale_of
 from tidemill_contract.expressions.syntax import Call, Case, Column, ExpressionError, Literal, Node, parse
 from tidemill_contract.functions import doubles
 from tidemill_contract.functions.base import SQL_TYPES
 from tidemill_contract.times import read_start, rfc3339
 
 NUMERIC = ("integer", "number")
+_EXACT = ("integer", *DECIMALS)
+"""Types that are of type numeric in SQL."""
 _LARGEST_INTEGER = "1e38"
 """An integer of this many digits is NULL, so that no product of metrics grows without bound."""
 
@@ -28,12 +32,14 @@ class Value:
     Attributes:
         simple: whether it is a column or a constant, which may be written several times.
         constant: the text of a constant string, which may become a timestamp.
+        exact: the value of a constant number, which may become a decimal. The SQL of decimals has their own values.
     """
 
     kind: str
     sql: str
     simple: bool = False
     constant: str | None = None
+    exact: Decimal | None = None
 
 
 def compile_sql(text: str, columns: Mapping[str, Value]) -> Value:
@@ -50,8 +56,8 @@ def compile_sql(text: str, columns: Mapping[str, Value]) -> Value:
     match found.kind:
         case "null":
             raise ExpressionError("is always NULL, so it has no type; give one branch a value")
-        case "integer":
-            return Value("integer", _bound("CASE WHEN abs({0}) < " + _LARGEST_INTEGER + " THEN {0} END", found))
+        case kind if kind in _EXACT:
+            return Value(kind, _bound("CASE WHEN abs({0}) < " + _LARGEST_INTEGER + " THEN {0} END", found))
         case "number":
             return Value("number", f"({found.sql} + 0.0::double precision)")  # turns -0.0 into 0.0
     return found
@@ -79,7 +85,7 @@ def _literal(value: str | int | float | bool | None) -> Value:
         return Value("boolean", str(value).lower(), simple=True)
     if isinstance(value, int):
         return Value("integer", f"{value}::numeric" if value >= 0 else f"({value}::numeric)", simple=True)
-    return Value("number", f"'{value!r}'::double precision", simple=True)
+    return Value("number", f"'{value!r}'::double precision", simple=True, exact=Decimal(repr(value)))
 
 
 def _quoted(text: str) -> str:
@@ -117,25 +123,50 @@ def _number(name: str, value: Value) -> Value:
     match value.kind:
         case "number":
             return value
-        case "integer" if value.simple:
+        case kind if kind in _EXACT and value.simple:
             return Value("number", f"{value.sql}::double precision", simple=True)
-        case "integer":
+        case kind if kind in _EXACT:
             return Value("number", _bound("CASE WHEN abs({0}) < 1e300 THEN {0}::double precision END", value))
         case "null":
             return Value("number", "NULL::double precision", simple=True)
     raise ExpressionError(f"{name} takes numbers, not a {value.kind}")
 
 
+def _with_exact_constants(values: Sequence[Value]) -> Sequence[Value]:
+    """The values, beside a decimal with constants as decimals that have all the digits that are written."""
+    return [_decimal(value) for value in values] if any(value.kind in DECIMALS for value in values) else values
+
+
+def _decimal(value: Value) -> Value:
+    if value.exact is None:
+        return value
+    scale = max(0, -int(value.exact.as_tuple().exponent))
+    if scale > MOST_DIGITS:
+        return value
+    return Value(decimal_type(scale), f"({value.exact:f}::numeric)", simple=True)
+
+
+def _scales(values: Sequence[Value]) -> list[int] | None:
+    """The scales of decimals and integers; None: there is no decimal, or something else."""
+    found = [0 if value.kind == "integer" else scale_of(value.kind) for value in values]
+    known = [scale for scale in found if scale is not None]
+    return known if len(known) == len(found) and any(value.kind in DECIMALS for value in values) else None
+
+
 def _united(name: str, values: Sequence[Value]) -> tuple[str, list[Value]]:
     """Return the common type of the values, and the values converted to it."""
+    values = _with_exact_constants(values)
     kinds = {value.kind for value in values} - {"null"}
     if kinds == {"timestamp", "string"}:
         values = [_moment(value) for value in values]
         kinds = {value.kind for value in values} - {"null"}
-    if kinds == set(NUMERIC):
-        return "number", [_number(name, value) for value in values]
+    if len(kinds) > 1 and kinds <= {*NUMERIC, *DECIMALS}:
+        scales = _scales([value for value in values if value.kind != "null"])
+        if scales is None:
+            return "number", [_number(name, value) for value in values]
+        kinds = {decimal_type(max(scales))}
     if len(kinds) > 1:
-        raise ExpressionError(f"{name} mixes {' and '.join(sorted(kinds))}; take metrics of one type")
+        raise ExpressionError(f"{name} mixes {' and '.join(sorted(map(family, kinds)))}; take metrics of one type")
     kind = kinds.pop() if kinds else "null"
     return kind, [_null(kind) if value.kind == "null" else value for value in values]
 
@@ -199,24 +230,33 @@ def _sum_of(sign: str) -> str:
 
 
 def _arithmetic(name: str, args: Sequence[Value]) -> Value:
+    args = _with_exact_constants(args)
     if name != "/" and all(value.kind == "integer" for value in args):
         return Value("integer", f"({args[0].sql} {name} {args[1].sql})")
+    scales = _scales(args)
+    if name != "/" and scales is not None:
+        scale = sum(scales) if name == "*" else max(scales)
+        if scale <= MOST_DIGITS:
+            return Value(decimal_type(scale), f"({args[0].sql} {name} {args[1].sql})")
     numbers = [_number(f"'{name}'", value) for value in args]
     template = {"*": _PRODUCT, "/": _QUOTIENT}.get(name) or _sum_of(name)
     return Value("number", _bound(template, *numbers))
 
 
 def _negate(_name: str, args: Sequence[Value]) -> Value:
-    if args[0].kind == "integer":
-        return Value("integer", f"(- {args[0].sql})")
+    if args[0].kind in _EXACT:
+        return Value(args[0].kind, f"(- {args[0].sql})")
     return Value("number", f"(- {_number('-', args[0]).sql})")
 
 
 def _mod(name: str, args: Sequence[Value]) -> Value:
+    args = _with_exact_constants(args)
     for value in args:
-        if value.kind != "integer":
-            raise ExpressionError(f"{name} takes integers, not a {value.kind}")
-    return Value("integer", f"mod({args[0].sql}, nullif({args[1].sql}, 0))")
+        if value.kind not in _EXACT:
+            raise ExpressionError(f"{name} takes integers and decimals, not a {value.kind}")
+    scales = _scales(args)
+    kind = "integer" if scales is None else decimal_type(max(scales))
+    return Value(kind, f"mod({args[0].sql}, nullif({args[1].sql}, 0))")
 
 
 def _compare(name: str, args: Sequence[Value]) -> Value:
@@ -250,8 +290,10 @@ def _in(name: str, args: Sequence[Value]) -> Value:
 
 def _chosen(name: str, args: Sequence[Value]) -> Value:
     kind, values = _united(name, args)
-    if name in ("GREATEST", "LEAST") and kind not in (*NUMERIC, "timestamp"):
+    if name in ("GREATEST", "LEAST") and kind not in (*NUMERIC, *DECIMALS, "timestamp"):
         raise ExpressionError(f"{name} takes numbers or timestamps, not a {kind}")
+    if name == "NULLIF" and kind in DECIMALS and args[0].kind in _EXACT:
+        kind = args[0].kind
     function = "COALESCE" if name == "IFNULL" else name
     return Value(kind, f"{function}({', '.join(value.sql for value in values)})")
 
@@ -263,15 +305,16 @@ def _if(_name: str, args: Sequence[Value]) -> Value:
 def _rounding(name: str, args: Sequence[Value]) -> Value:
     if args[0].kind == "integer":
         return args[0]
+    down_or_up = "floor" if name == "FLOOR" else "ceil"
+    digits = _digits(args[1]) if len(args) > 1 else 0
+    if (scale := scale_of(args[0].kind)) is not None:
+        if name != "ROUND":
+            return Value("integer", f"{down_or_up}({args[0].sql})")
+        kind = decimal_type(min(digits, scale)) if digits else "integer"
+        return Value(kind, f"round({args[0].sql}, {min(digits, scale)})")
     value = _number(name, args[0])
     if name != "ROUND":
-        return Value("number", f"{'floor' if name == 'FLOOR' else 'ceil'}({value.sql})")
-    digits = 0
-    if len(args) > 1:
-        text = args[1].sql.removesuffix("::numeric")
-        if not (args[1].kind == "integer" and args[1].simple and text.isdigit() and int(text) <= 15):
-            raise ExpressionError("ROUND: the number of digits must be a constant integer from 0 to 15")
-        digits = int(text)
+        return Value("number", f"{down_or_up}({value.sql})")
     scaled = f"(abs({{0}}) * 1e{digits}::double precision)"
     whole = f"(floor({scaled}) + ({scaled} - floor({scaled}) >= 0.5)::integer) / 1e{digits}::double precision"
     # Doubles beyond 2^52 have no fraction.
@@ -283,9 +326,17 @@ def _rounding(name: str, args: Sequence[Value]) -> Value:
     )
 
 
+def _digits(value: Value) -> int:
+    text = value.sql.removesuffix("::numeric")
+    if not (value.kind == "integer" and value.simple and text.isdigit() and int(text) <= 15):
+        raise ExpressionError("ROUND: the number of digits must be a constant integer from 0 to 15")
+    return int(text)
+
+
 def _absolute(name: str, args: Sequence[Value]) -> Value:
-    value = args[0] if args[0].kind == "integer" else _number(name, args[0])
-    return Value(value.kind, f"{name.lower()}({value.sql})")
+    value = args[0] if args[0].kind in _EXACT else _number(name, args[0])
+    kind = "integer" if name == "SIGN" and value.kind in DECIMALS else value.kind
+    return Value(kind, f"{name.lower()}({value.sql})")
 
 
 def _real(name: str, args: Sequence[Value]) -> Value:

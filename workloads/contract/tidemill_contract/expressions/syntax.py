@@ -317,8 +317,21 @@ class _Parser:
         if self._token.kind != "word":
             self._fail("a type")
         self._next += 1
+        if self._sign("("):
+            digits = [self._digits()]
+            while self._sign(","):
+                digits.append(self._digits())
+            self._need_sign(")")
+            kind = f"{kind}({','.join(digits)})"
         self._need_sign(")")
         return Call("TRY_CAST", (node, Literal(kind)))
+
+    def _digits(self) -> str:
+        """Parse a number of digits of a type, such as decimal(18, 2)."""
+        if not self._token.text.isdecimal():
+            self._fail("a number of digits")
+        self._next += 1
+        return self._tokens[self._next - 1].text
 
     def _case(self) -> Node:
         operand = None if self._token.text.lower() == "when" else self._or()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
 
+from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, decimal_type, family, scale_of
 from tidemill_contract.expressions.syntax import ExpressionError
 from tidemill_contract.times import epoch_ms, read_start
 
@@ -17,7 +19,9 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     "number": pl.Float64(),
     "boolean": pl.Boolean(),
     "timestamp": pl.Datetime("ms", "UTC"),
+    **dict.fromkeys(DECIMALS, pl.Int64()),
 }
+"""By the type, with the scale of a decimal."""
 WIDE = pl.Int128()
 NUMERIC = ("integer", "number")
 
@@ -66,7 +70,7 @@ def literal(value: str | int | float | bool | None) -> Typed:
 
 def _refuse(name: str, argument: Typed, wanted: str) -> ExpressionError:
     remedy = "" if argument.kind in ("null", "boolean") else "; convert with TRY_CAST(… AS type)"
-    return ExpressionError(f"{name} takes {wanted}, not a {argument.kind}{remedy}")
+    return ExpressionError(f"{name} takes {wanted}, not a {family(argument.kind)}{remedy}")
 
 
 def as_boolean(name: str, argument: Typed) -> pl.Expr:
@@ -76,7 +80,7 @@ def as_boolean(name: str, argument: Typed) -> pl.Expr:
         ExpressionError: the argument is not boolean.
     """
     if argument.kind not in ("boolean", "null"):
-        raise ExpressionError(f"{name} takes a condition, not a {argument.kind}; compare it with something")
+        raise ExpressionError(f"{name} takes a condition, not a {family(argument.kind)}; compare it with something")
     return argument.expression
 
 
@@ -97,9 +101,41 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
     Raises:
         ExpressionError: the argument is no number.
     """
+    number = argument.expression.cast(pl.Float64())
+    if (scale := scale_of(argument.kind)) is not None:
+        return quotient(number, pl.lit(10.0**scale)) if scale else number
     if argument.kind not in (*NUMERIC, "null"):
         raise _refuse(name, argument, "numbers")
-    return argument.expression.cast(pl.Float64())
+    return number
+
+
+def scales(args: Sequence[Typed]) -> list[int] | None:
+    """Return the scales of decimals and integers; None: no argument is a decimal, or one is something else."""
+    found = [0 if argument.kind == "integer" else scale_of(argument.kind) for argument in args]
+    known = [scale for scale in found if scale is not None]
+    exact = len(known) == len(found) and any(argument.kind != "integer" for argument in args)
+    return known if exact else None
+
+
+def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
+    """Return the arguments, beside a decimal with constants as decimals that have all the digits that are written."""
+    if all(scale_of(argument.kind) is None for argument in args):
+        return args
+    return [_exact(argument) if argument.kind == "number" and argument.is_constant else argument for argument in args]
+
+
+def _exact(argument: Typed) -> Typed:
+    written = Decimal(repr(argument.constant))
+    scale = max(0, -int(written.as_tuple().exponent))
+    if scale > MOST_DIGITS or written.adjusted() >= MOST_DIGITS - scale:
+        return argument
+    scaled = int(written.scaleb(scale))
+    return Typed(pl.lit(scaled, dtype=pl.Int64()), decimal_type(scale), 1, argument.constant, True, True)
+
+
+def rescaled(argument: Typed, scale: int) -> pl.Expr:
+    """Return a decimal or an integer as a wide integer of a scale that is not less than its own."""
+    return argument.expression.cast(WIDE) * pl.lit(10 ** (scale - (scale_of(argument.kind) or 0)), dtype=WIDE)
 
 
 def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, high: int = 2**31) -> Any:
@@ -123,20 +159,29 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
     return value
 
 
-def unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
+def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[str, list[pl.Expr]]:
     """Return the common type of the arguments of `name`, and the arguments converted to it.
+
+    Args:
+        name: the function.
+        args: its arguments.
+        compared: whether the arguments are compared with each other, or one is chosen. Decimals may have 128 bits then,
+            and `chosen` makes the result of them.
 
     Raises:
         ExpressionError: the arguments have no common type.
     """
+    args = with_exact_constants(args)
     kinds = {argument.kind for argument in args} - {"null"}
+    if not kinds.isdisjoint(DECIMALS) and kinds <= {*DECIMALS, *NUMERIC}:
+        return _united(name, args, compared=compared)
     if "timestamp" in kinds and "string" in kinds:
         args = [timed(argument) for argument in args]
         kinds = {argument.kind for argument in args} - {"null"}
     if kinds == set(NUMERIC):
         kinds = {"number"}
     if len(kinds) > 1:
-        found = " and ".join(sorted(kinds))
+        found = " and ".join(sorted(map(family, kinds)))
         raise ExpressionError(f"{name} mixes {found}; convert one with TRY_CAST(… AS {_common(kinds)})")
     kind = kinds.pop() if kinds else "null"
     dtype = POLARS_TYPES.get(kind, pl.Boolean())
@@ -144,10 +189,28 @@ def unify(name: str, args: Sequence[Typed]) -> tuple[str, list[pl.Expr]]:
     return kind, [pl.lit(None, dtype=dtype) if a.kind == "null" else a.expression.cast(dtype) for a in args]
 
 
+def chosen(kind: str, value: pl.Expr) -> pl.Expr:
+    """Return one of the arguments that were unified to be compared; NULL if it does not fit its type."""
+    return narrow(value) if kind in DECIMALS else value
+
+
+def _united(name: str, args: Sequence[Typed], *, compared: bool) -> tuple[str, list[pl.Expr]]:
+    """Return decimals with other numbers: exact unless there is a double among them."""
+    found = scales([argument for argument in args if argument.kind != "null"])
+    if found is None:
+        return "number", [as_number(name, argument) for argument in args]
+    kind, nothing = decimal_type(max(found)), pl.lit(None, dtype=pl.Int64())
+    if all(argument.kind in (kind, "null") for argument in args):
+        return kind, [nothing if argument.kind == "null" else argument.expression for argument in args]
+    wide = [nothing.cast(WIDE) if a.kind == "null" else rescaled(a, max(found)) for a in args]
+    return kind, wide if compared else [narrow(value) for value in wide]
+
+
 def _common(kinds: set[str]) -> str:
     """Return a type to which TRY_CAST can convert the values of all these types."""
     if "timestamp" not in kinds:
-        return min(kinds)
+        kind = min(kinds)
+        return kind if (scale := scale_of(kind)) is None else f"decimal({MOST_DIGITS}, {scale})"
     return "integer" if kinds <= {"timestamp", *NUMERIC} else "string"
 
 

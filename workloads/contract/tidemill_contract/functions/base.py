@@ -15,16 +15,18 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, get_
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
 
-FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
+from tidemill_contract.decimals import DECIMALS, scale_of
+
+FieldType = Literal["string", "integer", "number", "boolean", "timestamp", "decimal"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$", max_length=41)]
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 ANY: tuple[str, ...] = get_args(FieldType)
-NUMERIC: tuple[str, ...] = ("integer", "number", "boolean")
+NUMERIC: tuple[str, ...] = ("integer", "number", "decimal", "boolean")
 STRINGS = "strings"
 """The type of a field that is an array of strings; each string of it counts."""
 WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
-ORDERED: tuple[str, ...] = ("integer", "number", "timestamp", "string")
+ORDERED: tuple[str, ...] = ("integer", "number", "decimal", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53
 """A double represents every integer up to this exactly."""
@@ -35,7 +37,9 @@ SQL_TYPES: dict[str, str] = {
     "number": "double precision",
     "boolean": "boolean",
     "timestamp": "timestamptz",
+    **dict.fromkeys(DECIMALS, "numeric"),
 }
+"""By the type, with the scale of a decimal."""
 
 
 class Metric(Protocol):
@@ -114,8 +118,8 @@ def always(sql_type: str) -> Callable[[str], str]:
 
 
 def like_field(field_type: str) -> str:
-    """Return the SQL type that stores the values of a field."""
-    return SQL_TYPES[field_type]
+    """Return the SQL type that stores the values of a field. Decimals are stored as scaled integers."""
+    return SQL_TYPES["integer" if scale_of(field_type) is not None else field_type]
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,10 @@ class Function:
         return tuple(Need(kind, metric.field) for kind in self.kinds)
 
     def answer(self, merged: Merged) -> str:
-        """Return SQL for the answer, or for the bytes that the decoder reads. A value beyond a double is null."""
+        """Return SQL for the answer, or for the bytes that the decoder reads. A value beyond a double is null.
+
+        The SQL of a decimal answers a scaled integer, with the scale of the answer's type.
+        """
         raise NotImplementedError
 
     def answer_type(self, field_type: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tidemill_contract.decimals import scale_of
 from tidemill_contract.functions import variance_sql
 from tidemill_contract.functions.base import NUMERIC, Function, Merged, PartialKind, StoredColumn, always
 from tidemill_contract.functions.counting import VALUES
@@ -34,8 +35,9 @@ class Variance(Function):
     kinds = (VALUES, MEAN, LOW, M2)
 
     def answer(self, merged: Merged) -> str:
-        """Return M2 divided by the count."""
-        return divided(finite(merged.columns["m2"]), merged.columns["n"])
+        """Return M2 divided by the count. For decimals, the M2 of their scaled integers is scaled back."""
+        variance, scale = divided(finite(merged.columns["m2"]), merged.columns["n"]), scale_of(merged.field_type)
+        return variance if not scale else f"({variance}) / 1e{2 * scale}::double precision"
 
     def answer_type(self, field_type: str | None) -> str:
         """Return `number`."""

@@ -267,8 +267,11 @@ def whole_partial(metric: str) -> Partial:
 
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
-    """Return the types of all fields and derives by name; `derived` comes from `expressions.derived_types`."""
-    return {f.name: f.type for f in spec.source.fields} | dict(derived)
+    """Return the types of all fields and derives by name; those of decimals with their scale.
+
+    `derived` comes from `expressions.derived_types`.
+    """
+    return {f.name: f.kind for f in spec.source.fields} | dict(derived)
 
 
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from tidemill_contract.decimals import scale_of, value_of
 from tidemill_contract.functions.base import (
     NUMERIC,
     WITH_STRINGS,
@@ -72,14 +74,12 @@ class Quantile(Function):
         return merged.columns["quantiles"]
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number`. The answer is an integer if it is too large for an exact double."""
-        return "number"
+        """Return `number`, or a decimal's own type. An integer beyond the exact doubles is answered as one."""
+        return "number" if scale_of(field_type) is None else str(field_type)
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
         """Return a decoder that reads the quantile from the sketch."""
-        from tidemill_contract.functions import sketches
-
-        return sketches.quantile_reader(QuantileParameters.of(metric).q)
+        return _reader(QuantileParameters.of(metric).q, field_type)
 
 
 class Median(Quantile):
@@ -92,9 +92,21 @@ class Median(Quantile):
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
         """Return a decoder that reads the median from the sketch."""
-        from tidemill_contract.functions import sketches
+        return _reader(0.5, field_type)
 
-        return sketches.quantile_reader(0.5)
+
+def _reader(q: float, field_type: str | None) -> Callable[[bytes | None], Any]:
+    from tidemill_contract.functions import sketches
+
+    read, scale = sketches.quantile_reader(q), scale_of(field_type)
+    if scale is None:
+        return read
+
+    def decimal(stored: bytes | None) -> Decimal | None:
+        value = read(stored)
+        return None if value is None else value_of(int(value), scale)
+
+    return decimal
 
 
 class Distinct(Function):

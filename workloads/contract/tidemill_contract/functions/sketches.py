@@ -25,6 +25,7 @@ from typing import Any
 import datasketches
 import numpy as np
 
+from tidemill_contract.decimals import scale_of, text_of, value_of
 from tidemill_contract.functions.base import EXACT_INTEGERS, StoredColumn
 from tidemill_contract.times import rfc3339_ms
 
@@ -127,6 +128,14 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _shower(field_type: str | None) -> Callable[[Any], Any]:
+    """What makes listed values of those that are counted."""
+    scale = scale_of(field_type)
+    if scale is not None:
+        return lambda scaled: text_of(value_of(scaled, scale), scale)
+    return rfc3339_ms if field_type == "timestamp" else _same
+
+
 def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
     """Return a function that lists the k most frequent values of a stored sketch, the most frequent first.
 
@@ -135,9 +144,9 @@ def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict
     one. If fewer than k are listed, it occurred at most `error` times. If there are more different values than slots,
     a value that does not occur more often than `error` may be missing, so that the list can be empty.
     """
-    read = _READ.get(str(field_type), str)
+    read = _READ["integer"] if scale_of(field_type) is not None else _READ.get(str(field_type), str)
     # Times are sorted as numbers, because as a text 10:00:00.5Z sorts before 10:00:00Z.
-    show = rfc3339_ms if field_type == "timestamp" else _same
+    show = _shower(field_type)
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:

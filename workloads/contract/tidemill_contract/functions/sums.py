@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tidemill_contract.decimals import MOST_DIGITS, decimal_type, scale_of, value_sql
 from tidemill_contract.functions import doubles
 from tidemill_contract.functions.base import NUMERIC, Function, Merged, Metric, Need, PartialKind, StoredColumn
 from tidemill_contract.functions.counting import COUNT, VALUES
@@ -23,16 +24,24 @@ def _rollup(column: StoredColumn) -> str:
 
 
 SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
-"""The sum of the field's values: of integers exact at any size, of numbers as a double."""
+"""The sum of the field's values: of integers and decimals exact at any size, of numbers as a double."""
 KINDS = (SUM,)
+AVERAGE_SCALE = 6
+"""Digits after the point of a mean of decimals that have fewer, as Flink's AVG has."""
+
+
+def _double(column: str, field_type: str | None) -> str:
+    """A sum of a field, or a count of events, as a double."""
+    scale = scale_of(field_type)
+    return f"{column if scale is None else value_sql(column, scale)}::double precision"
 
 
 class Sum(Function):
     """The sum of a field's values."""
 
     name = "sum"
-    value = "the sum, of integers at any size; a boolean counts as 0 or 1"
-    error = "exact for integers, else 1e-9 relative"
+    value = "the sum, of integers and decimals at any size; a boolean counts as 0 or 1"
+    error = "exact for integers and decimals, else 1e-9 relative"
     takes = NUMERIC
     kinds = (SUM,)
     zero_filled = True
@@ -43,8 +52,8 @@ class Sum(Function):
         return doubles.finite(column) if merged.field_type == "number" else column
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number` for numbers, `integer` for integers and booleans."""
-        return "number" if field_type == "number" else "integer"
+        """Return `number` for numbers, the decimal's own type for decimals, `integer` for integers and booleans."""
+        return str(field_type) if field_type == "number" or scale_of(field_type) is not None else "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
         """Return the range: a sum of booleans is never negative."""
@@ -55,23 +64,33 @@ class Average(Function):
     """The mean of a field's values."""
 
     name = "avg"
-    value = "the mean"
-    error = "1e-9 relative"
+    value = f"the mean; of decimals with at least {AVERAGE_SCALE} digits after the point"
+    error = "1e-9 relative; of decimals half a unit of the last digit"
     takes = NUMERIC
     kinds = (VALUES, SUM)
 
     def answer(self, merged: Merged) -> str:
-        """Return the sum divided by the count."""
-        total = f"{merged.columns['sum']}::double precision"
-        return doubles.divided(doubles.finite(total), merged.columns["n"])
+        """Return the sum divided by the count. The mean of decimals is rounded once, halves away from zero."""
+        total, count = merged.columns["sum"], merged.columns["n"]
+        scale = scale_of(merged.field_type)
+        if scale is None:
+            return doubles.divided(doubles.finite(f"{total}::double precision"), count)
+        # `div` is exact, unlike `/`.
+        scaled = f"{total} * {10 ** (_scale_of_average(scale) - scale)}"
+        return f"sign({total}) * div(2 * abs({scaled}) + {count}, nullif(2 * {count}, 0))"
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number`."""
-        return "number"
+        """Return `number`. The mean of decimals is a decimal with at least AVERAGE_SCALE digits after the point."""
+        scale = scale_of(field_type)
+        return "number" if scale is None else decimal_type(_scale_of_average(scale))
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
         """Return the range: an average of booleans is between 0 and 1."""
         return (0.0, 1.0) if field_type == "boolean" else (-math.inf, math.inf)
+
+
+def _scale_of_average(scale: int) -> int:
+    return min(max(scale, AVERAGE_SCALE), MOST_DIGITS)
 
 
 class Rate(Function):
@@ -91,7 +110,7 @@ class Rate(Function):
     def answer(self, merged: Merged) -> str:
         """Return the only column divided by the window's length in seconds."""
         (column,) = merged.columns.values()
-        return doubles.per(doubles.finite(f"{column}::double precision"), merged.seconds)
+        return doubles.per(doubles.finite(_double(column, merged.field_type)), merged.seconds)
 
     def answer_type(self, field_type: str | None) -> str:
         """Return `number`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tidemill_contract.decimals import DECIMAL
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.timestamps import UNITS, check_format, check_zone
 from tidemill_contract.events.types import default_of
 from tidemill_contract.events.verdicts import DETAIL_HEADER, FIELD_HEADER, REASON_HEADER
 from tidemill_contract.functions.base import STRINGS
-from tidemill_contract.resource.faults import Fault
+from tidemill_contract.resource.faults import ABSENT, Fault
 from tidemill_contract.resource.parts import Parts
 from tidemill_contract.resource.paths import EACH, Step, Steps, show_path
 from tidemill_contract.resource.spec import FieldSpec
@@ -39,6 +40,7 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
             yield from _path(part.model, part.path, read)
         if part.model.origin not in _OWN_TYPES:
             yield from _format(part.model, part.path)
+        yield from _digits(part.model, part.path)
         yield from _default(part.model, part.path, needed)
 
 
@@ -169,9 +171,24 @@ def _format(field: FieldSpec, path: str) -> Iterator[Fault]:
         yield Fault(f"{path}.zone", field.zone, message, remedy)
 
 
+def _digits(field: FieldSpec, path: str) -> Iterator[Fault]:
+    """Faults of precision and scale."""
+    if field.type != DECIMAL:
+        for member, value in (("precision", field.precision), ("scale", field.scale)):
+            if value is not None:
+                remedy = f"take it out, or declare {field.name} with type: decimal"
+                yield Fault(f"{path}.{member}", value, f"only decimals have a {member}", remedy)
+    elif field.scale is None:
+        message, remedy = "a decimal needs its number of digits after the point", "add one, such as scale: 2"
+        yield Fault(f"{path}.scale", ABSENT, message, remedy)
+    elif field.precision is not None and field.scale > field.precision:
+        message = f"more digits after the point than the {field.precision} of precision"
+        yield Fault(f"{path}.scale", field.scale, message, f"write at most {field.precision}, or raise precision")
+
+
 def _readable(field: FieldSpec) -> bool:
-    """Return whether format and zone are valid, so that the default can be checked."""
-    return not list(_format(field, ""))
+    """Return whether format, zone and digits are valid, so that the default can be checked."""
+    return not list(_format(field, "")) and not list(_digits(field, ""))
 
 
 def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fault]:

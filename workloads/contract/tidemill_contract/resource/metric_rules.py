@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill_contract.decimals import family
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.expressions import compiler as expressions
 from tidemill_contract.functions.base import ANY, STRINGS
@@ -149,5 +150,5 @@ def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: 
     if fault:
         yield fault
     kind = columns.types.get(name)
-    if kind is not None and kind not in takes:
-        yield Fault(path, name, f"{told[0]} {', '.join(takes)}, not a {kind}", told[1])
+    if kind is not None and family(kind) not in takes:
+        yield Fault(path, name, f"{told[0]} {', '.join(takes)}, not a {family(kind)}", told[1])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill_contract.decimals import DECIMAL, family
 from tidemill_contract.duration import least_ms, parse_ms
 from tidemill_contract.events.timestamps import check_zone
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
@@ -26,6 +27,7 @@ from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.times import read_start
 
 RESERVED = ("window_start", "window_end", "closed")
+_WATCHED = ("integer", "number", DECIMAL)
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
     "message.timestamp.type": "leave it out: old events would be deleted at once under CreateTime",
@@ -56,7 +58,8 @@ def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
     types: dict[str, str | None] = {}
     for field in parts.fields:
         if field.name is not None:
-            types.setdefault(field.name, field.model.type if field.model else None)
+            told = field.model.kind if field.model else None
+            types.setdefault(field.name, None if told == DECIMAL else told)  # a decimal without its scale
     faults = []
     names_known = bool(parts.fields) and all(field.name is not None for field in parts.fields)
     for derive in parts.derives:
@@ -262,7 +265,7 @@ def _watched_field(rule: AnomalySpec, path: str, columns: Columns) -> Iterator[F
             yield fault
     yield from _unique(named[1:], "group column")
     kind = columns.types.get(rule.watched)
-    if kind not in (None, "integer", "number"):
+    if kind is not None and family(kind) not in _WATCHED:
         message = f"is of type {kind}, not a number"
         yield Fault(f"{path}.field", rule.watched, message, "watch a number, or derive one from it")
 
@@ -283,7 +286,7 @@ def _watched(name: str, path: str, aggregation: AggregationPart, columns: Column
     if told == "array":
         remedy = "watch a numeric metric, such as a count, with the field in groupBy"
         yield Fault(path, name, f"the metric is a list of values ({found.model.function}), not a number", remedy)
-    elif told not in ("integer", "number"):
+    elif family(told) not in _WATCHED:
         yield Fault(path, name, f"the metric is of type {told}, not a number", "watch a numeric metric")
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
 
+from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import Expression as Expression
 from tidemill_contract.functions.base import FieldType as FieldType
@@ -72,8 +73,9 @@ class FieldSpec(Model):
 
     name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
     type: Literal[FieldType, "strings", "json"] = Field(
-        description="JSON type; a timestamp is RFC 3339 or epoch milliseconds, or as format says; strings is an array"
-        " for topk and distinct; json is any value, which is only kept with raw events."
+        description="JSON type; a timestamp is RFC 3339 or epoch milliseconds, or as format says; a decimal is an exact"
+        " number with scale digits after the point; strings is an array for topk and distinct; json is any value, which"
+        " is only kept with raw events."
     )
     required: bool = Field(False, description="True: an event without it, or with null, is a dead letter.")
     path: Path | None = Field(
@@ -91,6 +93,12 @@ class FieldSpec(Model):
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None, description="Time zone of timestamps without one, such as Europe/Berlin; default: UTC for patterns."
     )
+    precision: int | None = Field(
+        None, ge=1, le=MOST_DIGITS, description=f"Most digits of a decimal; default: {MOST_DIGITS}."
+    )
+    scale: int | None = Field(
+        None, ge=0, le=MOST_DIGITS, description="Digits of a decimal after the point; a decimal needs it."
+    )
 
     taken_from: Origin | None = Field(
         None,
@@ -98,6 +106,11 @@ class FieldSpec(Model):
         description="The part of the Kafka record that has the value; default: value. With timestamp, partition or"
         " offset it is the record's own.",
     )
+
+    @property
+    def kind(self) -> str:
+        """Its type, of a decimal with the scale."""
+        return self.type if self.type != DECIMAL or self.scale is None else decimal_type(self.scale)
 
     @property
     def origin(self) -> Origin:

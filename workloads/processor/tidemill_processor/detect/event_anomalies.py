@@ -18,6 +18,10 @@ from typing import Any
 import polars as pl
 import psycopg
 
+from tidemill_contract.decimals import scale_of, text_of, value_of
+from tidemill_contract.expressions.compiler import derived_types
+from tidemill_contract.expressions.values import as_number, column
+from tidemill_contract.functions.partials import field_types
 from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.readers import LIVE
@@ -68,6 +72,7 @@ class Watcher:
         self._database, self._schema = database, database.schema
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
+        self._types = field_types(config.spec, derived_types(config.spec))
         # By partition: a position, and the states at that position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
@@ -89,8 +94,9 @@ class Watcher:
             position, by_rule = self._held.pop(partition, (None, {}))
             judged.groups[partition] = by_rule if position == positions.get(partition) else {}
         for rule in self._rules:
-            for (partition,), events in _valued(rule, batch.frame).partition_by(PARTITION, as_dict=True).items():
-                keys = _keys(rule, events)
+            valued = _valued(rule, batch.frame, self._types)
+            for (partition,), events in valued.partition_by(PARTITION, as_dict=True).items():
+                keys = _keys(rule, events, self._types)
                 groups = self._known(connection, rule, partition, judged.groups[partition], set(keys))
                 _judge_events(rule, events, keys, groups, (epochs.get(partition, 0), batch), judged)
         return judged
@@ -173,16 +179,16 @@ def _place(partition: int) -> int:
     return -1 - partition
 
 
-def _valued(rule: AnomalySpec, frame: pl.DataFrame) -> pl.DataFrame:
+def _valued(rule: AnomalySpec, frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
     """Return the events that have a value, with the needed columns, in consume order."""
-    value = pl.col(rule.watched)
-    return frame.filter(value.is_not_null()).select(
-        PARTITION, TIME, INDEX, value.cast(pl.Float64).alias(_VALUE), *rule.group_by
-    )
+    value = column(rule.watched, types[rule.watched])
+    number = as_number(rule.name, value).alias(_VALUE)
+    return frame.filter(value.expression.is_not_null()).select(PARTITION, TIME, INDEX, number, *rule.group_by)
 
 
-def _keys(rule: AnomalySpec, events: pl.DataFrame) -> list[str]:
+def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> list[str]:
     """Return the group of each event, as stable JSON."""
+    scales = [scale_of(types[name]) for name in rule.group_by]
     texts: dict[tuple[Any, ...], str] = {}
     rows: Iterable[tuple[Any, ...]] = repeat((), events.height)
     if rule.group_by:
@@ -190,14 +196,21 @@ def _keys(rule: AnomalySpec, events: pl.DataFrame) -> list[str]:
     keys = []
     for row in rows:
         if (text := texts.get(row)) is None:
-            named = zip(rule.group_by, map(_plain, row), strict=True)
+            named = zip(rule.group_by, map(_plain, row, scales), strict=True)
             text = texts[row] = json.dumps(dict(named), sort_keys=True)
         keys.append(text)
     return keys
 
 
-def _plain(value: Any) -> Any:
-    """Return a group column's value for JSON; -0.0 becomes 0.0, because they are the same group."""
+def _plain(value: Any, scale: int | None) -> Any:
+    """Return a group column's value for JSON; -0.0 becomes 0.0, because they are the same group.
+
+    Args:
+        value: of a frame.
+        scale: of a decimal; None: it is none.
+    """
+    if scale is not None and value is not None:
+        return text_of(value_of(value, scale), scale)
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     return value + 0.0 if isinstance(value, float) else value

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise, takewhile
 
 import polars as pl
 
+from tidemill_contract.decimals import scale_of
 from tidemill_contract.functions.partials import (
     EXACT_INTEGERS,
     ORDERED_KINDS,
@@ -198,7 +200,9 @@ def _histogram(field: _Field) -> pl.Expr:
 def _reaching(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
-    least = math.ceil(bound)  # compared as integers, because a large value as a double may round up to the bound
+    # Compared as integers, because a large value as a double may round up to the bound.
+    scale = scale_of(field.partial.noted[1]) if field.partial.noted else None
+    least = math.ceil(bound) if scale is None else math.ceil(Decimal(repr(bound)).scaleb(scale))
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
 
 

@@ -9,10 +9,10 @@ import polars as pl
 import psycopg
 
 from tidemill_contract.functions.feeds import SINCE
-from tidemill_contract.functions.partials import SKETCHES, SQL_TYPES, Partial, merge_expression, quote
+from tidemill_contract.functions.partials import SKETCHES, Partial, merge_expression, quote
 from tidemill_contract.tables.definition import from_ms
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.merge import sessions
+from tidemill_processor.merge import sessions, transit
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 
 SKETCH_BYTES = 16 * 1024
@@ -46,7 +46,7 @@ def temp_table(store: AggregationStore) -> str:
 
 def temp_table_sql(store: AggregationStore) -> str:
     """Return the statement that creates the temporary table."""
-    columns = [f"{quote(name)} {_plain(SQL_TYPES[kind])}" for name, kind in store.layout.group_by]
+    columns = [f"{quote(name)} {transit.sent_as(kind)}" for name, kind in store.layout.group_by]
     columns.append(f"{quote(PANE)} bigint")
     if store.layout.hopping:
         columns.append(f"{quote(AFTER)} bigint")
@@ -99,7 +99,7 @@ def _upsert(database: Database, store: AggregationStore) -> str:
     columns, values = [], []
     for name, kind in plan.group_by:
         columns.append(quote(name))
-        values.append(from_ms(quote(name)) if kind == "timestamp" else quote(name))
+        values.append(transit.stored(kind, quote(name)))
     columns.append("window_start")
     values.append(from_ms(quote(PANE)))
     if plan.hopping:

@@ -18,7 +18,6 @@ import psycopg
 
 from tidemill_contract.functions.partials import (
     REVISION,
-    SQL_TYPES,
     AggregationLayout,
     own_partial,
     quote,
@@ -27,6 +26,7 @@ from tidemill_contract.functions.partials import (
 from tidemill_contract.tables.definition import from_ms, to_ms
 from tidemill_processor.batch import INDEX, TIME
 from tidemill_processor.database import AggregationStore, Database
+from tidemill_processor.merge import transit
 from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, reopening, revised
 
 _START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")
@@ -128,7 +128,7 @@ class SessionMerger:
         closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
-            columns |= {name: _travels(kind) for name, kind in self._plan.group_by}
+            columns |= {name: transit.sent_as(kind).split(" COLLATE")[0] for name, kind in self._plan.group_by}
             arrays = [part[name].to_physical().to_list() for name in columns]
             listed = ", ".join(f"%s::{kind}[]" for kind in columns.values())
             named = ", ".join(quote(name) for name in columns)
@@ -149,7 +149,7 @@ class SessionMerger:
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
         values = [
-            *(to_ms(quote(name)) if kind == "timestamp" else quote(name) for name, kind in kinds.items()),
+            *(transit.sent_again(kind, quote(name)) for name, kind in kinds.items()),
             *(to_ms(quote(p.column)) if p.sql_type == "timestamptz" else quote(p.column) for p in self._plan.partials),
         ]
         shut = self._plan.shut(closed_until)
@@ -191,7 +191,7 @@ class SessionMerger:
         source = f"(SELECT {', '.join([*groups, _SESSION, *renamed, *columns])} FROM pieces) AS p"
         keys = [(group, name) for group, (name, _) in zip(groups, plan.group_by, strict=True)]
         merged = rollup_select([*(edge for edge, _ in edges), *plan.partials], source, [*keys, (_SESSION, _SESSION)])
-        shown = [from_ms(quote(name)) if kind == "timestamp" else quote(name) for name, kind in plan.group_by]
+        shown = [transit.stored(kind, quote(name)) for name, kind in plan.group_by]
         values = [from_ms(quote(p.column)) if p.sql_type == "timestamptz" else quote(p.column) for p in plan.partials]
         first, last, since = (quote(edge.column) for edge, _ in edges)
         into = f"INSERT INTO {self._table} AS t"
@@ -219,7 +219,7 @@ class SessionMerger:
         found = [
             f"t.{quote(name)} IS NULL"
             if name in nulls
-            else f"t.{quote(name)} = {from_ms(f'b.{quote(name)}') if kind == 'timestamp' else f'b.{quote(name)}'}"
+            else f"t.{quote(name)} = {transit.stored(kind, f'b.{quote(name)}')}"
             for name, kind in self._plan.group_by
         ]
         found += [f"b.{quote(name)} IS NULL" for name in nulls]
@@ -233,11 +233,6 @@ class SessionMerger:
         """Return an SQL condition on the start of sessions that may overlap these rows, to read few partitions."""
         first, last = int(rows[start].min()) - self._plan.size_ms, int(rows[END].max())  # type: ignore[arg-type]
         return f"t.window_start > {from_ms(str(first))} AND t.window_start < {from_ms(str(last))}"
-
-
-def _travels(kind: str) -> str:
-    """Return the SQL type in which values of a group column are sent to Postgres."""
-    return "bigint" if kind == "timestamp" else SQL_TYPES[kind].split(" COLLATE")[0]
 
 
 def _by_nulls(rows: pl.DataFrame, plan: AggregationLayout) -> Iterator[tuple[frozenset[str], pl.DataFrame]]:

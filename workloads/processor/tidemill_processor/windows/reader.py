@@ -1,4 +1,4 @@
-"""Reads whole windows from the tables, for detectors, the results topic and live changes."""
+"""Reads whole windows from the tables, for detectors, the results topic and live changes. Decimals are texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from tidemill_contract.decimals import scale_of, text_of
 from tidemill_contract.functions.partials import REVISION, quote
 from tidemill_contract.tables.definition import from_ms, to_ms
 from tidemill_contract.times import epoch_ms, rfc3339, rfc3339_ms
@@ -67,8 +68,8 @@ class WindowReader:
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
         # Most values need no conversion for JSON; only the others are converted, row by row.
-        plain = [*(_PLAIN.get(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
-        plain += [decode.get(name) or _PLAIN.get(kind) for name, kind, _ in answer_columns(plan)]
+        plain = [*(_converter(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
+        plain += [_converter(kind, decode.get(name)) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
@@ -244,3 +245,11 @@ def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.da
 
 # Postgres returns an exact integer sum as a Decimal.
 _PLAIN: dict[str, Callable[[Any], Any]] = {"integer": int, "timestamp": lru_cache(maxsize=4096)(rfc3339)}
+
+
+def _converter(kind: str, decode: Callable[[Any], Any] | None = None) -> Callable[[Any], Any] | None:
+    """Return what converts values of a type for JSON, after they are decoded; None: they need no conversion."""
+    scale = scale_of(kind)
+    if scale is None:
+        return decode or _PLAIN.get(kind)
+    return lambda value: text_of(value if decode is None else decode(value), scale)

@@ -93,12 +93,15 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
     return decide(spec, state, following, reading, at_ms, value)
 
 
-def number(value: float | Decimal) -> float:
-    """Return a metric's value as a float; an integer that is too large becomes the greatest float."""
+def number(value: float | Decimal | str) -> float:
+    """Return a metric's value as a float; an integer that is too large becomes the greatest float.
+
+    A decimal is a text.
+    """
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(sys.float_info.max, 1 if value > 0 else -1)
+        return math.copysign(sys.float_info.max, 1 if Decimal(value) > 0 else -1)
 
 
 def decide(

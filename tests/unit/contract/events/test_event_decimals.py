@@ -1,0 +1,143 @@
+"""Decimals of events: which texts are accepted, and that no float is in between."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kafka_records import KafkaRecord
+from tidemill_contract.events.decoder import EventDecoder, InvalidEvent
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_ingest.records import _encoder
+
+NOW = 1_795_800_000_000
+
+
+def spec(*fields: dict[str, Any]) -> PipelineSpec:
+    return PipelineSpec.model_validate(
+        {
+            "source": {"fields": list(fields)},
+            "aggregations": [
+                {
+                    "name": "a",
+                    "window": {"type": "tumbling", "size": "1m"},
+                    "metrics": [{"name": "n", "function": "count"}],
+                }
+            ],
+        }
+    )
+
+
+def amount(scale: int = 2, **further: Any) -> dict[str, Any]:
+    return {"name": "amount", "type": "decimal", "scale": scale, **further}
+
+
+def decoded(decoder: EventDecoder, text: str) -> Any:
+    return decoder.values([decoder.decode(f'{{"amount": {text}}}'.encode(), NOW)], "amount")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "scaled", "reason"),
+    [
+        ("12.5", 1250, "fewer digits than the scale"),
+        ('"12.50"', 1250, "a text"),
+        ("12", 1200, "a whole number"),
+        ("12.500", 1250, "zeros after the last digit"),
+        ("1.25e1", 1250, "an exponent"),
+        ('"+12.50"', 1250, "a sign"),
+        ("-0.00", 0, "zero has no sign"),
+        ("99999999.99", 9_999_999_999, "all digits"),
+        ("-99999999.99", -9_999_999_999, "all digits, negative"),
+        ("0.1", 10, "no double is 0.1"),
+        ("null", None, "no value"),
+    ],
+)
+def test_values_are_read_as_scaled_integers(text: str, scaled: int | None, reason: str) -> None:
+    assert decoded(EventDecoder(spec(amount(precision=10))), text) == scaled, reason
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("12.345", "mistyped: amount: 12.345 has more than 2 digits after the point; round it before it is sent"),
+        ('"12.345"', "mistyped: amount: 12.345 has more than 2 digits after the point"),
+        ("100000000", "out_of_range: amount: 100000000 does not fit decimal(10,2), at most 8 digits before the point"),
+        ("1e400", "out_of_range: amount: 1E+400 does not fit decimal(10,2)"),
+        ("1e99999999999999999999", "out_of_range: amount: expected decimal(10,2), got number 1e99999999999999999999;"),
+        ('"NaN"', "mistyped: amount: expected decimal(10,2), got NaN; send null"),
+        ('"-Infinity"', "mistyped: amount: expected decimal(10,2), got -Infinity; send null"),
+        ('"12,50"', 'mistyped: amount: expected decimal(10,2), got string "12,50"; write a decimal point'),
+        ('"EUR 12"', 'mistyped: amount: expected decimal(10,2), got string "EUR 12"; send a number such as 12.50'),
+        ('""', 'mistyped: amount: expected decimal(10,2), got string ""'),
+        ("true", "mistyped: amount: expected decimal(10,2), got boolean true"),
+        ("[1]", "mistyped: amount: expected decimal(10,2), got array; send one value"),
+    ],
+)
+def test_other_values_are_refused_by_name(text: str, verdict: str) -> None:
+    """Nothing is rounded: an amount with more digits is one that somebody else will sum otherwise."""
+    decoder = EventDecoder(spec(amount(precision=10)))
+    with pytest.raises(InvalidEvent) as refused:
+        decoded(decoder, text)
+    assert str(refused.value).startswith(verdict)
+    assert decoder.decode_all([b'{"amount": 1}', f'{{"amount": {text}}}'.encode()], NOW).invalid.keys() == {1}
+
+
+@st.composite
+def drawn(draw: st.DrawFn) -> tuple[int, int, list[Decimal], list[str]]:
+    """Precision, scale, values, and texts of JSON for them."""
+    precision = draw(st.integers(1, 18))
+    scale = draw(st.integers(0, precision))
+    values, texts = [], []
+    for scaled in draw(st.lists(st.integers(1 - 10**precision, 10**precision - 1), min_size=1, max_size=8)):
+        value = Decimal(scaled).scaleb(-scale)
+        text = draw(st.sampled_from([f"{value:f}", f"{value}", f"{value.normalize():f}", f"{value:e}"]))
+        values.append(value)
+        texts.append(json.dumps(text) if draw(st.booleans()) else text)
+    return precision, scale, values, texts
+
+
+@given(drawn())
+def test_drawn_values_are_those_of_the_decimal_module(given: tuple[int, int, list[Decimal], list[str]]) -> None:
+    """Alone, in a batch, and as kept events and record keys have them."""
+    precision, scale, values, texts = given
+    field = amount(scale, precision=precision)
+    decoder = EventDecoder(spec(field))
+    raws = [f'{{"amount": {text}}}'.encode() for text in texts]
+    found = decoder.decode_all(raws, NOW)
+    assert found.invalid == {}
+    scaled = decoder.values(found.events, "amount")
+    assert [Decimal(each).scaleb(-scale) for each in scaled] == values
+    assert [decoded(decoder, text) for text in texts] == scaled
+    kept = [json.loads(text)["amount"] for text in decoder.as_json(found.events, raws)]
+    assert [(Decimal(text), Decimal(text).as_tuple().exponent) for text in kept] == [(v, -scale) for v in values]
+    assert [_encoder(f"decimal({scale})")(each).decode() for each in scaled] == kept
+
+
+def test_a_default_is_a_decimal_too() -> None:
+    """Of absent members and of null; also where a path leads to the field."""
+    decoder = EventDecoder(spec(amount(3, default="1.5", path="x.y")))
+    for raw in (b"{}", b'{"x": {"y": null}}', b'{"x": null}', b'{"x": {"y": 1.5}}'):
+        event = decoder.decode(raw, NOW)
+        assert decoder.values([event], "amount") == [1500]
+        assert json.loads(decoder.as_json([event], [raw])[0]) == {"amount": "1.500"}
+
+
+class Sent(KafkaRecord):
+    """A record with a header."""
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return [("x-price", b"12.5")]
+
+
+def test_headers_are_read_as_decimals() -> None:
+    price = {"name": "price", "type": "decimal", "scale": 2, "from": "header", "path": "x-price"}
+    decoder = RecordDecoder(spec(amount(), price))
+    (event,) = decoder.decode_all([b'{"amount": 3}'], NOW, records=[Sent()]).events
+    assert decoder.values([event], "price") == [1250]
+    assert json.loads(decoder.as_json([event], [b""])[0]) == {"amount": "3.00", "price": "12.50"}

@@ -1,0 +1,114 @@
+"""Reads decimals of events as exact scaled integers. No float is in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from functools import partial
+from itertools import repeat
+from math import trunc
+from typing import Any
+
+from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, text_of, value_of
+from tidemill_contract.events.details import shown
+from tidemill_contract.events.shapes import Shape
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.spec import FieldSpec
+
+
+class DecimalFormat:
+    """Which decimals a field accepts.
+
+    Attributes:
+        name: for messages, such as `decimal(18,2)`.
+    """
+
+    def __init__(self, precision: int, scale: int) -> None:
+        self._precision, self._scale = precision, scale
+        self.name = f"{DECIMAL}({precision},{scale})"
+        self._unit, self._shift = Decimal((0, (1,), -scale)), Decimal(scale)
+        # Neither rounds nor takes more digits: both raise.
+        self._exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
+
+    @classmethod
+    def of(cls, field: FieldSpec) -> DecimalFormat | None:
+        """The format of a field; None: it is no decimal."""
+        if field.type != DECIMAL or field.scale is None:
+            return None
+        return cls(MOST_DIGITS if field.precision is None else field.precision, field.scale)
+
+    def all_scaled(self, values: Sequence[Any]) -> list[Any]:
+        """Return the scaled integers of decimals; null of null.
+
+        Raises:
+            ArithmeticError, ValueError: one of them is not accepted.
+        """
+        if type(None) in set(map(type, values)):
+            return [None if value is None else self._scaled(value) for value in values]
+        exact = map(self._exact.quantize, values, repeat(self._unit))
+        return list(map(trunc, map(self._exact.scaleb, exact, repeat(self._shift))))
+
+    def _scaled(self, value: Decimal) -> int:
+        return trunc(self._exact.quantize(value, self._unit).scaleb(self._shift, self._exact))
+
+    def scaled(self, name: str, value: Decimal) -> int:
+        """Return the scaled integer of a value of field `name`.
+
+        Raises:
+            InvalidEvent: it is not accepted.
+        """
+        try:
+            return self._scaled(value)
+        except (ArithmeticError, ValueError):
+            raise self._refused(name, value) from None
+
+    def _refused(self, name: str, value: Decimal) -> InvalidEvent:
+        came = shown(str(value).encode())
+        if not value.is_finite():
+            return InvalidEvent(Reason.MISTYPED, name, f"{name}: expected {self.name}, got {came}; send null")
+        before = self._precision - self._scale
+        if value.adjusted() >= before and value:
+            detail = f"{name}: {came} does not fit {self.name}, at most {before} digits before the point"
+            return InvalidEvent(Reason.OUT_OF_RANGE, name, f"{detail}; send a smaller number")
+        detail = f"{name}: {came} has more than {self._scale} digits after the point"
+        remedy = "round it before it is sent, or give the field a larger scale"
+        return InvalidEvent(Reason.MISTYPED, name, f"{detail}; {remedy}")
+
+
+class Decimals:
+    """The decimals of one pipeline's events.
+
+    Attributes:
+        shown: by field, what makes the text of a scaled integer; also of fields beside the events.
+    """
+
+    def __init__(self, fields: Sequence[FieldSpec]) -> None:
+        found = {field.name: DecimalFormat.of(field) for field in fields if field.origin == "value"}
+        self._formats = {name: written for name, written in found.items() if written is not None}
+        self.shown: Mapping[str, Callable[[int], str]] = {
+            field.name: partial(_text, field.scale or 0) for field in fields if field.type == DECIMAL
+        }
+
+    def scale_all(self, shape: Shape, events: Sequence[Any]) -> None:
+        """Replace the decimals of events by scaled integers.
+
+        Raises:
+            ArithmeticError, ValueError: a value is not accepted.
+        """
+        for name, written in self._formats.items():
+            shape.put(events, name, written.all_scaled(shape.values(events, name)))
+
+    def scale(self, shape: Shape, event: Any) -> None:
+        """Replace the decimals of one event by scaled integers.
+
+        Raises:
+            InvalidEvent: a value is not accepted.
+        """
+        for name, written in self._formats.items():
+            (value,) = shape.values((event,), name)
+            if value is not None:
+                shape.put((event,), name, (written.scaled(name, value),))
+
+
+def _text(scale: int, scaled: int) -> str:
+    return text_of(value_of(scaled, scale), scale)

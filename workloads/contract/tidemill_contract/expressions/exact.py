@@ -1,0 +1,152 @@
+"""Exact arithmetic of decimals in filter and derive expressions.
+
+A decimal is an integer of 64 bits there, its value times 10^scale. Where a result does not fit, it is NULL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, decimal_type, scale_of, text_of, value_of
+from tidemill_contract.expressions.syntax import ExpressionError
+from tidemill_contract.expressions.values import (
+    WIDE,
+    Built,
+    Typed,
+    as_number,
+    narrow,
+    rescaled,
+    scales,
+    with_exact_constants,
+)
+
+DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
+"""What types of decimals begin with in TRY_CAST."""
+_TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
+
+_ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
+"""Numbers of at most 309 digits before the point, and as many after it as decimals have, are rounded once."""
+
+
+def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
+    """Return the sum, difference, product or remainder of decimals and integers; None: it is one of doubles."""
+    args = with_exact_constants(args)
+    found = scales(args)
+    if found is None or name == "/":
+        return None
+    if name == "*":
+        if sum(found) > MOST_DIGITS:
+            return None
+        a, b = (argument.expression.cast(WIDE) for argument in args)
+        return decimal_type(sum(found)), narrow(a * b)
+    a, b = (rescaled(argument, max(found)) for argument in args)
+    # The remainder has the sign of the dividend in SQL, but the sign of the divisor in polars.
+    result = {"+": a + b, "-": a - b}[name] if name in "+-" else a.sign() * (a.abs() % b.abs())
+    return decimal_type(max(found)), narrow(result)
+
+
+def rounded(name: str, argument: Typed, digits: int) -> Built:
+    """Return a decimal with fewer digits after the point: by ROUND (halves away from zero), FLOOR or CEIL.
+
+    Without any digits it is an integer.
+    """
+    scale = scale_of(argument.kind) or 0
+    kind = decimal_type(min(digits, scale)) if digits else "integer"
+    if digits >= scale:
+        return kind, argument.expression
+    return kind, _mapped(argument, partial(_rounded, name, 10 ** (scale - digits)), pl.Int64())
+
+
+def _rounded(name: str, step: int, numbers: pl.Series) -> pl.Series:
+    whole = numbers // step
+    rest = numbers - whole * step  # of negative numbers it is not negative either
+    match name:
+        case "ROUND":
+            up = (rest * 2 > step) | ((rest * 2 == step) & (numbers > 0))
+        case "CEIL" | "CEILING":
+            up = rest > 0
+        case "TRUNCATE":
+            up = (rest > 0) & (numbers < 0)
+        case _:
+            return whole
+    return whole + up.cast(pl.Int64())
+
+
+def text(argument: Typed) -> pl.Expr:
+    """Return the text of a decimal, with all its digits after the point."""
+    return _mapped(argument, partial(_each, partial(_text, scale_of(argument.kind) or 0), pl.String()), pl.String())
+
+
+def _text(scale: int, scaled: int) -> str:
+    return text_of(value_of(scaled, scale), scale)
+
+
+def to_decimal(name: str, source: Typed, wanted: str) -> Built:
+    """Return a value converted to a type such as `DECIMAL(18,2)`, rounded; NULL where it has too many digits.
+
+    Raises:
+        ExpressionError: there is no such type, or the value cannot become one.
+    """
+    match = _TYPE.fullmatch(wanted)
+    precision, scale = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+    if not 0 <= scale <= precision <= MOST_DIGITS or not precision:
+        raise ExpressionError(
+            f"{name}: {wanted} is no type; write decimal(PRECISION, SCALE), such as decimal(18, 2), with at most"
+            f" {MOST_DIGITS} digits, of which SCALE are after the point"
+        )
+    if source.kind == "null":
+        return decimal_type(scale), source.expression.cast(pl.Int64())
+    if source.kind not in ("integer", "number", "string", *DECIMALS):
+        raise ExpressionError(f"a {source.kind} cannot become a decimal; convert it to an integer first")
+    read: Callable[[Any], Decimal] = partial(value_of, scale=scale_of(source.kind) or 0)
+    if source.kind in ("number", "string"):
+        read = _number
+    convert = partial(_each, partial(_converted, read, precision, scale), pl.Int64())
+    return decimal_type(scale), _mapped(source, convert, pl.Int64())
+
+
+def from_decimal(source: Typed, kind: str) -> Built:
+    """Return a decimal converted to another type; to an integer it loses its fraction.
+
+    Raises:
+        ExpressionError: it cannot become one.
+    """
+    match kind:
+        case "string":
+            return kind, text(source)
+        case "number":
+            return kind, as_number("TRY_CAST", source)
+        case "integer":
+            return kind, rounded("TRUNCATE", source, 0)[1]
+        case "boolean":
+            return kind, source.expression != 0
+    raise ExpressionError(f"a decimal cannot become a {kind}; declare the field as {kind}")
+
+
+def _number(written: float | str) -> Decimal:
+    """The value as it is written; of a double in the fewest digits that tell it apart."""
+    return Decimal(written.strip() if isinstance(written, str) else repr(written))
+
+
+def _converted(read: Callable[[Any], Decimal], precision: int, scale: int, value: Any) -> int | None:
+    try:
+        found = read(value).quantize(Decimal((0, (1,), -scale)), context=_ROUNDING)
+        scaled = int(found.scaleb(scale, _ROUNDING))
+    except (InvalidOperation, ValueError, OverflowError):
+        return None
+    return scaled if abs(scaled) < 10**precision else None
+
+
+def _each(function: Callable[[Any], Any], dtype: pl.DataType, values: pl.Series) -> pl.Series:
+    return pl.Series(values.name, [None if value is None else function(value) for value in values.to_list()], dtype)
+
+
+def _mapped(argument: Typed, function: Callable[[pl.Series], pl.Series], dtype: pl.DataType) -> pl.Expr:
+    # The callback gets the whole column, so that the expression is written only once.
+    return argument.expression.map_batches(function, return_dtype=dtype, is_elementwise=True)
