@@ -87,6 +87,19 @@ def test_an_array_of_single_values() -> None:
     ]
 
 
+def test_decimals_of_elements_are_as_exact_as_those_of_events() -> None:
+    """Both as a member of an element and as the element itself; one that does not fit is refused alone."""
+    cents = {"name": "cents", "type": "decimal", "scale": 2}
+    inside, itself = Pipeline([cents | {"path": "items[].cents"}]), Pipeline([cents | {"path": "cents[]"}])
+    for both, record in (
+        (inside, b'{"items": [{"cents": 0.07}, {"cents": "9007199254740993.11"}, {"cents": 0.001}, {}]}'),
+        (itself, b'{"cents": [0.07, "9007199254740993.11", 0.001, null]}'),
+    ):
+        (answers,) = both.read(record)
+        assert answers[:2] + answers[3:] == [{"cents": 7}, {"cents": 900719925474099311}, {"cents": None}]
+        assert "0.001 has more than 2 digits after the point; round it before it is sent" in str(answers[2])
+
+
 @pytest.mark.parametrize("order", [{}, {"items": None}, {"items": []}, None, "absent"])
 def test_without_elements_there_is_no_event(order: Any) -> None:
     record = {"ts": NOW} if order == "absent" else {"ts": NOW, "order": order}
