@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
-from tidemill_contract.events.decoder import MAX_RECORD_BYTES
+from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import Servers

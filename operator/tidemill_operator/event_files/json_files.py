@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from tidemill_contract.events.decoder import MAX_EVENT_BYTES
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_operator.event_files.content import Content, EventFileError
 
 MOST_ARRAY_BYTES = 256 * 1024 * 1024

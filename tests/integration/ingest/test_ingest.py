@@ -18,7 +18,8 @@ import httpx
 import pytest
 import zstandard
 
-from tidemill_contract.events.decoder import FIELD_HEADER, MAX_EVENT_BYTES, QUARANTINE_PREFIX, REASON_HEADER
+from tidemill_contract.events.decoder import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_processor.batch import BatchReader
 
 pytestmark = pytest.mark.integration

@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from tidemill_contract.events.decoder import MAX_EVENT_BYTES, Reason
+from tidemill_contract.events.decoder import Reason
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_ingest.body import CLOUD_EVENT, CLOUD_EVENTS, MAX_BODY_BYTES, MAX_EVENTS
 from tidemill_ingest.idempotency.requests import MAX_KEY_CHARACTERS
 

@@ -13,9 +13,10 @@ from typing import Any
 import polars as pl
 
 from tidemill_contract.events import quarantine
-from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, InvalidEvent, Reason
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
 from tidemill_contract.events.elements import element_at
+from tidemill_contract.events.fields import MAX_KEY_BYTES
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types

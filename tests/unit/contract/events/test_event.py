@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_contract.events.decoder import MAX_EVENT_BYTES, QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX, EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.resource.spec import PipelineSpec
 
 NOW = 1_700_000_000_000

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, Producer
 
 from tidemill_chassis.resilience.config import Guard
 from tidemill_chassis.resilience.failures import kafka_fatal
-from tidemill_contract.events.decoder import MAX_RECORD_BYTES
+from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
 

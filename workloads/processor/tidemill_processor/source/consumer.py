@@ -22,7 +22,7 @@ from quixstreams.kafka import ConnectionConfig
 
 from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
-from tidemill_contract.events.decoder import MAX_RECORD_BYTES
+from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.files import read_text
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 

@@ -1,0 +1,79 @@
+"""The fields of a pipeline's events: where they are, what their values may be, and which structs read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.events.decimals import Decimals
+from tidemill_contract.events.event_times import EventTimes
+from tidemill_contract.events.kept_json import JSON, KeptJson
+from tidemill_contract.events.shapes import Leaf, Shape
+from tidemill_contract.events.timestamps import TimeFormat
+from tidemill_contract.events.types import default_of, kind_of, type_of
+from tidemill_contract.functions.base import STRINGS
+from tidemill_contract.resource.spec import PipelineSpec
+
+MAX_EVENT_BYTES = 1024 * 1024
+MAX_KEY_BYTES = 1024
+# The key is a field of the event, so a record may hold almost twice an event's bytes. The rest is for headers.
+MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
+
+
+class EventFields:
+    """The fields of one pipeline's events.
+
+    Attributes:
+        names: the fields that are read from the event, but those of type json.
+        event_time: the field of the event time; None: the record has the time, not the event.
+        exact: whether microseconds of event times are wanted.
+        kinds: names of the fields' types, for messages.
+        steps: the fields' paths.
+        timestamps: the fields of type timestamp. Those without a format come first, because an event may be read again
+            while they are converted.
+        formats: the formats of timestamps that have one.
+        decimals: the fields of type decimal.
+        strings, lists: the fields of type string and strings.
+        group_strings: the strings that an aggregation groups by.
+        times: the limits of event times.
+        takes_any: whether an object with none of the fields would be valid, so that an envelope must be looked for.
+        kept: the fields of type json; None: there are none.
+        shape: the structs that events are read into.
+    """
+
+    def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, element: bool) -> None:
+        """Prepare the fields; the arguments are those of `EventDecoder`."""
+        fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
+        self.names = tuple(field.name for field in fields)
+        self.event_time = time if (time := spec.source.event_time.field) in self.names else None
+        self.exact = exact and self.event_time is not None
+        self.kinds = {field.name: kind_of(field) for field in fields}
+        self.steps = {field.name: field.steps for field in fields}
+        formats = {field.name: TimeFormat.of(field) for field in fields if field.type == "timestamp"}
+        self.timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
+        self.formats = {name: written for name, written in formats.items() if written is not None}
+        self.decimals = Decimals(spec.source.fields)
+        self.strings = tuple(field.name for field in fields if field.type == "string")
+        self.lists = tuple(field.name for field in fields if field.type == STRINGS)
+        self.group_strings = tuple(name for name in self.strings if name in spec.group_columns)
+        self.times = EventTimes(self.event_time, parse_ms(spec.source.event_time.max_future))
+        kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
+        self.kept = KeptJson(kept) if kept else None
+        leaves = [
+            Leaf(f.name, f.steps, type_of(f), f.required or f.name == self.event_time, default_of(f)) for f in fields
+        ]
+        self.takes_any = not element and not any(leaf.required for leaf in leaves)
+        leaves += [array] if array is not None else []
+        inside = [leaf.steps for leaf in leaves]
+        leaves += [
+            Leaf(field.name, field.steps, Any, required=False, beside=True)
+            for field in spec.source.fields
+            if field.origin != "value"
+        ]
+        if spec.source.strict:
+            leaves += [
+                Leaf(name, steps, Any, required=False, unread=True)
+                for name, steps in kept.items()
+                if not any(one[: len(steps)] == steps[: len(one)] for one in inside)
+            ]
+        self.shape = Shape(leaves, strict=spec.source.strict)

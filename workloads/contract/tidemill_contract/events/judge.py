@@ -1,0 +1,165 @@
+"""Reads and judges events one by one, and says what is wrong with an invalid one.
+
+Some values that msgspec refuses or rounds have only one possible meaning. They are rewritten and read again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+
+from tidemill_contract.events.details import (
+    SECONDS_FROM,
+    SECONDS_TO,
+    beyond_years,
+    counts_seconds,
+    envelope_of,
+    miswritten,
+    not_json,
+    refused,
+    with_path,
+)
+from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS
+from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
+from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
+from tidemill_contract.events.types import epoch_ms, micros_of
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+
+BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a reader raises on bytes that are not JSON, or not JSON of the expected types."""
+
+
+class EventJudge:
+    """Reads and judges events one by one."""
+
+    def __init__(self, fields: EventFields) -> None:
+        """Create the judge of a pipeline's events."""
+        self._fields = fields
+        self._decode = msgspec.json.Decoder(fields.shape.type).decode
+
+    def judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
+        """Return the event in `raw`, and the microseconds within the millisecond of its event time.
+
+        Raises:
+            InvalidEvent: the bytes are not a valid event at wall time `now_ms` (epoch milliseconds).
+        """
+        if len(raw) > MAX_EVENT_BYTES:
+            raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are allowed")
+        event = self._read(raw)
+        micros = 0
+        for name in self._fields.timestamps:
+            value = self._value(event, name)
+            if value is None:
+                continue
+            time, beyond = self._time(name, value)
+            if name == self._fields.event_time:
+                micros = beyond
+            if time is not value:
+                self._fields.shape.put([event], name, [time])
+        self._fields.decimals.scale(self._fields.shape, event)
+        # JSON can only hold a NUL as an escape.
+        if b"\\u0000" in raw:
+            self._check_nul(event)
+        if len(raw) > MAX_KEY_BYTES:
+            self._check_keys(event)
+        if self._fields.kept is not None:
+            self._fields.kept.check(raw)
+        if self._fields.event_time is not None:
+            self._fields.times.check(self._value(event, self._fields.event_time), now_ms)
+        return event, micros
+
+    def cut(self, raw: bytes, event: Any) -> Any:
+        """Return the event with times that are truncated to microseconds, where msgspec may have rounded one up."""
+        # A time that was rounded up into another millisecond has 0 microseconds within it. Rounding within a
+        # millisecond only matters to an exact decoder.
+        for name in self._fields.timestamps:
+            moment = self._value(event, name)
+            if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
+                if not may_be_rounded(raw):
+                    return event
+                better = mended(self._fields.shape.extracted(raw), self._fields.kinds)
+                return event if better is None else self._fields.shape.read_flat(better)
+        return event
+
+    def _value(self, event: Any, name: str) -> Any:
+        return self._fields.shape.values((event,), name)[0]
+
+    def _time(self, name: str, value: Any) -> tuple[int, int]:
+        """Return a timestamp from the JSON reader as milliseconds and the remaining microseconds (0 to 999)."""
+        written, hint = self._fields.formats.get(name), None
+        is_number = value.__class__ is int
+        if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:
+            raise counts_seconds(name, value)
+        if written is not None:
+            try:
+                exact = written.micros(value)
+            except ValueError:
+                raise miswritten(name, self._fields.kinds[name], value) from None
+            time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
+        else:
+            time, micros = (value, 0) if is_number else (epoch_ms(value), micros_of(value))
+        if not MIN_TIMESTAMP_MS <= time <= MAX_TIMESTAMP_MS:
+            raise beyond_years(name, value, hint)
+        return time, micros
+
+    def _read(self, raw: bytes) -> Any:
+        try:
+            event = self._decode(raw)
+            if self._fields.timestamps:
+                event = self.cut(raw, event)
+        except msgspec.ValidationError as error:
+            return self._read_mended(raw, error)
+        except BROKEN as error:
+            raise not_json(raw, error) from None
+        if self._fields.takes_any and all(self._value(event, name) is None for name in self._fields.names):
+            envelope = envelope_of(members(raw), self._fields.shape.tops)
+            if envelope is not None:
+                raise InvalidEvent(Reason.MISSING_FIELD, None, f"the event has no field of the spec; {envelope}")
+        return event
+
+    def _read_mended(self, raw: bytes, error: msgspec.ValidationError) -> Any:
+        if self._fields.shape.nested:
+            return self._read_extracted(raw)
+        try:
+            better = mended(members(raw), self._fields.kinds)
+            if better is not None:
+                return self._fields.shape.read_flat(better)
+        except msgspec.ValidationError as still:
+            error = still
+        except BROKEN:
+            pass  # the error of the first attempt is reported
+        raise refused(raw, error, self._fields.kinds) from None
+
+    def _read_extracted(self, raw: bytes) -> Any:
+        """Read an event that the nested structs refused: find each field by its path, and read a flat event."""
+        try:
+            found = self._fields.shape.extracted(raw)
+        except msgspec.ValidationError as error:
+            raise refused(raw, error, self._fields.kinds) from None  # the event is not an object
+        except BROKEN as error:
+            raise not_json(raw, error) from None
+        try:
+            return self._fields.shape.read_flat(mended(found, self._fields.kinds) or as_object(found))
+        except msgspec.ValidationError as error:
+            envelope = envelope_of(members(raw), self._fields.shape.tops)
+            refusal = refused(as_object(found), error, self._fields.kinds, envelope=envelope)
+            raise with_path(refusal, self._fields.steps.get(refusal.field or "")) from None
+        except BROKEN as error:
+            raise not_json(raw, error) from None
+
+    def _check_nul(self, event: Any) -> None:
+        texts = [(name, [self._value(event, name)]) for name in self._fields.strings]
+        texts += [(name, self._value(event, name) or []) for name in self._fields.lists]
+        for name, found in texts:
+            if any("\0" in (text or "") for text in found):
+                raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
+
+    def _check_keys(self, event: Any) -> None:
+        for name in self._fields.group_strings:
+            length = len((self._value(event, name) or "").encode())
+            if length > MAX_KEY_BYTES:
+                raise InvalidEvent(
+                    Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column can hold at most {MAX_KEY_BYTES}"
+                )
