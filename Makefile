@@ -80,7 +80,7 @@ faults-k8s: kube ## Faults that need a cluster, by name: what is expected and se
 
 .PHONY: e2e
 e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgrades, removal (KEEP=1: keep the cluster)
-	KEEP=$(KEEP) $(PYTEST) tests/e2e -m "e2e and not matrix" $(ARGS)
+	KEEP=$(KEEP) $(PYTEST) tests/e2e -m "e2e and not load and not matrix" $(ARGS)
 
 .PHONY: coverage
 coverage: setup ## The same and the exhaustive ones, with coverage of every process; fails under 85 %
