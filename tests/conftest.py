@@ -34,10 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: the one that ends last decides when all have ended.
 
-    The exhaustive ones are not measured: they repeat the same lines, and take half as long again when they are.
+    Those on Kubernetes come after the other ones with servers, since its programs compute as long as the session lasts;
+    those without servers fill the end. The exhaustive ones are not measured: they repeat the same lines, and take half
+    as long again when they are.
     """
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    slow, servers, kubernetes = (
+        {item.path for item in items if item.get_closest_marker(marker)}
+        for marker in ("slow", "integration", "kubernetes")
+    )
+    items.sort(key=lambda item: (item.path not in servers | kubernetes, item.path in kubernetes, item.path not in slow))
     for item in items:
         if item.get_closest_marker("exhaustive"):
             item.add_marker("no_cover")
