@@ -33,6 +33,7 @@ from demo.expected import milliseconds
 from demo.installation import ROOT, Helm, Steps, prepare, remove_cluster
 from demo.replay import Replay, Totals, to_batches
 from demo.runtime import DemoError
+from documented import ClusterPage
 from kube import local
 from kube.ability import why_not
 from kube.layout import DEFAULT_FOLDER
@@ -439,6 +440,14 @@ def shop(world: World) -> Iterator[Sent]:
     yield sent
     sent.platform.leave()
     world.drop_namespaces([namespace])
+
+
+@pytest.fixture(scope="session")
+def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClusterPage:
+    """The page, of which nothing is typed yet."""
+    namespace = world.new_namespace("documented")
+    file = tmp_path_factory.mktemp("documented") / "flights.yaml"
+    return ClusterPage(world.kubectl, namespace, file)
 
 
 @pytest.fixture(name="orders", scope="session")
