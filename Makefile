@@ -17,6 +17,9 @@ SEED ?=
 # Rows of `make faults` (none: all), and events that each writes at the least.
 ROWS ?=
 EVENTS ?= 20000
+# How many examples `make test-long` draws, and where `make coverage` writes pages; none: it writes none.
+EXAMPLES ?= 60
+HTML ?= --cov-report=html:.cache/coverage
 # KEEP=1: `make demo` leaves everything running with its dashboard until Ctrl-C.
 KEEP ?=
 
@@ -80,15 +83,21 @@ faults-k8s: kube ## Faults that need a cluster, by name: what is expected and se
 
 .PHONY: e2e
 e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgrades, removal (KEEP=1: keep the cluster)
-	KEEP=$(KEEP) $(PYTEST) tests/e2e -m "e2e and not matrix" $(ARGS)
+	KEEP=$(KEEP) $(PYTEST) tests/e2e -m "e2e and not load and not matrix" $(ARGS)
+
+.PHONY: test-long
+test-long: setup ## Faults on real servers that are too long for each run, and more examples of what is drawn (EXAMPLES=60)
+	$(PYTEST) $(PARALLEL) -m "matrix and not kubernetes" $(ARGS)
+	EXAMPLES=$(EXAMPLES) $(PYTEST) $(PARALLEL) -m integration -k "naive_model or any_finite_values or exact_or_null" \
+		--deselect tests/integration/test_fuzz.py $(ARGS)
 
 .PHONY: coverage
-coverage: setup ## The same and the exhaustive ones, with coverage of every process; fails under 85 %
+coverage: setup ## `make test` and the exhaustive ones, with coverage of every process; fails under 85 % (HTML=: no pages)
 	@rm -f .coverage .coverage.*
-	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:.cache/coverage --cov-fail-under=85 $(ARGS)
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered $(HTML) --cov-fail-under=85 $(ARGS)
 
 .PHONY: crash-points
-crash-points: setup ## A processor dies before each of its statements, one after the other (`make coverage` draws a fifth)
+crash-points: setup ## A processor dies before each of its statements, one after the other (`make coverage` draws a tenth)
 	CRASH_EVERY=1 $(PYTEST) tests/integration/test_crash_points.py $(ARGS)
 
 .PHONY: test-comparison

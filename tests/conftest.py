@@ -21,6 +21,8 @@ settings.register_profile(
     "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("tidemill")
+# Brokers of tests live for minutes: what Java's second compiler takes is never earned back.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,9 +32,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: the one that ends last decides when all have ended."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with slow tests come first: the one that ends last decides when all have ended.
+
+    Those on Kubernetes come after the other ones with servers, since its programs compute as long as the session lasts;
+    those without servers fill the end. The exhaustive ones are not measured: they repeat the same lines, and take half
+    as long again when they are.
+    """
+    slow, servers, kubernetes = (
+        {item.path for item in items if item.get_closest_marker(marker)}
+        for marker in ("slow", "integration", "kubernetes")
+    )
+    items.sort(key=lambda item: (item.path not in servers | kubernetes, item.path in kubernetes, item.path not in slow))
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker("no_cover")
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Processes that a test starts which is not measured are not measured either."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("no_cover"):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
 
 
 OwnServers = Callable[..., Servers]

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,9 +110,11 @@ def _prepare(arguments: argparse.Namespace, *, local: bool) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     with _engine() as (engine, own):
         local = arguments.local or (own and not arguments.pull)
-        base, development_base = _bases(arguments, engine, local=local)
+        with ThreadPoolExecutor(1) as beside:  # both mostly wait for the network
+            prepared = beside.submit(_prepare, arguments, local=local)
+            base, development_base = _bases(arguments, engine, local=local)
+            prepared.result()
         orders = _orders(arguments, base, development_base)
-        _prepare(arguments, local=local)
         for order in orders:
             begun = time.monotonic()
             if engine.has(order.reference) and not arguments.force:

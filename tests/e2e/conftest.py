@@ -33,6 +33,7 @@ from demo.expected import milliseconds
 from demo.installation import ROOT, Helm, Steps, prepare, remove_cluster
 from demo.replay import Replay, Totals, to_batches
 from demo.runtime import DemoError
+from documented import ClusterPage
 from kube import local
 from kube.ability import why_not
 from kube.layout import DEFAULT_FOLDER
@@ -259,14 +260,22 @@ class Sent:
 
 @dataclass
 class World:
-    """The platform in its cluster."""
+    """The platform in its cluster.
+
+    Attributes:
+        stays: whether the cluster outlives these tests.
+        made: namespaces that are there.
+        dropped: namespaces that nobody waits for any more.
+    """
 
     kubeconfig: Path
     kubectl: Kubectl
     helm: Helm
     figures: dict[str, str]
     local: bool
+    stays: bool
     made: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
     def json(self, *arguments: str) -> Any:
         """What kubectl answers, parsed."""
@@ -345,20 +354,30 @@ class World:
     def delete_namespaces(self, names: Sequence[str]) -> None:
         """Remove what tests have made, with its data."""
         for namespace in names:
-            for item in self.json("get", "analyticspipelines", "--namespace", namespace)["items"]:
-                patch = json.dumps({"spec": {"reclaimPolicy": "Delete"}})
-                target = ("analyticspipeline", item["metadata"]["name"], "--namespace", namespace)
-                self.kubectl("patch", *target, "--type", "merge", "--patch", patch)
-                # Deleted before the operator has seen it, the data would stay.
-                eventually(partial(self._reclaims, item["metadata"]["name"], namespace), what="it reclaims")
-                self.kubectl("delete", *target, "--timeout=120s")
+            self._delete_pipelines(namespace, "--timeout=120s")
             self.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s")
             self.made = [made for made in self.made if made != namespace]
 
+    def drop_namespaces(self, names: Sequence[str]) -> None:
+        """Remove them beside the next tests. A cluster that stays is waited for at the end."""
+        for namespace in names:
+            self._delete_pipelines(namespace, "--wait=false")
+            self.kubectl("delete", "namespace", namespace, "--wait=false")
+            self.made = [made for made in self.made if made != namespace]
+            self.dropped.append(namespace)
+
+    def _delete_pipelines(self, namespace: str, how: str) -> None:
+        for item in self.json("get", "analyticspipelines", "--namespace", namespace)["items"]:
+            patch = json.dumps({"spec": {"reclaimPolicy": "Delete"}})
+            target = ("analyticspipeline", item["metadata"]["name"], "--namespace", namespace)
+            self.kubectl("patch", *target, "--type", "merge", "--patch", patch)
+            # Deleted before the operator has seen it, the data would stay.
+            eventually(partial(self._reclaims, item["metadata"]["name"], namespace), what="it reclaims")
+            self.kubectl("delete", *target, how)
+
     def _reclaims(self, name: str, namespace: str) -> bool:
-        return "tidemill.dev/reclaim" in self.get("analyticspipeline", name, namespace)["metadata"].get(
-            "finalizers", ()
-        )
+        found = self.get("analyticspipeline", name, namespace)
+        return not found or "tidemill.dev/reclaim" in found["metadata"].get("finalizers", ())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -390,10 +409,13 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         helm.install_operator()
         figures["images, charts and cluster are there after"] = f"{steps.total():.0f} s"
         is_local = local.LocalCluster(DEFAULT_FOLDER).there()
-        found = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local)
+        stays = keep or not place.started
+        found = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local, stays=stays)
         yield found
         if not (keep or place.started):
             found.delete_namespaces(found.made)
+            for namespace in found.dropped:
+                found.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s")
     finally:
         if place.started and not keep:
             remove_cluster()
@@ -417,7 +439,15 @@ def shop(world: World) -> Iterator[Sent]:
     sent = world.pipeline(orders("orders", namespace, processor={"flushInterval": "250ms", "replicas": 2}))
     yield sent
     sent.platform.leave()
-    world.delete_namespaces([namespace])
+    world.drop_namespaces([namespace])
+
+
+@pytest.fixture(scope="session")
+def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClusterPage:
+    """The page, of which nothing is typed yet."""
+    namespace = world.new_namespace("documented")
+    file = tmp_path_factory.mktemp("documented") / "flights.yaml"
+    return ClusterPage(world.kubectl, namespace, file)
 
 
 @pytest.fixture(name="orders", scope="session")

@@ -122,6 +122,7 @@ def test_a_changed_spec_is_rolled_out_under_load(
     shop.check()
 
 
+@pytest.mark.matrix
 @pytest.mark.fault("rollout-restart", "all events are counted once")
 def test_a_restart_under_load(
     world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]

@@ -79,7 +79,7 @@ SAMPLES: dict[str, Callable[[], pl.DataFrame]] = {
 def analytics(world: Any) -> Iterator[str]:
     """The examples' namespace."""
     yield world.make_namespace(NAMESPACE)
-    world.delete_namespaces([NAMESPACE])
+    world.drop_namespaces([NAMESPACE])
 
 
 def test_each_example_is_tried() -> None:

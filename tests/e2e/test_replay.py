@@ -21,7 +21,7 @@ def shop(world: Any, orders: Callable[..., Any]) -> Iterator[Any]:
     sent = world.pipeline(orders("orders", namespace, processor={"flushInterval": "250ms", "replicas": 2}))
     yield sent
     sent.platform.leave()
-    world.delete_namespaces([namespace])
+    world.drop_namespaces([namespace])
 
 
 def test_another_window_and_a_replay(

@@ -18,7 +18,7 @@ import pytest
 from demo.answers import positions
 from demo.runtime import DemoError, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow, pytest.mark.load]
 
 _CPU = "100m"
 _PARTITIONS = 12
@@ -48,7 +48,7 @@ def shop(world: Any, orders: Callable[..., Any]) -> Iterator[Any]:
     sent = world.pipeline(dear(orders("orders", namespace), most=1))
     yield sent
     sent.platform.leave()
-    world.delete_namespaces([namespace])
+    world.drop_namespaces([namespace])
 
 
 def test_ten_times_the_load_is_followed(

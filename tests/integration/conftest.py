@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -38,11 +39,13 @@ def documented() -> Callable[[str, dict[str, Any]], None]:
     times = jsonschema.FormatChecker(formats=())
     times.checks("date-time", raises=ValueError)(dt.datetime.fromisoformat)
 
-    def check(kind: str, record: dict[str, Any]) -> None:
+    @functools.cache
+    def validator(kind: str) -> jsonschema.Draft202012Validator:
         schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text())
-        jsonschema.validate(record, schema, jsonschema.Draft202012Validator, format_checker=times)
+        jsonschema.Draft202012Validator.check_schema(schema)
+        return jsonschema.Draft202012Validator(schema, format_checker=times)
 
-    return check
+    return lambda kind, record: validator(kind).validate(record)
 
 
 @pytest.fixture

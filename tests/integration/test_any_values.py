@@ -43,7 +43,7 @@ from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = pytest.mark.integration
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE
 LARGEST, TINIEST = math.nextafter(math.inf, 0), 5e-324

@@ -26,7 +26,7 @@ from tidemill_processor.transaction import Committer, Position
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
-EVERY = int(os.environ.get("CRASH_EVERY", "5"))
+EVERY = int(os.environ.get("CRASH_EVERY", "10"))
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (60 * MINUTE) * 60 * MINUTE
 METRICS = [

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.matrix
 @pytest.mark.integration
 @pytest.mark.slow
 def test_the_demo_compares_equal_and_stops_cleanly() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
+# How many scripts are drawn of the dearest kind; of the others some less.
+EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
 BASE = 1_700_000_000_000 // 60_000 * 60_000
 METRICS = [
     {"name": "n", "function": "count"},
@@ -336,7 +339,9 @@ def stage(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     st.integers(0, 300),
@@ -351,7 +356,9 @@ def test_windows_equal_a_naive_model(stage: Any, number: int, script: list[tuple
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=max(1, EXAMPLES // 4),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     st.integers(0, 200),
@@ -570,7 +577,9 @@ REPLAY_ACTION = st.sampled_from([
 
 @pytest.mark.exhaustive
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=max(1, EXAMPLES // 3),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     st.integers(0, 150),

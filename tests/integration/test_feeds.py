@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import statistics
 from collections import defaultdict
@@ -42,6 +43,7 @@ from tidemill_processor.windows.reader import WindowReader
 
 pytestmark = pytest.mark.integration
 
+EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
 MINUTE = 60_000
 BASE = 1_700_000_000_000 // (6 * MINUTE) * 6 * MINUTE
 OWNER = Owner("tests", "feeds", "uid-1", "local")
@@ -349,7 +351,9 @@ STEP = st.one_of(
 
 
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(STEP, min_size=4, max_size=14), st.integers(0, 10**9))
 def test_an_answer_is_exact_or_null(servers: Any, script: list[tuple[Any, ...]], seed: int) -> None:

@@ -113,6 +113,7 @@ def counted(bench: Bench) -> int:
     return int(bench.query("SELECT coalesce(sum(_count), 0) FROM {s}.by_k_v1")[0][0])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("server", "meanwhile"), [("postgres", "unhealthy"), ("kafka", "unhealthy"), ("redis", "degraded")]
 )
@@ -175,7 +176,9 @@ def lasting(own_servers: Callable[..., Any]) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hang", ["postgres frozen", "postgres in a black hole", "kafka frozen"])
+@pytest.mark.parametrize(
+    "hang", ["postgres frozen", pytest.param("postgres in a black hole", marks=pytest.mark.matrix), "kafka frozen"]
+)
 def test_a_server_that_hangs_is_named_and_the_lag_is_told(hang: str, lasting: Any, make_bench: MakeBench) -> None:
     """Nobody restarts or unreadies the processor for it; soon after the server is back all is well and exact."""
     servers, server = lasting, hang.split()[0]

@@ -111,18 +111,18 @@ class Stand:
             self.documented(kind, record)
         return found
 
-    def told(self, aggregation: str) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """What a reader of the results topic has who keeps the highest revision of each window."""
-        newest: dict[tuple[str, str], dict[str, Any]] = {}
+    def told(self) -> dict[str, dict[tuple[str, str, str], dict[str, Any]]]:
+        """What a reader of the results topic has who keeps the highest revision of each window, by aggregation."""
+        newest: dict[tuple[str, str, str], dict[str, Any]] = {}
         for record in self.topic("results"):
-            key = (str(record["group"].get("k")), record["window_start"])
-            if record["aggregation"] == aggregation and record["revision"] >= newest.get(key, record)["revision"]:
+            key = (record["aggregation"], str(record["group"].get("k")), record["window_start"])
+            if record["revision"] >= newest.get(key, record)["revision"]:
                 newest[key] = record
-        return {
-            (*key, record["window_end"]): record["metrics"]
-            for key, record in newest.items()
-            if record["window_start"] != record["window_end"]
-        }
+        found: dict[str, dict[tuple[str, str, str], dict[str, Any]]] = {a.name: {} for a in SPEC.aggregations}
+        for (aggregation, k, start), record in newest.items():
+            if start != record["window_end"]:
+                found[aggregation][k, start, record["window_end"]] = record["metrics"]
+        return found
 
 
 @pytest.fixture
@@ -145,8 +145,7 @@ def test_readers_are_told_of_every_change(stand: Stand) -> None:
     stand.sell(*steady(range(40)), (2_400, "end", 0), (2_400, "end", 0))
     stand.settle()
     before = {name: stand.closed(name) for name in ("minutes", "hops", "visits")}
-    for name, windows in before.items():
-        assert stand.told(name) == windows, name
+    assert stand.told() == before
     rnd = random.Random(11)
     for turn in range(6):
         stand.sell(*((rnd.randrange(0, 24_000) / 10, rnd.choice("abc"), rnd.randrange(5)) for _ in range(30)))
@@ -156,10 +155,11 @@ def test_readers_are_told_of_every_change(stand: Stand) -> None:
         # On time, and beside what is closed.
         stand.sell((2_400 + turn * 7, "a", 1), (2_400 + turn * 7, "end", 1))
     stand.settle()
+    told = stand.told()
     for name, windows in before.items():
         after = stand.closed(name)
         assert sum(row["n"] for row in after.values()) > sum(row["n"] for row in windows.values()), name
-        assert stand.told(name) == after, name
+        assert told[name] == after, name
     assert stand.bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
 
 
@@ -188,4 +188,4 @@ def test_verdicts_are_corrected(stand: Stand) -> None:
     stand.sell((5 * 60 + 40, "a", 5_000))
     stand.settle()
     assert stand.anomalies() == []
-    assert ("a", rfc3339_ms(BASE + 5 * MINUTE)) in {key[:2] for key in stand.told("minutes")}
+    assert ("a", rfc3339_ms(BASE + 5 * MINUTE)) in {key[:2] for key in stand.told()["minutes"]}

@@ -120,6 +120,7 @@ def test_servers_die_with_a_killed_parent(server_folder: Path) -> None:
             parent.stdout.close()
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_three_brokers_survive_the_loss_of_one(own_servers: Callable[..., Servers]) -> None:
     """Replication factor 3 with two in sync: a record acknowledged before a broker is killed is read after it."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from demo.cluster import Kubectl
+
 ROOT = Path(__file__).resolve().parents[2]
+_DEPLOYMENT, _EXAMPLE = ROOT / "docs" / "DEPLOYMENT.md", "crds/examples/flights.yaml"
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,45 @@ def blocks(page: Path) -> Iterator[Block]:
 def commands(page: Path) -> list[str]:
     """Every command of a page."""
     return [command for block in blocks(page) if not block.language for command in block.commands()]
+
+
+@dataclass
+class ClusterPage:
+    """What docs/DEPLOYMENT.md tells people to type, typed for its example in a namespace of its own.
+
+    Attributes:
+        file: where the example of this namespace is written.
+        told: what the commands have printed, by how they begin.
+    """
+
+    kubectl: Kubectl
+    namespace: str
+    file: Path
+    told: dict[str, str] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Make the pipeline, ask for it, and ask for other passwords; once."""
+        if self.told:
+            return
+        text = (ROOT / _EXAMPLE).read_text()
+        self.file.write_text(text.replace("namespace: analytics", f"namespace: {self.namespace}"))
+        self.kubectl("delete", "namespace", self.namespace)
+        self.type_in("kubectl create namespace analytics")
+        self.type_in(f"kubectl apply -f {_EXAMPLE}")
+        ready = ("--for=condition=Ready", "--timeout=300s")
+        self.kubectl("wait", "apl", "flights", "--namespace", self.namespace, *ready)
+        self.type_in("kubectl get analyticspipelines --all-namespaces")
+        self.type_in("kubectl get secret flights-credentials")
+        self.type_in("kubectl annotate apl flights")
+
+    def type_in(self, beginning: str) -> None:
+        """Type the one command of the page that begins so."""
+        (command,) = [command for command in commands(_DEPLOYMENT) if command.startswith(beginning)]
+        command = command.replace(_EXAMPLE, str(self.file)).replace("analytics", self.namespace)
+        command = command.replace(f"{self.namespace}pipelines", "analyticspipelines")
+        script = f'set -euo pipefail; kubectl() {{ {shlex.join(self.kubectl._command)} "$@"; }}; {command}'
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=960, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        self.told[beginning] = done.stdout

@@ -20,6 +20,7 @@ from kafka_admin import KafkaAdmin
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
 
 
+@pytest.mark.matrix
 def test_another_window_under_load(evolving: Any, load: Any) -> None:
     """Every event is in exactly one of the two versions, and the API answers from the new one."""
     load.start()
@@ -38,6 +39,7 @@ def test_another_window_under_load(evolving: Any, load: Any) -> None:
     assert evolving.answers(20) == sum(number for number, _ in second.values())
 
 
+@pytest.mark.matrix
 def test_a_replay_under_load(evolving: Any, load: Any, counted: Callable[..., Any]) -> None:
     """The version that a replay has filled has every event once, those that came while it ran as well."""
     load.send(100_000)

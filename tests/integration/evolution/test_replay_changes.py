@@ -41,6 +41,7 @@ def begin(evolving: Any, load: Any, *, events: int = 10_000, rate: int = 1_000) 
     return dict(status)
 
 
+@pytest.mark.matrix
 def test_kafka_gets_more_partitions(evolving: Any, load: Any, counted: Callable[..., Any], servers: Any) -> None:
     """Behind our back: the replay goes on, and takes the new ones as well."""
     before = begin(evolving, load)

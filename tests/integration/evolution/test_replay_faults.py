@@ -21,7 +21,7 @@ import yaml
 from demo.runtime import Runtime, until
 from tidemill_operator.plan.replay import DONE, REPLAYING
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.matrix]
 
 EVENTS, REPLAYED_A_SECOND, ARRIVE_A_SECOND = 80_000, 2_000, 400
 AWAY_SECONDS = 3.0

@@ -38,8 +38,8 @@ def source(partitions: int) -> dict[str, Any]:
     ("system", "writes"),
     [
         ("postgres", 30),  # inside the transaction that makes the schema, holding its locks
-        ("kafka", 1),  # after the first topic of three
-        ("kubernetes", 1),  # after the first Deployment of three
+        pytest.param("kafka", 1, marks=pytest.mark.matrix),  # after the first topic of three
+        pytest.param("kubernetes", 1, marks=pytest.mark.matrix),  # after the first Deployment of three
     ],
 )
 @pytest.mark.fault("leader-frozen-in-mid-pass", "the successor passes its locks; no template is taken back")

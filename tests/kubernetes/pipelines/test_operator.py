@@ -112,6 +112,7 @@ def test_many_pipelines_at_once_share_a_namespace(
     assert {file for item in shards for file in item["data"]} == {f"{key.name}.json" for key in keys}
 
 
+@pytest.mark.matrix
 @pytest.mark.fault("leader-killed", "another replica leads and repairs")
 def test_another_takes_over_from_a_leader_that_is_killed(
     cluster: Any,
@@ -134,6 +135,7 @@ def test_another_takes_over_from_a_leader_that_is_killed(
     cluster.await_ready(key)
 
 
+@pytest.mark.matrix
 @pytest.mark.fault("leader-frozen", "another replica leads; the frozen one ends when it wakes, and has changed nothing")
 def test_a_leader_that_was_frozen_ends_when_it_wakes(
     cluster: Any,

@@ -180,6 +180,7 @@ def test_decisions_are_the_only_writes(scene: Any, loaded: Any) -> None:
     assert found.status["scaling"]["current"] == 1
 
 
+@pytest.mark.matrix
 def test_what_others_write_to_the_deployment_is_taken_back_once_each(scene: Any, loaded: Any) -> None:
     """By `kubectl scale`, or an HPA that was left on it: neither a decision, nor the begin of one."""
     found = scene(scaling={**SCALING, "minReplicas": 2})
@@ -223,6 +224,7 @@ def test_an_hpa_has_the_deployment_to_itself(scene: Any, loaded: Any) -> None:
     assert found.seen[-1] == 2
 
 
+@pytest.mark.matrix
 def test_without_scaling_the_resources_own_number_counts(scene: Any, loaded: Any) -> None:
     """`kubectl scale` and an HPA set it; a manifest that does not name replicas leaves it alone."""
     found = scene()

@@ -268,15 +268,15 @@ def play_until(
     say: Callable[[str], None],
     made: Made = Running,
 ) -> tuple[Tally, list[str]]:
-    """Rounds one after the other, of seeds that count up, until the time is over; what was wrong, by round."""
-    tally, wrong, end = Tally(), list[str](), time.monotonic() + seconds
-    while time.monotonic() < end:
-        started = time.monotonic()
+    """Rounds one after the other, of seeds that count up, as long as one more fits in; what was wrong, by round."""
+    tally, wrong, end, longest = Tally(), list[str](), time.monotonic() + seconds, 0.0
+    while (started := time.monotonic()) + longest < end:
         try:
             Round(servers, seed, folder / str(seed), tally, avoid, made).play()
             say(f"seed {seed}: right, {time.monotonic() - started:.1f} s; {tally}")
         except (Difference, Stuck, NotInTime) as error:
             wrong.append(str(error))
             say(f"WRONG {error}")
+        longest = max(longest, time.monotonic() - started)
         seed += 1
     return tally, wrong
