@@ -27,6 +27,7 @@ from tidemill_operator.inference.columns import Sample, collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
 from tidemill_operator.inference.naming import pipeline_name
 from tidemill_operator.inference.zone import local_zone
+from tidemill_operator.laptop import ports
 from tidemill_operator.settings import Platform
 
 _MOST_RECORDS = 10_000
@@ -71,8 +72,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--run", action="store_true", dest="go_on", help="go on to `up` and `send`")
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
-    parser.add_argument("--port-ingest", type=int, default=8080, metavar="N", help="with --run, as for `up`")
-    parser.add_argument("--port-api", type=int, default=8081, metavar="N", help="with --run, as for `up`")
+    ports.add_options(parser.add_argument_group("with --run, as for `up`"))
     add_reading(parser)
 
 

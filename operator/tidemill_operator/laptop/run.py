@@ -20,6 +20,7 @@ from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.laptop.figures import LocalFigures, key_of
 from tidemill_operator.laptop.passes import Passes
+from tidemill_operator.laptop.ports import WantedPorts
 from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.laptop.servers import Servers, start_servers
@@ -50,7 +51,7 @@ class Options:
     Attributes:
         data_dir: the folder of data, state and logs.
         ready_file: gets the endpoints when each pipeline is ready or has failed; None: no such file.
-        ports: wanted ports by component.
+        ports: of ingest and API.
         host: address at which the processes listen.
         targets_file: gets the scrape targets for Prometheus; None: no such file.
         resilience_file: policies of the workloads; None: the file in the environment, or in `config/` if it exists.
@@ -58,7 +59,7 @@ class Options:
 
     data_dir: Path
     ready_file: Path | None
-    ports: Mapping[str, int]
+    ports: WantedPorts
     resilience_file: Path | None
     host: str = "127.0.0.1"
     targets_file: Path | None = None
@@ -69,7 +70,7 @@ class Options:
         return cls(
             data_dir=args.data_dir.absolute(),
             ready_file=args.ready_file.absolute() if args.ready_file else None,
-            ports={"ingest": args.port_ingest, "api": args.port_api},
+            ports=WantedPorts.of(args),
             resilience_file=args.resilience,
             host=args.host,
             targets_file=args.targets_file.absolute() if args.targets_file else None,
@@ -94,7 +95,8 @@ class Run:
             options.data_dir,
             environ=environ,
             addresses=_addresses(servers, _resilience_file(options, environ)),
-            ports=options.ports,
+            ports=options.ports.first,
+            reserved=options.ports.named.values(),
             host=options.host,
         )
         self._platform = replace(
@@ -102,7 +104,7 @@ class Run:
             kafka_brokers=servers.kafka,
             postgres=servers.postgres,
             redis_url=servers.redis,
-            ports={"processor": 0, **options.ports},
+            ports={"processor": 0, **options.ports.first},
         )
         self._actuators = _actuators(self._platform, servers, self._runtime)
         self._store = Store(options.data_dir / "state")
@@ -133,11 +135,13 @@ class Run:
         """Start servers and supervision.
 
         Raises:
-            ServerError: a server cannot be started.
+            ServerError: another process has a port that was asked for, or a server cannot be started.
             ValueError: a TIDEMILL_ variable has a wrong value.
         """
         Platform.from_env(environ)  # raises errors of the settings before anything is started
-        servers = start_servers(options.data_dir, environ=environ, on_progress=say)
+        options.ports.check(options.data_dir, options.host, say)
+        reserved = options.ports.named.values()
+        servers = start_servers(options.data_dir, environ=environ, reserved=reserved, on_progress=say)
         try:
             run = cls(options, servers, environ=environ, say=say)
             run._runtime.start()
