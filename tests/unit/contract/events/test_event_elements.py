@@ -87,6 +87,18 @@ def test_an_array_of_single_values() -> None:
     ]
 
 
+@pytest.mark.parametrize("path", ["tags[]", "tags[].name"])
+@pytest.mark.parametrize("required", [False, True])
+def test_elements_too_may_be_read_by_two_fields(path: str, required: bool) -> None:
+    one = {"name": "one", "type": "string", "path": path}
+    pipeline = Pipeline([{"name": "id", "type": "integer"}, one, {**one, "name": "two", "required": required}])
+    texts = ["a", None, 5]
+    found = pipeline.read({"id": 1, "tags": [text if path == "tags[]" else {"name": text} for text in texts]})[0]
+    assert found[0] == {"id": 1, "one": "a", "two": "a"}
+    assert isinstance(found[1], InvalidEvent) if required else found[1] == {"id": 1, "one": None, "two": None}
+    assert isinstance(found[2], InvalidEvent)
+
+
 @pytest.mark.parametrize("order", [{}, {"items": None}, {"items": []}, None, "absent"])
 def test_without_elements_there_is_no_event(order: Any) -> None:
     record = {"ts": NOW} if order == "absent" else {"ts": NOW, "order": order}
@@ -128,11 +140,11 @@ def test_elements_are_refused_one_by_one() -> None:
         "mistyped: element 1 of order.items: sku: expected string, got number 7; send it in quotes, or declare the"
         " field as number",
         "mistyped: order.items[2]: expected object, got number 5; the path of sku leads through it: correct the path,"
-        " or what is sent",
+        " or the event",
         "mistyped: order.items[3]: expected object, got array; the path of sku leads through it: correct the path,"
-        " or what is sent",
+        " or the event",
         "mistyped: element 4 of order.items: price: expected object, got number 3; the path of price leads through it:"
-        " correct the path, or what is sent",
+        " correct the path, or the event",
         "bad_string: element 5 of order.items: holds a NUL character, which Postgres cannot store",
     ]
 

@@ -30,7 +30,7 @@ from tidemill_contract.events.details import (
 from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, EventTimes
 from tidemill_contract.events.kept_json import JSON, KeptJson
 from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
-from tidemill_contract.events.shapes import Leaf, Shape
+from tidemill_contract.events.shapes import Leaf, Shape, unread
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.types import all_epoch_ms, default_of, epoch_ms, kind_of, micros_of, type_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
@@ -90,11 +90,21 @@ class EventDecoder:
             element: whether events are elements of one, so no envelopes.
         """
         fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
-        beside = [field for field in spec.source.fields if field.origin != "value"]
         kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
         self._kept = KeptJson(kept) if kept else None
         self.names = tuple(f.name for f in fields)
-        self.event_time_field = time if (time := spec.source.event_time.field) in self.names else None
+        time = spec.source.event_time.field
+        leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
+        self._takes_any = not element and not any(leaf.required for leaf in leaves)
+        leaves += [array] if array is not None else []
+        beside = [field for field in spec.source.fields if field.origin != "value"]
+        leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
+        leaves += unread(kept, leaves) if spec.source.strict else []
+        self._shape = Shape(leaves, strict=spec.source.strict)
+        # Of fields that read the same member, the first one is judged for all.
+        first = self._shape.first
+        fields = [field for field in fields if field.name not in first]
+        self.event_time_field = first.get(time, time) if time in self.names else None
         self._exact = exact and self.event_time_field is not None
         self._kinds = {f.name: kind_of(f) for f in fields}
         self._steps = {f.name: f.steps for f in fields}
@@ -104,23 +114,9 @@ class EventDecoder:
         self._formats = {name: written for name, written in formats.items() if written is not None}
         self._strings = tuple(f.name for f in fields if f.type == "string")
         self._lists = tuple(f.name for f in fields if f.type == STRINGS)
-        self._group_strings = tuple(name for name in self._strings if name in spec.group_columns)
+        groups = {first.get(name, name) for name in spec.group_columns}
+        self._group_strings = tuple(name for name in self._strings if name in groups)
         self.times = EventTimes(self.event_time_field, parse_ms(spec.source.event_time.max_future))
-        leaves = [
-            Leaf(f.name, f.steps, type_of(f), f.required or f.name == self.event_time_field, default_of(f))
-            for f in fields
-        ]
-        self._takes_any = not element and not any(leaf.required for leaf in leaves)
-        leaves += [array] if array is not None else []
-        inside = [leaf.steps for leaf in leaves]
-        leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
-        if spec.source.strict:
-            leaves += [
-                Leaf(name, steps, Any, required=False, unread=True)
-                for name, steps in kept.items()
-                if not any(one[: len(steps)] == steps[: len(one)] for one in inside)
-            ]
-        self._shape = Shape(leaves, strict=spec.source.strict)
         self.type = self._shape.type
         self._decode = msgspec.json.Decoder(self.type).decode
 

@@ -16,13 +16,15 @@ from tidemill_contract.resource.spec import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 """Headers in which ingest writes why it refused an event."""
+_ONE_FOR_ALL = ("type", "format", "zone", "default")
+"""What fields that read the same member have in common, because it is read once."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
 def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
     """Yield the faults of fields, except those of their names and types."""
     needed = parts.event_time.field if parts.event_time else None
-    read: dict[Steps, str] = {}
+    read: dict[Steps, FieldSpec] = {}
     arrays: dict[Steps, str] = {}
     for part in parts.fields:
         if part.model is None:
@@ -110,23 +112,26 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
         yield Fault("spec.source.eventTime.field", field.name, message, remedy)
 
 
-def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault]:
+def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator[Fault]:
     """Yield the faults of a path.
 
     Args:
         field: the field.
         path: where the field is in the document.
-        read: the names of the earlier fields by their paths. This field is added to it.
+        read: the earlier fields by their paths. This field is added to it.
     """
     steps, where = field.steps, f"{path}.path" if field.path is not None else f"{path}.name"
     written = field.path if field.path is not None else field.name
-    for other, name in read.items():
+    for other, earlier in read.items():
+        name = earlier.name
         short, long = sorted((steps, other), key=len)
         if name == field.name and field.path is None:
             continue  # a repeated name is reported by another rule
         if short == long:
-            remedy = "take one of them out; a derive can give it another name or type"
-            yield Fault(where, written, f"field {name} is read from {show_path(other)} already", remedy)
+            if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
+                message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
+                remedy = "write the same in both, or take one of them out; a derive can give it another type"
+                yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
             outer = f"{show_path(short)} is a value of field {name if other == short else field.name}"
             yield Fault(where, written, f"{outer}, so nothing is in it", "take one of both fields out")
@@ -138,7 +143,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault
             elif here != there:
                 message = f"{show_path(steps[:at])} is exploded, and has no places then, as in the path of {name}"
                 yield Fault(where, written, message, "write [] in both paths, or a place in both")
-    read.setdefault(steps, field.name)
+    read.setdefault(steps, field)
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
