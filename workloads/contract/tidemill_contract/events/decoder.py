@@ -17,22 +17,17 @@ import msgspec
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.details import (
-    SECONDS_FROM,
-    SECONDS_TO,
-    beyond_years,
-    counts_seconds,
     envelope_of,
-    miswritten,
     not_json,
     refused,
     with_path,
 )
-from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, EventTimes
+from tidemill_contract.events.event_times import EventTimes
 from tidemill_contract.events.kept_json import JSON, KeptJson
 from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
 from tidemill_contract.events.shapes import Leaf, Shape, unread
 from tidemill_contract.events.timestamps import TimeFormat
-from tidemill_contract.events.types import all_epoch_ms, default_of, epoch_ms, kind_of, micros_of, type_of
+from tidemill_contract.events.types import all_epoch_ms, default_of, kind_of, micros_of, read_time, type_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
 from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.spec import PipelineSpec
@@ -280,7 +275,7 @@ class EventDecoder:
             value = self._value(event, name)
             if value is None:
                 continue
-            time, beyond = self._time(name, value)
+            time, beyond = read_time(name, self._formats.get(name), value)
             if name == self.event_time_field:
                 micros = beyond
             if time is not value:
@@ -295,24 +290,6 @@ class EventDecoder:
         if self.event_time_field is not None:
             self.times.check(self._value(event, self.event_time_field), now_ms)
         return event, micros
-
-    def _time(self, name: str, value: Any) -> tuple[int, int]:
-        """Return a timestamp from the JSON reader as milliseconds and the remaining microseconds (0 to 999)."""
-        written, hint = self._formats.get(name), None
-        is_number = value.__class__ is int
-        if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:
-            raise counts_seconds(name, value)
-        if written is not None:
-            try:
-                exact = written.micros(value)
-            except ValueError:
-                raise miswritten(name, self._kinds[name], value) from None
-            time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
-        else:
-            time, micros = (value, 0) if is_number else (epoch_ms(value), micros_of(value))
-        if not MIN_TIMESTAMP_MS <= time <= MAX_TIMESTAMP_MS:
-            raise beyond_years(name, value, hint)
-        return time, micros
 
     def _read(self, raw: bytes) -> Any:
         try:

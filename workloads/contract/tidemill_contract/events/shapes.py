@@ -83,7 +83,8 @@ class Shape:
         """Compile the structs.
 
         Args:
-            leaves: the fields. No path is the beginning of another one. Those of one path differ in name and `required`.
+            leaves: the fields. No path is the beginning of another one. Those of one path differ only in name and
+                `required`.
             strict: whether members on no path are refused.
         """
         self._strict = strict

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tidemill_contract.events.decoder import MAX_KEY_BYTES
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.timestamps import UNITS, check_format, check_zone
-from tidemill_contract.events.types import default_of
+from tidemill_contract.events.types import check_default
 from tidemill_contract.events.verdicts import DETAIL_HEADER, FIELD_HEADER, REASON_HEADER
 from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.faults import Fault
@@ -24,6 +25,8 @@ _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integ
 def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
     """Yield the faults of fields, except those of their names and types."""
     needed = parts.event_time.field if parts.event_time else None
+    groups = {name for aggregation in parts.aggregations for _, name in aggregation.group_by}
+    groups |= {name for rule in parts.anomalies if rule.model is not None for name in rule.model.group_by}
     read: dict[Steps, FieldSpec] = {}
     arrays: dict[Steps, str] = {}
     for part in parts.fields:
@@ -42,6 +45,8 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         if part.model.origin not in _OWN_TYPES:
             yield from _format(part.model, part.path)
         yield from _default(part.model, part.path, needed)
+        if part.model.name in groups:
+            yield from _default_group(part.model, part.path)
 
 
 def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
@@ -191,7 +196,15 @@ def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fa
         yield Fault(where, field.default, "a required field is never absent", remedy)
     elif _readable(field):
         try:
-            default_of(field)
+            check_default(field)
         except ValueError as error:
             message, _, remedy = str(error).partition(": ")
             yield Fault(where, field.default, message, remedy)
+
+
+def _default_group(field: FieldSpec, path: str) -> Iterator[Fault]:
+    """Yield the fault of the default of a group column that is too long for one."""
+    length = len(field.default.encode()) if isinstance(field.default, str) else 0
+    if length > MAX_KEY_BYTES:
+        message = f"has {length} bytes, and a group column can hold at most {MAX_KEY_BYTES}"
+        yield Fault(f"{path}.default", field.default, message, "write a shorter one, or take it out")
