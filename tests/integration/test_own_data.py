@@ -215,7 +215,7 @@ def test_again_counts_anew(small: Small) -> None:
     eventually(lambda: small.run.counted("overall") == before + small.accepted, seconds=60, what="counted twice")
 
 
-def test_a_topic_from_init_to_answers(servers: Servers, server_folder: Path) -> None:
+def test_a_topic_is_drafted_and_counted_as_it_is(servers: Servers, server_folder: Path) -> None:
     """Its newest records show what they are; the pipeline reads the topic as it is, and nothing is sent."""
     namespace = f"ns-{uuid.uuid4().hex[:6]}"
     topic, producer = f"{namespace}.clicks", Producer({"bootstrap.servers": servers.kafka})

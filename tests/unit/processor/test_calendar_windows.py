@@ -127,7 +127,7 @@ def test_events_are_in_the_windows_of_the_model_and_late_where_it_says_so(
         ({"size": "1h", "offset": "30m"}, ("2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z")),
     ],
 )
-def test_windows_that_people_know(window: dict[str, str], expected: tuple[str, str]) -> None:
+def test_a_window_ends_where_people_know_it_and_closes_there(window: dict[str, str], expected: tuple[str, str]) -> None:
     plan, found = counted({"type": "tumbling", **window}, [CHANGE_MS])
     (start,) = found.rows["_pane"]
     assert (rfc3339_ms(start), rfc3339_ms(plan.end_of(start))) == expected

@@ -59,7 +59,7 @@ def test_a_pipeline_without_an_array_has_the_plain_reader() -> None:
     assert type(batch_reader(spec())) is ExplodingReader
 
 
-def test_a_row_for_each_element() -> None:
+def test_each_element_is_a_row_with_the_fields_of_its_record() -> None:
     """With the fields of its record; a record without elements is consumed and gives none."""
     sent = records(
         {"id": 1, "items": [{"sku": "a", "price": 2}, {"sku": "b"}]}, {"id": 2}, {"id": 3, "items": []},

@@ -108,7 +108,7 @@ def test_defaults_of_some_events_are_not_those_of_others() -> None:
     assert [values(event) for event in DECODER.decode_all(raws, NOW).events] == [DEFAULTS, NESTED, DEFAULTS]
 
 
-def test_a_required_item_of_an_array() -> None:
+def test_an_array_that_is_too_short_for_a_required_item_is_refused() -> None:
     fields = [
         {"name": "login", "type": "string", "path": "row[2].login", "required": True},
         {"name": "a", "type": "integer", "path": "row[1]"},
@@ -332,7 +332,7 @@ def test_a_flat_event_is_one_struct() -> None:
         (None, ("f",), "f"),
     ],
 )
-def test_a_path_is_a_text_or_a_list(path: Any, steps: tuple[Any, ...], shown: str) -> None:
+def test_a_path_is_read_from_a_text_or_a_list(path: Any, steps: tuple[Any, ...], shown: str) -> None:
     field = FieldSpec(name="f", type="string", path=path)
     assert field.steps == steps
     assert show_path(field.steps) == shown
