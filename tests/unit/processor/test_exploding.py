@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_records import ARRIVED_MS, RawRecord
+from kafka_records import ARRIVED_MS, RawRecord, records
 from tidemill_contract.events.quarantine import headers
 from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.functions.partials import field_types, layout
@@ -38,11 +38,6 @@ def spec(fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, **re
     aggregation = {"name": "a", "window": window, "metrics": metrics, "groupBy": rest.pop("group", [])}
     source = {"fields": fields, "eventTime": {"field": time} if time else {}}
     return PipelineSpec.model_validate({"source": source, "aggregations": [aggregation], **rest})
-
-
-def records(*values: Any, p: int = 0) -> list[RawRecord]:
-    raws = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
-    return [RawRecord(p, offset, raw) for offset, raw in enumerate(raws)]
 
 
 def rows(batch: Batch, *names: str) -> list[tuple[Any, ...]]:

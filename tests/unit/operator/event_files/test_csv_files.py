@@ -70,7 +70,9 @@ def test_delimiter_and_encoding_are_found(tmp_path: Path, delimiter: str, encodi
          "names that are twice or empty", "no header", "years above texts", "quotes with newlines", "header only",
          "delimiters at the ends of rows"],
 )  # fmt: skip
-def test_the_delimiter_and_the_columns_are_found_in_the_text(text: str, delimiter: str, columns: tuple[str, ...]) -> None:
+def test_the_delimiter_and_the_columns_are_found_in_the_text(
+    text: str, delimiter: str, columns: tuple[str, ...]
+) -> None:
     found = find_dialect(text)
     assert (found.delimiter, found.columns) == (delimiter, columns)
 

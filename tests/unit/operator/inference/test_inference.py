@@ -156,7 +156,9 @@ def test_which_number_is_the_month_is_assumed_and_told() -> None:
         ("ts", 17, {"type": "integer"}),
     ],
 )
-def test_the_unit_of_epoch_times_is_found_from_their_size_and_name(name: str, value: float, expected: dict[str, Any]) -> None:
+def test_the_unit_of_epoch_times_is_found_from_their_size_and_name(
+    name: str, value: float, expected: dict[str, Any]
+) -> None:
     """Seconds look like many other numbers, so their name has to speak of time."""
     assert of_values(name, [value, value + 60]) == expected
     assert of_cells(name, [str(value), str(value)]) == expected
