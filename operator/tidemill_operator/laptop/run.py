@@ -111,11 +111,11 @@ class Run:
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
             options.data_dir / "scaling",
-            reader=FiguresReader(servers.kafka, servers.postgres),
+            reader=FiguresReader(servers.kafka, servers.postgres, config=self._platform.kafka_config),
             runtime=self._runtime,
             say=say,
         )
-        kafka_log = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
+        kafka_log = KafkaLog(servers.kafka, config=self._platform.kafka_config, timeout_seconds=KAFKA_SECONDS)
         self._progress = ProgressWatch(unled=Controllers(kafka_log.led).silent_seconds)
         self._figures = LocalFigures(
             kafka_log, servers.postgres, host=options.host, say=say, progress=self._progress.take
@@ -334,6 +334,7 @@ def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> A
     return Actuators(
         kafka=KafkaTopics(
             servers.kafka,
+            config=platform.kafka_config,
             throttle_bytes=platform.replication_throttle,
             offsets_replicas=platform.offsets_replication,
         ),
