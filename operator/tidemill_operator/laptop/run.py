@@ -32,6 +32,7 @@ from tidemill_operator.observer.controllers import Controllers
 from tidemill_operator.observer.observer import KAFKA_SECONDS
 from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.observer.scaling_figures import FiguresReader
+from tidemill_operator.observer.writes import Writes
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.reconcile import reconcile, release
@@ -116,7 +117,9 @@ class Run:
             say=say,
         )
         kafka_log = KafkaLog(servers.kafka, config=self._platform.kafka_config, timeout_seconds=KAFKA_SECONDS)
-        self._progress = ProgressWatch(unled=Controllers(kafka_log.led).silent_seconds)
+        self._progress = ProgressWatch(
+            unled=Controllers(kafka_log.led).silent_seconds, refused=Writes.of(servers.postgres).refusal
+        )
         self._figures = LocalFigures(
             kafka_log, servers.postgres, host=options.host, say=say, progress=self._progress.take
         )
