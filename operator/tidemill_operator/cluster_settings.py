@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from tidemill_contract.files import read_text
-from tidemill_operator.settings import Platform, flag, listed, number
+from tidemill_operator.settings import Platform, flag, json_text, listed, number
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
@@ -125,7 +125,7 @@ class ClusterSettings:
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
             raise ValueError("TIDEMILL_POD_NAME: set it to the pod's own name (fieldRef metadata.name)")
-        kafka = _text(environ, "TIDEMILL_KAFKA_CONFIG")
+        kafka = json_text(environ, "TIDEMILL_KAFKA_CONFIG")
         return cls(
             namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
             operator_namespace=_needed(environ, "TIDEMILL_OPERATOR_NAMESPACE"),
@@ -140,7 +140,7 @@ class ClusterSettings:
             lease_name=environ.get("TIDEMILL_LEASE_NAME") or cls.lease_name,
             drift_seconds=float(number(environ, "TIDEMILL_DRIFT_SECONDS", int(cls.drift_seconds), most=86_400)),
             log_level=_one_of(environ, "TIDEMILL_LOG_LEVEL", cls.log_level, _LEVELS),
-            shared_kafka_login=bool(kafka) and (_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka) == kafka,
+            shared_kafka_login=bool(kafka) and (json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka) == kafka,
         )
 
     def warnings(self) -> list[str]:
@@ -156,7 +156,7 @@ class ClusterSettings:
 
 def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
     postgres = platform.postgres
-    workload_kafka = _text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or _text(environ, "TIDEMILL_KAFKA_CONFIG")
+    workload_kafka = json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or json_text(environ, "TIDEMILL_KAFKA_CONFIG")
     connections = {
         "redis-url": platform.redis_url,
         "kafka.json": workload_kafka,
@@ -240,21 +240,6 @@ def _certificates(variable: str, path: str) -> str:
     text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{variable}: {path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
-    return text
-
-
-def _text(environ: Mapping[str, str], name: str) -> str:
-    """Return the text of the file that a variable names; it must be a JSON object."""
-    path = environ.get(name)
-    if not path:
-        return ""
-    try:
-        text = read_text(Path(path))
-        if not isinstance(json.loads(text), dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        # A parser's message could show the file's text, which may hold a password.
-        raise ValueError(f"{name}: {path} does not hold a JSON object ({type(error).__name__})") from None
     return text
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tidemill_contract import trust
+from tidemill_contract.files import read_text
 from tidemill_operator.addresses import PostgresAddress
 
 Runtime = Literal["local", "kubernetes"]
@@ -23,6 +25,7 @@ class Platform:
         runtime: local or kubernetes.
         cluster_id: written on objects that outlive a resource, so that operators of other clusters leave them alone.
         kafka_brokers: bootstrap brokers; empty: unknown (plans can be made, but not applied).
+        kafka_config: client settings of the platform's own connections to Kafka, such as those of TLS and SASL.
         postgres: the database and the login that administers it.
         redis_url: URL of Redis; empty: there is none.
         redis_ca: PEM file of the authorities that sign Redis' certificate; empty: those of the system.
@@ -41,6 +44,7 @@ class Platform:
     runtime: Runtime = "local"
     cluster_id: str = "local"
     kafka_brokers: str = ""
+    kafka_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     postgres: PostgresAddress = NOWHERE
     redis_url: str = ""
     redis_ca: str = ""
@@ -59,8 +63,8 @@ class Platform:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Platform:
         """Read `TIDEMILL_…` variables.
 
-        TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL,
-        TIDEMILL_POSTGRES_CA, TIDEMILL_REDIS_URL, TIDEMILL_REDIS_CA, TIDEMILL_DEFAULT_PARTITIONS,
+        TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_KAFKA_CONFIG,
+        TIDEMILL_POSTGRES_URL, TIDEMILL_POSTGRES_CA, TIDEMILL_REDIS_URL, TIDEMILL_REDIS_CA, TIDEMILL_DEFAULT_PARTITIONS,
         TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
         TIDEMILL_TOPIC_PREFIXES (comma-separated), TIDEMILL_RESILIENCE_FILE, TIDEMILL_REPLICATION_THROTTLE,
         TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
@@ -79,6 +83,7 @@ class Platform:
             runtime="kubernetes" if in_cluster else "local",
             cluster_id=environ.get("TIDEMILL_CLUSTER_ID", "local"),
             kafka_brokers=environ.get("TIDEMILL_KAFKA_BROKERS", ""),
+            kafka_config=json.loads(json_text(environ, "TIDEMILL_KAFKA_CONFIG") or "{}"),
             postgres=PostgresAddress.from_env(environ) or NOWHERE,
             redis_url=redis_url,
             redis_ca=trust.authority("TIDEMILL_REDIS_CA", redis_ca),
@@ -115,6 +120,25 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(f"{name}: {text!r} is neither true nor false")
     return text.lower() == "true"
+
+
+def json_text(environ: Mapping[str, str], name: str) -> str:
+    """Return the text of the file that a variable names, which is a JSON object; empty: it is not set.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
+    path = environ.get(name)
+    if not path:
+        return ""
+    try:
+        text = read_text(Path(path))
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        # A parser's message could show the file's text, which may hold a password.
+        raise ValueError(f"{name}: {path} does not hold a JSON object ({type(error).__name__})") from None
+    return text
 
 
 def listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

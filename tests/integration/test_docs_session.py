@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 README = ROOT / "README.md"
 ANSWERS = [json.loads(block.text) for block in blocks(README) if block.language == "json"]
-PORTS = (21400, 21500)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def session() -> Iterator[Up]:
     folder.chmod(0o755)
     (written,) = [block.text for block in blocks(README) if block.language == "yaml"]
     (folder / "orders.yaml").write_text(written)
-    with up(folder, "orders.yaml", ports=PORTS) as running:
+    with up(folder, "orders.yaml") as running:
         running.wait_ready()
         yield running
     shutil.rmtree(folder, ignore_errors=True)

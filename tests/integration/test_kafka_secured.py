@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AdminClient,
     ScramCredentialInfo,
@@ -23,6 +24,7 @@ from kube.pki import Authority
 from tidemill_operator.actuators.kafka.groups import Group, describe_group
 from tidemill_operator.actuators.kafka.moves import moves
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import Servers, kafka
 from tidemill_operator.plan.model import Topic
@@ -166,3 +168,29 @@ def test_the_operator_tells_why_it_is_not(secured: Secured, shown: str, why: str
         [sys.executable, "-c", ASKING, json.dumps(settings)], capture_output=True, text=True, timeout=60, check=True
     )
     assert asked.stdout.startswith("describing consumer group nobody: Kafka"), asked.stdout
+
+
+@pytest.mark.parametrize(("shown", "refusal"), [("scram", ""), ("wrong-password", "Invalid username or password")])
+def test_init_reads_a_topic_with_the_same_settings(
+    secured: Secured,
+    shown: str,
+    refusal: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Settings come from the file that TIDEMILL_KAFKA_CONFIG names, as for all other commands and processes."""
+    allowed, settings = secured.settings["plain"], dict(secured.settings[shown])
+    KafkaTopics(allowed["bootstrap.servers"], config=allowed).ensure([Topic("secured.clicks", 1, 1, {})])
+    producer = Producer(allowed)
+    producer.produce("secured.clicks", b'{"at": "2026-01-01T00:00:00Z", "plan": "free"}')
+    assert producer.flush(30) == 0
+    monkeypatch.setenv("TIDEMILL_KAFKA_BROKERS", settings.pop("bootstrap.servers"))
+    (tmp_path / "client.json").write_text(json.dumps(settings))
+    monkeypatch.setenv("TIDEMILL_KAFKA_CONFIG", str(tmp_path / "client.json"))
+    code = main(["init", "--from", "secured.clicks", "--data-dir", str(tmp_path)])
+    told = capsys.readouterr()
+    assert code == (1 if refusal else 0), told.err
+    assert ("name: plan" in told.out) is not bool(refusal)
+    assert refusal in told.err
+    assert ("TIDEMILL_KAFKA_CONFIG" in told.err) is bool(refusal)

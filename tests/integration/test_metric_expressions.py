@@ -85,7 +85,7 @@ def test_drawn_expressions_are_as_plain_python_computes_them(admin: psycopg.Conn
     assert wrong == []
 
 
-def test_arithmetic_at_the_edges_of_doubles(admin: psycopg.Connection[Any]) -> None:
+def test_arithmetic_at_the_edges_of_doubles_is_that_of_plain_python(admin: psycopg.Connection[Any]) -> None:
     """Every pair of values under every operator, and functions of one value."""
     numbers = [
         *VALUES["number"],

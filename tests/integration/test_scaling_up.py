@@ -72,7 +72,7 @@ class Up:
     def running(self) -> Iterator[None]:
         self.started += 1
         command = [sys.executable, "-m", "tidemill_operator.cli", "up", "-f", "a.yaml", "--ready-file", "ready.json"]
-        command += ["--port-ingest", "21400", "--port-api", "21500"]
+        command += ["--port-ingest", "0", "--port-api", "0"]
         with open(self.folder / f"up-{self.started}.log", "wb") as log:
             process = subprocess.Popen(command, cwd=self.folder, env=self.environ, stdout=log, stderr=subprocess.STDOUT)
         try:

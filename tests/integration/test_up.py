@@ -33,7 +33,6 @@ spec:
       metrics:
         - {name: events, function: count}
 """
-PORTS = (21200, 21300)
 
 
 def pipeline(name: str = "flights", *, partitions: int | str = 1) -> str:
@@ -48,7 +47,7 @@ def folder(server_folder: Path) -> Path:
 
 def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> None:
     """Ready file and health; a killed child returns; SIGTERM leaves nothing; a second run has the same addresses."""
-    with up(folder, ports=PORTS) as first:
+    with up(folder) as first:
         first.wait_ready()
         ready = first.ready_file
         assert set(ready) == {"pipelines", "kafka", "postgres", "redis"}
@@ -77,7 +76,7 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
         assert gone(running) == []
         assert not (folder / "ready.json").exists()
 
-    with up(folder, ports=PORTS) as second:
+    with up(folder) as second:
         second.wait_ready()
         assert second.ready_file == ready
         assert second.status["pipelines"]["default/flights"]["generation"] == 1
@@ -89,13 +88,13 @@ def test_up_runs_survives_kills_and_goes_on_where_it_stopped(folder: Path) -> No
 
 def test_nothing_outlives_a_killed_up(folder: Path) -> None:
     """SIGKILL of `up`: every child is gone within seconds, and the next run starts from the same data."""
-    with up(folder, ports=PORTS) as first:
+    with up(folder) as first:
         first.wait_ready()
         ready, running = first.ready_file, first.pids()
         assert len(running) >= 5
         first.end(signal.SIGKILL)
         eventually(lambda: gone(running) == [], seconds=10, what=f"children end; left: {gone(running)}")
-    with up(folder, ports=PORTS) as second:
+    with up(folder) as second:
         (folder / "ready.json").unlink(missing_ok=True)
         second.wait_ready()
         assert second.ready_file == ready
@@ -103,7 +102,7 @@ def test_nothing_outlives_a_killed_up(folder: Path) -> None:
 
 def test_edits_are_followed_while_it_runs(folder: Path) -> None:
     """A changed spec is a new generation, a faulty one changes nothing, another document runs, a removed one leaves."""
-    with up(folder, ports=PORTS) as running:
+    with up(folder) as running:
         running.wait_ready()
         (folder / "a.yaml").write_text(pipeline(partitions=2))
         eventually(
@@ -128,7 +127,7 @@ def test_edits_are_followed_while_it_runs(folder: Path) -> None:
 
 def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
     """`tidemill replay` tells how far it is until the next version answers; a request that cannot be is refused."""
-    with up(folder, ports=PORTS) as running:
+    with up(folder) as running:
         running.wait_ready()
         ingest = running.ready_file["pipelines"]["flights"]["ingest"]
         events = [{"carrier": "LH", "ts": "2026-03-01T10:00:00Z"}] * 500
@@ -145,7 +144,7 @@ def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
 
 def test_a_killed_server_is_started_again(folder: Path) -> None:
     """`up` looks after its servers too: same port, and the workloads find them again."""
-    with up(folder, ports=PORTS) as running:
+    with up(folder) as running:
         running.wait_ready()
         before = running.pids()
         for name in ("postgres", "redis", "kafka"):

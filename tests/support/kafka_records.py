@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 ARRIVED_MS = 1_700_000_000_000
 
@@ -47,3 +49,9 @@ class RawRecord(KafkaRecord):
 
     def value(self) -> bytes:
         return self.raw
+
+
+def records(*values: Any, p: int = 0) -> list[RawRecord]:
+    """The values as records of one partition, from offset 0 on: bytes as they are, all else as JSON."""
+    raws = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
+    return [RawRecord(p, offset, raw) for offset, raw in enumerate(raws)]

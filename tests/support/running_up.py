@@ -63,7 +63,6 @@ class Up:
 def up(
     folder: Path,
     *files: str,
-    ports: tuple[int, int] = (0, 0),
     options: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Up]:
@@ -72,13 +71,12 @@ def up(
     Args:
         folder: where it runs and keeps its data.
         files: in the folder.
-        ports: of ingest and API; 0: any.
         options: further ones.
         environ: beside the environment without what is Tidemill's.
     """
     arguments = [argument for file in files or ("a.yaml",) for argument in ("-f", file)]
     command = [sys.executable, "-m", "tidemill_operator.cli", "up", *arguments, "--ready-file", "ready.json"]
-    command += ["--port-ingest", str(ports[0]), "--port-api", str(ports[1]), *options]
+    command += ["--port-ingest", "0", "--port-api", "0", *options]
     with open(folder / "up.log", "wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=ENVIRON | dict(environ or {}), stdout=log, stderr=subprocess.STDOUT

@@ -27,6 +27,7 @@ from tidemill_operator.inference.columns import Sample, collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
 from tidemill_operator.inference.naming import pipeline_name
 from tidemill_operator.inference.zone import local_zone
+from tidemill_operator.laptop import ports
 from tidemill_operator.settings import Platform
 
 _MOST_RECORDS = 10_000
@@ -71,8 +72,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--run", action="store_true", dest="go_on", help="go on to `up` and `send`")
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
-    parser.add_argument("--port-ingest", type=int, default=8080, metavar="N", help="with --run, as for `up`")
-    parser.add_argument("--port-api", type=int, default=8081, metavar="N", help="with --run, as for `up`")
+    ports.add_options(parser.add_argument_group("with --run, as for `up`"))
     add_reading(parser)
 
 
@@ -172,23 +172,24 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
     """Draft a pipeline that reads an existing topic.
 
     Raises:
-        CommandError: no Kafka is known.
+        CommandError: no Kafka is known, or a setting of the environment is wrong.
         TidemillError: there is no such topic, or it cannot be read.
         NothingFound: it has no event.
     """
     topic, state = args.source, read_state(args.data_dir)
-    brokers = os.environ.get("TIDEMILL_KAFKA_BROKERS", "")
+    platform = _platform()
+    brokers = platform.kafka_brokers
     if not brokers and state is not None and is_running(state):
         brokers = str(state["addresses"]["kafka"])
     if not brokers:
         remedy = "set TIDEMILL_KAFKA_BROKERS to host:port of the Kafka that has the topic, or correct the path"
         raise CommandError(f"{topic} is no file, and no Kafka is known that could have a topic of this name; {remedy}")
     print(f"{topic} is no file here: reading the newest {_MOST_RECORDS:,} records of the topic", file=sys.stderr)
-    sample: Sample = collect(_decoded(newest_values(brokers, topic, most=_MOST_RECORDS)))
+    sample: Sample = collect(_decoded(newest_values(brokers, topic, most=_MOST_RECORDS, config=platform.kafka_config)))
     namespace = topic.partition(".")[0] if "." in topic else None
     prefixed = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
     hints = [f"tidemill up -f {shlex.quote(str(args.output or f'{name}.yaml'))}"]
-    if not prefixed and not topic.startswith(Platform.from_env(os.environ).topic_prefixes):
+    if not prefixed and not topic.startswith(platform.topic_prefixes):
         hints.insert(0, f"export TIDEMILL_TOPIC_PREFIXES={shlex.quote(topic)}  # allows a topic of this name")
     origin = Origin(
         label=f"topic {topic}",
@@ -201,6 +202,18 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
         hints=tuple(map(one_line, hints)),
     )
     return draft(sample, origin, _now_ms())
+
+
+def _platform() -> Platform:
+    """The settings of the environment.
+
+    Raises:
+        CommandError: one of them is wrong.
+    """
+    try:
+        return Platform.from_env(os.environ)
+    except ValueError as error:
+        raise CommandError(str(error), code=EXIT_USAGE) from None
 
 
 def _decoded(values: Iterable[bytes]) -> Iterable[Any]:

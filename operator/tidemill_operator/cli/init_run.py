@@ -17,6 +17,7 @@ from tidemill_operator.cli.init import reading_of
 from tidemill_operator.cli.main import EXIT_ERROR, build_parser
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.event_file import EventFile
+from tidemill_operator.laptop.ports import WantedPorts
 from tidemill_operator.laptop.sources import Sources
 from tidemill_operator.sending.client import Client
 from tidemill_operator.sending.progress import Progress
@@ -41,7 +42,7 @@ def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path |
     with tempfile.TemporaryDirectory(prefix="tidemill-init-") as folder:
         ready = Path(folder) / "ready.json"
         arguments = ["up", "-f", str(output), "--data-dir", str(args.data_dir), "--ready-file", str(ready)]
-        arguments += ["--port-ingest", str(args.port_ingest), "--port-api", str(args.port_api)]
+        arguments += WantedPorts.of(args).arguments()
         sending = _Sending(args, output, name, path, ready)
         sending.start()
         try:

@@ -76,7 +76,7 @@ class World:
         """
         if self.kafka is None:
             return LiveFacts(schema=schema), {}
-        kafka = KafkaTopics(self.kafka, timeout_seconds=ANSWER_SECONDS)
+        kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
         topics = kafka.observe(topics_concerned(plan, schema))
         return LiveFacts(topics, kafka.brokers(), schema), kafka.configs(list(topics))
 

@@ -94,12 +94,17 @@ def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
     Raises:
         TidemillError: a server does not answer.
     """
-    kafka = KafkaTopics(world.platform.kafka_brokers, timeout_seconds=ANSWER_SECONDS)
+    kafka = _topics(world)
     for schema, owner in owned_schemas(world.platform.postgres).items():
         if owner.cluster != world.platform.cluster_id or living.get(f"{owner.namespace}/{owner.name}") == owner.uid:
             continue
         topics = kafka.observe([names.topic(owner.namespace, owner.name, kind) for kind in _KINDS])
         yield Retained(owner, schema, tuple(sorted(topics)), tuple(names.role(schema, part) for part in _FUNCTIONS))
+
+
+def _topics(world: World) -> KafkaTopics:
+    platform = world.platform
+    return KafkaTopics(platform.kafka_brokers, config=platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
 
 
 def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -126,7 +131,7 @@ def _remove(world: World, found: Sequence[Retained], key: str, data_dir: Path) -
     metadata = {"namespace": one.owner.namespace, "name": one.owner.name, "uid": one.owner.uid}
     document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
     actuators = Actuators(
-        kafka=KafkaTopics(world.platform.kafka_brokers, timeout_seconds=ANSWER_SECONDS),
+        kafka=_topics(world),
         postgres=postgres,
         secrets=FileSecrets(data_dir / "secrets"),
         runtime=_NothingRuns(),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.cli.main import EXIT_USAGE, CommandError
+from tidemill_operator.laptop import ports
 from tidemill_operator.laptop.run import Options, Run
 from tidemill_operator.laptop.servers import ServerError
 from tidemill_operator.laptop.sources import Reading, Sources
@@ -52,10 +53,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--ready-file", type=Path, metavar="PATH", help="write the endpoints here when each pipeline is ready or failed"
     )
-    parser.add_argument(
-        "--port-ingest", type=int, default=8080, metavar="N", help="default: 8080, or the next free one"
-    )
-    parser.add_argument("--port-api", type=int, default=8081, metavar="N", help="default: 8081, or the next free one")
+    ports.add_options(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -70,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until a signal arrives.
 
     Raises:
-        CommandError: a file is invalid, the data folder is in use, or a server cannot be started.
+        CommandError: a file is invalid, the data folder or a port is in use, or a server cannot be started.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     options = Options.of(args)

@@ -40,6 +40,7 @@ from tidemill_operator.observer.controllers import Controllers
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
 from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.observer.scaling_figures import FiguresReader
+from tidemill_operator.observer.writes import Writes
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,11 @@ class Operator:
         )
         self._observed = ObservedStatus(self._api, self._recorder)
         kafka_log = KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS)
-        self._progress = ProgressWatch(self._stands, unled=Controllers(kafka_log.led).silent_seconds)
+        self._progress = ProgressWatch(
+            self._stands,
+            unled=Controllers(kafka_log.led).silent_seconds,
+            refused=Writes.of(platform.postgres).refusal,
+        )
         self._observer = Observer(
             kafka_log,
             platform.postgres,

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.timestamps import RFC3339, UNITS
-from tidemill_contract.resource.paths import show_path
+from tidemill_contract.resource.paths import Steps, show_path
 from tidemill_contract.resource.spec import FieldSpec
 from tidemill_operator.event_files.csv_dialect import Dialect
 from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
@@ -31,20 +32,22 @@ class RowWriter:
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match columns and fields: by the path that a field is read from, else by its name."""
         own = [field for field in fields if field.origin == "value"]
+        # Of fields of one column, the type of one that is read counts, not json, which may be any.
+        own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
         by_name = {field.name: field for field in own}
         self._cells: list[tuple[int, Sequence[Any], Cell]] = []
-        self._width, unread, filled = len(dialect.columns), [], set()
+        self._width, unread, filled = len(dialect.columns), [], set[Steps]()
         for at, (column, decimal) in enumerate(zip(dialect.columns, dialect.decimals, strict=True)):
             field = by_member.get(column) or by_path.get(column) or by_name.get(column)
-            if field is None or field.name in filled or not all(isinstance(step, str) for step in field.steps):
+            if field is None or field.steps in filled or not all(isinstance(step, str) for step in field.steps):
                 unread.append(column)
                 continue
-            filled.add(field.name)
+            filled.add(field.steps)
             self._cells.append((at, field.steps, _reader(field, decimal)))
         self.unread = tuple(unread)
-        self.unfilled = tuple(field.name for field in own if field.name not in filled)
+        self.unfilled = tuple(field.name for field in fields if field.origin == "value" and field.steps not in filled)
         self._flat = all(len(steps) == 1 for _, steps, _ in self._cells)
         self._plain = [(at, steps[0], read) for at, steps, read in self._cells]
 

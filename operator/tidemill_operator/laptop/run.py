@@ -20,6 +20,7 @@ from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.laptop.figures import LocalFigures, key_of
 from tidemill_operator.laptop.passes import Passes
+from tidemill_operator.laptop.ports import WantedPorts
 from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.laptop.servers import Servers, start_servers
@@ -31,6 +32,7 @@ from tidemill_operator.observer.controllers import Controllers
 from tidemill_operator.observer.observer import KAFKA_SECONDS
 from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.observer.scaling_figures import FiguresReader
+from tidemill_operator.observer.writes import Writes
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.reconcile import reconcile, release
@@ -50,7 +52,7 @@ class Options:
     Attributes:
         data_dir: the folder of data, state and logs.
         ready_file: gets the endpoints when each pipeline is ready or has failed; None: no such file.
-        ports: wanted ports by component.
+        ports: of ingest and API.
         host: address at which the processes listen.
         targets_file: gets the scrape targets for Prometheus; None: no such file.
         resilience_file: policies of the workloads; None: the file in the environment, or in `config/` if it exists.
@@ -58,7 +60,7 @@ class Options:
 
     data_dir: Path
     ready_file: Path | None
-    ports: Mapping[str, int]
+    ports: WantedPorts
     resilience_file: Path | None
     host: str = "127.0.0.1"
     targets_file: Path | None = None
@@ -69,7 +71,7 @@ class Options:
         return cls(
             data_dir=args.data_dir.absolute(),
             ready_file=args.ready_file.absolute() if args.ready_file else None,
-            ports={"ingest": args.port_ingest, "api": args.port_api},
+            ports=WantedPorts.of(args),
             resilience_file=args.resilience,
             host=args.host,
             targets_file=args.targets_file.absolute() if args.targets_file else None,
@@ -94,7 +96,8 @@ class Run:
             options.data_dir,
             environ=environ,
             addresses=_addresses(servers, _resilience_file(options, environ)),
-            ports=options.ports,
+            ports=options.ports.first,
+            reserved=options.ports.named.values(),
             host=options.host,
         )
         self._platform = replace(
@@ -102,19 +105,21 @@ class Run:
             kafka_brokers=servers.kafka,
             postgres=servers.postgres,
             redis_url=servers.redis,
-            ports={"processor": 0, **options.ports},
+            ports={"processor": 0, **options.ports.first},
         )
         self._actuators = _actuators(self._platform, servers, self._runtime)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
             options.data_dir / "scaling",
-            reader=FiguresReader(servers.kafka, servers.postgres),
+            reader=FiguresReader(servers.kafka, servers.postgres, config=self._platform.kafka_config),
             runtime=self._runtime,
             say=say,
         )
-        kafka_log = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
-        self._progress = ProgressWatch(unled=Controllers(kafka_log.led).silent_seconds)
+        kafka_log = KafkaLog(servers.kafka, config=self._platform.kafka_config, timeout_seconds=KAFKA_SECONDS)
+        self._progress = ProgressWatch(
+            unled=Controllers(kafka_log.led).silent_seconds, refused=Writes.of(servers.postgres).refusal
+        )
         self._figures = LocalFigures(
             kafka_log, servers.postgres, host=options.host, say=say, progress=self._progress.take
         )
@@ -133,11 +138,13 @@ class Run:
         """Start servers and supervision.
 
         Raises:
-            ServerError: a server cannot be started.
+            ServerError: another process has a port that was asked for, or a server cannot be started.
             ValueError: a TIDEMILL_ variable has a wrong value.
         """
         Platform.from_env(environ)  # raises errors of the settings before anything is started
-        servers = start_servers(options.data_dir, environ=environ, on_progress=say)
+        options.ports.check(options.data_dir, options.host, say)
+        reserved = options.ports.named.values()
+        servers = start_servers(options.data_dir, environ=environ, reserved=reserved, on_progress=say)
         try:
             run = cls(options, servers, environ=environ, say=say)
             run._runtime.start()
@@ -330,6 +337,7 @@ def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> A
     return Actuators(
         kafka=KafkaTopics(
             servers.kafka,
+            config=platform.kafka_config,
             throttle_bytes=platform.replication_throttle,
             offsets_replicas=platform.offsets_replication,
         ),

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 # Events may wait without any progress for this long, and at least for a few flush intervals of a processor.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
+# If events have waited for so long without any progress, it is checked whether Postgres refuses to write.
+_SUSPECT_SECONDS = 3.0
 # Progress may be unknown for this long.
 SILENT_SECONDS = 10.0
 # Some leaders may fail to answer for this long while no other partition moves. Electing new leaders takes less.
@@ -73,8 +75,15 @@ class _Watched:
     looked_at: float = 0.0
     error: TidemillError | None = None
 
-    def take(self, look: Look, now: float, unled: Callable[[], float]) -> None:
-        """Update the state with an observation. `unled`: for how many seconds Kafka's controllers have been silent."""
+    def take(self, look: Look, now: float, unled: Callable[[], float], refused: Callable[[], str]) -> None:
+        """Update the state with an observation.
+
+        Args:
+            look: the observation.
+            now: monotonic seconds.
+            unled: for how many seconds Kafka's controllers have been silent.
+            refused: why Postgres stores nothing; empty: it does.
+        """
         if isinstance(look, TidemillError):
             if now - self.told_at >= SILENT_SECONDS:
                 self.error = look
@@ -87,8 +96,13 @@ class _Watched:
             self.counted_at = now
         self.seen, self.told_at, self.looked_at = {**self.seen, **look}, now, now
         silent = unled() if now - self.counted_at >= _IDLE_SECONDS else 0.0
-        if self.still_since is not None and now - self.still_since >= self.patience:
-            self.error = self.error if _is(self.error, Reason.NOT_MOVING) else _still(waiting)
+        still = 0.0 if self.still_since is None else now - self.still_since
+        if still and _is(self.error, Reason.NOT_MOVING):
+            pass  # until a position moves
+        elif still >= self.patience:
+            self.error = _still(waiting)
+        elif still >= max(_SUSPECT_SECONDS, self.patience - STILL_SECONDS) and (why := refused()):
+            self.error = _unstored(why)
         elif self.untold_since is not None and now - self.untold_since >= UNTOLD_SECONDS:
             self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _untold(untold)
         elif silent >= SILENT_SECONDS and now - self.counted_at >= max(UNTOLD_SECONDS, self.patience - STILL_SECONDS):
@@ -107,6 +121,8 @@ class ProgressWatch:
         changed: called in the observer's thread when a pipeline stops moving, with the reason, or moves again (None).
         unled: returns for how many seconds Kafka's controllers have been silent. It gets a topic to ask about, and is
             only called while nothing is counted.
+        refused: returns why Postgres stores nothing; empty: it does, or that is unknown. It is only called while events
+            wait and none is counted.
         clock: monotonic seconds.
     """
 
@@ -115,9 +131,10 @@ class ProgressWatch:
         changed: Callable[[Key, TidemillError | None], None] = lambda *_: None,
         *,
         unled: Callable[[str], float] = lambda _: 0.0,
+        refused: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._changed, self._unled, self._clock = changed, unled, clock
+        self._changed, self._unled, self._refused, self._clock = changed, unled, refused, clock
         self._watched: dict[Key, _Watched] = {}
         self._lock = threading.Lock()
 
@@ -162,7 +179,7 @@ class ProgressWatch:
             if known is None or known.place != (schema, topic):
                 return
             before = known.error
-            known.take(look, self._clock(), lambda: self._unled(topic))
+            known.take(look, self._clock(), lambda: self._unled(topic), self._refused)
             error = known.error
         if (before is None) != (error is None):
             log.info("%s: %s", key, f"not ready: {error}" if error else "events are counted again")
@@ -214,6 +231,14 @@ def _unled() -> TidemillError:
         Reason.UNREACHABLE,
         "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events",
         "see whether a majority of the controllers runs",
+    )
+
+
+def _unstored(why: str) -> TidemillError:
+    return TidemillError(
+        Reason.NOT_MOVING,
+        f"events wait in the topic and none is counted, because Postgres stores nothing ({why})",
+        "give its disk more space, or see why it is a standby",
     )
 
 

@@ -1,12 +1,15 @@
-"""Free loopback ports, stored so that a second start uses the same ones."""
+"""Free ports, stored so that a second start uses the same ones, and who listens on the others."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import random
 import socket
 import threading
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tidemill_contract.files import read_text
@@ -16,23 +19,81 @@ from tidemill_operator.processes.files import write_atomic
 _LOWEST, _HIGHEST = 20_000, 32_000
 
 
+_HIGHEST_PORT = 65_535
+_LISTEN = "0A"
+
+
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server could listen on the port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    return not obstacle(port, host)
+
+
+def obstacle(port: int, host: str = "127.0.0.1") -> str:
+    """Return why no server could listen on the port, with the process that does; empty: one could."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"{_listener(port)} listens there"
+            return f"nothing can listen there ({error.strerror})"
+    return ""
+
+
+def is_served_by(port: int, pids: Iterable[int]) -> bool:
+    """Whether one of the processes listens on the port; true as well if the system does not say (only Linux does)."""
+    sockets = _listening(port)
+    return not sockets or any(not (held := _sockets(pid)) or held & sockets for pid in pids)
+
+
+def _listener(port: int) -> str:
+    """Describe the process that listens on a port."""
+    sockets = _listening(port)
+    for entry in Path("/proc").glob("[0-9]*") if sockets else ():
+        if _sockets(int(entry.name)) & sockets:
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                return f"process {entry.name} ({command[:100]})"
+    return "another process"
+
+
+def _listening(port: int) -> set[str]:
+    """The listening sockets of a port, as `socket:[inode]`."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                columns = line.split()
+                if columns[3] == _LISTEN and int(columns[1].rpartition(":")[2], 16) == port:
+                    found.add(f"socket:[{columns[9]}]")
+    return found
+
+
+def _sockets(pid: int) -> set[str]:
+    """What a process has open, in the words of Linux; empty: it has ended, or is another user's."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry.path))
+    return found
 
 
 class Ports:
-    """The ports of one data folder by name, kept in a JSON file."""
+    """The ports of one data folder by name, kept in a JSON file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        reserved: ports that somebody has asked for by number. Only who wants one of them gets it.
+    """
+
+    def __init__(self, path: Path, *, reserved: Collection[int] = ()) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._reserved = frozenset(reserved)
+        self._given: dict[str, int] = {}
         self._ports: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
@@ -40,26 +101,43 @@ class Ports:
     def get(self, name: str, *, wanted: int = 0) -> int:
         """Return the stored port of a name if it is free, else the first free one from `wanted` on (0: any).
 
+        A reserved port goes to the first name that wants it, whatever port is stored for the name.
+
         Raises:
-            RuntimeError: no port is free.
+            RuntimeError: no port is free, or another process listens on the reserved one.
         """
         with self._lock:
-            remembered = self._ports.get(name)
-            if remembered is not None and is_free(remembered):
-                return remembered
-            taken = set(self._ports.values())
-            candidates = range(wanted, wanted + 200) if wanted else random.sample(range(_LOWEST, _HIGHEST), 200)
-            port = next((port for port in candidates if port not in taken and is_free(port)), None)
-            if port is None:
-                raise RuntimeError(
-                    f"no free loopback port for {name} among {len(candidates)} tried; stop what listens there"
-                )
-            self._ports[name] = port
-            write_atomic(self._path, json.dumps(self._ports, indent=1, sort_keys=True))
+            self._given[name] = port = self._choose(name, wanted)
+            if self._ports.get(name) != port:
+                others = {other: kept for other, kept in self._ports.items() if kept != port}
+                self._ports = {**others, name: port}
+                write_atomic(self._path, json.dumps(self._ports, indent=1, sort_keys=True))
             return port
+
+    def _choose(self, name: str, wanted: int) -> int:
+        others = {port for other, port in self._given.items() if other != name}
+        if wanted in self._reserved and wanted not in others:
+            if why := obstacle(wanted):
+                raise RuntimeError(f"port {wanted}, which {name} is to have: {why}; stop it")
+            return wanted
+        taken = self._reserved | others
+        remembered = self._ports.get(name)
+        if remembered is not None and remembered not in taken and is_free(remembered):
+            return remembered
+        taken |= set(self._ports.values())
+        candidates: Collection[int] = random.sample(range(_LOWEST, _HIGHEST), 200)
+        if wanted:
+            candidates = range(wanted, min(wanted + 200, _HIGHEST_PORT + 1))
+        port = next((port for port in candidates if port not in taken and is_free(port)), None)
+        if port is None:
+            raise RuntimeError(
+                f"no free loopback port for {name} among {len(candidates)} tried; stop what listens there"
+            )
+        return port
 
     def forget(self, name: str) -> None:
         """Forget the port of a name."""
         with self._lock:
+            self._given.pop(name, None)
             if self._ports.pop(name, None) is not None:
                 write_atomic(self._path, json.dumps(self._ports, indent=1, sort_keys=True))

@@ -12,7 +12,8 @@ import signal
 import time
 from dataclasses import dataclass
 
-from tidemill_operator.processes.child import Child, Command
+from tidemill_operator.processes.child import Child, Command, descendants
+from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
@@ -112,6 +113,8 @@ class Replica:
             return
         pid = self._child.pid
         ready = is_ready(self.spec.port, self.spec.ready_path)
+        if ready and not self.ready and pid is not None:  # the answer may be another process's that has the port
+            ready = is_served_by(self.spec.port, [pid, *descendants(pid)])
         if pid != self._child.pid:
             return
         if ready and not self.ready:

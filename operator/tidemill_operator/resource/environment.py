@@ -21,7 +21,8 @@ breakers, retries and timeouts ([resilience](../resilience.md)).
 
 ## The platform
 
-These are for `tidemill up`, `tidemill plan` and the operator. The chart's values set those of the operator.
+These are for the operator and the commands of `tidemill`, such as `up`, `plan` and `init`. The chart's values set those
+of the operator.
 
 | Variable | Default | Meaning |
 |---|---|---|
@@ -50,6 +51,7 @@ _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the process's starter."),
     "CLUSTER_ID": ("cluster_id", "Identifies this cluster among those that share Kafka or Postgres; never change it."),
     "KAFKA_BROKERS": ("kafka_brokers", "`host:port,…`. Unset: `tidemill up` starts a broker."),
+    "KAFKA_CONFIG": ("", "File with a JSON object of Kafka client settings (TLS, SASL), in the names of librdkafka."),
     "POSTGRES_URL": (
         "",
         "`postgresql://user:password@host:port/database`; the role may create schemas and roles. Unset:"
@@ -87,10 +89,9 @@ _CLUSTER = {
     "IMAGE_PULL_POLICY": ("placement.pull_policy", "`Always`, `IfNotPresent` or `Never`."),
     "IMAGE_PULL_SECRETS": ("", "Comma-separated names of Secrets in the pipelines' namespaces."),
     "WATCH_NAMESPACES": ("", "Comma-separated; unset: all."),
-    "KAFKA_CONFIG": ("", "File with a JSON object of the operator's Kafka client settings (TLS, SASL)."),
     "WORKLOAD_KAFKA_CONFIG": (
         "",
-        "The same for pods of pipelines. Unset: the operator's, with a warning.",
+        "`TIDEMILL_KAFKA_CONFIG` for pods of pipelines. Unset: the operator's, with a warning.",
     ),
     "WEBHOOK_PORT": ("webhook_port", "Port of the admission webhook; 0: no webhook."),
     "WEBHOOK_SERVICE": ("webhook_service", "Name of the webhook's Service."),

@@ -15,6 +15,7 @@ from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.actuators.postgres.session import connected
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import PostgresAddress, Servers
+from tidemill_operator.observer import writes
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.sql import script
@@ -358,3 +359,14 @@ def test_the_script_of_a_schema_is_what_ensure_makes(servers: Servers, tmp_path:
         assert made.actuator.observe(made.plan.schema.name) == by_ensure
     finally:
         made.clean()
+
+
+def test_a_postgres_that_refuses_to_write_says_why_and_one_that_writes_keeps_nothing(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a standby refuses; a temporary table of the check is gone with its session."""
+    assert writes.refusal_of(servers.postgres) == ""
+    with connected(servers.postgres, "looking") as session:
+        assert session.rows("SELECT FROM pg_class WHERE relname = 'tidemill_probe'") == []
+    monkeypatch.setattr(writes, "_WRITE", f"SET TRANSACTION READ ONLY; {writes._WRITE}")
+    assert "cannot execute CREATE TABLE AS in a read-only transaction" in writes.refusal_of(servers.postgres)

@@ -155,7 +155,7 @@ def test_windows_are_put_together_to_multiples_and_longer_units(
         ({**OSLO, "size": "1mo"}, "tz=Europe/Oslo", "tz", "granularity"),
     ],
 )
-def test_what_windows_of_the_calendar_are_not_put_together_to(
+def test_windows_of_the_calendar_are_not_put_together_to_what_they_do_not_fit(
     window: dict[str, Any] | None, text: str, parameter: str, reason: str
 ) -> None:
     with pytest.raises(Problem) as caught:

@@ -123,7 +123,7 @@ def test_days_start_at_their_first_instant_in_all_zones_over_all_transitions(hou
         ("Europe/Amsterdam", "1930-06-01T22:40:28", "1930-06-02T22:40:28"),
     ],
 )
-def test_days_that_people_know(zone: str, start: str, end: str) -> None:
+def test_a_day_of_a_clock_change_starts_and_ends_where_people_know_it(zone: str, start: str, end: str) -> None:
     first, last = dt.datetime.fromisoformat(start), dt.datetime.fromisoformat(end)
     starts = spread(runs(Calendar("day", 1, zone), first.year, last.year), 1, last.replace(tzinfo=UTC) + DAY)
     at = starts.index(first.replace(tzinfo=UTC))
@@ -146,7 +146,7 @@ def test_longer_buckets_start_with_days(days: int) -> None:
 
 
 @pytest.mark.parametrize("years", [(1, 1), (1, 1970), (9999, 9999), (9960, 9999), (2500, 2400)])
-def test_years_at_the_edge_of_the_calendar(years: tuple[int, int]) -> None:
+def test_days_are_numbered_in_order_at_the_edge_of_the_calendar(years: tuple[int, int]) -> None:
     found = runs(Calendar("day", 3650, "America/New_York"), *years)
     assert len(found.firsts) == len(found.lasts) + 1
     assert list(found.firsts) == sorted(found.firsts)
@@ -214,13 +214,13 @@ def test_steps_start_at_multiples_of_their_length_and_an_offset(time: int, lengt
     assert steps.start_of(steps.shift(start, n)) == steps.shift(start, n)
 
 
-def test_a_time_by_the_local_clock() -> None:
+def test_the_local_clock_is_ahead_by_the_offset_of_its_season() -> None:
     summer, winter = (epoch_ms(dt.datetime(2026, month, 1, tzinfo=UTC)) for month in (7, 1))
     oslo = Calendar.of("1d", "Europe/Oslo")
     assert (oslo.wall_ms(summer) - summer, oslo.wall_ms(winter) - winter) == (2 * HOUR_MS, HOUR_MS)
 
 
-def test_the_greatest_number_of_days_of_months() -> None:
+def test_months_are_as_long_as_the_longest_ones_that_may_come() -> None:
     lengths = ("1mo", "2mo", "1q", "7mo", "1y", "4y")
     assert [Calendar.of(length).days for length in lengths] == [31, 62, 92, 215, 366, 1461]
     assert [least_ms(length) // DAY_MS for length in ("1d", "2w", "1mo", "1y")] == [1, 14, 28, 336]

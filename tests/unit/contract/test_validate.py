@@ -85,6 +85,15 @@ def test_a_broken_file_gets_one_line_a_fault(name: str, tmp_path: Path, capsys: 
     assert all("; " in line for line in lines), "every fault has a remedy"
 
 
+@pytest.mark.parametrize(("length", "faults"), [(1024, 0), (1025, 1)])
+def test_the_default_of_a_group_column_is_as_short_as_what_events_may_have(length: int, faults: int) -> None:
+    text = _patched({"{name: customer, type: string, required: true}": "{name: customer, type: string, default: '@'}"})
+    _, found = check(load_documents(text.replace("@", "é" * (length // 2) + "x" * (length % 2)))[0])
+    assert [fault.message for fault in found] == [
+        f"has {length} bytes, and a group column can hold at most 1024"
+    ] * faults
+
+
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_is_valid_and_runnable(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(file) == 0

@@ -255,7 +255,9 @@ OSLO = {"zone": "Europe/Oslo", "offset": "6h"}
         ({"type": "tumbling", "size": "12h", "offset": "5h"}, [("03-28T17", "03-29T05")]),
     ],
 )
-def test_windows_of_the_calendar_and_with_an_offset(window: dict[str, str], expected: list[tuple[str, str]]) -> None:
+def test_the_demo_expects_windows_by_the_calendar_and_at_their_offset(
+    window: dict[str, str], expected: list[tuple[str, str]]
+) -> None:
     """Clocks in Oslo are put forward on 2026-03-29 at 01:00 UTC."""
     event = ROWS.head(1).with_columns(ts=pl.lit(datetime(2026, 3, 29, 3, 30, tzinfo=UTC)).cast(ROWS.schema["ts"]))
     found = expected_windows(SPEC, {**TUMBLING, "window": window}, event)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import random
 import zoneinfo
 from collections import Counter
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kafka_records import KafkaRecord
+from kafka_records import records
 from oracle.events import Event
 from oracle.model import NO_CUT, Entry, Version
 from tidemill_contract.functions.partials import AggregationLayout, layout
@@ -41,18 +39,6 @@ WINDOWS: list[dict[str, Any]] = [
 ]
 
 
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    """An event of some time."""
-
-    ts: int
-    o: int
-    p: int = 0
-
-    def value(self) -> bytes:
-        return json.dumps({"ts": self.ts}).encode()
-
-
 def aggregation(window: dict[str, Any], **further: Any) -> dict[str, Any]:
     return {"name": "a", "window": window, "metrics": [{"name": "n", "function": "count"}], **further}
 
@@ -68,7 +54,7 @@ def counted(
     """Events as a processor aggregates them."""
     spec = pipeline(window, **further)
     plan = layout(spec.aggregations[0], {})
-    frame = BatchReader(spec).read([Record(ts, offset) for offset, ts in enumerate(times)], NOW_MS).frame
+    frame = BatchReader(spec).read(records(*({"ts": ts} for ts in times)), NOW_MS).frame
     return plan, aggregate(frame, plan, closed_until=closed, epochs={})
 
 
@@ -127,7 +113,7 @@ def test_events_are_in_the_windows_of_the_model_and_late_where_it_says_so(
         ({"size": "1h", "offset": "30m"}, ("2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z")),
     ],
 )
-def test_windows_that_people_know(window: dict[str, str], expected: tuple[str, str]) -> None:
+def test_a_window_ends_where_people_know_it_and_closes_there(window: dict[str, str], expected: tuple[str, str]) -> None:
     plan, found = counted({"type": "tumbling", **window}, [CHANGE_MS])
     (start,) = found.rows["_pane"]
     assert (rfc3339_ms(start), rfc3339_ms(plan.end_of(start))) == expected

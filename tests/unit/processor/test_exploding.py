@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_records import ARRIVED_MS, RawRecord
+from kafka_records import ARRIVED_MS, RawRecord, records
 from tidemill_contract.events.quarantine import headers
 from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.functions.partials import field_types, layout
@@ -40,11 +40,6 @@ def spec(fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, **re
     return PipelineSpec.model_validate({"source": source, "aggregations": [aggregation], **rest})
 
 
-def records(*values: Any, p: int = 0) -> list[RawRecord]:
-    raws = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
-    return [RawRecord(p, offset, raw) for offset, raw in enumerate(raws)]
-
-
 def rows(batch: Batch, *names: str) -> list[tuple[Any, ...]]:
     return batch.frame.select(names).rows()
 
@@ -59,7 +54,7 @@ def test_a_pipeline_without_an_array_has_the_plain_reader() -> None:
     assert type(batch_reader(spec())) is ExplodingReader
 
 
-def test_a_row_for_each_element() -> None:
+def test_each_element_is_a_row_with_the_fields_of_its_record() -> None:
     """With the fields of its record; a record without elements is consumed and gives none."""
     sent = records(
         {"id": 1, "items": [{"sku": "a", "price": 2}, {"sku": "b"}]}, {"id": 2}, {"id": 3, "items": []},

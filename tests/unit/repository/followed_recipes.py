@@ -6,11 +6,9 @@ Each test has the word of its example in its name.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,7 @@ from starlette.applications import Starlette
 import runbooks
 import tidemill_contract
 from functions import table
-from kafka_records import KafkaRecord
+from kafka_records import records
 from kind_draws import crd_faults
 from metric_draws import functions_for
 from oracle.cells import metric_cell
@@ -95,18 +93,6 @@ def test_filled_is_a_function_everywhere() -> None:
     assert metric_cell(metric, {"v": "string"}, [{"v": "x"}, {"v": None}], 1000).fits(0.5)
 
 
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    """An event of some time."""
-
-    ts: int
-    o: int
-    p: int = 0
-
-    def value(self) -> bytes:
-        return json.dumps({"ts": self.ts}).encode()
-
-
 def test_overlapping_windows_hold_what_the_tests_model_says() -> None:
     """Events of ten minutes, as a processor stores them."""
     window = {"type": "overlapping", "size": "1m"}
@@ -114,7 +100,7 @@ def test_overlapping_windows_hold_what_the_tests_model_says() -> None:
     plan = layout(pipeline.aggregations[0], {})
     rnd, now = random.Random(1), 1_770_000_000_000
     times = [now - rnd.randrange(600_000) for _ in range(500)]
-    frame = BatchReader(pipeline).read([Record(ts, offset) for offset, ts in enumerate(times)], now).frame
+    frame = BatchReader(pipeline).read(records(*({"ts": ts} for ts in times)), now).frame
     rows = aggregate(frame, plan, closed_until=None, epochs={}).rows
     found: Counter[int] = Counter()
     for pane, count in rows.select("_pane", "_count").rows():

@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from tidemill_operator.actuators.kafka.session import REFUSED
 from tidemill_operator.errors import Reason, TidemillError
 
 _READING = {
@@ -18,6 +19,7 @@ _READING = {
     "log_level": 0,
 }
 _ANSWER_SECONDS = 10.0
+_SETTINGS = "TIDEMILL_KAFKA_CONFIG"
 
 
 def newest_values(
@@ -35,14 +37,22 @@ def newest_values(
     Raises:
         TidemillError: there is no such topic, or Kafka does not answer.
     """
-    consumer = Consumer({"bootstrap.servers": brokers, **_READING, **(config or {})})
+    refused: list[str] = []
+    noted = {"error_cb": lambda error: refused.append(error.str()) if error.code() in REFUSED else None}
+    try:
+        consumer = Consumer({"bootstrap.servers": brokers, **_READING, **noted, **(config or {})})
+    except KafkaException as error:
+        message = f"a setting of Kafka's client is wrong: {error.args[0].str()}"
+        raise TidemillError(Reason.INVALID_SPEC, message, f"correct it in the file that {_SETTINGS} names") from None
     try:
         starts = _starts(consumer, topic, most)
         consumer.assign(starts)
         return _read(consumer, len(starts), most, time.monotonic() + seconds)
     except KafkaException as error:
-        message = f"topic {topic} on {brokers} cannot be read: {error.args[0].str()}"
-        raise TidemillError(Reason.UNREACHABLE, message, "check the address, the login and the topic") from None
+        consumer.poll(0)  # hands over what the client has noted
+        message = f"topic {topic} on {brokers} cannot be read: {(refused or [error.args[0].str()])[-1]}"
+        remedy = f"check the address, the topic, and the settings for TLS and SASL in the file that {_SETTINGS} names"
+        raise TidemillError(Reason.UNREACHABLE, message, remedy) from None
     finally:
         consumer.close()
 

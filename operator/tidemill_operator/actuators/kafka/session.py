@@ -23,7 +23,7 @@ GONE = frozenset({
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NOT_CONTROLLER,
 })  # fmt: skip
-_REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR})
 
 
@@ -145,7 +145,7 @@ class KafkaSession:
         return there
 
     def _note(self, error: KafkaError) -> None:
-        if error.code() in _REFUSED:
+        if error.code() in REFUSED:
             self._refused = error.str()
 
     def _served(self) -> None:
@@ -157,7 +157,7 @@ class KafkaSession:
         self._served()
         if not self._refused:
             return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}")
-        remedy = "check the operator's client settings for TLS and SASL"
+        remedy = "check the client settings for TLS and SASL in the file that TIDEMILL_KAFKA_CONFIG names"
         return TidemillError(
             Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses us ({self._refused})", remedy
         )

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class LocalRuntime:
         environ: Mapping[str, str],
         addresses: Mapping[str, str],
         ports: Mapping[str, int] | None = None,
+        reserved: Collection[int] = (),
         host: str = HOST,
     ) -> None:
         """Prepare the runtime; no process runs before `start`.
@@ -66,6 +67,7 @@ class LocalRuntime:
             environ: the processes' environment; of Tidemill's own variables only those of workloads are passed on.
             addresses: TIDEMILL_ variables for all processes: brokers, Postgres, Redis.
             ports: wanted ports by component; they override the plan's.
+            reserved: those of them that were asked for by number.
             host: address at which the processes listen.
         """
         self._host = host
@@ -81,7 +83,7 @@ class LocalRuntime:
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
-        self._ports = Ports(data_dir / "ports.json")
+        self._ports = Ports(data_dir / "ports.json", reserved=reserved)
         self._assigned: dict[str, int] = {}
         self._workloads: dict[tuple[str, str], _Running] = {}
         self._supervisor = Supervisor(data_dir)

@@ -139,7 +139,10 @@ def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> Tidemil
         remedy = trust.remedy("postgres", text)
         how = "has a certificate that is not trusted" if remedy else "does not answer"
         return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} {how} ({text})", remedy)
-    if state.startswith(("28", "42501", "53")):
+    if state.startswith(("53", "58")):
+        remedy = "see the space on its disk, its memory and its connections"
+        return TidemillError(Reason.REFUSED, f"{doing}: Postgres refuses ({text})", remedy)
+    if state.startswith(("28", "42501")):
         return TidemillError(
             Reason.REFUSED,
             f"{doing}: Postgres refuses ({text})",

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tidemill_operator.laptop.servers.errors import ServerError
-from tidemill_operator.processes.child import Child, Command
+from tidemill_operator.processes.child import Child, Command, descendants
+from tidemill_operator.processes.ports import is_served_by
 
 Progress = Callable[[str], None]
 _POLL_SECONDS = 0.1
@@ -75,7 +76,7 @@ class Server:
             ServerError: it ended, or did not answer in time.
         """
         began = time.monotonic()
-        while not self._ready():
+        while not (self._ready() and self._has_port()):
             if not self._child.running:
                 raise self._failure(f"ended at once (exit status {self._child.exit_code})")
             if time.monotonic() - began > self._ready_seconds:
@@ -83,6 +84,11 @@ class Server:
             time.sleep(_POLL_SECONDS)
         if self._on_progress:
             self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
+
+    def _has_port(self) -> bool:
+        """Whether the process itself listens on the port, and not another one that answers in its place."""
+        pid = self.pid
+        return pid is not None and is_served_by(self.port, [pid, *descendants(pid)])
 
     def is_ready(self) -> bool:
         """Whether the server answers now."""

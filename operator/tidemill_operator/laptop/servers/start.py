@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +56,7 @@ def start_servers(
     needs: Sequence[str] = NEEDS,
     durable: bool = True,
     brokers: int = 1,
+    reserved: Collection[int] = (),
     on_progress: Progress | None = None,
 ) -> Servers:
     """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
@@ -68,6 +69,7 @@ def start_servers(
         needs: the needed servers, of kafka, postgres, redis.
         durable: False: Postgres does not wait for the disk (for tests).
         brokers: number of Kafka brokers.
+        reserved: ports that other processes are to have.
         on_progress: called with lines of progress.
 
     Raises:
@@ -79,7 +81,7 @@ def start_servers(
     for name in needs:
         for pid_file in (data_dir / "run").glob(f"{name}*.pid"):
             end_leftover(pid_file)
-    start = _Start(data_dir, environ, on_progress)
+    start = _Start(data_dir, environ, Ports(data_dir / "ports.json", reserved=reserved), on_progress)
     given = start.servers
     jobs: list[Callable[[], None]] = []
     if "kafka" in needs:
@@ -108,11 +110,11 @@ def start_servers(
 class _Start:
     """One call of `start_servers`, with the servers that it has started so far."""
 
-    def __init__(self, data_dir: Path, environ: Mapping[str, str], on_progress: Progress | None) -> None:
+    def __init__(self, data_dir: Path, environ: Mapping[str, str], ports: Ports, on_progress: Progress | None) -> None:
         self.servers = Servers()
         self.started: list[Server] = []
         self._data_dir = data_dir
-        self._ports = Ports(data_dir / "ports.json")
+        self._ports = ports
         self._environ = environ
         self._on_progress = on_progress
 

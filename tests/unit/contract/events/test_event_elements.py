@@ -71,7 +71,7 @@ def told(answers: list[Any]) -> list[str]:
     return [str(each) for each in answers if isinstance(each, InvalidEvent)]
 
 
-def test_an_event_for_each_element() -> None:
+def test_each_element_is_an_event_with_the_fields_of_its_record() -> None:
     """Fields of the record are repeated; what an element lacks is null or the default, also in an element of null."""
     items = [{"sku": "a", "price": {"amount": 2}, "colors": ["red", "blue"]}, {}, None]
     both = Pipeline(ITEMS, time="ts")
@@ -81,7 +81,7 @@ def test_an_event_for_each_element() -> None:
     assert second == [empty | {"id": None}]
 
 
-def test_an_array_of_single_values() -> None:
+def test_single_values_of_an_array_are_events_too() -> None:
     assert Pipeline(TAGS).read({"id": 1, "tags": ["a", None, "b"]}) == [
         [{"id": 1, "tag": "a"}, {"id": 1, "tag": None}, {"id": 1, "tag": "b"}]
     ]
@@ -98,6 +98,18 @@ def test_decimals_of_elements_are_as_exact_as_those_of_events() -> None:
         (answers,) = both.read(record)
         assert answers[:2] + answers[3:] == [{"cents": 7}, {"cents": 900719925474099311}, {"cents": None}]
         assert "0.001 has more than 2 digits after the point; round it before it is sent" in str(answers[2])
+
+
+@pytest.mark.parametrize("path", ["tags[]", "tags[].name"])
+@pytest.mark.parametrize("required", [False, True])
+def test_elements_too_may_be_read_by_two_fields(path: str, required: bool) -> None:
+    one = {"name": "one", "type": "string", "path": path}
+    pipeline = Pipeline([{"name": "id", "type": "integer"}, one, {**one, "name": "two", "required": required}])
+    texts = ["a", None, 5]
+    found = pipeline.read({"id": 1, "tags": [text if path == "tags[]" else {"name": text} for text in texts]})[0]
+    assert found[0] == {"id": 1, "one": "a", "two": "a"}
+    assert isinstance(found[1], InvalidEvent) if required else found[1] == {"id": 1, "one": None, "two": None}
+    assert isinstance(found[2], InvalidEvent)
 
 
 @pytest.mark.parametrize("order", [{}, {"items": None}, {"items": []}, None, "absent"])
@@ -163,7 +175,7 @@ def test_elements_have_times_of_their_own() -> None:
     ]  # fmt: skip
 
 
-def test_strict_records_and_strict_elements() -> None:
+def test_strict_refuses_undeclared_members_of_records_and_of_elements() -> None:
     both = Pipeline(ITEMS, time="ts", strict=True)
     fine, elements, record = both.read(
         {"ts": NOW, "order": {"items": [{"sku": "a"}]}},
@@ -212,7 +224,7 @@ def test_json_of_elements_is_kept_as_it_came() -> None:
     assert both.records.as_json(decoded.events, [raw]) == ['{"id":1}']
 
 
-def test_one_element_of_a_record() -> None:
+def test_an_element_is_found_by_its_place_as_it_was_written() -> None:
     raw = b'{"a": {"b": [1, {"c": [ 2 ]}, "x"]}}'
     assert [element_at(raw, ("a", "b"), place) for place in range(3)] == [b"1", b'{"c": [ 2 ]}', b'"x"']
 
@@ -225,7 +237,7 @@ def test_one_element_of_a_record() -> None:
         (["x.y", [], "z"], ("x.y", (), "z"), "'x.y'[].z"),
     ],
 )
-def test_a_path_through_each_element(path: Any, steps: Any, shown: str) -> None:
+def test_a_path_through_each_element_is_read_and_shown_as_written(path: Any, steps: Any, shown: str) -> None:
     field = FieldSpec(name="f", type="string", path=path)
     assert (field.steps, show_path(field.steps), field.array) == (steps, shown, steps[: steps.index(())])
     assert FieldSpec.model_validate_json(field.model_dump_json(exclude_none=True)).steps == steps
@@ -240,7 +252,7 @@ def test_a_path_through_each_element(path: Any, steps: Any, shown: str) -> None:
         ([[], "a"], "does not begin with the name of a member"),
     ],
 )
-def test_what_is_no_path(path: Any, message: str) -> None:
+def test_what_is_no_path_is_refused_with_the_reason(path: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         read_path(path)
     assert str(error.value).startswith(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+from contextlib import nullcontext
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
-from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.events.types import check_default
+from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
 
 NOW = 1_700_000_000_000
 BERLIN = "Europe/Berlin"
@@ -120,6 +122,30 @@ def test_a_time_that_is_written_otherwise_is_refused(
     assert isinstance(verdict, InvalidEvent)
     assert (verdict.reason, verdict.field) == (reason, "at")
     assert verdict.detail.startswith(detail)
+
+
+VALUES = [(time, json.loads(text), True) for time, text, expected in READ if expected is not None]
+VALUES += [(time, json.loads(text), False) for time, text, *_ in REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("time", "value", "valid"),
+    [
+        *(each for each in VALUES if isinstance(each[1], str | int)),
+        ({}, 1_700_000_000, False),
+        ({}, NOW, True),
+        ({}, 5, True),
+        ({}, 10**15, False),
+        ({"from": "header"}, 1_700_000_000, False),
+    ],
+)
+def test_a_default_is_valid_exactly_if_an_event_with_this_value_is(
+    time: dict[str, Any], value: Any, valid: bool
+) -> None:
+    written = {name: member for name, member in time.items() if name != "default"}
+    field = FieldSpec.model_validate({"name": "at", "type": "timestamp", **written, "default": value})
+    with nullcontext() if valid else pytest.raises(ValueError, match=r"\w: \w"):
+        check_default(field)
 
 
 def test_an_event_time_has_a_format_too() -> None:

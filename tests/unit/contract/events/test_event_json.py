@@ -85,12 +85,12 @@ def test_only_what_is_kept_has_to_be_storable() -> None:
     assert json.loads(kept(b'{"k": "a", "other": ["\\u0000", "\xff"]}'))["k"] == "a"
 
 
-def test_only_json_fields() -> None:
+def test_a_pipeline_may_have_json_fields_alone() -> None:
     of = decoder([{"name": "payload", "type": "json", "path": "a"}])
     assert kept(b'{"a": [1, 2]}', of) == '{"payload":[1, 2]}'
 
 
-def test_strict_events_may_have_them() -> None:
+def test_strict_events_may_have_json_fields() -> None:
     of = decoder([{"name": "k", "type": "string"}, {"name": "payload", "type": "json", "path": "a.b"}], strict=True)
     assert kept(b'{"k": "x", "a": {"b": {"c": 1}}}', of) == '{"k":"x","payload":{"c": 1}}'
     assert kept(b'{"a": {"c": 1}}', of).reason is Reason.UNKNOWN_FIELD

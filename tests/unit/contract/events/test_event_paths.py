@@ -108,7 +108,7 @@ def test_defaults_of_some_events_are_not_those_of_others() -> None:
     assert [values(event) for event in DECODER.decode_all(raws, NOW).events] == [DEFAULTS, NESTED, DEFAULTS]
 
 
-def test_a_required_item_of_an_array() -> None:
+def test_an_array_that_is_too_short_for_a_required_item_is_refused() -> None:
     fields = [
         {"name": "login", "type": "string", "path": "row[2].login", "required": True},
         {"name": "a", "type": "integer", "path": "row[1]"},
@@ -236,6 +236,82 @@ def test_an_envelope_around_optional_members_is_told() -> None:
     assert "Kafka Connect envelope" in verdict.detail
 
 
+TWICE: dict[str, dict[str, Any]] = {
+    "string": {"type": "string", "default": "free"},
+    "integer": {"type": "integer"},
+    "number": {"type": "number", "default": 0.5},
+    "boolean": {"type": "boolean"},
+    "strings": {"type": "strings"},
+    "timestamp": {"type": "timestamp", "default": 5},
+    "seconds": {"type": "timestamp", "format": "s"},
+    "pattern": {"type": "timestamp", "format": "%d.%m.%Y", "zone": "Europe/Berlin", "default": "01.11.2023"},
+}
+SENT: dict[str, list[Any]] = {
+    "string": ["a", None, 1, "\0"],
+    "integer": [7, 2.0, None, "7", 2**63],
+    "number": [7, 0.5, None, "x"],
+    "boolean": [True, None, "true"],
+    "strings": [["a", None], [], None, "a", ["\0"]],
+    "timestamp": [NOW, "2023-11-14T22:13:20.1239999Z", "2023-11-14", None, 1_700_000_000, "yesterday"],
+    "seconds": [1_700_000_000, 1_700_000_000.5, None, "x"],
+    "pattern": ["14.11.2023", None, "2023-11-14"],
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+@pytest.mark.parametrize("paths", [("m", "a.b[0]"), ("a.b[0]", "m")], ids=["flat", "nested"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_fields_of_one_member_have_the_value_or_the_verdict_of_one_field(
+    kind: str, paths: tuple[str, str], strict: bool
+) -> None:
+    """In every format, alone and in a batch, mended or as sent; as JSON too."""
+    path, other = paths
+    single = {"name": "one", "path": path, **TWICE[kind]}
+    beside = {"name": "x", "type": "integer", "path": other}
+    of_one = decoder([single, beside], strict=strict, group="one", time=None)
+    twice = decoder([single, {**single, "name": "two"}, beside], strict=strict, group="two", time=None)
+    for sent in SENT[kind]:
+        event = {"m": sent, "a": {"b": [1]}} if path == "m" else {"m": 1, "a": {"b": [sent]}}
+        raw = json.dumps(event).encode()
+        alone, found = both(raw, of_one), both(raw, twice)
+        if isinstance(alone, InvalidEvent):
+            assert (found.reason, found.field, found.detail) == (alone.reason, alone.field, alone.detail)
+            continue
+        assert found == {**alone, "two": alone["one"]}
+        kept = json.loads(twice.as_json([twice.decode(raw, NOW)], [raw])[0])
+        assert kept == {**json.loads(of_one.as_json([of_one.decode(raw, NOW)], [raw])[0]), "two": kept["one"]}
+
+
+def test_a_member_is_required_and_the_event_time_by_any_of_its_fields() -> None:
+    time = [{"name": name, "type": "timestamp", "path": "at"} for name in ("one", "two")]
+    fields = [*time, {"name": "x", "type": "string"}]
+    of_time = decoder(fields, group="x", time="two")
+    assert of_time.refusal(b'{"x": "a"}', NOW) is not None
+    decoded = of_time.decode_all([b'{"at": "2023-11-14T22:13:20.000123Z"}'], NOW)
+    assert (decoded.micros, values(decoded.events[0], of_time)) == ([123], {"one": NOW, "two": NOW, "x": None})
+    needed = [{"name": "one", "type": "string", "path": "m"}, {"name": "m", "type": "string", "required": True}]
+    refusal = decoder(needed, group="m", time=None).refusal(b"{}", NOW)
+    assert refusal is not None
+    assert (refusal.reason, refusal.field) == (Reason.MISSING_FIELD, "one")
+
+
+def test_a_group_key_that_is_too_long_is_refused_by_whatever_name() -> None:
+    fields = [{"name": name, "type": "string", "path": "m"} for name in ("one", "two")]
+    refusal = both(json.dumps({"m": "x" * 1025}).encode(), decoder(fields, group="two", time=None))
+    assert (refusal.reason, refusal.field) == (Reason.KEY_TOO_LONG, "one")
+
+
+def test_strict_events_may_have_json_within_json() -> None:
+    fields = [
+        {"name": "whole", "type": "json", "path": "a"}, {"name": "part", "type": "json", "path": "a.b"},
+        {"name": "again", "type": "json", "path": "a"}, {"name": "x", "type": "string"},
+    ]  # fmt: skip
+    reading, raw = decoder(fields, strict=True, group="x", time=None), b'{"x": "y", "a": {"b": [1]}}'
+    assert json.loads(reading.as_json([reading.decode(raw, NOW)], [raw])[0]) == {
+        "x": "y", "whole": {"b": [1]}, "part": [1], "again": {"b": [1]},
+    }  # fmt: skip
+
+
 def test_a_flat_event_is_one_struct() -> None:
     """Without paths, events are laid out as their fields are: no object within another."""
     of = decoder([{"name": "login", "type": "string"}, {"name": "n", "type": "integer", "default": 3}], time=None)
@@ -256,7 +332,7 @@ def test_a_flat_event_is_one_struct() -> None:
         (None, ("f",), "f"),
     ],
 )
-def test_a_path_is_a_text_or_a_list(path: Any, steps: tuple[Any, ...], shown: str) -> None:
+def test_a_path_is_read_from_a_text_or_a_list(path: Any, steps: tuple[Any, ...], shown: str) -> None:
     field = FieldSpec(name="f", type="string", path=path)
     assert field.steps == steps
     assert show_path(field.steps) == shown

@@ -75,3 +75,22 @@ def test_refusals_say_what_to_do(
     Path("empty.csv").write_text("")
     assert main(["init", *arguments]) == code
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        (None, 2, "TIDEMILL_KAFKA_CONFIG: client.json does not hold a JSON object"),
+        ('{"security.protocol": "tls"}', 1, "correct it in the file that TIDEMILL_KAFKA_CONFIG names"),
+    ],
+    ids=["no such file", "no such protocol"],
+)
+def test_wrong_settings_of_kafkas_client_are_named(
+    settings: str | None, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDEMILL_KAFKA_BROKERS", "127.0.0.1:1")
+    monkeypatch.setenv("TIDEMILL_KAFKA_CONFIG", "client.json")
+    if settings is not None:
+        Path("client.json").write_text(settings)
+    assert main(["init", "--from", "shop.orders"]) == code
+    assert words in capsys.readouterr().err

@@ -70,7 +70,9 @@ def test_delimiter_and_encoding_are_found(tmp_path: Path, delimiter: str, encodi
          "names that are twice or empty", "no header", "years above texts", "quotes with newlines", "header only",
          "delimiters at the ends of rows"],
 )  # fmt: skip
-def test_dialects(text: str, delimiter: str, columns: tuple[str, ...]) -> None:
+def test_the_delimiter_and_the_columns_are_found_in_the_text(
+    text: str, delimiter: str, columns: tuple[str, ...]
+) -> None:
     found = find_dialect(text)
     assert (found.delimiter, found.columns) == (delimiter, columns)
 
@@ -249,3 +251,12 @@ def test_lists_and_objects_in_cells_are_passed_on(tmp_path: Path) -> None:
 def test_a_pipeline_that_reads_no_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EventFileError, match=r"no field reads any of its columns x, y \(fields: nr, amount"):
         events(written(tmp_path, b"x,y\n1,2\n"), FIELDS)
+
+
+def test_a_column_that_several_fields_read_is_sent_once_as_their_type_says(tmp_path: Path) -> None:
+    fields = [field("one", "string", path="id"), field("two", "string", path="id"), field("whole", "json", path="id")]
+    path = written(tmp_path, b"id,two\n1,x\n")
+    assert events(path, fields) == ['{"id":"1"}']
+    with EventFile(path) as file:
+        writer = file.writer(fields)
+    assert (writer.unread, writer.unfilled) == (("two",), ())

@@ -62,7 +62,9 @@ def test_a_line_is_cut_where_it_is_too_long_for_an_event(tmp_path: Path) -> None
     ],
     ids=["an array", "an object over lines", "lines called .json", "no suffix"],
 )
-def test_forms_of_json(tmp_path: Path, name: str, text: str, expected: list[tuple[int, str]]) -> None:
+def test_lines_arrays_and_single_objects_of_json_give_their_events(
+    tmp_path: Path, name: str, text: str, expected: list[tuple[int, str]]
+) -> None:
     path = tmp_path / name
     path.write_text(text)
     assert sent(path) == expected

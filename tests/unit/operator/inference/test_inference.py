@@ -80,7 +80,7 @@ def of_values(name: str, values: Iterable[Any]) -> dict[str, Any]:
         ([*map(str, range(5)), "x", "y"], {"type": "string"}),
     ],
 )
-def test_types_of_cells(cells: list[str], expected: dict[str, Any]) -> None:
+def test_cells_get_the_narrowest_type_that_fits_them(cells: list[str], expected: dict[str, Any]) -> None:
     assert of_cells("value", cells) == expected
 
 
@@ -122,7 +122,7 @@ MOMENT = dt.datetime(2025, 12, 31, 14, 5, 6, 250_000)
         ("%Y%m%dT%H%M%SZ", {"format": "%Y%m%dT%H%M%S%z"}),
     ],
 )
-def test_forms_of_times(pattern: str, expected: dict[str, Any]) -> None:
+def test_the_form_of_times_is_found_from_many_of_them(pattern: str, expected: dict[str, Any]) -> None:
     """Days past the twelfth show which number is the month; a zone is only set where the texts name none."""
     cells = [(MOMENT - dt.timedelta(days=n, minutes=7 * n)).strftime(pattern) for n in range(0, 40, 2)]
     assert of_cells("datum", cells, zone="Europe/Berlin") == {"type": "timestamp", **expected}
@@ -156,7 +156,9 @@ def test_which_number_is_the_month_is_assumed_and_told() -> None:
         ("ts", 17, {"type": "integer"}),
     ],
 )
-def test_units_of_epoch_times(name: str, value: float, expected: dict[str, Any]) -> None:
+def test_the_unit_of_epoch_times_is_found_from_their_size_and_name(
+    name: str, value: float, expected: dict[str, Any]
+) -> None:
     """Seconds look like many other numbers, so their name has to speak of time."""
     assert of_values(name, [value, value + 60]) == expected
     assert of_cells(name, [str(value), str(value)]) == expected
@@ -303,11 +305,11 @@ def test_names_of_fields_are_allowed_and_differ() -> None:
 @pytest.mark.parametrize(
     ("text", "name"), [("Orders 2025 (EU)", "orders-2025-eu"), ("", "events"), ("日", "events"), ("x" * 50, "x" * 40)]
 )
-def test_names_of_pipelines(text: str, name: str) -> None:
+def test_a_name_of_a_pipeline_is_made_of_any_text(text: str, name: str) -> None:
     assert pipeline_name(text) == name
 
 
-def test_the_zone_of_this_machine(tmp_path: Path) -> None:
+def test_the_zone_of_this_machine_is_that_of_tz_or_localtime_or_utc(tmp_path: Path) -> None:
     zones = tmp_path / "zoneinfo" / "Europe"
     zones.mkdir(parents=True)
     (zones / "Oslo").write_text("")

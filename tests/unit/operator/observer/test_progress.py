@@ -12,6 +12,8 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.controllers import Controllers
 from tidemill_operator.observer.progress import Look, Progress, ProgressWatch
+from tidemill_operator.observer.writes import Writes
+from waiting import eventually
 
 AWAY = TidemillError(Reason.UNREACHABLE, "no broker tells")
 KEY = Key("shop", "orders", "u")
@@ -25,7 +27,8 @@ class Watch:
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
         self.now, self.news = 0.0, list[tuple[float, str]]()
         self.unled, self.asked = 0.0, 0
-        self.progress = ProgressWatch(self._changed, unled=self._silent, clock=lambda: self.now)
+        self.refusal, self.probed = "", list[float]()
+        self.progress = ProgressWatch(self._changed, unled=self._silent, refused=self._refused, clock=lambda: self.now)
         self.progress.watch(KEY, document or {}, STATUS)
 
     def _changed(self, _: Key, error: TidemillError | None) -> None:
@@ -35,6 +38,10 @@ class Watch:
         assert topic == TOPIC
         self.asked += 1
         return self.unled
+
+    def _refused(self) -> str:
+        self.probed.append(self.now)
+        return self.refusal
 
     def sees(self, *looks: Look) -> list[tuple[float, str]]:
         """Look so often; what was told of it, and when."""
@@ -63,6 +70,28 @@ def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     )
     assert watch.sees(at((5, 15))) == [(25.0, "EventsNotMoving"), (55.0, "")]
     assert watch.progress.errors() == {}
+
+
+def test_a_postgres_that_stores_nothing_is_told_at_once_and_until_something_moves() -> None:
+    watch = Watch()
+    watch.refusal = "could not extend file: No space left on device"
+    assert watch.sees(at((3, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(5.0, "EventsNotMoving")]
+    assert str(watch.progress.error(KEY)) == (
+        "events wait in the topic and none is counted, because Postgres stores nothing (could not extend file: No space"
+        " left on device); give its disk more space, or see why it is a standby"
+    )
+    assert watch.probed == [5.0]
+    watch.refusal = ""
+    assert watch.sees(at((9, 7)), at((5, 15)))[1:] == [(60.0, "")]
+
+
+def test_postgres_is_only_asked_to_write_while_nothing_moves_for_longer_than_commits_take() -> None:
+    watch = Watch()
+    watch.sees(*[at((9, 7 + n)) for n in range(20)], *[at((0, 26))] * 5)
+    assert watch.probed == []
+    rare = Watch({"spec": {"processor": {"flushInterval": "10s"}}})
+    rare.sees(*[at((9, 7))] * 5)
+    assert rare.probed == [10.0, 15.0, 20.0]
 
 
 MOVING: list[tuple[list[Look], str]] = [
@@ -190,3 +219,17 @@ def test_what_is_not_to_be_counted_is_not_watched(status: dict[str, Any]) -> Non
     assert watch.progress.error(KEY) is None
     watch.sees(at((9, 7)))
     assert watch.progress.errors() == {}
+
+
+def test_a_check_of_writes_that_takes_long_is_waited_for_shortly_and_made_once() -> None:
+    gate, asked = threading.Event(), list[int]()
+
+    def ask() -> str:
+        asked.append(1)
+        gate.wait(10)
+        return "the disk is full"
+
+    writes = Writes(ask)
+    assert [writes.refusal(), len(asked)] == ["", 1]
+    gate.set()
+    assert eventually(writes.refusal, seconds=5, what="an answer") == "the disk is full"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from tidemill_operator.processes.child import Command, start_time
 from tidemill_operator.processes.ports import Ports
-from tidemill_operator.processes.replica import ReplicaSpec
+from tidemill_operator.processes.replica import ReplicaSpec, is_ready
 from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 from waiting import eventually
 
@@ -150,3 +151,15 @@ def test_logs_are_kept_over_restarts(supervisor: Supervisor, port: int, tmp_path
     logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert logs == ["ns.w-0.log", "ns.w-0.log.1"]
     assert (tmp_path / "logs" / "ns.w-0.log.1").read_text().startswith("serving")
+
+
+def test_a_process_is_not_ready_while_another_answers_on_its_port(supervisor: Supervisor, port: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", SERVING, str(port)], stdout=subprocess.DEVNULL) as foreign:
+        try:
+            eventually(lambda: is_ready(port, "/readyz"), what="the other one answers")
+            supervisor.want("ns.w-0", spec(port, script=f"import time; time.sleep(0.5)\n{SERVING}"))
+            eventually(lambda: state(supervisor).restarts > 0, seconds=20, what="the port is refused")
+            assert state(supervisor).ready is False
+        finally:
+            foreign.kill()
+    assert ready_pid(supervisor)

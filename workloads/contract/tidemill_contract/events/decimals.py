@@ -82,8 +82,10 @@ class Decimals:
         shown: by field, what makes the text of a scaled integer; also of fields beside the events.
     """
 
-    def __init__(self, fields: Sequence[FieldSpec]) -> None:
-        found = {field.name: DecimalFormat.of(field) for field in fields if field.origin == "value"}
+    def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str]) -> None:
+        """Prepare the fields of type decimal. Fields in `first` (see `Shape`) are scaled with the field named there."""
+        own = [field for field in fields if field.origin == "value" and field.name not in first]
+        found = {field.name: DecimalFormat.of(field) for field in own}
         self._formats = {name: written for name, written in found.items() if written is not None}
         self.shown: Mapping[str, Callable[[int], str]] = {
             field.name: partial(_text, field.scale or 0) for field in fields if field.type == DECIMAL

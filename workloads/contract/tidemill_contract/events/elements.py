@@ -138,7 +138,7 @@ class ElementDecoder:
         self.has_time = spec.source.event_time.field in self.names
         self.kind: Any = None
         if not any(field.type == JSON for field in inside):
-            value = type_of(inside[0]) if inside[0].required else type_of(inside[0]) | None
+            value = type_of(inside[0]) if any(field.required for field in whole) else type_of(inside[0]) | None
             self.kind = GenericAlias(list, (self._decoder.type if self._member is None else value,))
 
     def _path(self, field: FieldSpec) -> Steps | None:

@@ -8,7 +8,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.decimals import Decimals
 from tidemill_contract.events.event_times import EventTimes
 from tidemill_contract.events.kept_json import JSON, KeptJson
-from tidemill_contract.events.shapes import Leaf, Shape
+from tidemill_contract.events.shapes import Leaf, Shape, unread
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.types import default_of, kind_of, type_of
 from tidemill_contract.functions.base import STRINGS
@@ -44,36 +44,30 @@ class EventFields:
     def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, element: bool) -> None:
         """Prepare the fields; the arguments are those of `EventDecoder`."""
         fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
+        kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
+        self.kept = KeptJson(kept) if kept else None
         self.names = tuple(field.name for field in fields)
-        self.event_time = time if (time := spec.source.event_time.field) in self.names else None
+        time = spec.source.event_time.field
+        leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
+        self.takes_any = not element and not any(leaf.required for leaf in leaves)
+        leaves += [array] if array is not None else []
+        beside = [field for field in spec.source.fields if field.origin != "value"]
+        leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
+        leaves += unread(kept, leaves) if spec.source.strict else []
+        self.shape = Shape(leaves, strict=spec.source.strict)
+        # If several fields read the same member, the first one is judged for all.
+        first = self.shape.first
+        fields = [field for field in fields if field.name not in first]
+        self.event_time = first.get(time, time) if time in self.names else None
         self.exact = exact and self.event_time is not None
         self.kinds = {field.name: kind_of(field) for field in fields}
         self.steps = {field.name: field.steps for field in fields}
         formats = {field.name: TimeFormat.of(field) for field in fields if field.type == "timestamp"}
         self.timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
         self.formats = {name: written for name, written in formats.items() if written is not None}
-        self.decimals = Decimals(spec.source.fields)
+        self.decimals = Decimals(spec.source.fields, first)
         self.strings = tuple(field.name for field in fields if field.type == "string")
         self.lists = tuple(field.name for field in fields if field.type == STRINGS)
-        self.group_strings = tuple(name for name in self.strings if name in spec.group_columns)
+        groups = {first.get(name, name) for name in spec.group_columns}
+        self.group_strings = tuple(name for name in self.strings if name in groups)
         self.times = EventTimes(self.event_time, parse_ms(spec.source.event_time.max_future))
-        kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
-        self.kept = KeptJson(kept) if kept else None
-        leaves = [
-            Leaf(f.name, f.steps, type_of(f), f.required or f.name == self.event_time, default_of(f)) for f in fields
-        ]
-        self.takes_any = not element and not any(leaf.required for leaf in leaves)
-        leaves += [array] if array is not None else []
-        inside = [leaf.steps for leaf in leaves]
-        leaves += [
-            Leaf(field.name, field.steps, Any, required=False, beside=True)
-            for field in spec.source.fields
-            if field.origin != "value"
-        ]
-        if spec.source.strict:
-            leaves += [
-                Leaf(name, steps, Any, required=False, unread=True)
-                for name, steps in kept.items()
-                if not any(one[: len(steps)] == steps[: len(one)] for one in inside)
-            ]
-        self.shape = Shape(leaves, strict=spec.source.strict)

@@ -10,21 +10,10 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract.events.details import (
-    SECONDS_FROM,
-    SECONDS_TO,
-    beyond_years,
-    counts_seconds,
-    envelope_of,
-    miswritten,
-    not_json,
-    refused,
-    with_path,
-)
-from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS
+from tidemill_contract.events.details import envelope_of, not_json, refused, with_path
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
 from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
-from tidemill_contract.events.types import epoch_ms, micros_of
+from tidemill_contract.events.types import read_time
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -53,7 +42,7 @@ class EventJudge:
             value = self._value(event, name)
             if value is None:
                 continue
-            time, beyond = self._time(name, value)
+            time, beyond = read_time(name, self._fields.formats.get(name), value)
             if name == self._fields.event_time:
                 micros = beyond
             if time is not value:
@@ -85,24 +74,6 @@ class EventJudge:
 
     def _value(self, event: Any, name: str) -> Any:
         return self._fields.shape.values((event,), name)[0]
-
-    def _time(self, name: str, value: Any) -> tuple[int, int]:
-        """Return a timestamp from the JSON reader as milliseconds and the remaining microseconds (0 to 999)."""
-        written, hint = self._fields.formats.get(name), None
-        is_number = value.__class__ is int
-        if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:
-            raise counts_seconds(name, value)
-        if written is not None:
-            try:
-                exact = written.micros(value)
-            except ValueError:
-                raise miswritten(name, self._fields.kinds[name], value) from None
-            time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
-        else:
-            time, micros = (value, 0) if is_number else (epoch_ms(value), micros_of(value))
-        if not MIN_TIMESTAMP_MS <= time <= MAX_TIMESTAMP_MS:
-            raise beyond_years(name, value, hint)
-        return time, micros
 
     def _read(self, raw: bytes) -> Any:
         try:

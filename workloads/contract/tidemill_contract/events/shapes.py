@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from operator import attrgetter
 from types import NoneType
@@ -75,6 +75,7 @@ class Shape:
         type: the struct that the JSON reader fills.
         flat: the struct with all fields by name; the same as `type` if no field has a path.
         nested: whether `type` and `flat` differ.
+        first: for each field whose member an earlier field reads too, the name of that field, which stands for it.
         tops: the names of the event's own members that are read.
     """
 
@@ -82,11 +83,15 @@ class Shape:
         """Compile the structs.
 
         Args:
-            leaves: the fields. No path is the beginning of another one.
+            leaves: the fields. No path is the beginning of another one. Those of one path differ only in name and
+                `required`.
             strict: whether members on no path are refused.
         """
         self._strict = strict
         self._root, self._inner = _Node(), list[_Node]()
+        every, leaves = leaves, _merged(leaves)
+        by_steps = {leaf.steps: leaf.name for leaf in leaves}
+        self.first = {leaf.name: by_steps[leaf.steps] for leaf in every if leaf.name != by_steps[leaf.steps]}
         for leaf in leaves:
             self._place(leaf)
         read = [leaf for leaf in leaves if not leaf.unread]
@@ -94,12 +99,14 @@ class Shape:
         self.tops = frozenset(str(steps[0]) for steps in self._known)
         self.nested = any(leaf.steps != (leaf.name,) or leaf.unread for leaf in leaves)
         self.flat = _struct("Event", [_flat(leaf) for leaf in read], strict=strict)
-        shown = [_flat(leaf) for leaf in read if not leaf.holds]
+        shown = [_flat(leaf) for leaf in every if not leaf.holds and not leaf.unread]
         self._shown = self.flat if len(shown) == len(read) else _struct("Event", shown, strict=strict)
         self.type = self._compiled(self._root, "Event", "") if self.nested else self.flat
         self._owners = {leaf.name: self._owner(leaf) for leaf in leaves}
-        self._getters = {leaf.name: attrgetter(self._owners[leaf.name] + leaf.name) for leaf in leaves}
-        self._defaults = {leaf.name: leaf.default for leaf in leaves if leaf.default is not None}
+        self._getters = {
+            leaf.name: attrgetter(self._owner(leaf) + self.first.get(leaf.name, leaf.name)) for leaf in every
+        }
+        self._defaults = {leaf.name: leaf.default for leaf in every if leaf.default is not None}
         self._read_flat = msgspec.json.Decoder(self.flat).decode
 
     def _place(self, leaf: Leaf) -> None:
@@ -188,7 +195,7 @@ class Shape:
 
         `shown`: for some fields, by name, the function that writes a value that is not null as a text.
         """
-        if not self.nested and not self._defaults and not shown:
+        if not self.nested and not self._defaults and not self.first and not shown:
             return events
         names = self._shown.__struct_fields__
         if not names:
@@ -232,6 +239,24 @@ class Shape:
                     raise misplaced(first.holds or first.name, child.steps, value, array=child.is_array)
                 inner = dict(enumerate(items(value))) if child.is_array else members(value)
                 self._extract(child, inner, found)
+
+
+def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
+    """Return leaves for members that strict events may have, as far as they are on no path of other ones."""
+    found = list(leaves)
+    for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
+        if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):
+            found.append(Leaf(name, steps, Any, required=False, unread=True))
+    return found[len(leaves) :]
+
+
+def _merged(leaves: Sequence[Leaf]) -> list[Leaf]:
+    """Return the first leaf of each path. It is required if one of the same path is."""
+    found: dict[Steps, Leaf] = {}
+    for leaf in leaves:
+        first = found.setdefault(leaf.steps, leaf)
+        found[leaf.steps] = replace(first, required=first.required or leaf.required)
+    return list(found.values())
 
 
 def _flat(leaf: Leaf) -> tuple[Any, ...]:

@@ -11,9 +11,18 @@ from typing import Annotated, Any
 import msgspec
 
 from tidemill_contract.events.decimals import DecimalFormat
-from tidemill_contract.events.details import AS_WRITTEN
+from tidemill_contract.events.details import (
+    AS_WRITTEN,
+    SECONDS_FROM,
+    SECONDS_TO,
+    beyond_years,
+    counts_seconds,
+    miswritten,
+)
+from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS
 from tidemill_contract.events.members import as_object, members, mended
 from tidemill_contract.events.timestamps import TimeFormat
+from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.spec import FieldSpec
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -69,6 +78,44 @@ def kind_of(field: FieldSpec) -> str:
     if decimal is not None:
         return decimal.name
     return field.type if written is None else f"{AS_WRITTEN}{written.name}"
+
+
+def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, int]:
+    """Return a timestamp from the JSON reader as milliseconds and the remaining microseconds (0 to 999).
+
+    Raises:
+        InvalidEvent: it is in seconds, does not have the format of field `name`, or is outside the years 1 to 9999.
+    """
+    hint = None
+    is_number = value.__class__ is int
+    if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:
+        raise counts_seconds(name, value)
+    if written is not None:
+        try:
+            exact = written.micros(value)
+        except ValueError:
+            raise miswritten(name, f"{AS_WRITTEN}{written.name}", value) from None
+        time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
+    else:
+        time, micros = (value, 0) if is_number else (epoch_ms(value), micros_of(value))
+    if not MIN_TIMESTAMP_MS <= time <= MAX_TIMESTAMP_MS:
+        raise beyond_years(name, value, hint)
+    return time, micros
+
+
+def check_default(field: FieldSpec) -> None:
+    """Check that an event with a field's default as its value would be valid.
+
+    Raises:
+        ValueError: it would not; the text is `message: remedy`.
+    """
+    value = default_of(field)
+    if value is None or field.type != "timestamp":
+        return
+    try:
+        read_time(field.name, TimeFormat.of(field), value)
+    except InvalidEvent as verdict:
+        raise ValueError(f"is refused in events: {verdict.detail.removeprefix(f'{field.name}: ')}") from None
 
 
 def default_of(field: FieldSpec) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill_contract.decimals import DECIMAL
+from tidemill_contract.events.fields import MAX_KEY_BYTES
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.timestamps import UNITS, check_format, check_zone
-from tidemill_contract.events.types import default_of
+from tidemill_contract.events.types import check_default
 from tidemill_contract.events.verdicts import DETAIL_HEADER, FIELD_HEADER, REASON_HEADER
 from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.faults import ABSENT, Fault
@@ -17,13 +18,17 @@ from tidemill_contract.resource.spec import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 """Headers in which ingest writes why it refused an event."""
+_ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
+"""What fields that read the same member have in common, because it is read once."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
 def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
     """Yield the faults of fields, except those of their names and types."""
     needed = parts.event_time.field if parts.event_time else None
-    read: dict[Steps, str] = {}
+    groups = {name for aggregation in parts.aggregations for _, name in aggregation.group_by}
+    groups |= {name for rule in parts.anomalies if rule.model is not None for name in rule.model.group_by}
+    read: dict[Steps, FieldSpec] = {}
     arrays: dict[Steps, str] = {}
     for part in parts.fields:
         if part.model is None:
@@ -42,6 +47,8 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
             yield from _format(part.model, part.path)
         yield from _digits(part.model, part.path)
         yield from _default(part.model, part.path, needed)
+        if part.model.name in groups:
+            yield from _default_group(part.model, part.path)
 
 
 def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
@@ -112,23 +119,26 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
         yield Fault("spec.source.eventTime.field", field.name, message, remedy)
 
 
-def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault]:
+def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator[Fault]:
     """Yield the faults of a path.
 
     Args:
         field: the field.
         path: where the field is in the document.
-        read: the names of the earlier fields by their paths. This field is added to it.
+        read: the earlier fields by their paths. This field is added to it.
     """
     steps, where = field.steps, f"{path}.path" if field.path is not None else f"{path}.name"
     written = field.path if field.path is not None else field.name
-    for other, name in read.items():
+    for other, earlier in read.items():
+        name = earlier.name
         short, long = sorted((steps, other), key=len)
         if name == field.name and field.path is None:
             continue  # a repeated name is reported by another rule
         if short == long:
-            remedy = "take one of them out; a derive can give it another name or type"
-            yield Fault(where, written, f"field {name} is read from {show_path(other)} already", remedy)
+            if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
+                message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
+                remedy = "write the same in both, or take one of them out; a derive can give it another type"
+                yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
             outer = f"{show_path(short)} is a value of field {name if other == short else field.name}"
             yield Fault(where, written, f"{outer}, so nothing is in it", "take one of both fields out")
@@ -140,7 +150,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, str]) -> Iterator[Fault
             elif here != there:
                 message = f"{show_path(steps[:at])} is exploded, and has no places then, as in the path of {name}"
                 yield Fault(where, written, message, "write [] in both paths, or a place in both")
-    read.setdefault(steps, field.name)
+    read.setdefault(steps, field)
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
@@ -203,7 +213,15 @@ def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fa
         yield Fault(where, field.default, "a required field is never absent", remedy)
     elif _readable(field):
         try:
-            default_of(field)
+            check_default(field)
         except ValueError as error:
             message, _, remedy = str(error).partition(": ")
             yield Fault(where, field.default, message, remedy)
+
+
+def _default_group(field: FieldSpec, path: str) -> Iterator[Fault]:
+    """Yield the fault of the default of a group column that is too long for one."""
+    length = len(field.default.encode()) if isinstance(field.default, str) else 0
+    if length > MAX_KEY_BYTES:
+        message = f"has {length} bytes, and a group column can hold at most {MAX_KEY_BYTES}"
+        yield Fault(f"{path}.default", field.default, message, "write a shorter one, or take it out")

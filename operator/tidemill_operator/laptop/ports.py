@@ -1,0 +1,85 @@
+"""The ports of ingest and API on this machine: what the command line asks for, and whether it can be had."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidemill_operator.laptop.servers.errors import ServerError
+from tidemill_operator.processes.child import end_leftover
+from tidemill_operator.processes.ports import obstacle
+
+_DEFAULTS = {"ingest": 8080, "api": 8081}
+_HIGHEST = 65_535
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare an option for each port."""
+    for component, default in _DEFAULTS.items():
+        parser.add_argument(
+            f"--port-{component}",
+            type=_port,
+            metavar="N",
+            help=f"0: any free one; default: {default}, or the next free one",
+        )
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:6]) <= _HIGHEST):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1 to {_HIGHEST}, or 0 for any free one")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class WantedPorts:
+    """The ports by component; None: the default or the next free one, 0: any free one."""
+
+    ingest: int | None = None
+    api: int | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> WantedPorts:
+        """Create them from parsed arguments."""
+        return cls(args.port_ingest, args.port_api)
+
+    @property
+    def named(self) -> dict[str, int]:
+        """The ports that nobody else may have."""
+        return {component: port for component, port in self._asked() if port}
+
+    @property
+    def first(self) -> Mapping[str, int]:
+        """The first port to try, by component."""
+        return {component: _DEFAULTS[component] if port is None else port for component, port in self._asked()}
+
+    def arguments(self) -> list[str]:
+        """Return the options of a command line that asks for the same ports."""
+        return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
+
+    def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:
+        """See that the named ports can be had. Ends what a killed run of the folder has left on them.
+
+        Args:
+            data_dir: the folder of the run.
+            host: address at which the processes will listen.
+            say: gets a line for each default that another process has.
+
+        Raises:
+            ServerError: a port cannot be had; the message names it, who has it, and the option.
+        """
+        if self.ingest and self.ingest == self.api:
+            raise ServerError(f"--port-ingest and --port-api are both {self.api}: write two different ports")
+        for pid_file in (data_dir / "run").glob("*.*-*.pid"):
+            end_leftover(pid_file)
+        for component, port in self.first.items():
+            why = obstacle(port, host) if port else ""
+            if why and component in self.named:
+                remedy = f"stop it, or write another --port-{component} (0: any free one)"
+                raise ServerError(f"--port-{component} {port}: {why}; {remedy}")
+            if why:
+                say(f"port {port}: {why}; {component} takes the next free port (--port-{component} N names one)")
+
+    def _asked(self) -> tuple[tuple[str, int | None], ...]:
+        return ("ingest", self.ingest), ("api", self.api)

@@ -1,0 +1,73 @@
+"""Checks whether Postgres stores what is written, only while events wait and none is counted.
+
+A server with a full disk, or one that has become a standby, accepts connections and answers queries, so that positions
+are read without an error and do not move.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import psycopg
+
+from tidemill_chassis.resilience.failures import database_refuses_writes
+from tidemill_operator.actuators.postgres.session import connected
+from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.errors import TidemillError
+
+log = logging.getLogger(__name__)
+_SECONDS = 2.0
+_WAIT_SECONDS = 1.0
+# A megabyte of new pages: a full disk may have some place in pages that exist. Rows of this size are not compressed.
+_WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
+    SELECT repeat('x', 1900) AS filler FROM generate_series(1, 512)"""
+
+
+class Writes:
+    """Whether Postgres stores what is written. `refusal` waits for a second at most.
+
+    Args:
+        ask: returns why it does not; empty: it does. It may take as long as a client's timeout.
+    """
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self._ask = ask
+        self._asking: threading.Thread | None = None
+        self._refusal = ""
+
+    @classmethod
+    def of(cls, postgres: PostgresAddress) -> Writes:
+        """Return the check of a database, made with the login that administers it."""
+        return cls(lambda: refusal_of(postgres))
+
+    def refusal(self) -> str:
+        """Return why nothing is stored; empty: it is, or that is unknown. Starts a check, unless one goes on."""
+        if self._asking is None or not self._asking.is_alive():
+            self._refusal = ""
+            self._asking = threading.Thread(target=self._look, name="writes", daemon=True)
+            self._asking.start()
+        self._asking.join(_WAIT_SECONDS)
+        return self._refusal
+
+    def _look(self) -> None:
+        try:
+            self._refusal = self._ask()
+        except Exception:
+            log.exception("checking whether Postgres stores what is written failed")
+
+
+def refusal_of(postgres: PostgresAddress) -> str:
+    """Write a temporary table, and return why Postgres refuses; empty: it does not, or does not answer."""
+    try:
+        with connected(postgres, "checking writes", timeout_seconds=_SECONDS) as session:
+            session.connection.hurry(_SECONDS)
+            try:
+                with session.connection.transaction(force_rollback=True):
+                    session.connection.execute(_WRITE)
+            except psycopg.Error as error:
+                return " ".join(str(error).split()) if database_refuses_writes(error) else ""
+    except TidemillError as error:
+        log.info("%s", error)
+    return ""
