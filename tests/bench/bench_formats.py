@@ -29,10 +29,11 @@ Members = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """How events are written: their fields, further than by name, and an event of plain members."""
+    """How events are written: their fields, further than by name, an event of plain members, and the format."""
 
     fields: dict[str, Members]
     write: Callable[[Members], Members]
+    format: Members | None = None
 
 
 def _nested(event: Members) -> Members:
@@ -41,6 +42,16 @@ def _nested(event: Members) -> Members:
         "request": {"page": event["page"], "latency_ms": event["latency_ms"]},
         "user": {"id": event["user_id"], "country": event["country"]},
     }
+
+
+def _changed(event: Members) -> Members:
+    """A change event as Debezium writes it."""
+    source = {
+        "version": "3.6.1.Final", "connector": "postgresql", "name": "shop", "ts_ms": event["ts"], "snapshot": "false",
+        "db": "shop", "sequence": '["1","2"]', "schema": "public", "table": "orders", "txId": 555, "lsn": 24023128,
+        "xmin": None,
+    }  # fmt: skip
+    return {"before": None, "after": event, "source": source, "transaction": None, "op": "c", "ts_ms": event["ts"]}
 
 
 def _text(time: int, pattern: str) -> str:
@@ -64,6 +75,8 @@ SHAPES: dict[str, Shape] = {
     "fractions": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] / 1000}),
     "pattern": Shape({"ts": {"format": _PATTERN}}, lambda event: {**event, "ts": _text(event["ts"], _PATTERN)}),
     "header": Shape({"country": {"from": "header"}}, lambda event: event),
+    "debezium": Shape({}, _changed, {"envelope": "debezium"}),
+    "with op": Shape({"country": {"from": "envelope", "path": "op"}}, _changed, {"envelope": "debezium"}),
 }
 
 
@@ -103,6 +116,7 @@ def spec_of(shape: Shape) -> PipelineSpec:
             "source": {
                 "fields": [{"name": n, "type": kind} | shape.fields.get(n, {}) for n, kind in kinds.items()],
                 "eventTime": {"field": "ts"},
+                **({"format": shape.format} if shape.format else {}),
             },
             "aggregations": [
                 {

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.records import RecordDecoder
-from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.resource.spec import FormatSpec, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_ingest.records import Judge
 
@@ -66,6 +66,9 @@ class _Written:
     def __init__(self, key: bytes | None, headers: quarantine.Headers) -> None:
         self._key, self._headers = key, headers
 
+    def value(self) -> None:
+        return None
+
     def key(self) -> bytes | None:
         return self._key
 
@@ -92,3 +95,15 @@ def test_the_processor_agrees() -> None:
         refusal = decoder.refusal(raw, NOW, written)
         mine = made.invalid.get(0)
         assert (refusal and refusal.detail) == (mine and mine.detail)
+
+
+def test_what_is_in_an_envelope_has_the_key_of_its_event() -> None:
+    """A delete that is left out is written like an event, as only the processor counts."""
+    plain = config([{"name": "shop", "type": "string"}], "shop")
+    source = plain.spec.source.model_copy(update={"format": FormatSpec(envelope="debezium", deletes="ignore")})
+    judge = Judge(plain.model_copy(update={"spec": plain.spec.model_copy(update={"source": source})}))
+    raws = [b'{"op": "c", "after": {"shop": "a"}}', b'{"op": "d", "before": {"shop": "a"}}', b'{"shop": "a"}']
+    made = judge.judge(raws, NOW)
+    assert made.keys == [b"a", None, None]
+    assert {index: str(verdict.reason) for index, verdict in made.invalid.items()} == {2: "not_an_envelope"}
+    assert made.values[:2] == raws[:2]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from tidemill_contract.events import quarantine
-from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, InvalidEvent, Reason
+from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, Decoded, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.records import RecordDecoder
@@ -153,6 +153,7 @@ class Piece:
     next_offsets: dict[int, int]
     consumed: dict[int, int]
     arrived: dict[int, int]
+    filtered: dict[int, int]
 
 
 def dead_letter(
@@ -248,7 +249,7 @@ class BatchReader:
         largest = max(map(len, raws), default=0)
         decoded = self._decoder.decode_all(raws, now_ms, largest=largest, records=messages)
         events, invalid, micros = decoded.events, decoded.invalid, decoded.micros
-        times = self._event_times(messages, events, invalid, now_ms)
+        times = self._event_times(messages, decoded, now_ms)
         partitions = [m.partition() for m in messages]
         spans = _spans(partitions)
         ends = {p: messages[last].offset() + 1 for p, (_, _, last) in spans.items()}
@@ -257,8 +258,10 @@ class BatchReader:
         dead = tuple(self._refused(messages[i], verdict, now_ms) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
-        if invalid:
-            index = [i for i in index if i not in invalid]
+        filtered: dict[int, int] = {}
+        if invalid or decoded.ignored:
+            filtered = dict(Counter(partitions[i] for i in decoded.ignored))
+            index = [i for i in index if i not in invalid and i not in decoded.ignored]
             valid = [events[i] for i in index]
             times, partitions = [times[i] for i in index], [partitions[i] for i in index]
         columns: list[pl.Series] = [
@@ -280,13 +283,14 @@ class BatchReader:
         if self._keeps_events:
             columns.append(pl.Series(DATA, self._decoder.as_json(valid, [raws[i] for i in index]), dtype=pl.String))
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
-        return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
+        return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived, filtered)
 
     def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
         """Return the dead letter of an invalid record. The mark of a record that ingest quarantined is removed."""
         value = message.value()
         if value is None:
-            return _letter(message, b"", InvalidEvent(verdict.reason, None, TOMBSTONE))
+            known = verdict.reason is Reason.DELETED
+            return _letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if value.startswith(QUARANTINE_PREFIX):
             # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
             when = message.timestamp()[1]
@@ -302,7 +306,9 @@ class BatchReader:
         next_offsets: dict[int, int] = {}
         arrived: dict[int, int] = {}
         consumed: Counter[int] = Counter()
+        filtered: Counter[int] = Counter()
         for piece in pieces:
+            filtered.update(piece.filtered)
             arrived = piece.arrived | arrived
             next_offsets |= piece.next_offsets
             consumed.update(piece.consumed)
@@ -313,22 +319,21 @@ class BatchReader:
             dead=tuple(chain.from_iterable(piece.dead for piece in pieces)),
             next_offsets=next_offsets,
             consumed=dict(consumed),
-            filtered={},
+            filtered=dict(filtered),
             arrived=arrived,
         )
         return self._transformed(batch) if self._transforms else batch
 
-    def _event_times(
-        self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int
-    ) -> list[int]:
+    def _event_times(self, messages: Sequence[Message], decoded: Decoded, now_ms: int) -> list[int]:
+        events, invalid = decoded.events, decoded.invalid
         if self._time_field is not None:
-            if not invalid:
+            if not invalid and not decoded.ignored:
                 return self._decoder.values(events, self._time_field)
             found = iter(self._decoder.values([event for event in events if event is not None], self._time_field))
             return [next(found) if event is not None else 0 for event in events]
         times = [m.timestamp()[1] for m in messages]
         for i, time in enumerate(times):
-            if i in invalid:
+            if events[i] is None:
                 continue
             try:
                 self._decoder.check_record_time(time, now_ms)
@@ -345,11 +350,10 @@ class BatchReader:
             if long:
                 batch = batch.refuse(long, Reason.KEY_TOO_LONG, f"{name} takes at most {MAX_KEY_BYTES} bytes")
                 frame = frame.filter(~pl.col(INDEX).is_in(long))
-        filtered: dict[int, int] = {}
         if self._filters:
             before, after = Counter(batch.frame[PARTITION].to_list()), Counter(frame[PARTITION].to_list())
-            filtered = {p: n for p, n in (before - after).items() if n}
-        return replace(batch, frame=frame, filtered=filtered)
+            batch = replace(batch, filtered=dict(Counter(batch.filtered) + (before - after)))
+        return replace(batch, frame=frame)
 
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
         """Return the transformed frame, and (index, error) of events whose expressions fail, found by bisection."""

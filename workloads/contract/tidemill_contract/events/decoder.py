@@ -66,11 +66,13 @@ class Decoded:
         invalid: the verdicts on invalid events, by index.
         micros: the microseconds within the millisecond of each event time, in order; None: all are 0, or the decoder
             is not `exact`.
+        ignored: the indexes of records that the format's policy leaves out; their events are None.
     """
 
     events: list[Any]
     invalid: dict[int, InvalidEvent]
     micros: list[int] | None = None
+    ignored: frozenset[int] = frozenset()
 
 
 class EventDecoder:
@@ -119,6 +121,11 @@ class EventDecoder:
         self._shape = Shape(leaves, strict=spec.source.strict)
         self.type = self._shape.type
         self._decode = msgspec.json.Decoder(self.type).decode
+
+    @property
+    def keeps_json(self) -> bool:
+        """Whether fields are cut out of the events' bytes where these are stored."""
+        return self._kept is not None
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
         """A field's value in each event."""

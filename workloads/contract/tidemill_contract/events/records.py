@@ -1,4 +1,4 @@
-"""Records: an event with what is beside it, the record's key, headers, time and place.
+"""Records: an event with what is around it and beside it, an envelope, the record's key, headers, time and place.
 
 Texts of the key and of headers are written as the members of an event of their own, so that one decoder judges both
 and gives the same reasons.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.envelopes import Opened, envelope_for
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
 
@@ -25,6 +27,7 @@ _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 class Record(Protocol):
     """A record, as far as fields are read from it."""
 
+    def value(self) -> bytes | None: ...  # noqa: D102
     def key(self) -> bytes | None: ...  # noqa: D102
     def headers(self) -> Sequence[tuple[str, bytes | None]] | None: ...  # noqa: D102
     def partition(self) -> int | None: ...  # noqa: D102
@@ -51,38 +54,63 @@ class RecordDecoder:
         self._places = tuple(field.header if field.origin == "header" else None for field in self._texts.values())
         self._known: dict[tuple[bytes | None, ...], bytes] = {}
         self.headers = tuple(field.header for field in self._texts.values() if field.origin == "header")
-        self._beside = EventDecoder(_of_texts(spec, list(self._texts.values())), exact=exact) if self._texts else None
+        texts = [field.model_copy(update={"taken_from": None, "path": None}) for field in self._texts.values()]
+        self._beside = EventDecoder(_only(spec, texts), exact=exact) if texts else None
+        around = {field.name: field for field in fields if field.origin == "envelope"}
+        members = [field.model_copy(update={"taken_from": None}) for field in around.values()]
+        self._around = EventDecoder(_only(spec, members), exact=exact) if members else None
+        self._elsewhere = self._texts | around
+        self._envelope = envelope_for(spec.source.written)
         self.beside = bool(self._own or self._texts)
 
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
     ) -> Decoded:
         """Decode many, see `EventDecoder.decode_all`; without records, fields beside events are null as yet."""
-        decoded = self._events.decode_all(raws, now_ms, largest=largest)
+        if self._envelope is None:
+            decoded = self._events.decode_all(raws, now_ms, largest=largest)
+        else:
+            decoded = self._decode_opened(self._envelope.open(raws, _tombstones(raws, records)), len(raws), now_ms)
         return self.complete(decoded, records, now_ms) if records and self.beside else decoded
+
+    def _decode_opened(self, opened: Opened, records: int, now_ms: int) -> Decoded:
+        """Decode the events of so many records, and the fields around them."""
+        decoded = self._events.decode_all(opened.documents, now_ms)
+        if self._around is not None:
+            found = self._around.decode_all(opened.envelopes, now_ms)
+            decoded = self._joined(decoded, range(len(opened.at)), found, self._around)
+        return decoded if len(opened.at) == records else _spread(decoded, opened, records)
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
         """Set and judge the fields beside events, of which there is one a record."""
         if not self.beside:
             return decoded
-        events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
-        at = [index for index, event in enumerate(events) if event is not None]
+        at = [index for index, event in enumerate(decoded.events) if event is not None]
         if self._beside is not None:
+            invalid: dict[int, InvalidEvent] = {}
             found = self._read_texts(at, invalid, records, now_ms)
-            if found.micros is not None and self._beside.event_time_field is not None:
-                micros = [0] * len(events)
-                for index, each in zip(at, found.micros, strict=True):
-                    micros[index] = each
-            right = [index for index in at if index not in invalid]
-            texts = [event for index, event in zip(at, found.events, strict=True) if index not in invalid]
-            for name in self._texts:
-                self._events.put([events[index] for index in right], name, self._beside.values(texts, name))
-            events = [None if index in invalid else event for index, event in enumerate(events)]
-            at = right
+            decoded = replace(decoded, invalid=decoded.invalid | invalid)
+            decoded = self._joined(decoded, at, found, self._beside)
+            at = [index for index in at if index not in decoded.invalid]
         for field in self._own:
             values = [_own(records[index], field.origin) for index in at]
-            self._events.put([events[index] for index in at], field.name, values)
-        return Decoded(events, invalid, micros)
+            self._events.put([decoded.events[index] for index in at], field.name, values)
+        return decoded
+
+    def _joined(self, decoded: Decoded, at: Sequence[int], found: Decoded, reader: EventDecoder) -> Decoded:
+        """Put the fields that another decoder has read into the events at these places."""
+        events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
+        for place, refusal in found.invalid.items():
+            invalid.setdefault(at[place], self._located(refusal))
+        if found.micros is not None and reader.event_time_field is not None:
+            micros = [0] * len(events)
+            for index, each in zip(at, found.micros, strict=True):
+                micros[index] = each
+        right = [(events[index], each) for index, each in zip(at, found.events, strict=True) if index not in invalid]
+        for name in reader.names:
+            self._events.put([event for event, _ in right], name, reader.values([each for _, each in right], name))
+        events = [None if index in invalid else event for index, event in enumerate(events)]
+        return Decoded(events, invalid, micros, decoded.ignored)
 
     def _read_texts(
         self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
@@ -96,10 +124,7 @@ class RecordDecoder:
             except InvalidEvent as verdict:
                 invalid[index] = verdict
                 documents.append(b"")  # is refused below as well, after this
-        found = self._beside.decode_all(documents, now_ms)
-        for place, refusal in found.invalid.items():
-            invalid.setdefault(at[place], self._located(refusal))
-        return found
+        return self._beside.decode_all(documents, now_ms)
 
     def _document(self, record: Record) -> bytes:
         # Of several headers of one name the last counts, as for Kafka's clients. The key has no name.
@@ -121,7 +146,7 @@ class RecordDecoder:
         return msgspec.json.encode(members)
 
     def _located(self, verdict: InvalidEvent) -> InvalidEvent:
-        field = self._texts.get(verdict.field or "")
+        field = self._elsewhere.get(verdict.field or "")
         if field is None:
             return verdict
         return InvalidEvent(verdict.reason, verdict.field, f"{verdict.detail}; it is read from {field.place}")
@@ -137,6 +162,8 @@ class RecordDecoder:
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
         """The fields of each event as a JSON object, see `EventDecoder.as_json`."""
+        if self._envelope is not None and self._events.keeps_json:
+            raws = self._envelope.open(raws).documents
         return self._events.as_json(events, raws)
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
@@ -144,14 +171,32 @@ class RecordDecoder:
         self._events.times.check_record(record_time_ms, now_ms)
 
 
-def _of_texts(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
-    """The pipeline as if only these fields were its events, each a member of its own name."""
-    members = [field.model_copy(update={"taken_from": None, "path": None}) for field in fields]
+def _only(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
+    """The pipeline as if only these fields were its events."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})
-    source = spec.source.model_copy(update={"fields": members, "strict": False, "event_time": time})
-    return spec.model_copy(update={"source": source})
+    update = {"fields": list(fields), "strict": False, "event_time": time, "format": None}
+    return spec.model_copy(update={"source": spec.source.model_copy(update=update)})
+
+
+def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
+    """The places of records without a value, of which the bytes are empty."""
+    if b"" not in raws:
+        return []
+    return [index for index, record in enumerate(records) if not raws[index] and record.value() is None]
+
+
+def _spread(decoded: Decoded, opened: Opened, records: int) -> Decoded:
+    """What was decoded of records that have an event, by the places of all records."""
+    events: list[Any] = [None] * records
+    micros = None if decoded.micros is None else [0] * records
+    for place, index in enumerate(opened.at):
+        events[index] = decoded.events[place]
+        if micros is not None and decoded.micros is not None:
+            micros[index] = decoded.micros[place]
+    invalid = {opened.at[place]: verdict for place, verdict in decoded.invalid.items()} | opened.invalid
+    return Decoded(events, dict(sorted(invalid.items())), micros, opened.ignored)
 
 
 def _as_json(text: bytes, field: FieldSpec) -> bytes:

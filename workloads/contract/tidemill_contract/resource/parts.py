@@ -24,6 +24,7 @@ from tidemill_contract.resource.spec import (
     EventsSpec,
     EventTimeSpec,
     FieldSpec,
+    FormatSpec,
     ProcessorSpec,
     TopicSpec,
 )
@@ -72,6 +73,7 @@ class Parts:
     namespace: str
     name: str | None
     topic: TopicSpec | None
+    format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
     event_time: EventTimeSpec | None
@@ -94,6 +96,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         namespace=namespace if isinstance(namespace, str) else "default",
         name=_text(metadata.get("name")),
         topic=_read(TopicSpec, source.get("topic", {})),
+        format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),

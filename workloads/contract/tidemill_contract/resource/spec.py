@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
 
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import Expression as Expression
@@ -25,7 +25,7 @@ API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
-Origin = Literal["value", "key", "header", "timestamp", "partition", "offset"]
+Origin = Literal["value", "envelope", "key", "header", "timestamp", "partition", "offset"]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 
 
@@ -46,6 +46,26 @@ def _scalar(written: Any) -> Any:
 _AnyJson = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
 Path = Annotated[Any, PlainValidator(_path), _AnyJson]
 Scalar = Annotated[Any, PlainValidator(_scalar), _AnyJson]
+
+
+class FormatSpec(Model):
+    """How the value of a record is written."""
+
+    type: Literal["json"] = Field("json", description="The encoding.")
+    envelope: Literal["none", "cloudevents", "debezium", "connect"] = Field(
+        "none", description="What is around the event."
+    )
+    deletes: Literal["ignore", "deadLetter", "event"] = Field(
+        "deadLetter", description="What becomes of tombstones and of records that delete a row."
+    )
+
+
+def _format(written: Any) -> Any:
+    """The format with its short form, a text, written out."""
+    return {"type": written} if isinstance(written, str) else written
+
+
+Format = Annotated[FormatSpec, BeforeValidator(_format), _AnyJson]
 
 
 class TopicSpec(Model):
@@ -91,8 +111,8 @@ class FieldSpec(Model):
     taken_from: Origin | None = Field(
         None,
         alias="from",
-        description="The part of the Kafka record that has the value; default: value. With timestamp, partition or"
-        " offset it is the record's own.",
+        description="The part of the Kafka record that has the value; default: value. With envelope, path leads through"
+        " what is around the event. With timestamp, partition or offset it is the record's own.",
     )
 
     @property
@@ -103,8 +123,11 @@ class FieldSpec(Model):
     @property
     def steps(self) -> Steps:
         """Where its value is in an event; of other parts of the record a name that no member has."""
-        if self.origin != "value":
-            return (f"<{self.origin}> {self.name}",)
+        return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
+
+    @property
+    def member(self) -> Steps:
+        """The path from the outermost member of what it is read from, an event or an envelope."""
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property
@@ -117,6 +140,8 @@ class FieldSpec(Model):
         """Where its value is, for people."""
         if self.origin == "value":
             return show_path(self.steps)
+        if self.origin == "envelope":
+            return f"the envelope's {show_path(self.member)}"
         return f"header {self.header}" if self.origin == "header" else f"the record's {self.origin}"
 
 
@@ -142,10 +167,20 @@ class SourceSpec(Model):
     """Where events come from and what they look like."""
 
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
+    format: Format | None = Field(
+        None,
+        description="How records are written: envelope (none, cloudevents, debezium, connect) and deletes (ignore,"
+        " deadLetter, event); default: JSON, each record an event.",
+    )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
     strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the record key.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+
+    @property
+    def written(self) -> FormatSpec:
+        """How records are written."""
+        return self.format or FormatSpec()
 
 
 class DeriveSpec(Model):
