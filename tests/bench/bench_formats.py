@@ -22,6 +22,7 @@ from tidemill_processor.merge.aggregate import aggregate
 BASE = 1_700_000_000_000
 BATCH, PIECE = 50_000, 4_000
 
+FRAME = b"\0\0\0\0\1"
 _PATTERN = "%d/%b/%Y:%H:%M:%S %z"
 
 Members = dict[str, Any]
@@ -33,7 +34,8 @@ class Shape:
 
     fields: dict[str, Members]
     write: Callable[[Members], Members]
-    format: Members | None = None
+    format: Members | str | None = None
+    encode: Callable[[Members], bytes] = lambda event: json.dumps(event).encode()
 
 
 def _nested(event: Members) -> Members:
@@ -75,6 +77,8 @@ SHAPES: dict[str, Shape] = {
     "fractions": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] / 1000}),
     "pattern": Shape({"ts": {"format": _PATTERN}}, lambda event: {**event, "ts": _text(event["ts"], _PATTERN)}),
     "header": Shape({"country": {"from": "header"}}, lambda event: event),
+    "csv": Shape({}, lambda event: event, "csv", lambda event: ",".join(map(str, event.values())).encode()),
+    "jsonSchema": Shape({}, lambda event: event, "jsonSchema", lambda event: FRAME + json.dumps(event).encode()),
     "debezium": Shape({}, _changed, {"envelope": "debezium"}),
     "with op": Shape({"country": {"from": "envelope", "path": "op"}}, _changed, {"envelope": "debezium"}),
 }
@@ -137,7 +141,7 @@ def events_of(shape: Shape) -> list[Record]:
          "country": "DE"}
         for i in range(BATCH)
     )  # fmt: skip
-    return [Record(i, json.dumps(shape.write(event)).encode()) for i, event in enumerate(plain)]
+    return [Record(i, shape.encode(shape.write(event))) for i, event in enumerate(plain)]
 
 
 class Runner:

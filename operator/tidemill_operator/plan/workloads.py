@@ -56,7 +56,7 @@ def desired_workloads(
     ]
     if replay is not None:
         found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
-    if spec.ingest.enabled:
+    if spec.takes_http:
         found.append(_workload(config, platform, "ingest"))
     if spec.api.enabled:
         found.append(_workload(config, platform, "api", own=spec.api.dedicated))

@@ -222,6 +222,8 @@ class BatchReader:
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
         self._decoder = RecordDecoder(spec, exact=self._ordered)
+        # Ingest only writes to topics of JSON; elsewhere the mark is the framing of a schema registry.
+        self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
         self._transform = replace(compile_transform(spec), further=conditional)
@@ -291,7 +293,7 @@ class BatchReader:
         if value is None:
             known = verdict.reason is Reason.DELETED
             return _letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
-        if value.startswith(QUARANTINE_PREFIX):
+        if self._marks and value.startswith(QUARANTINE_PREFIX):
             # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)

@@ -226,6 +226,17 @@ CASES: dict[str, list[Case]] = {
         Case(put("source.fields[5].from", "header"), (RESTART, RECOUNTED)),
         invalid("source.fields[5].from", "offset", "spec.source.fields[5].type: the record's offset is of type"),
     ],
+    "source.format.type": [
+        Case(put("source.format", {"type": "jsonSchema"}), (RESTART, RECOUNTED, f"remove {INGEST}"))
+    ],
+    "source.format.envelope": [Case(put("source.format", {"envelope": "connect"}), (RESTART, RECOUNTED))],
+    "source.format.deletes": [Case(put("source.format", {"deletes": "ignore"}), (RESTART, RECOUNTED))],
+    "source.format.columns": [
+        invalid("source.format", {"columns": ["a"]}, "spec.source.format.columns: json has no columns"),
+    ],
+    "source.format.delimiter": [
+        invalid("source.format", {"delimiter": ";"}, "spec.source.format.delimiter: json has no delimiter"),
+    ],
     "source.strict": [Case(put("source.strict", True), (RESTART,))],
     "source.key": [refused("source.key", "note", "spec.source.key: changed from country to note")],
     "source.eventTime.field": [Case(put("source.eventTime.field", "sent"), (RESTART, RECOUNTED))],

@@ -122,11 +122,6 @@ class EventDecoder:
         self.type = self._shape.type
         self._decode = msgspec.json.Decoder(self.type).decode
 
-    @property
-    def keeps_json(self) -> bool:
-        """Whether fields are cut out of the events' bytes where these are stored."""
-        return self._kept is not None
-
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
         """A field's value in each event."""
         return self._shape.values(events, name)

@@ -14,6 +14,7 @@ class Reason(StrEnum):
 
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
+    UNREADABLE = "unreadable"
     NOT_AN_ENVELOPE = "not_an_envelope"
     DELETED = "deleted"
     MISSING_FIELD = "missing_field"

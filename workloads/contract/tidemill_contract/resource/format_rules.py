@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tidemill_contract.resource.faults import Fault
+from tidemill_contract.resource.faults import Fault, did_you_mean
 from tidemill_contract.resource.parts import Parts
+from tidemill_contract.resource.spec import FormatSpec
 
 _PATH = "spec.source.format"
+_ENVELOPES = {"csv": ("none",)}
+"""The envelopes of formats that do not have all."""
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -15,12 +18,47 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
     written = parts.format
     if written is None:
         return
+    allowed = _ENVELOPES.get(written.type)
+    if allowed is not None and written.envelope not in allowed:
+        message = f"{written.type} has no such envelope"
+        yield Fault(f"{_PATH}.envelope", written.envelope, message, f"write {' or '.join(allowed)}")
     if written.deletes == "event" and written.envelope != "debezium":
         message = "only Debezium's deletes have the row before"
         yield Fault(f"{_PATH}.deletes", "event", message, "write ignore or deadLetter, or set envelope: debezium")
+    if written.type == "csv":
+        yield from _csv(written, parts)
+    else:
+        for member in written.model_fields_set & {"columns", "delimiter"}:
+            message = f"{written.type} has no {member}"
+            yield Fault(f"{_PATH}.{member}", getattr(written, member), message, "take it out, or set type: csv")
     if written.envelope != "none":
         return
     for part in parts.fields:
         if part.model is not None and part.model.origin == "envelope":
             message, remedy = "records have no envelope", f"set {_PATH}.envelope, or take from out"
             yield Fault(f"{part.path}.from", "envelope", message, remedy)
+
+
+def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
+    """Faults of CSV: its columns, and fields that no cell can have."""
+    if written.delimiter in '"\r\n\0':
+        yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot be between cells", "write ',', ';' or \"\\t\"")
+    twice = next((name for at, name in enumerate(written.columns) if name in written.columns[:at]), None)
+    if twice is not None:
+        yield Fault(f"{_PATH}.columns", twice, "the column is here twice", "give each a name of its own")
+    for part in parts.fields:
+        field = part.model
+        if field is None or field.origin != "value":
+            continue
+        if field.type in ("strings", "json"):
+            message, remedy = f"a cell of CSV is no {field.type}", "write type: string"
+            yield Fault(f"{part.path}.type", field.type, message, remedy)
+        name = field.member[0] if len(field.member) == 1 else None
+        where = f"{part.path}.path" if field.path is not None else f"{part.path}.name"
+        if name is None or (field.path is not None and not written.columns):
+            message = "CSV has no members within members" if name is None else "the columns have no names"
+            remedy = f"write a column's name, and all of them in {_PATH}.columns"
+            yield Fault(where, field.path, message, remedy)
+        elif written.columns and name not in written.columns:
+            message = f"there is no column of this name in {_PATH}.columns"
+            yield Fault(where, name, message, did_you_mean(str(name), written.columns))

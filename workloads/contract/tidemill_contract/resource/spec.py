@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import Expression as Expression
 from tidemill_contract.functions.base import FieldType as FieldType
 from tidemill_contract.functions.base import Name as Name
 from tidemill_contract.resource.amounts import Bytes
+from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
+from tidemill_contract.resource.kinds.formats import Format
+from tidemill_contract.resource.kinds.formats import FormatSpec as FormatSpec
 from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
 from tidemill_contract.resource.paths import Steps, read_path, show_path
@@ -27,45 +30,6 @@ KIND = "AnalyticsPipeline"
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 Origin = Literal["value", "envelope", "key", "header", "timestamp", "partition", "offset"]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
-
-
-def _path(written: Any) -> Any:
-    """The path as it is written, if it is one."""
-    read_path(written)
-    return written if isinstance(written, str) else tuple(written)
-
-
-def _scalar(written: Any) -> Any:
-    if not isinstance(written, str | bool | int | float):
-        raise ValueError("is not one value: write a text, a number, true or false")
-    return written
-
-
-# A structural schema has no unions, so the API server takes anything here; `tidemill validate`, the webhook and
-# reconcile judge it.
-_AnyJson = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
-Path = Annotated[Any, PlainValidator(_path), _AnyJson]
-Scalar = Annotated[Any, PlainValidator(_scalar), _AnyJson]
-
-
-class FormatSpec(Model):
-    """How the value of a record is written."""
-
-    type: Literal["json"] = Field("json", description="The encoding.")
-    envelope: Literal["none", "cloudevents", "debezium", "connect"] = Field(
-        "none", description="What is around the event."
-    )
-    deletes: Literal["ignore", "deadLetter", "event"] = Field(
-        "deadLetter", description="What becomes of tombstones and of records that delete a row."
-    )
-
-
-def _format(written: Any) -> Any:
-    """The format with its short form, a text, written out."""
-    return {"type": written} if isinstance(written, str) else written
-
-
-Format = Annotated[FormatSpec, BeforeValidator(_format), _AnyJson]
 
 
 class TopicSpec(Model):
@@ -169,8 +133,8 @@ class SourceSpec(Model):
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     format: Format | None = Field(
         None,
-        description="How records are written: envelope (none, cloudevents, debezium, connect) and deletes (ignore,"
-        " deadLetter, event); default: JSON, each record an event.",
+        description="How records are written: type (json, jsonSchema, csv), or that alone as a text; envelope (none,"
+        " cloudevents, debezium, connect); deletes (ignore, deadLetter, event); columns and delimiter of csv.",
     )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
     strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
@@ -369,6 +333,11 @@ class PipelineSpec(Model):
     ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="The HTTP way in.")
     api: ApiSpec = Field(default_factory=lambda: ApiSpec(), description="The query service.")
     auth: AuthSpec = Field(default_factory=lambda: AuthSpec(), description="Who may call.")
+
+    @property
+    def takes_http(self) -> bool:
+        """Whether ingest accepts events for it: it writes them as they come, which is JSON."""
+        return self.ingest.enabled and self.source.written.type == "json"
 
     @property
     def group_columns(self) -> frozenset[str]:
