@@ -7,21 +7,44 @@ turns, and the best of each shape counts, so that a busy machine disturbs all of
 from __future__ import annotations
 
 import argparse
+import base64
 import datetime as dt
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fastavro
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
 from tidemill_contract.functions.partials import field_types, layout
-from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.resource.spec import FormatSpec, PipelineSpec
 from tidemill_processor.batch import BatchReader
+from tidemill_processor.formats.registry import Registry, Schema
 from tidemill_processor.merge.aggregate import aggregate
 
 BASE = 1_700_000_000_000
 BATCH, PIECE = 50_000, 4_000
 
+SCHEMA = {
+    "type": "record",
+    "name": "View",
+    "fields": [
+        {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "page", "type": "string"},
+        {"name": "user_id", "type": "string"},
+        {"name": "latency_ms", "type": "double"},
+        {"name": "country", "type": "string"},
+    ],
+}
+PARSED = fastavro.parse_schema(SCHEMA)
+AVRO = {"type": "avro", "registry": {"url": "http://127.0.0.1:9"}}
+PROTOBUF = {**AVRO, "type": "protobuf"}
 FRAME = b"\0\0\0\0\1"
 _PATTERN = "%d/%b/%Y:%H:%M:%S %z"
 
@@ -56,6 +79,40 @@ def _changed(event: Members) -> Members:
     return {"before": None, "after": event, "source": source, "transaction": None, "op": "c", "ts_ms": event["ts"]}
 
 
+def _avro(event: Members) -> bytes:
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, PARSED, event)
+    return FRAME + stream.getvalue()
+
+
+def _message() -> type[Message]:
+    kinds = {"ts": 3, "page": 9, "user_id": 9, "latency_ms": 1, "country": 9}
+    file = FileDescriptorProto(name="view.proto", syntax="proto3")
+    view = file.message_type.add(name="View")
+    for number, (name, kind) in enumerate(kinds.items(), 1):
+        view.field.add(name=name, number=number, type=kind, label=1)  # type: ignore[arg-type]
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("View"))
+
+
+VIEW = _message()
+
+
+class KnownSchema(Registry):
+    """A registry with one schema of each type, which nobody has to ask."""
+
+    def __init__(self, written: FormatSpec) -> None:
+        assert written.registry is not None
+        super().__init__(written.registry)
+        self._avro = written.type == "avro"
+
+    def schema(self, number: int) -> Schema:
+        if self._avro:
+            return Schema(json.dumps(SCHEMA))
+        return Schema(base64.b64encode(VIEW.DESCRIPTOR.file.serialized_pb).decode(), "PROTOBUF")
+
+
 def _text(time: int, pattern: str) -> str:
     return dt.datetime.fromtimestamp(time / 1000, dt.UTC).strftime(pattern)
 
@@ -79,6 +136,10 @@ SHAPES: dict[str, Shape] = {
     "header": Shape({"country": {"from": "header"}}, lambda event: event),
     "csv": Shape({}, lambda event: event, "csv", lambda event: ",".join(map(str, event.values())).encode()),
     "jsonSchema": Shape({}, lambda event: event, "jsonSchema", lambda event: FRAME + json.dumps(event).encode()),
+    "avro": Shape({}, lambda event: event, AVRO, _avro),
+    "protobuf": Shape(
+        {}, lambda event: event, PROTOBUF, lambda event: FRAME + b"\0" + VIEW(**event).SerializeToString()
+    ),
     "debezium": Shape({}, _changed, {"envelope": "debezium"}),
     "with op": Shape({"country": {"from": "envelope", "path": "op"}}, _changed, {"envelope": "debezium"}),
 }
@@ -150,7 +211,8 @@ class Runner:
     def __init__(self, shape: Shape) -> None:
         spec = spec_of(shape)
         self._records = events_of(shape)
-        self._reader = BatchReader(spec)
+        written = spec.source.written
+        self._reader = BatchReader(spec, registry=None if written.registry is None else KnownSchema(written))
         self._layout = layout(spec.aggregations[0], field_types(spec, {}))
         self.best = float("inf")
 

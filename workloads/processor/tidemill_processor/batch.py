@@ -14,6 +14,7 @@ import polars as pl
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.decoder import MAX_KEY_BYTES, QUARANTINE_PREFIX, Decoded, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
@@ -21,6 +22,8 @@ from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.conditions import condition_fields, conditional_columns
+from tidemill_processor.formats.readers import schema_reader
+from tidemill_processor.formats.registry import Registry
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS = "_t", "_p", "_o", "_i", "_data", "_us"
 """Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
@@ -213,15 +216,15 @@ class BatchReader:
     reads them; those of fifty thousand are not, which more than doubles the time of every step.
     """
 
-    def __init__(self, spec: PipelineSpec, *, offsets: bool = False) -> None:
+    def __init__(self, spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> None:
         """Prepare.
 
         Args:
             spec: the pipeline's.
             offsets: whether frames always have `_o`.
+            registry: has the schemas of records, if their format has any.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        self._decoder = RecordDecoder(spec, exact=self._ordered)
         # Ingest only writes to topics of JSON; elsewhere the mark is the framing of a schema registry.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
@@ -240,13 +243,33 @@ class BatchReader:
         # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
         self._columns = {f.name: POLARS_TYPES.get(f.type, pl.List(pl.String)) for f in needed}
+        reader = None
+        if registry is not None:
+            columns = None if self._keeps_events else self._columns.keys()
+            reader = schema_reader(spec, registry, exact=self._ordered, needed=columns)
+        self._schemas = reader
+        self._decoder = RecordDecoder(spec, exact=self._ordered, reader=reader)
+
+    def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
+        """The first offset of each partition that cannot be decoded, because the schema registry is away."""
+        found: dict[int, int] = {}
+        if self._schemas is not None:
+            frames = self._schemas.waiting(m.value() or b"" for m in messages)
+            for message in messages:
+                if (message.value() or b"")[:FRAME_BYTES] in frames:
+                    found.setdefault(message.partition(), message.offset())
+        return found
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""
         return self.join([self.decode(messages, now_ms)])
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch; `first` is the number of its records that are decoded already."""
+        """Decode the next records of a batch; `first` is the number of its records that are decoded already.
+
+        Raises:
+            RegistryAwayError: some have to wait, see `waiting`.
+        """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
         decoded = self._decoder.decode_all(raws, now_ms, largest=largest, records=messages)

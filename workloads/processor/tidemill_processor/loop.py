@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 
@@ -19,9 +19,10 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
 from tidemill_processor.assignment import Assignment
-from tidemill_processor.batch import Batch, BatchReader, Piece
+from tidemill_processor.batch import Batch, BatchReader, Message, Piece
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
+from tidemill_processor.formats.registry import Registry, RegistryAwayError
 from tidemill_processor.merge.culprits import without_culprits
 from tidemill_processor.replay import Pace
 from tidemill_processor.source.consumer import Polled, Source
@@ -68,6 +69,7 @@ class Loop:
         on_commit: called with the changes of every commit.
         start_from: where a replay begins; empty: at the spec's `startFrom`.
         rate: maximum events per second; 0: no limit.
+        registry: has the schemas of records, if their format has any.
 
     Attributes:
         kafka: whether Kafka answers.
@@ -86,11 +88,14 @@ class Loop:
         *,
         start_from: str = "",
         rate: int = 0,
+        registry: Registry | None = None,
     ) -> None:
         self._config = config
         self._source = source
         self._on_commit = on_commit
-        self._reader = BatchReader(config.spec, offsets=database.reader != LIVE)
+        self._reader = BatchReader(config.spec, offsets=database.reader != LIVE, registry=registry)
+        self._registry = registry
+        self._held: set[int] = set()
         self._pace = Pace(rate)
         # Rules over single events take the most time. With rules, batches are smaller, so that Kafka is polled in time.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
@@ -132,7 +137,7 @@ class Loop:
 
     def _turn(self) -> None:
         if self._may_store():
-            self.assignment.take_up()
+            self.assignment.take_up(self._waiting_for_schemas())
         else:
             self._source.stop()
         pieces = self._gather(self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS)
@@ -161,12 +166,34 @@ class Loop:
                 pieces.clear()
                 break
             if polled.messages:
-                pieces.append(self._reader.decode(polled.messages, time.time_ns() // 1_000_000, count))
-                count += len(polled.messages)
-                size += pieces[-1].size
+                piece = self._decode(polled.messages, count)
+                if piece is not None:
+                    pieces.append(piece)
+                    count += len(piece.messages)
+                    size += piece.size
             elif left <= 0 or polled.failed or polled.out_of_range:
                 break
         return pieces
+
+    def _decode(self, messages: Sequence[Message], first: int) -> Piece | None:
+        """Decode records. Partitions whose next record has a schema that cannot be told stop there; None: all do."""
+        now_ms = time.time_ns() // 1_000_000
+        while messages:
+            try:
+                return self._reader.decode(messages, now_ms, first)
+            except RegistryAwayError:
+                ends = self._reader.waiting(messages)
+                log.warning("partitions %s wait for the schema registry", sorted(ends))
+                self._held |= ends.keys()
+                self._source.stop(ends)
+                messages = [m for m in messages if m.partition() not in ends or m.offset() < ends[m.partition()]]
+        return None
+
+    def _waiting_for_schemas(self) -> frozenset[int]:
+        """The partitions that are not read until the registry answers."""
+        if self._held and (self._registry is None or not self._registry.error):
+            self._held.clear()
+        return frozenset(self._held)
 
     def _may_store(self) -> bool:
         return not self.superseded and self.kafka.allows() and self.link.is_open()

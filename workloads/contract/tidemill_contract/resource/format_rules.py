@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
-from tidemill_contract.resource.faults import Fault, did_you_mean
+from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.kinds.formats import WITH_SCHEMAS
 from tidemill_contract.resource.parts import Parts
 from tidemill_contract.resource.spec import FormatSpec
 
 _PATH = "spec.source.format"
-_ENVELOPES = {"csv": ("none",)}
+_ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
 """The envelopes of formats that do not have all."""
 
 
@@ -25,6 +27,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
     if written.deletes == "event" and written.envelope != "debezium":
         message = "only Debezium's deletes have the row before"
         yield Fault(f"{_PATH}.deletes", "event", message, "write ignore or deadLetter, or set envelope: debezium")
+    yield from _registry(written)
     if written.type == "csv":
         yield from _csv(written, parts)
     else:
@@ -37,6 +40,30 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         if part.model is not None and part.model.origin == "envelope":
             message, remedy = "records have no envelope", f"set {_PATH}.envelope, or take from out"
             yield Fault(f"{part.path}.from", "envelope", message, remedy)
+
+
+def _registry(written: FormatSpec) -> Iterator[Fault]:
+    """Faults of the registry: it is there if schemas are asked for, and its address holds no secret."""
+    registry, path = written.registry, f"{_PATH}.registry"
+    if registry is None:
+        if written.type in WITH_SCHEMAS:
+            message = f"{written.type} needs the schemas of its writers"
+            yield Fault(path, ABSENT, message, "add registry: {url: …}, the schema registry that they write with")
+        return
+    if written.type not in (*WITH_SCHEMAS, "jsonSchema"):
+        yield Fault(path, registry.url, f"{written.type} is read without a schema", "take it out, or correct type")
+        return
+    for url in registry.url.split(","):
+        try:
+            parts = urlsplit(url.strip())
+            wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+        except ValueError:
+            wrong = True
+        if wrong:
+            yield Fault(f"{path}.url", url, "is no address", "write http://host:port or https://host:port")
+        elif parts.username is not None or parts.password is not None:
+            message, remedy = "has a password, which everybody could read", "put it into a Secret, and set secretRef"
+            yield Fault(f"{path}.url", f"{parts.scheme}://…@{parts.hostname}", message, remedy)
 
 
 def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:

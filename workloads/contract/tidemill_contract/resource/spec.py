@@ -133,8 +133,9 @@ class SourceSpec(Model):
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     format: Format | None = Field(
         None,
-        description="How records are written: type (json, jsonSchema, csv), or that alone as a text; envelope (none,"
-        " cloudevents, debezium, connect); deletes (ignore, deadLetter, event); columns and delimiter of csv.",
+        description="How records are written: type (json, jsonSchema, csv, avro, protobuf), or that alone as a text;"
+        " registry (url, secretRef) of both latter; envelope (none, cloudevents, debezium, connect); deletes (ignore,"
+        " deadLetter, event); columns and delimiter of csv.",
     )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
     strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
