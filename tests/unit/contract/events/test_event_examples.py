@@ -82,8 +82,8 @@ CHANGE = {
     "after": None,
     "source": {
         "version": "3.6.1.Final", "connector": "postgresql", "name": "shop", "ts_ms": 1559033904863,
-        "snapshot": "false", "db": "shop", "sequence": '["24023119","24023128"]', "schema": "public", "table": "orders", "txId": 555,
-        "lsn": 24023128, "xmin": None,
+        "snapshot": "false", "db": "shop", "sequence": '["24023119","24023128"]', "schema": "public",
+        "table": "orders", "txId": 555, "lsn": 24023128, "xmin": None,
     },
     "transaction": None,
     "op": "d",

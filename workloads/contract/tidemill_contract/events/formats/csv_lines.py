@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 
+import msgspec
+
 from tidemill_contract.events.details import shown
 from tidemill_contract.events.formats.opening import Content, Deletes, Opener
 from tidemill_contract.events.texts import as_json
@@ -12,6 +14,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
 
 _BOM = "\ufeff"
+_encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
@@ -33,6 +36,7 @@ class CsvLines(Opener):
         by_column = {str(field.member[0]): field for field in spec.source.fields if field.origin == "value"}
         self._names = tuple(written.columns or by_column)
         self._columns = [by_column.get(name) for name in self._names]
+        self._cells = [(b"" if field is None else b'"%b":' % field.name.encode(), field) for field in self._columns]
         self._delimiter = written.delimiter
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
@@ -75,13 +79,13 @@ class CsvLines(Opener):
 
     def _document(self, row: Sequence[str]) -> bytes:
         members = [
-            b'"%b":%b' % (field.name.encode(), _value(cell, field))
-            for cell, field in zip(row, self._columns, strict=True)
+            prefix + (_encode(cell) if field.type == "string" else _value(cell, field))
+            for cell, (prefix, field) in zip(row, self._cells, strict=True)
             if cell and field is not None
         ]
         return b"{" + b",".join(members) + b"}"
 
 
 def _value(cell: str, field: FieldSpec) -> bytes:
-    text = cell if field.type == "string" else cell.strip()
+    text = cell.strip()
     return as_json(text.encode(), field) if text else b"null"
