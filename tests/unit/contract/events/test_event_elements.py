@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill_contract.events.elements import LIST, MAX_ELEMENTS, ElementDecoder, element_at
+from tidemill_contract.events.elements import LIST, MAX_ELEMENTS, ElementDecoder, Origins
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.paths import read_path, show_path
@@ -128,11 +128,11 @@ def test_elements_are_refused_one_by_one() -> None:
         "mistyped: element 1 of order.items: sku: expected string, got number 7; send it in quotes, or declare the"
         " field as number",
         "mistyped: order.items[2]: expected object, got number 5; the path of sku leads through it: correct the path,"
-        " or what is sent",
+        " or the event",
         "mistyped: order.items[3]: expected object, got array; the path of sku leads through it: correct the path,"
-        " or what is sent",
+        " or the event",
         "mistyped: element 4 of order.items: price: expected object, got number 3; the path of price leads through it:"
-        " correct the path, or what is sent",
+        " correct the path, or the event",
         "bad_string: element 5 of order.items: holds a NUL character, which Postgres cannot store",
     ]
 
@@ -201,7 +201,11 @@ def test_json_of_elements_is_kept_as_it_came() -> None:
 
 def test_one_element_of_a_record() -> None:
     raw = b'{"a": {"b": [1, {"c": [ 2 ]}, "x"]}}'
-    assert [element_at(raw, ("a", "b"), place) for place in range(3)] == [b"1", b'{"c": [ 2 ]}', b'"x"']
+    assert [Origins([0, 3], ("a", "b"), bytes).text(raw, place) for place in range(3)] == [
+        b"1",
+        b'{"c": [ 2 ]}',
+        b'"x"',
+    ]
 
 
 @pytest.mark.parametrize(
