@@ -161,7 +161,7 @@ bench-peers: setup ## The same beside Bytewax, Kafka Streams and Flink too; late
 	$(PYTHON) tests/bench/bench_peers.py $(ARGS)
 
 .PHONY: bench-formats
-bench-formats: setup ## What an event costs the processor by how it is written: flat, nested, exploded, formats of times, headers
+bench-formats: setup ## What an event costs the processor by how it is written: flat, nested, exploded, formats of times and records, headers
 	POLARS_MAX_THREADS=1 $(PYTHON) tests/bench/bench_formats.py $(ARGS)
 
 .PHONY: bench-latency

@@ -7,16 +7,26 @@ turns, and the best of each shape counts, so that a busy machine disturbs all of
 from __future__ import annotations
 
 import argparse
+import base64
 import datetime as dt
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fastavro
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
 from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.exploding import batch_reader
+from tidemill_processor.formats.registry import Registry, Schema
 from tidemill_processor.merge.aggregate import aggregate
 
 BASE = 1_700_000_000_000
@@ -24,6 +34,21 @@ BATCH, PIECE = 50_000, 4_000
 ELEMENTS = 5
 """Of an array that is exploded."""
 
+SCHEMA = {
+    "type": "record",
+    "name": "View",
+    "fields": [
+        {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "page", "type": "string"},
+        {"name": "user_id", "type": "string"},
+        {"name": "latency_ms", "type": "double"},
+        {"name": "country", "type": "string"},
+    ],
+}
+PARSED = fastavro.parse_schema(SCHEMA)
+AVRO = {"type": "avro", "registry": {"url": "http://127.0.0.1:9"}}
+PROTOBUF = {**AVRO, "type": "protobuf"}
+FRAME = b"\0\0\0\0\1"
 _PATTERN = "%d/%b/%Y:%H:%M:%S %z"
 
 Members = dict[str, Any]
@@ -38,12 +63,16 @@ class Shape:
         write: an event of plain members as it is sent.
         elements: so many events are in one record, each of them as it is sent.
         record: the record of these.
+        format: as in the spec.
+        encode: the bytes of a record.
     """
 
     fields: dict[str, Members]
     write: Callable[[Members], Any]
     elements: int = 1
     record: Callable[[Sequence[Members], list[Any]], Members] = lambda _, written: written[0]
+    format: Members | str | None = None
+    encode: Callable[[Members], bytes] = lambda event: json.dumps(event).encode()
 
 
 def _nested(event: Members) -> Members:
@@ -52,6 +81,50 @@ def _nested(event: Members) -> Members:
         "request": {"page": event["page"], "latency_ms": event["latency_ms"]},
         "user": {"id": event["user_id"], "country": event["country"]},
     }
+
+
+def _changed(event: Members) -> Members:
+    """A change event as Debezium writes it."""
+    source = {
+        "version": "3.6.1.Final", "connector": "postgresql", "name": "shop", "ts_ms": event["ts"], "snapshot": "false",
+        "db": "shop", "sequence": '["1","2"]', "schema": "public", "table": "orders", "txId": 555, "lsn": 24023128,
+        "xmin": None,
+    }  # fmt: skip
+    return {"before": None, "after": event, "source": source, "transaction": None, "op": "c", "ts_ms": event["ts"]}
+
+
+def _avro(event: Members) -> bytes:
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, PARSED, event)
+    return FRAME + stream.getvalue()
+
+
+def _message() -> type[Message]:
+    kinds = {"ts": 3, "page": 9, "user_id": 9, "latency_ms": 1, "country": 9}
+    file = FileDescriptorProto(name="view.proto", syntax="proto3")
+    view = file.message_type.add(name="View")
+    for number, (name, kind) in enumerate(kinds.items(), 1):
+        view.field.add(name=name, number=number, type=kind, label=1)  # type: ignore[arg-type]
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("View"))
+
+
+VIEW = _message()
+
+
+class KnownSchema(Registry):
+    """A registry with one schema of each type, which nobody has to ask."""
+
+    def __init__(self, written: FormatSpec) -> None:
+        assert written.registry is not None
+        super().__init__(written.registry)
+        self._avro = written.type == "avro"
+
+    def schema(self, number: int) -> Schema:
+        if self._avro:
+            return Schema(json.dumps(SCHEMA))
+        return Schema(base64.b64encode(VIEW.DESCRIPTOR.file.serialized_pb).decode(), "PROTOBUF")
 
 
 def _text(time: int, pattern: str) -> str:
@@ -92,6 +165,18 @@ SHAPES: dict[str, Shape] = {
         lambda event: {**event, "latency_ms": f"{event['latency_ms']:.2f}"},
     ),
     "header": Shape({"country": {"from": "header"}}, lambda event: event),
+    "csv": Shape(
+        {}, lambda event: event, format="csv", encode=lambda event: ",".join(map(str, event.values())).encode()
+    ),
+    "jsonSchema": Shape(
+        {}, lambda event: event, format="jsonSchema", encode=lambda event: FRAME + json.dumps(event).encode()
+    ),
+    "avro": Shape({}, lambda event: event, format=AVRO, encode=_avro),
+    "protobuf": Shape(
+        {}, lambda event: event, format=PROTOBUF, encode=lambda event: FRAME + b"\0" + VIEW(**event).SerializeToString()
+    ),
+    "debezium": Shape({}, _changed, format={"envelope": "debezium"}),
+    "with op": Shape({"country": {"from": "envelope", "path": "op"}}, _changed, format={"envelope": "debezium"}),
 }
 
 
@@ -131,6 +216,7 @@ def spec_of(shape: Shape) -> PipelineSpec:
             "source": {
                 "fields": [{"name": n, "type": kind} | shape.fields.get(n, {}) for n, kind in kinds.items()],
                 "eventTime": {"field": "ts"},
+                **({"format": shape.format} if shape.format else {}),
             },
             "aggregations": [
                 {
@@ -153,7 +239,7 @@ def events_of(shape: Shape) -> list[Record]:
     ]  # fmt: skip
     together = [plain[at : at + shape.elements] for at in range(0, BATCH, shape.elements)]
     sent = (shape.record(some, [shape.write(event) for event in some]) for some in together)
-    return [Record(i, json.dumps(record).encode()) for i, record in enumerate(sent)]
+    return [Record(i, shape.encode(record)) for i, record in enumerate(sent)]
 
 
 class Runner:
@@ -162,7 +248,9 @@ class Runner:
     def __init__(self, shape: Shape) -> None:
         spec = spec_of(shape)
         self._records = events_of(shape)
-        self._reader, self._piece = batch_reader(spec), PIECE // shape.elements
+        written = spec.source.written
+        registry = None if written.registry is None else KnownSchema(written)
+        self._reader, self._piece = batch_reader(spec, registry=registry), PIECE // shape.elements
         self._layout = layout(spec.aggregations[0], field_types(spec, {}))
         self.best = float("inf")
 

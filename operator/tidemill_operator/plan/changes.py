@@ -104,9 +104,9 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 def _recounted(before: Plan, after: Plan) -> bool:
     """Return whether the same event counts differently from now on in some aggregation."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
-    if old.get("transform") != new.get("transform"):
-        return True
     sources = old["source"], new["source"]
+    if old.get("transform") != new.get("transform") or sources[0].get("format") != sources[1].get("format"):
+        return True
     if len({source.get("eventTime", {}).get("field") for source in sources}) > 1:
         return True
     read_before, read_after = ({f["name"]: _read_from(f) for f in source["fields"]} for source in sources)

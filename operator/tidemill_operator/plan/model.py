@@ -126,6 +126,8 @@ class Workload:
         scaled: whether Tidemill scales it by lag, and stores its decisions.
         revision: hash of what its processes only read at their start; a change needs new processes. Empty: they
             follow changes themselves.
+        registry_secret: the user's Secret with the credentials of the pipeline's schema registry; empty: none.
+        reached_ports: ports that its processes connect to, beyond those of the platform's servers.
     """
 
     name: str
@@ -144,6 +146,8 @@ class Workload:
     scaled_elsewhere: bool = False
     scaled: bool = False
     revision: str = ""
+    registry_secret: str = ""
+    reached_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def desired_workloads(
     ]
     if replay is not None:
         found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
-    if spec.ingest.enabled:
+    if spec.takes_http:
         found.append(_workload(config, platform, "ingest"))
     if spec.api.enabled:
         found.append(_workload(config, platform, "api", own=spec.api.dedicated))
@@ -125,6 +125,9 @@ def _workload(
     environment = {"TIDEMILL_NAMESPACE": config.namespace}
     if own:
         environment["TIDEMILL_PIPELINE"] = config.name
+    processes = component in ("processor", "replay")
+    registry = config.spec.source.written.registry if processes else None
+    reference = registry.secret_ref if registry is not None else None
     return Workload(
         name=f"{config.name}-{component}" if own else shared[component],
         namespace=config.namespace,
@@ -139,7 +142,9 @@ def _workload(
         resources=resources or {},
         scaled_elsewhere=scaled_elsewhere,
         scaled=scaled,
-        revision=revision(config) if component in ("processor", "replay") else "",
+        revision=revision(config) if processes else "",
+        registry_secret=reference.name if reference is not None else "",
+        reached_ports=registry.ports if registry is not None else (),
     )
 
 

@@ -134,6 +134,7 @@ _WORKLOADS = {
     "CONFIG_DIR": "Folder of `<pipeline>.json`, the pipelines' configs.",
     "PIPELINE": "Of a processor: its pipeline.",
     "SECRETS_DIR": "Folder of logins and API keys.",
+    "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",

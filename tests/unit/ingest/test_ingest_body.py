@@ -258,3 +258,26 @@ def test_a_client_that_leaves_in_the_middle_gives_back_what_it_held() -> None:
     for _ in range(5):
         with pytest.raises(ClientDisconnect):
             read([CHUNK, CHUNK, b""], {}, memory, leaves=True)
+
+
+WHOLE = [
+    (CLOUD, encoded(data={"a": 1}), [{**ENVELOPE, "data": {"a": 1}}]),
+    (CLOUDS, b"[" + encoded(data=1) + b"]", [{**ENVELOPE, "data": 1}]),
+    (
+        {**BINARY, "ce-subject": "a%20b"},
+        b' {"a": 1}\n',
+        [{"specversion": "1.0", "id": "7", "source": "/s", "type": "t", "subject": "a b", "data": {"a": 1}}],
+    ),
+    (BINARY, b"", [{"specversion": "1.0", "id": "7", "source": "/s", "type": "t", "data": None}]),
+    (JSON, b'{"a": 1}', [{"a": 1}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("headers", "body", "events"), WHOLE)
+def test_cloud_events_can_keep_their_attributes(
+    headers: dict[str, str], body: bytes, events: list[dict[str, Any]]
+) -> None:
+    """A pipeline with `envelope: cloudevents` reads them; whichever mode they come in, they are written in one."""
+    found = split(body, headers, whole=True)
+    assert [json.loads(value) for value in found.values] == events
+    assert found.ids == split(body, headers).ids

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.datastructures import Headers
 
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.records import RecordDecoder
-from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.resource.kinds.formats import FormatSpec
+from tidemill_contract.resource.spec import AuthSpec, PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
+from tidemill_ingest.pipelines import Pipelines
 from tidemill_ingest.records import Judge
 
 NOW = 1_700_000_000_000
@@ -66,6 +71,9 @@ class _Written:
     def __init__(self, key: bytes | None, headers: quarantine.Headers) -> None:
         self._key, self._headers = key, headers
 
+    def value(self) -> None:
+        return None
+
     def key(self) -> bytes | None:
         return self._key
 
@@ -92,3 +100,32 @@ def test_the_processor_agrees() -> None:
         refusal = decoder.refusal(raw, NOW, written)
         mine = made.invalid.get(0)
         assert (refusal and refusal.detail) == (mine and mine.detail)
+
+
+def test_what_is_in_an_envelope_has_the_key_of_its_event() -> None:
+    """A delete that is left out is written like an event, as only the processor counts."""
+    plain = config([{"name": "shop", "type": "string"}], "shop")
+    source = plain.spec.source.model_copy(update={"format": FormatSpec(envelope="debezium", deletes="ignore")})
+    judge = Judge(plain.model_copy(update={"spec": plain.spec.model_copy(update={"source": source})}))
+    raws = [b'{"op": "c", "after": {"shop": "a"}}', b'{"op": "d", "before": {"shop": "a"}}', b'{"shop": "a"}']
+    made = judge.judge(raws, NOW)
+    assert made.keys == [b"a", None, None]
+    assert {index: str(verdict.reason) for index, verdict in made.invalid.items()} == {2: "not_an_envelope"}
+    assert made.values[:2] == raws[:2]
+
+
+@pytest.mark.parametrize("written", ["csv", "jsonSchema"])
+def test_a_pipeline_of_another_format_than_json_takes_nothing_over_http(written: Any, tmp_path: Path) -> None:
+    plain = config(FIELDS[:1])
+    open_to_all = AuthSpec(required=False)
+    other = plain.spec.source.model_copy(update={"format": FormatSpec(type=written)})
+    for name, source in (("plain", plain.spec.source), ("other", other)):
+        spec = plain.spec.model_copy(update={"source": source, "auth": open_to_all})
+        (tmp_path / f"{name}.json").write_text(plain.model_copy(update={"name": name, "spec": spec}).to_json())
+    pipelines = Pipelines(WorkloadSettings(config_dir=tmp_path, namespace="n"))
+    assert pipelines.names() == ["plain"]
+    assert pipelines.open("plain", None).name == "plain"
+    with pytest.raises(Problem) as caught:
+        pipelines.open("other", None)
+    assert (caught.value.status, caught.value.code) == (404, "ingest_writes_json")
+    assert caught.value.detail.startswith(f"other reads {written} from its topic, and ingest writes JSON only; write")

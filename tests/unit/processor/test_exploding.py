@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +38,8 @@ def spec(fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, **re
     metrics = [{"name": "n", "function": "count"}, *rest.pop("metrics", [])]
     window = {"type": "tumbling", "size": "1m"}
     aggregation = {"name": "a", "window": window, "metrics": metrics, "groupBy": rest.pop("group", [])}
-    source = {"fields": fields, "eventTime": {"field": time} if time else {}}
+    written = {"format": rest.pop("format")} if "format" in rest else {}
+    source = {"fields": fields, "eventTime": {"field": time} if time else {}, **written}
     return PipelineSpec.model_validate({"source": source, "aggregations": [aggregation], **rest})
 
 
@@ -152,6 +155,61 @@ def test_a_replay_takes_whole_records() -> None:
     cut = batch.until({0: 3})
     assert [row[0] for row in rows(cut, OFFSET)] == [0, 2, 2]
     assert (cut.next_offsets, cut.consumed, cut.filtered, cut.dead) == ({0: 3}, {0: 3}, {0: 2}, ())
+
+
+def framed(event: bytes) -> bytes:
+    return b"\0\0\0\0\7" + event
+
+
+WRITTEN: list[tuple[Any, Callable[[bytes], bytes]]] = [
+    ({"deletes": "ignore"}, bytes),
+    ({"type": "jsonSchema"}, framed),
+    ({"type": "jsonSchema", "envelope": "connect"}, lambda event: framed(b'{"schema": {}, "payload": %b}' % event)),
+    ({"envelope": "connect"}, lambda event: b'{"schema": {"items": [1]}, "payload": %b}' % event),
+    ({"envelope": "debezium"}, lambda event: b'{"before": null, "op": "c", "items": [], "after": %b}' % event),
+    ({"envelope": "cloudevents"}, lambda event: b'{"specversion": "1.0", "items": [9], "data": %b}' % event),
+    (
+        {"envelope": "cloudevents"},
+        lambda event: b'{"specversion": "1.0", "data_base64": "%b"}' % base64.b64encode(event),
+    ),
+]
+
+
+@pytest.mark.parametrize(("form", "write"), WRITTEN)
+@pytest.mark.parametrize("keeps", [False, True])
+def test_arrays_of_events_that_are_opened(form: Any, write: Callable[[bytes], bytes], keeps: bool) -> None:
+    """As those of plain JSON: in framed records and in envelopes, the array is that of the event."""
+    sent = [
+        json.dumps(event).encode()
+        for event in (
+            {"id": 1, "items": [{"sku": "a", "price": 2}, {"sku": 5}, {"sku": "b"}]}, {"id": "x"}, {"id": 2},
+            {"id": 4, "items": [{"sku": "c"}] * 2 + [{"sku": "d"}] * 9_999}, {"id": 3, "items": [{"sku": "é"}]},
+        )
+    ]  # fmt: skip
+    plain = batch_reader(spec(events={"store": keeps})).read(records(*sent), NOW)
+    reader = batch_reader(spec(events={"store": keeps}, format=form))
+    batch = reader.read(records(*map(write, sent)), NOW)
+    assert batch.frame.equals(plain.frame)
+    assert (batch.consumed, batch.filtered, batch.elements) == (plain.consumed, {}, plain.elements)
+    assert places(batch.dead) == places(plain.dead) == [
+        (1, None, "mistyped"), (0, 1, "mistyped"), (3, None, "too_large"),
+    ]  # fmt: skip
+    later = batch.refuse([2, 3], Reason.REFUSED_BY_DATABASE, "why").dead[-2:]
+    assert [letter.value for letter in later] == [b'{"sku": "b"}', b'{"sku": "\\u00e9"}']
+
+
+def test_what_the_format_leaves_out_has_no_elements() -> None:
+    fields = [*FIELDS, {"name": "op", "type": "string", "from": "envelope"}]
+    of = spec(fields, group=["op", "sku"], format={"envelope": "debezium", "deletes": "ignore"})
+    row = {"id": 1, "items": [{"sku": "a"}, {"sku": "b"}]}
+    values = {"op": "d", "before": row}, {"op": "c", "after": row}, {"op": "d", "before": row}, {"op": "x"}
+    reader = batch_reader(of)
+    whole = reader.join([reader.decode(records(*values), NOW), reader.decode(records(*values, p=1), NOW)])
+    assert rows(whole, "op", "sku", PARTITION) == [("c", "a", 0), ("c", "b", 0), ("c", "a", 1), ("c", "b", 1)]
+    assert (whole.consumed, whole.filtered) == ({0: 4, 1: 4}, {0: 2, 1: 2})
+    assert places(whole.dead) == [(3, None, "not_an_envelope")] * 2
+    cut = whole.until({0: 4, 1: 2})
+    assert (cut.consumed, cut.filtered, cut.next_offsets) == ({0: 4, 1: 2}, {0: 2, 1: 1}, {0: 4, 1: 2})
 
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=25)

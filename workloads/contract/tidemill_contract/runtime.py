@@ -130,6 +130,8 @@ class WorkloadSettings(_Config):
     config_dir: Path = Path("/etc/tidemill/pipelines")
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
+    registry_dir: Path | None = None
+    """The folder with the files of the Secret of the pipeline's schema registry."""
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""

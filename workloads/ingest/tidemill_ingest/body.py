@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import zstandard
@@ -110,8 +111,13 @@ def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
     return bytes(plain)
 
 
-def split(body: bytes, headers: Mapping[str, str]) -> Events:
+def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Events:
     """Return the events of a decompressed body, by its Content-Type (and ce-… headers).
+
+    Args:
+        body: the body.
+        headers: the request's.
+        whole: whether CloudEvents are events with their attributes, in structured mode; else their data is.
 
     Raises:
         Problem: unknown type (415), an unreadable or empty body (400), too many events (413).
@@ -121,7 +127,7 @@ def split(body: bytes, headers: Mapping[str, str]) -> Events:
     if "charset" in parameters.lower() and "utf-8" not in parameters.lower().replace("utf8", "utf-8"):
         raise Problem(415, "unsupported_charset", f"Content-Type parameters {parameters.strip()!r}; send UTF-8")
     try:
-        events = _split(body.removeprefix(_BOM), kind, headers)
+        events = _split(body.removeprefix(_BOM), kind, headers, whole=whole)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Problem(400, "malformed_body", f"the body is not what its Content-Type {kind} says: {error}") from None
     if len(events.values) > MAX_EVENTS:
@@ -131,13 +137,16 @@ def split(body: bytes, headers: Mapping[str, str]) -> Events:
     return events
 
 
-def _split(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
+def _split(body: bytes, kind: str, headers: Mapping[str, str], *, whole: bool) -> Events:
     if kind == CLOUD_EVENT:
-        return _of([_cloud_event.decode(body)])
+        events = _of([_cloud_event.decode(body)])
+        return Events([body], events.ids) if whole else events
     if kind == CLOUD_EVENTS:
-        return _of(_cloud_events.decode(body))
+        events = _of(_cloud_events.decode(body))
+        return Events([bytes(raw) for raw in _raws.decode(body)], events.ids) if whole else events
     if "ce-specversion" in headers:
-        return _binary(body, kind, headers)
+        events = _binary(body, kind, headers)
+        return Events([_structured(body, headers)], events.ids) if whole else events
     if kind in NDJSON:
         if body.count(b"\n") > _MAX_LINES:
             raise _too_many(f"{body.count(10)} lines")
@@ -166,6 +175,12 @@ def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
         raise Problem(400, "malformed_body", f"a CloudEvent in binary mode needs the header {missing[0]}")
     _check_version(headers["ce-specversion"])
     return Events([body], [headers["ce-id"]])
+
+
+def _structured(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return an event of binary mode in structured mode."""
+    attributes = {name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}
+    return msgspec.json.encode({**attributes, "data": msgspec.Raw(body.strip() or b"null")})
 
 
 def _of(events: list[_CloudEvent]) -> Events:

@@ -137,7 +137,7 @@ class EventsHandler:
         try:
             with self._memory.hold() as held:
                 body = await read_body(request, held)
-                events = split(body, request.headers)
+                events = split(body, request.headers, whole=pipeline.judge.whole)
                 metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
                 metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
                 passed_on = pipeline.judge.passed_on(request.headers)

@@ -60,6 +60,10 @@ class Pipelines:
         if not config.spec.ingest.enabled:
             detail = f"{name} takes no events over HTTP; set ingest.enabled, or write to its Kafka topic"
             raise not_found("ingest_disabled", detail)
+        if not config.spec.takes_http:
+            written = config.spec.source.written.type
+            detail = f"{name} reads {written} from its topic, and ingest writes JSON only; write to its Kafka topic"
+            raise not_found("ingest_writes_json", detail)
         compiled = self._compiled.get(name)
         if compiled is None or compiled.config is not config:
             compiled = self._compiled[name] = Pipeline(config, Judge(config))
@@ -72,7 +76,7 @@ class Pipelines:
 
     def names(self) -> list[str]:
         """The pipelines that accept events."""
-        return [c.name for c in self._directory.all() if c.spec.ingest.enabled and self._only in ("", c.name)]
+        return [c.name for c in self._directory.all() if c.spec.takes_http and self._only in ("", c.name)]
 
     def faults(self) -> dict[str, str]:
         """Errors of unreadable config files, by pipeline."""

@@ -68,6 +68,9 @@ class _Sent:
     own_key: bytes | None
     own_headers: Headers
 
+    def value(self) -> None:
+        return None
+
     def key(self) -> bytes | None:
         return self.own_key
 
@@ -89,11 +92,13 @@ class Judge:
 
     Attributes:
         headers: the names of the headers that fields are read from.
+        whole: whether CloudEvents are written with their attributes.
     """
 
     def __init__(self, config: PipelineConfig) -> None:
         self._decoder = RecordDecoder(config.spec)
         self.headers = self._decoder.headers
+        self.whole = config.spec.source.written.envelope == "cloudevents"
         self._key = config.spec.source.key
         kinds = {field.name: field.kind for field in config.spec.source.fields}
         self._encode = _encoder(kinds.get(self._key or "", ""))

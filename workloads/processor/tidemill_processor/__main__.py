@@ -22,6 +22,7 @@ from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
 from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
+from tidemill_processor.formats.readers import registry_of
 from tidemill_processor.keeper.duties import Trials
 from tidemill_processor.keeper.health import standing
 from tidemill_processor.keeper.keeper import Duties, Keeper
@@ -58,6 +59,7 @@ class Processor:
             ping = sync_client(settings, self._guards.redis.look_seconds).ping
         self._live: Live | None = None
         self._report = Report(self._database, config)
+        self._registry = registry_of(config.spec, settings)
         self.loop = Loop(
             config,
             self._database,
@@ -66,6 +68,7 @@ class Processor:
             self._note,
             start_from=settings.start_from,
             rate=settings.rate,
+            registry=self._registry,
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
         # A replay's windows are closed, scanned and published after it has become live.
@@ -75,7 +78,9 @@ class Processor:
 
         if self.keeper is not None:
             self.keeper.held = lambda: self.loop.link.silent
-        self._lookout = Lookout(self.loop, self.keeper, self._source, self._database, self._guards, ping)
+        self._lookout = Lookout(
+            self.loop, self.keeper, self._source, self._database, self._guards, ping, self._registry
+        )
         self._was_well = False
 
     def _note(self, changes: Any) -> None:
@@ -115,6 +120,9 @@ class Processor:
         if self._redis is not None and keeper is not None:
             silent_redis = self._lookout.redis_error
             dependencies.append(Dependency("redis", not silent_redis, False, silent_redis, guards.redis.state))
+        if self._registry is not None:
+            # Records whose schemas are known are counted meanwhile.
+            dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
         clock = keeper.clock if keeper is not None else None
         kept = standing(keeper)
         return report(

@@ -76,21 +76,21 @@ class Assignment:
     def _handover(self) -> Handover | None:
         return self._link.committer.handover if self._link.committer is not None else None
 
-    def take_up(self) -> None:
+    def take_up(self, held: frozenset[int] = frozenset()) -> None:
         """Begin to read assigned partitions, and check regularly whether the topic was created again.
 
-        The connection to Postgres must be open.
+        The connection to Postgres must be open. The partitions in `held` have to wait.
         """
         connection, source = self._link.connection, self._source
         assert connection is not None  # noqa: S101 - the caller saw to it
-        waiting = source.assigned - source.ready
+        waiting = source.assigned - source.ready - held
         stale = time.monotonic() - self._topic_checked_at >= TOPIC_CHECK_SECONDS
         if not (waiting or stale):
             return
         try:
             if stale:
                 self._check_topic(connection)
-                waiting = source.assigned - source.ready
+                waiting = source.assigned - source.ready - held
             if waiting and self._handover is not None:
                 waiting = self._course.readable(self._handover, connection, waiting)
             if waiting and self._topic_id:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,42 +12,26 @@ from typing import Any
 import polars as pl
 
 from tidemill_contract.events import quarantine
-from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX, Decoded, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
-from tidemill_contract.events.elements import element_at
+from tidemill_contract.events.elements import Origins
 from tidemill_contract.events.fields import MAX_KEY_BYTES
+from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
-from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.conditions import condition_fields, conditional_columns
+from tidemill_processor.formats.readers import schema_reader
+from tidemill_processor.formats.registry import Registry
 from tidemill_processor.letters import DeadLetter, Message, dead_letter
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
 """Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
 events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`. If an array
 is exploded, the place in it."""
-
-
-@dataclass(frozen=True)
-class Origins:
-    """Where the events of exploded arrays are from.
-
-    Attributes:
-        starts: the index of the first event of each record, and at the end the number of all events.
-        steps: where the array is in a record.
-    """
-
-    starts: Sequence[int]
-    steps: Steps
-
-    def place(self, index: int) -> tuple[int, int]:
-        """Return the index of an event's record, and the place in its array."""
-        record = bisect_right(self.starts, index) - 1
-        return record, index - self.starts[record]
 
 
 @dataclass(frozen=True)
@@ -113,7 +96,7 @@ class Batch:
         message, element = self.message(index), self.element(index)
         value = message.value() or b""
         if self.elements is not None and element is not None:
-            value = element_at(value, self.elements.steps, element)
+            value = self.elements.text(value, element)
         return dead_letter(
             message, value, verdict, element=element, aggregation=aggregation, event_time=event_time, windows=windows
         )
@@ -148,8 +131,9 @@ class Batch:
         events, origins = counted, self.elements
         if origins is not None:
             events = Counter()
-            for m, (start, end) in zip(self.messages, pairwise(origins.starts), strict=True):
-                events[m.partition()] += end - start if m.offset() < ends[m.partition()] else 0
+            for index, (m, (start, end)) in enumerate(zip(self.messages, pairwise(origins.starts), strict=True)):
+                if m.offset() < ends[m.partition()]:
+                    events[m.partition()] += 1 if index in origins.ignored else end - start
         valid = Counter(frame[PARTITION].to_list())
         refused = Counter(letter.partition for letter in dead if origins is None or letter.element is not None)
         return replace(
@@ -182,6 +166,7 @@ class Piece:
     next_offsets: dict[int, int]
     consumed: dict[int, int]
     arrived: dict[int, int]
+    filtered: dict[int, int]
     elements: Origins | None = None
 
     @property
@@ -218,15 +203,17 @@ class BatchReader:
     reads them; those of fifty thousand are not, which more than doubles the time of every step.
     """
 
-    def __init__(self, spec: PipelineSpec, *, offsets: bool = False) -> None:
+    def __init__(self, spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> None:
         """Prepare.
 
         Args:
             spec: the pipeline's.
             offsets: whether frames always have `_o`.
+            registry: has the schemas of records, if their format has any.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        self._decoder = RecordDecoder(spec, exact=self._ordered)
+        # Ingest only writes to topics of JSON; elsewhere the mark is the framing of a schema registry.
+        self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
         self._transform = replace(compile_transform(spec), further=conditional)
@@ -243,6 +230,22 @@ class BatchReader:
         # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
         self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
+        reader = None
+        if registry is not None:
+            columns = None if self._keeps_events else self._columns.keys()
+            reader = schema_reader(spec, registry, exact=self._ordered, needed=columns)
+        self._schemas = reader
+        self._decoder = RecordDecoder(spec, exact=self._ordered, reader=reader)
+
+    def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
+        """The first offset of each partition that cannot be decoded, because the schema registry is away."""
+        found: dict[int, int] = {}
+        if self._schemas is not None:
+            frames = self._schemas.waiting(m.value() or b"" for m in messages)
+            for message in messages:
+                if (message.value() or b"")[:FRAME_BYTES] in frames:
+                    found.setdefault(message.partition(), message.offset())
+        return found
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
         """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""
@@ -257,19 +260,25 @@ class BatchReader:
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch; `first` is the number of its records that are decoded already."""
+        """Decode the next records of a batch; `first` is the number of its records that are decoded already.
+
+        Raises:
+            RegistryAwayError: some have to wait, see `waiting`.
+        """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
         decoded = self._decoder.decode_all(raws, now_ms, largest=largest, records=messages)
         events, invalid, micros = decoded.events, decoded.invalid, decoded.micros
-        times = self._event_times(messages, events, invalid, now_ms)
+        times = self._event_times(messages, decoded, now_ms)
         partitions = [m.partition() for m in messages]
         ends, consumed, arrived = progress(messages, partitions)
         dead = tuple(self._refused(messages[i], verdict, now_ms) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
-        if invalid:
-            index = [i for i in index if i not in invalid]
+        filtered: dict[int, int] = {}
+        if invalid or decoded.ignored:
+            filtered = dict(Counter(partitions[i] for i in decoded.ignored))
+            index = [i for i in index if i not in invalid and i not in decoded.ignored]
             valid = [events[i] for i in index]
             times, partitions = [times[i] for i in index], [partitions[i] for i in index]
         columns: list[pl.Series] = [
@@ -287,14 +296,15 @@ class BatchReader:
         if self._keeps_events:
             columns.append(pl.Series(DATA, self._decoder.as_json(valid, [raws[i] for i in index]), dtype=pl.String))
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
-        return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived)
+        return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived, filtered)
 
     def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
         """Return the dead letter of an invalid record. The mark of a record that ingest quarantined is removed."""
         value = message.value()
         if value is None:
-            return dead_letter(message, b"", InvalidEvent(verdict.reason, None, TOMBSTONE))
-        if value.startswith(QUARANTINE_PREFIX):
+            known = verdict.reason is Reason.DELETED
+            return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
+        if self._marks and value.startswith(QUARANTINE_PREFIX):
             # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
@@ -312,7 +322,9 @@ class BatchReader:
         next_offsets: dict[int, int] = {}
         arrived: dict[int, int] = {}
         consumed: Counter[int] = Counter()
+        filtered: Counter[int] = Counter()
         for piece in pieces:
+            filtered.update(piece.filtered)
             arrived = piece.arrived | arrived
             next_offsets |= piece.next_offsets
             consumed.update(piece.consumed)
@@ -323,21 +335,20 @@ class BatchReader:
             dead=tuple(chain.from_iterable(piece.dead for piece in pieces)),
             next_offsets=next_offsets,
             consumed=dict(consumed),
-            filtered={},
+            filtered=dict(filtered),
             arrived=arrived,
         )
 
-    def _event_times(
-        self, messages: Sequence[Message], events: list[Any], invalid: dict[int, InvalidEvent], now_ms: int
-    ) -> list[int]:
+    def _event_times(self, messages: Sequence[Message], decoded: Decoded, now_ms: int) -> list[int]:
+        events, invalid = decoded.events, decoded.invalid
         if self._time_field is not None:
-            if not invalid:
+            if not invalid and not decoded.ignored:
                 return self._decoder.values(events, self._time_field)
             found = iter(self._decoder.values([event for event in events if event is not None], self._time_field))
             return [next(found) if event is not None else 0 for event in events]
         times = [m.timestamp()[1] for m in messages]
         for i, time in enumerate(times):
-            if i in invalid:
+            if events[i] is None:
                 continue
             try:
                 self._decoder.check_record_time(time, now_ms)
@@ -354,11 +365,10 @@ class BatchReader:
             if long:
                 batch = batch.refuse(long, Reason.KEY_TOO_LONG, f"{name} takes at most {MAX_KEY_BYTES} bytes")
                 frame = frame.filter(~pl.col(INDEX).is_in(long))
-        filtered: dict[int, int] = {}
         if self._filters:
             before, after = Counter(batch.frame[PARTITION].to_list()), Counter(frame[PARTITION].to_list())
-            filtered = {p: n for p, n in (before - after).items() if n}
-        return replace(batch, frame=frame, filtered=filtered)
+            batch = replace(batch, filtered=dict(Counter(batch.filtered) + (before - after)))
+        return replace(batch, frame=frame)
 
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
         """Return the transformed frame, and (index, error) of events whose expressions fail, found by bisection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -11,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from tidemill_contract.events.decoder import Decoded, InvalidEvent
-from tidemill_contract.events.elements import LIST, ElementDecoder, Elements
+from tidemill_contract.events.elements import LIST, ElementDecoder, Elements, Origins
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.spec import PipelineSpec
@@ -25,11 +26,11 @@ from tidemill_processor.batch import (
     TIME,
     Batch,
     BatchReader,
-    Origins,
     Piece,
     as_column,
     progress,
 )
+from tidemill_processor.formats.registry import Registry
 from tidemill_processor.letters import Message, dead_letter
 
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
@@ -49,6 +50,7 @@ class _Records:
         at: the indexes of the valid ones.
         arrays: their arrays.
         times: event times of all (epoch ms), if these are no fields of elements.
+        ignored: the indexes of those that the format's policy leaves out.
     """
 
     messages: Sequence[Message]
@@ -59,6 +61,7 @@ class _Records:
     invalid: dict[int, InvalidEvent]
     times: list[int]
     micros: list[int] | None
+    ignored: frozenset[int]
 
     def first(self, number: int) -> _Records:
         """Return the first records."""
@@ -71,12 +74,15 @@ class _Records:
             at=at,
             arrays=self.arrays[: len(at)],
             invalid=invalid,
+            ignored=frozenset(index for index in self.ignored if index < number),
         )
 
 
-def batch_reader(spec: PipelineSpec, *, offsets: bool = False) -> BatchReader:
+def batch_reader(spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> BatchReader:
     """The reader of a pipeline's batches; arguments as those of `BatchReader`."""
-    return BatchReader(spec, offsets=offsets) if spec.source.array is None else ExplodingReader(spec)
+    if spec.source.array is not None:
+        return ExplodingReader(spec)
+    return BatchReader(spec, offsets=offsets, registry=registry)
 
 
 class ExplodingReader(BatchReader):
@@ -120,10 +126,10 @@ class ExplodingReader(BatchReader):
     ) -> _Records:
         """The decoded records; `bounded`: only the first ones, as many as make a piece."""
         events, invalid = decoded.events, decoded.invalid
-        times = [] if self._elements.has_time else self._event_times(messages, events, invalid, now_ms)
+        times = [] if self._elements.has_time else self._event_times(messages, decoded, now_ms)
         at = [index for index, event in enumerate(events) if event is not None]
         arrays = self._decoder.values([events[index] for index in at], LIST)
-        found = _Records(messages, raws, events, at, arrays, invalid, times, decoded.micros)
+        found = _Records(messages, raws, events, at, arrays, invalid, times, decoded.micros, decoded.ignored)
         if not bounded:
             return found
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
@@ -142,7 +148,7 @@ class ExplodingReader(BatchReader):
         messages, raws = records.messages, records.raws
         counts = dict(zip(records.at, elements.counts, strict=True))
         starts = list(accumulate((counts.get(index, 0) for index in range(len(messages))), initial=0))
-        origins = Origins(starts, self._steps)
+        origins = Origins(starts, self._steps, self._decoder.document, records.ignored)
         dead = [self._refused(messages[i], verdict, now_ms) for i, verdict in records.invalid.items()]
         for index, verdict in elements.invalid.items():
             record, place = origins.place(index)
@@ -150,7 +156,8 @@ class ExplodingReader(BatchReader):
         frame = self._frame(records, elements)
         size = sum(map(len, raws)) + (int(frame[DATA].str.len_bytes().sum()) if self._keeps_events else 0)
         ends, consumed, arrived = progress(messages, [m.partition() for m in messages])
-        return Piece(size, frame, messages, tuple(dead), ends, consumed, arrived, origins)
+        filtered = dict(Counter(messages[index].partition() for index in records.ignored))
+        return Piece(size, frame, messages, tuple(dead), ends, consumed, arrived, filtered, origins)
 
     def _frame(self, records: _Records, elements: Elements) -> pl.DataFrame:
         """The valid elements, with the columns of their records repeated."""
@@ -202,16 +209,18 @@ class ExplodingReader(BatchReader):
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
         """Events are counted through from one piece to the next."""
-        starts, frames = [0], []
+        starts, frames, ignored = [0], [], set[int]()
         for piece in pieces:
             assert piece.elements is not None  # noqa: S101 - of this reader
             before = starts[-1]
+            ignored |= {len(starts) - 1 + index for index in piece.elements.ignored}
             frames.append(piece.frame.with_columns(pl.col(INDEX) + before))
             starts += [before + start for start in piece.elements.starts[1:]]
         batch = super()._joined(pieces)
         frame = pl.concat(frames)
         times = frame.select(TIME, PARTITION, OFFSET)
-        return replace(batch, frame=frame, times=times, elements=Origins(starts, self._steps))
+        origins = Origins(starts, self._steps, self._decoder.document, frozenset(ignored))
+        return replace(batch, frame=frame, times=times, elements=origins)
 
 
 def _merged(text: str, other: str) -> str:

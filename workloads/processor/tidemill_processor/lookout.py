@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException
 
 from tidemill_chassis.resilience.config import BreakerOpen, Guards
 from tidemill_processor.database import Database
+from tidemill_processor.formats.registry import Registry, RegistryAwayError
 from tidemill_processor.keeper.keeper import Keeper
 from tidemill_processor.loop import Loop
 from tidemill_processor.source.consumer import Source
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
 """Longer than it takes to choose new leaders, or another coordinator."""
-_FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError)
+_FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
 class Lookout:
@@ -39,6 +40,7 @@ class Lookout:
         database: opens connections.
         guards: circuit breakers.
         ping: sends a PING to Redis; None: there is no Redis.
+        registry: has the schemas of records; None: there is none.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Lookout:
         database: Database,
         guards: Guards,
         ping: Callable[[], object] | None,
+        registry: Registry | None = None,
     ) -> None:
         self._loop, self._keeper, self._source = loop, keeper, source
         self._database, self._guards, self._ping = database, guards, ping
+        self._registry = registry
         self._stopping = threading.Event()
         self._untold: tuple[float, frozenset[int]] | None = None
         self._redis_error = ""
@@ -80,7 +84,9 @@ class Lookout:
 
     def start(self) -> None:
         """Start the threads. They are daemons, so that a check that hangs does not delay the end of the process."""
-        for look in (self._look_at_kafka, self._look_at_postgres, self._look_at_redis):
+        looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
+        looks += [self._look_at_registry] if self._registry is not None else []
+        for look in looks:
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
     def stop(self) -> None:
@@ -128,3 +134,7 @@ class Lookout:
         except _FAILED as error:
             self._redis_error = str(error) or type(error).__name__
             raise
+
+    def _look_at_registry(self) -> None:
+        if self._registry is not None and (self._registry.missing or self._registry.error):
+            self._registry.look()

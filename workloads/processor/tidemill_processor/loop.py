@@ -23,6 +23,7 @@ from tidemill_processor.batch import Batch, Piece
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
 from tidemill_processor.exploding import batch_reader
+from tidemill_processor.formats.registry import Registry, RegistryAwayError
 from tidemill_processor.letters import Message
 from tidemill_processor.merge.culprits import without_culprits
 from tidemill_processor.replay import Pace
@@ -70,6 +71,7 @@ class Loop:
         on_commit: called with the changes of every commit.
         start_from: where a replay begins; empty: at the spec's `startFrom`.
         rate: maximum events per second; 0: no limit.
+        registry: has the schemas of records, if their format has any.
 
     Attributes:
         kafka: whether Kafka answers.
@@ -88,14 +90,17 @@ class Loop:
         *,
         start_from: str = "",
         rate: int = 0,
+        registry: Registry | None = None,
     ) -> None:
         self._config = config
         self._source = source
         self._on_commit = on_commit
-        self._reader = batch_reader(config.spec, offsets=database.reader != LIVE)
+        self._reader = batch_reader(config.spec, offsets=database.reader != LIVE, registry=registry)
         # Of records with exploded arrays fewer are read at once, and what a batch cannot hold waits for the next.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
+        self._registry = registry
+        self._held: set[int] = set()
         self._pace = Pace(rate)
         # Rules over single events take the most time. With rules, batches are smaller, so that Kafka is polled in time.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
@@ -137,7 +142,7 @@ class Loop:
 
     def _turn(self) -> None:
         if self._may_store():
-            self.assignment.take_up()
+            self.assignment.take_up(self._waiting_for_schemas())
         else:
             self._source.stop()
         pieces = self._gather(self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS)
@@ -159,7 +164,8 @@ class Loop:
             self._rest = ()
             return
         pieces, self._rest = self._decode(self._rest, 0, self._pace.limit(self._limit))
-        self._process(pieces)
+        if pieces:
+            self._process(pieces)
         self._turned_at = time.monotonic()
 
     def _gather(self, seconds: float) -> list[Piece]:
@@ -194,11 +200,29 @@ class Loop:
         pieces: list[Piece] = []
         now_ms, events, size = time.time_ns() // 1_000_000, 0, 0
         while records and (not pieces or (events < room and size < BATCH_BYTES)):
-            piece, records = self._reader.decode_some(records, now_ms, first + events)
+            try:
+                piece, records = self._reader.decode_some(records, now_ms, first + events)
+            except RegistryAwayError:
+                records = self._without_waiting(records)
+                continue
             pieces.append(piece)
             events, size = events + piece.events, size + piece.size
             self._events_a_record = max(1, piece.events // len(piece.messages))
         return pieces, records
+
+    def _without_waiting(self, records: Sequence[Message]) -> list[Message]:
+        """Stop the partitions that have a record with an unknown schema, and return the records before these."""
+        ends = self._reader.waiting(records)
+        log.warning("partitions %s wait for the schema registry", sorted(ends))
+        self._held |= ends.keys()
+        self._source.stop(ends)
+        return [m for m in records if m.partition() not in ends or m.offset() < ends[m.partition()]]
+
+    def _waiting_for_schemas(self) -> frozenset[int]:
+        """The partitions that are not read until the registry answers."""
+        if self._held and (self._registry is None or not self._registry.error):
+            self._held.clear()
+        return frozenset(self._held)
 
     def _may_store(self) -> bool:
         return not self.superseded and self.kafka.allows() and self.link.is_open()

@@ -48,6 +48,7 @@ class LocalRuntime:
     Attributes:
         config_root: `<namespace>/<pipeline>.json` below it.
         secrets_root: `<namespace>/<pipeline>/*.json` below it.
+        references_root: the users' Secrets, `<namespace>/<secret>/<key>` below it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class LocalRuntime:
         self._host = host
         self.config_root = data_dir / "pipelines"
         self.secrets_root = data_dir / "secrets"
+        self.references_root = data_dir / "secret-refs"
         self._inherited = {
             name: value
             for name, value in environ.items()
@@ -258,6 +260,9 @@ class LocalRuntime:
         }
         if called:
             environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
+        if workload.registry_secret:
+            secret = self.references_root / workload.namespace / workload.registry_secret
+            environment["TIDEMILL_REGISTRY_DIR"] = str(secret)
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         command = Command(

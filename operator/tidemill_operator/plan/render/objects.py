@@ -82,12 +82,13 @@ def network_policy(workload: Workload, metadata: Manifest, placement: Placement)
     if "http" in workload.ports:
         inbound.insert(0, {"ports": [{"port": "http", "protocol": "TCP"}]})
     names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
-    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in placement.egress_ports]}
+    reached = sorted({*placement.egress_ports, *workload.reached_ports})
+    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in reached]}
     spec = {
         "podSelector": {"matchLabels": selector(workload)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": inbound,
-        "egress": [names, servers] if placement.egress_ports else [names],
+        "egress": [names, servers] if reached else [names],
     }
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
 

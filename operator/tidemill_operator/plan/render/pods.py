@@ -21,6 +21,7 @@ _FILES = {
     "redis-ca.crt": "TIDEMILL_REDIS_CA",
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
+_REGISTRY_DIR = "/etc/tidemill/registry"
 _USER = 10_001
 _SECRET_MODE = 0o440
 # Time to commit the last batch, or to answer accepted requests.
@@ -118,6 +119,8 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
         mounts.append({"name": "resilience", "mountPath": _RESILIENCE_DIR, "readOnly": True})
     if _files(placement):
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
+    if workload.registry_secret:
+        mounts.append({"name": "registry", "mountPath": _REGISTRY_DIR, "readOnly": True})
     return {
         "name": workload.component,
         "image": placement.images["processor" if workload.component == "replay" else workload.component],
@@ -158,6 +161,8 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
     }
     if placement.resilience:
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
+    if workload.registry_secret:
+        plain["TIDEMILL_REGISTRY_DIR"] = _REGISTRY_DIR
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A restarted container keeps the pod's name, and so its partitions.
@@ -184,6 +189,10 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         only = [{"key": name, "path": name} for name in files]
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": _SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
+    if workload.registry_secret:
+        # Optional: without it the pods start, and their health says that the registry refuses them.
+        secret = {"secretName": workload.registry_secret, "optional": True, "defaultMode": _SECRET_MODE}
+        found.append({"name": "registry", "secret": secret})
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill_contract.events.elements import LIST, MAX_ELEMENTS, ElementDecoder, element_at
+from tidemill_contract.events.elements import LIST, MAX_ELEMENTS, ElementDecoder, Origins
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.paths import read_path, show_path
@@ -226,7 +226,11 @@ def test_json_of_elements_is_kept_as_it_came() -> None:
 
 def test_an_element_is_found_by_its_place_as_it_was_written() -> None:
     raw = b'{"a": {"b": [1, {"c": [ 2 ]}, "x"]}}'
-    assert [element_at(raw, ("a", "b"), place) for place in range(3)] == [b"1", b'{"c": [ 2 ]}', b'"x"']
+    assert [Origins([0, 3], ("a", "b"), bytes).text(raw, place) for place in range(3)] == [
+        b"1",
+        b'{"c": [ 2 ]}',
+        b'"x"',
+    ]
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,26 @@ METRIC = {
     "value": {"max": 2.5, "min": 0.0, "sum": 10.0, "count": 5.0},
     "unit": "Seconds",
 }
+CHANGE = {
+    "before": {"id": 1004, "status": "paid", "total": 25.5, "note": None},
+    "after": None,
+    "source": {
+        "version": "3.6.1.Final", "connector": "postgresql", "name": "shop", "ts_ms": 1559033904863,
+        "snapshot": "false", "db": "shop", "sequence": '["24023119","24023128"]', "schema": "public",
+        "table": "orders", "txId": 555, "lsn": 24023128, "xmin": None,
+    },
+    "transaction": None,
+    "op": "d",
+    "ts_ms": 1559033904961,
+}  # fmt: skip
 
 
 class _Record:
     def __init__(self, headers: list[tuple[str, bytes | None]]) -> None:
         self._headers = headers
+
+    def value(self) -> bytes:
+        return b"{}"
 
     def key(self) -> None:
         return None
@@ -165,6 +180,14 @@ SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         },
     ),
     ("shop-orders", ORDER, {"order_id": "450789469", "at": 1_786_352_400_000, "country": "NO"}),
+    (
+        "table-changes",
+        CHANGE,
+        {
+            "id": 1004, "status": "paid", "total": 25.5, "op": "d", "table_name": "orders",
+            "committed": 1_559_033_904_863,
+        },
+    ),
 ]  # fmt: skip
 
 

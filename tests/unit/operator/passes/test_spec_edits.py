@@ -131,6 +131,10 @@ def decimal(place: int) -> Callable[[Document], Any]:
     return both(put(f"source.fields[{place}].type", "decimal"), put(f"source.fields[{place}].scale", 2))
 
 
+def with_registry(spec: Document) -> None:
+    spec["source"]["format"] = {"type": "avro", "registry": {"url": "http://a:8081"}}
+
+
 def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
@@ -238,6 +242,23 @@ CASES: dict[str, list[Case]] = {
     "source.fields.from": [
         Case(put("source.fields[5].from", "header"), (RESTART, RECOUNTED)),
         invalid("source.fields[5].from", "offset", "spec.source.fields[5].type: the record's offset is of type"),
+    ],
+    "source.format.type": [
+        Case(put("source.format", {"type": "jsonSchema"}), (RESTART, RECOUNTED, f"remove {INGEST}"))
+    ],
+    "source.format.registry.url": [
+        Case(put("source.format.registry.url", "http://b:8081"), (RESTART, RECOUNTED), before=with_registry),
+    ],
+    "source.format.registry.secretRef.name": [
+        Case(put("source.format.registry.secretRef", {"name": "r"}), (RESTART, RECOUNTED), before=with_registry),
+    ],
+    "source.format.envelope": [Case(put("source.format", {"envelope": "connect"}), (RESTART, RECOUNTED))],
+    "source.format.deletes": [Case(put("source.format", {"deletes": "ignore"}), (RESTART, RECOUNTED))],
+    "source.format.columns": [
+        invalid("source.format", {"columns": ["a"]}, "spec.source.format.columns: json has no columns"),
+    ],
+    "source.format.delimiter": [
+        invalid("source.format", {"delimiter": ";"}, "spec.source.format.delimiter: json has no delimiter"),
     ],
     "source.strict": [Case(put("source.strict", True), (RESTART,))],
     "source.key": [refused("source.key", "note", "spec.source.key: changed from country to note")],

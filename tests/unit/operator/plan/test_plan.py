@@ -148,3 +148,16 @@ def test_a_plan_does_not_depend_on_the_order_of_members(random: Any) -> None:
 def test_the_owner_names_the_resource_and_the_cluster(document: Document) -> None:
     owner = owner_of(AnalyticsPipeline.model_validate(document), replace(Platform(), cluster_id="west"))
     assert owner == Owner("shop", "orders", "uid-1", "west")
+
+
+def test_only_processors_reach_the_schema_registry(document: Document) -> None:
+    """Ingest writes nothing for such a pipeline, and the API reads nothing of its topic."""
+    registry = {"url": "https://a, http://b:8081", "secretRef": {"name": "registry"}}
+    document["spec"]["source"]["format"] = {"type": "avro", "registry": registry}
+    workloads = {workload.component: workload for workload in plan_of(document).workloads}
+    assert workloads.keys() == {"processor", "api"}
+    told = {name: (found.registry_secret, found.reached_ports) for name, found in workloads.items()}
+    assert told == {"processor": ("registry", (443, 8081)), "api": ("", ())}
+    document["spec"]["source"]["format"]["registry"] = {"url": "http://registry"}
+    (processor, _) = plan_of(document).workloads
+    assert (processor.registry_secret, processor.reached_ports) == ("", (80,))

@@ -239,3 +239,18 @@ def test_a_replay_is_a_processor_of_its_own() -> None:
     assert mine != theirs
     volumes = [template(workload)["spec"]["volumes"] for workload in (REPLAY, PROCESSOR)]
     assert volumes[0] == volumes[1]
+
+
+def test_the_secret_of_a_schema_registry_is_only_mounted() -> None:
+    """Neither the operator nor another workload reads it. Its files follow a changed Secret without a restart."""
+    workload = replace(PROCESSOR, registry_secret="registry", reached_ports=(8081, 9092))
+    found = rendered(workload)
+    pod = found["Deployment", "orders-processor"]["spec"]["template"]["spec"]
+    mounted = {volume["name"]: volume for volume in pod["volumes"]}
+    assert mounted["registry"]["secret"] == {"secretName": "registry", "optional": True, "defaultMode": 0o440}
+    (container,) = pod["containers"]
+    assert {"name": "registry", "mountPath": "/etc/tidemill/registry", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "TIDEMILL_REGISTRY_DIR", "value": "/etc/tidemill/registry"} in container["env"]
+    _, servers = found["NetworkPolicy", "orders-processor"]["spec"]["egress"]
+    assert [port["port"] for port in servers["ports"]] == [5432, 8081, 9092]
+    assert "registry" not in str(template(PROCESSOR))

@@ -45,11 +45,13 @@ class Decoded:
         invalid: the verdicts on invalid events, by index.
         micros: the microseconds within the millisecond of each event time, in order; None: all are 0, or the decoder
             is not `exact`.
+        ignored: the indexes of records that the format's policy leaves out; their events are None.
     """
 
     events: list[Any]
     invalid: dict[int, InvalidEvent]
     micros: list[int] | None = None
+    ignored: frozenset[int] = frozenset()
 
 
 class EventDecoder:

@@ -153,11 +153,14 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
     """
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
-            "this is a Kafka Connect envelope (schema, payload): set value.converter.schemas.enable=false, and unwrap"
-            " a Debezium change event with the transform ExtractNewRecordState"
+            "this is a Kafka Connect envelope (schema, payload): set source.format.envelope: connect (of Debezium:"
+            " debezium), or the connector's value.converter.schemas.enable=false"
         )
     if "op" in found and {"before", "after"} & found.keys() and "after" not in kinds:
-        return "this is a Debezium change event (before, after, op): unwrap it with the transform ExtractNewRecordState"
+        return (
+            "this is a Debezium change event (before, after, op): set source.format.envelope: debezium, or unwrap it"
+            " with the transform ExtractNewRecordState"
+        )
     return None
 
 

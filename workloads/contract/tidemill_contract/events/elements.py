@@ -6,8 +6,9 @@ itself, so one that is refused leaves the others as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from types import GenericAlias
@@ -54,21 +55,30 @@ class ExplodedArray:
         """The array that this pipeline explodes, if it does."""
         return None if spec.source.array is None else cls(spec, spec.source.array)
 
-    def judged(self, decoded: Decoded, arrays: Sequence[list[Any] | None], raws: Sequence[bytes]) -> Decoded:
+    def judged(
+        self,
+        decoded: Decoded,
+        arrays: Sequence[list[Any] | None],
+        raws: Sequence[bytes],
+        document: Callable[[bytes], bytes],
+    ) -> Decoded:
         """Judge the arrays of decoded records.
 
         Args:
             decoded: the records.
             arrays: those of the valid ones, in order.
             raws: the bytes of all.
+            document: returns the event of a record as JSON.
         """
         if self.fits(arrays, max(map(len, raws), default=0)):
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]
-        verdicts = ((index, self._verdict(array, raws[index])) for index, array in zip(at, arrays, strict=True))
+        verdicts = (
+            (index, self._verdict(array, raws[index], document)) for index, array in zip(at, arrays, strict=True)
+        )
         refused = {index: verdict for index, verdict in verdicts if verdict is not None}
         events = [None if index in refused else event for index, event in enumerate(decoded.events)]
-        return Decoded(events, decoded.invalid | refused, decoded.micros)
+        return replace(decoded, events=events, invalid=decoded.invalid | refused)
 
     def fits(self, arrays: Sequence[list[Any] | None], largest: int) -> bool:
         """Whether all arrays are certainly right; `largest` is the size of the largest record in bytes."""
@@ -77,7 +87,9 @@ class ExplodedArray:
             return False
         return longest <= MAX_ELEMENTS and (not self._keeps or longest * largest <= MAX_KEPT_BYTES)
 
-    def _verdict(self, array: list[msgspec.Raw] | None, raw: bytes) -> InvalidEvent | None:
+    def _verdict(
+        self, array: list[msgspec.Raw] | None, raw: bytes, document: Callable[[bytes], bytes]
+    ) -> InvalidEvent | None:
         where = show_path(self._steps)
         if array is None:
             if self._needed is None:
@@ -89,7 +101,8 @@ class ExplodedArray:
             return InvalidEvent(Reason.TOO_LARGE, self._field, detail)
         beside = 0
         if self._keeps and len(array) * len(raw) > MAX_KEPT_BYTES:
-            beside = len(raw) - len(text_at(raw, self._steps) or b"")
+            event = document(raw)
+            beside = len(event) - len(text_at(event, self._steps) or b"")
         if len(array) * beside <= MAX_KEPT_BYTES:
             return None
         detail = f"{where} has {len(array)} elements, each of which would be kept with the {beside} bytes beside them"
@@ -199,9 +212,30 @@ class ElementDecoder:
         return self._decoder.as_json(events, self._documents(list(raws)))
 
 
-def element_at(raw: bytes, steps: Steps, place: int) -> bytes:
-    """The JSON text of one element of a valid record; `steps`: where the array is."""
-    return _texts(raw, steps)[place]
+@dataclass(frozen=True)
+class Origins:
+    """Where the events of exploded arrays are from.
+
+    Attributes:
+        starts: the index of the first event of each record, and at the end the number of all events.
+        steps: where the array is in a record.
+        document: returns the event of a record as JSON.
+        ignored: the indexes of records that the format's policy leaves out.
+    """
+
+    starts: Sequence[int]
+    steps: Steps
+    document: Callable[[bytes], bytes] = field(compare=False)
+    ignored: frozenset[int] = frozenset()
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Return the index of an event's record, and the place in its array."""
+        record = bisect_right(self.starts, index) - 1
+        return record, index - self.starts[record]
+
+    def text(self, raw: bytes, place: int) -> bytes:
+        """Return the JSON text of the element at a place in the array of a valid record."""
+        return _texts(self.document(raw), self.steps)[place]
 
 
 @lru_cache(maxsize=32)  # of a few records, several elements are asked for one after the other

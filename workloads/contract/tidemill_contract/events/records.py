@@ -1,4 +1,4 @@
-"""Decodes whole records: the event, and fields from the record's key, headers, timestamp, partition and offset.
+"""Decodes whole records: the event, and fields from its envelope, the record's key, headers, time and place.
 
 Texts of the key and of headers are written as the members of an event of their own, so that one decoder judges both
 and gives the same reasons. Where an array is exploded, what is judged here is the record without its elements.
@@ -6,7 +6,6 @@ and gives the same reasons. Where an array is exploded, what is judged here is t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,18 +14,20 @@ import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
 from tidemill_contract.events.elements import LIST, ExplodedArray
-from tidemill_contract.events.verdicts import InvalidEvent, Reason
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.events.formats.readers import Reader, joined, only, reader_for
+from tidemill_contract.events.texts import as_json
+from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.resource.spec import PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
 """The most texts of headers and keys that are cached as JSON, because they repeat; and the longest of them."""
-_NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Record(Protocol):
     """The parts of a record that fields are read from."""
 
+    def value(self) -> bytes | None: ...  # noqa: D102
     def key(self) -> bytes | None: ...  # noqa: D102
     def headers(self) -> Sequence[tuple[str, bytes | None]] | None: ...  # noqa: D102
     def partition(self) -> int | None: ...  # noqa: D102
@@ -43,12 +44,15 @@ class RecordDecoder:
         beside: whether any field is read from another part of the record than its value.
     """
 
-    def __init__(self, spec: PipelineSpec, *, exact: bool = False, elements: Any = None) -> None:
+    def __init__(
+        self, spec: PipelineSpec, *, exact: bool = False, reader: Reader | None = None, elements: Any = None
+    ) -> None:
         """Prepare.
 
         Args:
             spec: the pipeline's spec.
             exact: whether `Decoded` has the microseconds of event times.
+            reader: reads the values of records; None: the reader that the format needs, if it needs one.
             elements: the type of the exploded array for `decode_whole`.
         """
         self._array, self._whole = ExplodedArray.of(spec), None
@@ -58,24 +62,30 @@ class RecordDecoder:
             if elements is not None:
                 self._whole = EventDecoder(spec, exact=exact, array=replace(leaf, kind=elements))
         fields = spec.source.fields
-        self._events = EventDecoder(spec, exact=exact, array=leaf)
+        self._plain = EventDecoder(spec, exact=exact, array=leaf)
+        self._reader = reader_for(spec, exact=exact, array=leaf) if reader is None else reader
+        self._events = self._plain if self._reader is None else self._reader
         self.event_time_field = spec.source.event_time.field
         self._own = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
         self._texts = {field.name: field for field in fields if field.origin in _TEXTS}
         self._places = tuple(field.header if field.origin == "header" else None for field in self._texts.values())
         self._known: dict[tuple[bytes | None, ...], bytes] = {}
         self.headers = tuple(field.header for field in self._texts.values() if field.origin == "header")
-        self._beside = EventDecoder(_of_texts(spec, list(self._texts.values())), exact=exact) if self._texts else None
+        texts = [field.model_copy(update={"taken_from": None, "path": None}) for field in self._texts.values()]
+        self._beside = EventDecoder(only(spec, texts), exact=exact) if texts else None
         self.beside = bool(self._own or self._texts)
 
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
     ) -> Decoded:
         """Decode events, see `EventDecoder.decode_all`. Without `records`, the fields beside them are null."""
-        decoded = self._events.decode_all(raws, now_ms, largest=largest)
+        if self._reader is None:
+            decoded = self._plain.decode_all(raws, now_ms, largest=largest)
+        else:
+            decoded = self._reader.read(raws, now_ms, _tombstones(raws, records))
         if self._array is not None:
             valid = [event for event in decoded.events if event is not None]
-            decoded = self._array.judged(decoded, self.values(valid, LIST), raws)
+            decoded = self._array.judged(decoded, self.values(valid, LIST), raws, self.document)
         return self.complete(decoded, records, now_ms) if records and self.beside else decoded
 
     def decode_whole(
@@ -85,7 +95,7 @@ class RecordDecoder:
 
         Arguments as those of `decode_all`.
         """
-        if self._whole is None or self._array is None:
+        if self._whole is None or self._array is None or self._reader is not None:
             return None
         decoded = self._whole.decode_plain(raws, now_ms, largest)
         if decoded is None or not self._array.fits(self.values(decoded.events, LIST), largest):
@@ -96,24 +106,17 @@ class RecordDecoder:
         """Set and validate the fields beside the events; there is one event for each record."""
         if not self.beside:
             return decoded
-        events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
-        at = [index for index, event in enumerate(events) if event is not None]
+        at = [index for index, event in enumerate(decoded.events) if event is not None]
         if self._beside is not None:
+            invalid: dict[int, InvalidEvent] = {}
             found = self._read_texts(at, invalid, records, now_ms)
-            if found.micros is not None and self._beside.event_time_field is not None:
-                micros = [0] * len(events)
-                for index, each in zip(at, found.micros, strict=True):
-                    micros[index] = each
-            right = [index for index in at if index not in invalid]
-            texts = [event for index, event in zip(at, found.events, strict=True) if index not in invalid]
-            for name in self._texts:
-                self._events.put([events[index] for index in right], name, self._beside.values(texts, name))
-            events = [None if index in invalid else event for index, event in enumerate(events)]
-            at = right
+            decoded = replace(decoded, invalid=decoded.invalid | invalid)
+            decoded = joined(decoded, at, found, by=self._beside, into=self._events, fields=self._texts)
+            at = [index for index in at if index not in decoded.invalid]
         for field in self._own:
             values = [_own(records[index], field.origin) for index in at]
-            self._events.put([events[index] for index in at], field.name, values)
-        return Decoded(events, invalid, micros)
+            self._events.put([decoded.events[index] for index in at], field.name, values)
+        return decoded
 
     def _read_texts(
         self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
@@ -127,10 +130,7 @@ class RecordDecoder:
             except InvalidEvent as verdict:
                 invalid[index] = verdict
                 documents.append(b"")  # it is refused below too, but the first verdict counts
-        found = self._beside.decode_all(documents, now_ms)
-        for place, refusal in found.invalid.items():
-            invalid.setdefault(at[place], self._located(refusal))
-        return found
+        return self._beside.decode_all(documents, now_ms)
 
     def _document(self, record: Record) -> bytes:
         # Of several headers with the same name the last counts, as for Kafka's clients. The key is stored under None.
@@ -148,14 +148,8 @@ class RecordDecoder:
 
     def _written(self, texts: Sequence[bytes | None]) -> bytes:
         found = zip(self._texts.items(), texts, strict=True)
-        members = {name: msgspec.Raw(_as_json(text, field)) for (name, field), text in found if text is not None}
+        members = {name: msgspec.Raw(as_json(text, field)) for (name, field), text in found if text is not None}
         return msgspec.json.encode(members)
-
-    def _located(self, verdict: InvalidEvent) -> InvalidEvent:
-        field = self._texts.get(verdict.field or "")
-        if field is None:
-            return verdict
-        return InvalidEvent(verdict.reason, verdict.field, f"{verdict.detail}; it is read from {field.place}")
 
     def refusal(self, raw: bytes, now_ms: int, record: Record | None = None) -> InvalidEvent | None:
         """Return the verdict on a record at wall time `now_ms`; None: the event is valid."""
@@ -170,30 +164,20 @@ class RecordDecoder:
         """Return the fields of each event as a JSON object, see `EventDecoder.as_json`."""
         return self._events.as_json(events, raws)
 
+    def document(self, raw: bytes) -> bytes:
+        """Return the event of a valid record as JSON."""
+        return raw if self._reader is None else self._reader.document(raw)
+
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
         """Check a record's own time, see `EventTimes.check_record`."""
         self._events.times.check_record(record_time_ms, now_ms)
 
 
-def _of_texts(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
-    """Return the pipeline with only these fields, each read from the member with its name."""
-    members = [field.model_copy(update={"taken_from": None, "path": None}) for field in fields]
-    time = spec.source.event_time
-    if time.field not in {field.name for field in fields}:
-        time = time.model_copy(update={"field": None})
-    source = spec.source.model_copy(update={"fields": members, "strict": False, "event_time": time})
-    return spec.model_copy(update={"source": source})
-
-
-def _as_json(text: bytes, field: FieldSpec) -> bytes:
-    """Return a text as JSON for a field's type. If it does not fit, it becomes a string, which the decoder refuses."""
-    if field.type != "string" and (_NUMBER.fullmatch(text) or text in (b"true", b"false", b"null")):
-        return text
-    try:
-        return msgspec.json.encode(text.decode())
-    except UnicodeDecodeError:
-        detail = f"{field.place} is not UTF-8; send text"
-        raise InvalidEvent(Reason.MISTYPED, field.name, detail) from None
+def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
+    """Return the places of the records without a value; their bytes are empty."""
+    if b"" not in raws:
+        return []
+    return [index for index, record in enumerate(records) if not raws[index] and record.value() is None]
 
 
 def _own(record: Record, origin: str) -> int | None:

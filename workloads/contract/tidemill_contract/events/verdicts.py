@@ -14,6 +14,10 @@ class Reason(StrEnum):
 
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
+    UNREADABLE = "unreadable"
+    UNKNOWN_SCHEMA = "unknown_schema"
+    NOT_AN_ENVELOPE = "not_an_envelope"
+    DELETED = "deleted"
     MISSING_FIELD = "missing_field"
     UNKNOWN_FIELD = "unknown_field"
     MISTYPED = "mistyped"

@@ -20,6 +20,8 @@ RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 """Headers in which ingest writes why it refused an event."""
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
 """What fields that read the same member have in common, because it is read once."""
+MEMBERS = ("value", "envelope")
+"""What fields are members of."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
@@ -28,8 +30,8 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
     needed = parts.event_time.field if parts.event_time else None
     groups = {name for aggregation in parts.aggregations for _, name in aggregation.group_by}
     groups |= {name for rule in parts.anomalies if rule.model is not None for name in rule.model.group_by}
-    read: dict[Steps, FieldSpec] = {}
     arrays: dict[Steps, str] = {}
+    read: dict[str, dict[Steps, FieldSpec]] = {origin: {} for origin in MEMBERS}
     for part in parts.fields:
         if part.model is None:
             continue
@@ -41,8 +43,8 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
             yield from _strings(part.model, part.path, parts)
         origin = list(_origin(part.model, part.path, parts))
         yield from origin
-        if not origin and part.model.origin == "value":
-            yield from _path(part.model, part.path, read)
+        if not origin and part.model.origin in MEMBERS:
+            yield from _path(part.model, part.path, read[part.model.origin])
         if part.model.origin not in _OWN_TYPES:
             yield from _format(part.model, part.path)
         yield from _digits(part.model, part.path)
@@ -84,7 +86,7 @@ def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     """Yield the faults of a field that is an array of strings."""
     if field.name == parts.key:
         yield Fault("spec.source.key", field.name, "is of type strings", "name a field with one value")
-    if field.origin != "value":
+    if field.origin not in MEMBERS:
         message, remedy = f"{field.place} is one text", "write type: string, or take the member from out"
         yield Fault(f"{path}.type", field.type, message, remedy)
 
@@ -101,7 +103,7 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
             yield Fault(f"{path}.path", field.path, "is not the name of a header", "write the name as a text")
         elif field.header in RESERVED_HEADERS:
             yield Fault(f"{path}.path", field.header, "ingest writes this header itself", "use another name")
-    elif field.path is not None:
+    elif field.path is not None and field.origin not in MEMBERS:
         yield Fault(f"{path}.path", field.path, f"{field.place} is read as a whole", "take path out")
     if field.origin not in _OWN_TYPES:
         return
@@ -127,7 +129,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
         path: where the field is in the document.
         read: the earlier fields by their paths. This field is added to it.
     """
-    steps, where = field.steps, f"{path}.path" if field.path is not None else f"{path}.name"
+    steps, where = field.member, f"{path}.path" if field.path is not None else f"{path}.name"
     written = field.path if field.path is not None else field.name
     for other, earlier in read.items():
         name = earlier.name

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
+from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.spec import (
@@ -72,6 +73,7 @@ class Parts:
     namespace: str
     name: str | None
     topic: TopicSpec | None
+    format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
     event_time: EventTimeSpec | None
@@ -94,6 +96,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         namespace=namespace if isinstance(namespace, str) else "default",
         name=_text(metadata.get("name")),
         topic=_read(TopicSpec, source.get("topic", {})),
+        format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),

@@ -15,6 +15,7 @@ from tidemill_contract.duration import least_ms, parse_ms
 from tidemill_contract.events.timestamps import check_zone
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
+from tidemill_contract.resource.format_rules import format_faults
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
@@ -313,6 +314,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     _topic,
     _source,
     field_faults,
+    format_faults,
     _windows,
     metric_faults,
     _anomalies,

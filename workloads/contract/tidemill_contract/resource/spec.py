@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
 from tidemill_contract.duration import Duration
@@ -16,37 +16,20 @@ from tidemill_contract.functions.base import Expression as Expression
 from tidemill_contract.functions.base import FieldType as FieldType
 from tidemill_contract.functions.base import Name as Name
 from tidemill_contract.resource.amounts import Bytes
+from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
+from tidemill_contract.resource.kinds.formats import Format, FormatSpec
 from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
-from tidemill_contract.resource.paths import EACH, Steps, exploded, read_path, show_path
+from tidemill_contract.resource.paths import Steps, exploded, read_path, show_path
 
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
-Origin = Literal["value", "key", "header", "timestamp", "partition", "offset"]
+Origin = Literal["value", "envelope", "key", "header", "timestamp", "partition", "offset"]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
-
-
-def _path(written: Any) -> Any:
-    """Return a valid path as written; a list becomes a tuple."""
-    read_path(written)
-    return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
-
-
-def _scalar(written: Any) -> Any:
-    if not isinstance(written, str | bool | int | float):
-        raise ValueError("is not one value: write a text, a number, true or false")
-    return written
-
-
-# A structural schema has no unions, so the API server takes anything here; `tidemill validate`, the webhook and
-# reconcile judge it.
-_AnyJson = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
-Path = Annotated[Any, PlainValidator(_path), _AnyJson]
-Scalar = Annotated[Any, PlainValidator(_scalar), _AnyJson]
 
 
 class TopicSpec(Model):
@@ -99,12 +82,11 @@ class FieldSpec(Model):
     scale: int | None = Field(
         None, ge=0, le=MOST_DIGITS, description="Digits of a decimal after the point; a decimal needs it."
     )
-
     taken_from: Origin | None = Field(
         None,
         alias="from",
-        description="The part of the Kafka record that has the value; default: value. With timestamp, partition or"
-        " offset it is the record's own.",
+        description="The part of the Kafka record that has the value; default: value. With envelope, path leads through"
+        " what is around the event. With timestamp, partition or offset it is the record's own.",
     )
 
     @property
@@ -120,8 +102,11 @@ class FieldSpec(Model):
     @property
     def steps(self) -> Steps:
         """The path of the value in an event; for other parts of the record, a name that no member can have."""
-        if self.origin != "value":
-            return (f"<{self.origin}> {self.name}",)
+        return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
+
+    @property
+    def member(self) -> Steps:
+        """The path of the value in what it is read from, an event or an envelope."""
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property
@@ -139,6 +124,8 @@ class FieldSpec(Model):
         """The place of the value as a text for error messages."""
         if self.origin == "value":
             return show_path(self.steps)
+        if self.origin == "envelope":
+            return f"the envelope's {show_path(self.member)}"
         return f"header {self.header}" if self.origin == "header" else f"the record's {self.origin}"
 
 
@@ -165,6 +152,12 @@ class SourceSpec(Model):
     """Where events come from and what they look like."""
 
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
+    format: Format | None = Field(
+        None,
+        description="How records are written: type (json, jsonSchema, csv, avro, protobuf), or that alone as a text;"
+        " registry (url, secretRef) of both latter; envelope (none, cloudevents, debezium, connect); deletes (ignore,"
+        " deadLetter, event); columns and delimiter of csv.",
+    )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
     strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the record key.")
@@ -174,6 +167,11 @@ class SourceSpec(Model):
     def array(self) -> Steps | None:
         """The array that is exploded: each of its elements is an event. None: each record is one."""
         return next((field.array for field in self.fields if field.array is not None), None)
+
+    @property
+    def written(self) -> FormatSpec:
+        """How records are written."""
+        return self.format or FormatSpec()
 
 
 class DeriveSpec(Model):
@@ -364,6 +362,11 @@ class PipelineSpec(Model):
     ingest: IngestSpec = Field(default_factory=lambda: IngestSpec(), description="Sending events over HTTP.")
     api: ApiSpec = Field(default_factory=lambda: ApiSpec(), description="The query service.")
     auth: AuthSpec = Field(default_factory=lambda: AuthSpec(), description="Access by API keys.")
+
+    @property
+    def takes_http(self) -> bool:
+        """Whether ingest accepts events for it: it writes them as they come, which is JSON."""
+        return self.ingest.enabled and self.source.written.type == "json"
 
     @property
     def group_columns(self) -> frozenset[str]:

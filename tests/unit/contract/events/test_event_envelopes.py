@@ -1,0 +1,260 @@
+"""Envelopes around events: which event is in them, what is read from around it, and what becomes of deletes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.spec import PipelineSpec
+
+NOW = 1_795_800_000_000
+ROW = {"id": 7, "amount": 12.5, "at": "2026-11-01T10:00:00.123456Z"}
+READ = {"id": 7, "amount": 12.5, "at": 1_793_527_200_123}
+OP = {"name": "op", "type": "string", "from": "envelope"}
+COMMITTED = {"name": "committed", "type": "timestamp", "from": "envelope", "path": "source.ts_ms"}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A record of a topic."""
+
+    own_value: bytes | None
+    own_key: bytes | None = None
+
+    def value(self) -> bytes | None:
+        return self.own_value
+
+    def key(self) -> bytes | None:
+        return self.own_key
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return []
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return 0
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, NOW
+
+
+def decoder(
+    envelope: str = "none",
+    *further: dict[str, Any],
+    deletes: str = "deadLetter",
+    time: str | None = "at",
+    **fields: Any,
+) -> RecordDecoder:
+    """A decoder of an envelope; `further` fields, and members of the fields by their names."""
+    plain: list[dict[str, Any]] = [
+        {"name": "id", "type": "integer", "required": True},
+        {"name": "amount", "type": "number"},
+        {"name": "at", "type": "timestamp"},
+    ]
+    source = {
+        "format": {"envelope": envelope, "deletes": deletes},
+        "fields": [{**field, **fields.get(field["name"], {})} for field in plain] + list(further),
+        "eventTime": {"field": time},
+    }
+    metrics = [{"name": "n", "function": "count"}, {"name": "last", "function": "last", "field": "amount"}]
+    aggregations = [{"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}]
+    spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
+    return RecordDecoder(PipelineSpec.model_validate_json(spec.model_dump_json(by_alias=True)), exact=True)
+
+
+def read(of: RecordDecoder, *values: Any) -> list[Any]:
+    """Of each record its fields, the verdict on it, or None if it is left out."""
+    raws = [value if value is None or isinstance(value, bytes) else json.dumps(value).encode() for value in values]
+    records = [Sent(raw) for raw in raws]
+    plain = [raw or b"" for raw in raws]
+    decoded = of.decode_all(plain, NOW, records=records)
+    found: list[Any] = []
+    for index, event in enumerate(decoded.events):
+        verdict = decoded.invalid.get(index)
+        alone = of.refusal(plain[index], NOW, records[index])
+        assert (verdict and verdict.detail) == (alone and alone.detail)
+        assert (event is None) == (verdict is not None or index in decoded.ignored)
+        found.append(verdict)
+        if event is not None:
+            found[-1] = json.loads(of.as_json([event], [plain[index]])[0])
+            assert found[-1] == {name: of.values([event], name)[0] for name in found[-1]}
+    return found
+
+
+def change(op: str | None, before: Any = None, after: Any = None, **further: Any) -> dict[str, Any]:
+    return {"before": before, "after": after, "source": {"ts_ms": NOW, "table": "t"}, "op": op, **further}
+
+
+DEBEZIUM = decoder("debezium", OP, COMMITTED)
+
+
+@pytest.mark.parametrize("op", ["c", "u", "r"])
+@pytest.mark.parametrize("with_schema", [False, True])
+def test_a_written_row_is_an_event(op: str, with_schema: bool) -> None:
+    sent = change(op, {"id": 1}, ROW)
+    whole = {"schema": {"type": "struct", "op": "c"}, "payload": sent} if with_schema else sent
+    expected = {**READ, "op": op, "committed": NOW}
+    assert read(DEBEZIUM, whole) == [expected]
+    assert read(DEBEZIUM, whole, sent, whole) == [expected] * 3
+
+
+def test_the_microseconds_of_an_event_time_in_an_envelope_are_kept() -> None:
+    """`first` and `last` order events by them, whether the event or its envelope has the time."""
+    raw = json.dumps(change("c", None, ROW, at="2026-11-01T10:00:00.000789Z")).encode()
+    assert DEBEZIUM.decode_all([raw], NOW).micros == [456]
+    of = decoder("debezium", at={"from": "envelope"})
+    decoded = of.decode_all([raw], NOW)
+    assert (of.values(decoded.events, "at"), decoded.micros) == ([1_793_527_200_000], [789])
+
+
+DELETE = change("d", {"id": 7, "amount": 12.5, "at": ROW["at"]})
+DELETES = [
+    ("ignore", DELETE, None),
+    ("ignore", None, None),
+    ("ignore", change("t"), None),
+    ("deadLetter", DELETE, "the change event deletes a row (op d); set source.format.deletes: ignore to leave"),
+    ("deadLetter", None, "the record has no value: it is a tombstone"),
+    ("deadLetter", change("t"), "the change event truncates the table (op t); set"),
+    ("event", DELETE, {**READ, "op": "d", "committed": NOW}),
+    ("event", None, None),
+    ("event", change("d"), "(op d), and the record has no row before; let the source send it (Postgres: REPLICA"),
+    ("event", change("t"), "(op t), and the record has no row before"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "sent", "expected"), DELETES)
+def test_deletes_are_what_the_policy_says(policy: str, sent: Any, expected: Any) -> None:
+    of = decoder("debezium", OP, COMMITTED, deletes=policy)
+    written = change("c", None, ROW)
+    alone, among = read(of, sent), read(of, written, sent, written)
+    counted = {**READ, "op": "c", "committed": NOW}
+    assert [among[0], among[2]] == [counted, counted]
+    for found in (alone[0], among[1]):
+        if isinstance(expected, str):
+            assert found.reason is Reason.DELETED
+            assert expected in found.detail
+        else:
+            assert found == expected
+
+
+@pytest.mark.parametrize("policy", ["ignore", "deadLetter"])
+def test_tombstones_of_events_without_an_envelope_follow_the_policy(policy: str) -> None:
+    """An empty value is no tombstone, and is told as what it is."""
+    event, tombstone, empty = read(decoder(deletes=policy), ROW, None, b"")
+    assert event == READ
+    assert (tombstone is None) == (policy == "ignore")
+    assert (empty.reason, empty.detail.partition(";")[0]) == (Reason.NOT_JSON, "the record is empty")
+
+
+def test_the_payload_of_kafka_connect_is_the_event() -> None:
+    schema = {"type": "struct", "fields": [], "optional": False}
+    of = decoder("connect", {"name": "kind", "type": "string", "from": "envelope", "path": "schema.type"})
+    kinds = [ROW, None, {"id": "x"}]
+    found = read(of, *({"schema": schema, "payload": payload} for payload in kinds))
+    assert found[0] == {**READ, "kind": "struct"}
+    assert (found[1].reason, found[1].detail.partition(";")[0]) == (
+        Reason.DELETED, "the payload is null, which deletes a key",
+    )  # fmt: skip
+    assert (found[2].reason, found[2].field) == (Reason.MISTYPED, "id")
+    assert read(decoder("connect", deletes="ignore"), {"schema": None, "payload": None}) == [None]
+
+
+ATTRIBUTES = {"specversion": "1.0", "id": "e1", "source": "/shop", "type": "paid", "time": "2026-11-01T10:00:00Z"}
+CLOUD = decoder(
+    "cloudevents",
+    {"name": "kind", "type": "string", "from": "envelope", "path": "type"},
+    {"name": "tenant", "type": "string", "from": "envelope", "default": "none"},
+    id={"required": False},
+    at={"from": "envelope", "path": "time"},
+)
+ABOUT = {"kind": "paid", "tenant": "none", "at": 1_793_527_200_000}
+
+
+def test_the_data_of_a_cloud_event_is_the_event_and_its_attributes_are_around_it() -> None:
+    coded = base64.b64encode(json.dumps({"id": 3}).encode()).decode()
+    sent = [
+        {**ATTRIBUTES, "data": {"id": 1, "amount": 2}, "tenant": "acme"},
+        {**ATTRIBUTES, "data_base64": coded},
+        ATTRIBUTES,
+    ]
+    expected = [
+        {"id": 1, "amount": 2.0, **ABOUT, "tenant": "acme"},
+        {"id": 3, "amount": None, **ABOUT},
+        {"id": None, "amount": None, **ABOUT},
+    ]
+    assert read(CLOUD, *sent) == expected
+    assert [read(CLOUD, each)[0] for each in sent] == expected
+
+
+REFUSED = [
+    ("debezium", ROW, Reason.NOT_AN_ENVELOPE, "a Debezium change event (op, before, after), got the members id"),
+    ("debezium", {}, Reason.NOT_AN_ENVELOPE, "got an empty object; correct source.format.envelope (none:"),
+    ("debezium", {"schema": {}, "payload": None}, Reason.NOT_AN_ENVELOPE, "got the members schema, payload;"),
+    ("debezium", change("c"), Reason.NOT_AN_ENVELOPE, "the change event of op c has no row in after"),
+    ("debezium", change("m"), Reason.NOT_AN_ENVELOPE, "a change event of op m has no row"),
+    ("debezium", {"op": 5}, Reason.MISTYPED, "op: expected string, got number 5"),
+    ("debezium", change("c", None, [1]), Reason.NOT_AN_OBJECT, "expected an object, got an array"),
+    ("debezium", change("c", None, {"id": "x"}), Reason.MISTYPED, 'id: expected integer, got string "x"'),
+    ("debezium", b"{", Reason.NOT_JSON, "is not JSON"),
+    ("debezium", b"[]", Reason.NOT_AN_OBJECT, "expected an object, got an array"),
+    ("debezium", b'{"op": "c", "after": {"id": 1}}}', Reason.NOT_JSON, "is not JSON"),
+    ("connect", ROW, Reason.NOT_AN_ENVELOPE, "a Kafka Connect envelope (schema, payload), got the members id,"),
+    ("connect", {"payload": "x"}, Reason.NOT_AN_OBJECT, "expected an object"),
+    ("cloudevents", ROW, Reason.NOT_AN_ENVELOPE, "expected a CloudEvent (specversion, type, source, data)"),
+    ("cloudevents", {**ATTRIBUTES, "data_base64": "?"}, Reason.NOT_AN_ENVELOPE, "data_base64 is not base64"),
+    ("cloudevents", {**ATTRIBUTES, "data": "text"}, Reason.NOT_AN_OBJECT, 'expected an object, got "text"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("envelope", "sent", "reason", "detail"), REFUSED)
+def test_what_cannot_be_opened_says_why(envelope: str, sent: Any, reason: Reason, detail: str) -> None:
+    of = decoder(envelope)
+    (found,) = read(of, sent)
+    assert isinstance(found, InvalidEvent)
+    assert found.reason is reason
+    assert detail in found.detail
+    assert len(found.detail) < 400
+
+
+def test_a_wrong_member_of_an_envelope_names_its_field_and_path() -> None:
+    (found,) = read(DEBEZIUM, change("c", None, ROW) | {"source": {"ts_ms": "soon"}})
+    assert (found.reason, found.field) == (Reason.MISTYPED, "committed")
+    assert found.detail.endswith("; it is read from the envelope's source.ts_ms")
+
+
+def test_json_is_kept_from_the_row() -> None:
+    spec = {
+        "source": {
+            "format": {"envelope": "debezium"},
+            "fields": [{"name": "id", "type": "integer"}, {"name": "doc", "type": "json"}],
+        },
+        "events": {"store": True},
+        "aggregations": [
+            {"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": [{"name": "n", "function": "count"}]}
+        ],
+    }
+    of = RecordDecoder(PipelineSpec.model_validate(spec))
+    raw = json.dumps(change("c", {"doc": 1}, {"id": 1, "doc": {"a": [1.50]}})).encode()
+    events = of.decode_all([raw], NOW).events
+    assert json.loads(of.as_json(events, [raw])[0]) == {"id": 1, "doc": {"a": [1.5]}}
+
+
+@given(
+    st.lists(st.sampled_from([change("c", None, ROW), DELETE, None, ROW, change("u", None, {"id": None})]), max_size=9)
+)
+def test_a_record_is_judged_alike_alone_and_among_others(sent: list[Any]) -> None:
+    for policy in ("ignore", "event"):
+        of = decoder("debezium", OP, deletes=policy)
+        alone = [read(of, each)[0] for each in sent]
+        for one, many in zip(alone, read(of, *sent), strict=True):
+            assert str(one) == str(many)

@@ -1,0 +1,139 @@
+"""Values of records that are no plain JSON and need no schema: lines of CSV, and JSON behind a registry's framing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.spec import PipelineSpec
+
+NOW = 1_795_800_000_000
+FIELDS: list[dict[str, Any]] = [
+    {"name": "shop", "type": "string", "required": True},
+    {"name": "amount", "type": "number"},
+    {"name": "items", "type": "integer", "default": 1},
+    {"name": "paid", "type": "boolean"},
+    {"name": "at", "type": "timestamp", "format": "%d.%m.%Y %H:%M"},
+]
+
+
+def decoder(written: Any, fields: list[dict[str, Any]] = FIELDS, time: str | None = "at") -> RecordDecoder:
+    source = {"format": written, "fields": fields, "eventTime": {"field": time} if time else {}}
+    metrics = [{"name": "n", "function": "count"}]
+    aggregations = [{"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}]
+    spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
+    return RecordDecoder(PipelineSpec.model_validate_json(spec.model_dump_json(by_alias=True)))
+
+
+def read(of: RecordDecoder, *raws: bytes) -> list[Any]:
+    """Of each record its fields, or the verdict on it: the same alone and among others."""
+    decoded = of.decode_all(list(raws), NOW)
+    found: list[Any] = []
+    for index, (event, raw) in enumerate(zip(decoded.events, raws, strict=True)):
+        alone = of.decode_all([raw], NOW)
+        verdict = decoded.invalid.get(index)
+        assert (verdict and verdict.detail) == (alone.invalid[0].detail if alone.invalid else None)
+        if verdict is not None:
+            found.append(verdict)
+            continue
+        found.append(json.loads(of.as_json([event], [raw])[0]))
+        assert found[-1] == json.loads(of.as_json(alone.events, [raw])[0])
+    return found
+
+
+CSV = decoder("csv")
+EMPTY = {"shop": "a", "amount": None, "items": 1, "paid": None, "at": 1_793_527_200_000}
+LINES = [
+    (b"a,12.5,3,true,01.11.2026 10:00", {"shop": "a", "amount": 12.5, "items": 3, "paid": True}),
+    (b"a,,,,01.11.2026 10:00", {}),
+    (b"a, 12 , 3 ,false,01.11.2026 10:00\r\n", {"amount": 12.0, "items": 3, "paid": False}),
+    (b'"a, ""b""",1e2,2e0,,01.11.2026 10:00\n', {"shop": 'a, "b"', "amount": 100.0, "items": 2}),
+    (b'"two\nlines",,,,01.11.2026 10:00', {"shop": "two\nlines"}),
+    ("\ufeffØl,,,,01.11.2026 10:00".encode(), {"shop": "Øl"}),
+    (b"7,,  ,,01.11.2026 10:00", {"shop": "7"}),
+    (b" a ,,,,01.11.2026 10:00", {"shop": " a "}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "expected"), LINES)
+def test_the_cells_of_a_line_are_the_fields_in_their_order(line: bytes, expected: dict[str, Any]) -> None:
+    plain = LINES[0][0]
+    assert read(CSV, line) == [EMPTY | expected]
+    assert read(CSV, plain, line, plain)[1] == EMPTY | expected
+
+
+def test_columns_can_be_named_in_another_order_and_be_more() -> None:
+    fields = [{**FIELDS[0], "path": "Shop name"}, FIELDS[1]]
+    of = decoder({"type": "csv", "columns": ["id", "amount", "Shop name"], "delimiter": ";"}, fields, time=None)
+    assert read(of, b"7;1,5;a")[0].detail.startswith('amount: expected number, got string "1,5"')
+    assert read(of, b"7;1.5;a;")[0].reason is Reason.UNREADABLE
+    assert read(of, b"7;1.5;a", b";;b") == [{"shop": "a", "amount": 1.5}, {"shop": "b", "amount": None}]
+
+
+def test_cells_are_decimals_too_and_several_fields_may_read_one_column() -> None:
+    fields = [
+        {"name": "shop", "type": "string"},
+        {"name": "cents", "type": "decimal", "scale": 2, "path": "price"},
+        {"name": "amount", "type": "decimal", "scale": 2, "path": "price", "required": True},
+    ]
+    of = decoder({"type": "csv", "columns": ["shop", "price"]}, fields, time=None)
+    raws = [b"a,9007199254740.93", b"b,0.001", b"c,"]
+    decoded = of.decode_all(raws, NOW)
+    assert [of.values(decoded.events[:1], name) for name in ("cents", "amount")] == [[900_719_925_474_093]] * 2
+    assert "0.001 has more than 2 digits after the point" in decoded.invalid[1].detail
+    assert decoded.invalid[2].reason is Reason.MISSING_FIELD
+
+
+BROKEN = [
+    (b"a,1", Reason.UNREADABLE, None, "expected 5 cells (shop,amount,items,paid,at), got 2: a,1; correct the line"),
+    (b"a,1,2,true,01.11.2026 10:00,x", Reason.UNREADABLE, None, "got 6"),
+    (b"", Reason.UNREADABLE, None, "expected one line of CSV, got an empty line"),
+    (b"a,,,,01.11.2026 10:00\na,,,,01.11.2026 10:00", Reason.UNREADABLE, None, "got 2 lines"),
+    (b'"a,1,2,true,01.11.2026 10:00', Reason.UNREADABLE, None, "is not CSV (unexpected end of data)"),
+    (b"\xff,,,,01.11.2026 10:00", Reason.UNREADABLE, None, "is not UTF-8"),
+    (b",,,,01.11.2026 10:00", Reason.MISSING_FIELD, "shop", "shop is missing"),
+    (b"a,much,,,01.11.2026 10:00", Reason.MISTYPED, "amount", 'amount: expected number, got string "much"'),
+    (b"a,,1.5,,01.11.2026 10:00", Reason.MISTYPED, "items", "got number 1.5; send a whole number"),
+    (b"a,,,,2026-11-01", Reason.MISTYPED, "at", "expected timestamp as %d.%m.%Y %H:%M"),
+    (b"a,,,yes,01.11.2026 10:00", Reason.MISTYPED, "paid", "send true or false"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "reason", "field", "detail"), BROKEN)
+def test_a_broken_line_says_why(line: bytes, reason: Reason, field: str | None, detail: str) -> None:
+    found = read(CSV, LINES[0][0], line)[1]
+    assert isinstance(found, InvalidEvent)
+    assert (found.reason, found.field) == (reason, field)
+    assert detail in found.detail
+    assert len(found.detail) < 400
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1), min_size=1))
+def test_every_text_that_is_written_as_csv_is_read_as_it_was(texts: list[str]) -> None:
+    of = decoder("csv", [{"name": "text", "type": "string"}], time=None)
+    raws = []
+    for text in texts:
+        line = io.StringIO()
+        csv.writer(line).writerow([text])
+        raws.append(line.getvalue().encode())
+    assert [event["text"] for event in read(of, *raws)] == texts
+
+
+def test_json_behind_the_framing_of_a_registry_is_read_without_asking_it() -> None:
+    of = decoder({"type": "jsonSchema", "envelope": "connect"}, FIELDS[:2], time=None)
+    plain = b'{"payload": {"shop": "a"}}'
+    good, bare, short, wrong = read(of, b"\0\0\0\0\7" + plain, plain, b"\0\0\0", b"\0\0\0\0\x08[]")
+    assert good == {"shop": "a", "amount": None}
+    assert (bare.reason, short.reason, wrong.reason) == (
+        Reason.UNREADABLE, Reason.UNREADABLE, Reason.NOT_AN_OBJECT,
+    )  # fmt: skip
+    assert "got what looks like JSON, {" in bare.detail
+    assert read(of, b"\0\0\0\0\7" + plain, b"\0\0\0\0\x08" + plain) == [good, good]

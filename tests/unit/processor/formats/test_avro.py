@@ -1,0 +1,355 @@
+"""Avro with a registry, written by the official serializer: valid, evolved, broken, and while the registry is away."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+import math
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from kafka_records import KafkaRecord
+from schema_registry import SchemaRegistry, running_registry
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.kinds.formats import RegistrySpec
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.batch import BatchReader
+from tidemill_processor.formats.avro import AvroReader
+from tidemill_processor.formats.registry import Registry, RegistryAwayError
+
+NOW = 1_795_800_000_000
+AT = dt.datetime(2026, 11, 1, 10, 0, 0, 123456, tzinfo=dt.UTC)
+AT_MS = 1_793_527_200_123
+CONTEXT = SerializationContext("shop.orders", MessageField.VALUE)
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[SchemaRegistry]:
+    with running_registry() as found:
+        yield found
+
+
+class Writer:
+    """The official serializer."""
+
+    def __init__(self, registry: SchemaRegistry, fields: list[Any], *references: SchemaReference) -> None:
+        document = {"type": "record", "name": "Order", "namespace": "shop", "fields": fields}
+        client = SchemaRegistryClient({"url": registry.url})
+        schema = Schema(json.dumps(document), "AVRO", list(references))
+        self._serialize = AvroSerializer(client, schema)
+
+    def __call__(self, **members: Any) -> bytes:
+        raw = self._serialize(members, CONTEXT)
+        assert raw is not None
+        return bytes(raw)
+
+
+def spec_of(registry: SchemaRegistry, fields: list[Any], *, time: str | None = None, **format_: Any) -> PipelineSpec:
+    source = {
+        "format": {"type": "avro", "registry": {"url": registry.url}, **format_},
+        "fields": fields,
+        "eventTime": {"field": time} if time else {},
+    }
+    metrics = [{"name": "n", "function": "count"}]
+    aggregations = [{"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}]
+    return PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
+
+
+def decoder(registry: SchemaRegistry, fields: list[Any], **further: Any) -> RecordDecoder:
+    spec = spec_of(registry, fields, **further)
+    asked = Registry(RegistrySpec(url=registry.url))
+    return RecordDecoder(spec, exact=True, reader=AvroReader(spec, asked, exact=True))
+
+
+@dataclass(frozen=True)
+class Record(KafkaRecord):
+    sent: bytes | None
+    o: int = 0
+    p: int = 0
+
+    def value(self) -> bytes | None:  # type: ignore[override]
+        return self.sent
+
+
+def read(of: RecordDecoder, *raws: bytes | None) -> list[Any]:
+    """Of each record its fields, the verdict on it, or None if it is left out: the same alone and among others."""
+
+    def decoded(*chosen: bytes | None) -> list[Any]:
+        plain = [raw or b"" for raw in chosen]
+        found = of.decode_all(plain, NOW, records=[Record(raw, at) for at, raw in enumerate(chosen)])
+        micros = found.micros or [0] * len(plain)
+        values: list[Any] = []
+        for index, event in enumerate(found.events):
+            values.append(found.invalid.get(index))
+            if event is not None:
+                (text,) = of.as_json([event], [plain[index]])
+                values[-1] = {**json.loads(text), **({"us": micros[index]} if micros[index] else {})}
+                assert {name: of.values([event], name)[0] for name in json.loads(text)} == json.loads(text)
+        return values
+
+    together = decoded(*raws)
+    assert [str(each) for each in together] == [str(decoded(raw)[0]) for raw in raws]
+    return together
+
+
+def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> None:
+    def logical(kind: str, name: str) -> dict[str, Any]:
+        return {"type": kind, "logicalType": name}
+
+    money = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
+    inner = {"type": "record", "name": "Inner", "fields": [{"name": "code", "type": ["null", "string"]}]}
+    write = Writer(
+        registry,
+        [
+            {"name": "id", "type": "long"}, {"name": "shop", "type": "string"}, {"name": "paid", "type": "boolean"},
+            {"name": "ratio", "type": "double"}, {"name": "count", "type": "int"},
+            {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["web", "app"]}},
+            {"name": "inner", "type": ["null", inner]}, {"name": "more", "type": {"type": "map", "values": "string"}},
+            {"name": "tags", "type": {"type": "array", "items": "string"}}, {"name": "amount", "type": money},
+            {"name": "ref", "type": logical("string", "uuid")},
+            {"name": "millis", "type": logical("long", "timestamp-millis")},
+            {"name": "micros", "type": logical("long", "timestamp-micros")},
+            {"name": "day", "type": logical("int", "date")},
+            {"name": "local", "type": logical("long", "local-timestamp-micros")}, {"name": "plain", "type": "long"},
+            {"name": "text", "type": "string"},
+        ],
+    )  # fmt: skip
+    ref = uuid.uuid4()
+    raw = write(
+        id=2**62, shop="a", paid=True, ratio=0.5, count=-3, kind="app", inner={"code": "x"}, more={"k": "v"},
+        tags=["s", "t"], amount=decimal.Decimal("12.50"), ref=ref, millis=AT, micros=AT, day=AT.date(),
+        local=AT.replace(tzinfo=None), plain=AT_MS * 1000, text="2026-11-01T10:00:00.123Z",
+    )  # fmt: skip
+    simple = [
+        {"name": "id", "type": "integer"}, {"name": "shop", "type": "string", "required": True},
+        {"name": "paid", "type": "boolean"}, {"name": "ratio", "type": "number"},
+        {"name": "count", "type": "number"}, {"name": "kind", "type": "string"},
+        {"name": "code", "type": "string", "path": "inner.code"}, {"name": "ref", "type": "string"},
+        {"name": "none", "type": "string", "path": "other.code", "default": "d"},
+        {"name": "millis", "type": "timestamp"}, {"name": "micros", "type": "timestamp"},
+        {"name": "day", "type": "timestamp"}, {"name": "local", "type": "timestamp"},
+        {"name": "plain", "type": "timestamp", "format": "us"}, {"name": "text", "type": "timestamp"},
+    ]  # fmt: skip
+    expected = {
+        "id": 2**62, "shop": "a", "paid": True, "ratio": 0.5, "count": -3.0, "kind": "app", "code": "x",
+        "ref": str(ref), "none": "d", "millis": AT_MS, "micros": AT_MS, "day": 1_793_491_200_000, "local": AT_MS,
+        "plain": AT_MS, "text": AT_MS, "us": 456,
+    }  # fmt: skip
+    of = decoder(registry, simple, time="micros")
+    assert read(of, raw, raw) == [expected, expected]
+    further = [
+        {"name": "amount", "type": "number"}, {"name": "k", "type": "string", "path": "more.k"},
+        {"name": "second", "type": "string", "path": "tags[1]"}, {"name": "tags", "type": "strings"},
+    ]  # fmt: skip
+    with_others = {"amount": 12.5, "k": "v", "second": "t", "tags": ["s", "t"]}
+    slow = decoder(registry, [*simple, *(field for field in further if field["name"] != "tags")], time="micros")
+    assert read(slow, raw) == [{name: value for name, value in (expected | with_others).items() if name != "tags"}]
+    assert read(decoder(registry, [further[0], further[3]]), raw) == [{"amount": 12.5, "tags": ["s", "t"]}]
+    oslo = [{"name": "local", "type": "timestamp", "zone": "Europe/Oslo"}]
+    assert read(decoder(registry, oslo), raw) == [{"local": AT_MS - 3_600_000}]
+
+
+def test_decimals_of_avro_keep_every_digit(registry: SchemaRegistry) -> None:
+    """The logical type decimal, and numbers and texts; one with more digits than the field is refused."""
+    money = {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 4}
+    write = Writer(registry, [{"name": "amount", "type": money}, {"name": "fee", "type": ["null", "string", "double"]}])
+    scaled = [{"name": name, "type": "decimal", "scale": 2} for name in ("amount", "fee")]
+    of = decoder(registry, scaled)
+    large = write(amount=decimal.Decimal("90071992547409.9300"), fee="0.07")
+    raws = [large, write(amount=decimal.Decimal("-0.5"), fee=0.29), write(amount=decimal.Decimal("0.125"), fee=None)]
+    decoded = of.decode_all(raws, NOW, records=[Record(raw) for raw in raws])
+    valid = [event for event in decoded.events if event is not None]
+    assert (of.values(valid, "amount"), of.values(valid, "fee")) == ([9_007_199_254_740_993, -50], [7, 29])
+    assert "amount: 0.1250 has more than 2 digits after the point" in str(decoded.invalid[2])
+
+
+def test_a_field_is_read_from_whichever_schema_a_record_was_written_with(registry: SchemaRegistry) -> None:
+    at = {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}
+    old = Writer(registry, [{"name": "id", "type": "int"}, at])
+    new = Writer(
+        registry,
+        [
+            {"name": "shop", "type": ["null", "string"]},
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+            {"name": "id", "type": "long"},
+        ],
+    )
+    fields = [{"name": "id", "type": "integer"}, {"name": "shop", "type": "string", "default": "none"}]
+    of = decoder(registry, [*fields, {"name": "at", "type": "timestamp"}], time="at")
+    before, after = old(id=1, at=AT), new(id=2, shop="a", at=AT)
+    assert read(of, before, after, before) == [
+        {"id": 1, "shop": "none", "at": AT_MS},
+        {"id": 2, "shop": "a", "at": AT_MS, "us": 456},
+        {"id": 1, "shop": "none", "at": AT_MS},
+    ]
+
+
+def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegistry) -> None:
+    write = Writer(registry, [{"name": "id", "type": "long"}, {"name": "v", "type": ["null", "double"]}])
+    good = write(id=1, v=1.5)
+    number = int.from_bytes(good[1:5])
+    other = registry.register("other-value", {"schema": '{"type": "string"}'})
+    text = registry.register("text-value", {"schema": "message M {}", "schemaType": "PROTOBUF"})
+    of = decoder(registry, [{"name": "id", "type": "integer", "required": True}, {"name": "v", "type": "number"}])
+    broken = {
+        good[:-1]: ("unreadable", f"the bytes are not of schema {number} (shop.Order): "),
+        good + b"x": ("unreadable", "1 bytes are left after the value; write with the schema whose id"),
+        b"\0\0\0\0\xff" + good[5:]: ("unknown_schema", f"the registry {registry.url} has no schema 255; name the"),
+        b"\0" + other.to_bytes(4) + b"\2a": ("unknown_schema", f"schema {other} cannot be used: it is no record"),
+        b"\0" + text.to_bytes(4): ("unknown_schema", f"schema {text} cannot be used: it is of the type PROTOBUF"),
+        b'{"id": 1}': ("unreadable", 'got what looks like JSON, {"id": 1}; write with a serializer'),
+        b"": ("unreadable", "got an empty record"),
+        write(id=1, v=math.nan): ("out_of_range", "v: nan is no finite number"),
+    }
+    found = read(of, good, *broken, good)
+    assert (found[0], found[-1]) == ({"id": 1, "v": 1.5}, {"id": 1, "v": 1.5})
+    for verdict, (reason, detail) in zip(found[1:-1], broken.values(), strict=True):
+        assert (str(verdict.reason), detail in verdict.detail) == (reason, True), verdict.detail
+        assert len(verdict.detail) < 450
+    plain = decoder(registry, [{"name": "id", "type": "string"}, {"name": "w", "type": "string", "path": "v.w"}])
+    (verdict,) = read(plain, good)
+    assert (str(verdict.reason), verdict.field) == ("mistyped", "w")
+    (verdict,) = read(decoder(registry, [{"name": "id", "type": "string"}]), good)
+    assert verdict.detail.startswith("id: expected string, got number 1")
+
+
+def test_strict_refuses_a_schema_with_members_that_no_field_reads(registry: SchemaRegistry) -> None:
+    write = Writer(registry, [{"name": "id", "type": "long"}, {"name": "extra", "type": "int"}])
+    fields = [{"name": "id", "type": "integer"}]
+    spec = spec_of(registry, fields)
+    strict = spec.model_copy(update={"source": spec.source.model_copy(update={"strict": True})})
+    of = RecordDecoder(strict, reader=AvroReader(strict, Registry(RegistrySpec(url=registry.url))))
+    (verdict,) = read(of, write(id=1, extra=2))
+    assert verdict.detail == "extra is not declared; fields are read from id"
+
+
+ROW = {"type": "record", "name": "Value", "namespace": "shop.orders",
+       "fields": [{"name": "id", "type": "int"}, {"name": "amount", "type": ["null", "double"]}]}  # fmt: skip
+CHANGE = [
+    {"name": "before", "type": ["null", ROW], "default": None},
+    {"name": "after", "type": ["null", "shop.orders.Value"], "default": None},
+    {"name": "source", "type": {"type": "record", "name": "Source", "fields": [{"name": "ts_ms", "type": "long"}]}},
+    {"name": "op", "type": "string"},
+]
+
+
+@pytest.mark.parametrize("policy", ["ignore", "deadLetter", "event"])
+def test_changes_of_debezium(registry: SchemaRegistry, policy: str) -> None:
+    write = Writer(registry, CHANGE)
+    fields = [
+        {"name": "id", "type": "integer"}, {"name": "amount", "type": "number"},
+        {"name": "op", "type": "string", "from": "envelope"},
+        {"name": "at", "type": "timestamp", "from": "envelope", "path": "source.ts_ms"},
+    ]  # fmt: skip
+    of = decoder(registry, fields, time="at", envelope="debezium", deletes=policy)
+    row, source = {"id": 1, "amount": 2.5}, {"ts_ms": AT_MS}
+    sent = [
+        write(before=None, after=row, source=source, op="c"),
+        write(before=row, after=None, source=source, op="d"),
+        None,
+        write(before=row, after={"id": 1, "amount": None}, source=source, op="u"),
+        write(before=None, after=None, source=source, op="u"),
+    ]
+    found = read(of, *sent)
+    counted = {"id": 1, "amount": 2.5, "op": "c", "at": AT_MS}
+    assert read(of, sent[0], sent[0]) == [counted, counted]
+    assert (found[0], found[3]) == (counted, {**counted, "amount": None, "op": "u"})
+    assert str(found[4].reason) == "not_an_envelope"
+    match policy:
+        case "ignore":
+            assert found[1:3] == [None, None]
+        case "event":
+            assert found[1:3] == [{**counted, "op": "d"}, None]
+        case "deadLetter":
+            assert [str(each.reason) for each in found[1:3]] == ["deleted", "deleted"]
+
+
+def test_schemas_may_refer_to_others(registry: SchemaRegistry) -> None:
+    registry.register("money", {"schema": json.dumps({"type": "record", "name": "shop.Money", "fields": [
+        {"name": "amount", "type": "double"}]})})  # fmt: skip
+    write = Writer(registry, [{"name": "total", "type": "shop.Money"}], SchemaReference("shop.Money", "money", 1))
+    fields = [{"name": "total", "type": "number", "path": "total.amount"}]
+    assert read(decoder(registry, fields), write(total={"amount": 2.5})) == [{"total": 2.5}]
+
+
+def test_only_what_is_needed_is_read_in_a_batch(registry: SchemaRegistry) -> None:
+    """Fields that nothing reads are skipped, unless they are required or events are kept."""
+    write = Writer(registry, [{"name": "k", "type": "string"}, {"name": "v", "type": ["null", "double"]}])
+    for required, dead in ((False, 0), (True, 1)):
+        fields = [{"name": "k", "type": "string"}, {"name": "v", "type": "number", "required": required}]
+        asked = Registry(RegistrySpec(url=registry.url))
+        batch = BatchReader(spec_of(registry, fields), registry=asked).read(
+            [Record(write(k="a", v=None), 0), Record(write(k="b", v=1.0), 1)], NOW
+        )
+        assert (len(batch.dead), batch.frame.height) == (dead, 2 - dead)
+
+
+def test_each_schema_is_asked_for_once(registry: SchemaRegistry) -> None:
+    write = Writer(registry, [{"name": "once", "type": "long"}])
+    of = decoder(registry, [{"name": "once", "type": "integer"}])
+    registry.asked.clear()
+    read(of, *(write(once=number) for number in range(5)))
+    assert len(registry.asked) == 1
+
+
+def test_records_wait_while_the_registry_is_away() -> None:
+    """Schemas that are known are read meanwhile; the loop asks once, and then `look` does until there is an answer."""
+    with running_registry() as registry:
+        known, unknown = (Writer(registry, [{"name": name, "type": "long"}]) for name in ("a", "b"))
+        spec = spec_of(registry, [{"name": "a", "type": "integer"}, {"name": "b", "type": "integer"}])
+        asked = Registry(RegistrySpec(url=registry.url))
+        reader = BatchReader(spec, registry=asked)
+        first, second = known(a=1), unknown(b=2)
+        assert reader.read([Record(first, 4)], NOW).dead == ()
+        registry.stop()
+        records = [Record(first, 5), Record(second, 6), Record(first, 7), Record(second, 3, p=1)]
+        with pytest.raises(RegistryAwayError):
+            reader.decode(records, NOW)
+        assert reader.waiting(records) == {0: 6, 1: 3}
+        assert asked.missing
+        assert asked.error.startswith(f"{registry.url}: ")
+        assert reader.read(records[:1], NOW).consumed == {0: 1}
+        with pytest.raises(RegistryAwayError):
+            asked.look()
+        registry.start()
+        with pytest.raises(RegistryAwayError):
+            reader.decode(records, NOW)
+        asked.look()
+        assert (asked.error, asked.missing, reader.waiting(records)) == ("", False, {})
+        assert reader.read(records, NOW).consumed == {0: 3, 1: 1}
+
+
+@pytest.mark.parametrize("status", [500, 401, 404])
+def test_other_errors_than_an_unknown_schema_are_waited_for(status: int) -> None:
+    """A wrong path or password must not make dead letters of all that is written."""
+    with running_registry() as registry:
+        write = Writer(registry, [{"name": "a", "type": "long"}])
+        raw = write(a=1)
+        registry.failing = status
+        of = decoder(registry, [{"name": "a", "type": "integer"}])
+        with pytest.raises(RegistryAwayError, match=f"HTTP {status}: out of order"):
+            of.decode_all([raw], NOW)
+
+
+def test_credentials_are_read_from_the_files_of_the_secret_as_they_are(registry: SchemaRegistry, tmp_path: Any) -> None:
+    with running_registry() as guarded:
+        number = guarded.register("a-value", {"schema": '{"type": "record", "name": "A", "fields": []}'})
+        guarded.login = ("reader", "pass:word")
+        asked = Registry(RegistrySpec(url=guarded.url), tmp_path)
+        with pytest.raises(RegistryAwayError, match="401"):
+            asked.schema(number)
+        (tmp_path / "username").write_text("reader\n")
+        (tmp_path / "password").write_text("pass:word")
+        with pytest.raises(RegistryAwayError, match="401") as caught:
+            asked.schema(number)
+        asked.look()
+        assert asked.schema(number).text == guarded.schemas[number]["schema"]
+        assert "pass:word" not in str(caught.value)

@@ -1,0 +1,182 @@
+"""The generated reader of Avro agrees with fastavro on everything that it reads, and raises where fastavro does."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import fastavro
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.resource.paths import Steps
+from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
+from tidemill_processor.formats.avro_types import AvroSchema
+from tidemill_processor.formats.registry import Schema
+
+FRAME = b"\0\0\0\0\7"
+INNER = {
+    "type": "record", "name": "Inner",
+    "fields": [
+        {"name": "note", "type": ["null", "string"]},
+        {"name": "n", "type": ["null", "int"]},
+        {"name": "rest", "type": {"type": "array", "items": ["null", "string", {"type": "map", "values": "long"}]}},
+    ],
+}  # fmt: skip
+OUTER = {
+    "type": "record", "name": "Outer", "namespace": "shop",
+    "fields": [
+        {"name": "id", "type": "long"},
+        {"name": "before", "type": ["null", INNER]},
+        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["a", "b", "c"]}},
+        {"name": "ratio", "type": "float"},
+        {"name": "amount", "type": ["double", "null"]},
+        {"name": "blob", "type": "bytes"},
+        {"name": "hash", "type": {"type": "fixed", "name": "Hash", "size": 3}},
+        {"name": "paid", "type": "boolean"},
+        {"name": "skipped", "type": {"type": "map", "values": {"type": "array", "items": "boolean"}}},
+        {"name": "after", "type": ["null", "Inner"]},
+        {"name": "text", "type": "string"},
+        {"name": "either", "type": ["null", "string", "Kind", "long"]},
+    ],
+}  # fmt: skip
+KINDS: dict[Steps, str] = {
+    ("id",): "integer", ("before", "note"): "string", ("kind",): "string", ("ratio",): "number",
+    ("amount",): "number", ("paid",): "boolean", ("after", "n"): "integer", ("after", "note"): "string",
+    ("text",): "string",
+}  # fmt: skip
+LONGS = st.integers(-(2**63), 2**63 - 1) | st.integers(-70, 70) | st.integers(-20_000, 20_000)
+INTS = st.integers(-(2**31), 2**31 - 1)
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=90)
+INNERS = st.none() | st.fixed_dictionaries(
+    {
+        "note": st.none() | TEXTS,
+        "n": st.none() | INTS,
+        "rest": st.lists(st.none() | TEXTS | st.dictionaries(TEXTS, LONGS, max_size=2), max_size=3),
+    }
+)
+VALUES = st.fixed_dictionaries(
+    {
+        "id": LONGS, "before": INNERS, "kind": st.sampled_from("abc"), "ratio": st.floats(width=32),
+        "amount": st.none() | st.floats(), "blob": st.binary(max_size=200), "hash": st.binary(min_size=3, max_size=3),
+        "paid": st.booleans(), "skipped": st.dictionaries(TEXTS, st.lists(st.booleans(), max_size=3), max_size=2),
+        "after": INNERS, "text": TEXTS, "either": st.none() | LONGS,
+    }
+)  # fmt: skip
+
+
+def schema_of(document: Any) -> AvroSchema:
+    return AvroSchema.of(Schema(json.dumps(document)))
+
+
+def row_of(number: int) -> type:
+    return msgspec.defstruct("Row", [(f"c{place}", Any, None) for place in range(number)])
+
+
+def written(schema: AvroSchema, value: Any) -> bytes:
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, schema.parsed, value)
+    return FRAME + stream.getvalue()
+
+
+SCHEMA = schema_of(OUTER)
+PATHS = list(KINDS)
+READ = generate(SCHEMA, [Wanted(path, KINDS[path]) for path in PATHS], row_of(len(PATHS)))
+
+
+def at(value: Any, path: Steps) -> Any:
+    for step in path:
+        value = None if value is None else value[step]
+    return value
+
+
+def general(raw: bytes) -> Any:
+    """What fastavro reads; None if it does not. Texts need not be UTF-8, as those that are skipped are not decoded."""
+    stream = io.BytesIO(raw[5:])
+    try:
+        found = fastavro.schemaless_reader(stream, SCHEMA.parsed, None, handle_unicode_errors="replace")
+    except Exception:
+        return None
+    return found if stream.read() == b"" else None
+
+
+def generated(raw: bytes) -> Any:
+    try:
+        rows, _ = READ([raw])
+    except Exception:
+        return None
+    return msgspec.structs.astuple(rows[0])
+
+
+def shown(value: Any) -> str:
+    return repr(value)  # of NaN too
+
+
+@given(st.lists(VALUES, min_size=1, max_size=4))
+def test_it_reads_what_was_written(values: list[Any]) -> None:
+    raws = [written(SCHEMA, value) for value in values]
+    rows, _ = READ(raws)
+    found = [general(raw) for raw in raws]
+    assert shown([msgspec.structs.astuple(row) for row in rows]) == shown(
+        [tuple(at(value, path) for path in PATHS) for value in found]
+    )
+
+
+@settings(max_examples=400)
+@given(VALUES, st.data())
+def test_broken_bytes_are_never_read_as_something_else(value: Any, data: st.DataObject) -> None:
+    """Whatever the generated reader accepts, fastavro reads as the same values."""
+    raw = bytearray(written(SCHEMA, value))
+    kind = data.draw(st.sampled_from(["cut", "add", "change"]))
+    place = data.draw(st.integers(5, len(raw) - 1))
+    if kind == "cut":
+        del raw[place:]
+    elif kind == "add":
+        raw[place:place] = data.draw(st.binary(min_size=1, max_size=3))
+    else:
+        raw[place] = data.draw(st.integers(0, 255))
+    found = generated(bytes(raw))
+    if found is not None:
+        expected = general(bytes(raw))
+        assert expected is not None
+        assert shown(found) == shown(tuple(at(expected, path) for path in PATHS))
+
+
+@given(LONGS)
+def test_numbers_of_all_lengths(number: int) -> None:
+    schema = schema_of({"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]})
+    read = generate(schema, [Wanted(("n",), "integer")], row_of(1))
+    assert msgspec.structs.astuple(read([written(schema, {"n": number})])[0][0]) == (number,)
+
+
+def test_a_change_tells_its_op_and_whether_it_has_a_row() -> None:
+    fields = [{"name": "before", "type": ["null", INNER]}, {"name": "after", "type": ["null", "Inner"]}]
+    fields.append({"name": "op", "type": "string"})
+    schema = schema_of({"type": "record", "name": "Envelope", "fields": fields})
+    wanted = [Wanted(("after", "n"), "integer"), None]
+    read = generate(schema, wanted, row_of(2), within=("after",), told=("op",))
+    row = {"note": None, "n": 3, "rest": []}
+    sent = [{"before": None, "after": row, "op": "c"}, {"before": row, "after": None, "op": "d"}]
+    rows, told = read([written(schema, each) for each in sent])
+    assert [msgspec.structs.astuple(each) for each in rows] == [(3, None), (None, None)]
+    assert told == ["c", None]
+
+
+UNSUPPORTED: list[tuple[Any, Steps, str]] = [
+    ({"type": "array", "items": "string"}, ("f", 0), "string"),
+    ({"type": "map", "values": "string"}, ("f", "k"), "string"),
+    (["null", "R"], ("g",), "string"),
+    ("bytes", ("f",), "string"),
+    ("string", ("f",), "integer"),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "wanted"), UNSUPPORTED)
+def test_what_it_does_not_read_it_refuses_when_it_is_made(kind: Any, path: Steps, wanted: str) -> None:
+    fields = [{"name": "f", "type": kind}, {"name": "g", "type": "string"}]
+    schema = schema_of({"type": "record", "name": "R", "fields": fields})
+    with pytest.raises(UnsupportedError):
+        generate(schema, [Wanted(path, wanted)], row_of(1))

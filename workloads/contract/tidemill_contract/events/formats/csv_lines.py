@@ -1,0 +1,96 @@
+"""CSV: each record is one line, whose cells are columns that the spec names."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+
+import msgspec
+
+from tidemill_contract.events.details import shown
+from tidemill_contract.events.formats.opening import Content, Deletes, Opener
+from tidemill_contract.events.texts import as_json
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+
+_BOM = "\ufeff"
+_encode = msgspec.json.encode
+
+
+def flat(spec: PipelineSpec) -> PipelineSpec:
+    """The pipeline whose events are the documents of `CsvLines`: a member for each field, of its name."""
+    fields = [
+        field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
+    ]
+    source = spec.source.model_copy(update={"fields": fields, "strict": False})
+    return spec.model_copy(update={"source": source})
+
+
+class CsvLines(Opener):
+    """Makes a JSON object of each line. An empty cell has no value."""
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        """Prepare; `spec` is the pipeline's."""
+        written = spec.source.written
+        super().__init__(Deletes(written.deletes))
+        by_column: dict[str, list[FieldSpec]] = {}
+        for field in spec.source.fields:
+            if field.origin == "value":
+                by_column.setdefault(str(field.member[0]), []).append(field)
+        self._names = tuple(written.columns or by_column)
+        self._cells = [
+            [(b'"%b":' % field.name.encode(), field) for field in by_column.get(name, ())] for name in self._names
+        ]
+        self._delimiter = written.delimiter
+
+    def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
+        """The events of many records, see `Opener`."""
+        try:
+            rows = self._rows([raw.decode().removeprefix(_BOM) for raw in raws])
+            # A quote that spans lines makes one row of several records.
+            if len(rows) != len(raws) or not all(len(row) == len(self._cells) for row in rows):
+                return [], []
+            documents = list(map(self._document, rows))
+        except (csv.Error, UnicodeDecodeError, InvalidEvent):
+            return [], []
+        return documents, documents
+
+    def single(self, raw: bytes) -> Content:
+        """The event of a record, see `Opener`."""
+        try:
+            text = raw.decode().removeprefix(_BOM)
+            rows = self._rows(text.splitlines(keepends=True))
+        except UnicodeDecodeError as error:
+            detail = f"is not UTF-8 ({error}); send CSV in UTF-8"
+            raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
+        except csv.Error as error:
+            detail = f"is not CSV ({error}): {shown(raw)}; send one line a record, and quotes in pairs"
+            raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
+        if len(rows) != 1:
+            came = "an empty line" if not rows else f"{len(rows)} lines"
+            raise InvalidEvent(Reason.UNREADABLE, None, f"expected one line of CSV, got {came}; send one line a record")
+        (row,) = rows
+        if len(row) != len(self._cells):
+            columns = shown(self._delimiter.join(self._names).encode())
+            detail = f"expected {len(self._cells)} cells ({columns}), got {len(row)}: {shown(raw)}"
+            remedy = "correct the line, source.format.delimiter or source.format.columns"
+            raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}")
+        document = self._document(row)
+        return Content(document, document)
+
+    def _rows(self, lines: Sequence[str]) -> list[list[str]]:
+        return list(csv.reader(lines, delimiter=self._delimiter, strict=True))
+
+    def _document(self, row: Sequence[str]) -> bytes:
+        members = [
+            prefix + (_encode(cell) if field.type == "string" else _value(cell, field))
+            for cell, fields in zip(row, self._cells, strict=True)
+            if cell
+            for prefix, field in fields
+        ]
+        return b"{" + b",".join(members) + b"}"
+
+
+def _value(cell: str, field: FieldSpec) -> bytes:
+    text = cell.strip()
+    return as_json(text.encode(), field) if text else b"null"

@@ -1,0 +1,159 @@
+"""Envelopes around events in JSON: Debezium's, Kafka Connect's with schemas, and CloudEvents."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from tidemill_contract.events.details import not_json, refused, shown
+from tidemill_contract.events.formats.opening import BROKEN, NOTHING, Content, Deletes, Opener, Plain
+from tidemill_contract.events.members import members
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.kinds.formats import FormatSpec
+
+T = TypeVar("T")
+
+_SHOWN = 6
+
+
+class _Change(msgspec.Struct, gc=False):
+    """A change event; with schemas, it is the payload."""
+
+    op: str | None = None
+    before: msgspec.Raw = msgspec.Raw()
+    after: msgspec.Raw = msgspec.Raw()
+    payload: msgspec.Raw = msgspec.Raw()
+
+
+_change = msgspec.json.Decoder(_Change).decode
+_WRITES = {"c", "r", "u"}
+
+
+class _Debezium(Opener):
+    """Change events: an insert, an update and a row of a snapshot are events of the row after."""
+
+    def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
+        changes = list(map(_change, raws))
+        if None in {change.op for change in changes}:
+            raws = [bytes(change.payload) for change in changes]
+            changes = list(map(_change, raws))
+        if not {change.op for change in changes} <= _WRITES:
+            return [], []
+        return [bytes(change.after) for change in changes], raws
+
+    def single(self, raw: bytes) -> Content | None:
+        envelope, change = raw, _read(_change, raw)
+        if change.op is None and bytes(change.payload) not in NOTHING:
+            envelope = bytes(change.payload)
+            change = _read(_change, envelope)
+        match change.op:
+            case "c" | "r" | "u":
+                row: bytes | None = bytes(change.after)
+                if row in NOTHING:
+                    detail = f"the change event of op {change.op} has no row in after; see how its source is set up"
+                    raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
+            case "d":
+                row = self.deletes.row("the change event deletes a row (op d)", bytes(change.before))
+            case "t":
+                row = self.deletes.row("the change event truncates the table (op t)")
+            case None:
+                raise _no_envelope(raw, "Debezium change event (op, before, after)")
+            case other:
+                detail = f"a change event of op {shown(other.encode())} has no row; take such out of the topic"
+                raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
+        return None if row is None else Content(row, envelope)
+
+
+class _Schemaed(msgspec.Struct, gc=False):
+    """What Kafka Connect's JsonConverter writes with `schemas.enable`."""
+
+    payload: msgspec.Raw = msgspec.Raw()
+
+
+_schemaed = msgspec.json.Decoder(_Schemaed).decode
+
+
+class _Connect(Opener):
+    """Kafka Connect's schema and payload: the payload is the event."""
+
+    def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
+        return [bytes(each.payload) for each in map(_schemaed, raws)], raws
+
+    def single(self, raw: bytes) -> Content | None:
+        payload = bytes(_read(_schemaed, raw).payload)
+        if payload == b"":
+            raise _no_envelope(raw, "Kafka Connect envelope (schema, payload)")
+        row = self.deletes.row("the payload is null, which deletes a key") if payload == b"null" else payload
+        return None if row is None else Content(row, raw)
+
+
+class _CloudEvent(msgspec.Struct, gc=False):
+    """A CloudEvent in structured mode."""
+
+    specversion: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+    data_base64: str | None = None
+
+
+_cloud_event = msgspec.json.Decoder(_CloudEvent).decode
+
+
+class _CloudEvents(Opener):
+    """CloudEvents in structured mode: the data is the event; an event without data has its attributes only."""
+
+    def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
+        events = list(map(_cloud_event, raws))
+        if any(event.specversion is None or event.data_base64 is not None for event in events):
+            return [], []
+        return [bytes(event.data) for event in events], raws
+
+    def single(self, raw: bytes) -> Content | None:
+        event = _read(_cloud_event, raw)
+        if event.specversion is None:
+            raise _no_envelope(raw, "CloudEvent (specversion, type, source, data)")
+        data = bytes(event.data)
+        if event.data_base64 is not None and data in NOTHING:
+            try:
+                data = binascii.a2b_base64(event.data_base64, strict_mode=True)
+            except ValueError as error:
+                detail = f"data_base64 is not base64 ({error}); send JSON in data"
+                raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail) from None
+        return Content(b"{}" if data in NOTHING else data, raw)
+
+
+_KINDS: dict[str, type[Opener]] = {
+    "none": Plain,
+    "cloudevents": _CloudEvents,
+    "connect": _Connect,
+    "debezium": _Debezium,
+}
+
+
+def envelope_for(written: FormatSpec) -> Opener:
+    """What opens records of this format in JSON."""
+    return _KINDS[written.envelope](Deletes(written.deletes))
+
+
+def _read(decode: Callable[[bytes], T], raw: bytes) -> T:
+    """Read an envelope.
+
+    Raises:
+        InvalidEvent: it is not JSON, or has a member of another type.
+    """
+    try:
+        return decode(raw)
+    except msgspec.ValidationError as error:
+        raise refused(raw, error, {name: "string" for name in ("op", "specversion", "data_base64")}) from None
+    except BROKEN as error:
+        raise not_json(raw, error) from None
+
+
+def _no_envelope(raw: bytes, expected: str) -> InvalidEvent:
+    found = list(members(raw))
+    shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+    came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
+    remedy = "correct source.format.envelope (none: each record is an event), or what is sent"
+    return InvalidEvent(Reason.NOT_AN_ENVELOPE, None, f"expected a {expected}, got {came}; {remedy}")

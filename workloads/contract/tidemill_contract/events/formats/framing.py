@@ -1,0 +1,46 @@
+"""The framing of a schema registry's serializers: a zero byte, four bytes with the schema's id, and the value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tidemill_contract.events.details import shown
+from tidemill_contract.events.formats.opening import Content, Opener
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+
+MAGIC, FRAME_BYTES = b"\0", 5
+
+
+def check_framed(raw: bytes) -> None:
+    """Judge the framing of a value.
+
+    Raises:
+        InvalidEvent: it has none.
+    """
+    if raw[:1] != MAGIC or len(raw) < FRAME_BYTES:
+        came = "an empty record" if not raw else f"{shown(raw[:1].hex().encode())}… in hexadecimal digits"
+        if raw[:1] in (b"{", b"["):
+            came = f"what looks like JSON, {shown(raw)}"
+        remedy = "write with a serializer of the registry, or correct source.format.type (json: without a registry)"
+        detail = f"expected a zero byte and a schema's id, as serializers of a registry write, got {came}; {remedy}"
+        raise InvalidEvent(Reason.UNREADABLE, None, detail)
+
+
+class Framed(Opener):
+    """Values in JSON behind the framing. JSON tells its members itself, so no schema is asked for."""
+
+    def __init__(self, inner: Opener) -> None:
+        """Prepare; `inner` opens what is framed."""
+        super().__init__(inner.deletes)
+        self._inner = inner
+
+    def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
+        """The events and envelopes of many records, see `Opener`."""
+        if not all(raw[:1] == MAGIC and len(raw) > FRAME_BYTES for raw in raws):
+            return [], []
+        return self._inner.together([raw[FRAME_BYTES:] for raw in raws])
+
+    def single(self, raw: bytes) -> Content | None:
+        """The event and the envelope of a record, see `Opener`."""
+        check_framed(raw)
+        return self._inner.single(raw[FRAME_BYTES:])

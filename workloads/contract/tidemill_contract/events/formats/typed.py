@@ -1,0 +1,108 @@
+"""Events whose values are typed already, as those of Avro: the checks that the reader of JSON makes while it reads.
+
+Only what is certainly valid passes. Everything else is written as JSON and judged as that, so that there is one set of
+reasons and remedies.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Collection
+from types import GenericAlias, NoneType
+from typing import Any
+
+import msgspec
+
+from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.fields import MAX_KEY_BYTES
+from tidemill_contract.events.members import may_be_rounded
+from tidemill_contract.events.types import EPOCH, TYPES
+from tidemill_contract.resource.spec import PipelineSpec
+
+_MOMENTS = GenericAlias(list, (TYPES["timestamp"] | None,))
+_MILLISECOND = dt.timedelta(milliseconds=1)
+_EXPECTED: dict[str, type] = {"string": str, "integer": int, "number": float, "boolean": bool}
+
+
+class TypedDecoder(EventDecoder):
+    """Judges typed events of flat pipelines, whose fields are members of their own names.
+
+    Attributes:
+        row: makes an event of its values, which are in the order of `columns`.
+        columns: the fields, those beside the events too.
+    """
+
+    def __init__(self, spec: PipelineSpec, *, exact: bool, read: Collection[str]) -> None:
+        """Prepare.
+
+        Args:
+            spec: the flat pipeline's.
+            exact: as of `EventDecoder`.
+            read: names of the fields that are judged; no other field has a value.
+        """
+        super().__init__(spec, exact=exact)
+        self.columns: tuple[str, ...] = self._fields.shape.flat.__struct_fields__
+        self.row = msgspec.defstruct("Row", [(name, Any, None) for name in self.columns], gc=False)
+        fields = [field for field in spec.source.fields if field.name in self.names and field.name in read]
+        self._required = {field.name for field in fields if field.required or field.name == self.event_time_field}
+        self._plain = {field.name: _EXPECTED[field.type] for field in fields if field.type in _EXPECTED}
+        self._moments = [name for name in self._fields.timestamps if name in read]
+
+    def judged(self, events: list[Any], now_ms: int) -> Decoded | None:
+        """Judge rows at wall time `now_ms`, and set their times; None: they have to be judged one by one."""
+        for name, expected in self._plain.items():
+            values = self._fields.shape.values(events, name)
+            kinds = set(map(type, values))
+            if not self._are(kinds, name, expected):
+                return None
+            known = values if NoneType not in kinds else [value for value in values if value is not None]
+            if expected is str:
+                if "\0" in "".join(known):
+                    return None
+                if name in self._fields.group_strings and known and max(map(len, known)) > MAX_KEY_BYTES // 4:
+                    return None
+            elif expected is float and not math.isfinite(sum(known)):
+                return None
+        micros = None
+        try:
+            for name in self._moments:
+                found = self._moment(events, name, now_ms)
+                if found is None:
+                    return None
+                if name == self.event_time_field and self._fields.exact:
+                    micros = found
+        except (msgspec.MsgspecError, ValueError, OverflowError):
+            return None
+        return Decoded(events, {}, micros)
+
+    def _are(self, kinds: set[type], name: str, *expected: type) -> bool:
+        return kinds <= {*expected, NoneType} and not (NoneType in kinds and name in self._required)
+
+    def _moment(self, events: list[Any], name: str, now_ms: int) -> list[int] | None:
+        """Make milliseconds of a field's times, and return the microseconds beyond them; None: one is unusual."""
+        values = self._fields.shape.values(events, name)
+        kinds = set(map(type, values))
+        own = name == self.event_time_field
+        micros: list[int] = []
+        if not self._are(kinds, name, int, str):
+            return None
+        if name in self._fields.formats:
+            exact = self._fields.formats[name].all_micros(values)
+            values = [None if each is None else each // 1000 for each in exact]
+            micros = [(each or 0) % 1000 for each in exact] if own and self._fields.exact else []
+            self._fields.shape.put(events, name, values)
+        elif str in kinds:
+            if kinds - {str, NoneType} or may_be_rounded("\n".join(filter(None, values)).encode()):
+                return None
+            moments: list[Any] = msgspec.convert(values, _MOMENTS)
+            if set(map(type, moments)) - {dt.datetime, NoneType}:
+                return None
+            spans = [None if moment is None else moment - EPOCH for moment in moments]
+            values = [None if span is None else span // _MILLISECOND for span in spans]
+            micros = [0 if s is None else s.microseconds % 1000 for s in spans] if own and self._fields.exact else []
+            self._fields.shape.put(events, name, values)
+        known = [value for value in values if value is not None] if NoneType in kinds else values
+        if known and not self.times.surely(known, own=own, now_ms=now_ms):
+            return None
+        return micros or [0] * len(events)

@@ -1,0 +1,27 @@
+"""Texts that are values of fields, such as those of headers and of CSV, written as JSON of the field's type."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.spec import FieldSpec
+
+_NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def as_json(text: bytes, field: FieldSpec) -> bytes:
+    """A text as JSON of the field's type; what is none is a string, which its decoder then refuses.
+
+    Raises:
+        InvalidEvent: it is not UTF-8.
+    """
+    if field.type != "string" and (_NUMBER.fullmatch(text) or text in (b"true", b"false", b"null")):
+        return text
+    try:
+        return msgspec.json.encode(text.decode())
+    except UnicodeDecodeError:
+        detail = f"{field.place} is not UTF-8; send text"
+        raise InvalidEvent(Reason.MISTYPED, field.name, detail) from None

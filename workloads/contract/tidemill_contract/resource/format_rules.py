@@ -1,0 +1,108 @@
+"""The rules of `spec.source.format`: which members go together, and which fields they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.kinds.formats import WITH_SCHEMAS, FormatSpec
+from tidemill_contract.resource.parts import Parts
+from tidemill_contract.resource.paths import EACH, exploded, show_path
+
+_PATH = "spec.source.format"
+_ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
+"""The envelopes of formats that do not have all."""
+
+
+def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
+    """Faults of the format beyond its members' own values."""
+    written = parts.format
+    if written is None:
+        return
+    allowed = _ENVELOPES.get(written.type)
+    if allowed is not None and written.envelope not in allowed:
+        message = f"{written.type} has no such envelope"
+        yield Fault(f"{_PATH}.envelope", written.envelope, message, f"write {' or '.join(allowed)}")
+    if written.deletes == "event" and written.envelope != "debezium":
+        message = "only Debezium's deletes have the row before"
+        yield Fault(f"{_PATH}.deletes", "event", message, "write ignore or deadLetter, or set envelope: debezium")
+    yield from _registry(written)
+    if written.type == "csv":
+        yield from _csv(written, parts)
+    else:
+        for member in written.model_fields_set & {"columns", "delimiter"}:
+            message = f"{written.type} has no {member}"
+            yield Fault(f"{_PATH}.{member}", getattr(written, member), message, "take it out, or set type: csv")
+    yield from _exploded(written, parts)
+    if written.envelope != "none":
+        return
+    for part in parts.fields:
+        if part.model is not None and part.model.origin == "envelope":
+            message, remedy = "records have no envelope", f"set {_PATH}.envelope, or take from out"
+            yield Fault(f"{part.path}.from", "envelope", message, remedy)
+
+
+def _exploded(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
+    """Faults of fields in the elements of an array, which are read from events in JSON only."""
+    for part in parts.fields:
+        field = part.model
+        if field is None or exploded(field.member) is None:
+            continue
+        place = show_path(tuple(0 if step == EACH else step for step in field.member))
+        if field.origin == "envelope":
+            message, remedy = "arrays of an envelope are not exploded", f"read a place of it, such as {place}"
+            yield Fault(f"{part.path}.path", field.path, message, remedy)
+        elif field.origin == "value" and written.type in WITH_SCHEMAS:
+            message = f"arrays of {_PATH} type: {written.type} are not exploded"
+            remedy = f"read a place of it, such as {place}, or send JSON"
+            yield Fault(f"{part.path}.path", field.path, message, remedy)
+
+
+def _registry(written: FormatSpec) -> Iterator[Fault]:
+    """Faults of the registry: it is there if schemas are asked for, and its address holds no secret."""
+    registry, path = written.registry, f"{_PATH}.registry"
+    if registry is None:
+        if written.type in WITH_SCHEMAS:
+            message = f"{written.type} needs the schemas of its writers"
+            yield Fault(path, ABSENT, message, "add registry: {url: …}, the schema registry that they write with")
+        return
+    if written.type not in (*WITH_SCHEMAS, "jsonSchema"):
+        yield Fault(path, registry.url, f"{written.type} is read without a schema", "take it out, or correct type")
+        return
+    for url in registry.url.split(","):
+        try:
+            parts = urlsplit(url.strip())
+            wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+        except ValueError:
+            wrong = True
+        if wrong:
+            yield Fault(f"{path}.url", url, "is no address", "write http://host:port or https://host:port")
+        elif parts.username is not None or parts.password is not None:
+            message, remedy = "has a password, which everybody could read", "put it into a Secret, and set secretRef"
+            yield Fault(f"{path}.url", f"{parts.scheme}://…@{parts.hostname}", message, remedy)
+
+
+def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
+    """Faults of CSV: its columns, and fields that no cell can have."""
+    if written.delimiter in '"\r\n\0':
+        yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot be between cells", "write ',', ';' or \"\\t\"")
+    twice = next((name for at, name in enumerate(written.columns) if name in written.columns[:at]), None)
+    if twice is not None:
+        yield Fault(f"{_PATH}.columns", twice, "the column is here twice", "give each a name of its own")
+    for part in parts.fields:
+        field = part.model
+        if field is None or field.origin != "value":
+            continue
+        if field.type in ("strings", "json"):
+            message, remedy = f"a cell of CSV is no {field.type}", "write type: string"
+            yield Fault(f"{part.path}.type", field.type, message, remedy)
+        name = field.member[0] if len(field.member) == 1 else None
+        where = f"{part.path}.path" if field.path is not None else f"{part.path}.name"
+        if name is None or (field.path is not None and not written.columns):
+            message = "CSV has no members within members" if name is None else "the columns have no names"
+            remedy = f"write a column's name, and all of them in {_PATH}.columns"
+            yield Fault(where, field.path, message, remedy)
+        elif written.columns and name not in written.columns:
+            message = f"there is no column of this name in {_PATH}.columns"
+            yield Fault(where, name, message, did_you_mean(str(name), written.columns))

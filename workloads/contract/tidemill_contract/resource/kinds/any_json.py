@@ -1,0 +1,31 @@
+"""Members that are of one of several types.
+
+A structural schema has no unions, so the API server takes anything there. `tidemill validate`, the webhook and
+reconcile judge it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, WithJsonSchema
+
+from tidemill_contract.resource.paths import EACH, read_path
+
+ANY_JSON = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
+
+
+def _path(written: Any) -> Any:
+    """Return a valid path as written; a list becomes a tuple."""
+    read_path(written)
+    return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
+
+
+def _scalar(written: Any) -> Any:
+    if not isinstance(written, str | bool | int | float):
+        raise ValueError("is not one value: write a text, a number, true or false")
+    return written
+
+
+Path = Annotated[Any, PlainValidator(_path), ANY_JSON]
+Scalar = Annotated[Any, PlainValidator(_scalar), ANY_JSON]

@@ -1,0 +1,196 @@
+"""Avro: records are read by the schema that they were written with; a field is the member at its path."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import fastavro
+import msgspec
+
+from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.details import misplaced, shown, undeclared
+from tidemill_contract.events.formats.framing import FRAME_BYTES
+from tidemill_contract.events.formats.typed import TypedDecoder
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.paths import Steps
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
+from tidemill_processor.formats.avro_types import AvroSchema, counted_as, fits, written_as
+from tidemill_processor.formats.changes import row_of
+from tidemill_processor.formats.registry import Schema
+from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_fields
+
+_STREAM = re.compile(r" from <[^>]*>")
+_AFTER: Steps = ("after",)
+_WRITES = {"c", "r", "u"}
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, float):
+        return value
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    return str(value)
+
+
+_encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
+
+
+class AvroReader(SchemaReader):
+    """Reads Avro behind the framing of a registry."""
+
+    def plan(self, schema: Schema, number: int) -> Plan:
+        """Make the plan of a schema, see `SchemaReader`."""
+        if schema.kind != "AVRO":
+            raise ValueError(f"it is of the type {schema.kind}, not AVRO")
+        parsed = AvroSchema.of(schema)
+        if parsed.record(parsed.parsed) is None:
+            raise ValueError("it is no record")
+        return _AvroPlan(self, parsed, number)
+
+
+class _AvroPlan(Plan):
+    def __init__(self, reader: SchemaReader, schema: AvroSchema, number: int) -> None:
+        self._reader, self._schema, self._number, self._fields = reader, schema, number, reader.fields
+        self._row: Steps = _AFTER if reader.changes else ()
+        self._paths = {field.name: self._path(field) for field in self._fields}
+        nodes = {name: schema.member(schema.parsed, path) for name, path in self._paths.items()}
+        self._refused = self._undeclared() if reader.strict else None
+        flat = [field for field in reader.flat.source.fields if field.name in nodes]
+        documents = {field.name: written_as(field, nodes[field.name]) for field in flat}
+        self._documents = EventDecoder(with_fields(reader.flat, documents), exact=reader.exact)
+        self._typed: TypedDecoder | None = None
+        if self._refused is None:
+            self._generate(nodes, exact=reader.exact)
+
+    def _path(self, field: FieldSpec) -> Steps:
+        return field.member if field.origin == "envelope" else (*self._row, *field.member)
+
+    def _undeclared(self) -> InvalidEvent | None:
+        paths = list(self._paths.values())
+        written: Any = self._schema.parsed
+        if self._reader.changes:
+            record = self._schema.record(written)
+            assert record is not None  # noqa: S101 - asked before
+            written = next((each["type"] for each in record["fields"] if each["name"] == "after"), "null")
+        found = self._schema.unread(written, paths, self._row)
+        known = [field.member for field in self._fields if field.origin == "value"]
+        return None if found is None else undeclared(found[len(self._row) :], known)
+
+    def _generate(self, nodes: Mapping[str, Any], *, exact: bool) -> None:
+        """Make the reader of many records, if the schema allows it."""
+        flat, needed = self._reader.flat, self._reader.needed
+        fields: dict[str, FieldSpec] = {}
+        for field in flat.source.fields:
+            node = nodes.get(field.name)
+            counted = counted_as(field, node)
+            if counted is None or (node is not None and not fits(field, node)):
+                return
+            path = self._paths.get(field.name)
+            if node is None and path is not None and not self._schema.absent(path):
+                return
+            fields[field.name] = counted
+        typed = TypedDecoder(with_fields(flat, fields), exact=exact, read=needed)
+        kinds = {field.name: field.type for field in flat.source.fields}
+        wanted = [
+            Wanted(self._paths[name], kinds[name]) if name in needed and nodes.get(name) is not None else None
+            for name in typed.columns
+        ]
+        try:
+            self._read = generate(
+                self._schema, wanted, typed.row, within=self._row, told=("op",) if self._reader.changes else None
+            )
+        except (UnsupportedError, SyntaxError):
+            return
+        self._typed = typed
+
+    def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
+        """Read many, see `Plan`."""
+        if self._typed is None:
+            return None
+        try:
+            events, told = self._read(raws)
+        except Exception:  # whatever broken bytes lead to; they are judged one by one
+            return None
+        if self._reader.changes and not set(told) <= _WRITES:
+            return None
+        return self._typed.judged(events, now_ms)
+
+    def single(self, raw: bytes, now_ms: int) -> Decoded | None:
+        """Read one, see `Plan`."""
+        document = self.document(raw)
+        return None if document is None else self._documents.decode_all([document], now_ms)
+
+    def document(self, raw: bytes) -> bytes | None:
+        """The event of a record as JSON, see `Plan`."""
+        if self._refused is not None:
+            raise self._refused
+        value = self._value(raw)
+        row = row_of(value, self._reader.deletes) if self._reader.changes else value
+        if row is None:
+            return None
+        found = {}
+        for field in self._fields:
+            at = _at(value if field.origin == "envelope" else row, field.member, field)
+            if at is not None:
+                found[field.name] = msgspec.Raw(_json(at, field.name))
+        return msgspec.json.encode(found)
+
+    def _value(self, raw: bytes) -> Any:
+        """A record by the general reader."""
+        stream = io.BytesIO(raw)
+        stream.seek(FRAME_BYTES)
+        try:
+            value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
+        except Exception as error:  # whatever broken bytes lead to
+            # Some texts name the stream's address in memory.
+            text = _STREAM.sub("", str(error))
+            raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
+        left = len(raw) - stream.tell()
+        if left:
+            raise self._unreadable(f"{left} bytes are left after the value")
+        return value
+
+    def _unreadable(self, why: str) -> InvalidEvent:
+        name = shown(str(self._schema.parsed.get("name", "")).encode())
+        remedy = "write with the schema whose id the record names"
+        return InvalidEvent(
+            Reason.UNREADABLE, None, f"the bytes are not of schema {self._number} ({name}): {why[:120]}; {remedy}"
+        )
+
+
+def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
+    """What is at a path; None: nothing.
+
+    Raises:
+        InvalidEvent: the path leads through what is no record or array.
+    """
+    for depth, step in enumerate(steps):
+        if value is None:
+            return None
+        if isinstance(step, int) and isinstance(value, list | tuple):
+            value = value[step] if step < len(value) else None
+        elif isinstance(step, str) and isinstance(value, dict):
+            value = value.get(step)
+        elif field.type == "json":
+            return None
+        else:
+            raise misplaced(field.name, steps[:depth], _json(value, field.name), array=isinstance(step, int))
+    return value
+
+
+def _json(value: Any, name: str) -> bytes:
+    """A value as JSON.
+
+    Raises:
+        InvalidEvent: it is a number that JSON does not have.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        detail = f"{name}: {value} is no finite number; send null, or a number"
+        raise InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
+    return _encode(value)

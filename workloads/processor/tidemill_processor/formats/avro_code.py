@@ -1,0 +1,299 @@
+"""Generates the reader of one Avro schema: Python code that takes the members asked for, and skips the others.
+
+A general reader makes a dictionary of every record, which costs two to three times as much. What the generated code
+does not know (asked members in arrays and maps, recursive types) is refused when it is made. Bytes that it cannot read
+raise an error. In both cases the general reader, fastavro, judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any
+
+from tidemill_contract.events.formats.framing import FRAME_BYTES
+from tidemill_contract.resource.paths import Steps
+from tidemill_processor.formats.avro_types import AvroSchema, Node
+
+_DAY_MS = 86_400_000
+_SIZES = {"float": 4, "double": 8}
+_MOST_BRANCHES = 64
+"""Indexes of this many branches, or symbols, have one byte."""
+
+
+class UnsupportedError(Exception):
+    """The schema has something that generated code does not read."""
+
+
+class BrokenError(Exception):
+    """The bytes are not of the schema, as far as the generated code can tell."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A member that is asked for.
+
+    Attributes:
+        steps: where it is.
+        type: the type of its field.
+    """
+
+    steps: Steps
+    type: str
+
+
+def size(x: bytes, p: int) -> tuple[int, int]:
+    """Read twice the length at `p`, and return it with the place after it.
+
+    Raises:
+        BrokenError: it is negative.
+    """
+    found, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
+    if found & 1:
+        raise BrokenError
+    return found, p
+
+
+def long(x: bytes, p: int) -> tuple[int, int]:
+    """Read a number of at least two bytes at `p`, in zigzag form, and return it with the place after it.
+
+    Raises:
+        BrokenError: it has more than 64 bits.
+    """
+    found = x[p] - 128
+    b = x[p + 1]
+    if b < 128:
+        return found + (b << 7), p + 2
+    c = x[p + 2]
+    if c < 128:
+        return found + ((b - 128) << 7) + (c << 14), p + 3
+    found += ((b - 128) << 7) + ((c - 128) << 14)
+    b = x[p + 3]
+    if b < 128:
+        return found + (b << 21), p + 4
+    c = x[p + 4]
+    if c < 128:
+        return found + ((b - 128) << 21) + (c << 28), p + 5
+    found += ((b - 128) << 21) + ((c - 128) << 28)
+    b = x[p + 5]
+    if b < 128:
+        return found + (b << 35), p + 6
+    found += (b - 128) << 35
+    for place in range(6, 10):
+        b = x[p + place]
+        if b < 128:
+            if place == 9 and b > 1:
+                raise BrokenError
+            return found + (b << 7 * place), p + place + 1
+        found += (b - 128) << 7 * place
+    raise BrokenError
+
+
+def generate(
+    schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
+) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
+    """Make the reader of many framed records.
+
+    Args:
+        schema: their schema.
+        wanted: what is asked for, in the order of the row's attributes; None: the attribute is null.
+        row: makes an event of its attributes.
+        within: a member that the rows need; where it is null there is no row.
+        told: a member that is text, whose value is told for each record.
+
+    Returns:
+        A function that returns the rows, and of each record what is `told`; None if it has no row. It raises all kinds
+        of errors for bytes that are not of the schema.
+
+    Raises:
+        UnsupportedError: the general reader has to do it.
+    """
+    maker = _Maker(schema, wanted, within, told)
+    code = compile(maker.code(), "<avro>", "exec")
+    namespace = {"row": row, "long": long, "size": size, "Broken": BrokenError, **maker.constants}
+    exec(code, namespace)  # noqa: S102 - made of the schema's types, not of its texts
+    return namespace["read"]  # type: ignore[no-any-return]
+
+
+class _Maker:
+    def __init__(self, schema: AvroSchema, wanted: Sequence[Wanted | None], within: Steps, told: Steps | None) -> None:
+        self._schema, self._wanted, self._within, self._told = schema, wanted, within, told
+        self.constants: dict[str, Any] = {f"{kind}s": Struct(f"<{kind[0]}").unpack_from for kind in _SIZES}
+        self._lines: list[str] = []
+        self._set: set[int] = set()
+        self._open: list[str] = []
+        self._depth = 2
+
+    def code(self) -> str:
+        """The text of the function."""
+        wants = [(slot, each) for slot, each in enumerate(self._wanted) if each is not None]
+        if self._told is not None:
+            wants.append((len(self._wanted), Wanted(self._told, "string")))
+        self._take(self._schema.parsed, (), wants)
+        missing = {slot for slot, _ in wants} - self._set
+        names = [f"v{slot}" if slot in self._set else "None" for slot in range(len(self._wanted))]
+        told = f"v{len(self._wanted)}" if len(self._wanted) in self._set else "None"
+        head = ["def read(raws):", "    rows, told = [], []", "    for x in raws:", f"        p = {FRAME_BYTES}"]
+        nulls = [f"v{slot}" for slot in sorted(self._set | missing)]
+        head += [f"        {' = '.join(nulls)} = None"] if nulls else []
+        head += ["        there = True"] if self._within else []
+        end = ["        if p != len(x): raise Broken", f"        rows.append(row({', '.join(names)}))"]
+        if self._within or self._told is not None:
+            end.append(f"        told.append({told}{' if there else None' if self._within else ''})")
+        return "\n".join([*head, *self._lines, *end, "    return rows, told"])
+
+    def _add(self, line: str) -> None:
+        self._lines.append(f"{'    ' * self._depth}{line}")
+
+    def _number(self, name: str = "b") -> None:
+        """Read a number; zigzag is not undone."""
+        self._add(f"{name} = x[p]")
+        self._add(f"if {name} > 127: {name}, p = long(x, p)")
+        self._add("else: p += 1")
+
+    def _size(self) -> None:
+        self._add("b = x[p]")
+        self._add("if b & 129: b, p = size(x, p)")
+        self._add("else: p += 1")
+
+    def _take(self, written: Any, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> None:
+        """Read a type, of which the members in `wants` are asked for; `at`: where it is."""
+        node = self._schema.node(written)
+        here = [(slot, each) for slot, each in wants if each.steps == at]
+        if not wants and at != self._within[: len(at)]:
+            self._skip(node)
+        elif node["type"] == "union":
+            self._union(node, lambda branch: self._take(branch, at, wants), at)
+        elif here:
+            self._leaf(node, *here[0])
+        elif node["type"] in ("record", "error"):
+            with_name = self._enter(node)
+            for field in node["fields"]:
+                steps = (*at, field["name"])
+                self._take(field["type"], steps, [each for each in wants if each[1].steps[: len(steps)] == steps])
+            self._leave(with_name)
+        elif node["type"] == "null":
+            pass
+        else:
+            raise UnsupportedError(f"a path leads through {node['type']}")
+
+    def _union(self, node: Node, read: Callable[[Any], None], at: Steps | None) -> None:
+        branches = node["branches"]
+        if len(branches) > _MOST_BRANCHES:
+            raise UnsupportedError("a union of many types")
+        self._add("b = x[p]; p += 1")
+        for index, branch in enumerate(branches):
+            self._add(f"{'elif' if index else 'if'} b == {2 * index}:")
+            self._depth += 1
+            if self._depth > 15:
+                raise UnsupportedError("nested deeply")  # Python allows 20 blocks
+            if self._schema.node(branch)["type"] == "null":
+                self._add("there = False" if at and at == self._within else "pass")
+            else:
+                self._add("pass")
+                read(branch)
+            self._depth -= 1
+        self._add("else: raise Broken")
+
+    def _enter(self, node: Node) -> str:
+        name = str(node["name"])
+        if name in self._open:
+            raise UnsupportedError(f"{name} holds itself")
+        self._open.append(name)
+        return name
+
+    def _leave(self, name: str) -> None:
+        self._open.remove(name)
+
+    def _leaf(self, node: Node, slot: int, wanted: Wanted) -> None:
+        name, kind = f"v{slot}", node["type"]
+        self._set.add(slot)
+        if kind == "null":
+            return
+        match wanted.type, kind:
+            case (("string" | "timestamp"), "string"):
+                self._size()
+                self._add(f"q = p + (b >> 1); {name} = x[p:q].decode(); p = q")
+            case "string", "enum":
+                if len(node["symbols"]) > _MOST_BRANCHES:
+                    raise UnsupportedError("an enum of many symbols")
+                self.constants[f"symbols{slot}"] = tuple(node["symbols"])
+                self._add("b = x[p]; p += 1")
+                self._add("if b & 129: raise Broken")
+                self._add(f"{name} = symbols{slot}[b >> 1]")
+            case (("integer" | "timestamp" | "number"), ("int" | "long")):
+                self._number()
+                found = "(b >> 1) ^ -(b & 1)"
+                if wanted.type == "number":
+                    found = f"float({found})"
+                elif node.get("logicalType") == "date":
+                    found = f"({found}) * {_DAY_MS}"
+                self._add(f"{name} = {found}")
+            case "number", ("float" | "double"):
+                self._add(f"{name}, = {kind}s(x, p); p += {_SIZES[kind]}")
+            case "boolean", "boolean":
+                self._add("b = x[p]; p += 1")
+                self._add("if b > 1: raise Broken")
+                self._add(f"{name} = b == 1")
+            case _:
+                raise UnsupportedError(f"{kind} as {wanted.type}")
+
+    def _skip(self, node: Node) -> None:
+        match node["type"]:
+            case "null":
+                pass
+            case "boolean":
+                self._add("if x[p] > 1: raise Broken")
+                self._add("p += 1")
+            case "int" | "long":
+                self._number()
+            case "enum":
+                self._number()
+                self._add(f"if b & 1 or b >> 1 >= {len(node['symbols'])}: raise Broken")
+            case "float" | "double":
+                self._add(f"p += {_SIZES[node['type']]}")
+            case "string" | "bytes":
+                self._size()
+                self._add("p += b >> 1")
+            case "fixed":
+                self._add(f"p += {int(node['size'])}")
+            case "union":
+                self._union(node, lambda branch: self._skip(self._schema.node(branch)), None)
+            case "record" | "error":
+                name = self._enter(node)
+                for field in node["fields"]:
+                    self._skip(self._schema.node(field["type"]))
+                self._leave(name)
+            case "array":
+                self._skip_blocks(lambda: self._skip(self._schema.node(node["items"])))
+            case "map":
+                self._skip_blocks(lambda: self._skip_entry(self._schema.node(node["values"])))
+            case other:
+                raise UnsupportedError(str(other))
+
+    def _skip_entry(self, value: Node) -> None:
+        self._skip({"type": "string"})
+        self._skip(value)
+
+    def _skip_blocks(self, skip: Callable[[], object]) -> None:
+        count = f"n{self._depth}"
+        self._add("while True:")
+        self._depth += 1
+        if self._depth > 15:
+            raise UnsupportedError("nested deeply")
+        self._number(count)
+        self._add(f"if not {count}: break")
+        # A negative count says that the block's size in bytes follows. The items tell it as well, and are checked.
+        self._add(f"if {count} & 1:")
+        self._depth += 1
+        self._size()
+        self._depth -= 1
+        self._add(f"{count} = ({count} + 1) >> 1")
+        # Broken bytes could name a count that would keep the loop busy for years.
+        self._add(f"if {count} > len(x): raise Broken")
+        self._add(f"for _ in range({count}):")
+        self._depth += 1
+        self._add("pass")
+        skip()
+        self._depth -= 2

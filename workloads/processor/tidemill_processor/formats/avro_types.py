@@ -1,0 +1,154 @@
+"""Schemas of Avro: their named types, what is at a path, and which values fit a field of the spec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fastavro
+
+from tidemill_contract.resource.paths import Steps
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_processor.formats.registry import Schema
+from tidemill_processor.formats.times import retimed
+
+Node = Mapping[str, Any]
+_MILLIS, _MICROS, _NANOS = "timestamp-millis", "timestamp-micros", "timestamp-nanos"
+_LOCAL = "local-"
+_TIMES = (_MILLIS, _MICROS, _NANOS, f"{_LOCAL}{_MILLIS}", f"{_LOCAL}{_MICROS}", f"{_LOCAL}{_NANOS}", "date")
+_COUNTS = {_MICROS: "us", _NANOS: "ns"}
+"""The formats of those that count other units than milliseconds."""
+
+
+@dataclass(frozen=True)
+class AvroSchema:
+    """A writer's schema.
+
+    Attributes:
+        parsed: as fastavro reads it.
+        named: its named types.
+    """
+
+    parsed: Any
+    named: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, schema: Schema) -> AvroSchema:
+        """Parse a schema and those that it refers to.
+
+        Raises:
+            ValueError: it is not an Avro schema.
+        """
+        named: dict[str, Any] = {}
+        try:
+            for text in schema.references:
+                fastavro.parse_schema(json.loads(text), named_schemas=named)
+            return cls(fastavro.parse_schema(json.loads(schema.text), named_schemas=named), named)
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+
+    def node(self, written: Any) -> Node:
+        """A type as an object: names of types are looked up, unions have the type `union`."""
+        if isinstance(written, str):
+            named = self.named.get(written)
+            return {"type": written} if named is None else named
+        if isinstance(written, list):
+            return {"type": "union", "branches": written}
+        if isinstance(written["type"], dict | list):
+            return self.node(written["type"])
+        if written["type"] in self.named:
+            return self.node(written["type"])
+        return dict(written)
+
+    def record(self, written: Any) -> Node | None:
+        """The record that a type is, alone or in a union with null; None: it is none."""
+        node = self.node(written)
+        if node["type"] == "union":
+            others = [self.node(branch) for branch in node["branches"]]
+            others = [branch for branch in others if branch["type"] != "null"]
+            node = others[0] if len(others) == 1 else node
+        return node if node["type"] in ("record", "error") else None
+
+    def member(self, written: Any, steps: Steps) -> Node | None:
+        """The type at a path of members, null aside; None: there is none, or it leads through no record."""
+        for step in steps:
+            record = self.record(written)
+            if record is None or not isinstance(step, str):
+                return None
+            written = next((field["type"] for field in record["fields"] if field["name"] == step), None)
+            if written is None:
+                return None
+        node = self.node(written)
+        branches = node["branches"] if node["type"] == "union" else [node]
+        kinds = [branch for branch in map(self.node, branches) if branch["type"] != "null"]
+        return kinds[0] if len(kinds) == 1 else None
+
+    def absent(self, steps: Steps) -> bool:
+        """Whether no record can have something at this path."""
+        written = self.parsed
+        for step in steps:
+            record = self.record(written)
+            if record is None or not isinstance(step, str):
+                return False
+            written = next((field["type"] for field in record["fields"] if field["name"] == step), None)
+            if written is None:
+                return True
+        return False
+
+    def unread(self, written: Any, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
+        """A member that no path leads to; None: all are read."""
+        record = self.record(written)
+        for field in record["fields"] if record is not None else ():
+            steps = (*at, field["name"])
+            if steps in paths:
+                continue
+            if not any(path[: len(steps)] == steps for path in paths):
+                return steps
+            found = self.unread(field["type"], paths, steps)
+            if found is not None:
+                return found
+        return None
+
+
+def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
+    """The field as its values are written in documents: the schema decides how a time is written, and not the spec."""
+    kind = "" if node is None else str(node.get("logicalType", ""))
+    if field.type != "timestamp" or kind not in _TIMES:
+        return field
+    if kind.endswith(_NANOS):
+        return retimed(field, "ns", None)
+    if kind.startswith(_LOCAL) or kind == "date":
+        return retimed(field, "rfc3339", field.zone or "UTC")
+    return retimed(field, None, None)
+
+
+def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
+    """The field as the generated reader gives its values, which are numbers; None: they need the document."""
+    kind = "" if node is None else str(node.get("logicalType", ""))
+    if field.type != "timestamp" or kind not in _TIMES:
+        return field
+    if (kind == "date" or kind.startswith(_LOCAL)) and field.zone not in (None, "UTC"):
+        return None
+    return retimed(field, _COUNTS.get(kind.removeprefix(_LOCAL)), None)
+
+
+FITTING: Mapping[str, tuple[str, ...]] = {
+    "string": ("string", "enum"),
+    "integer": ("int", "long"),
+    "number": ("double", "float", "int", "long"),
+    "boolean": ("boolean",),
+    "timestamp": ("long", "int", "string"),
+}
+"""The types of Avro that a field of each type takes, as far as the generated reader reads them."""
+
+
+def fits(field: FieldSpec, node: Node) -> bool:
+    """Whether the generated reader reads values of this type for a field."""
+    if node["type"] not in FITTING.get(field.type, ()):
+        return False
+    logical = node.get("logicalType")
+    if field.type == "timestamp":
+        return logical is None or logical in _TIMES
+    return logical not in (*_TIMES, "time-millis", "time-micros") and logical != "decimal"

@@ -1,0 +1,259 @@
+"""Protobuf: records are read by the message of the writer's schema; a field is the member at its path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.details import misplaced, undeclared
+from tidemill_contract.events.formats.framing import FRAME_BYTES
+from tidemill_contract.events.formats.typed import TypedDecoder
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.paths import Steps
+from tidemill_contract.resource.spec import FieldSpec
+from tidemill_processor.formats.changes import row_of
+from tidemill_processor.formats.protobuf_types import (
+    TIMESTAMP,
+    ProtobufSchema,
+    absent,
+    indexes_of,
+    is_map,
+    member,
+    plain,
+    unread,
+    value_of,
+)
+from tidemill_processor.formats.registry import Schema
+from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_fields
+from tidemill_processor.formats.times import retimed
+
+_AFTER: Steps = ("after",)
+_WRITES = {"c", "r", "u"}
+_INTEGERS = {
+    FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64,
+    FieldDescriptor.TYPE_SFIXED32, FieldDescriptor.TYPE_SFIXED64, FieldDescriptor.TYPE_UINT32,
+    FieldDescriptor.TYPE_FIXED32,
+}  # fmt: skip
+_FLOATS = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT}
+_FITTING: Mapping[str, set[int]] = {
+    "string": {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM},
+    "integer": _INTEGERS,
+    "number": _INTEGERS | _FLOATS,
+    "boolean": {FieldDescriptor.TYPE_BOOL},
+    "timestamp": _INTEGERS | {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE},
+}
+"""The types of members that are read in columns; of messages only timestamps."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ProtobufReader(SchemaReader):
+    """Reads Protobuf behind the framing of a registry."""
+
+    def plan(self, schema: Schema, number: int) -> Plan:
+        """Make the plan of a schema, see `SchemaReader`."""
+        if schema.kind != "PROTOBUF":
+            raise ValueError(f"it is of the type {schema.kind}, not PROTOBUF")
+        return _ProtobufPlan(self, ProtobufSchema(schema), number)
+
+
+class _ProtobufPlan(Plan):
+    """Reads the messages of one file, whichever each record names."""
+
+    def __init__(self, reader: SchemaReader, schema: ProtobufSchema, number: int) -> None:
+        self._reader, self._schema, self._number = reader, schema, number
+        self._messages: dict[bytes, _MessagePlan] = {}
+
+    def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
+        """Read many, see `Plan`."""
+        # Nearly all files have one message that is written, the first: then the places are one zero byte.
+        heads = {raw[FRAME_BYTES : FRAME_BYTES + 1] for raw in raws}
+        if heads != {b"\0"}:
+            return None
+        try:
+            return self._first(b"\0", raws[0]).together(raws, FRAME_BYTES + 1, now_ms)
+        except Exception:  # whatever broken bytes lead to; they are judged one by one
+            return None
+
+    def _first(self, head: bytes, raw: bytes) -> _MessagePlan:
+        known = self._messages.get(head)
+        if known is None:
+            indexes, _ = indexes_of(raw, FRAME_BYTES)
+            known = self._messages[head] = _MessagePlan(self._reader, self._schema.message(indexes), self._number)
+        return known
+
+    def _of(self, raw: bytes) -> tuple[_MessagePlan, int]:
+        try:
+            _, start = indexes_of(raw, FRAME_BYTES)
+            return self._first(raw[FRAME_BYTES:start], raw), start
+        except (IndexError, ValueError) as error:
+            detail = f"the record names no message of schema {self._number} ({error}); write it with its serializer"
+            raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
+
+    def single(self, raw: bytes, now_ms: int) -> Decoded | None:
+        """Read one, see `Plan`."""
+        plan, start = self._of(raw)
+        document = plan.document(raw, start)
+        return None if document is None else plan.documents.decode_all([document], now_ms)
+
+    def document(self, raw: bytes) -> bytes | None:
+        """The event of a record as JSON, see `Plan`."""
+        plan, start = self._of(raw)
+        return plan.document(raw, start)
+
+
+class _MessagePlan:
+    """Reads records of one message.
+
+    Attributes:
+        documents: decodes their documents.
+    """
+
+    def __init__(self, reader: SchemaReader, message: type[Message], number: int) -> None:
+        self._reader, self._message, self._number = reader, message, number
+        self._descriptor: Descriptor = message.DESCRIPTOR
+        self._row: Steps = _AFTER if reader.changes else ()
+        self._paths = {
+            field.name: field.member if field.origin == "envelope" else (*self._row, *field.member)
+            for field in reader.fields
+        }
+        self._members = {name: member(self._descriptor, path) for name, path in self._paths.items()}
+        self._refused = self._undeclared() if reader.strict else None
+        moments = [name for name, found in self._members.items() if _is_moment(found)]
+        written = {f.name: retimed(f, None) for f in reader.flat.source.fields if f.name in moments}
+        self.documents = EventDecoder(with_fields(reader.flat, written), exact=reader.exact)
+        self._typed: TypedDecoder | None = None
+        if self._refused is None and self._fits():
+            counted = {f.name: retimed(f, "us") for f in reader.flat.source.fields if f.name in moments}
+            self._typed = TypedDecoder(with_fields(reader.flat, counted), exact=reader.exact, read=reader.needed)
+
+    def _undeclared(self) -> InvalidEvent | None:
+        row = member(self._descriptor, self._row) if self._row else None
+        descriptor = self._descriptor if row is None else row.message_type
+        found = unread(descriptor, list(self._paths.values()), self._row)
+        known = [field.member for field in self._reader.fields if field.origin == "value"]
+        return None if found is None else undeclared(found[len(self._row) :], known)
+
+    def _fits(self) -> bool:
+        """Whether all fields can be read in columns."""
+        return all(self._fits_one(field) for field in self._reader.fields)
+
+    def _fits_one(self, field: FieldSpec) -> bool:
+        found = self._members[field.name]
+        if found is None:
+            return absent(self._descriptor, self._paths[field.name])
+        if found.is_repeated or found.type not in _FITTING.get(field.type, ()):
+            return False
+        return found.type != FieldDescriptor.TYPE_MESSAGE or _is_moment(found)
+
+    def together(self, raws: Sequence[bytes], start: int, now_ms: int) -> Decoded | None:
+        """Read many whose messages begin at `start`, see `Plan`; broken bytes raise all kinds of errors."""
+        typed = self._typed
+        if typed is None:
+            return None
+        read = self._message.FromString
+        messages = [read(raw[start:]) for raw in raws]
+        if self._reader.changes:
+            op = self._descriptor.fields_by_name["op"]
+            row = self._descriptor.fields_by_name["after"]
+            if not set(_column(messages, op, "string")) <= _WRITES or None in _column(messages, row, ""):
+                return None
+        nothing: list[Any] = [None] * len(messages)
+        columns = []
+        for name in typed.columns:
+            found = self._members.get(name)
+            if found is None or name not in self._reader.needed:
+                columns.append(nothing)
+                continue
+            inner: list[Any] = messages
+            for step in self._paths[name][:-1]:
+                way = inner[0].DESCRIPTOR.fields_by_name[step] if inner[0] is not None else None
+                if way is None:
+                    return None
+                inner = [None if each is None else value_of(each, way) for each in inner]
+            columns.append(_column(inner, found, self._kind(name)))
+        return typed.judged(list(map(typed.row, *columns)), now_ms)
+
+    def _kind(self, name: str) -> str:
+        return next(field.type for field in self._reader.fields if field.name == name)
+
+    def document(self, raw: bytes, start: int) -> bytes | None:
+        """The event of a record as JSON, see `Plan`."""
+        if self._refused is not None:
+            raise self._refused
+        try:
+            message = self._message.FromString(raw[start:])
+        except Exception as error:  # a DecodeError, and whatever else broken bytes lead to
+            detail = f"the bytes are not of schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
+            remedy = "write with the schema whose id the record names"
+            raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}") from None
+        row: Any = message
+        if self._reader.changes:
+            fields = self._descriptor.fields
+            change = {field.name: value_of(message, field) for field in fields}
+            row = row_of(change, self._reader.deletes)
+            if row is None:
+                return None
+        found = {}
+        for field in self._reader.fields:
+            at = _at(message if field.origin == "envelope" else row, field)
+            if isinstance(at, float) and not math.isfinite(at):
+                detail = f"{field.name}: {at} is no finite number; send null, or a number"
+                raise InvalidEvent(Reason.OUT_OF_RANGE, field.name, detail)
+            if at is not None:
+                found[field.name] = at
+        return _encode(found)
+
+
+def _is_moment(found: FieldDescriptor | None) -> bool:
+    return found is not None and found.message_type is not None and found.message_type.full_name == TIMESTAMP
+
+
+def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[Any]:
+    """A member of each message, which may be none."""
+    name = found.name
+    if found.has_presence or None in messages:
+        values = [None if each is None else value_of(each, found) for each in messages]
+    else:
+        values = [getattr(each, name) for each in messages]
+    if found.enum_type is not None:
+        names = {number: named.name for number, named in found.enum_type.values_by_number.items()}
+        return [names.get(value, value) for value in values]
+    if _is_moment(found):
+        return [None if each is None else each.seconds * 10**6 + each.nanos // 1000 for each in values]
+    if kind == "number" and found.type in _INTEGERS:
+        return [None if each is None else float(each) for each in values]
+    return values
+
+
+def _at(message: Any, field: FieldSpec) -> Any:
+    """What is at a field's path, as JSON has it; None: nothing.
+
+    Raises:
+        InvalidEvent: the path leads through what is no message, map or array.
+    """
+    value, found, single = message, None, False
+    for depth, step in enumerate(field.member):
+        if value is None:
+            return None
+        if isinstance(value, Message) and isinstance(step, str):
+            found = value.DESCRIPTOR.fields_by_name.get(step)
+            value, single = None if found is None else value_of(value, found), False
+            continue
+        if found is not None and is_map(found) and not single and isinstance(step, str):
+            found, single = found.message_type.fields_by_name["value"], True
+            value = value.get(step) if step in value else None
+        elif found is not None and found.is_repeated and not single and isinstance(step, int):
+            value, single = (value[step] if step < len(value) else None), True
+        elif field.type == "json":
+            return None
+        else:
+            shown = _encode(None if found is None else plain(value, found, single=single))
+            raise misplaced(field.name, field.member[:depth], shown, array=isinstance(step, int))
+    return None if value is None or found is None else plain(value, found, single=single)

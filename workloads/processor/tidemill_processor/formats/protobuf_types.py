@@ -1,0 +1,196 @@
+"""Schemas of Protobuf: messages out of a registry's descriptors, and values of their members."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf import (
+    any_pb2,
+    descriptor_pool,
+    duration_pb2,
+    empty_pb2,
+    field_mask_pb2,
+    json_format,
+    message_factory,
+    struct_pb2,
+    timestamp_pb2,
+    wrappers_pb2,
+)
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import Message
+
+from tidemill_contract.resource.paths import Steps
+from tidemill_processor.formats.registry import Schema
+
+TIMESTAMP = "google.protobuf.Timestamp"
+_WRAPPERS = {f"google.protobuf.{name}Value" for name in (
+    "Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes",
+)}  # fmt: skip
+_TEXTS = {TIMESTAMP, "google.protobuf.Duration", "google.protobuf.FieldMask"}
+_KNOWN = (
+    any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2,
+)  # fmt: skip
+"""Files that every pool has. Serializers do not register them."""
+
+
+class ProtobufSchema:
+    """The messages of a writer's file."""
+
+    def __init__(self, schema: Schema) -> None:
+        """Load the file and those that it imports.
+
+        Raises:
+            ValueError: they are no descriptors, or one is missing.
+        """
+        pool = descriptor_pool.DescriptorPool()
+        for module in _KNOWN:
+            pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+        try:
+            for name, text in zip(schema.names, schema.references, strict=True):
+                pool.Add(_file(text, name))
+            file = _file(schema.text, "")
+            pool.Add(file)
+            self._file = pool.FindFileByName(file.name)
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+
+    def message(self, indexes: Sequence[int]) -> type[Message]:
+        """The message at these places: a message of the file, and messages within it.
+
+        Raises:
+            IndexError: there is none.
+        """
+        descriptor = list(self._file.message_types_by_name.values())[indexes[0]]
+        for index in indexes[1:]:
+            descriptor = descriptor.nested_types[index]
+        found: type[Message] = message_factory.GetMessageClass(descriptor)
+        return found
+
+
+def _file(text: str, name: str) -> FileDescriptorProto:
+    try:
+        file = FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        # Confluent's registry gives descriptors where `format=serialized` is asked for. Others ignore that.
+        remedy = "use a registry that knows format=serialized, or let writers register descriptors"
+        raise ValueError(f"the registry gives the text of the .proto file, not its descriptor: {remedy}") from None
+    if name:
+        file.name = name
+    return file
+
+
+def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
+    """The places of a record's message in its file, and where the message begins.
+
+    Raises:
+        IndexError: the record ends before.
+        ValueError: they are no places.
+    """
+    count, at = _varint(raw, start)
+    if count == 0:
+        return (0,), at
+    if not 0 < count <= 32:
+        raise ValueError(f"{count} message indexes")
+    found = []
+    for _ in range(count):
+        index, at = _varint(raw, at)
+        if index < 0:
+            raise ValueError("a negative message index")
+        found.append(index)
+    return tuple(found), at
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    found, shift = 0, 0
+    while True:
+        byte = raw[at]
+        at += 1
+        found |= (byte & 127) << shift
+        if byte < 128:
+            return (found >> 1) ^ -(found & 1), at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a message index beyond 64 bits")
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    """Whether a member is a map."""
+    inner = field.message_type
+    return bool(field.is_repeated and inner is not None and inner.GetOptions().map_entry)
+
+
+def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
+    """The member at a path that leads through messages alone; None: there is none."""
+    found: FieldDescriptor | None = None
+    inner: Descriptor | None = descriptor
+    for step in steps:
+        found = inner.fields_by_name.get(str(step)) if inner is not None and isinstance(step, str) else None
+        if found is None:
+            return None
+        inner = None if found.is_repeated else found.message_type
+    return found
+
+
+def absent(descriptor: Descriptor, steps: Steps) -> bool:
+    """Whether no message can have something at this path."""
+    inner: Descriptor | None = descriptor
+    for step in steps:
+        if inner is None or not isinstance(step, str):
+            return False
+        found = inner.fields_by_name.get(step)
+        if found is None:
+            return True
+        inner = None if found.is_repeated else found.message_type
+    return False
+
+
+def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
+    """A member that no path leads to; None: all are read."""
+    for field in descriptor.fields:
+        steps = (*at, field.name)
+        if steps in paths:
+            continue
+        if not any(path[: len(steps)] == steps for path in paths):
+            return steps
+        if field.message_type is not None and not field.is_repeated:
+            found = unread(field.message_type, paths, steps)
+            if found is not None:
+                return found
+    return None
+
+
+def value_of(message: Message, field: FieldDescriptor) -> Any:
+    """A member's value; None: it is not set, where a message can tell."""
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    return getattr(message, field.name)
+
+
+def plain(value: Any, field: FieldDescriptor, *, single: bool = False) -> Any:
+    """A member's value as JSON has it; `single`: one item of a repeated member."""
+    if value is None:
+        return None
+    if is_map(field) and not single:
+        entry = field.message_type.fields_by_name["value"]
+        return {str(key): plain(value[key], entry) for key in value}
+    if field.is_repeated and not single:
+        return [plain(item, field, single=True) for item in value]
+    if field.message_type is not None:
+        return _of_message(value)
+    if field.enum_type is not None:
+        named = field.enum_type.values_by_number.get(value)
+        return value if named is None else named.name
+    return value
+
+
+def _of_message(message: Message) -> Any:
+    name = message.DESCRIPTOR.full_name
+    if name in _TEXTS:
+        return message.ToJsonString()
+    if name in _WRAPPERS:
+        return message.value
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)

@@ -1,0 +1,34 @@
+"""Which reader a format needs, and the registry that it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tidemill_contract.resource.kinds.formats import WITH_SCHEMAS
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import WorkloadSettings
+from tidemill_processor.formats.registry import Registry
+from tidemill_processor.formats.schema_reader import SchemaReader
+
+
+def registry_of(spec: PipelineSpec, settings: WorkloadSettings) -> Registry | None:
+    """The registry of a pipeline's schemas; None: its format has none."""
+    written = spec.source.written
+    if written.registry is None or written.type not in WITH_SCHEMAS:
+        return None
+    form = "serialized" if written.type == "protobuf" else None
+    return Registry(written.registry, settings.registry_dir, form=form)
+
+
+def schema_reader(
+    spec: PipelineSpec, registry: Registry, *, exact: bool, needed: Collection[str] | None
+) -> SchemaReader:
+    """What reads records with schemas; arguments as those of `SchemaReader`."""
+    # Imported here: pipelines of other formats do without fastavro and Protobuf.
+    if spec.source.written.type == "protobuf":
+        from tidemill_processor.formats.protobuf import ProtobufReader
+
+        return ProtobufReader(spec, registry, exact=exact, needed=needed)
+    from tidemill_processor.formats.avro import AvroReader
+
+    return AvroReader(spec, registry, exact=exact, needed=needed)

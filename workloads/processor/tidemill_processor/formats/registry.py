@@ -1,0 +1,206 @@
+"""A schema registry: schemas by their ids, each asked for once.
+
+Asked in the loop's thread when records name an id for the first time. While the registry does not answer, the loop no
+longer asks; `look`, in a thread of its own, does, until it has what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidemill_contract.files import read_text
+from tidemill_contract.resource.kinds.formats import RegistrySpec
+
+if TYPE_CHECKING:
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 3.0
+"""How long the registry may take for one answer."""
+_UNKNOWN_SECONDS = 10.0
+"""For so long an id that the registry does not know is not asked for again."""
+_NOT_FOUND = 40403
+_MOST_REFERENCES = 100
+USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
+"""The keys of the Secret, all optional: of Kubernetes' types `basic-auth` and `tls`."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A schema of a writer.
+
+    Attributes:
+        text: as it was registered.
+        kind: AVRO, PROTOBUF or JSON.
+        references: the texts of those that it refers to, each after those that it refers to itself; `names`: theirs.
+    """
+
+    text: str
+    kind: str = "AVRO"
+    references: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+class UnknownSchemaError(Exception):
+    """The registry does not have a schema; the text says which."""
+
+
+class RegistryAwayError(Exception):
+    """The registry does not answer, or refuses to."""
+
+
+class Registry:
+    """The registry of one pipeline, shared by threads.
+
+    Attributes:
+        error: why it does not answer; empty: it does.
+    """
+
+    def __init__(self, spec: RegistrySpec, folder: Path | None = None, *, form: str | None = None) -> None:
+        """Prepare; nothing is asked yet.
+
+        Args:
+            spec: the pipeline's.
+            folder: has a file for each key of the Secret; None: there is none.
+            form: in which schemas are asked for; None: as they were registered.
+        """
+        self._url, self._folder, self._form = spec.url, folder, form
+        self._lock = threading.Lock()
+        self._client: tuple[Any, SchemaRegistryClient] | None = None
+        self._known: dict[int, Schema] = {}
+        self._unknown: dict[int, float] = {}
+        self._missing: set[int] = set()
+        self.error = ""
+
+    def schema(self, number: int) -> Schema:
+        """The schema of this id.
+
+        Raises:
+            UnknownSchemaError: the registry does not have it.
+            RegistryAwayError: it does not answer, and the schema has not been asked for yet.
+        """
+        known = self._known.get(number)
+        if known is not None:
+            return known
+        with self._lock:
+            asked_at = self._unknown.get(number)
+            if asked_at is not None and time.monotonic() - asked_at < _UNKNOWN_SECONDS:
+                raise UnknownSchemaError(self._says_unknown(number))
+            if self.error:
+                self._missing.add(number)
+                raise RegistryAwayError(self.error)
+            return self._fetch(number)
+
+    def away(self, numbers: Iterable[int]) -> frozenset[int]:
+        """Those of these ids that cannot be told yet, because the registry does not answer."""
+        found = set()
+        for number in numbers:
+            try:
+                self.schema(number)
+            except RegistryAwayError:
+                found.add(number)
+            except UnknownSchemaError:
+                pass
+        return frozenset(found)
+
+    @property
+    def missing(self) -> bool:
+        """Whether records wait for the registry."""
+        return bool(self._missing)
+
+    def look(self) -> None:
+        """Ask for what is missing, if anything is. To be called regularly, by one thread.
+
+        Raises:
+            RegistryAwayError: the registry still does not answer.
+        """
+        with self._lock:
+            for number in list(self._missing):
+                with suppress(UnknownSchemaError):
+                    self._fetch(number)
+                self._missing.discard(number)
+            if self.error:
+                log.warning("registry: answers again")
+                self.error = ""
+
+    def close(self) -> None:
+        """Close the connections; the next question opens new ones."""
+        if self._client is not None:
+            self._client[1].__exit__()
+            self._client = None
+
+    def _fetch(self, number: int) -> Schema:
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        try:
+            client = self._connected()
+            found = client.get_schema(number, fmt=self._form)
+            referred = list(self._referred(client, found))
+        except SchemaRegistryError as error:
+            if error.error_code == _NOT_FOUND:
+                self._unknown[number] = time.monotonic()
+                raise UnknownSchemaError(self._says_unknown(number)) from None
+            raise self._lost(number, f"HTTP {error.http_status_code}: {error.error_message}") from None
+        except Exception as error:  # whatever HTTP, TLS and a proxy in between may give
+            raise self._lost(number, f"{type(error).__name__}: {error}") from None
+        names = tuple(name for name, _ in referred)
+        schema = Schema(found.schema_str or "", found.schema_type or "AVRO", tuple(text for _, text in referred), names)
+        self._known[number] = schema
+        return schema
+
+    def _referred(self, client: SchemaRegistryClient, schema: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
+        """The names and texts of what a schema refers to, directly and not, each after what it needs itself."""
+        for reference in schema.references or ():
+            if depth > _MOST_REFERENCES:
+                raise ValueError("the references of the schema lead in a circle")
+            version = client.get_version(reference.subject, reference.version, fmt=self._form).schema
+            yield from self._referred(client, version, depth + 1)
+            yield reference.name, version.schema_str or ""
+
+    def _lost(self, number: int, error: str) -> RegistryAwayError:
+        self._missing.add(number)
+        self.close()
+        text = f"{self._url}: {error}"
+        if text != self.error:
+            log.warning("registry: %s", text)
+        self.error = text
+        return RegistryAwayError(text)
+
+    def _says_unknown(self, number: int) -> str:
+        return f"the registry {self._url} has no schema {number}"
+
+    def _connected(self) -> SchemaRegistryClient:
+        """The client with the credentials as they are now."""
+        # Imported here, because it takes a second, and few pipelines have a registry.
+        from confluent_kafka.schema_registry import SchemaRegistryClient
+
+        credentials = self._credentials()
+        if self._client is None or self._client[0] != credentials:
+            self.close()
+            settings = {"url": self._url, "timeout": ASK_SECONDS, "max.retries": 0, **credentials}
+            self._client = credentials, SchemaRegistryClient(settings)
+        return self._client[1]
+
+    def _credentials(self) -> dict[str, str]:
+        if self._folder is None:
+            return {}
+        found: dict[str, str] = {}
+        if (self._folder / USERNAME).exists():
+            texts = [read_text(self._folder / name).strip() for name in (USERNAME, PASSWORD)]
+            found["basic.auth.user.info"] = ":".join(texts)
+        for name, setting in (
+            (CA, "ssl.ca.location"),
+            (CERTIFICATE, "ssl.certificate.location"),
+            (KEY, "ssl.key.location"),
+        ):
+            if (self._folder / name).exists():
+                found[setting] = str(self._folder / name)
+        return found

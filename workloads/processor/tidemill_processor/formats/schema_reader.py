@@ -1,0 +1,230 @@
+"""Readers of records whose schema a registry has: one plan for each schema that writers use, remembered by its id.
+
+A plan first reads many records at once, for the fields that are needed. If anything is unusual, it does so in groups,
+and reads the records of the remaining groups one by one, as JSON that is judged like every other event.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
+from tidemill_contract.events.formats.csv_lines import flat
+from tidemill_contract.events.formats.framing import FRAME_BYTES, check_framed
+from tidemill_contract.events.formats.opening import Deletes
+from tidemill_contract.events.kept_json import JSON
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_processor.formats.registry import Registry, Schema, UnknownSchemaError
+
+_GROUP = 64
+
+
+class Plan(ABC):
+    """Reads the records of one schema."""
+
+    @abstractmethod
+    def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
+        """Read many; None: they have to be read one by one."""
+
+    @abstractmethod
+    def single(self, raw: bytes, now_ms: int) -> Decoded | None:
+        """Read one, which gives one event or one verdict; None: it is left out by policy.
+
+        Raises:
+            InvalidEvent: it cannot be read.
+        """
+
+    @abstractmethod
+    def document(self, raw: bytes) -> bytes | None:
+        """The event of a record as JSON, a member for each field; None: it is left out by policy.
+
+        Raises:
+            InvalidEvent: it cannot be read.
+        """
+
+
+class SchemaReader(ABC):
+    """Reads the values of one pipeline's records, see `Reader`.
+
+    Attributes:
+        times: which event times are valid.
+        registry: has the schemas.
+        fields: those of records' values.
+        flat: the pipeline whose events are documents, which have a member for each field.
+        needed: names of the fields that have to be read.
+        exact: whether microseconds of event times are told.
+        strict: whether schemas with members that no field reads are refused.
+        changes: whether records are change events of Debezium.
+        deletes: what becomes of those that delete.
+    """
+
+    def __init__(
+        self, spec: PipelineSpec, registry: Registry, *, exact: bool = False, needed: Collection[str] | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            spec: the pipeline's.
+            registry: has the schemas.
+            exact: as of `EventDecoder`.
+            needed: names of the fields that have to be read; None: all.
+        """
+        self.registry, self.exact = registry, exact
+        self.strict = spec.source.strict
+        self.fields = [field for field in spec.source.fields if field.origin in ("value", "envelope")]
+        names = {field.name for field in self.fields}
+        required = {field.name for field in self.fields if field.required}
+        self.needed = names if needed is None else names & {*needed, *required, spec.source.event_time.field}
+        self._keeps_json = any(field.type == JSON for field in self.fields)
+        self.flat = flat(_within(spec))
+        self._plain = EventDecoder(self.flat, exact=exact)
+        self.times = self._plain.times
+        self.deletes = Deletes(spec.source.written.deletes)
+        self.changes = spec.source.written.envelope == "debezium"
+        self._plans: dict[bytes, Plan] = {}
+
+    @abstractmethod
+    def plan(self, schema: Schema, number: int) -> Plan:
+        """Make the plan of a schema.
+
+        Raises:
+            ValueError: the schema cannot be used; the text says why.
+        """
+
+    def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
+        """The frames of these records whose schemas cannot be told, because the registry is away."""
+        frames = {raw[:FRAME_BYTES] for raw in raws}.difference(self._plans)
+        numbers = {frame: int.from_bytes(frame[1:]) for frame in frames if len(frame) == FRAME_BYTES and frame[0] == 0}
+        away = self.registry.away(numbers.values()) if numbers else frozenset()
+        return frozenset(frame for frame, number in numbers.items() if number in away)
+
+    def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
+        """Decode the values of records, see `Reader`.
+
+        Raises:
+            RegistryAwayError: a schema cannot be told; ask `waiting` before.
+        """
+        frames = {raw[:FRAME_BYTES] for raw in raws}
+        if len(frames) == 1 and not tombstones:
+            return self._of_schema(raws, now_ms)
+        events: list[Any] = [None] * len(raws)
+        micros = [0] * len(raws)
+        invalid: dict[int, InvalidEvent] = {}
+        ignored = set()
+        places: dict[bytes, list[int]] = {}
+        for index, raw in enumerate(raws):
+            if index not in tombstones:
+                places.setdefault(raw[:FRAME_BYTES], []).append(index)
+                continue
+            try:
+                self.deletes.check_tombstone()
+                ignored.add(index)
+            except InvalidEvent as verdict:
+                invalid[index] = verdict
+        for at in places.values():
+            found = self._of_schema([raws[index] for index in at], now_ms)
+            for index, event, each in zip(at, found.events, found.micros or [0] * len(at), strict=True):
+                events[index], micros[index] = event, each
+            invalid |= {at[place]: verdict for place, verdict in found.invalid.items()}
+            ignored |= {at[place] for place in found.ignored}
+        return Decoded(events, dict(sorted(invalid.items())), micros if self.exact else None, frozenset(ignored))
+
+    def _of_schema(self, raws: Sequence[bytes], now_ms: int) -> Decoded:
+        """Decode records of one frame."""
+        try:
+            plan = self._plan_of(raws[0])
+        except InvalidEvent as verdict:
+            return Decoded([None] * len(raws), dict.fromkeys(range(len(raws)), verdict))
+        whole = plan.together(raws, now_ms) if max(map(len, raws)) <= MAX_EVENT_BYTES else None
+        if whole is not None:
+            return whole
+        events: list[Any] = []
+        micros: list[int] = []
+        invalid: dict[int, InvalidEvent] = {}
+        ignored = set()
+        for start in range(0, len(raws), _GROUP):
+            group = raws[start : start + _GROUP]
+            fits = len(raws) > _GROUP and max(map(len, group)) <= MAX_EVENT_BYTES
+            found = plan.together(group, now_ms) if fits else None
+            if found is not None:
+                events += found.events
+                micros += found.micros or [0] * len(group)
+                continue
+            for index, raw in enumerate(group, start):
+                try:
+                    _check_size(raw)
+                    one = plan.single(raw, now_ms)
+                except InvalidEvent as verdict:
+                    one = Decoded([None], {0: verdict})
+                if one is None:
+                    ignored.add(index)
+                    one = Decoded([None], {})
+                elif one.invalid:
+                    invalid[index] = one.invalid[0]
+                events.append(one.events[0])
+                micros += one.micros or [0]
+        return Decoded(events, invalid, micros if self.exact else None, frozenset(ignored))
+
+    def _plan_of(self, raw: bytes) -> Plan:
+        frame = raw[:FRAME_BYTES]
+        known = self._plans.get(frame)
+        if known is not None:
+            return known
+        check_framed(raw)
+        number = int.from_bytes(frame[1:])
+        try:
+            schema = self.registry.schema(number)
+        except UnknownSchemaError as error:
+            remedy = "name the registry of the writers in source.format.registry, or register the schema again"
+            raise InvalidEvent(Reason.UNKNOWN_SCHEMA, None, f"{error}; {remedy}") from None
+        try:
+            made = self.plan(schema, number)
+        except ValueError as error:
+            detail = f"schema {number} cannot be used: {error}; correct source.format.type, or the writer's schema"
+            raise InvalidEvent(Reason.UNKNOWN_SCHEMA, None, detail[:400]) from None
+        self._plans[frame] = made
+        return made
+
+    def values(self, events: Sequence[Any], name: str) -> list[Any]:
+        """A field's value in each event."""
+        return self._plain.values(events, name)
+
+    def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
+        """Set a field that is no member of the events."""
+        self._plain.put(events, name, values)
+
+    def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
+        """The fields of each event as a JSON object, see `Reader`."""
+        if self._keeps_json:
+            raws = list(map(self.document, raws))
+        return self._plain.as_json(events, raws)
+
+    def document(self, raw: bytes) -> bytes:
+        """Return the event of a valid record as JSON, see `Reader`."""
+        return self._plan_of(raw).document(raw) or b"{}"
+
+
+def _within(spec: PipelineSpec) -> PipelineSpec:
+    """The pipeline whose fields of the envelope are members of the event, as they are in documents."""
+    fields = [_moved(field) for field in spec.source.fields]
+    source = spec.source.model_copy(update={"fields": fields, "format": None})
+    return spec.model_copy(update={"source": source})
+
+
+def with_fields(spec: PipelineSpec, fields: Mapping[str, FieldSpec]) -> PipelineSpec:
+    """The pipeline with some fields, by name, that are written otherwise."""
+    changed = [fields.get(field.name, field) for field in spec.source.fields]
+    return spec.model_copy(update={"source": spec.source.model_copy(update={"fields": changed})})
+
+
+def _moved(field: FieldSpec) -> FieldSpec:
+    return field.model_copy(update={"taken_from": None}) if field.origin == "envelope" else field
+
+
+def _check_size(raw: bytes) -> None:
+    if len(raw) > MAX_EVENT_BYTES:
+        raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are allowed")

@@ -1,0 +1,20 @@
+"""Timestamps of schemas that say their unit: the field's format gives way to it."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from tidemill_contract.events.timestamps import TimeFormat
+from tidemill_contract.events.types import EPOCH, default_of
+from tidemill_contract.resource.spec import FieldSpec
+
+
+def retimed(field: FieldSpec, written: str | None, zone: str | None = None) -> FieldSpec:
+    """The field with another format, and its default in that."""
+    default = field.default
+    if default is not None:
+        own, value = TimeFormat.of(field), default_of(field)
+        micros = value * 1000 if own is None else own.micros(value)
+        moment = EPOCH + dt.timedelta(microseconds=micros)
+        default = {"us": micros, "ns": micros * 1000}.get(written or "", moment.isoformat())
+    return field.model_copy(update={"format": written, "zone": zone, "default": default})
