@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("-f", "--file", required=True, metavar="FILE", help="- for standard input (default NDJSON)")
     parser.add_argument("--pipeline", metavar="NAME", help="name, or namespace/name; default: the only one that runs")
-    parser.add_argument("--url", metavar="INGEST", help="of ingest; default: that of the running `up`")
+    parser.add_argument("--url", metavar="INGEST", help="URL of ingest; default: that of the running `up`")
     parser.add_argument(
         "--spec",
         type=Path,
@@ -79,10 +79,10 @@ class Target:
     """Where events are sent.
 
     Attributes:
-        url: of ingest.
-        api: of the API; empty: unknown.
-        pipeline: its name.
-        fields: of the pipeline; empty: unknown.
+        url: URL of ingest.
+        api: URL of the API. Empty if it is unknown.
+        pipeline: the pipeline's name.
+        fields: the pipeline's fields. Empty if they are unknown.
     """
 
     url: str
@@ -92,10 +92,10 @@ class Target:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send the file, and print what became of its events.
+    """Send the file, and print how many of its events were accepted.
 
     Raises:
-        CommandError: the file, the pipeline or ingest is not there, or an option is wrong.
+        CommandError: the file, the pipeline or ingest does not exist, or an option is wrong.
     """
     _check(args)
     path = None if args.file == "-" else Path(args.file)
@@ -127,14 +127,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sender | None = None) -> int:
-    """Send an open file, and print the summary; return the exit code.
+    """Send an open file, and print the summary. Return the exit code.
 
     Args:
-        file: the file.
-        client: to ingest.
-        order: what is sent, and how.
-        api: URL of the API, for the message about dead letters; empty: unknown.
-        sender: of these; None: one is made.
+        file: the open file.
+        client: the client of ingest.
+        order: which pipeline gets the events, and how they are sent.
+        api: URL of the API, for the message about dead letters. Empty if it is unknown.
+        sender: sends the events. None to create one from `client` and `order`.
     """
     if file.table is not None:
         _tell_columns(file, order)
@@ -154,10 +154,10 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
 
 
 def _check(args: argparse.Namespace) -> None:
-    """See that the options are right.
+    """Check the options.
 
     Raises:
-        CommandError: one is not.
+        CommandError: an option is wrong.
     """
     wrong = ""
     if args.rate is not None and not 0 < args.rate < 1e9:
@@ -173,7 +173,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    """Find where to send: as the options say, else to the running `up`.
+    """Find ingest: by the options, else by the running `up`.
 
     Raises:
         CommandError: there is no such pipeline, or it takes no events over HTTP.
@@ -198,10 +198,10 @@ def _target(args: argparse.Namespace) -> Target:
 
 
 def _fields_of(path: Path, wanted: str | None) -> Sequence[FieldSpec]:
-    """Return the fields of a pipeline in a file.
+    """Return the fields of a pipeline that a file describes.
 
     Raises:
-        CommandError: the file is invalid, or does not have the pipeline.
+        CommandError: the file is invalid, or does not describe the pipeline.
     """
     reading = Sources([path]).poll()
     if reading is None or reading.faults:
@@ -253,7 +253,7 @@ def _told(summary: Summary, name: str, order: Order, api: str) -> str:
 
 def _how_to_go_on(order: Order) -> str:
     if order.path is None:
-        return "what was not sent has to be produced again"
+        return "standard input cannot be resumed: run the command again with the events that were not sent"
     if order.resume is not None:
         return f"the same command continues from {order.resume}"
     return "the same command begins again, and counts what was sent before only once"

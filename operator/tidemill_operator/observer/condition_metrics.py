@@ -1,4 +1,4 @@
-"""Exports the conditions of pipelines to Prometheus: one series for each existing condition."""
+"""Exports the conditions of pipelines to Prometheus. Each existing condition has one series."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CONDITION = Gauge(
 
 
 class Conditions:
-    """The exported conditions of several pipelines. Safe to share between threads."""
+    """The exported conditions of several pipelines. Several threads may use it."""
 
     def __init__(self) -> None:
         self._told: dict[Hashable, frozenset[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
 
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
-        """Export a pipeline's conditions in place of its former ones. Series that a namesake also has are kept."""
+        """Export a pipeline's conditions in place of its former ones. Series of its namesakes are kept."""
         found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:
             before = self._told.pop(key, frozenset())

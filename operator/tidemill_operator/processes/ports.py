@@ -1,4 +1,4 @@
-"""Free loopback ports, stored so that a second start uses the same ones."""
+"""Free loopback ports. They are stored, so that a second start uses the same ports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# Below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port before we use it.
+# These are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we want.
 _LOWEST, _HIGHEST = 20_000, 32_000
 
 
@@ -28,7 +28,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 class Ports:
-    """The ports of one data folder by name, kept in a JSON file."""
+    """The ports of one data folder by name. They are kept in a JSON file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -38,7 +38,7 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return the stored port of a name if it is free, else the first free one from `wanted` on (0: any).
+        """Return the stored port of a name if it is free, else the first free one from `wanted` on. 0 means any port.
 
         Raises:
             RuntimeError: no port is free.

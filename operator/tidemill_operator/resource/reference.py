@@ -1,6 +1,6 @@
 """Generates the reference page of the resource: `python -m tidemill_operator.resource.reference`.
 
-Owns the table of members and the prose. Every name, type, bound and default comes from the schema.
+This module owns the table of members and the prose. Every name, type, bound and default comes from the schema.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def render() -> str:
-    """Return the page; the output is deterministic."""
+    """Return the page. Each call gives the same text."""
     rules = [
         f"- `{'.'.join(filter(None, (place, rule.at))) or 'the resource'}`: {rule.message}."
         for place, of_place in RULES.items()
