@@ -179,8 +179,8 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # An empty list would not mark the topic.
     # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS is the topic's mark.
+    return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 
 def _what(factor: int, wish: Wish) -> str:
