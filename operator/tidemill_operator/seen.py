@@ -125,4 +125,4 @@ def _topic(topic: Topic, live: LiveTopic | None) -> Outcome:
         return failed(Component.TOPICS, topic.name, missing(topic))
     if topic.lost:
         return failed(Component.TOPICS, topic.name, gone(topic))
-    return waiting(Component.TOPICS, topic.name, f"topic {topic.name} is not there")
+    return waiting(Component.TOPICS, topic.name, f"topic {topic.name} does not exist")

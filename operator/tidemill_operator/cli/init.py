@@ -32,9 +32,9 @@ from tidemill_operator.settings import Platform
 _MOST_RECORDS = 10_000
 _FILE_NAME = (os.sep, ".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet", ".gz")
 _DESCRIPTION = """\
-Draft a pipeline from your own events. A sample of them shows fields, paths, types, formats of times, a key, the event
-time, a window and metrics. The pipeline is valid and has comments; without --output it goes to standard output. With
---run, `up` runs it, `send` sends the file, and Ctrl-C stops.
+Draft a pipeline from your own events. Fields, paths, types, formats of times, a key, the event time, a window and
+metrics are chosen from a sample of the events. The pipeline is valid and has comments. Without --output it is written
+to standard output. With --run, `up` runs it, `send` sends the file, and Ctrl-C stops both.
 """
 _EPILOG = """\
 examples:
@@ -238,7 +238,7 @@ def _write(path: Path, text: str) -> None:
     except FileExistsError:
         if _content(path) != text:
             remedy = "name another --output, or remove the file"
-            raise CommandError(f"{path} exists, and what is drafted now differs; {remedy}") from None
+            raise CommandError(f"{path} exists, and differs from the new draft; {remedy}") from None
     except OSError as error:
         raise CommandError(f"{path} cannot be written ({error.strerror}); name another --output") from None
 

@@ -73,7 +73,8 @@ class _Sending(threading.Thread):
         told = json.loads(read_text(self._ready))
         if self._name not in told["pipelines"]:
             # `up` has told the user why. When the pipeline is corrected, the user can send the file himself.
-            self._say(f"nothing was sent, as {self._name} is not ready; then: tidemill send -f {self._args.source}")
+            send = f"tidemill send -f {self._args.source}"
+            self._say(f"nothing was sent, because {self._name} is not ready; correct it, then run: {send}")
             self.code = EXIT_ERROR
             return
         endpoints = told["pipelines"][self._name]

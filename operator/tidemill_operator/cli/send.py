@@ -27,9 +27,9 @@ EXIT_REFUSED = 3
 _MOST_WORKERS = 32
 _DESCRIPTION = """\
 Send the events of a file to a pipeline: CSV, NDJSON, a JSON array or Parquet, also packed with gzip. The pipeline's
-fields say how the cells of CSV are read. Each batch has an Idempotency-Key, made of the file and the place in it: what
-is sent again within a day is counted once. Exit code 0: all events were accepted, 3: some became dead letters, 1: not
-all were sent.
+fields say how the cells of CSV are read. Each batch has an Idempotency-Key, made from the file and the place in it,
+so events that are sent again within a day count once. Exit code 0: all events were accepted, 3: some became dead
+letters, 1: not all were sent.
 """
 _EPILOG = """\
 examples:
@@ -69,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--resume", type=Path, metavar="PATH", help="keep the position here, and continue from it")
     parser.add_argument("--again", action="store_true", help="count events that were sent before once more")
-    parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with a key of the pipeline")
+    parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
     add_reading(parser)
 
@@ -256,4 +256,4 @@ def _how_to_go_on(order: Order) -> str:
         return "standard input cannot be resumed: run the command again with the events that were not sent"
     if order.resume is not None:
         return f"the same command continues from {order.resume}"
-    return "the same command begins again, and counts what was sent before only once"
+    return "the same command sends the file again, and events that were already sent count only once"

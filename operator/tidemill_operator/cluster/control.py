@@ -174,7 +174,7 @@ def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Docu
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
-    anew = [f"made {what} again, which was gone" for what in runtime.made] if settled and same else []
+    anew = [f"made {what} again, because it was gone" for what in runtime.made] if settled and same else []
     return [*runtime.repairs, *anew]
 
 

@@ -58,7 +58,7 @@ class CsvFile:
                 line = reader.line_num + 1
         except UnicodeDecodeError as error:
             name, byte = self._content.name, error.object[error.start]
-            remedy = "name it: --encoding cp1252 is that of Windows" if self.encoding == "utf-8" else "check the file"
+            remedy = "write --encoding cp1252 if it is from Windows" if self.encoding == "utf-8" else "check the file"
             problem = f"byte {byte:#04x} is not {self.encoding}"
             raise EventFileError(f"{name}, near line {line}: {problem}; {remedy}") from None
         except csv.Error as error:

@@ -88,7 +88,7 @@ class JsonFile:
         name = self._content.name
         body = self._content.stream.read(MOST_ARRAY_BYTES + 1)
         if len(body) > MOST_ARRAY_BYTES:
-            remedy = f"write an event a line: jq -c '.[]' {name} > events.ndjson"
+            remedy = f"write one event per line: jq -c '.[]' {name} > events.ndjson"
             raise EventFileError(f"{name}: an array of more than {MOST_ARRAY_BYTES >> 20} MiB; {remedy}")
         body = body.removeprefix(_BOM).strip(_BLANK)
         try:
@@ -96,5 +96,5 @@ class JsonFile:
             for number, value in enumerate(values, 1):
                 yield number, msgspec.json.format(bytes(value), indent=-1)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            remedy = "write valid JSON, or an event a line in a file called .ndjson"
+            remedy = "write valid JSON, or one event per line in a file called .ndjson"
             raise EventFileError(f"{name}: is no JSON ({error}); {remedy}") from None

@@ -158,7 +158,7 @@ class Run:
             for stored in self._store:
                 if stored.key not in reading.documents:
                     self._say(
-                        f"{stored.key}: ran here before, is not in these files; it stays stopped, its data is kept"
+                        f"{stored.key} ran here before, but is not in these files: it stays stopped, with its data kept"
                     )
         self._session.take(reading)
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())

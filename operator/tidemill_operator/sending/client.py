@@ -143,8 +143,8 @@ class Client:
 
 
 _REMEDIES = {
-    401: "; name a file with a key of this pipeline: --api-key-file PATH",
-    403: "; the key has to allow to append events",
+    401: "; name a file with an API key of this pipeline: --api-key-file PATH",
+    403: "; the API key needs the scope events:append",
     404: "; check --pipeline and --url",
 }
 

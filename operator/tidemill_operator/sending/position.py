@@ -59,7 +59,7 @@ class Position:
             raise EventFileError(f"{resume} belongs to {known.file} and pipeline {known.pipeline}; name another file")
         if _beginning(path, known.hashed) != (known.hashed, known.beginning):
             remedy = f"remove {resume} to send it from the beginning"
-            raise EventFileError(f"{path} has another beginning than when it was sent; {remedy}")
+            raise EventFileError(f"{path}: its beginning has changed since it was sent; {remedy}")
         return known
 
     def after(self, events: int) -> Position:

@@ -320,7 +320,7 @@ def _report(
     unshown: Collection[str] = (),
 ) -> Outcome:
     if live is None or (live.partitions < topic.partitions and topic.managed):
-        text = f"topic {topic.name} is being made" if live is None else f"topic {topic.name} gets more partitions"
+        text = f"topic {topic.name} is being created" if live is None else f"topic {topic.name} gets more partitions"
         return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, serving=live is not None)
     observed: dict[str, Any] = {"id": live.id, "partitions": live.partitions}
     observed["replicationFactor"] = live.replication_factor

@@ -169,7 +169,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
     done = folder / "formatted"
     if done.exists():
         return
-    # A former start was interrupted while it formatted. The folder can be deleted, because it never held a record.
+    # Data of a start that was interrupted while it formatted can be deleted, because it never held a record.
     shutil.rmtree(data, ignore_errors=True)
     command = [
         *java_command,

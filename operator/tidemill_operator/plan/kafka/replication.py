@@ -138,7 +138,7 @@ def next_step(
         return Step()
     factor = wish.factor or min(len(replicas) for replicas in after.values())
     if stale := _stale(moving, factor, brokers):
-        text = f"{_what(factor, wish)}: {_count(stale, 'partition')} called back"
+        text = f"{_what(factor, wish)}: reassignment of {_count(stale, 'partition')} cancelled"
         return Step(cancel=stale, change=ReplicaChange(factor, "ongoing", text))
     if (most := at_most(after, brokers)) < factor:
         text = f"{_what(factor, wish)}: needs {factor} brokers, and {most} can hold them"

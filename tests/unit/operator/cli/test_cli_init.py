@@ -40,7 +40,7 @@ def test_the_output_is_valid_and_never_overwritten(capsys: pytest.CaptureFixture
     assert "metadata: {name: shop}" in Path("o.yaml").read_text()
     Path("o.yaml").write_text("mine")
     assert main(["init", "--from", "orders.csv", "--output", "o.yaml"]) == 1
-    assert "o.yaml exists, and what is drafted now differs; name another --output" in capsys.readouterr().err
+    assert "o.yaml exists, and differs from the new draft; name another --output" in capsys.readouterr().err
     assert Path("o.yaml").read_text() == "mine"
 
 
