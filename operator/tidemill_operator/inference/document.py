@@ -232,6 +232,6 @@ def _flow(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text as YAML. It is put in JSON's quotes, which YAML has too, unless YAML reads it as a text anyway."""
+    """Return a text as YAML. It has JSON's quotes, unless YAML reads it as a text without quotes."""
     plain = _PLAIN.fullmatch(text) is not None and text.lower() not in YAML_WORDS and text == text.strip()
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
