@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     """Draft the pipeline, print or write it, and run it if the user asks for that.
 
     Raises:
-        CommandError: there is no such file or topic, or it has no event, or the output exists with another content.
+        CommandError: there is no such file or topic, or it has no event, or the output exists with different content.
     """
     if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
         problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"

@@ -115,7 +115,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     Args:
         document: the resource.
         world: the known servers.
-        taken: the topics that pipelines claim which are applied before this one.
+        taken: the claims on topics by pipelines that are applied before this one.
 
     Raises:
         TidemillError: a server does not answer.

@@ -27,7 +27,7 @@ from tidemill_operator.inference.columns import (
 from tidemill_operator.inference.time_forms import FITTING, TimeForm, find_count_form, find_text_form, seems_time
 
 MONEY = NUMBER
-"""The type of numbers with a fraction. An exact type is used, because they may be amounts of money."""
+"""The type of numbers with a fraction. An exact type is used, because such numbers may be amounts of money."""
 _CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
 _LONGEST = 2**63

@@ -39,7 +39,7 @@ _ADVICE: dict[ScalingReason, str] = {
 
 
 def explain(decision: Decision) -> str:
-    """Return the reason, the calculation, and the events that would change the number."""
+    """Return the reason, the calculation, and what would change the number."""
     if decision.desired != decision.current:
         what = f"{decision.current} → {decision.desired} replicas"
     else:
