@@ -64,7 +64,7 @@ class Placement:
         resilience: text of the resilience file. Empty means the defaults of the workloads.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to create NetworkPolicies.
-        exposure: the Ingress of pipelines. None if there is none.
+        exposure: the Ingress of pipelines, or None if there is none.
     """
 
     images: Mapping[str, str]
@@ -86,7 +86,7 @@ class ClusterSettings:
     """Settings of one operator in a cluster.
 
     Attributes:
-        namespaces: the watched namespaces. Empty if all are watched.
+        namespaces: the watched namespaces, or empty if all are watched.
         operator_namespace: namespace of the Lease, the certificate and the watchdog's object.
         pod_name: name of this replica's pod.
         placement: settings of every workload.

@@ -22,7 +22,7 @@ class Logins:
     """The logins of a pipeline during one pass.
 
     Attributes:
-        rotate: the requested rotation: a changed text requests one. Empty if none was ever requested.
+        rotate: the requested rotation: a changed text requests one, or empty if none was ever requested.
         now: the wall clock, with a zone.
         confirm: raises an error if another operator has taken over.
     """
@@ -73,7 +73,7 @@ class Logins:
         return self._tell(self._known)
 
     def status(self) -> dict[str, Any]:
-        """Return the last rotation's request and phase for the status. Empty if there was no rotation."""
+        """Return the last rotation's request and phase for the status, or empty if there was no rotation."""
         known = self._known
         if known is None or not (known.rotated or known.following or known.retire_at):
             return {}

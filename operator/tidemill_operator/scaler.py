@@ -40,7 +40,7 @@ class Running:
     Attributes:
         config: the config with which the pipeline was started. An edit that was refused has no effect on it.
         ready: the number of ready processors.
-        settled: the desired number of processors if exactly so many run and are ready. None if some start or stop.
+        settled: the desired number of processors if exactly so many run and are ready, or None if some start or stop.
     """
 
     config: PipelineConfig
@@ -54,7 +54,7 @@ class Memory:
 
     Attributes:
         state: the state of the decisions.
-        replicas: the decided number. None if nothing is decided yet.
+        replicas: the decided number, or None if nothing is decided yet.
     """
 
     state: State = field(default_factory=State)
@@ -79,7 +79,7 @@ class Site(Protocol[_K]):
     """Knows where pipelines run and where decisions are stored."""
 
     def look(self, key: _K) -> Running | None:
-        """Return a running pipeline. None if it does not run."""
+        """Return a running pipeline, or None if it does not run."""
         ...
 
     def remembered(self, key: _K) -> Memory:
@@ -133,7 +133,7 @@ class Scaler(Generic[K]):
         """Poll a pipeline and decide.
 
         Returns:
-            Seconds until the next poll. None if the pipeline does not scale, or does not run.
+            Seconds until the next poll, or None if the pipeline does not scale, or does not run.
         """
         seen = self._site.look(key)
         settings = Settings.of(seen.config.spec.processor) if seen else None
@@ -155,13 +155,13 @@ class Scaler(Generic[K]):
         return settings.poll_seconds
 
     def rest(self, key: K) -> float:
-        """Return the seconds until the next poll of a pipeline. 0 if it is due."""
+        """Return the seconds until the next poll of a pipeline, or 0 if it is due."""
         with self._lock:
             scaled = self._scaled.get(key)
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of processors, else the running number. None if both are unknown.
+        """Return the decided number of processors, else the running number, or None if both are unknown.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -172,7 +172,7 @@ class Scaler(Generic[K]):
         return scaled.memory.replicas
 
     def status(self, key: K) -> dict[str, Any]:
-        """Return `status.scaling` of the last decision. Empty if there is none."""
+        """Return `status.scaling` of the last decision, or empty if there is none."""
         with self._lock:
             scaled = self._scaled.get(key)
             return dict(scaled.told) if scaled else {}

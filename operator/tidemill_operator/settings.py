@@ -22,9 +22,9 @@ class Platform:
     Attributes:
         runtime: `local` or `kubernetes`.
         cluster_id: recorded on objects that outlive a resource, so that operators of other clusters do not touch them.
-        kafka_brokers: bootstrap brokers. Empty if unknown: then plans can be made, but not applied.
+        kafka_brokers: bootstrap brokers, or empty if unknown: then plans can be made, but not applied.
         postgres: the database, and the login that administers it.
-        redis_url: URL of Redis. Empty if there is none.
+        redis_url: URL of Redis, or empty if there is none.
         redis_ca: PEM file of the authorities that sign Redis' certificate. Empty means those of the system.
         partitions: default number of partitions of a source topic.
         replication_factor: default replication factor of topics.

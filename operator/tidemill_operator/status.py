@@ -41,21 +41,21 @@ class Report:
     Attributes:
         generation: the generation of the observed spec.
         outcomes: the outcomes of all components.
-        lost: lost events, the most severe first. None if this was not checked.
-        full: effects of quotas, the most severe first. None if this was not checked.
-        failing: failures of processors with windows, the most severe first. None if this was not checked.
+        lost: lost events, the most severe first, or None if this was not checked.
+        full: effects of quotas, the most severe first, or None if this was not checked.
+        failing: failures of processors with windows, the most severe first, or None if this was not checked.
         stalled: why this spec is not in force.
         judged: whether the spec was validated. If it was not, the former verdict is kept.
-        standing: why no event is counted, according to continuous observation. None if events are counted, or none
+        standing: why no event is counted, according to continuous observation, or None if events are counted, or none
             waits.
         watched: whether there is continuous observation. If there is, one unanswered request does not count.
         accepted: whether any spec is in force, this one or an earlier one.
         suspended: whether the spec in force suspends the pipeline.
         paused: whether reconciliation is paused, so that the pipeline was only observed, if at all.
-        rebalanced: the completed request to spread replicas. Empty if there is none.
-        credentials: the state of the last rotation of the logins. Empty if there was none.
+        rebalanced: the completed request to spread replicas, or empty if there is none.
+        credentials: the state of the last rotation of the logins, or empty if there was none.
         topics, aggregations: items of the lists in the status.
-        replay: the progress of a replay. Empty if none runs. None if this was not checked.
+        replay: the progress of a replay; empty if none runs, or None if this was not checked.
     """
 
     generation: int

@@ -31,7 +31,7 @@ class MemoryPart:
     Attributes:
         writes: descriptions of all writes, in order.
         calls: the methods that were called, in order.
-        failure: the error that each call raises. None if calls succeed.
+        failure: the error that each call raises, or None if calls succeed.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class MemoryTopics(MemoryPart):
     Attributes:
         nodes: the number of brokers.
         spreads: the argument `spread` of each call of `ensure`.
-        moving: why `ensure` waits, e.g. for moving replicas. Empty if it does not wait.
+        moving: why `ensure` waits, e.g. for moving replicas, or empty if it does not wait.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class MemorySchemas(MemoryPart):
     Attributes:
         logins: the suffixes of the writers that may log in, by schema.
         busy: whether a lock is taken, so that `ensure` and `release` raise an error.
-        taken: the error that `exclusive` raises. None if it gets the lock.
+        taken: the error that `exclusive` raises, or None if it gets the lock.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ class PipelineSecrets:
         writer, reader: the logins that the workloads use now.
         changed: number of secrets that were written.
         following: the staged logins. They are created in Postgres first, and put in force by `switch`.
-        retire_at: earliest time to retire the former logins. None if they are already retired.
+        retire_at: earliest time to retire the former logins, or None if they are already retired.
         rotated: the request of the last rotation whose logins were put in force.
     """
 
@@ -150,7 +150,7 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether a pipeline exists, in any state. True if it cannot be determined."""
+        """Whether a pipeline exists, in any state. The result is True if it cannot be determined."""
         ...
 
 

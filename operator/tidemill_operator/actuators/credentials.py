@@ -41,9 +41,9 @@ class Rotation(BaseModel):
     """The state of the last rotation.
 
     Attributes:
-        done: the request of the last rotation that was switched. Empty if there was none.
+        done: the request of the last rotation that was switched, or empty if there was none.
         wanted: the request of the staged rotation.
-        following: the staged logins by file name. Empty if none is staged.
+        following: the staged logins by file name, or empty if none is staged.
         switched_at: when the logins were switched. None once the former logins are retired.
     """
 
@@ -62,7 +62,7 @@ def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str
         files: the existing files.
         writer: the role of the writer's logins.
         reader: the role of the reader's logins.
-        rotate: the requested rotation: a changed text requests one. Empty if none was ever requested.
+        rotate: the requested rotation: a changed text requests one, or empty if none was ever requested.
 
     Raises:
         TidemillError: a file does not hold what it should.
@@ -108,7 +108,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """The files that put the staged logins in force, the rotation's file last. Empty if none is staged."""
+    """The files that put the staged logins in force, the rotation's file last, or empty if none is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -120,7 +120,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """The file that retires the former logins. Empty if they are retired."""
+    """The file that retires the former logins, or empty if they are retired."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}

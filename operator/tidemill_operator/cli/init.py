@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _path(source: str) -> Path | None:
-    """Return the file that `source` names. None if it names the standard input or a topic.
+    """Return the file that `source` names, or None if it names the standard input or a topic.
 
     Raises:
         CommandError: `source` can only be a file, and that file does not exist.
@@ -244,7 +244,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _content(path: Path) -> str | None:
-    """The text of a file. None if there is no such file, or if it is larger than a pipeline may be."""
+    """The text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
     try:
         return read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError):

@@ -33,7 +33,7 @@ def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path |
         args: the arguments of `init`.
         output: the file with the pipeline.
         name: the pipeline's name.
-        path: the file with the events. None if the events are already in the topic.
+        path: the file with the events, or None if the events are already in the topic.
 
     Returns:
         The exit code of `send`, or that of `up` if nothing was to be sent.

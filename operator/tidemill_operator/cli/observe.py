@@ -32,7 +32,7 @@ class World:
 
     Attributes:
         platform: the platform with the addresses.
-        uids: the uids of the pipelines of a running `up`, by `namespace/name`. None if no `up` runs.
+        uids: the uids of the pipelines of a running `up`, by `namespace/name`, or None if no `up` runs.
     """
 
     platform: Platform

@@ -48,7 +48,7 @@ class Planned:
     """One pipeline's plan, compared with the servers.
 
     Attributes:
-        refused: why the plan cannot be applied. Empty if it can. A refused plan changes nothing.
+        refused: why the plan cannot be applied, or empty if it can. A refused plan changes nothing.
         runs_on: whether the pipeline continues with an accepted spec if the plan is refused.
     """
 

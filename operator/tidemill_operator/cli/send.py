@@ -80,9 +80,9 @@ class Target:
 
     Attributes:
         url: URL of ingest.
-        api: URL of the API. Empty if it is unknown.
+        api: URL of the API, or empty if it is unknown.
         pipeline: the pipeline's name.
-        fields: the pipeline's fields. Empty if they are unknown.
+        fields: the pipeline's fields, or empty if they are unknown.
     """
 
     url: str
@@ -133,8 +133,8 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
         file: the open file.
         client: the client of ingest.
         order: which pipeline gets the events, and how they are sent.
-        api: URL of the API, for the message about dead letters. Empty if it is unknown.
-        sender: sends the events. None to create one from `client` and `order`.
+        api: URL of the API, for the message about dead letters, or empty if it is unknown.
+        sender: sends the events, or None to create one from `client` and `order`.
     """
     if file.table is not None:
         _tell_columns(file, order)

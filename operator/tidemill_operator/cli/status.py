@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """The last report of an `up` on a data folder. None if there is none."""
+    """The last report of an `up` on a data folder, or None if there is none."""
     try:
         state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:

@@ -39,7 +39,7 @@ class Controller:
         observer: measures the lag of pipelines.
         measures: the operator's own metrics.
         scaling: decides on the number of processors.
-        progress: watches continuously whether events are counted. None if nothing watches.
+        progress: watches continuously whether events are counted, or None if nothing watches.
         now: the wall clock.
     """
 

@@ -26,7 +26,7 @@ class Duties:
         api: the API of the cluster.
         queue: the queue, which gets resources that no event has announced.
         watchdog: the watchdog, which gets the existing versions.
-        namespaces: the watched namespaces. Empty if all are watched.
+        namespaces: the watched namespaces, or empty if all are watched.
         home: the operator's own namespace.
         more: additional tasks.
     """

@@ -68,7 +68,7 @@ class Term:
         """Whether the Lease is free, ours, or expired.
 
         Args:
-            lease: the live Lease. None if it does not exist.
+            lease: the live Lease, or None if it does not exist.
             now: monotonic seconds.
         """
         spec = (lease or {}).get("spec") or {}

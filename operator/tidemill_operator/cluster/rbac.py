@@ -28,7 +28,7 @@ def pipeline_rules() -> list[Rule]:
         _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
         # Secrets are only read by name, so the operator cannot list the Secrets of others.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # The operator sees whether a pipeline's last pods have ended, and makes pods reload changed files at once.
+        # By `list` the operator sees whether a pipeline's last pods have ended. By `patch` it makes pods reload files.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]

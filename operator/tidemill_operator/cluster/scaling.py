@@ -200,7 +200,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> int | None:
-        """Return the decided number of processors for a spec. None if nothing is decided, or the spec does not scale.
+        """Return the decided number of processors for a spec, or None if nothing is decided or the spec does not scale.
 
         Raises:
             TidemillError: the stored state cannot be read.

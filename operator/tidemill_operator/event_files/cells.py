@@ -17,7 +17,7 @@ from tidemill_operator.event_files.csv_dialect import Dialect
 from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
 
 Cell = Callable[[str], Any]
-"""The value of a cell in the form that the encoder takes. None if the cell has no value."""
+"""The value of a cell in the form that the encoder takes, or None if the cell has no value."""
 
 
 class RowWriter:

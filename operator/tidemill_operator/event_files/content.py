@@ -91,7 +91,7 @@ class Content:
 
     @property
     def share(self) -> float | None:
-        """How much of the file has been read, from 0 to 1. None if that is unknown."""
+        """How much of the file has been read, from 0 to 1, or None if that is unknown."""
         return min(1.0, self._raw.tell() / self._size) if self._raw is not None and self._size else None
 
     @property

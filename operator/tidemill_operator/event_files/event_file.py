@@ -65,7 +65,7 @@ class EventFile:
     Attributes:
         name: the name of the file, for messages.
         format: one of FORMATS.
-        table: the CSV file. None if the file has another form.
+        table: the CSV file, or None if the file has another form.
     """
 
     def __init__(self, path: Path | None, reading: Reading = Reading()) -> None:
@@ -110,7 +110,7 @@ class EventFile:
 
     @property
     def share(self) -> float | None:
-        """How much of the file has been read, from 0 to 1. None if that is unknown."""
+        """How much of the file has been read, from 0 to 1, or None if that is unknown."""
         return None if self._rows is not None else self._content.share
 
     @property

@@ -25,7 +25,7 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 
 
 def read_number(text: str, decimal: str) -> str | None:
-    """Return a number in the form that JSON has, digit by digit. None if the text is no number.
+    """Return a number in the form that JSON has, digit by digit, or None if the text is no number.
 
     Args:
         text: the text in the file, e.g. `1.234,56 €`.
@@ -44,7 +44,7 @@ def read_number(text: str, decimal: str) -> str | None:
 
 
 def find_decimal(texts: Iterable[str]) -> str | None:
-    """Return the decimal mark that the texts show. None if they show none.
+    """Return the decimal mark that the texts show, or None if they show none.
 
     `12,5` shows a comma, and `1,234.5` shows a point. `1,234` shows nothing, because it may have a group of digits.
     """

@@ -49,7 +49,7 @@ class Clock:
     """The event times that a sample has.
 
     Attributes:
-        field: the field with the event times. None if events have no time; then that of the Kafka record is used.
+        field: the field with the event times, or None if events have no time; then that of the Kafka record is used.
         disorder_ms: how much older than an earlier event an event may be.
         advance_ms: the longest step from the newest time so far to a newer one.
         window_ms: length of a sensible window.
@@ -71,7 +71,7 @@ class Choices:
 
     Attributes:
         clock: the event time.
-        group: the field that events are grouped by. None if no field is suitable.
+        group: the field that events are grouped by, or None if no field is suitable.
         metrics: the metrics in the form of the spec.
     """
 

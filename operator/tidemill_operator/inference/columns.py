@@ -69,7 +69,7 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
 
     Args:
         events: decoded events. A value that is no object counts as broken.
-        decimals: the decimal marks of the columns of CSV. None if the values have types.
+        decimals: the decimal marks of the columns of CSV, or None if the values have types.
     """
     columns: dict[Steps, Column] = {}
     if decimals is not None:

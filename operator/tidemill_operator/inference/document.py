@@ -37,7 +37,7 @@ class Origin:
         described: the form of the file or topic, e.g. "CSV with semicolons".
         name: the pipeline's name.
         namespace: the pipeline's namespace. None means the default.
-        topic: the existing topic. None if events will be sent.
+        topic: the existing topic, or None if events will be sent.
         zone: the zone of times that name none.
         assumed: whether the zone is a default that the user has not named.
         hints: the commands to run next.

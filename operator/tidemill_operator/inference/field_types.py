@@ -40,7 +40,7 @@ class FieldDraft:
 
     Attributes:
         name: the field's name.
-        type: the field's type. Empty if no field can be read from this member; `note` then says why.
+        type: the field's type, or empty if no field can be read from this member; `note` then says why.
         column: the values of the member.
         form: the form of a timestamp.
         empty: the number of events without a value.

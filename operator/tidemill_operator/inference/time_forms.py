@@ -77,7 +77,7 @@ class TimeForm:
 
 
 def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm | None:
-    """Return the form of texts that are times. None if they are no times.
+    """Return the form of texts that are times, or None if they are no times.
 
     Args:
         texts: the texts, with the number of times that each occurs.
@@ -105,7 +105,7 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 
 
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
-    """Return the unit of numbers that count from 1970. None if they are no times.
+    """Return the unit of numbers that count from 1970, or None if they are no times.
 
     A name that speaks of time is enough. Without one, only recent times in milliseconds or finer units are accepted.
     """
@@ -163,7 +163,7 @@ def _patterns(text: str) -> list[str]:
 
 
 def _clock(text: str) -> str | None:
-    """Return the pattern of a time of day, with the characters between it and the date. None if none fits."""
+    """Return the pattern of a time of day, with the characters between it and the date, or None if none fits."""
     match = _CLOCK.fullmatch(text)
     if match is None:
         return None

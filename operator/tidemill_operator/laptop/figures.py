@@ -68,7 +68,7 @@ class LocalFigures:
         self._watched = set(wanted)
 
     def status(self, stored: Stored) -> Mapping[str, Any]:
-        """Return a pipeline's figures for its status. Empty if it was not measured yet."""
+        """Return a pipeline's figures for its status, or empty if it was not measured yet."""
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:

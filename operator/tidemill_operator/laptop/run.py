@@ -49,10 +49,10 @@ class Options:
 
     Attributes:
         data_dir: the folder of data, state and logs.
-        ready_file: gets the endpoints when each pipeline is ready or has failed. None if no such file is wanted.
+        ready_file: gets the endpoints when each pipeline is ready or has failed, or None if no such file is wanted.
         ports: wanted ports by component.
         host: the address at which the processes listen.
-        targets_file: gets the scrape targets for Prometheus. None if no such file is wanted.
+        targets_file: gets the scrape targets for Prometheus, or None if no such file is wanted.
         resilience_file: policies of the workloads. None means the file that the environment names, else the file in
             `config/` if it exists.
     """

@@ -112,11 +112,11 @@ class LocalScaling:
         self._files.path((namespace, name)).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> int | None:
-        """Return the decided number of processors. None if nothing is decided yet."""
+        """Return the decided number of processors, or None if nothing is decided yet."""
         return self._scaler.replicas((namespace, name))
 
     def status(self, namespace: str, name: str) -> Mapping[str, Any]:
-        """Return `status.scaling` of the last decision. Empty if there is none."""
+        """Return `status.scaling` of the last decision, or empty if there is none."""
         return self._scaler.status((namespace, name))
 
     def decisions(self) -> Mapping[_Key, int | None]:

@@ -161,7 +161,7 @@ class Session:
 
 
 def _failure(stored: Stored) -> str:
-    """Return why the pipeline needs somebody to act. Empty if it is ready, or if a change is under way."""
+    """Return why the pipeline needs somebody to act, or empty if it is ready, or if a change is under way."""
     for condition in stored.status.get("conditions", ()):
         if condition["type"] == "Ready" and condition["status"] != "True":
             return "" if condition.get("reason") in _COMES_BY_ITSELF else str(condition.get("message", ""))

@@ -53,7 +53,7 @@ class Sources:
         """Read the files that have changed since the last call.
 
         Returns:
-            The content of all files. None if no file has changed.
+            The content of all files, or None if no file has changed.
         """
         changed = [file for file in self._files if _refresh(file, self._limits)]
         if not changed:

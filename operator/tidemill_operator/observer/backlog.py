@@ -35,11 +35,11 @@ class Position:
     """The point up to which a partition has been read, and how old it is.
 
     Attributes:
-        next_offset: offset of the next record to read. None if nothing was read yet.
+        next_offset: offset of the next record to read, or None if nothing was read yet.
         consumed: number of records in committed batches.
-        freshness_ms: time from the arrival of the last batch's oldest record to its commit. None if unknown.
+        freshness_ms: time from the arrival of the last batch's oldest record to its commit, or None if unknown.
         silent_ms: time since that commit.
-        confirmed_ms: when a processor last reached the end, in epoch ms. None if it never did. It is needed because
+        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. It is needed because
             transaction markers may follow the last record, so that the position never equals the end.
     """
 
@@ -66,7 +66,7 @@ def read_positions(session: Session, schema: str) -> dict[int, Position]:
 
 
 def read_watermark(session: Session, schema: str) -> int | None:
-    """Return the watermark in epoch ms. None if there is none yet."""
+    """Return the watermark in epoch ms, or None if there is none yet."""
     query = sql.SQL("SELECT watermark FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_readers"))
     row = session.connection.execute(query).fetchone()
     return None if row is None else row[0]
@@ -78,7 +78,7 @@ class Compared:
 
     Attributes:
         partitions: the partitions whose ends Kafka reported.
-        fault: why other partitions are unknown. Empty if all are known.
+        fault: why other partitions are unknown, or empty if all are known.
     """
 
     partitions: Partitions
@@ -149,7 +149,7 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
         ages: seconds since the arrival of the oldest event that is not counted, for partitions that have one.
 
     Returns:
-        Seconds. None if no events arrive.
+        Seconds, or None if no events arrive.
     """
     done = [
         at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
@@ -163,7 +163,7 @@ class Standing:
 
     Attributes:
         positions: the positions by partition.
-        watermark_ms: the watermark in epoch ms. None if there is none yet.
+        watermark_ms: the watermark in epoch ms, or None if there is none yet.
         at: when both were read, in seconds of `time.monotonic()`.
     """
 

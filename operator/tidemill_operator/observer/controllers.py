@@ -30,7 +30,7 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """Return how long the controllers have not answered. 0 if they answer or it is unknown. May start a check."""
+        """Return how long the controllers have been silent, or 0 if they answer or it is unknown. May start a check."""
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):
             self._asked_at, self._asking = now, True

@@ -33,8 +33,8 @@ class Figures:
     Attributes:
         lag: number of events in the topic that are not counted.
         lag_seconds: time since the arrival of the oldest event that is not counted; 0: there is none.
-        freshness_seconds: time from an event's arrival to the commit that counts it. None if no events arrive.
-        watermark_age_seconds: how far the watermark is behind the wall clock. None if there is no watermark yet.
+        freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
+        watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
         positions_at: when the positions were read from Postgres, epoch seconds. It gets old if Postgres is away.
     """
 
@@ -50,7 +50,7 @@ class Observation:
     """The result of an observation.
 
     Attributes:
-        figures: the figures. None if no recent ones are known.
+        figures: the figures, or None if no recent ones are known.
         fault: why no figures are known.
         at: the time of the observation, in epoch seconds.
     """

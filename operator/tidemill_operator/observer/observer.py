@@ -50,8 +50,8 @@ class _Pipeline:
     """The state of an observed pipeline.
 
     Attributes:
-        standing: the last known progress according to Postgres. None if it is not known yet.
-        fault: why `standing` is not up to date. Empty if it is.
+        standing: the last known progress according to Postgres, or None if it is not known yet.
+        fault: why `standing` is not up to date, or empty if it is.
         look: the progress of each partition in the last round, or why it is unknown.
         arrivals: offset and arrival (epoch seconds) of the oldest record that is not counted, by partition.
         noticed: the offset of that record, and when it was first seen. It is used if the arrival cannot be read.
@@ -273,7 +273,7 @@ class _Patient:
         self._pending: Future[dict[str, Standing | str]] | None = None
 
     def ask(self, schemas: set[str], seconds: float) -> dict[str, Standing | str]:
-        """Return the answer. Empty if it does not arrive in time, or if an earlier answer is still pending.
+        """Return the answer, or empty if it does not arrive in time, or if an earlier answer is still pending.
 
         Raises:
             TidemillError: Postgres does not answer.

@@ -58,8 +58,8 @@ class _Watched:
         place: the pipeline's schema and source topic.
         patience: seconds in which a position has to advance while events wait.
         told_at: when the progress was last known.
-        still_since: since when events wait and no position has advanced. None if one advances, or no event waits.
-        untold_since: since when some partitions are unknown and no other has advanced. None if all are known, or if
+        still_since: since when events wait and no position has advanced, or None if one advances, or no event waits.
+        untold_since: since when some partitions are unknown and no other has advanced, or None if all are known, or if
             one advances.
         counted_at: when a position last advanced.
     """
@@ -144,7 +144,7 @@ class ProgressWatch:
             self._watched.pop(key, None)
 
     def error(self, key: Key) -> TidemillError | None:
-        """Return why no event of a pipeline is counted. None if events are counted, or if none waits."""
+        """Return why no event of a pipeline is counted, or None if events are counted, or if none waits."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:

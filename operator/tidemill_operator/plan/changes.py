@@ -47,7 +47,7 @@ def changes(
     Args:
         plan: the desired state.
         live: the live facts.
-        before: the plan of the accepted spec. None if there is none.
+        before: the plan of the accepted spec, or None if there is none.
         configs: config values of existing topics. Topics that are not in it are not compared.
     """
     return (

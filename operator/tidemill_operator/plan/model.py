@@ -20,7 +20,7 @@ class Topic:
     Attributes:
         managed: whether the operator creates and alters the topic. If not, the topic must exist.
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
-        lost: what was lost with a deleted topic, which is not created again without a request. Empty if nothing was
+        lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
             lost, or if creating it is allowed.
     """
 
@@ -65,14 +65,14 @@ class Schema:
             schema's owner owns the functions.
         generation: the value of `_generation`, i.e. of the last spec that changed what processors read.
         accepted: the spec as the user wrote it, as stable JSON. It is stored beside the generation.
-        events_retention_ms: how long raw events are kept. None if they are not stored.
+        events_retention_ms: how long raw events are kept, or None if they are not stored.
         kept: retention and quota of system tables.
         source: the source topic.
         managed: whether the pipeline manages the source topic, so that no other may use it.
         outputs: the output topics.
         made: the topics to record as created for the pipeline.
-        replay: the reader of the current replay. Empty if there is none.
-        switched: the reader whose versions come into force now. Empty if there is none.
+        replay: the reader of the current replay, or empty if there is none.
+        switched: the reader whose versions come into force now, or empty if there is none.
         abandoned: readers of cancelled replays, whose versions are deleted.
         lost: descriptions of objects that somebody else removed, and that are not created again without a request.
             Empty if nothing was lost, or if creating them is allowed.
@@ -117,7 +117,7 @@ class Workload:
 
     Attributes:
         name: the name, unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
-        pipeline: the pipeline that owns it. None if all pipelines of the namespace share it.
+        pipeline: the pipeline that owns it, or None if all pipelines of the namespace share it.
         module: the Python module to run (`python -m …`).
         environment: plain TIDEMILL_… variables, the same in both runtimes. The runtime adds addresses and paths.
         configs: the text of each config file that it reads, by file name.
@@ -126,7 +126,7 @@ class Workload:
         scaled_elsewhere: whether an autoscaler sets the number of replicas. If there is none, `replicas` applies.
         scaled: whether Tidemill scales it by lag, and stores the decisions.
         revision: a hash of the settings that processes only read at their start. If it changes, processes are
-            replaced. Empty if they read changed settings while they run.
+            replaced. The hash is empty if they read changed settings while they run.
     """
 
     name: str
@@ -171,7 +171,7 @@ class Plan:
     """Everything that one pipeline needs.
 
     Attributes:
-        replay: the current replay. None if there is none.
+        replay: the current replay, or None if there is none.
     """
 
     namespace: str
@@ -236,7 +236,7 @@ class Loss:
     Attributes:
         reason: the processors' word for the loss: topic_recreated, expired or truncated.
         epoch: the epoch of the positions.
-        first, end: the offsets. The end is excluded. None if unknown.
+        first, end: the offsets; the end is excluded. An offset is None if it is unknown.
     """
 
     reason: str
@@ -251,7 +251,7 @@ class Failing:
     """A duty of an aggregation that fails, or data that it skipped. It stands for all of its kind within a day.
 
     Attributes:
-        aggregation: the aggregation's name. Empty if the whole pipeline is meant.
+        aggregation: the aggregation's name, or empty if the whole pipeline is meant.
         duty: the name of the duty in processors: publish, scan, …
         reason: the error.
         window: the skipped window, if any. `group` is its group, and `metrics` are the missing metrics.
@@ -272,19 +272,19 @@ class LiveSchema:
     """A pipeline's live schema.
 
     Attributes:
-        owner: the owner in the schema's comment. None if the comment names none.
+        owner: the owner in the schema's comment, or None if the comment names none.
         shapes: the shape of every aggregation version, by (name, version).
         feeds: the columns that get values, by (name, version).
         readers: the readers that fill versions, by (name, version).
         replays: the replays, by reader.
         columns: the SQL types in Postgres' spelling, by table and column.
         generation: the value of `_generation`.
-        accepted: the last accepted spec, as the user wrote it. None if there is none yet.
-        closed_until: the closed end in epoch milliseconds, by (name, version). None if nothing is closed.
+        accepted: the last accepted spec, as the user wrote it, or None if there is none yet.
+        closed_until: the closed end in epoch milliseconds, by (name, version), or None if nothing is closed.
         partitions: the number of source partitions with positions.
         missing_positions: the partitions whose positions were deleted.
         emptied: the versions, as (name, version), into which batches were merged, but whose tables are empty.
-        read_from: Kafka's id of the topic that was read. Empty if none was read.
+        read_from: Kafka's id of the topic that was read, or empty if none was read.
         read_before: the ids of earlier topics of the same name.
         read_to: the next offset by partition.
         losses: the losses that processors recorded within a day.
@@ -324,9 +324,9 @@ class LiveFacts:
 
     Attributes:
         topics: the existing topics, by name.
-        brokers: the number of brokers. None if unknown.
-        schema: the pipeline's schema. None if it does not exist, or is unknown.
-        replicas: the number of processors that scaling has decided on. None if nothing is decided.
+        brokers: the number of brokers, or None if unknown.
+        schema: the pipeline's schema, or None if it does not exist, or is unknown.
+        replicas: the number of processors that scaling has decided on, or None if nothing is decided.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)

@@ -116,7 +116,7 @@ def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
 
 
 def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
-    """Return the source topic of the accepted spec. None if there is none."""
+    """Return the source topic of the accepted spec, or None if there is none."""
     if live is None or live.accepted is None:
         return None
     topic: Mapping[str, Any] = live.accepted.get("source", {}).get("topic", {})

@@ -24,7 +24,7 @@ _MEMBERS = {"aggregations", "from", "rate", "at"}
 
 
 def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
-    """Return the requested replay of a resource. None if no replay is requested.
+    """Return the requested replay of a resource, or None if no replay is requested.
 
     Raises:
         TidemillError: the request is invalid.
@@ -64,7 +64,7 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the replay to run or to switch to. None if none is requested, or if it is complete.
+    """Return the replay to run or to switch to, or None if none is requested, or if it is complete.
 
     Args:
         pipeline: the resource.
@@ -86,7 +86,7 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
-    """Return the reader that has completed the requested replay. Empty if none has."""
+    """Return the reader that has completed the requested replay, or empty if none has."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""

@@ -26,7 +26,7 @@ _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.ite
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
-    """Return the version that processors fill and that the API reads. None if there is none yet."""
+    """Return the version that processors fill and that the API reads, or None if there is none yet."""
     found = [v for (known, v) in live.shapes if known == name and _reader(live, name, v) == LIVE] if live else []
     return max(found, default=None)
 

@@ -38,7 +38,7 @@ def desired_workloads(
     Args:
         config: the resolved config.
         platform: has the ports.
-        scaled: number of processors that scaling has decided on. None if nothing is decided.
+        scaled: number of processors that scaling has decided on, or None if nothing is decided.
         replay: the current replay, which has its own processors.
     """
     spec = config.spec

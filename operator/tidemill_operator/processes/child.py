@@ -31,7 +31,7 @@ class Command:
     """The command of a child process.
 
     Attributes:
-        user: the user to run as, which needs root. None to run as the current user.
+        user: the user to run as, which needs root, or None to run as the current user.
         death_signal: the signal that the child gets when this process dies.
         stop_signal: the signal that asks the child to end.
         grace_seconds: the time to end before SIGKILL.
@@ -48,7 +48,7 @@ class Command:
 
 
 def start_time(pid: int) -> str | None:
-    """Return a text for the start time of a process, which is stable while it is alive. None if it is not alive."""
+    """Return a text for the start time of a process, which is stable while it is alive, or None if it is not alive."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -127,7 +127,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The process id. None if the process is not alive."""
+        """The process id, or None if the process is not alive."""
         return self._process.pid if self._process is not None and self.running else None
 
     @property

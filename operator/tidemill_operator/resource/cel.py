@@ -21,7 +21,7 @@ class Rule:
         rule: the CEL condition.
         message: a general description of the rule.
         text: a CEL expression for the message about a specific resource, with the remedy.
-        at: the path of the faulty member below the place. Empty if the place itself is faulty.
+        at: the path of the faulty member below the place, or empty if the place itself is faulty.
     """
 
     rule: str

@@ -1,6 +1,6 @@
 """Generates the reference page of environment variables: `python -m tidemill_operator.resource.environment`.
 
-This module owns their descriptions. Names and defaults come from the models of workloads and platform.
+This module owns the descriptions of the variables. Names and defaults come from the models of workloads and platform.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def decide(
     Args:
         settings: the pipeline's settings.
         state: the state that the last decision returned. It is `State()` at first.
-        figures: the figures of this poll. None if they could not be read.
+        figures: the figures of this poll, or None if they could not be read.
         current: the number of replicas that is set.
         now: epoch seconds.
 

@@ -116,7 +116,7 @@ def _busy_rate(
     seconds: float,
     replicas: int,
 ) -> float | None:
-    """Return the mean events per second of the busy replicas. None if none was busy."""
+    """Return the mean events per second of the busy replicas, or None if none was busy."""
     least = max(BUSY_SECONDS, _FLUSHES * settings.flush_seconds)
     busy = []
     # A stuck partition is left out, because it has lag, but does not keep its replica busy.

@@ -66,7 +66,8 @@ class Settings:
     """`spec.processor.scaling` as numbers. The resource's model describes its fields.
 
     Attributes:
-        max_step_up, max_step_down: the largest step. None up means as many as run, at least four. None down means any.
+        max_step_up, max_step_down: the largest step. If None, a step up adds as many as run, at least four, and a step
+            down removes any number.
         flush_seconds: the processor's flushInterval. Lag of a few such intervals is normal.
     """
 
@@ -89,7 +90,7 @@ class Settings:
 
     @classmethod
     def of(cls, spec: ProcessorSpec) -> Settings | None:
-        """Return the settings of a pipeline. None if it does not use scaling."""
+        """Return the settings of a pipeline, or None if it does not use scaling."""
         scaling = spec.scaling
         if scaling is None:
             return None
@@ -133,7 +134,7 @@ class PartitionFigures:
 
     Attributes:
         start, end: Kafka's first offset, and the offset after the last record.
-        position: the next offset to read, as committed in Postgres. None if nothing is committed yet.
+        position: the next offset to read, as committed in Postgres, or None if nothing is committed yet.
         consumed: the number of records committed so far. It never falls.
     """
 
@@ -155,7 +156,7 @@ class Figures:
     Attributes:
         partitions: the figures of each partition, by number.
         ready: the number of ready replicas.
-        freshness_seconds: the measured time from arrival to queryable. None if it was not measured.
+        freshness_seconds: the measured time from arrival to queryable, or None if it was not measured.
         rebalancing: whether the consumer group is rebalancing.
         rolling_out: whether replicas are being started, stopped or replaced.
         database_saturated: whether all replicas wait for Postgres.
@@ -183,9 +184,9 @@ class Load:
         lags: the lag of each partition that replicas can help.
         arriving: events per second, by partition.
         rising: the recent growth of arrivals, in events per second per second.
-        rate_per_replica: events per second of one busy replica. None if it was never measured.
+        rate_per_replica: events per second of one busy replica, or None if it was never measured.
         proven: the highest observed events per second of a replica, busy or not.
-        freshness_seconds: the time from arrival to queryable, measured or computed. None if unknown.
+        freshness_seconds: the time from arrival to queryable, measured or computed, or None if unknown.
         stuck: partitions whose position has not advanced for some polls, while others have.
     """
 
@@ -246,9 +247,9 @@ class Decision:
         current: the number of replicas that was set.
         desired: the right number of replicas. With dryRun it is only reported.
         replicas: the number of replicas to set.
-        need: the number of replicas that the figures require, before any limit. None if unknown.
+        need: the number of replicas that the figures require, before any limit, or None if unknown.
         reason: one of the closed set of reasons.
-        limited_by: the setting or fact that keeps `desired` from the needed number. Empty if there is none.
+        limited_by: the setting or fact that keeps `desired` from the needed number, or empty if there is none.
         lines: the calculation in words.
     """
 

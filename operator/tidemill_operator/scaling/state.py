@@ -21,7 +21,7 @@ class Sample:
         at: the end of the interval, in epoch seconds.
         arrived: arrived events per second.
         consumed: committed events per second.
-        rate: a lower bound for the events per second of a busy replica. None if none was busy, or if it is unknown.
+        rate: a lower bound for the events per second of a busy replica, or None if none was busy, or if it is unknown.
     """
 
     at: float

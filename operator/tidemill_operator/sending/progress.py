@@ -14,7 +14,7 @@ class Progress:
     """One line on standard error that is written anew every half second.
 
     Args:
-        share: returns how much of the file has been read. None if that is unknown.
+        share: returns how much of the file has been read, or None if that is unknown.
         out: the output. Nothing is shown if it is no terminal.
     """
 

@@ -32,12 +32,12 @@ class Order:
     """Which file is sent to which pipeline, and how.
 
     Attributes:
-        path: the path of the file. None for the standard input.
+        path: the path of the file, or None for the standard input.
         pipeline: the pipeline's name.
-        fields: the pipeline's fields. Empty if unknown.
-        rate: the greatest number of events per second. None if there is no limit.
+        fields: the pipeline's fields, or empty if unknown.
+        rate: the greatest number of events per second, or None if there is no limit.
         workers: the number of concurrent requests.
-        resume: the path of the resume file. None if there is none.
+        resume: the path of the resume file, or None if there is none.
         again: whether events that were sent before are counted again.
     """
 

@@ -35,7 +35,7 @@ class Advance:
     """The result of one step.
 
     Attributes:
-        change: the change under way. None if there is none.
+        change: the change under way, or None if there is none.
         writes: number of requests that changed something.
     """
 

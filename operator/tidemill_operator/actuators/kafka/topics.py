@@ -246,7 +246,7 @@ class KafkaTopics:
         return True
 
     def _has(self, name: str, config: Mapping[str, str]) -> bool:
-        """Whether Kafka shows the given configs. False if the broker that answers does not know the topic yet."""
+        """Whether Kafka shows the given configs. It does not if the broker that answers does not know the topic yet."""
         try:
             return config.items() <= self.configs([name])[name].items()
         except TidemillError as error:
@@ -270,7 +270,7 @@ class KafkaTopics:
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
-        """Wait a moment until the topic shows the change, and return it. None if it does not show the change yet."""
+        """Wait a moment until the topic shows the change, and return it, or None if it does not show the change yet."""
         found: dict[str, Any] = {}
 
         def shows() -> bool:

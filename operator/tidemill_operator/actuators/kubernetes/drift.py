@@ -33,7 +33,7 @@ _ALLOWED = (
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
-    """Return the first path where a live object differs from the wanted one. None if there is no difference.
+    """Return the first path where a live object differs from the wanted one, or None if there is no difference.
 
     Additional fields of the live object are ignored.
 
@@ -126,7 +126,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the foreign change that is reverted. Empty if the objects differ only because the manifest is new.
+    """Describe the foreign change that is reverted. The text is empty if only the manifest is new.
 
     Args:
         wanted: the applied manifest, with the hash of its content.

@@ -45,7 +45,7 @@ class _Copy:
         version: the resource version. Later versions are greater.
         uid: the object's UID.
         owner: the UID in the object's owner label.
-        packed: the serialized object. None if only its version is known.
+        packed: the serialized object, or None if only its version is known.
         at: when the object was seen, in monotonic seconds.
     """
 
@@ -91,7 +91,7 @@ class Mirror:
             self._copies[kind.kind, namespace].pop(name, None)
 
     def get(self, kind: Kind, namespace: str, name: str, *, seconds: float | None = None) -> Document | None:
-        """Return the copy of an object. None if it is unknown, or was last seen more than `seconds` ago."""
+        """Return the copy of an object, or None if it is unknown, or was last seen more than `seconds` ago."""
         with self._lock:
             found = self._copies[kind.kind, namespace].get(name)
         if found is None or found.packed is None or (seconds is not None and self._clock() - found.at > seconds):
@@ -120,7 +120,7 @@ class Mirror:
 
         Args:
             kind: the kind of the objects.
-            scope: the listed namespace. None if all namespaces were listed.
+            scope: the listed namespace, or None if all namespaces were listed.
             items: the objects, at least their metadata.
             version: the resource version of the list.
         """

@@ -52,7 +52,7 @@ def _is_seen(live: Mapping[str, Any]) -> bool:
 
 
 def _trouble(status: Mapping[str, Any]) -> str:
-    """Return why the rollout cannot complete, by the Deployment's conditions. Empty if it can."""
+    """Return why the rollout cannot complete, by the Deployment's conditions, or empty if it can."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":

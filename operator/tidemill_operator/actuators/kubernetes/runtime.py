@@ -149,7 +149,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether the resource exists. True if the operator has no permission to see it.
+        """Whether the resource exists. The result is True if the operator has no permission to see it.
 
         Raises:
             TidemillError: the API does not answer.

@@ -97,14 +97,14 @@ def _marks(topic: str) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 
 def _mark(schema: Schema) -> str:
-    """The comment of a pipeline's table of positions. Empty if the pipeline reads no topic, and so claims none."""
+    """The comment of a pipeline's table of positions, or empty if the pipeline reads no topic, and so claims none."""
     if not schema.source:
         return ""
     return next(text for text, managed in _marks(schema.source) if managed == schema.managed)
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """The live comment of the table of positions. Empty if it has none, None if there is no table."""
+    """The live comment of the table of positions, or empty if it has none, None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

@@ -30,7 +30,7 @@ class _Partition:
     """A partition.
 
     Attributes:
-        since: when the partition was marked. None if it is not marked.
+        since: when the partition was marked, or None if it is not marked.
         pending: whether detaching it was interrupted.
         due: whether it is past its retention, or was past it when detaching began.
     """

@@ -37,7 +37,7 @@ SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
 
 
 def observe(session: Session, schema: str) -> LiveSchema | None:
-    """Return the live facts of a schema. None if it does not exist."""
+    """Return the live facts of a schema, or None if it does not exist."""
     found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     if not found:
         return None

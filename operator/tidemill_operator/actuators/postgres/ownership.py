@@ -97,7 +97,7 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
     """Check that this operator may write a schema.
 
     Returns:
-        The epoch in the schema's comment. None if the comment has none.
+        The epoch in the schema's comment, or None if the comment has none.
 
     Raises:
         NotOurTurn: a later leader has written the schema.
@@ -110,7 +110,7 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
 
 
 def epoch_of(comment: str | None) -> int | None:
-    """The epoch in a schema's comment. None if the comment has none."""
+    """The epoch in a schema's comment, or None if the comment has none."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(comment or "")["epoch"])
     return None

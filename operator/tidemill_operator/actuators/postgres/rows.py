@@ -22,7 +22,7 @@ def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, re
     Args:
         session: the session, inside the transaction that made the tables.
         schema: the schema in the plan.
-        live: the schema before that transaction. None if it did not exist.
+        live: the schema before that transaction, or None if it did not exist.
         regress: accept a lower generation, because a new resource counts its generations from the start.
     """
     _ensure_positions(session, schema)

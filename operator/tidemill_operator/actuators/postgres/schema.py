@@ -45,7 +45,7 @@ class PostgresSchemas:
         address: the database, which is created if missing, and the login of a superuser, or of a role with CREATEROLE
             and with CREATE on the database.
         read_only: write nothing, for plans. A missing database counts as an empty one.
-        leadership: the leader election of this operator. None if there is none.
+        leadership: the leader election of this operator, or None if there is none.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PostgresSchemas:
         return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return the live schema. None if it does not exist.
+        """Return the live schema, or None if it does not exist.
 
         Raises:
             TidemillError: Postgres does not answer.

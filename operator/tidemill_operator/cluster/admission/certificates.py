@@ -123,7 +123,7 @@ def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetim
     """Return certificates. Those in the last third of their lifetime, or made for other hosts, are new ones.
 
     Args:
-        known: the existing certificates. None if there are none that can be used.
+        known: the existing certificates, or None if there are none that can be used.
         hosts: host names of the server.
         now: the wall clock.
     """
@@ -205,7 +205,7 @@ def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair
 
 
 def _read(live: Document) -> Certificates | None:
-    """Return the content of a Secret. None if it cannot be used."""
+    """Return the content of a Secret, or None if it cannot be used."""
     try:
         files = decoded(live)
         authorities = x509.load_pem_x509_certificates(files[CA].encode())

@@ -36,7 +36,7 @@ def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
 
     Args:
         api: the API of the cluster.
-        namespaces: the namespaces to search. Empty to search all.
+        namespaces: the namespaces to search, or empty to search all.
 
     Raises:
         TidemillError: the API refuses or does not answer.

@@ -44,9 +44,9 @@ class Installation:
     Attributes:
         namespace: the operator's namespace.
         deployment: the name of its Deployment.
-        webhook: the name of the webhook's configurations. Empty if there are none.
-        namespaces: the watched namespaces. Empty if all are watched.
-        lease, secret: the names of the objects that the operator created in its namespace. Empty if there are none.
+        webhook: the name of the webhook's configurations, or empty if there are none.
+        namespaces: the watched namespaces, or empty if all are watched.
+        lease, secret: the names of the objects that the operator created in its namespace, or empty if there are none.
     """
 
     namespace: str

@@ -58,7 +58,7 @@ def kafka_brokers(
         ports: assigns the listening ports.
         environ: the environment that the brokers inherit. PATH is read from it.
         count: number of brokers.
-        advertised: advertised loopback ports, such as a proxy's. Empty to advertise the listening ports.
+        advertised: advertised loopback ports, such as a proxy's, or empty to advertise the listening ports.
         on_progress: called with lines of progress.
 
     Raises:

@@ -102,7 +102,7 @@ def answers(address: PostgresAddress) -> bool:
 
 
 def trouble(address: PostgresAddress) -> str:
-    """Return why the database does not accept the login. Empty if it does."""
+    """Return why the database does not accept the login, or empty if it does."""
     try:
         with psycopg.connect(address.url, connect_timeout=2):
             return ""

@@ -58,7 +58,7 @@ def answers(url: str) -> bool:
 
 
 def trouble(url: str, ca: str = "") -> str:
-    """Return why no Redis answers at the URL. Empty if one does.
+    """Return why no Redis answers at the URL, or empty if one does.
 
     Raises:
         ValueError: a file of authorities is given, but the URL does not use TLS.

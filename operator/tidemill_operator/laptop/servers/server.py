@@ -41,7 +41,7 @@ class Server:
 
     @property
     def pid(self) -> int | None:
-        """The process id. None if the process does not run."""
+        """The process id, or None if the process does not run."""
         return self._child.pid
 
     @property

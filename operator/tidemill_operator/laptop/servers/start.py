@@ -28,9 +28,9 @@ class Servers:
     """Addresses of the three servers, and handles of the started ones.
 
     Attributes:
-        kafka: bootstrap brokers, `host:port,…`. Empty if Kafka is not needed.
-        postgres: the administrator's address. None if Postgres is not needed.
-        redis: the URL of Redis. Empty if Redis is not needed.
+        kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
+        postgres: the administrator's address, or None if Postgres is not needed.
+        redis: the URL of Redis, or empty if Redis is not needed.
         redis_ca: PEM file of the authorities that sign the certificate of Redis. Empty means those of the system.
         handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`.
     """

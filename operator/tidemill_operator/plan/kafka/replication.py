@@ -68,7 +68,7 @@ class Step:
         throttled: the topic's two configs of throttled replicas. They are set before any reassignment.
         elect: the partitions whose preferred leader is elected, once all reassignments are complete.
         finish: whether the change is complete, so that the throttle is removed.
-        change: the change, for the status. None if no change is under way.
+        change: the change, for the status, or None if no change is under way.
     """
 
     cancel: tuple[int, ...] = ()
@@ -84,7 +84,7 @@ class Wish:
     """The requested replicas of a topic.
 
     Attributes:
-        factor: the replication factor. None to keep the current one.
+        factor: the replication factor, or None to keep the current one.
         rebalance: whether to spread the replicas as well.
     """
 

@@ -27,7 +27,7 @@ _POSITIONS = "; events that the topic still holds are then counted a second time
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Describe the objects that are gone. Empty for a schema without an accepted spec.
+    """Describe the objects that are gone, or empty for a schema without an accepted spec.
 
     Args:
         schema: the schema in the plan.

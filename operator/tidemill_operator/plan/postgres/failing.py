@@ -31,7 +31,7 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return failing duties and skipped data, the most severe first. Empty for a schema of another owner."""
+    """Return failing duties and skipped data, the most severe first, or none for a schema of another owner."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

@@ -23,7 +23,7 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
     Args:
         topic: the source topic's name.
-        known: the live topic. None if it does not exist, which is reported elsewhere.
+        known: the live topic, or None if it does not exist, which is reported elsewhere.
         schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}
@@ -39,7 +39,7 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
 
 def missed(found: Collection[Loss]) -> str:
-    """Describe the events that a replay no longer found in the topic. Empty if it found all."""
+    """Describe the events that a replay no longer found in the topic. The text is empty if it found all."""
     if not found:
         return ""
     return f"events that the topic no longer holds are not counted, offsets {_ranges(found)}"
