@@ -1,1 +1,1 @@
-"""Reconciles AnalyticsPipeline resources with the same code on Kubernetes and on one machine."""
+"""Reconciles AnalyticsPipeline resources. The same code runs in a cluster and on one machine."""

@@ -12,7 +12,7 @@ from tidemill_contract import trust
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
 _CHECKING = ("require", "verify-ca", "verify-full")
 _MODES = ("disable", "allow", "prefer", *_CHECKING)
-# Parameters that may be ignored, because we set our own values.
+# Parameters that may be ignored, because our own values are set instead.
 _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 
@@ -22,7 +22,7 @@ class PostgresAddress:
 
     Attributes:
         sslmode: libpq's mode of encryption and of certificate checks.
-        sslrootcert: PEM file of the trusted authorities; empty: libpq's default file.
+        sslrootcert: PEM file of the trusted authorities. Empty means libpq's default file.
     """
 
     host: str
@@ -35,7 +35,7 @@ class PostgresAddress:
 
     @property
     def url(self) -> str:
-        """The URL with the password: for clients, never for logs."""
+        """The URL with the password. It is for clients, and must not be logged."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         trusted = f"&sslrootcert={quote(self.sslrootcert, safe='')}" if self.sslrootcert else ""
         database = quote(self.database, safe="")
@@ -53,7 +53,7 @@ class PostgresAddress:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> PostgresAddress | None:
-        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA; None if the URL is not set.
+        """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA. Return None if the URL is not set.
 
         Raises:
             ValueError: a value is wrong; the message names the variable.
@@ -66,8 +66,8 @@ class PostgresAddress:
         """Parse `postgresql://user:password@host:port/database?sslmode=…&sslrootcert=…`.
 
         Args:
-            url: in libpq's format.
-            ca: PEM file of the trusted authorities; overrides `sslrootcert`.
+            url: a URL in libpq's format.
+            ca: PEM file of the trusted authorities. It overrides `sslrootcert`.
 
         Raises:
             ValueError: the URL is invalid, or has an unsupported parameter.
@@ -91,7 +91,7 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # Ignoring the parameter silently would make a connection with other properties than requested.
+            # If the parameter were ignored silently, the connection would not be what the user asked for.
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (sslmode, sslrootcert are)"
             )

@@ -1,4 +1,4 @@
-"""The operator's settings in a cluster: where it runs, what it watches, and settings of every workload."""
+"""The operator's settings in a cluster: its namespace, the watched namespaces, and settings of every workload."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Exposure:
     """The Ingress of each pipeline.
 
     Attributes:
-        domain: hosts are `<pipeline>-<ingest or api>.<namespace>.<domain>`.
-        class_name: name of the IngressClass; empty: the cluster's default.
-        tls_secret: name of a Secret in the pipelines' namespaces; empty: no TLS.
-        annotations: of every Ingress.
+        domain: the domain of the hosts `<pipeline>-<ingest or api>.<namespace>.<domain>`.
+        class_name: name of the IngressClass. Empty means the cluster's default.
+        tls_secret: name of a Secret in the pipelines' namespaces. Empty means no TLS.
+        annotations: annotations of every Ingress.
     """
 
     domain: str
@@ -52,19 +52,19 @@ class Placement:
     """Settings of every workload in a cluster.
 
     Attributes:
-        images: by component.
-        pull_policy: of all images.
+        images: the images by component.
+        pull_policy: the pull policy of all images.
         pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
-        environment: variables of all workloads, such as addresses; no secrets.
+        environment: variables of all workloads, such as addresses. No secrets are among them.
         ingest: variables with the limits of ingest.
         api: variables with the limits of the API.
         called: variables of both ingest and API.
         connections: files and values that may hold passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
-            `redis-ca.crt`; they go into a Secret.
-        resilience: text of the resilience file; empty: the workloads' defaults.
+            `redis-ca.crt`. They go into a Secret.
+        resilience: text of the resilience file. Empty means the defaults of the workloads.
         egress_ports: ports that workloads may connect to.
-        network_policies: whether to make NetworkPolicies.
-        exposure: the Ingress of pipelines; None: there is none.
+        network_policies: whether to create NetworkPolicies.
+        exposure: the Ingress of pipelines, or None if there is none.
     """
 
     images: Mapping[str, str]
@@ -86,17 +86,17 @@ class ClusterSettings:
     """Settings of one operator in a cluster.
 
     Attributes:
-        namespaces: the watched ones; empty: all.
-        operator_namespace: of the Lease, the certificate and the watchdog's object.
-        pod_name: identifies this replica.
-        placement: of workloads.
+        namespaces: the watched namespaces, or empty if all are watched.
+        operator_namespace: namespace of the Lease, the certificate and the watchdog's object.
+        pod_name: name of this replica's pod.
+        placement: settings of every workload.
         kafka: the operator's own Kafka client settings, without the brokers.
-        webhook_port: of the admission webhook; 0: none is served.
+        webhook_port: port of the admission webhook; 0: no webhook is served.
         webhook_service, webhook_configuration, webhook_secret: names of the webhook's objects.
         status_port: port of /livez, /readyz, /health, /metrics.
         lease_name: name of the leader's Lease.
         drift_seconds: interval between checks of a settled pipeline.
-        log_level: of the operator.
+        log_level: the operator's log level.
         shared_kafka_login: whether pods of pipelines get the operator's own Kafka login.
     """
 
@@ -108,7 +108,7 @@ class ClusterSettings:
     webhook_port: int = 9443
     webhook_service: str = "tidemill-webhook"
     webhook_configuration: str = "tidemill"
-    webhook_secret: str = "tidemill-webhook"  # noqa: S105 - a name
+    webhook_secret: str = "tidemill-webhook"  # noqa: S105 - the name of a Secret, not a password
     status_port: int = 8082
     lease_name: str = "tidemill-operator"
     drift_seconds: float = 90.0
@@ -120,7 +120,7 @@ class ClusterSettings:
         """Read `TIDEMILL_…` variables; docs/reference/environment.md lists them.
 
         Raises:
-            ValueError: a value is invalid or missing; the message names the variable.
+            ValueError: a value is invalid or missing. The message names the variable.
         """
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
@@ -225,7 +225,7 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _redis_authority(platform: Platform) -> str:
-    """Return the file of trusted authorities. A file named in the URL is refused, because pods do not have it."""
+    """Return the file of trusted authorities. A file that the URL names is refused, because pods do not have it."""
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(
@@ -236,7 +236,7 @@ def _redis_authority(platform: Platform) -> str:
 
 
 def _certificates(variable: str, path: str) -> str:
-    """Return the text of a certificate file, which pods get as a file."""
+    """Return the text of a certificate file. Pods get the text as a file."""
     text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{variable}: {path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")

@@ -1,4 +1,4 @@
-"""The closed set of reasons of conditions and outcomes, and the error that carries one.
+"""The closed set of reasons of conditions and outcomes, and the error that has one of these reasons.
 
 Reasons appear in conditions and events, so users and alerts rely on their spelling.
 """
@@ -14,13 +14,13 @@ class Reason(StrEnum):
     APPLIED = "Applied"
     """Everything is as specified."""
     NOT_NEEDED = "NotNeeded"
-    """The spec needs nothing here."""
+    """The spec needs no such object."""
     SUSPENDED = "Suspended"
-    """The spec suspends it."""
+    """The spec suspends the pipeline."""
     WAITING = "Waiting"
     """A change is under way and will complete without help."""
     BLOCKED = "Blocked"
-    """Not checked, because an earlier step failed."""
+    """The component was not checked, because an earlier step failed."""
     INVALID_SPEC = "InvalidSpec"
     """The resource breaks a rule; somebody has to correct it."""
     NOT_SUPPORTED = "NotSupported"
@@ -28,25 +28,25 @@ class Reason(StrEnum):
     RESOURCE_CONFLICT = "ResourceConflict"
     """A needed object has another owner."""
     UNREACHABLE = "Unreachable"
-    """A server does not answer; the operator retries."""
+    """A server does not answer. The operator retries."""
     REFUSED = "Refused"
     """A server refuses: a missing permission, a quota, a full disk."""
     STUCK = "Stuck"
     """A change will not complete without help: no room for pods, a missing image, a crash at start."""
     NOT_MOVING = "EventsNotMoving"
-    """Events wait in the topic and none is counted."""
+    """Events wait in the topic, and none of them is counted."""
     DATA_LOSS = "DataLoss"
-    """Acknowledged events, or their results, are gone; somebody has to decide how to continue."""
+    """Acknowledged events, or their results, are gone. Somebody has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"
-    """Somebody deleted the source topic and created it again; events that were not counted are gone."""
+    """Somebody deleted the source topic and created it again. Events that were not counted are gone."""
     LOG_TRUNCATED = "LogTruncated"
-    """The topic ends before the last read offset: Kafka has lost counted events."""
+    """The topic ends before the last read offset, so Kafka has lost counted events."""
     EVENTS_EXPIRED = "EventsExpired"
     """The topic's retention deleted events before they were read."""
     QUOTA_USED_UP = "QuotaUsedUp"
-    """The quota of dead letters or anomalies in Postgres is used up; further ones are only counted."""
+    """The quota of dead letters or anomalies in Postgres is used up. Further ones are only counted."""
     HELD_UP = "HeldUp"
-    """Windows of an aggregation cannot be closed, scanned or published; this is retried, others are not affected."""
+    """Windows of an aggregation cannot be closed, scanned or published. This is retried. Others are not affected."""
     WINDOWS_SKIPPED = "WindowsSkipped"
     """Windows, or values in them, could not be read or published and were skipped."""
     INTERNAL = "Internal"
@@ -54,10 +54,10 @@ class Reason(StrEnum):
 
 
 class TidemillError(Exception):
-    """An operation failed; the message says what is wrong, the remedy what to do.
+    """An operation failed. The message says what is wrong, and the remedy says what to do.
 
     Attributes:
-        reason: from the closed set.
+        reason: one of the closed set.
         message: what is wrong, with the object and its value.
         remedy: what the user should change; empty if only waiting helps.
     """
@@ -68,4 +68,4 @@ class TidemillError(Exception):
 
 
 class NotOurTurn(TidemillError):
-    """Another operator works on this pipeline, or has taken over; nothing is changed and no status is written."""
+    """Another operator works on this pipeline, or has taken over. Nothing is changed and no status is written."""

@@ -1,6 +1,7 @@
-"""The outcome of ensuring one object, and how several outcomes combine into one.
+"""The outcome of ensuring one object, and the combination of several outcomes into one.
 
-Ranks are ordered, and the worst one decides. Combining is commutative and associative, so the order has no effect.
+Ranks are ordered, and the worst rank decides. The order of the outcomes has no effect, because combining is commutative
+and associative.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Rank(IntEnum):
-    """The result of an attempt; a higher rank is worse."""
+    """The result of an attempt. A higher rank is worse."""
 
     SKIPPED = 0
     DONE = 1
@@ -23,7 +24,7 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The parts of a pipeline; each has a condition."""
+    """The components of a pipeline. Each has a condition."""
 
     TOPICS = "topics"
     SCHEMA = "schema"
@@ -38,7 +39,7 @@ OF_WORKLOAD: Mapping[str, Component] = {
     "ingest": Component.INGEST,
     "api": Component.API,
 }
-"""The part of a pipeline to which each workload belongs."""
+"""The component to which each kind of workload belongs."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class Outcome:
 
     Attributes:
         rank: the result.
-        component: the part of the pipeline.
-        name: of the object, e.g. of a topic.
-        reason: from the closed set.
-        message: one line for people; in case of a failure with the value and the remedy.
-        changed: number of writes; zero if nothing differed.
-        serving: whether it still works as before while it is Waiting.
-        observed: facts with the names of the status, e.g. `partitions`.
+        component: the component of the pipeline.
+        name: the name of the object, e.g. of a topic.
+        reason: one of the closed set of reasons.
+        message: one line for people. If the attempt failed, it has the wrong value and the remedy.
+        changed: the number of writes. It is zero if nothing differed.
+        serving: whether the component still works as before while it is Waiting.
+        observed: facts under the names that the status has for them, e.g. `partitions`.
     """
 
     rank: Rank
@@ -111,7 +112,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """Return the outcome of a whole component: the worst of its outcomes, with the sum of all writes.
+    """Return the outcome of a whole component: the worst of its outcomes, with the sum of their writes.
 
     Outcomes of other components are ignored. Without any outcome the result is Skipped.
     """

@@ -1,7 +1,7 @@
-"""One reconcile pass: validate the spec, observe, plan, ensure in order, and return the new status.
+"""One reconcile pass: validates the spec, observes, plans, makes the changes in order, and returns the new status.
 
-Secrets come first, then the schema (`_offsets` must have a row for every partition before Kafka has the partition),
-then topics, then workloads. Each failure becomes a condition. Only differences are written.
+Secrets come first. Then comes the schema, because `_offsets` must have a row for every partition before Kafka has the
+partition. Topics and workloads follow. Each failure becomes a condition. Only differences are written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec to run, and why it is not the newest."""
+    """The spec to run, and the reason if it is not the newest one."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -58,12 +58,12 @@ class _UnseenError(Exception):
 
 @dataclass
 class _Pass:
-    """The progress of a pass."""
+    """The outcomes of a pass so far."""
 
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run one step for some components; a failure becomes their outcome.
+        """Run one step for some components. If it fails, the failure becomes their outcome.
 
         Returns:
             Whether the whole step is done.
@@ -104,14 +104,13 @@ def reconcile(
     Args:
         document: the resource, with metadata.generation and uid.
         platform: addresses and defaults.
-        actuators: of Kafka, Postgres and the runtime.
+        actuators: the actuators of Kafka, Postgres and the runtime.
         previous: the status that the last pass returned.
         now: the wall clock, with a zone.
-        scaled: returns the number of processors that scaling has decided on for the spec to run; None: there is no
-            decision, or scaling is not used.
-        standing: returns, at the end, why no event is counted, from continuous observation; None: nothing observes it.
-
-    Returns:
+        scaled: returns the number of processors that scaling has decided on for the spec to run. It returns None if
+            nothing is decided, or if scaling is not used.
+        standing: returns why no event is counted, according to continuous observation. It is called at the end. None
+            if nothing observes it.
         The resource's new status. Errors of servers and of the spec are in the status, not raised.
 
     Raises:
@@ -136,7 +135,7 @@ def reconcile(
             logins = _logins(choice.pipeline, choice.plan, metadata, platform, actuators, now=now, confirm=confirm)
             spread = _asked(metadata, previous)
             outcomes = _ensure(choice.plan, live, actuators, logins, confirm=confirm, spread=spread)
-            confirm()  # never report after losing the lock
+            confirm()  # because an operator that has lost the lock must not report
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             return told(
                 replace(
@@ -185,7 +184,7 @@ def _paused(document: Mapping[str, Any], generation: int, platform: Platform, ac
 def _beside(
     unseen: _UnseenError, document: Mapping[str, Any], platform: Platform, actuators: Actuators
 ) -> list[Outcome]:
-    """Return outcomes while a server does not answer: workloads can still be checked."""
+    """Return the outcomes while a server does not answer. Workloads can still be checked then."""
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
     pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
@@ -196,10 +195,10 @@ def _beside(
 
 
 def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
-    """Release a deleted resource: end its workloads, then keep or delete topics and schema by its reclaim policy.
+    """Release a deleted resource: end its workloads, then keep or delete topics and schema, as its reclaim policy says.
 
     Raises:
-        TidemillError: a server does not answer or is busy; retry later.
+        TidemillError: a server does not answer, or is busy. The caller has to retry later.
     """
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
@@ -216,13 +215,13 @@ def _release(
     pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
-    # A pipeline that does not own the schema has created no topics.
+    # If the pipeline does not own the schema, it has created no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
-    # An earlier spec may have enabled output topics that this one does not.
+    # All kinds of output topics are released, because an earlier spec may have enabled some that this one does not.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
     topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()
@@ -239,12 +238,12 @@ def _release(
 
 @contextmanager
 def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callable[[], None]]:
-    """Lock the pipeline; yields a check that raises NotOurTurn once the lock is lost."""
+    """Lock the pipeline. Yields a check that raises NotOurTurn once the lock is lost."""
     metadata = document.get("metadata", {})
     try:
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
     except (KeyError, TypeError, AttributeError):
-        yield lambda: None  # a resource without a valid name has no objects
+        yield lambda: None  # there is nothing to lock, because a resource without a valid name has no objects
         return
     with ExitStack() as held:
         with _looking_at(Component.SCHEMA):
@@ -260,7 +259,7 @@ def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callabl
 def _choose(
     document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
-    """Choose the newest spec if it can be applied, else the accepted one, if any."""
+    """Choose the newest spec if it can be applied, else the accepted spec, if there is one."""
     pipeline, faults = check({**document, "status": None}, Limits(platform.topic_prefixes))
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
@@ -284,7 +283,7 @@ def _choose(
     plan = build_plan(earlier, platform, generation, live)
     if any(
         written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
-    ):  # accepted by an earlier version without this rule
+    ):  # an earlier version of Tidemill accepted the spec without this rule
         return live, _Choice(None, None, stalled)
     return live, _Choice(earlier, plan, stalled)
 
@@ -337,7 +336,7 @@ def _ensure(
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data. A failure is retried in the next pass and does not affect readiness."""
+    """Delete expired data. A failure does not affect readiness, and the next pass tries again."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:

@@ -1,4 +1,4 @@
-"""Builds the report of a pass about the running spec, besides the outcomes of its parts."""
+"""Builds the report of a pass about the running spec. The outcomes of the components are its input."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def reported(
 
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
-    """Return the progress of a replay; empty if none is requested."""
+    """Return the progress of a replay, or empty if none is requested."""
     reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
     known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
     told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
@@ -75,7 +75,7 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
 
 
 def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
-    """Return the lost events, as of the beginning of the pass."""
+    """Return the lost events, as they were at the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
     source = plan.topics[0].name

@@ -1,6 +1,6 @@
-"""Rotates logins: creates them, switches once Postgres has them, retires the former ones once nothing uses them.
+"""Rotates logins: creates them, switches to them once Postgres has them, and retires unused former ones.
 
-Each step is one write, so the next pass can continue after an interruption.
+Each step is one write, so that the next pass can continue after an interruption.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Logins:
     """The logins of a pipeline during one pass.
 
     Attributes:
-        rotate: the requested rotation; a changed text requests one. Empty: none.
+        rotate: the requested rotation: a changed text requests one, or empty if none was ever requested.
         now: the wall clock, with a zone.
-        confirm: raises if another operator has taken over.
+        confirm: raises an error if another operator has taken over.
     """
 
     actuators: Actuators
@@ -37,7 +37,7 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """Ensure the schema and its roles; new logins come into force as soon as Postgres has them.
+        """Ensure the schema and its roles. New logins come into force as soon as Postgres has them.
 
         Raises:
             TidemillError: a server does not answer, or a secret has invalid content.
@@ -61,7 +61,7 @@ class Logins:
             running: the outcomes of the workloads.
 
         Raises:
-            TidemillError: as `ensure`.
+            TidemillError: for the same reasons as `ensure`.
         """
         known = self._known
         if known is None or known.retire_at is None or self.now < known.retire_at:
@@ -73,7 +73,7 @@ class Logins:
         return self._tell(self._known)
 
     def status(self) -> dict[str, Any]:
-        """Return the last rotation's request and phase for the status; empty if there was none."""
+        """Return the last rotation's request and phase for the status, or empty if there was no rotation."""
         known = self._known
         if known is None or not (known.rotated or known.following or known.retire_at):
             return {}

@@ -1,7 +1,7 @@
 """Scaling for both runtimes: polls a pipeline, decides, and stores the decision.
 
 The next reconcile pass applies the decided number. A `Site` knows where processors run and where decisions are stored.
-The runtime decides when and in which thread to poll.
+The runtime decides when to poll, and in which thread.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Running:
     """A running pipeline.
 
     Attributes:
-        config: that it was started with; a refused edit has no effect.
-        ready: number of ready processors.
-        settled: desired number of processors, if exactly these run and are ready; None: some start or stop.
+        config: the config with which the pipeline was started. An edit that was refused has no effect on it.
+        ready: the number of ready processors.
+        settled: the desired number of processors if exactly so many run and are ready, or None if some start or stop.
     """
 
     config: PipelineConfig
@@ -53,20 +53,20 @@ class Memory:
     """The stored state of a pipeline.
 
     Attributes:
-        state: of the decision.
-        replicas: the decided number; None: there is no decision yet.
+        state: the state of the decisions.
+        replicas: the decided number, or None if nothing is decided yet.
     """
 
     state: State = field(default_factory=State)
     replicas: int | None = None
 
     def to_json(self) -> str:
-        """Return it as text; equal states give equal texts."""
+        """Return the memory as text. Equal memories give equal texts."""
         return json.dumps({"replicas": self.replicas, "state": json.loads(self.state.to_json())})
 
     @classmethod
     def from_json(cls, text: str) -> Memory:
-        """Read the text of `to_json`; returns an empty state if it is invalid."""
+        """Read the text of `to_json`. An invalid text gives an empty memory."""
         try:
             record = json.loads(text)
             replicas = record["replicas"]
@@ -79,18 +79,18 @@ class Site(Protocol[_K]):
     """Knows where pipelines run and where decisions are stored."""
 
     def look(self, key: _K) -> Running | None:
-        """Return a running pipeline; None: it does not run."""
+        """Return a running pipeline, or None if it does not run."""
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """Return the stored state. Without a decision, its replicas are the running ones, if known."""
+        """Return the stored state. If nothing is decided, its replicas are the running ones, if they are known."""
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
         """Store the state.
 
         Args:
-            key: of the pipeline.
+            key: the pipeline's key.
             memory: the state.
             changed: whether the decision changes the replicas.
         """
@@ -116,12 +116,12 @@ class _Scaled:
 
 
 class Scaler(Generic[K]):
-    """Makes scaling decisions. Safe to call from several threads; each pipeline is polled by one at a time.
+    """Makes scaling decisions. Several threads may call it. Each pipeline is polled by one thread at a time.
 
     Args:
-        site: of the pipelines.
+        site: knows the pipelines.
         reader: reads figures.
-        now: epoch seconds.
+        now: returns epoch seconds.
     """
 
     def __init__(self, site: Site[K], reader: Reader, *, now: Callable[[], float] = time.time) -> None:
@@ -133,7 +133,7 @@ class Scaler(Generic[K]):
         """Poll a pipeline and decide.
 
         Returns:
-            Seconds until the next poll; None: the pipeline does not scale, or does not run.
+            Seconds until the next poll, or None if the pipeline does not scale, or does not run.
         """
         seen = self._site.look(key)
         settings = Settings.of(seen.config.spec.processor) if seen else None
@@ -155,13 +155,13 @@ class Scaler(Generic[K]):
         return settings.poll_seconds
 
     def rest(self, key: K) -> float:
-        """Return the seconds until the next poll of a pipeline; 0: it is due."""
+        """Return the seconds until the next poll of a pipeline, or 0 if it is due."""
         with self._lock:
             scaled = self._scaled.get(key)
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of processors, else the running number; None: both are unknown.
+        """Return the decided number of processors, else the running number, or None if both are unknown.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -172,18 +172,18 @@ class Scaler(Generic[K]):
         return scaled.memory.replicas
 
     def status(self, key: K) -> dict[str, Any]:
-        """`status.scaling` of the last decision; empty: there is none."""
+        """Return `status.scaling` of the last decision, or empty if there is none."""
         with self._lock:
             scaled = self._scaled.get(key)
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided numbers of all pipelines, to notice a change."""
+        """Return the decided numbers of all pipelines, by which the caller notices a change."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 
     def history(self, key: K) -> list[dict[str, Any]]:
-        """The last decisions, oldest first."""
+        """Return the last decisions, oldest first."""
         with self._lock:
             scaled = self._scaled.get(key)
             records = scaled.memory.state.decisions if scaled else ()
@@ -200,12 +200,12 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Stop handling a pipeline; the stored state is kept."""
+        """Stop handling a pipeline. Its stored state is kept."""
         with self._lock:
             self._scaled.pop(key, None)
 
     def _entry(self, key: K) -> _Scaled:
-        """Return the entry of a pipeline; its stored state is read once."""
+        """Return the entry of a pipeline. Its stored state is read only once."""
         with self._lock:
             known = self._scaled.get(key)
         if known is not None:
@@ -215,7 +215,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding; the stored state is kept unless `for_good`."""
+        """Stop deciding about a pipeline. Its stored state is kept unless `for_good` is set."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

@@ -28,10 +28,10 @@ class Seen:
     """The result of an observation.
 
     Attributes:
-        pipeline: with the accepted spec.
-        plan: of that spec.
-        live: the live facts; parts that did not answer are unknown.
-        outcomes: of all parts, as a pass without changes would return.
+        pipeline: the resource with the accepted spec.
+        plan: the plan of that spec.
+        live: the live facts. Facts of servers that did not answer are unknown.
+        outcomes: the outcomes of all components, as a pass without changes returns them.
     """
 
     pipeline: AnalyticsPipeline
@@ -41,7 +41,7 @@ class Seen:
 
 
 def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """Return the resource with its accepted spec; None if its schema has none or another owner."""
+    """Return the resource with its accepted spec, or None if its schema has none, or has another owner."""
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
@@ -55,7 +55,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
-    """Observe a resource; None: it never ran, as far as is known."""
+    """Observe a resource. Return None if it never ran, as far as is known."""
     outcomes: list[Outcome] = []
     metadata = document.get("metadata", {})
     try:
@@ -67,7 +67,8 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        pipeline, _ = check({**document, "status": None})  # the accepted spec is unknown; this one has the same names
+        # The accepted spec is unknown. The current one is used, because it gives the same names.
+        pipeline, _ = check({**document, "status": None})
     if pipeline is None:
         return None
     live = LiveFacts(schema=schema)
@@ -81,7 +82,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         errors = list(foreign(name, schema.owner, owner_of(pipeline, platform)))
         errors += [damaged(plan.schema)] if plan.schema.lost else []
         outcomes += [failed(Component.SCHEMA, name, error) for error in errors] or [done(Component.SCHEMA, name)]
-    outcomes += running(plan, actuators, lambda component: waiting(component, component.value, "none of it is there"))
+    outcomes += running(plan, actuators, lambda component: waiting(component, component.value, "it does not run"))
     return Seen(pipeline, plan, live, outcomes)
 
 
@@ -90,8 +91,8 @@ def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outc
 
     Args:
         plan: the plan.
-        actuators: of the runtime.
-        absent: returns the outcome of a part that does not exist.
+        actuators: the actuators, of which the runtime is used.
+        absent: returns the outcome of a component that does not exist.
     """
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
@@ -103,13 +104,13 @@ def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outc
 
 
 def blocked(component: Component, by: str) -> Outcome:
-    """Return the outcome of a part that was not checked."""
+    """Return the outcome of a component that was not checked."""
     return skipped(component, component.value, Reason.BLOCKED, f"waits for {by}")
 
 
 @contextmanager
 def _told(outcomes: list[Outcome], *components: Component) -> Iterator[None]:
-    """Turn an error of a server into outcomes of the affected parts."""
+    """Turn an error of a server into outcomes of the affected components."""
     try:
         yield
     except TidemillError as error:
@@ -124,4 +125,4 @@ def _topic(topic: Topic, live: LiveTopic | None) -> Outcome:
         return failed(Component.TOPICS, topic.name, missing(topic))
     if topic.lost:
         return failed(Component.TOPICS, topic.name, gone(topic))
-    return waiting(Component.TOPICS, topic.name, f"topic {topic.name} is not there")
+    return waiting(Component.TOPICS, topic.name, f"topic {topic.name} does not exist")

@@ -22,23 +22,23 @@ class Platform:
     """The platform of one operator, or of one `tidemill up`.
 
     Attributes:
-        runtime: local or kubernetes.
-        cluster_id: written on objects that outlive a resource, so that operators of other clusters leave them alone.
-        kafka_brokers: bootstrap brokers; empty: unknown (plans can be made, but not applied).
+        runtime: `local` or `kubernetes`.
+        cluster_id: recorded on objects that outlive a resource, so that operators of other clusters do not touch them.
+        kafka_brokers: bootstrap brokers, or empty if unknown: then plans can be made, but not applied.
         kafka_config: client settings of the platform's own connections to Kafka, such as those of TLS and SASL.
-        postgres: the database and the login that administers it.
-        redis_url: URL of Redis; empty: there is none.
-        redis_ca: PEM file of the authorities that sign Redis' certificate; empty: those of the system.
-        partitions: default number of a source topic.
-        replication_factor: default of topics.
+        postgres: the database, and the login that administers it.
+        redis_url: URL of Redis, or empty if there is none.
+        redis_ca: PEM file of the authorities that sign Redis' certificate. Empty means those of the system.
+        partitions: default number of partitions of a source topic.
+        replication_factor: default replication factor of topics.
         auth_required: whether pipelines require API keys by default.
         topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
         ports: wanted port of each component; 0: any.
-        resilience_file: the workloads' breakers, retries and timeouts.
+        resilience_file: the file with the workloads' breakers, retries and timeouts.
         output_retention_ms: retention of the topics of results, anomalies and dead letters.
         replication_throttle: bytes per second that each broker may send and receive for moving replicas; 0: no limit.
         recreate_topics: whether a deleted source topic is created again without its events.
-        offsets_replication: replication factor of Kafka's own `__consumer_offsets`; 0: it is left alone.
+        offsets_replication: replication factor of Kafka's own `__consumer_offsets`; 0: it is not changed.
     """
 
     runtime: Runtime = "local"
@@ -70,7 +70,7 @@ class Platform:
         TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
 
         Raises:
-            ValueError: a value is invalid; the message names the variable.
+            ValueError: a value is invalid. The message names the variable.
         """
         runtime = environ.get("TIDEMILL_RUNTIME", "local")
         if runtime not in ("local", "kubernetes"):

@@ -1,4 +1,4 @@
-"""Pure: builds the resource's status from outcomes; bounded, and unchanged while nothing changes."""
+"""Pure: builds the resource's status from outcomes. Its size has a limit, and it only changes if something changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONDITIONS: Mapping[Component, str] = {
     Component.API: "APIReady",
 }
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# Reasons of a part in its desired state.
+# Reasons of a component in its desired state.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
@@ -39,22 +39,23 @@ class Report:
     """The report of one pass over a resource.
 
     Attributes:
-        generation: of the observed spec.
-        outcomes: of all parts.
-        lost: lost events, the most severe first; None: not checked.
-        full: effects of quotas, the most severe first; None: not checked.
-        failing: failures of processors with windows, the most severe first; None: not checked.
+        generation: the generation of the observed spec.
+        outcomes: the outcomes of all components.
+        lost: lost events, the most severe first, or None if this was not checked.
+        full: effects of quotas, the most severe first, or None if this was not checked.
+        failing: failures of processors with windows, the most severe first, or None if this was not checked.
         stalled: why this spec is not in force.
-        judged: whether the spec was validated; otherwise the former verdict is kept.
-        standing: why no event is counted, from continuous observation; None: events are counted, or none waits.
-        watched: whether there is continuous observation; then one unanswered request does not make a server away.
+        judged: whether the spec was validated. If it was not, the former verdict is kept.
+        standing: why no event is counted, according to continuous observation, or None if events are counted, or none
+            waits.
+        watched: whether there is continuous observation. If there is, one unanswered request does not count.
         accepted: whether any spec is in force, this one or an earlier one.
         suspended: whether the spec in force suspends the pipeline.
         paused: whether reconciliation is paused, so that the pipeline was only observed, if at all.
-        rebalanced: the completed request to spread replicas; empty: there is none.
-        credentials: state of the last rotation of the logins; empty: there was none.
-        topics, aggregations: items of the status' lists.
-        replay: progress of a replay; empty: none runs; None: not checked.
+        rebalanced: the completed request to spread replicas, or empty if there is none.
+        credentials: the state of the last rotation of the logins, or empty if there was none.
+        topics, aggregations: items of the lists in the status.
+        replay: the progress of a replay; empty if none runs, or None if this was not checked.
     """
 
     generation: int
@@ -82,12 +83,13 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
     """Return the new status.
 
     Args:
-        previous: the last one; unchanged conditions keep their time, unchecked parts their state.
-        report: of this pass.
+        previous: the status before this pass. An unchanged condition keeps its transition time. A component that was
+            not checked keeps its state.
+        report: the report of this pass.
         now: the wall clock, with a zone.
 
     Returns:
-        Equal to `previous` if nothing changed.
+        The new status. It equals `previous` if nothing changed.
     """
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
@@ -131,7 +133,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
     Args:
         previous: the former status.
         status: the new status.
-        pipeline: its name.
+        pipeline: the pipeline's name.
     """
     before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
     filled = ((previous or {}).get("replay") or {}).get("versions", {})
@@ -148,7 +150,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status when events stop moving between two passes: a true Ready becomes false.
+    """Return the status if no event is counted any more between two passes. A Ready that is true becomes false.
 
     Args:
         previous: the current status.
@@ -172,7 +174,7 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and report.watched and not report.standing:
-            # One unanswered request is not enough: continuous observation decides whether events are counted.
+            # One unanswered request is not enough to make a component false, because continuous observation decides.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -199,7 +201,7 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 
 
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
-    """Return Progressing: true while a change is under way; otherwise the reason says whether it is complete."""
+    """Return Progressing. It is true while a change is under way. Otherwise its reason says whether it is complete."""
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
         if kind in by_kind:
@@ -208,7 +210,7 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
 
 
 def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return the conditions that only exist while true."""
+    """Return the conditions that only exist while they are true."""
     found = []
     bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
@@ -222,7 +224,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before:
         found.append(before["Stalled"])
-    # A part that waits for a stuck part will not complete by itself either.
+    # A component that waits for a stuck one is left out, because it will not complete by itself either.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
@@ -234,7 +236,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that is only listed while it has errors. If they were not checked (None), it is kept."""
+    """Return a condition that only exists while it has errors. If the errors were not checked (None), it is kept."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:
@@ -243,7 +245,7 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """Return the reason and message of several conditions; those that others wait for come first."""
+    """Return the reason and message of several conditions. Those that others wait for come first."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

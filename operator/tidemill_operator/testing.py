@@ -1,4 +1,4 @@
-"""An in-memory platform for tests: the four protocols of the actuators without Kafka, Postgres or a cluster.
+"""An in-memory platform for tests. It has the four protocols of the actuators without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
 A test reads the topics, schemas, secrets and workloads, changes them behind the operator's back, and counts the writes.
@@ -31,7 +31,7 @@ class MemoryPart:
     Attributes:
         writes: descriptions of all writes, in order.
         calls: the methods that were called, in order.
-        failure: is raised by each call; None: calls succeed.
+        failure: the error that each call raises, or None if calls succeed.
     """
 
     def __init__(self) -> None:
@@ -53,9 +53,9 @@ class MemoryTopics(MemoryPart):
     """Topics by name, with their configs.
 
     Attributes:
-        nodes: number of brokers.
+        nodes: the number of brokers.
         spreads: the argument `spread` of each call of `ensure`.
-        moving: why `ensure` waits, e.g. for moving replicas; empty: it does not wait.
+        moving: why `ensure` waits, e.g. for moving replicas, or empty if it does not wait.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class MemoryTopics(MemoryPart):
         self.moving = ""
 
     def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
-        """Create a topic, or create it again, as another client would."""
+        """Create a topic, or create it again, as another client of Kafka may do."""
         self.made += 1
         self.topics[name] = LiveTopic(partitions, replication_factor, f"id-{self.made}")
         self.configs[name] = dict(config)
@@ -134,9 +134,9 @@ class MemorySchemas(MemoryPart):
     """Schemas by name.
 
     Attributes:
-        logins: suffixes of the writers that may log in, by schema.
+        logins: the suffixes of the writers that may log in, by schema.
         busy: whether a lock is taken, so that `ensure` and `release` raise an error.
-        taken: raised by `exclusive`; None: it gets the lock.
+        taken: the error that `exclusive` raises, or None if it gets the lock.
     """
 
     def __init__(self) -> None:
@@ -249,13 +249,13 @@ class MemorySchemas(MemoryPart):
         return [done(Component.SCHEMA, schema.name, changed=int(gone is not None))]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Do nothing: no partition is past its retention."""
+        """Do nothing, because no partition is past its retention."""
         self._called("expire")
         return [done(Component.SCHEMA, schema.name)]
 
 
 class MemorySecrets(MemoryPart):
-    """Secrets by namespace and pipeline, as files by their names."""
+    """Secrets by namespace and pipeline. Each is a mapping of file names to files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -297,7 +297,7 @@ class MemoryRuntime(MemoryPart):
     """Workloads by pipeline.
 
     Attributes:
-        starting, changing: names of workloads that are not ready; the changing ones still serve.
+        starting, changing: names of workloads that are not ready. The changing ones still serve.
         whose: the pipeline to which `observe` attributes shared workloads.
     """
 
@@ -349,7 +349,7 @@ class MemoryRuntime(MemoryPart):
 
 @dataclass
 class MemoryWorld:
-    """The four actuators together; empty, with one broker."""
+    """The four actuators together. They are empty, with one broker."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)
@@ -358,7 +358,7 @@ class MemoryWorld:
 
     @property
     def actuators(self) -> Actuators:
-        """The four actuators as an argument of `reconcile`."""
+        """Return the four actuators as an argument of `reconcile`."""
         return Actuators(kafka=self.kafka, postgres=self.postgres, secrets=self.secrets, runtime=self.runtime)
 
     def take_writes(self) -> list[str]:

@@ -178,7 +178,7 @@ def test_a_spec_that_goes_back_calls_back_what_moves(world: World, until_done: C
     told = world.a_pass(world.topic(3), throttle=SLOW)
     assert told.message.endswith("to 3 replicas of each partition: 0 of 6 partitions done, 6 under way")
     back = until_done(world.topic(1), throttle=SLOW)
-    assert back[0].message.endswith("to 1 replica of each partition: 6 partitions called back")
+    assert back[0].message.endswith("to 1 replica of each partition: reassignment of 6 partitions cancelled")
     assert (world.replicas(), world.limits(), world.settings()[LEADERS]) == (before, {}, "")
 
 

@@ -23,7 +23,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- with $root.Values.image.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ $image -}}
 {{- end -}}
 
-{{- /* dev-stack.pod (list $ 999): what all pods have in common. */ -}}
+{{- /* dev-stack.pod (list $ 999): the members that all pods have. */ -}}
 {{- define "dev-stack.pod" -}}
 {{- $root := index . 0 -}}
 {{- $user := index . 1 -}}

@@ -1,4 +1,4 @@
-{{- /* What the operator is told; docs/reference/environment.md lists the variables. */ -}}
+{{- /* The operator's environment variables. docs/reference/environment.md lists them. */ -}}
 {{- define "tidemill.environment" -}}
 {{- $name := include "tidemill.fullname" . -}}
 {{- $webhook := include "tidemill.webhookEnabled" . -}}

@@ -34,7 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Cluster-wide objects of two releases of one name in two namespaces must not be the same. */ -}}
+{{- /* The name of cluster-wide objects. It has the namespace, so that releases of one name in two namespaces differ. */ -}}
 {{- define "tidemill.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "tidemill.fullname" .) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -70,7 +70,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{- /* What all our pods have. */ -}}
+{{- /* The members that all our pods have. */ -}}
 {{- define "tidemill.pod" -}}
 enableServiceLinks: false
 securityContext:
@@ -103,7 +103,7 @@ capabilities:
 {{- $ports | uniq | toYaml -}}
 {{- end -}}
 
-{{- /* Files of whoever works as the operator does. */ -}}
+{{- /* The files of the operator, and of Jobs that do its work. */ -}}
 {{- define "tidemill.mounts" -}}
 - name: resilience
   mountPath: /etc/tidemill/resilience
@@ -150,7 +150,7 @@ capabilities:
     sizeLimit: 64Mi
 {{- end -}}
 
-{{- /* Where it connects to. */ -}}
+{{- /* The ports that the operator connects to. */ -}}
 {{- define "tidemill.egress" -}}
 - ports:
     - port: 53

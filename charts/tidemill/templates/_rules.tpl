@@ -1,4 +1,4 @@
-{{- /* In the namespaces of pipelines: what tidemill_operator/cluster/rbac.py says, no verb more (a test compares them). */ -}}
+{{- /* The rules for namespaces of pipelines. They equal those of tidemill_operator/cluster/rbac.py; a test compares both. */ -}}
 {{- define "tidemill.pipelineRules" -}}
 - apiGroups: [tidemill.dev]
   resources: [analyticspipelines]
@@ -18,11 +18,11 @@
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies, ingresses]
   verbs: [get, list, watch, create, patch, update, delete]
-# Looked at by name: nothing of others can be listed.
+# Secrets are only read by name, so that the Secrets of others cannot be listed.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, update, delete]
-# Whether a pipeline's last pods have ended, and to have changed files shown to pods at once.
+# `list` shows whether a pipeline's last pods have ended. `patch` makes pods reload changed files at once.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, patch]
@@ -31,7 +31,7 @@
   verbs: [create]
 {{- end -}}
 
-{{- /* In the operator's own namespace: the leader's Lease, the webhook's certificate, the watchdog's object. */ -}}
+{{- /* The rules for the operator's own namespace: the Lease, the webhook's certificate, the watchdog's object. */ -}}
 {{- define "tidemill.homeRules" -}}
 {{- $name := include "tidemill.fullname" . -}}
 - apiGroups: [coordination.k8s.io]
@@ -53,7 +53,7 @@
   verbs: [create, patch]
 {{- end -}}
 
-{{- /* Before the release is removed: the operator is scaled to zero and its pods are awaited (uninstall.py). */ -}}
+{{- /* The rules of uninstall.py, which scales the operator to zero and waits for its pods before the release is removed. */ -}}
 {{- define "tidemill.uninstallRules" -}}
 - apiGroups: [apps]
   resources: [deployments]
@@ -62,7 +62,7 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
-# What the operator made for itself.
+# The objects that the operator created for itself.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [{{ include "tidemill.fullname" . }}]

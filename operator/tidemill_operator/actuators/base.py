@@ -28,11 +28,11 @@ class PipelineSecrets:
     """A pipeline's logins.
 
     Attributes:
-        writer, reader: the logins in force.
+        writer, reader: the logins that the workloads use now.
         changed: number of secrets that were written.
-        following: the staged logins, which are created first and then put in force.
-        retire_at: earliest time to retire the former logins; None: they are retired.
-        rotated: the request of the last rotation that was switched.
+        following: the staged logins. They are created in Postgres first, and put in force by `switch`.
+        retire_at: earliest time to retire the former logins, or None if they are already retired.
+        rotated: the request of the last rotation whose logins were put in force.
     """
 
     writer: PostgresCredentials = field(repr=False)
@@ -91,7 +91,8 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects of another owner; a topic only if `exists` says that its pipeline is gone.
+        `adopt` takes over objects that have another owner. A topic is only taken over if `exists` says that the
+        pipeline which owns it is gone.
         """
         ...
 
@@ -130,8 +131,9 @@ class Runtime(Protocol):
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Make a pipeline's workloads match the plan, and end its workloads that are not listed.
 
-        Returns one outcome per workload (component processors, ingest or api): Done if it is ready, else Waiting.
-        Shared workloads (pipeline None) carry only this pipeline's config; the runtime adds it to those of others.
+        A shared workload (its pipeline is None) carries only this pipeline's config. The runtime adds that config to
+        the configs of the other pipelines.
+        configs of the other pipelines.
         """
         ...
 
@@ -148,7 +150,7 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether a pipeline exists, in any state. True if it cannot be determined."""
+        """Whether a pipeline exists, in any state. The result is True if it cannot be determined."""
         ...
 
 

@@ -1,11 +1,12 @@
 """A pipeline's passwords and API keys, as texts by file name, and the steps of their rotation.
 
 The callers store the files. Writer and reader have two logins each, A and B, one of which is in force. A rotation
-is three writes, so that the next pass can see how far it is:
+writes the files three times. So the next pass can see from the files which step was the last:
 
 - staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
-- switched: these are in `writer.json` and `reader.json`; the former keep working until all processes use the new;
-- retired: the former can no longer log in.
+- switched: `writer.json` and `reader.json` hold the staged logins. The former logins keep working until all processes
+  use the new ones;
+- retired: the former logins can no longer log in.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Rotation(BaseModel):
     """The state of the last rotation.
 
     Attributes:
-        done: the request of the last switched rotation; empty: there was none.
+        done: the request of the last rotation that was switched, or empty if there was none.
         wanted: the request of the staged rotation.
-        following: the staged logins by file; empty: none is staged.
-        switched_at: when logins were switched; None once the former are retired.
+        following: the staged logins by file name, or empty if none is staged.
+        switched_at: when the logins were switched. None once the former logins are retired.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -61,7 +62,7 @@ def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str
         files: the existing files.
         writer: the role of the writer's logins.
         reader: the role of the reader's logins.
-        rotate: the requested rotation; a changed text requests one. Empty: none.
+        rotate: the requested rotation: a changed text requests one, or empty if none was ever requested.
 
     Raises:
         TidemillError: a file does not hold what it should.
@@ -107,7 +108,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """The files that put the staged logins in force, the rotation's file last. Empty if none is staged."""
+    """The files that put the staged logins in force, the rotation's file last, or empty if none is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -119,7 +120,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """The file that retires the former logins. Empty if they are retired."""
+    """The file that retires the former logins, or empty if they are retired."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}
@@ -130,9 +131,9 @@ def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecr
     """Return the logins of a complete set of files.
 
     Args:
-        files: all of them.
+        files: all files of the pipeline.
         patience_seconds: how long workloads may take to notice a switch.
-        changed: number of files that were written.
+        changed: the number of files that were written.
 
     Raises:
         TidemillError: a file does not hold what it should.
@@ -156,7 +157,7 @@ def new_login(user: str) -> PostgresCredentials:
 
 def new_api_key() -> tuple[ApiKeys, str]:
     """Return a new API key with both scopes: the file of hashes that workloads read, and the key itself."""
-    # Letters and digits only: `_` separates the parts of a key, and `-` would end a double-click selection.
+    # Letters and digits only, because `_` separates the parts of a key, and a double click stops at `-`.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     keys = ApiKeys(keys=(ApiKey(id=key_id, sha256=digest, scopes=(EVENTS_APPEND, QUERY_READ)),))

@@ -1,1 +1,1 @@
-"""The `tidemill` command: one module a subcommand, each with `add_parser` and `run`."""
+"""The `tidemill` command. Each subcommand is a module with `add_parser` and `run`."""

@@ -79,6 +79,6 @@ def _delete(data_dir: Path) -> None:
                 (data_dir / name).unlink(missing_ok=True)
     except LockTaken as error:
         raise CommandError(f"{error}; stop that process first") from error
-    with contextlib.suppress(OSError):  # the folder has other files
+    with contextlib.suppress(OSError):  # rmdir fails if the folder has other files
         data_dir.rmdir()
     print(f"deleted the data in {data_dir}")

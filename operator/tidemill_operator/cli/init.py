@@ -1,4 +1,4 @@
-"""`tidemill init`: drafts a pipeline from a file or a topic, and runs it if that is asked for."""
+"""`tidemill init`: drafts a pipeline from a file or a topic, and runs it if the user asks for that."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from tidemill_operator.settings import Platform
 _MOST_RECORDS = 10_000
 _FILE_NAME = (os.sep, ".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet", ".gz")
 _DESCRIPTION = """\
-Draft a pipeline from your own events. A sample of them shows fields, paths, types, formats of times, a key, the event
-time, a window and metrics. The pipeline is valid and has comments; without --output it goes to standard output. With
---run, `up` runs it, `send` sends the file, and Ctrl-C stops.
+Draft a pipeline from your own events. Fields, paths, types, formats of times, a key, the event time, a window and
+metrics are chosen from a sample of the events. The pipeline is valid and has comments. Without --output it is written
+to standard output. With --run, `up` runs it, `send` sends the file, and Ctrl-C stops both.
 """
 _EPILOG = """\
 examples:
@@ -66,9 +66,9 @@ def add_parser(subparsers: Any) -> None:
         "--output", type=Path, metavar="PATH", help="write the pipeline here, never over another file; with --run"
         " default: NAME.yaml"
     )  # fmt: skip
-    parser.add_argument("--name", metavar="NAME", help="of the pipeline; default: made of the name of file or topic")
+    parser.add_argument("--name", metavar="NAME", help="the pipeline's name; default: made from the file's or topic's")
     parser.add_argument(
-        "--zone", metavar="ZONE", help="of times that name none, such as Europe/Berlin; default: this machine's"
+        "--zone", metavar="ZONE", help="zone of times that name none, e.g. Europe/Berlin; default: this machine's"
     )
     parser.add_argument("--run", action="store_true", dest="go_on", help="go on to `up` and `send`")
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
@@ -79,15 +79,15 @@ def add_parser(subparsers: Any) -> None:
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Declare the options that say how a file is read."""
     parser.add_argument("--format", choices=FORMATS, help="default: found out from the file's beginning and name")
-    parser.add_argument("--encoding", metavar="NAME", help="of a text, such as cp1252; default: found out")
-    parser.add_argument("--delimiter", metavar="CHARACTER", help="between the cells of CSV; default: found out")
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of a text, such as cp1252; default: found out")
+    parser.add_argument("--delimiter", metavar="CHARACTER", help="what separates cells of CSV; default: found out")
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
-    """Return how a file is read.
+    """Return the options that say how a file is read.
 
     Raises:
-        CommandError: the delimiter is no single character.
+        CommandError: the delimiter is not a single character.
     """
     delimiter = "\t" if args.delimiter in ("\\t", "tab") else args.delimiter
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
@@ -96,13 +96,14 @@ def reading_of(args: argparse.Namespace) -> Reading:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draft the pipeline, print or write it, and run it if that is asked for.
+    """Draft the pipeline, print or write it, and run it if the user asks for that.
 
     Raises:
-        CommandError: there is no such file or topic, it has no event, or the output is another file.
+        CommandError: there is no such file or topic, or it has no event, or the output exists with different content.
     """
     if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
-        raise CommandError("--run reads the file twice, and a pipe only once: write it to a file", code=EXIT_USAGE)
+        problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"
+        raise CommandError(problem, code=EXIT_USAGE)
     if args.name and pipeline_name(args.name) != args.name:
         remedy = "write at most 40 of a-z, 0-9 and -, such as " + pipeline_name(args.name)
         raise CommandError(f"--name {args.name}: is no name of a pipeline; {remedy}", code=EXIT_USAGE)
@@ -132,10 +133,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _path(source: str) -> Path | None:
-    """The file that is meant; None: the standard input or a topic.
+    """Return the file that `source` names, or None if it names the standard input or a topic.
 
     Raises:
-        CommandError: it can only be a file, and does not exist.
+        CommandError: `source` can only be a file, and that file does not exist.
     """
     if source == "-":
         return None
@@ -174,7 +175,7 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
     Raises:
         CommandError: no Kafka is known, or a setting of the environment is wrong.
         TidemillError: there is no such topic, or it cannot be read.
-        NothingFound: it has no event.
+        NothingFound: the topic has no event.
     """
     topic, state = args.source, read_state(args.data_dir)
     platform = _platform()
@@ -229,20 +230,20 @@ def _now_ms() -> int:
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without `.csv`, `.csv.gz` and the like."""
+    """The name of a file without its suffixes, such as `.csv` or `.csv.gz`."""
     return path.name.partition(".")[0] or path.name
 
 
 def _words(topic: str) -> str:
-    """The part of a topic's name that says what is in it: `orders` of `shop.orders.events`."""
+    """The part of a topic's name that says what is in it. For `shop.orders.events` it is `orders`."""
     return topic.partition(".")[2].removesuffix(".events") or topic
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the pipeline, unless the file exists and says something else.
+    """Write the pipeline, unless the file exists with another content.
 
     Raises:
-        CommandError: it does, or cannot be written.
+        CommandError: the file exists with another content, or cannot be written.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -250,13 +251,13 @@ def _write(path: Path, text: str) -> None:
     except FileExistsError:
         if _content(path) != text:
             remedy = "name another --output, or remove the file"
-            raise CommandError(f"{path} exists, and what is drafted now differs; {remedy}") from None
+            raise CommandError(f"{path} exists, and differs from the new draft; {remedy}") from None
     except OSError as error:
         raise CommandError(f"{path} cannot be written ({error.strerror}); name another --output") from None
 
 
 def _content(path: Path) -> str | None:
-    """The text of a file; None: it is none, or is larger than a pipeline may be."""
+    """The text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
     try:
         return read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""What `tidemill init --run` does after the draft: `up` in this thread, and `send` beside it once all is ready."""
+"""Runs `up` in this thread, and `send` in a second thread once the pipeline is ready, for `tidemill init --run`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path |
     """Run the pipeline until a signal arrives, and send the file as soon as it is ready.
 
     Args:
-        args: of `init`.
+        args: the arguments of `init`.
         output: the file with the pipeline.
-        name: of the pipeline.
-        path: of the events; None: they are in the topic.
+        name: the pipeline's name.
+        path: the file with the events, or None if the events are already in the topic.
 
     Returns:
         The exit code of `send`, or that of `up` if nothing was to be sent.
@@ -56,7 +56,7 @@ class _Sending(threading.Thread):
     """Waits for the pipeline, and sends the file to it.
 
     Attributes:
-        code: the exit code; 0 until the file was sent.
+        code: the exit code. It is 0 until the file was sent.
     """
 
     def __init__(self, args: argparse.Namespace, output: Path, name: str, path: Path | None, ready: Path) -> None:
@@ -73,8 +73,9 @@ class _Sending(threading.Thread):
                 return
         told = json.loads(read_text(self._ready))
         if self._name not in told["pipelines"]:
-            # `up` has said why. Once the pipeline is corrected, the user sends the file with `tidemill send`.
-            self._say(f"nothing was sent, as {self._name} is not ready; then: tidemill send -f {self._args.source}")
+            # `up` has told the user why. When the pipeline is corrected, the user can send the file himself.
+            send = f"tidemill send -f {self._args.source}"
+            self._say(f"nothing was sent, because {self._name} is not ready; correct it, then run: {send}")
             self.code = EXIT_ERROR
             return
         endpoints = told["pipelines"][self._name]
@@ -83,7 +84,7 @@ class _Sending(threading.Thread):
         self._say(f"dashboard: {endpoints.get('api', '')}/ (Ctrl-C stops, the data is kept)")
 
     def stop(self) -> None:
-        """End it, also in the middle of the file."""
+        """End the thread, even in the middle of the file."""
         self._stopped.set()
         if self._sender is not None:
             self._sender.stop()

@@ -28,7 +28,7 @@ examples:
 
 
 class CommandError(Exception):
-    """A command failed; the message gives the reason and the remedy."""
+    """A command failed. The message gives the reason and the remedy."""
 
     def __init__(self, message: str, *, code: int = EXIT_ERROR) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class CommandError(Exception):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all subcommands; each stores its function as `run`."""
+    """Return the parser of all subcommands. Each subcommand stores its function in the attribute `run`."""
     parser = argparse.ArgumentParser(
         prog="tidemill",
         description="Streaming analytics from a YAML resource: Kafka events in, exact windowed answers out.",

@@ -1,6 +1,6 @@
 """Reads the servers that pipelines run on, or would run on, without writing to them.
 
-The addresses come from the environment, else from a running `tidemill up`. A server named by neither is unknown.
+The addresses come from the environment, else from a running `tidemill up`. If neither names a server, it is unknown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class World:
 
     Attributes:
         platform: the platform with the addresses.
-        uids: of the pipelines of a running `up`, by `namespace/name`; None: no `up` runs.
+        uids: the uids of the pipelines of a running `up`, by `namespace/name`, or None if no `up` runs.
     """
 
     platform: Platform
@@ -49,7 +49,7 @@ class World:
         return self.platform.postgres.public_url if self.platform.postgres.host else None
 
     def schema(self, name: str) -> LiveSchema | None:
-        """Return a live schema; None if it does not exist or Postgres is unknown.
+        """Return a live schema. Return None if it does not exist, or if Postgres is unknown.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -86,7 +86,7 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
 
     Args:
         data_dir: the data folder of a possibly running `up`.
-        environ: TIDEMILL_ variables; their addresses take precedence.
+        environ: TIDEMILL_ variables. Addresses in them take precedence.
 
     Raises:
         CommandError: the login of the Postgres that the running `up` uses is unknown.

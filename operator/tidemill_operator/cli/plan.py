@@ -48,7 +48,7 @@ class Planned:
     """One pipeline's plan, compared with the servers.
 
     Attributes:
-        refused: why the plan cannot be applied; empty: it can. A refused plan changes nothing.
+        refused: why the plan cannot be applied, or empty if it can. A refused plan changes nothing.
         runs_on: whether the pipeline continues with an accepted spec if the plan is refused.
     """
 
@@ -115,7 +115,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     Args:
         document: the resource.
         world: the known servers.
-        taken: topics of pipelines that are applied before this one.
+        taken: the claims on topics by pipelines that are applied before this one.
 
     Raises:
         TidemillError: a server does not answer.
@@ -124,7 +124,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     schema = world.schema(names.schema(metadata.get("namespace", "default"), metadata["name"]))
     document = {**document, "status": None, "metadata": {**metadata, "uid": _uid(metadata, world, schema)}}
     pipeline, _ = check(document, Limits(world.platform.topic_prefixes))
-    assert pipeline is not None  # noqa: S101 - was judged when it was read
+    assert pipeline is not None  # noqa: S101 - the document was checked when it was read
     generation = metadata.get("generation") or _generation(pipeline, world, schema)
     live, configs = world.facts(build_plan(pipeline, world.platform, generation), schema)
     plan = build_plan(pipeline, world.platform, generation, live)
@@ -136,7 +136,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
-    """Return the resource's uid. Files rarely have one; then the schema's owner is used."""
+    """Return the resource's uid. Files rarely have one. Then the uid of the schema's owner is used."""
     if metadata.get("uid"):
         return str(metadata["uid"])
     if world.uids is not None:
@@ -158,7 +158,7 @@ def _refused(
     yield from (error for _, error in disputes(plan.schema, owner, taken))
     if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
         strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
-        # Topic and roles have the schema's owner, so one message is enough.
+        # Topic and roles have the same owner as the schema, so one message is enough.
         yield from strange or world.conflicts(plan.schema, owner)
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:
@@ -216,7 +216,7 @@ def _changes(one: Planned) -> list[str]:
 
 
 def _summary(item: Change) -> str:
-    """Describe a new object in one line; the other output formats have all its members."""
+    """Describe a new object in one line. The other output formats have all its members."""
     if item.action != "create":
         return ""
     told = {difference.member: _value(difference.after) for difference in item.differences}

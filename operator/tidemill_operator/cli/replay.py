@@ -20,7 +20,7 @@ from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 EXIT_MISSED = 3
 _LOOK_SECONDS = 0.5
 _TELL_SECONDS = 5.0
-# A request starts a pass at once, but the pass may have to wait for another one.
+# The time is long, because a pass that starts at the request may have to wait for another pass.
 _BEGIN_SECONDS = 60.0
 _DESCRIPTION = """\
 Fill the next version of aggregations from the events that the topic still holds, with the current spec, and switch to

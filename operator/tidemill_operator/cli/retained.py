@@ -1,4 +1,4 @@
-"""`tidemill status --retained`: lists and removes what deleted pipelines have left in Kafka and Postgres."""
+"""`tidemill status --retained`: lists and removes data of deleted pipelines in Kafka and Postgres."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FUNCTIONS = ("owner", "writer", "reader")
 
 @dataclass(frozen=True)
 class Retained:
-    """What one deleted pipeline has left."""
+    """The data of one deleted pipeline that is still in Kafka and Postgres."""
 
     owner: Owner
     schema: str
@@ -44,7 +44,7 @@ class Retained:
 
 
 class _NothingRuns:
-    """The runtime of a deleted pipeline: it has no workloads."""
+    """The runtime of a deleted pipeline. It has no workloads."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return []
@@ -63,7 +63,7 @@ class _NothingRuns:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List retained data, or remove that of one pipeline.
+    """List retained data, or remove the data of one pipeline.
 
     Raises:
         CommandError: the existing pipelines are unknown, or a server does not answer.
@@ -88,8 +88,8 @@ def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
     """Yield the retained data of pipelines of this cluster that no longer exist.
 
     Args:
-        world: the servers.
-        living: uids of the existing pipelines, by `namespace/name`.
+        world: the servers to read.
+        living: the uids of the existing pipelines, by `namespace/name`.
 
     Raises:
         TidemillError: a server does not answer.
@@ -109,7 +109,7 @@ def _topics(world: World) -> KafkaTopics:
 
 def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
     if "KUBERNETES_SERVICE_HOST" in environ:
-        # Importing the API client takes a while.
+        # Import the API client only here, because the import takes a while.
         from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 
         metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]

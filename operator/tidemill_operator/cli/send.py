@@ -27,9 +27,9 @@ EXIT_REFUSED = 3
 _MOST_WORKERS = 32
 _DESCRIPTION = """\
 Send the events of a file to a pipeline: CSV, NDJSON, a JSON array or Parquet, also packed with gzip. The pipeline's
-fields say how the cells of CSV are read. Each batch has an Idempotency-Key, made of the file and the place in it: what
-is sent again within a day is counted once. Exit code 0: all events were accepted, 3: some became dead letters, 1: not
-all were sent.
+fields say how the cells of CSV are read. Each batch has an Idempotency-Key, made from the file and the place in it,
+so events that are sent again within a day count once. Exit code 0: all events were accepted, 3: some became dead
+letters, 1: not all were sent.
 """
 _EPILOG = """\
 examples:
@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("-f", "--file", required=True, metavar="FILE", help="- for standard input (default NDJSON)")
     parser.add_argument("--pipeline", metavar="NAME", help="name, or namespace/name; default: the only one that runs")
-    parser.add_argument("--url", metavar="INGEST", help="of ingest; default: that of the running `up`")
+    parser.add_argument("--url", metavar="INGEST", help="URL of ingest; default: that of the running `up`")
     parser.add_argument(
         "--spec",
         type=Path,
@@ -69,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--resume", type=Path, metavar="PATH", help="keep the position here, and continue from it")
     parser.add_argument("--again", action="store_true", help="count events that were sent before once more")
-    parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with a key of the pipeline")
+    parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
     parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
     add_reading(parser)
 
@@ -79,10 +79,10 @@ class Target:
     """Where events are sent.
 
     Attributes:
-        url: of ingest.
-        api: of the API; empty: unknown.
-        pipeline: its name.
-        fields: of the pipeline; empty: unknown.
+        url: URL of ingest.
+        api: URL of the API, or empty if it is unknown.
+        pipeline: the pipeline's name.
+        fields: the pipeline's fields, or empty if they are unknown.
     """
 
     url: str
@@ -92,10 +92,10 @@ class Target:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send the file, and print what became of its events.
+    """Send the file, and print how many of its events were accepted.
 
     Raises:
-        CommandError: the file, the pipeline or ingest is not there, or an option is wrong.
+        CommandError: the file, the pipeline or ingest does not exist, or an option is wrong.
     """
     _check(args)
     path = None if args.file == "-" else Path(args.file)
@@ -127,14 +127,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sender | None = None) -> int:
-    """Send an open file, and print the summary; return the exit code.
+    """Send an open file, and print the summary. Return the exit code.
 
     Args:
-        file: the file.
-        client: to ingest.
-        order: what is sent, and how.
-        api: URL of the API, for the message about dead letters; empty: unknown.
-        sender: of these; None: one is made.
+        file: the open file.
+        client: the client of ingest.
+        order: which pipeline gets the events, and how they are sent.
+        api: URL of the API, for the message about dead letters, or empty if it is unknown.
+        sender: sends the events, or None to create one from `client` and `order`.
     """
     if file.table is not None:
         _tell_columns(file, order)
@@ -154,10 +154,10 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
 
 
 def _check(args: argparse.Namespace) -> None:
-    """See that the options are right.
+    """Check the options.
 
     Raises:
-        CommandError: one is not.
+        CommandError: an option is wrong.
     """
     wrong = ""
     if args.rate is not None and not 0 < args.rate < 1e9:
@@ -173,7 +173,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    """Find where to send: as the options say, else to the running `up`.
+    """Find ingest: by the options, else by the running `up`.
 
     Raises:
         CommandError: there is no such pipeline, or it takes no events over HTTP.
@@ -198,10 +198,10 @@ def _target(args: argparse.Namespace) -> Target:
 
 
 def _fields_of(path: Path, wanted: str | None) -> Sequence[FieldSpec]:
-    """Return the fields of a pipeline in a file.
+    """Return the fields of a pipeline that a file describes.
 
     Raises:
-        CommandError: the file is invalid, or does not have the pipeline.
+        CommandError: the file is invalid, or does not describe the pipeline.
     """
     reading = Sources([path]).poll()
     if reading is None or reading.faults:
@@ -253,7 +253,7 @@ def _told(summary: Summary, name: str, order: Order, api: str) -> str:
 
 def _how_to_go_on(order: Order) -> str:
     if order.path is None:
-        return "what was not sent has to be produced again"
+        return "standard input cannot be resumed: run the command again with the events that were not sent"
     if order.resume is not None:
         return f"the same command continues from {order.resume}"
-    return "the same command begins again, and counts what was sent before only once"
+    return "the same command sends the file again, and events that were already sent count only once"

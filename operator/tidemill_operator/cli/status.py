@@ -1,4 +1,4 @@
-"""`tidemill status`: shows what an `up` runs, from its `status.json` and from its processes."""
+"""`tidemill status`: shows the state of a running `up`, from its `status.json` and from its processes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """The last report of an `up` on a folder; None: there is none."""
+    """The last report of an `up` on a data folder, or None if there is none."""
     try:
         state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:
@@ -71,12 +71,12 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
 
 
 def is_running(state: Mapping[str, Any]) -> bool:
-    """Whether the `up` of the report still runs."""
+    """Whether the `up` that wrote the report still runs."""
     return start_time(int(state["pid"])) == str(state["started"])
 
 
 def _add_telemetry(state: dict[str, Any]) -> None:
-    """Add the health of each process, and its lag and freshness to its pipeline."""
+    """Add to each process the status from its /health, and its lag, freshness and watermark if it reports them."""
     with httpx.Client(timeout=2.0, trust_env=False) as client:
         for process in state["workloads"].values():
             try:

@@ -1,7 +1,7 @@
 """`tidemill up`: runs pipelines on this machine until it is stopped.
 
-Starts Kafka, Postgres and Redis unless the environment names them, and reconciles each pipeline of the given files with
-the same `reconcile()` as in Kubernetes. Applies edits of the files, and at the end stops everything that it started.
+Starts Kafka, Postgres and Redis unless the environment names them. Reconciles each pipeline of the given files with the
+same `reconcile()` as in Kubernetes. Applies edits of the files. At the end it stops everything that it started.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Stopped(BaseException):
-    """A signal arrived while `up` was still starting."""
+    """Raised if a signal arrives while `up` is still starting."""
 
 
 class _Stopping:
-    """Turns SIGINT and SIGTERM into a clean end: raises `_Stopped` while starting, sets a flag afterwards."""
+    """Turns SIGINT and SIGTERM into a clean end. While `up` starts, they raise `_Stopped`. Later they set a flag."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -110,7 +110,7 @@ class _Stopping:
         return kind is _Stopped
 
     def started(self) -> None:
-        """From now on, signals set the flag instead of raising."""
+        """Make signals set the flag from now on, instead of raising."""
         self._starting = False
 
     def wait(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""One pass over one resource of a cluster: reads it, reconciles or releases it, and writes a changed status once."""
+"""One pass over one resource of a cluster: reads it, reconciles or releases it, and writes its status if it changed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Document = dict[str, Any]
 
 
 class Controller:
-    """Runs passes. Safe to call from several threads, if each has a different resource.
+    """Runs passes. Several threads may call it at once, each for another resource.
 
     Args:
         world: the cluster, Kafka and Postgres.
         recorder: writes Events.
-        observer: measures how far pipelines are behind.
+        observer: measures the lag of pipelines.
         measures: the operator's own metrics.
         scaling: decides on the number of processors.
-        progress: watches continuously whether events are counted; None: nothing watches.
+        progress: watches continuously whether events are counted, or None if nothing watches.
         now: the wall clock.
     """
 
@@ -63,7 +63,7 @@ class Controller:
         """Run a pass over a resource.
 
         Raises:
-            TidemillError: the cluster's API does not answer, or somebody else wrote first.
+            TidemillError: the cluster's API does not answer, or somebody else has written the resource meanwhile.
         """
         with self._measures.pass_of(key) as doing:
             try:
@@ -92,7 +92,7 @@ class Controller:
 
     def _reconcile(self, document: Document, key: Key) -> Result:
         progress = self._progress
-        # The observer writes its own members of the status.
+        # The observer's members of the status are left out, because the observer writes them itself.
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
@@ -105,7 +105,7 @@ class Controller:
             standing=(lambda: progress.error(key)) if progress else None,
         )
         scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
-        # Autoscalers read it, also while a server is away.
+        # The scale is kept even while a server is away, because autoscalers read it.
         scale = {name: known for name, known in (previous or {}).items() if name in ("replicas", "selector")}
         if runtime.scale:
             scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
@@ -124,7 +124,7 @@ class Controller:
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:
-        """Report at once that a pipeline's events do not move, without waiting for a running pass."""
+        """Report at once that a pipeline's events are not counted, without waiting for a running pass."""
         try:
             document = self._world.api.get(PIPELINE, key.namespace, key.name)
             if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
@@ -148,14 +148,14 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer's figures were written meanwhile.
+            # Only the observer has written its figures meanwhile, so the status can still be applied.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
             log.info("%s/%s was deleted during its pass", metadata["namespace"], metadata["name"])
 
     def _forget(self, key: Key) -> None:
-        """Withdraw a deleted resource from shared objects. Kubernetes deletes its own objects by owner reference."""
+        """Withdraw a deleted resource from shared objects. Kubernetes deletes the objects that only it owned."""
         _, runtime = self._world.actuators(key, self._locks)
         try:
             runtime.remove(key.namespace, key.name)
@@ -174,7 +174,7 @@ def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Docu
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
-    anew = [f"made {what} again, which was gone" for what in runtime.made] if settled and same else []
+    anew = [f"made {what} again, because it was gone" for what in runtime.made] if settled and same else []
     return [*runtime.repairs, *anew]
 
 
@@ -186,7 +186,7 @@ def _essence(document: Document) -> tuple[Any, ...]:
 
 
 def verdict(status: Mapping[str, Any]) -> Result:
-    """The result of a pass, from its conditions."""
+    """Return the result of a pass, judged by the conditions."""
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED

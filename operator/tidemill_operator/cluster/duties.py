@@ -1,4 +1,4 @@
-"""The leader's periodic tasks, every 30 seconds: checks that watching works, and finds changes that events missed."""
+"""The leader's periodic tasks, every 30 seconds: checks that watching works, and finds changes that had no event."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Duties:
     """Runs the tasks in a thread until it is stopped.
 
     Args:
-        api: the cluster.
-        queue: gets resources that no event has announced.
-        watchdog: gets the existing versions.
-        namespaces: the watched ones; empty: all.
+        api: the API of the cluster.
+        queue: the queue, which gets resources that no event has announced.
+        watchdog: the watchdog, which gets the existing versions.
+        namespaces: the watched namespaces, or empty if all are watched.
         home: the operator's own namespace.
         more: additional tasks.
     """
@@ -44,7 +44,7 @@ class Duties:
     ) -> None:
         self._api, self._queue, self._watchdog, self._more = api, queue, watchdog, more
         self._namespaces = tuple(namespaces)
-        # Only objects in watched namespaces come back as events.
+        # The canary is in a watched namespace, because objects elsewhere cause no events here.
         self._canary_namespace = home if not namespaces or home in namespaces else namespaces[0]
         self._interval = interval_seconds
         self._known: set[Key] = set()
@@ -73,7 +73,7 @@ class Duties:
             self._stopping.wait(self._interval)
 
     def touch(self) -> None:
-        """Write the canary object, whose event has to arrive."""
+        """Write the canary object. The watchdog then waits for its event."""
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({
             "apiVersion": "v1",
@@ -89,7 +89,7 @@ class Duties:
         self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
 
     def list(self) -> None:
-        """List all resources: events of their versions have to arrive, and unknown resources are queued."""
+        """List all resources. The watchdog then expects events of their versions. Unknown resources are queued."""
         found: list[Document] = []
         for namespace in self._namespaces or (None,):
             found += self._api.list(PIPELINE, namespace, metadata_only=True)

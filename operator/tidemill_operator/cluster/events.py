@@ -15,9 +15,9 @@ from tidemill_operator.status import CONDITIONS, PROGRESSING, new_versions
 log = logging.getLogger(__name__)
 _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
-# Reasons of normal progress, which are no warning.
+# Reasons of normal progress. They cause no warning.
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# Several of these change together; only the first changed one gets an Event.
+# Several of these conditions change together. Only the first one that changed gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",
@@ -33,11 +33,11 @@ Document = Mapping[str, Any]
 
 
 class Recorder:
-    """Writes Events of resources. A failure to write one is only logged.
+    """Writes Events of resources. If that fails, the failure is only logged.
 
     Args:
-        api: the cluster.
-        instance: the replica that reports.
+        api: the API of the cluster.
+        instance: the name of the replica that reports.
     """
 
     def __init__(self, api: Api, instance: str) -> None:
@@ -62,7 +62,7 @@ class Recorder:
         Args:
             document: the resource.
             repairs: descriptions of the reverted changes.
-            at: time of the repair; a later repair of the same kind is reported again.
+            at: the time of the repair. A later repair of the same kind is reported again.
         """
         for text in repairs:
             _log_of(document, text)
@@ -76,7 +76,7 @@ class Recorder:
             kind: Normal or Warning.
             reason: one CamelCase word.
             message: for people.
-            at: distinguishes it from earlier equal Events; each value is written once.
+            at: distinguishes the Event from earlier equal ones. For each value, one Event is written.
         """
         metadata = document["metadata"]
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -114,7 +114,7 @@ def _log_of(document: Document, text: str) -> None:
 
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions to report: a transition that several conditions show is reported once."""
+    """Yield the conditions to report. If several conditions show the same transition, it is reported once."""
     found = list(_changed(previous, status))
     speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
     for condition in found:
@@ -123,14 +123,14 @@ def changed(previous: Document | None, status: Document) -> Iterator[dict[str, A
 
 
 def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions whose status has changed; removed ones are reported as False."""
+    """Yield the conditions whose status has changed. Removed conditions are reported as False."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     now = {condition["type"]: condition for condition in status.get("conditions", ())}
     for kind, condition in now.items():
         if kind == "Reconciling":
             continue  # as Progressing
         known = before.get(kind)
-        # Of a first status, only unusual conditions are reported.
+        # If there was no status before, only unusual conditions are reported.
         if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
             continue
         if known is None or known["status"] != condition["status"] or _graver(known, condition):
@@ -140,7 +140,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
 
 
 def _graver(known: Document, condition: Document) -> bool:
-    """Whether a part that is not ready now has a more severe reason, or more was lost."""
+    """Whether a component that is not ready now has a more severe reason, or whether more was lost."""
     if condition["type"] == "EventsLost":
         return bool(condition["message"] != known["message"])
     return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM

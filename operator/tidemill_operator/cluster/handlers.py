@@ -1,7 +1,7 @@
 """Watches the cluster with kopf. Every event only puts the key of its pipeline into the queue.
 
-kopf's handling of changes is not used: its handlers of one object may overlap, and it has its own retries, timers and
-annotations. So kopf writes nothing.
+kopf's handling of changes is not used: several handlers of one object may run at once, and it has its own retries,
+timers and annotations. So kopf writes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks
 from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
 
-# One apply, and the controllers' reactions to it, cause several events.
+# The delay merges several events into one pass, because one apply and the controllers' reactions cause several.
 _SETTLE_SECONDS = 0.3
 _REQUEST_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
@@ -32,11 +32,11 @@ Body = Mapping[str, Any]
 
 
 def settings() -> kopf.OperatorSettings:
-    """Kopf's settings: it only watches, stores nothing in objects and posts no events."""
+    """Return kopf's settings. With them kopf only watches, stores nothing in objects and posts no events."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.peering.standalone = True
-    # Neither CRDs nor namespaces are watched, so that no permission for them is needed.
+    # Neither CRDs nor namespaces are watched, so that the operator needs no permission for them.
     found.scanning.disabled = True
     found.networking.request_timeout = _REQUEST_SECONDS
     found.networking.connect_timeout = _CONNECT_SECONDS
@@ -52,10 +52,10 @@ def registry(
     """Return the handlers.
 
     Args:
-        queue: gets the keys.
-        watchdog: gets every event.
-        mirror: gets every object before its pass is queued.
-        configuration: address and credentials of the cluster.
+        queue: the queue, which gets the keys.
+        watchdog: the watchdog, which gets every event.
+        mirror: the mirror, which gets every object before its pass is queued.
+        configuration: the API's address and credentials.
     """
     found = kopf.OperatorRegistry()
     known: dict[str, str] = {}
@@ -100,7 +100,7 @@ def _place(kind: Kind) -> tuple[str, str, str]:
 
 
 def fingerprint(body: Body) -> str:
-    """Return a hash of the parts of a resource that a pass depends on, without the status."""
+    """Return a hash of the members of a resource that a pass depends on. The status is not among them."""
     metadata = body["metadata"]
     members = ("generation", "annotations", "finalizers", "deletionTimestamp")
     return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)

@@ -1,7 +1,7 @@
-"""Leader election: the replica that holds the Lease works. A leader that cannot renew it in time ends its process.
+"""Leader election. The replica that holds the Lease works. A leader that cannot renew it in time ends its process.
 
-`Term` is pure: it decides from the Lease and the time. It does not trust other clocks: a Lease has expired if it did
-not change for its duration by our own clock.
+`Term` is pure: it decides from the Lease and the time. It does not trust other clocks. A Lease counts as expired if it
+did not change for its duration, measured by our own clock.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _TIMEOUT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Timing:
-    """Times in seconds.
+    """Times of the leader election, in seconds.
 
     Attributes:
-        duration: how long a Lease without renewal is respected.
-        deadline: how long a holder may fail to renew it. Less than `duration`, so that it ends before another begins.
+        duration: how long a Lease that is not renewed is respected.
+        deadline: how long a holder may fail to renew the Lease. It is less than `duration`, so that a holder ends
+            before another replica begins.
         retry: interval between two attempts.
     """
 
@@ -41,11 +42,11 @@ class Timing:
 
 
 class Term:
-    """One replica's view of the Lease. For one thread.
+    """One replica's view of the Lease. Only one thread may use it.
 
     Args:
-        identity: of this replica.
-        timing: of the Lease.
+        identity: the name of this replica.
+        timing: the times of the Lease.
     """
 
     def __init__(self, identity: str, timing: Timing) -> None:
@@ -67,7 +68,7 @@ class Term:
         """Whether the Lease is free, ours, or expired.
 
         Args:
-            lease: the live Lease; None: it does not exist.
+            lease: the live Lease, or None if it does not exist.
             now: monotonic seconds.
         """
         spec = (lease or {}).get("spec") or {}
@@ -79,7 +80,7 @@ class Term:
         return now - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
 
     def renewed(self, asked_at: float) -> None:
-        """Note that the Lease is ours, from the time of the request on."""
+        """Note that the Lease is ours, starting at the time of the request."""
         self._renewed_at = asked_at
 
 
@@ -87,12 +88,12 @@ class Elector:
     """Acquires and renews the Lease in its own thread.
 
     Args:
-        api: the cluster; its timeout must be less than the deadline.
-        namespace: of the Lease.
-        name: of the Lease.
-        identity: of this replica; a new one for each start.
-        end: ends the process at once; returns in tests only.
-        timing: of the Lease.
+        api: the API of the cluster. Its timeout must be less than the deadline.
+        namespace: the namespace of the Lease.
+        name: the name of the Lease.
+        identity: the name of this replica, which is a new one for each start.
+        end: ends the process at once. Only in tests it returns.
+        timing: the times of the Lease.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Elector:
         return self._epoch
 
     def outbid(self, seen: int) -> int:
-        """React to a greater epoch: raise ours if the Lease was deleted and its count was reset.
+        """React to an epoch that is greater than ours. If the Lease was deleted, its count was reset: raise our epoch.
 
         Raises:
             NotOurTurn: another operator leads.
@@ -154,7 +155,7 @@ class Elector:
             try:
                 self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
             except Conflict:
-                continue  # it was renewed just now
+                continue  # our own thread renewed the Lease just now
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
         raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")
@@ -187,7 +188,7 @@ class Elector:
 
     def _try(self) -> None:
         if self._held is not None:
-            # Write over our last version; the Lease only has to be read if that fails.
+            # Write over the version that we wrote last. The Lease only has to be read if that fails.
             held, self._held, asked_at = self._held, None, time.monotonic()
             self._hold(self._api.replace(self._wanted(held)))
             self._term.renewed(asked_at)

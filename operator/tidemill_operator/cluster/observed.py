@@ -1,6 +1,6 @@
 """Writes the observer's figures into the status of resources, in members that passes do not write.
 
-So the figures stay current while passes wait for a server or are paused. They are only written if they have changed.
+So the figures stay current while passes wait for a server or are paused. Figures are only written if they have changed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tidemill_operator.observer.figures import Observation
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"
-"""Field manager of these members."""
+"""The field manager of the observer's members."""
 
 
 class ObservedStatus:
-    """Writes the figures of an observer. For one thread.
+    """Writes the figures of an observer. Only one thread may use it.
 
     Args:
-        api: the cluster.
+        api: the API of the cluster.
         recorder: writes an Event when figures become unknown, and when they are known again.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, api: Api, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +59,7 @@ class ObservedStatus:
             self._tell(document, shown, found)
 
     def blank(self, *, seconds: float = 5.0) -> None:
-        """Remove the figures from all statuses, within the given time, because nothing updates them from now on."""
+        """Remove the figures from all statuses within the given time, because nothing will update them any more."""
         deadline = self._clock() + seconds
         try:
             for key in sorted(self._shown, key=str):

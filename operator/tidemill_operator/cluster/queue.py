@@ -1,4 +1,4 @@
-"""The queue of passes: one pass at a time per pipeline; requests are merged, failed passes are delayed.
+"""The queue of passes. Each pipeline has one pass at a time. Requests are merged, and failed passes are delayed.
 
 `Schedule` is pure and gets the time as an argument; `WorkQueue` adds threads. Neither knows what a pass does.
 """
@@ -24,9 +24,9 @@ class Result(Enum):
     SETTLED = "settled"
     """Everything is as specified, or a person has to act."""
     WAITING = "waiting"
-    """The change is under way; usually an event announces its end."""
+    """The change is under way. Usually an event announces its end."""
     FAILED = "failed"
-    """A server is away or refuses."""
+    """A server does not answer, or refuses."""
     GONE = "gone"
     """The resource no longer exists."""
 
@@ -36,9 +36,9 @@ class Delays:
     """Seconds until the next pass.
 
     Attributes:
-        drift: for a settled pipeline; varied by a tenth to spread the passes.
-        waiting: for a pipeline with a change under way.
-        first, most: after the first failure, and at most; doubled with each failure.
+        drift: the delay of a settled pipeline. It varies by a tenth, so that passes are spread.
+        waiting: the delay of a pipeline with a change under way.
+        first, most: the delay after the first failure, and the longest delay. Each failure doubles it.
     """
 
     drift: float = 90.0
@@ -47,7 +47,7 @@ class Delays:
     most: float = 60.0
 
     def after(self, result: Result, failures: int, *, chance: float) -> float:
-        """Return the delay after a pass; `chance` is a random number between 0 and 1."""
+        """Return the delay after a pass. `chance` is a random number between 0 and 1."""
         match result:
             case Result.FAILED:
                 return min(self.most, self.first * 2.0 ** min(failures - 1, 16)) * (0.9 + 0.2 * chance)
@@ -58,10 +58,10 @@ class Delays:
 
 
 class Schedule:
-    """Tracks when each key is due. For one thread at a time.
+    """Tracks when each key is due. Only one thread at a time may use it.
 
     Args:
-        delays: between passes.
+        delays: the delays between passes.
         chance: returns random numbers between 0 and 1.
     """
 
@@ -81,9 +81,9 @@ class Schedule:
         """Request a pass.
 
         Args:
-            key: of the pipeline.
-            at: earliest time.
-            fresh: the resource itself has changed, so a delay after failures is dropped.
+            key: the pipeline's key.
+            at: the earliest time of the pass.
+            fresh: whether the resource itself has changed, so that a delay after failures ends.
         """
         if fresh:
             self._failures.pop(key, None)
@@ -95,8 +95,8 @@ class Schedule:
     def take(self, now: float) -> Key | None:
         """Take the key that has been due longest and is not in work, and mark it as in work.
 
-        New pipelines and those with a change under way are taken in turn. So of hundreds that are created at once, the
-        first become ready early, and pipelines that never become ready do not delay others.
+        New pipelines and those with a change under way are taken in turn. So if hundreds are created at once, the first
+        ones become ready early, and pipelines that never become ready do not delay others.
         """
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
@@ -110,7 +110,7 @@ class Schedule:
         return key
 
     def next_at(self) -> float | None:
-        """The time when the next key is due; None: no key is waiting."""
+        """The time when the next key is due, or None if no key is waiting."""
         return min(self._due.values(), default=None)
 
     def done(self, key: Key, result: Result, now: float) -> None:
@@ -135,8 +135,8 @@ class WorkQueue:
     """A schedule with a few worker threads.
 
     Args:
-        work: runs one pass; an exception counts as a failure.
-        delays: between passes.
+        work: runs one pass. An exception counts as a failure.
+        delays: the delays between passes.
         workers: maximum number of concurrent passes.
     """
 
@@ -165,7 +165,7 @@ class WorkQueue:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def add(self, key: Key, *, delay: float = 0.0, fresh: bool = False) -> None:
-        """Request a pass; returns at once."""
+        """Request a pass, and return at once."""
         with self._changed:
             self._schedule.add(key, time.monotonic() + delay, fresh=fresh)
             self._changed.notify()

@@ -8,7 +8,7 @@ from tidemill_operator.actuators.kubernetes.api import WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
-# Objects are applied with PATCH, which needs `create` for new objects; PUT removes fields of other managers.
+# A PATCH that applies needs `create` if the object is new. A PUT (`update`) removes fields of other managers.
 _CHILD = ["get", "list", "watch", "create", "patch", "update", "delete"]
 
 
@@ -18,7 +18,7 @@ def _rule(group: str, resources: list[str], verbs: list[str], *, names: list[str
 
 
 def pipeline_rules() -> list[Rule]:
-    """Rules for namespaces with pipelines: for a ClusterRole, or for a Role in each watched namespace."""
+    """Return the rules for namespaces with pipelines: for a ClusterRole, or for a Role in each watched namespace."""
     return [
         _rule(GROUP, [PLURAL], ["get", "list", "watch", "patch"]),
         _rule(GROUP, [f"{PLURAL}/status"], ["patch"]),
@@ -26,27 +26,27 @@ def pipeline_rules() -> list[Rule]:
         _rule("", ["configmaps", "services", "serviceaccounts"], _CHILD),
         _rule("policy", ["poddisruptionbudgets"], _CHILD),
         _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
-        # Read by name only: objects of others cannot be listed.
+        # Secrets are only read by name, so the operator cannot list the Secrets of others.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # To see whether a pipeline's last pods have ended, and to make pods reload changed files at once.
+        # By `list` the operator sees whether a pipeline's last pods have ended. By `patch` it makes pods reload files.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]
 
 
 def home_rules(*, lease: str, webhook_secret: str) -> list[Rule]:
-    """Rules for the operator's own namespace."""
+    """Return the rules for the operator's own namespace."""
     return [
         _rule("coordination.k8s.io", ["leases"], ["create"]),
         _rule("coordination.k8s.io", ["leases"], ["get", "update"], names=[lease]),
         _rule("", ["secrets"], ["create"]),
         _rule("", ["secrets"], ["get", "patch"], names=[webhook_secret]),
-        # The watchdog's canary object.
+        # The watchdog writes its canary object.
         _rule("", ["configmaps"], ["create", "patch"]),
     ]
 
 
 def webhook_rules(configuration: str) -> list[Rule]:
-    """Rules of the webhook's ClusterRole."""
+    """Return the rules of the webhook's ClusterRole."""
     resources = [kind.plural for kind in WEBHOOKS]
     return [_rule("admissionregistration.k8s.io", resources, ["get", "update"], names=[configuration])]

@@ -1,6 +1,6 @@
-"""Scaling in a cluster: polls pipelines from a separate queue, and stores each one's decisions in a ConfigMap.
+"""Scaling in a cluster. It polls pipelines from its own queue, and stores each pipeline's decisions in a ConfigMap.
 
-A poll never writes a Deployment or a status. It requests a pass, which writes them.
+A poll never writes a Deployment or a status. It requests a pass, and the pass writes them.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# A poll schedules the next one itself; this delay only catches lost ones.
+# A poll schedules the next poll itself, so this delay only serves polls that got lost.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
 
 class ClusterSite:
-    """Reads Deployments, and stores decisions in the ConfigMap `<pipeline>-scaling`, which its resource owns.
+    """Reads Deployments, and stores decisions in the ConfigMap `<pipeline>-scaling`, which the pipeline owns.
 
     Args:
-        api: the cluster.
+        api: the API of the cluster.
         decided: called with each decision that changes replicas.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ClusterSite:
         return Running(config, ready, settled=int(live["spec"].get("replicas", 1)) if rolled_out(live) else None)
 
     def remembered(self, key: Key) -> Memory:
-        """Return the stored state; without one, the running number of processors, so that scaling starts from it."""
+        """Return the stored state. Without one, scaling starts from the running number of processors."""
         kept = self._own(CONFIG_MAP, key, marks.scaling(key.name))
         memory = Memory.from_json((kept.get("data") or {}).get(_FILE, "")) if kept else Memory()
         if memory.replicas is None:
@@ -70,9 +70,9 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Key, memory: Memory, *, changed: bool) -> None:
-        """Write a changed state, but not at every poll. A failed write is repeated at the next poll."""
+        """Write a changed state, but not at every poll. The next poll repeats a failed write."""
         if memory.replicas is None:
-            self.forget(key)  # a pass deletes the ConfigMap
+            self.forget(key)  # a pass deletes the ConfigMap, so nothing is stored
             return
         with self._lock:
             at, written = self._written.get(key, (-INTERVAL_SECONDS, Memory()))
@@ -95,7 +95,7 @@ class ClusterSite:
         self._decided(key, decision)
 
     def forget(self, key: Key) -> None:
-        """Forget a pipeline."""
+        """Forget the state of a pipeline."""
         with self._lock:
             self._written.pop(key, None)
 
@@ -107,7 +107,7 @@ class ClusterSite:
             return None
 
     def _own(self, kind: Kind, key: Key, name: str) -> Document | None:
-        """Return an object of this pipeline, not of an earlier one with the same name."""
+        """Return an object of this pipeline. An object of an earlier pipeline with the same name is not returned."""
         found = self._api.get(kind, key.namespace, name)
         return found if found and found["metadata"].get("labels", {}).get(marks.OWNER_UID) == key.uid else None
 
@@ -126,14 +126,14 @@ def manifest(key: Key, memory: Memory) -> Document:
 
 
 def essence(memory: Memory) -> Memory:
-    """Return the parts of a state that are worth a write, without the times."""
+    """Return the members of a state that are worth a write. The times are not among them."""
     state = memory.state
     wanted = tuple((0.0, replicas) for _, replicas in state.wanted)
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
 
 
 def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
-    """Whether to write a decision to the status: a new decision at once, changed figures after a while.
+    """Whether to write a decision to the status. A new decision is written at once, changed figures after a while.
 
     Args:
         told: the status of the decision that was written last.
@@ -152,8 +152,8 @@ class _Pipeline:
     Attributes:
         scales: whether the accepted spec uses scaling.
         paused: whether the resource is paused.
-        told: `status.scaling` as passes write it.
-        told_at: when it last changed.
+        told: the `status.scaling` that passes write.
+        told_at: when `told` last changed.
     """
 
     scales: bool = False
@@ -163,15 +163,15 @@ class _Pipeline:
 
 
 class ClusterScaling:
-    """Scales all pipelines; `start` begins to poll. Safe to share between threads.
+    """Scales all pipelines. Polls begin with `start`. Safe to share between threads.
 
     Args:
-        api: the cluster.
+        api: the API of the cluster.
         reader: reads figures.
         recorder: writes Events of changes.
         measures: the operator's own metrics.
         wake: requests a pass over a pipeline.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> int | None:
-        """Return the decided number of processors for a spec; None: there is no decision, or it does not use scaling.
+        """Return the decided number of processors for a spec, or None if nothing is decided or the spec does not scale.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -212,7 +212,7 @@ class ClusterScaling:
         return self._scaler.replicas(key) if scaling is not None and scaling.mode == "lag" else None
 
     def watch(self, key: Key, *, paused: bool = False) -> None:
-        """Note the end of a pass: the pipeline is polled when due, if it uses scaling and is not paused."""
+        """Note the end of a pass. A pipeline that uses scaling and is not paused is polled when it is due."""
         with self._lock:
             known = self._known.get(key)
             if known is None:
@@ -223,10 +223,10 @@ class ClusterScaling:
             self._queue.add(key, delay=self._scaler.rest(key))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `status.scaling`: the previous one, unless the decision has changed or it is a minute old.
+        """Return `status.scaling`. It only changes if the decision has changed, or after a minute.
 
         Args:
-            key: of the pipeline.
+            key: the pipeline's key.
             previous: `status.scaling` in the cluster.
         """
         found = self._scaler.status(key)
@@ -266,7 +266,7 @@ class ClusterScaling:
         return Result.SETTLED
 
     def forget(self, key: Key) -> None:
-        """Forget a deleted pipeline; Kubernetes deletes its ConfigMap."""
+        """Forget a deleted pipeline. Kubernetes deletes its ConfigMap."""
         with self._lock:
             self._known.pop(key, None)
         self._scaler.forget(key)

@@ -1,4 +1,4 @@
-"""The operator's process. Every replica serves its status and the webhook; only the leader runs passes."""
+"""The operator's process. Every replica serves its status and the webhook. Only the leader runs passes."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _WORKERS = 4
 
 
 class Operator:
-    """One replica of the operator; `run` runs it until SIGTERM.
+    """One replica of the operator. `run` runs it until SIGTERM.
 
     Args:
         platform: addresses and defaults of pipelines.
-        settings: of the operator in its cluster.
+        settings: the operator's settings in its cluster.
     """
 
     def __init__(self, platform: Platform, settings: ClusterSettings) -> None:
@@ -139,7 +139,7 @@ class Operator:
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        """Watch until SIGTERM. Once kopf runs, it handles the signal itself; an earlier SIGTERM is passed on to it."""
+        """Watch until SIGTERM. Once kopf runs, it handles the signal itself. An earlier SIGTERM is relayed to it."""
         namespaces, stopping = self._settings.namespaces, asyncio.Event()
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
 
@@ -178,7 +178,7 @@ class Operator:
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:
-        """Update a pipeline's status at once when its events stop moving, or move again (`error` is None)."""
+        """Update a pipeline's status at once when its events are no longer counted, or again (then `error` is None)."""
         if error is not None:
             self._passes.interrupt(key, error)
         self._queue.add(key, fresh=True)
@@ -213,7 +213,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     """Run the operator.
 
     Returns:
-        The exit code: 0 after SIGTERM, 1 if it cannot run; the log says why.
+        The exit code: 0 after SIGTERM, 1 if the operator cannot run. The log says why.
     """
     try:
         platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})
@@ -223,7 +223,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         return 1
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.Formatter.converter = time.gmtime
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # otherwise it logs a line for each event
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # because it logs a line for each event
     try:
         return Operator(platform, settings).run()
     except NotFound as error:

@@ -48,7 +48,7 @@ class Doing:
 
 
 class Measures:
-    """Updates the metrics. Safe to share between threads."""
+    """Updates the metrics. Several threads may use it."""
 
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
@@ -76,7 +76,7 @@ class Measures:
         self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
-        """Update the metrics with a decision, in the form of `status.scaling`."""
+        """Update the metrics with a decision, which is given in the form of `status.scaling`."""
         DECISIONS.labels(decided["reason"]).inc()
         DESIRED.labels(key.namespace, key.name).set(decided["desired"])
         CURRENT.labels(key.namespace, key.name).set(decided["current"])
@@ -114,7 +114,7 @@ def state(status: Mapping[str, Any]) -> str:
 
 
 class _Timed:
-    """Wraps an actuator: times its calls and counts its changes."""
+    """Wraps an actuator to time its calls and count its changes."""
 
     def __init__(self, inner: Any, phase: str) -> None:
         self._inner, self._phase = inner, phase

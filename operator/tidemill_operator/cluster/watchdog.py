@@ -1,7 +1,7 @@
-"""Checks that watching works: each write has to come back as an event; otherwise the process is ended.
+"""Checks that watching works. Each write has to come back as an event. Otherwise the process is ended.
 
-There are two checks: a canary object is written regularly, and the watch must have seen the listed versions of all
-resources. If either fails for two minutes, the operator no longer gets events.
+There are two checks. A canary object is written regularly, and its events have to arrive. All resources are listed, and
+the watch must have seen the listed versions. If either check fails for two minutes, the operator gets no more events.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Watchdog:
     """Compares the existing versions with those seen in events. Safe to share between threads.
 
     Args:
-        clock: monotonic seconds.
-        limit_seconds: how long something may stay unseen.
+        clock: returns monotonic seconds.
+        limit_seconds: how long a version may stay unseen.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, limit_seconds: float = LIMIT_SECONDS) -> None:
@@ -43,11 +43,11 @@ class Watchdog:
                 del self._missing[uid]
 
     def exists(self, source: str, versions: Mapping[str, str]) -> None:
-        """Note existing objects: events of these versions have to arrive, unless they were seen.
+        """Note existing objects. Events of their versions have to arrive, unless they were already seen.
 
         Args:
-            source: of the list; an object that it no longer lists is gone.
-            versions: by UID, from the API.
+            source: the name of the list. An object that the list no longer contains is gone.
+            versions: the versions that the API returned, by UID.
         """
         with self._lock:
             now = self._clock()
@@ -71,5 +71,5 @@ class Watchdog:
 
 
 def _number(version: str) -> int:
-    """Return a resource version as a number; 0 if it is none, so that it counts as never seen."""
+    """Return a resource version as a number. If it is none, return 0, so that the version counts as never seen."""
     return int(version) if version.isascii() and version.isdigit() else 0

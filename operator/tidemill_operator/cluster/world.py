@@ -21,7 +21,7 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class World:
-    """The servers and settings of passes. Safe to share between threads.
+    """The servers and settings of passes. Several threads may use it.
 
     Attributes:
         platform: addresses and defaults.
@@ -36,7 +36,7 @@ class World:
 
     @classmethod
     def of(cls, platform: Platform, settings: ClusterSettings, *, api: Api, elector: Elector) -> Self:
-        """Create it from settings; actuators only write while the elector leads."""
+        """Create it from settings. Its actuators only write while the elector leads."""
         kafka = KafkaTopics(
             platform.kafka_brokers,
             config=settings.kafka,

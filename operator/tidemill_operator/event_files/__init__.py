@@ -1,1 +1,1 @@
-"""Files of events as people have them: CSV, NDJSON, JSON arrays and Parquet, compressed with gzip or not."""
+"""Files of events that users have: CSV, NDJSON, JSON arrays and Parquet, with or without gzip."""

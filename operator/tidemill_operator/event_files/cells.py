@@ -1,6 +1,6 @@
-"""Makes events of the rows of a CSV file, by the fields of a pipeline: its types say how cells are read.
+"""Makes events from the rows of a CSV file. The types of a pipeline's fields say how cells are read.
 
-A cell that is not of its field's type is sent as a text, so that ingest makes the event a dead letter that shows it.
+A cell that does not fit the type of its field is sent as a text. So ingest makes the event a dead letter that shows it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from tidemill_operator.event_files.csv_dialect import Dialect
 from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
 
 Cell = Callable[[str], Any]
-"""The value of a cell, as the encoder takes it; None: there is none."""
+"""The value of a cell in the form that the encoder takes, or None if the cell has no value."""
 
 
 class RowWriter:
     """Writes rows as JSON objects.
 
     Attributes:
-        unread: the columns that no field reads; they are left out.
+        unread: the columns that no field reads. They are left out.
         unfilled: the fields that no column fills.
     """
 
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
-        """Match columns and fields: by the path that a field is read from, else by its name."""
+        """Match columns and fields: by the path that a field is read from, else by the name of the field."""
         own = [field for field in fields if field.origin == "value"]
         # Of fields of one column, the type of one that is read counts, not json, which may be any.
         own.sort(key=lambda field: field.type != JSON)
@@ -57,10 +57,10 @@ class RowWriter:
         return not self._cells
 
     def write(self, row: Sequence[str], line: int) -> bytes:
-        """Return the event of a row. Cells that are missing at its end are empty.
+        """Return the event of a row. Cells that are missing at the row's end are empty.
 
-        A row with more cells than there are columns is broken: its values may be in the wrong columns. It becomes a
-        text that is no JSON, which ingest makes a dead letter.
+        A row with more cells than there are columns is broken, because its values may be in the wrong columns. It
+        becomes a text that is no JSON, and ingest makes it a dead letter.
         """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
@@ -82,7 +82,7 @@ class RowWriter:
 
 
 def _reader(field: FieldSpec, decimal: str) -> Cell:
-    """Return how the cells of a field are read."""
+    """Return the function that reads the cells of a field."""
     match field.type:
         case "string":
             return _text
@@ -92,7 +92,7 @@ def _reader(field: FieldSpec, decimal: str) -> Cell:
             return _counted(decimal) if _counts(field) else _moment
         case "strings" | "json":
             return _json
-    return _counted(decimal)  # numbers of all kinds
+    return _counted(decimal)  # fields with numbers of any kind
 
 
 def _counts(field: FieldSpec) -> bool:
@@ -120,7 +120,7 @@ def _counted(decimal: str) -> Cell:
         if text.lower() in NULLS:
             return None
         number = read_number(text, decimal)
-        # The digits are passed on as they are: no float is in between.
+        # The digits are passed on as they are, because a float would round them.
         return text if number is None else msgspec.Raw(number.encode())
 
     return read

@@ -1,4 +1,4 @@
-"""Opens a file of events: unpacks gzip, finds the encoding, and says what a file is that holds no events."""
+"""Opens a file of events: unpacks gzip, and finds the encoding. Says which kind of file it is if it holds no events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 HEAD_BYTES = 1024 * 1024
-"""How much of a file is looked at to find its form."""
+"""How many bytes of a file are read to find its form."""
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -37,22 +37,22 @@ _MOST_CONTROL = 0.002
 
 
 class EventFileError(Exception):
-    """A file of events cannot be read; the message names the file, the place in it, and the remedy."""
+    """A file of events cannot be read. The message names the file, the place in it, and the remedy."""
 
 
 class Content:
     """The bytes of a file or of the standard input, unpacked.
 
     Attributes:
-        name: of the file, for messages.
-        head: its first bytes; the stream begins with them too.
+        name: the name of the file, for messages.
+        head: the first bytes. The stream begins with them too.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Open it; None: the standard input.
+        """Open the file, or the standard input if `path` is None.
 
         Raises:
-            EventFileError: it cannot be read, or is empty.
+            EventFileError: the file cannot be read, or is empty.
         """
         self.name = str(path) if path is not None else "standard input"
         self.path = path
@@ -84,19 +84,19 @@ class Content:
         self.stream.seek(0)
 
     def _read_on(self, source: Any) -> None:
-        """Take what a pipe has as the head, and go on from there."""
+        """Read the head from a pipe, and make a stream that begins with the head and goes on with the pipe."""
         self.head = source.read1(HEAD_BYTES)
         rejoined: Any = _Rejoined(self.head, source)
         self.stream = io.BufferedReader(rejoined)
 
     @property
     def share(self) -> float | None:
-        """How much of the file has been read, from 0 to 1; None: unknown."""
+        """How much of the file has been read, from 0 to 1, or None if that is unknown."""
         return min(1.0, self._raw.tell() / self._size) if self._raw is not None and self._size else None
 
     @property
     def is_longer_than_head(self) -> bool:
-        """Whether the head may be a part of it only."""
+        """Whether the file may be longer than its head."""
         return not self._size or len(self.head) >= HEAD_BYTES
 
     def close(self) -> None:
@@ -105,10 +105,10 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """The encoding of a text: by its byte order mark, else UTF-8, else that of Western Windows.
+        """The encoding of a text: that of its byte order mark, else UTF-8, else that of Western Windows.
 
         Raises:
-            EventFileError: it is no text.
+            EventFileError: the file is no text.
         """
         for start, what in _FOREIGN:
             if self.head.startswith(start):
@@ -128,10 +128,10 @@ class Content:
         return "utf-8"
 
     def known_encoding(self, encoding: str | None) -> str:
-        """The encoding that somebody has named, or the one that `encoding` finds.
+        """The encoding that the user has named, or else the one that `encoding` finds.
 
         Raises:
-            EventFileError: there is no such encoding, or it is no text.
+            EventFileError: there is no such encoding, or the file is no text.
         """
         if encoding is None:
             return self.encoding()
@@ -143,7 +143,7 @@ class Content:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream of which the first bytes were read before."""
+    """A stream whose first bytes were read before. It returns them again, and then the rest."""
 
     def __init__(self, first: bytes, rest: Any) -> None:
         self._first, self._rest = first, rest

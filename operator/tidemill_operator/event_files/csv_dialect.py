@@ -25,10 +25,10 @@ class Dialect:
     """How a CSV file is written.
 
     Attributes:
-        delimiter: between cells.
-        columns: their names, each once; of a file without header `column_1` and so on.
+        delimiter: the character between cells.
+        columns: the names of the columns, without duplicates. In a file without header they are `column_1` and so on.
         decimals: the decimal mark of each column.
-        skipped: lines before the first row of data.
+        skipped: the number of lines before the first row of data.
     """
 
     delimiter: str
@@ -46,11 +46,11 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
     """Return the dialect of the beginning of a file.
 
     Args:
-        text: whole lines.
-        delimiter: if somebody has named it.
+        text: the whole lines at the beginning of the file.
+        delimiter: the delimiter that the user has named, or None to find it.
 
     Raises:
-        csv.Error: a cell is too long; a quote may not be closed.
+        csv.Error: a cell is too long, perhaps because a quote is not closed.
     """
     named = _SEPARATOR_LINE.match(text)
     if named is not None:  # Excel writes `sep=;` above the header
@@ -69,7 +69,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of columns: without characters that no path can have, each once, none empty."""
+    """Return the names of columns. Each is unique, is not empty, and has only characters that a path can have."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -84,11 +84,11 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # one column: whatever cuts its cells least
+    return min(DELIMITERS, key=text.count)  # one column, so take the delimiter that splits its cells least
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """How well a delimiter cuts a text into rows of one length, with cells that hold no other delimiter."""
+    """Return how well a delimiter fits: it should give rows of equal length, and no cell with another delimiter."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -97,7 +97,7 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # Rows may end with a delimiter that the header does not have.
+    # A first row of another length halves the fitness: rows may end with a delimiter that the header does not have.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -112,7 +112,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row names columns: no cell of it is a value like those below it."""
+    """Whether the first row has names of columns: then no cell of it is a value like the cells below it."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -132,13 +132,13 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """The decimal mark of each column: as its values show, else those of the others."""
+    """Return the decimal mark of each column. If its values show none, it is that of the other columns."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in found if mark is not None)
     if votes[POINT] != votes[COMMA]:
         usual = max(votes, key=lambda mark: votes[mark])
     else:
-        # A semicolon stands between cells where a comma stands within numbers.
+        # Files with a semicolon between cells usually have a comma in numbers.
         usual = COMMA if delimiter == ";" and any("," in text for column in columns for text in column) else POINT
     return tuple(mark or usual for mark in found)

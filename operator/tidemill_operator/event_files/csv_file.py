@@ -1,4 +1,4 @@
-"""Reads CSV files: rows as lists of texts, with the lines that they begin in."""
+"""Reads CSV files: rows as lists of texts, each with the line that it begins in."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from tidemill_operator.event_files.content import Content, EventFileError
 from tidemill_operator.event_files.csv_dialect import Dialect, find_dialect
 
 _MOST_CELL = 1024 * 1024
-"""The longest cell; an event is not longer either."""
+"""The greatest length of a cell. It is also that of an event."""
 
 
 class CsvFile:
     """A CSV file.
 
     Attributes:
-        dialect: how it is written.
-        encoding: of its text.
+        dialect: how the file is written.
+        encoding: the encoding of its text.
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
-        """Find its dialect; what is not named is found out.
+        """Find the dialect. If encoding or delimiter is None, it is found too.
 
         Raises:
-            EventFileError: it is no CSV file, or has no column.
+            EventFileError: the file is no CSV file, or has no column.
         """
         self._content = content
         self.encoding = content.known_encoding(encoding)
@@ -58,7 +58,7 @@ class CsvFile:
                 line = reader.line_num + 1
         except UnicodeDecodeError as error:
             name, byte = self._content.name, error.object[error.start]
-            remedy = "name it: --encoding cp1252 is that of Windows" if self.encoding == "utf-8" else "check the file"
+            remedy = "write --encoding cp1252 if it is from Windows" if self.encoding == "utf-8" else "check the file"
             problem = f"byte {byte:#04x} is not {self.encoding}"
             raise EventFileError(f"{name}, near line {line}: {problem}; {remedy}") from None
         except csv.Error as error:
@@ -68,7 +68,7 @@ class CsvFile:
             text.detach()
 
     def _head(self) -> str:
-        """The whole lines at the beginning, as a text."""
+        """The whole lines at the beginning of the file, as a text."""
         head = self._content.head
         text = head.decode(self.encoding, errors="replace")
         whole = max(text.rfind("\n"), text.rfind("\r"))

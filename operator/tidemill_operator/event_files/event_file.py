@@ -1,4 +1,4 @@
-"""A file of events, whichever form it has: what it holds, and its events as JSON."""
+"""A file of events in any of the forms. It gives its events as Python values or as JSON."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read; what is None is found out.
+    """How a file is read. An attribute that is None is found out.
 
     Attributes:
         format: one of FORMATS.
-        encoding: of a text.
-        delimiter: of CSV.
+        encoding: the encoding of a text.
+        delimiter: the delimiter of CSV.
     """
 
     format: str | None = None
@@ -48,10 +48,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Event:
-    """An event as it is sent.
+    """An event in the form in which it is sent.
 
     Attributes:
-        line: where it begins in the file; of Parquet and JSON arrays its number.
+        line: the line in which the event begins. In Parquet and JSON arrays it is the event's number.
         data: the event as JSON, on one line.
     """
 
@@ -63,16 +63,16 @@ class EventFile:
     """An open file of events.
 
     Attributes:
-        name: of the file, for messages.
+        name: the name of the file, for messages.
         format: one of FORMATS.
-        table: the CSV file, if it is one.
+        table: the CSV file, or None if the file has another form.
     """
 
     def __init__(self, path: Path | None, reading: Reading = Reading()) -> None:
-        """Open a file; None: the standard input.
+        """Open a file, or the standard input if `path` is None.
 
         Raises:
-            EventFileError: it cannot be read, or has none of the forms.
+            EventFileError: the file cannot be read, or has none of the forms.
         """
         self._content = Content(path)
         self.name = self._content.name
@@ -93,7 +93,8 @@ class EventFile:
             case "parquet":
                 if path is None:
                     raise EventFileError("Parquet cannot be read from standard input; write it to a file first")
-                from tidemill_operator.event_files.parquet_file import ParquetFile  # polars takes a while to load
+                # Imported only here, because polars takes a while to load.
+                from tidemill_operator.event_files.parquet_file import ParquetFile
 
                 self._rows = ParquetFile(path)
             case "json":
@@ -109,12 +110,12 @@ class EventFile:
 
     @property
     def share(self) -> float | None:
-        """How much of the file has been read, from 0 to 1; None: unknown."""
+        """How much of the file has been read, from 0 to 1, or None if that is unknown."""
         return None if self._rows is not None else self._content.share
 
     @property
     def described(self) -> str:
-        """How it is written, for people."""
+        """A description of the file's form, for people."""
         if self.table is not None:
             dialect = self.table.dialect
             names = {"\t": "tab", " ": "blank"}
@@ -128,16 +129,16 @@ class EventFile:
 
     @property
     def place(self) -> str:
-        """What the places of its events are called."""
+        """The word for the place of an event in this file, such as `line`."""
         return "row" if self.format == PARQUET else "item" if self.format == JSON else "line"
 
     def members(self) -> Iterator[tuple[int, Any]]:
-        """Yield the events as Python values, with their places; None: a line is no JSON.
+        """Yield the events as Python values, with their places. The value is None if a line is no JSON.
 
-        Cells of CSV are texts, as only their column shows what they are.
+        Cells of CSV are texts here, because only the whole column shows their type.
 
         Raises:
-            EventFileError: the file cannot be read on.
+            EventFileError: the file cannot be read to its end.
         """
         if self.table is not None:
             columns = self.table.columns
@@ -150,14 +151,14 @@ class EventFile:
                 yield line, _decoded(data)
 
     def events(self, fields: Sequence[FieldSpec], skip: int = 0) -> Iterator[Event]:
-        """Yield the events as they are sent, after the first `skip` ones.
+        """Yield the events in the form in which they are sent, after the first `skip` ones.
 
         Args:
-            fields: of the pipeline; they say how the cells of CSV are read.
-            skip: how many events are left out at the beginning.
+            fields: the pipeline's fields. Their types say how the cells of CSV are read.
+            skip: the number of events to leave out at the beginning.
 
         Raises:
-            EventFileError: the file cannot be read on.
+            EventFileError: the file cannot be read to its end.
         """
         if self.table is not None:
             writer = self.writer(fields)
@@ -172,10 +173,10 @@ class EventFile:
                 yield Event(line, data)
 
     def writer(self, fields: Sequence[FieldSpec]) -> RowWriter:
-        """Return what makes events of the rows of a CSV file.
+        """Return the writer that makes events from the rows of a CSV file.
 
         Raises:
-            EventFileError: no field reads any of its columns.
+            EventFileError: no field reads any column of the file.
         """
         assert self.table is not None  # noqa: S101 - asked by the caller
         writer = RowWriter(self.table.dialect, fields)
@@ -189,7 +190,7 @@ class EventFile:
 
 
 def _form(content: Content) -> str:
-    """The form of a file, by its beginning and its name."""
+    """Return the form of a file. It is found from the beginning and the name of the file."""
     if content.head.startswith(_PARQUET):
         return PARQUET
     suffixes = [suffix.lower() for suffix in content.path.suffixes] if content.path is not None else []
@@ -201,7 +202,7 @@ def _form(content: Content) -> str:
         return JSON
     if not start.startswith(b"{"):
         return CSV
-    # A file called .json may hold one object over many lines.
+    # A file called .json may hold one object that spans many lines.
     return NDJSON if _decoded(start.partition(b"\n")[0]) is not None or ".json" not in suffixes else JSON
 
 

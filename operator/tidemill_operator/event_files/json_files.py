@@ -1,4 +1,4 @@
-"""Reads NDJSON, one event a line, and JSON files that hold one array."""
+"""Reads NDJSON, which has one event per line, and JSON files that hold one array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_operator.event_files.content import Content, EventFileError
 
 MOST_ARRAY_BYTES = 256 * 1024 * 1024
-"""The largest file that holds one array: it is in memory as a whole."""
+"""The greatest size of a file that holds one array. It has a limit because the whole file is read into memory."""
 _UTF8 = ("utf-8", "utf-8-sig")
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
@@ -20,17 +20,17 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class NdjsonFile:
-    """A file with a JSON object a line. Lines that are none are kept as they are: ingest says what is wrong with them.
+    """A file with one JSON object per line. Lines with anything else are kept, because ingest says what is wrong.
 
     Attributes:
-        encoding: of its text.
+        encoding: the encoding of the text.
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None) -> None:
-        """Find its encoding, which is UTF-8 unless a byte order mark or somebody says otherwise.
+        """Find the encoding. It is UTF-8 unless a byte order mark or the user says otherwise.
 
         Raises:
-            EventFileError: it is no text.
+            EventFileError: the file is no text.
         """
         self._content = content
         found = content.known_encoding(encoding)
@@ -39,7 +39,7 @@ class NdjsonFile:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield the lines that are not blank, in UTF-8, with their numbers.
 
-        Of a line that is longer than an event may be, only as much is given as makes it too long.
+        A line that is longer than an event may be is cut. It is still too long then, so that ingest refuses it.
 
         Raises:
             EventFileError: a line cannot be decoded.
@@ -76,19 +76,19 @@ class JsonFile:
     """A file with one JSON array of events, or with one event."""
 
     def __init__(self, content: Content) -> None:
-        """Prepare to read it."""
+        """Prepare to read the file."""
         self._content = content
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield the events, each on one line, with their numbers in the array.
 
         Raises:
-            EventFileError: it is too large, or no JSON.
+            EventFileError: the file is too large, or is no JSON.
         """
         name = self._content.name
         body = self._content.stream.read(MOST_ARRAY_BYTES + 1)
         if len(body) > MOST_ARRAY_BYTES:
-            remedy = f"write an event a line: jq -c '.[]' {name} > events.ndjson"
+            remedy = f"write one event per line: jq -c '.[]' {name} > events.ndjson"
             raise EventFileError(f"{name}: an array of more than {MOST_ARRAY_BYTES >> 20} MiB; {remedy}")
         body = body.removeprefix(_BOM).strip(_BLANK)
         try:
@@ -96,5 +96,5 @@ class JsonFile:
             for number, value in enumerate(values, 1):
                 yield number, msgspec.json.format(bytes(value), indent=-1)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            remedy = "write valid JSON, or an event a line in a file called .ndjson"
+            remedy = "write valid JSON, or one event per line in a file called .ndjson"
             raise EventFileError(f"{name}: is no JSON ({error}); {remedy}") from None

@@ -1,4 +1,4 @@
-"""Reads numbers as people write them: with a decimal comma, with digits in groups, with a currency."""
+"""Reads numbers in the forms that people write: with a decimal comma, with groups of digits, with a currency."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 POINT, COMMA = ".", ","
 NULLS = frozenset({"", "-", "n/a", "na", "nan", "null", "none", "nil", "\\n", "#n/a", "#na", "?"})
-"""Texts, in lower case, that stand for no value where no text is expected."""
+"""Texts, in lower case, that count as no value in a column whose type is not a text."""
 BOOLEANS = {
     **dict.fromkeys(("true", "yes", "ja", "wahr", "oui", "y", "t", "1"), True),
     **dict.fromkeys(("false", "no", "nein", "falsch", "non", "n", "f", "0"), False),
@@ -25,10 +25,10 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 
 
 def read_number(text: str, decimal: str) -> str | None:
-    """Return a number as JSON writes it, digit by digit; None: the text is no number.
+    """Return a number in the form that JSON has, digit by digit, or None if the text is no number.
 
     Args:
-        text: as it is in the file, `1.234,56 €`.
+        text: the text in the file, e.g. `1.234,56 €`.
         decimal: the decimal mark, a comma or a point.
     """
     if decimal == POINT and _PLAIN.fullmatch(text):
@@ -44,9 +44,9 @@ def read_number(text: str, decimal: str) -> str | None:
 
 
 def find_decimal(texts: Iterable[str]) -> str | None:
-    """Return the decimal mark that these texts show; None: they show none.
+    """Return the decimal mark that the texts show, or None if they show none.
 
-    `12,5` shows a comma, `1,234.5` a point. `1,234` shows nothing: it may be a group of digits.
+    `12,5` shows a comma, and `1,234.5` shows a point. `1,234` shows nothing, because it may have a group of digits.
     """
     votes = {POINT: 0, COMMA: 0}
     for text in texts:

@@ -17,17 +17,17 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ParquetFile:
-    """A Parquet file; its columns are the members of events, structs are objects.
+    """A Parquet file. Its columns are the members of events, and structs are objects.
 
     Attributes:
         total: the number of rows.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read its schema.
+        """Read the schema of the file.
 
         Raises:
-            EventFileError: it is no Parquet file.
+            EventFileError: the file is no Parquet file.
         """
         self._path = path
         try:
@@ -51,7 +51,7 @@ class ParquetFile:
             yield from enumerate(part.iter_rows(named=True), start + 1)
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows as JSON. Times without a zone are UTC, except those of the columns `local`."""
+        """Yield the rows as JSON. Times without a zone are taken for UTC, except in the columns of `local`."""
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 

@@ -19,7 +19,7 @@ _NICE_MS = (
 )  # fmt: skip
 _WINDOWS_MS = (10 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY)
 _MOST_WINDOWS = 200
-"""A window is chosen so short that a sample gives about this many of them."""
+"""The window is chosen so short that the sample has at most this many of them."""
 _MOST_GROUPS = 200
 _TOLERATED_EMPTY = 0.1
 _MOST_NUMBERS = 4
@@ -46,15 +46,15 @@ _CALENDAR = re.compile(
 
 @dataclass(frozen=True)
 class Clock:
-    """What the event times of a sample show.
+    """The event times that a sample has.
 
     Attributes:
-        field: that has them; None: events have no time, so that of the Kafka record counts.
+        field: the field with the event times, or None if events have no time; then that of the Kafka record is used.
         disorder_ms: how much older than an earlier event an event may be.
-        advance_ms: the longest step ahead.
+        advance_ms: the longest step from the newest time so far to a newer one.
         window_ms: length of a sensible window.
-        span_ms: from the oldest to the newest.
-        ahead: how many lie so far in the future that they would be dead letters.
+        span_ms: the time from the oldest event to the newest.
+        ahead: the number of times that lie so far in the future that their events would be dead letters.
     """
 
     field: FieldDraft | None
@@ -67,12 +67,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a pipeline computes.
+    """The event time, the groups and the metrics of the drafted pipeline.
 
     Attributes:
-        clock: its event time.
-        group: the field that events are grouped by; None: no field is fit for it.
-        metrics: as in the spec.
+        clock: the event time.
+        group: the field that events are grouped by, or None if no field is suitable.
+        metrics: the metrics in the form of the spec.
     """
 
     clock: Clock
@@ -81,14 +81,14 @@ class Choices:
 
 
 def choose(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Choices:
-    """Choose for the fields of a sample of so many events; times after `now_ms` are in the future."""
+    """Make the choices for the fields of a sample with `events` events. Times after `now_ms` are in the future."""
     clock = _clock(fields, events, now_ms)
     group = _group(fields, events)
     return Choices(clock, group, tuple(_metrics(fields, group, events)))
 
 
 def nice_ms(least_ms: float) -> int:
-    """Return the first common duration that is at least so long."""
+    """Return the first common duration that is not shorter than `least_ms`."""
     return next((nice for nice in _NICE_MS if nice >= least_ms), _NICE_MS[-1])
 
 
@@ -119,7 +119,7 @@ def _clock(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Clock:
 
 
 def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: int) -> float:
-    """How likely a field has the time of the event."""
+    """Return how likely a field has the time of the event."""
     if not moments:
         return -10.0
     score = 2.0 * (len(moments) / events) - 5.0 * (sum(ms > latest for ms in moments) / len(moments))
@@ -131,7 +131,7 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 
 
 def _disorder(moments: Iterable[int]) -> int:
-    """How much older than the newest before them nearly all events are."""
+    """Return how much older than an earlier event an event is, at most. One event in a thousand is left out."""
     newest, behind = 0, []
     for ms in moments:
         newest = max(newest, ms)
@@ -141,7 +141,7 @@ def _disorder(moments: Iterable[int]) -> int:
 
 
 def _group(fields: Sequence[FieldDraft], events: int) -> FieldDraft | None:
-    """The field whose values make the most useful groups: a few, each with many events."""
+    """Return the field whose values make the most useful groups: a few groups, each with many events."""
     fit = [(score, -at, field) for at, field in enumerate(fields) if (score := _group_score(field, events)) > 0]
     return max(fit, key=lambda each: each[:2])[2] if fit else None
 
@@ -186,7 +186,7 @@ def _metric(function: str, field: FieldDraft) -> dict[str, Any]:
 
 
 def _is_id(field: FieldDraft, events: int) -> bool:
-    """Whether a number only names something: sums of it say nothing."""
+    """Whether a number only names something, so that its sum says nothing."""
     if _IDS.search(field.name) or _CALENDAR.search(field.name):
         return True
     if field.type != INTEGER or _AMOUNTS.search(field.name) or events < 20:

@@ -1,4 +1,4 @@
-"""Collects the values of each member of sampled events, by the paths that lead to them."""
+"""Collects the values of each member of sampled events, by the path to the member."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidemill_operator.event_files.numbers import POINT
 
 MOST_EVENTS = 50_000
 MOST_VALUES = 1_000_000
-"""A sample ends with the first of both limits."""
+"""A sample ends at this number of events, or at this number of values, whichever comes first."""
 MOST_FIELDS = 100
 STRING, INTEGER, NUMBER, BOOLEAN, TIMESTAMP = "string", "integer", "number", "boolean", "timestamp"
 STRINGS, ARRAY, OBJECT, OTHER = "strings", "array", "object", "other"
@@ -26,11 +26,11 @@ class Column:
     """The values of one member.
 
     Attributes:
-        steps: where it is in an event.
-        cells: whether its values are texts of a file without types, such as CSV.
-        decimal: the decimal mark of its cells.
-        values: those that are there, in the order of the events.
-        kinds: how many values are of each kind.
+        steps: the path to the member in an event.
+        cells: whether the values are texts of a file without types, such as CSV.
+        decimal: the decimal mark of the cells.
+        values: the values of the events that have the member, in the order of the events.
+        kinds: the number of values of each kind.
     """
 
     steps: Steps
@@ -41,20 +41,20 @@ class Column:
 
     @cached_property
     def distinct(self) -> Counter[Any]:
-        """How often each value occurs; texts without blanks around them."""
+        """The number of times that each value occurs. Blanks around texts are removed."""
         return Counter(value.strip() if isinstance(value, str) else value for value in self.values)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Events of a file or a topic.
+    """Columns that were collected from events of a file or a topic.
 
     Attributes:
-        columns: in the order in which their members occur.
+        columns: the columns, in the order in which their members occur first.
         events: how many objects were read.
-        broken: how many lines were none.
-        whole: whether these are all events.
-        left_out: members that no path can name, or that are too many.
+        broken: how many lines were no objects.
+        whole: whether all events were read.
+        left_out: members that no path can name, and members beyond the limit.
     """
 
     columns: tuple[Column, ...]
@@ -68,8 +68,8 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
     """Return the columns of the first events.
 
     Args:
-        events: decoded; what is no object counts as broken.
-        decimals: the decimal marks of the columns of CSV; None: values have types.
+        events: decoded events. A value that is no object counts as broken.
+        decimals: the decimal marks of the columns of CSV, or None if the values have types.
     """
     columns: dict[Steps, Column] = {}
     if decimals is not None:
@@ -122,7 +122,7 @@ def _kind(value: Any) -> str:
             return INTEGER
         case float() | decimal.Decimal():
             return NUMBER
-        case dt.date():  # datetimes are dates
+        case dt.date():  # includes dt.datetime, which is a subclass
             return TIMESTAMP
         case dict():
             return OBJECT
@@ -134,7 +134,7 @@ def _kind(value: Any) -> str:
 def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """Return the columns that fields can be read from, and the names of the others.
 
-    Of a member that is an object in some events and a value in others, the more frequent form is kept.
+    If a member is an object in some events and a value in others, the more frequent form is kept.
     """
     left_out: list[str] = []
     usable: list[Column] = []

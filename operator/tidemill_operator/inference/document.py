@@ -1,4 +1,4 @@
-"""Writes the drafted pipeline as YAML, with comments that say what was found and what to look at."""
+"""Writes the drafted pipeline as YAML, with comments that say what was found and what the user should check."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _KEPT_MS = 60 * _DAY_MS
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the events come from.
+    """The file or topic that the events come from, and the facts about it that the draft needs.
 
     Attributes:
         label: the file or the topic, for the comment.
-        described: how it is written: "CSV with semicolons".
-        name: of the pipeline.
-        namespace: of the pipeline; None: the default.
-        topic: the existing topic; None: events will be sent.
-        zone: of times that name none.
-        assumed: whether nobody has named this zone.
-        hints: commands for what comes next.
+        described: the form of the file or topic, e.g. "CSV with semicolons".
+        name: the pipeline's name.
+        namespace: the pipeline's namespace. None means the default.
+        topic: the existing topic, or None if events will be sent.
+        zone: the zone of times that name none.
+        assumed: whether the zone is a default that the user has not named.
+        hints: the commands to run next.
     """
 
     label: str
@@ -54,11 +54,11 @@ class Origin:
 
 
 class NothingFound(Exception):
-    """The sample has nothing that a pipeline could be made of; the message has the remedy."""
+    """The sample has nothing from which a pipeline could be made. The message has the remedy."""
 
 
 def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
-    """Return the YAML of a pipeline for sampled events. It is valid.
+    """Return the YAML of a pipeline for sampled events. The pipeline is valid.
 
     Raises:
         NothingFound: there is no event, or none has a member that a field can be read from.
@@ -85,7 +85,7 @@ def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
 
 
 def _assert_valid(text: str, origin: Origin) -> None:
-    """See that the validator accepts the text: otherwise this module has a fault."""
+    """Check that the validator accepts the text. If it does not, this module has a fault."""
     prefixes = (origin.topic,) if origin.topic else ()
     for document in load_documents(text):
         faults = check(document, Limits(topic_prefixes=prefixes))[1]
@@ -155,7 +155,7 @@ def _path(field: FieldDraft) -> Any:
 
 
 def _remark(field: FieldDraft) -> str:
-    """What the sample shows of a field."""
+    """Return the facts about a field that the sample shows, as a comment."""
     parts = []
     if field.type:
         shown = list(dict.fromkeys(map(_example, list(field.column.distinct)[: _EXAMPLES * 4])))[:_EXAMPLES]
@@ -218,7 +218,7 @@ def _aggregation(
 
 
 def _flow(value: Any) -> str:
-    """A value as YAML on one line."""
+    """Return a value as YAML on one line."""
     match value:
         case bool():
             return str(value).lower()
@@ -232,6 +232,6 @@ def _flow(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """A text as YAML: in quotes, which JSON's are too, unless it can be nothing else."""
+    """Return a text as YAML. It has JSON's quotes, unless YAML reads it as a text without quotes."""
     plain = _PLAIN.fullmatch(text) is not None and text.lower() not in YAML_WORDS and text == text.strip()
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

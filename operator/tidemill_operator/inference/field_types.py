@@ -1,4 +1,4 @@
-"""Decides the type of each field: of cells by what they look like, of JSON values by what they are."""
+"""Decides the type of each field. Cells are judged by their form, JSON values by their JSON type."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tidemill_operator.inference.columns import (
 from tidemill_operator.inference.time_forms import FITTING, TimeForm, find_count_form, find_text_form, seems_time
 
 MONEY = NUMBER
-"""The type of numbers with a fraction. An exact type for amounts of money takes its place here."""
+"""The type of numbers with a fraction. An exact type is used, because such numbers may be amounts of money."""
 _CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
 _LONGEST = 2**63
@@ -36,18 +36,18 @@ _UNREAD = {OBJECT: "an object without members", ARRAY: "an array of objects or n
 
 @dataclass(frozen=True, eq=False)
 class FieldDraft:
-    """A field of the pipeline, and what the sample shows of it.
+    """A field of the pipeline, and the facts about it that the sample shows.
 
     Attributes:
-        name: of the field.
-        type: of the field; empty: no field can be read from this member, and `note` says why.
-        column: its values.
-        form: how a timestamp is written.
-        empty: how many events have no value.
-        misfits: how many values are not of the type, and would make dead letters.
-        misfit: one of them.
-        note: a remark for whoever reads the pipeline.
-        read: makes a number or a time of a value of the column; None: it cannot be read.
+        name: the field's name.
+        type: the field's type, or empty if no field can be read from this member; `note` then says why.
+        column: the values of the member.
+        form: the form of a timestamp.
+        empty: the number of events without a value.
+        misfits: the number of values that do not fit the type, and would make dead letters.
+        misfit: one of these values.
+        note: a remark for the reader of the pipeline.
+        read: converts a value of the column to a number or a time. It returns None for a value that cannot be read.
     """
 
     name: str
@@ -62,7 +62,7 @@ class FieldDraft:
 
     @property
     def numeric(self) -> bool:
-        """Whether sums and averages of it can be made."""
+        """Whether sums and averages of the field make sense."""
         return self.type not in (STRING, BOOLEAN, TIMESTAMP, STRINGS, "")
 
 
@@ -70,10 +70,10 @@ def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft
     """Return the field that is read from a column.
 
     Args:
-        name: of the field.
-        column: its values.
-        events: how many events the sample has.
-        zone: of times that name none.
+        name: the field's name.
+        column: the values of the member.
+        events: the number of events in the sample.
+        zone: the zone of times that name none.
     """
     found = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
     present = sum(column.distinct.values()) if column.cells else column.kinds.total()

@@ -1,4 +1,4 @@
-"""Names of fields and pipelines, made of the names that members and files have."""
+"""Makes names of fields and pipelines from the names of members and files."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _WRITTEN_OUT = {
     "&": " and ",
 }
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
-"""Words that YAML does not read as texts, unless they are in quotes."""
-# Besides these, the names of columns that every answer or every table has.
+"""Words that YAML does not read as texts unless they are in quotes."""
+# Names that fields cannot have: these words, and the names of columns that every answer or every table has.
 _TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 
 
 def field_names(paths: Sequence[Steps]) -> list[str]:
-    """Return a name for the field at each path, each once.
+    """Return a name for the field at each path. No name is used twice.
 
-    The last member's name is enough, unless several paths end with it.
+    The name of the last member is used, unless several paths end with it.
     """
     last = [_word(str(steps[-1])) for steps in paths]
     names: list[str] = []
     for steps, short in zip(paths, last, strict=True):
         long = _word("_".join(map(str, steps)))
-        # `id` and `name` say little without the object that they belong to.
+        # Short names, `id` and `name` say little without the object that they belong to, so they get the whole path.
         name = short if last.count(short) == 1 and len(short) > 2 and short != "name" else long
         names.append(_once(name, names))
     return names
 
 
 def pipeline_name(text: str) -> str:
-    """Return the name of a pipeline, made of the name of a file or a topic."""
+    """Return the name of a pipeline, made from the name of a file or a topic."""
     name = _plain(text).replace("_", "-")[:_LONGEST_PIPELINE].strip("-")
     return name or "events"
 
@@ -57,7 +57,7 @@ def _word(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Lower-case letters and digits with single underscores between them."""
+    """Return the text in lower-case letters and digits, with single underscores between them."""
     lowered = "".join(_WRITTEN_OUT.get(character, character) for character in text.lower())
     ascii_only = unicodedata.normalize("NFKD", lowered).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_")

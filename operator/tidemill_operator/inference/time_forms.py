@@ -1,4 +1,4 @@
-"""Finds how times are written: RFC 3339, a pattern of strptime, or a count of a unit since 1970."""
+"""Finds the form of times: RFC 3339, a pattern of strptime, or a count of a unit since 1970."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tidemill_contract.times import read_local, read_time
 
 FITTING = 0.9
-"""The smallest share of values that a type or a form has to fit."""
+"""The smallest share of values that must fit a type or a form."""
 _TRIED = 2000
 _FIRST = 20
 _DATES = tuple(
@@ -61,12 +61,12 @@ _FROM, _RECENT, _TO = 631_152_000, 1_104_537_600, 4_102_444_800
 
 @dataclass(frozen=True)
 class TimeForm:
-    """How times are written.
+    """The form in which times are written.
 
     Attributes:
-        format: as in the spec; None: RFC 3339, or epoch milliseconds.
-        local: whether they name no zone.
-        dates: whether they have no time of day.
+        format: the format in the form of the spec. None means RFC 3339, or epoch milliseconds.
+        local: whether the times name no zone.
+        dates: whether the times have no time of day.
         unclear: whether day and month may be the other way round.
     """
 
@@ -77,11 +77,11 @@ class TimeForm:
 
 
 def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm | None:
-    """Return how texts are written as times; None: they are no times.
+    """Return the form of texts that are times, or None if they are no times.
 
     Args:
-        texts: and how often each occurs.
-        month_first: what `03/04/2026` means if no text of them shows it.
+        texts: the texts, with the number of times that each occurs.
+        month_first: whether `03/04/2026` means March if no text shows the order.
     """
     tried = dict(islice(texts.items(), _TRIED))
     if not tried or not any(map(_seems_time, islice(tried, _FIRST))):
@@ -105,9 +105,9 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 
 
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
-    """Return the unit of numbers that count from 1970; None: they are something else.
+    """Return the unit of numbers that count from 1970, or None if they are no times.
 
-    A name that speaks of time is enough. Without one, only recent times in milliseconds or finer are taken for times.
+    A name that speaks of time is enough. Without one, only recent times in milliseconds or finer units are accepted.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
     named = seems_time(name)
@@ -128,7 +128,7 @@ def _seems_time(text: str) -> bool:
 
 
 def _share(texts: Mapping[str, int], read: Callable[[str], Any]) -> float:
-    """The share of values that can be read."""
+    """Return the share of values that `read` can read."""
     fitting = 0
     for text, often in texts.items():
         try:
@@ -150,7 +150,7 @@ def _reader(pattern: str) -> Callable[[str], dt.datetime]:
 
 
 def _patterns(text: str) -> list[str]:
-    """The patterns that a text may be written by."""
+    """Return the patterns of strptime that may fit a text."""
     found = [form for shape, form in _COMPACT if shape.fullmatch(text)]
     for shape, forms in _DATES:
         match = shape.fullmatch(text)
@@ -163,7 +163,7 @@ def _patterns(text: str) -> list[str]:
 
 
 def _clock(text: str) -> str | None:
-    """The pattern of a time of day, with what is between it and the date."""
+    """Return the pattern of a time of day, with the characters between it and the date, or None if none fits."""
     match = _CLOCK.fullmatch(text)
     if match is None:
         return None

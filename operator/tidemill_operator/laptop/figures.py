@@ -1,4 +1,4 @@
-"""Measures in a thread how far the pipelines of `up` are behind, for `status.json` and Prometheus."""
+"""Measures in a thread how far the pipelines of `up` are behind. The figures go to `status.json` and Prometheus."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tidemill_operator.observer.observer import Observer, Tell
 
 
 class LocalFigures:
-    """The figures of one run; `start` begins to measure.
+    """The figures of one run. Measuring begins with `start`.
 
     Args:
         log: reads the topics of the pipelines.
         postgres: the database and its administrator's login.
-        host: listen address of the metrics.
+        host: the address on which the metrics are served.
         say: prints when figures become unknown, and when they are known again.
         progress: gets the progress of each pipeline at each measurement.
     """
@@ -68,11 +68,11 @@ class LocalFigures:
         self._watched = set(wanted)
 
     def status(self, stored: Stored) -> Mapping[str, Any]:
-        """Return a pipeline's figures for its status; empty: it was not measured yet."""
+        """Return a pipeline's figures for its status, or empty if it was not measured yet."""
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:
-        """Return the scrape target, with the component `operator`, as in a cluster."""
+        """Return the scrape target. Its component is `operator`, as in a cluster."""
         return {"targets": [f"{host}:{self.port}"], "labels": {"component": "operator"}}
 
     def _show(self, key: Key, seen: Observation) -> None:

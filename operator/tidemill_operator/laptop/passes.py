@@ -12,7 +12,7 @@ class Passes:
     """Runs one pass at a time.
 
     Args:
-        act: runs a pass; the next `start` raises its exception.
+        act: runs a pass. If it raises an exception, the next `start` raises it again.
     """
 
     def __init__(self, act: Callable[[], None]) -> None:
@@ -26,7 +26,7 @@ class Passes:
         return self._thread is None or not self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin a pass; none may be running."""
+        """Begin a pass. No other pass may be running."""
         error, self._error = self._error, None
         if error is not None:
             raise error

@@ -51,11 +51,12 @@ class Options:
 
     Attributes:
         data_dir: the folder of data, state and logs.
-        ready_file: gets the endpoints when each pipeline is ready or has failed; None: no such file.
-        ports: of ingest and API.
-        host: address at which the processes listen.
-        targets_file: gets the scrape targets for Prometheus; None: no such file.
-        resilience_file: policies of the workloads; None: the file in the environment, or in `config/` if it exists.
+        ready_file: gets the endpoints when each pipeline is ready or has failed, or None if no such file is wanted.
+        ports: the wanted ports of ingest and API.
+        host: the address at which the processes listen.
+        targets_file: gets the scrape targets for Prometheus, or None if no such file is wanted.
+        resilience_file: policies of the workloads. None means the file that the environment names, else the file in
+            `config/` if it exists.
     """
 
     data_dir: Path
@@ -67,7 +68,7 @@ class Options:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Options:
-        """Create them from parsed arguments."""
+        """Create the options from parsed arguments."""
         return cls(
             data_dir=args.data_dir.absolute(),
             ready_file=args.ready_file.absolute() if args.ready_file else None,
@@ -79,12 +80,12 @@ class Options:
 
 
 class Run:
-    """The parts of a running `up`. For one thread.
+    """A running `up` with its servers, processes and session. Only one thread may use it.
 
     Args:
-        options: of the command line.
+        options: the options of the command line.
         servers: the running servers.
-        environ: environment variables; processes inherit them.
+        environ: environment variables, which the processes inherit.
         say: prints a line of progress.
     """
 
@@ -156,7 +157,7 @@ class Run:
         return run
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' content as soon as no pass is running."""
+        """Accept the content of the files as soon as no pass is running."""
         self._reading = reading
 
     def _take(self, reading: Reading) -> None:
@@ -164,7 +165,7 @@ class Run:
             for stored in self._store:
                 if stored.key not in reading.documents:
                     self._say(
-                        f"{stored.key}: ran here before, is not in these files; it stays stopped, its data is kept"
+                        f"{stored.key} ran here before, but is not in these files: it stays stopped, with its data kept"
                     )
         self._session.take(reading)
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
@@ -182,25 +183,25 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # Most passes end quickly; waiting for a moment lets this round report their result.
+            # Most passes end quickly. So wait a moment, so that this round can report their result.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
         self._tell_conditions()
-        # The result of the last pass only counts if nothing has changed since it began.
+        # The result of the last pass only counts if nothing has changed since the pass began.
         current = self._passed == seen
         self._report(current=current)
         if current and self._passes.idle and self._session.settled:
             self._announce()
 
     def _sees(self) -> object:
-        """Return the facts besides the specs that passes depend on. A pass is due when they have changed."""
+        """Return the facts besides the specs that passes depend on. A pass is due when these facts have changed."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()
 
     def close(self) -> None:
-        """End everything that was started: workloads first, so that they can still commit."""
+        """End everything that was started. Workloads end first, so that they can still commit."""
         self._passes.wait()
         self._figures.close()
         self._scaling.close()
@@ -209,6 +210,7 @@ class Run:
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
 
     def _revive_servers(self) -> None:
+        """Start servers again whose process ended. A frozen server is left alone, because it may be resumed."""
         for name, server in self._servers.handles.items():
             if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue
@@ -234,7 +236,7 @@ class Run:
             return
         self._announced = told
         if self._options.ready_file is not None:
-            write_atomic(self._options.ready_file, told, mode=0o600)  # it holds a password
+            write_atomic(self._options.ready_file, told, mode=0o600)  # only for its owner, because it holds a password
         for name, urls in endpoints.items():
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
         print("ready" if not failed else f"ready, except for {', '.join(failed)}", flush=True)
@@ -247,7 +249,7 @@ class Run:
             self._conditions.tell(key, stored.namespace, stored.name, self._conditions_of(stored))
 
     def _conditions_of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
-        """Return the conditions of the last pass, with Ready false if events have stopped moving since."""
+        """Return the conditions of the last pass. Ready is false if events are no longer counted since then."""
         error = self._progress.error(key_of(stored))
         if error is None:
             self._interrupted.pop(stored.key, None)
@@ -291,7 +293,7 @@ class Run:
         write_atomic(self._options.data_dir / "status.json", json.dumps(report, indent=1, default=str))
 
     def _described(self, stored: Stored, *, current: bool) -> dict[str, Any]:
-        """Return a pipeline's part of `status.json`."""
+        """Return the description of a pipeline in `status.json`."""
         figures, conditions = self._figures.status(stored), self._conditions_of(stored)
         return {
             "generation": stored.document["metadata"]["generation"],
@@ -327,7 +329,7 @@ class Run:
 
 
 def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
-    """Return the document with the annotations that commands have requested."""
+    """Return the document, with the annotations that commands have requested."""
     metadata = stored.document["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **requests.read(stored.namespace, stored.name)}
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document

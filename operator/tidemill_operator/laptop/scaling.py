@@ -25,7 +25,7 @@ _Key = tuple[str, str]
 
 
 class Runtime(Protocol):
-    """The runtime of the processors, as scaling needs it."""
+    """The methods of the processors' runtime that scaling needs."""
 
     config_root: Path
 
@@ -69,12 +69,12 @@ class _Files:
 
 
 class LocalScaling:
-    """The decisions of one run; `start` begins to poll. Its methods may be called from any thread.
+    """The decisions of one run. Polls begin with `start`. Any thread may call the methods.
 
     Args:
-        folder: of the stored decisions.
+        folder: the folder of the stored decisions.
         reader: reads figures.
-        runtime: of the processors; its config files have the scaling settings.
+        runtime: the runtime of the processors. Its config files have the scaling settings.
         say: prints changes.
     """
 
@@ -91,7 +91,7 @@ class LocalScaling:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop polling; decisions are kept."""
+        """Stop polling. The decisions are kept."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -112,19 +112,19 @@ class LocalScaling:
         self._files.path((namespace, name)).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> int | None:
-        """Return the decided number of processors; None: there is no decision yet."""
+        """Return the decided number of processors, or None if nothing is decided yet."""
         return self._scaler.replicas((namespace, name))
 
     def status(self, namespace: str, name: str) -> Mapping[str, Any]:
-        """`status.scaling` of the last decision; empty: there is none."""
+        """Return `status.scaling` of the last decision, or empty if there is none."""
         return self._scaler.status((namespace, name))
 
     def decisions(self) -> Mapping[_Key, int | None]:
-        """Return the decided numbers of processors of all pipelines, to notice a change."""
+        """Return the decided numbers of processors of all pipelines, by which the caller notices a change."""
         return self._scaler.decisions()
 
     def history(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        """The last decisions, oldest first."""
+        """Return the last decisions, oldest first."""
         return self._scaler.history((namespace, name))
 
     def _loop(self) -> None:
@@ -140,7 +140,7 @@ class LocalScaling:
         """Decide, and return the seconds until the next poll."""
         try:
             seconds = self._scaler.poll(key)
-        except Exception:  # scaling must outlive a full disk and a file that is just being written
+        except Exception:  # the thread must survive every error, e.g. a full disk or a half-written file
             _log.exception("scaling %s/%s failed; trying again", *key)
             return _TROUBLE_SECONDS
         return _IDLE_SECONDS if seconds is None else seconds

@@ -1,6 +1,6 @@
-"""The control loop of `up`: accepts the files' pipelines, reconciles them until they are ready, and then regularly.
+"""The control loop of `up`: accepts the pipelines of the files, and reconciles them until they are ready, and later on.
 
-Knows neither servers nor processes: it gets functions that apply and release a pipeline.
+This module knows neither servers nor processes: it gets functions that apply and release a pipeline.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tidemill_operator.status import PROGRESSING, new_versions
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
 DRIFT_SECONDS = 30.0
-# How often a replay's progress is checked, and whether it can be switched to.
+# How often the progress of a replay is checked, and whether the pipeline can be switched to its versions.
 REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
-# After this time, the ready file is written without a failing pipeline.
+# A pipeline that has failed for this time no longer keeps the ready file from being written.
 FAILED_SECONDS = 10.0
 _COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
@@ -31,7 +31,7 @@ Release = Callable[[Stored], None]
 
 
 class Session:
-    """The pipelines of one run, by `namespace/name`. For one thread."""
+    """The pipelines of one run, by `namespace/name`. Only one thread may use it."""
 
     def __init__(self, store: Store, *, apply: Apply, release: Release, say: Callable[[str], None]) -> None:
         self._store = store
@@ -44,7 +44,7 @@ class Session:
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
-        # The status of an earlier run does not apply to this one.
+        # Which pipelines have a status of this run. A stored status of an earlier run does not count.
         self._looked_at: set[str] = set()
 
     @property
@@ -59,7 +59,7 @@ class Session:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Return the pipelines that have failed for a while, with the reason. Changes under way are no failure."""
+        """Return the pipelines that have failed for a while, with the reason. A change under way is no failure."""
         before = time.monotonic() - FAILED_SECONDS
         return {
             key: text
@@ -80,7 +80,7 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' current content: new and changed pipelines are due at once, missing ones are released."""
+        """Accept the files' current content. New and changed pipelines are due at once, missing ones are released."""
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:
@@ -101,7 +101,7 @@ class Session:
             self._due[key] = 0.0
 
     def nudge(self) -> None:
-        """Make all pipelines due, because something has changed; failing ones keep their delay."""
+        """Make all pipelines due, because something has changed. Failing pipelines keep their delay."""
         for key in self._pipelines:
             if key not in self._backoff:
                 self._due[key] = 0.0
@@ -120,7 +120,7 @@ class Session:
             except NotOurTurn as error:
                 _log.info("%s: %s", key, error)
                 self._due[key] = time.monotonic() + WAITING_SECONDS
-            except Exception as error:  # a dependency may be down; the loop must continue
+            except Exception as error:  # the loop must continue, e.g. while a server is down
                 _log.debug("reconciling %s failed", key, exc_info=True)
                 text = " ".join(str(error).split()) or type(error).__name__
                 self._note_failure(key, text)
@@ -148,20 +148,20 @@ class Session:
         self._tell(key, "released")
 
     def _note_failure(self, key: str, text: str) -> None:
-        """Note why a pipeline fails, and since when; an empty text clears it."""
+        """Note why a pipeline fails, and since when. An empty text removes the note."""
         since, _ = self._failing.pop(key, (time.monotonic(), ""))
         if text:
             self._failing[key] = since, text
 
     def _tell(self, key: str, text: str) -> None:
-        """Print a line about a pipeline, unless it equals the last one."""
+        """Print a line about a pipeline, unless it equals the last line about that pipeline."""
         if self._told.get(key) != text:
             self._told[key] = text
             self._say(f"{key}: {text}")
 
 
 def _failure(stored: Stored) -> str:
-    """Return why somebody has to act; empty: the pipeline is ready, or a change is under way."""
+    """Return why the pipeline needs somebody to act, or empty if it is ready, or if a change is under way."""
     for condition in stored.status.get("conditions", ()):
         if condition["type"] == "Ready" and condition["status"] != "True":
             return "" if condition.get("reason") in _COMES_BY_ITSELF else str(condition.get("message", ""))
@@ -169,7 +169,7 @@ def _failure(stored: Stored) -> str:
 
 
 def describe(stored: Stored) -> str:
-    """Describe a pipeline's state in one line: ready, or the first conditions that give the reason."""
+    """Describe a pipeline's state in one line: that it is ready, or the first conditions that say why it is not."""
     if stored.ready:
         refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
         return "ready" + (f", but {refused[0]}" if refused else "")

@@ -1,4 +1,4 @@
-"""Reads, validates and watches the YAML files of `up`. Of an invalid or missing file, the last valid content counts."""
+"""Reads, validates and watches the YAML files of `up`. If a file is invalid, its last valid content is used."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Reading:
     """The content of the files.
 
     Attributes:
-        documents: by `namespace/name`; of an invalid file its last valid ones.
-        faults: `file: fault` lines.
+        documents: the documents by `namespace/name`. For an invalid file they are its last valid ones.
+        faults: one line `file: fault` for each fault.
     """
 
     documents: Mapping[str, Document]
@@ -41,7 +41,7 @@ class Sources:
     """A fixed list of files.
 
     Args:
-        paths: the files; duplicates count once.
+        paths: the files. Duplicates are ignored.
         topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
     """
 
@@ -53,7 +53,7 @@ class Sources:
         """Read the files that have changed since the last call.
 
         Returns:
-            The content of all files; None if none has changed.
+            The content of all files, or None if no file has changed.
         """
         changed = [file for file in self._files if _refresh(file, self._limits)]
         if not changed:
@@ -69,7 +69,7 @@ class Sources:
 
 
 def _refresh(file: _File, limits: Limits) -> bool:
-    """Read a modified file, and return whether its content is new."""
+    """Read a file if it was modified, and return whether its content is new."""
     try:
         status = file.path.stat()
         seen = (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -20,7 +20,7 @@ class Stored:
 
     Attributes:
         document: the resource, with `metadata.namespace`, `uid` and `generation` filled in.
-        status: what the last reconcile returned; empty before the first.
+        status: the status that the last reconcile returned. Empty before the first one.
     """
 
     document: Mapping[str, Any]
@@ -43,14 +43,14 @@ class Stored:
 
     @property
     def ready(self) -> bool:
-        """Whether its status is Ready for this generation, and no change is under way."""
+        """Whether the status is Ready for this generation, and no change is under way."""
         on = {c["type"] for c in self.status.get("conditions", ()) if c["status"] == "True"}
         current = self.status.get("observedGeneration") == self.document["metadata"]["generation"]
         return current and "Ready" in on and "Progressing" not in on
 
 
 class Store:
-    """The stored pipelines, one file each: `<folder>/<namespace>/<name>.json`."""
+    """The stored pipelines. Each has a file `<folder>/<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,7 +61,7 @@ class Store:
                 yield stored
 
     def accept(self, document: Mapping[str, Any]) -> Stored:
-        """Store a valid document; a changed spec increases the generation by one."""
+        """Store a valid document. If the spec has changed, the generation is increased by one."""
         metadata = {"namespace": "default", **document["metadata"]}
         path = self._path(metadata["namespace"], metadata["name"])
         known = self._read(path)

@@ -1,6 +1,6 @@
 """Computes how far a pipeline is behind, from its positions in Postgres and the ends of its partitions in Kafka.
 
-It writes nothing.
+This module writes nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
 
 RECENT_MS = 60_000
-"""For how long the freshness of a partition's last batch counts. Without a newer batch, nothing has arrived since."""
+"""How long the freshness of a partition's last batch counts. Without a newer batch, no event has arrived since."""
 
 _CONNECT_SECONDS = 3.0
-# Tables of one pipeline that are locked or deleted must not delay the figures of others.
+# The timeout is short, so that locked or deleted tables of one pipeline do not delay the figures of others.
 _HURRY_SECONDS = 3.0
 
 Partitions = dict[int, PartitionFigures]
@@ -32,15 +32,15 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Position:
-    """How far a partition has been read.
+    """The point up to which a partition has been read, and how old it is.
 
     Attributes:
-        next_offset: offset of the next record to read; None: nothing was read yet.
+        next_offset: offset of the next record to read, or None if nothing was read yet.
         consumed: number of records in committed batches.
-        freshness_ms: time from the arrival of the last batch's oldest record to its commit; None: unknown.
+        freshness_ms: time from the arrival of the last batch's oldest record to its commit, or None if unknown.
         silent_ms: time since that commit.
-        confirmed_ms: when a processor last reached the end, in epoch ms; None: never. It is needed because transaction
-            markers may follow the last record, so that the position never equals the end.
+        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. It is needed because
+            transaction markers may follow the last record, so that the position never equals the end.
     """
 
     next_offset: int | None
@@ -66,7 +66,7 @@ def read_positions(session: Session, schema: str) -> dict[int, Position]:
 
 
 def read_watermark(session: Session, schema: str) -> int | None:
-    """Return the watermark in epoch ms; None: there is none yet."""
+    """Return the watermark in epoch ms, or None if there is none yet."""
     query = sql.SQL("SELECT watermark FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_readers"))
     row = session.connection.execute(query).fetchone()
     return None if row is None else row[0]
@@ -77,8 +77,8 @@ class Compared:
     """A pipeline's positions, compared with the ends of its partitions.
 
     Attributes:
-        partitions: those whose ends Kafka reported.
-        fault: why others are unknown; empty: all are known.
+        partitions: the partitions whose ends Kafka reported.
+        fault: why other partitions are unknown, or empty if all are known.
     """
 
     partitions: Partitions
@@ -89,7 +89,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """Compare the positions of many pipelines with the ends of their partitions.
 
     Args:
-        log: Kafka.
+        log: reads the partitions in Kafka.
         wanted: the topic of each pipeline, and its positions by partition.
 
     Returns:
@@ -97,7 +97,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """
     places = {(topic, partition): at for topic, positions in wanted.values() for partition, at in positions.items()}
     ends = log.offsets(places, LATEST)
-    # The first offset only matters where records are not counted yet: some of them may have been deleted.
+    # The first offset is only read for partitions with uncounted records, because some of them may have been deleted.
     behind = {
         (topic, partition)
         for topic, positions in wanted.values()
@@ -145,11 +145,11 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
     """Return the time from an event's arrival in Kafka to the commit that counts it, for the worst partition.
 
     Args:
-        positions: by partition.
+        positions: the positions by partition.
         ages: seconds since the arrival of the oldest event that is not counted, for partitions that have one.
 
     Returns:
-        Seconds; None: no events arrive.
+        Seconds, or None if no events arrive.
     """
     done = [
         at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
@@ -162,9 +162,9 @@ class Standing:
     """A pipeline's progress according to Postgres.
 
     Attributes:
-        positions: by partition.
-        watermark_ms: in epoch ms; None: there is none yet.
-        at: when they were read, `time.monotonic()`.
+        positions: the positions by partition.
+        watermark_ms: the watermark in epoch ms, or None if there is none yet.
+        at: when both were read, in seconds of `time.monotonic()`.
     """
 
     positions: Mapping[int, Position]
@@ -172,13 +172,13 @@ class Standing:
     at: float
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions at `now`, if none has changed since they were read."""
+        """Return the positions as they are at `now` if none has changed since they were read."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
 
 class NotThere(str):
-    """Why the positions of a schema are unknown, although Postgres answers: it has none."""
+    """Says why a schema has no positions. The instance's text is the reason. Postgres does answer."""
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:

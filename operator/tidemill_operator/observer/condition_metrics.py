@@ -1,4 +1,4 @@
-"""Exports the conditions of pipelines to Prometheus: one series for each existing condition."""
+"""Exports the conditions of pipelines to Prometheus. Each existing condition has one series."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONDITION = Gauge(
 
 
 class Conditions:
-    """The exported conditions of several pipelines. Safe to share between threads."""
+    """The exported conditions of several pipelines. Several threads may use it."""
 
     def __init__(self) -> None:
         self._told: dict[Hashable, frozenset[tuple[str, ...]]] = {}

@@ -1,7 +1,7 @@
-"""Checks whether Kafka's controllers answer, in a separate thread, and only while no events are counted.
+"""Checks whether Kafka's controllers answer. It does so in a separate thread, and only while no events are counted.
 
-Without controllers, brokers still report the ends of partitions, but may not accept records: if replicas are away, the
-rest is only enough after a controller has removed them from the in-sync replicas.
+Without controllers, brokers still report the ends of partitions, but may not accept records. For if replicas are away,
+the rest only suffices after a controller has removed the lost ones from the in-sync replicas.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
-# Each check writes a line to the controller's log.
+# Checks are rare, because each one writes a line to the controller's log.
 EVERY_SECONDS = 15.0
 
 
@@ -20,8 +20,8 @@ class Controllers:
     """The state of Kafka's controllers. `silent_seconds` never waits.
 
     Args:
-        ask: returns whether they answer a request about a topic; may take as long as a client's timeout.
-        clock: monotonic seconds.
+        ask: returns whether the controllers answer a request about a topic. It may take as long as a client's timeout.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, ask: Callable[[str], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +30,7 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """Return for how long they have not answered; 0: they answer, or it is unknown. Starts a check if due."""
+        """Return how long the controllers have been silent, or 0 if they answer or it is unknown. May start a check."""
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):
             self._asked_at, self._asking = now, True

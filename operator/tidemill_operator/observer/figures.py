@@ -1,4 +1,4 @@
-"""A pipeline's figures and their form in the status: rounded to coarse steps, to write the status rarely. Pure.
+"""A pipeline's figures, and their form in the status. They are rounded coarsely, to write the status rarely. Pure.
 
 The metrics have the exact values.
 """
@@ -15,11 +15,11 @@ from tidemill_operator.errors import Reason
 
 UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
-"""Older figures are not shown."""
+"""Figures that are older are not shown."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
 _MEMBERS = ("lag", "lagSeconds", "freshness", "freshnessSeconds", "watermarkAgeSeconds", "figuresAt")
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# Smaller values are normal between two commits.
+# Smaller values count as zero, because they are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 
@@ -28,13 +28,13 @@ Status = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Figures:
-    """How far a pipeline is behind.
+    """The figures that say how far a pipeline is behind.
 
     Attributes:
         lag: number of events in the topic that are not counted.
-        lag_seconds: age of the oldest of them since its arrival; 0: there is none.
-        freshness_seconds: time from an event's arrival to the commit that counts it; None: no events arrive.
-        watermark_age_seconds: how far the watermark is behind the wall clock; None: there is no watermark yet.
+        lag_seconds: time since the arrival of the oldest event that is not counted; 0: there is none.
+        freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
+        watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
         positions_at: when the positions were read from Postgres, epoch seconds. It gets old if Postgres is away.
     """
 
@@ -50,9 +50,9 @@ class Observation:
     """The result of an observation.
 
     Attributes:
-        figures: None: no recent figures are known.
-        fault: why none are known.
-        at: time of the observation, epoch seconds.
+        figures: the figures, or None if no recent ones are known.
+        fault: why no figures are known.
+        at: the time of the observation, in epoch seconds.
     """
 
     figures: Figures | None
@@ -65,8 +65,8 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
     Args:
         seen: the observation.
-        shown: the current values of these members.
-        generation: of the running spec.
+        shown: the current values of the members in the status.
+        generation: the generation of the running spec.
     """
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
@@ -101,14 +101,14 @@ def others(status: Status) -> dict[str, Any]:
 
 
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
-    """Whether to write figures to the status: rarely for small changes, sooner for large ones.
+    """Whether to write figures to the status. Small changes are written rarely, large ones sooner.
 
     If figures become known or unknown, they are written at once.
 
     Args:
-        shown: the written members.
-        found: the current members.
-        seconds: since the last write.
+        shown: the members in the status.
+        found: the members to write.
+        seconds: the time since the last write.
     """
     if shown == found:
         return False
@@ -123,7 +123,11 @@ def changed(shown: Status, found: Status) -> bool:
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
-    """Whether figures differ much: by a step for `lagSeconds`, which grows while nothing moves; by two for others."""
+    """Whether figures differ much.
+
+    `lagSeconds` differs much by one step of the series, because it grows all the time while nothing is counted. The
+    other figures do so by two steps.
+    """
 
     def steps(name: str, little: float) -> int:
         return abs(_step(shown.get(name, 0), little) - _step(found.get(name, 0), little))
@@ -137,7 +141,7 @@ def _differ_much(shown: Status, found: Status) -> bool:
 
 
 def _step(value: float, little: float) -> int:
-    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, …; values up to `little` have the same index."""
+    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, …. Values up to `little` have the same index."""
     top = coarse_seconds(max(value, little))
     power = math.floor(math.log10(top) + 1e-9)
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))
@@ -165,7 +169,7 @@ def coarse_count(count: int) -> int:
 
 
 def coarse_seconds(seconds: float) -> float:
-    """Round seconds up to 1, 2 or 5 times a power of ten, at least a second."""
+    """Round seconds up to 1, 2 or 5 times a power of ten. The result is at least one second."""
     if seconds <= 1.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(seconds))

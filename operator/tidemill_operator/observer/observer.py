@@ -1,8 +1,8 @@
 """Measures every few seconds how far pipelines are behind, independently of their processors.
 
-It is the same in a cluster and on a laptop. Positions come from Postgres (`_offsets`), ends from Kafka. While Postgres
-does not answer, the last known positions are compared with the current ends, so that lag and age grow. Without ends,
-there are no figures.
+The observer is the same in a cluster and on a laptop. It reads positions from Postgres (`_offsets`) and the ends of
+partitions from Kafka. While Postgres does not answer, it compares the last known positions with the current ends, so
+that lag and age grow. If the ends are unknown, there are no figures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tidemill_operator.observer.progress import Look, Progress
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Timeouts of each round, so that it ends well before figures are too old.
+# Timeouts within a round. They are short, so that a round ends well before its figures are too old.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -50,14 +50,14 @@ class _Pipeline:
     """The state of an observed pipeline.
 
     Attributes:
-        standing: its last known progress according to Postgres; None: not known yet.
-        fault: why `standing` is not up to date; empty: it is.
+        standing: the last known progress according to Postgres, or None if it is not known yet.
+        fault: why `standing` is not up to date, or empty if it is.
         look: the progress of each partition in the last round, or why it is unknown.
         arrivals: offset and arrival (epoch seconds) of the oldest record that is not counted, by partition.
-        noticed: the same with the time when the record was first seen; used if its arrival cannot be read.
-        voids: offset and end, by partition, where only transaction markers are between them and no record.
+        noticed: the offset of that record, and when it was first seen. It is used if the arrival cannot be read.
+        voids: offset and end of the partitions that have only transaction markers between both, and no record.
         figures: the last figures.
-        figures_at: when they were measured, monotonic seconds.
+        figures_at: when the figures were measured, in monotonic seconds.
     """
 
     schema: str
@@ -78,11 +78,11 @@ class Observer:
     Args:
         kafka: reads partitions.
         postgres: the database and its administrator's login.
-        show: gets the observation of each pipeline in each round; its errors end that round.
-        progress: gets a pipeline's schema, topic and progress in each round, before `show`.
-        interval_seconds: from the begin of one round to that of the next.
-        now: epoch seconds.
-        clock: monotonic seconds.
+        show: gets the observation of each pipeline in each round. If it raises an error, the round ends.
+        progress: gets a pipeline's schema, topic and progress in each round, before `show` is called.
+        interval_seconds: time from the start of one round to the start of the next.
+        now: returns epoch seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Observer:
             self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
 
     def watch(self, key: Key, schema: str, topic: str) -> None:
-        """Measure a pipeline from now on."""
+        """Start measuring a pipeline."""
         with self._lock:
             known = self._known.get(key)
             if known is None or (known.schema, known.topic) != (schema, topic):
@@ -138,7 +138,7 @@ class Observer:
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
-        # Nothing is shown yet of new pipelines that may still be measured in time.
+        # New pipelines without figures are not shown, because they may still be measured in time.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
         with self._lock:
             told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
@@ -159,7 +159,7 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions that Postgres returns in time; keep the others."""
+        """Update the positions that Postgres returns in time. The others stay as they were."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -189,7 +189,7 @@ class Observer:
 
     def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
         standing, now = pipeline.standing, self._now()
-        assert standing is not None  # noqa: S101 - it has the positions
+        assert standing is not None  # noqa: S101 - `positions` come from it
         watermark = standing.watermark_ms
         dated = {**pipeline.noticed, **pipeline.arrivals}
         ages = {number: max(0.0, now - dated[number][1]) for number in oldest(partitions)}
@@ -202,7 +202,7 @@ class Observer:
         )
 
     def _date(self, known: Mapping[Key, _Pipeline], partitions: Mapping[Key, Partitions]) -> None:
-        """Read when the oldest uncounted records arrived. Each record is read only once."""
+        """Read when the oldest uncounted records arrived. No record is read twice."""
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
             pipeline, wanted = known[key], oldest(at)
@@ -238,7 +238,7 @@ class Observer:
 def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
     """Return the progress of the partitions whose leaders answer. Outdated positions give no progress."""
     if isinstance(pipeline.fault, NotThere):
-        return {}  # nothing can be counted there; a pass reports why
+        return {}  # no progress is expected without positions, and a pass reports why there are none
     if pipeline.fault or pipeline.standing is None or compared is None:
         return TidemillError(Reason.UNREACHABLE, pipeline.fault, "see whether Postgres runs")
     if compared.fault and not compared.partitions:
@@ -253,12 +253,12 @@ def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Return the entries whose record is still the oldest of its partition."""
+    """Return the entries of `dated` whose record is still the oldest uncounted one of its partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add a record to the requests. Each request has one offset per partition; pipelines may need several."""
+    """Add a record to the requests. A request has one offset per partition, so several requests may be needed."""
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return
@@ -266,14 +266,14 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """Asks in a separate thread, with a limited wait. It does not ask again while an answer is pending."""
+    """Asks in a separate thread, and waits only a limited time. It does not ask again while an answer is pending."""
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
         self._ask = ask
         self._pending: Future[dict[str, Standing | str]] | None = None
 
     def ask(self, schemas: set[str], seconds: float) -> dict[str, Standing | str]:
-        """Return the answer; empty if it does not arrive in time. If one is already late, it does not wait at all.
+        """Return the answer, or empty if it does not arrive in time, or if an earlier answer is still pending.
 
         Raises:
             TidemillError: Postgres does not answer.

@@ -1,7 +1,7 @@
-"""Decides whether the events of pipelines are counted, continuously and independently of passes.
+"""Decides continuously, and independently of passes, whether the events of pipelines are counted.
 
-A pipeline is not ready if no position moves for a while although events wait, or if this is unknown for a while. A
-single unanswered request, or a single waiting partition, is not enough.
+A pipeline is not ready if events wait and no position advances for a while, or if this is unknown for a while. A single
+unanswered request, or a single waiting partition, does not make it unready.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 
 log = logging.getLogger(__name__)
-# Events may wait without any progress for this long, and at least for a few flush intervals of a processor.
+# Events may wait without any progress for this time, and at least for a few flush intervals of a processor.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# If events have waited for so long without any progress, it is checked whether Postgres refuses to write.
+# If events have waited for this time without any progress, the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# Progress may be unknown for this long.
+# Progress may be unknown for this time.
 SILENT_SECONDS = 10.0
-# Some leaders may fail to answer for this long while no other partition moves. Electing new leaders takes less.
+# Some leaders may not answer for this time while no other partition advances. Electing new leaders takes less.
 UNTOLD_SECONDS = 12.0
-# If nothing was counted for so long, Kafka's controllers are checked.
+# If no event was counted for this time, Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# The observer may deliver no observation at all for this long.
+# The observer may deliver no observation at all for this time.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 
@@ -39,9 +39,9 @@ class Progress:
     """The progress of one partition.
 
     Attributes:
-        lag: offsets from the position to the end.
+        lag: the number of offsets from the position to the end.
         read: the position, and when a processor last reached the end. It changes whenever the processor makes progress,
-            also when it reads only transaction markers, which do not move the position.
+            even if it reads only transaction markers, which do not change the position.
     """
 
     lag: int
@@ -54,15 +54,16 @@ Look = Mapping[int, Progress] | TidemillError
 
 @dataclass
 class _Watched:
-    """The state of a watched pipeline; times are monotonic seconds.
+    """The state of a watched pipeline. Times are monotonic seconds.
 
     Attributes:
-        place: its schema and its source topic.
-        patience: seconds in which a position has to move while events wait.
-        told_at: when its progress was last known.
-        still_since: since when events wait and no position has moved; None: one moves, or no event waits.
-        untold_since: since when some partitions are unknown and no other has moved; None: all are known, or one moves.
-        counted_at: when a position last moved.
+        place: the pipeline's schema and source topic.
+        patience: seconds in which a position has to advance while events wait.
+        told_at: when the progress was last known.
+        still_since: since when events wait and no position has advanced, or None if one advances, or no event waits.
+        untold_since: since when some partitions are unknown and no other has advanced, or None if all are known, or if
+            one advances.
+        counted_at: when a position last advanced.
     """
 
     place: tuple[str, str]
@@ -81,8 +82,8 @@ class _Watched:
         Args:
             look: the observation.
             now: monotonic seconds.
-            unled: for how many seconds Kafka's controllers have been silent.
-            refused: why Postgres stores nothing; empty: it does.
+            unled: returns for how many seconds Kafka's controllers have been silent.
+            refused: returns why Postgres refuses to write, or an empty text if it does not.
         """
         if isinstance(look, TidemillError):
             if now - self.told_at >= SILENT_SECONDS:
@@ -115,15 +116,16 @@ class _Watched:
 
 
 class ProgressWatch:
-    """Decides from an observer's results whether events of pipelines are counted. Safe to share between threads.
+    """Decides from an observer's results whether events of pipelines are counted. Several threads may use it.
 
     Args:
-        changed: called in the observer's thread when a pipeline stops moving, with the reason, or moves again (None).
+        changed: called in the observer's thread when the events of a pipeline are no longer counted, with the reason,
+            and when they are counted again, with None.
         unled: returns for how many seconds Kafka's controllers have been silent. It gets a topic to ask about, and is
             only called while nothing is counted.
-        refused: returns why Postgres stores nothing; empty: it does, or that is unknown. It is only called while events
-            wait and none is counted.
-        clock: monotonic seconds.
+        refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. It is
+            only called while events wait and none is counted.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class ProgressWatch:
         self._lock = threading.Lock()
 
     def watch(self, key: Key, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Watch a pipeline's schema and topic according to its status; stop if its events need not be counted."""
+        """Watch the schema and topic in a pipeline's status. Stop watching if its events need not be counted."""
         on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
         topics, schema = status.get("topics"), status.get("schema")
         if not topics or not schema or "Suspended" in on:
@@ -159,7 +161,7 @@ class ProgressWatch:
             self._watched.pop(key, None)
 
     def error(self, key: Key) -> TidemillError | None:
-        """Return why no event of a pipeline is counted; None: events are counted, or none waits."""
+        """Return why no event of a pipeline is counted, or None if events are counted, or if none waits."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.error is not None or self._clock() - known.told_at < _BLIND_SECONDS:
@@ -198,7 +200,7 @@ def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tu
     """Compare two observations.
 
     Returns:
-        Partitions with waiting events in both that have not moved; whether any partition moved.
+        The partitions that have waiting events in both and did not advance, and whether any partition advanced.
     """
     waiting = [
         partition

@@ -1,6 +1,6 @@
-"""Reads the figures for scaling: partitions in Kafka and Postgres, the consumer group, and waits in Postgres.
+"""Reads the figures for scaling: partitions in Kafka and Postgres, the consumer group, and what Postgres waits for.
 
-Positions are those of `_offsets`, which change together with the results. Offsets committed to Kafka are not used.
+Positions come from `_offsets`, because they change together with the results. Offsets committed to Kafka are not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidemill_operator.observer.backlog import freshness_seconds, oldest, partit
 from tidemill_operator.scaling import Figures
 
 _SECONDS = 10.0
-# A single sample of what sessions wait for says little, so several are taken, and nearly all have to show waits.
+# One sample of what sessions wait for says little. So several samples are taken, and nearly all have to show waits.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
@@ -36,7 +36,7 @@ class Watched:
     """The objects from which a pipeline's figures are read.
 
     Attributes:
-        schema: in Postgres.
+        schema: the pipeline's schema in Postgres.
         topic: the source topic.
         group: the processors' consumer group.
         writer: the processors' role in Postgres, or the common prefix of their roles.
@@ -55,7 +55,7 @@ class Watched:
 
 
 class FiguresReader:
-    """Reads figures; safe to call from several threads.
+    """Reads figures. Several threads may use it.
 
     Args:
         brokers: bootstrap brokers.
@@ -81,7 +81,7 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
-            # Positions are read before ends, so that the lag is never negative. Little time must pass between the two:
+            # Positions are read before the ends, so that the lag is never negative. Both reads must be close together:
             # events that arrive meanwhile count as lag, and make idle replicas look busy.
             positions = read_positions(session, watched.schema)
         partitions = partitions_of(self._log, watched.topic, positions)
@@ -99,9 +99,10 @@ class FiguresReader:
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
-    """Whether more replicas would only wait: half of the replicas wait in nearly every sample, or sessions run out.
+    """Whether more replicas would only wait.
 
-    They wait for locks (batches of one aggregation are merged one after another) or for the disk.
+    That is so if half of the replicas wait in nearly every sample, or if Postgres runs out of sessions. Replicas wait
+    for the disk, or for locks, because batches of one aggregation are merged one after another.
     """
     looks = 0
     for look in range(_LOOKS):

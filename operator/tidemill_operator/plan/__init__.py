@@ -1,1 +1,1 @@
-"""Pure: (spec, platform) → desired topics, schema, workloads."""
+"""Pure: computes the desired topics, schema and workloads from a spec and the platform."""

@@ -1,4 +1,4 @@
-"""Builds the plan from the resource, the platform and the live facts. The only place that resolves defaults."""
+"""Builds the plan from the resource, the platform and the live facts. No other module fills in defaults."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def build_plan(
 
     Args:
         pipeline: the resource.
-        platform: defaults for what the spec leaves out.
-        generation: of the spec.
-        live: the live facts; the plan never has fewer partitions than a live topic.
-        switch: whether versions that a replay has filled come into force. False for a plan that only describes what
-            runs.
+        platform: has the defaults for members that the spec leaves out.
+        generation: the generation of the spec.
+        live: the live facts. The plan never has fewer partitions than a live topic.
+        switch: whether versions that a replay has filled come into force. It is False for a plan that only describes
+            what runs.
 
     Returns:
-        The plan. Workloads and `_generation` get the last generation that changed what processors read, so that
-        processors need not stop for other changes.
+        The plan. Its workloads and `_generation` have the last generation that changed what processors read, so that
+        other changes do not stop processors.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -54,7 +54,7 @@ def build_plan(
     replay = planned_replay(pipeline, config, facts.schema)
     switched = ""
     if switch and replay and replay.handed and replay.handed >= (config.spec.source.topic.partitions or 1):
-        # The events of all partitions already count for it in every processor; only its name has to be switched.
+        # Every processor already counts the events of all partitions for these versions, so they can come into force.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     schema = replace(
@@ -94,7 +94,7 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConfig:
-    """Return the config with these versions in force."""
+    """Return the config in which the given versions are in force."""
     refs = tuple(ref.model_copy(update={"version": versions.get(ref.name, ref.version)}) for ref in config.aggregations)
     return config.model_copy(update={"aggregations": refs})
 
@@ -117,20 +117,20 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the last accepted generation, if processors read the same config in this one; else None."""
+    """Return the last accepted generation if processors read the same config in it, or None if they do not."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # accepted by a version with other rules
+    except ValidationError:  # an earlier version of Tidemill accepted it by other rules
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None
 
 
 def owner_of(pipeline: AnalyticsPipeline, platform: Platform) -> Owner:
-    """Return the owner that is written on objects that outlive the resource."""
+    """Return the owner that is recorded on objects that outlive the resource."""
     metadata = pipeline.metadata
     return Owner(metadata.namespace, metadata.name, metadata.uid or "", platform.cluster_id)
 
@@ -139,13 +139,13 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     known = live.topics.get(name)
     default = known.partitions if known else platform.partitions
-    # A position without a partition would hold the watermark for ever, so a new topic gets as many as before.
+    # A position without a partition would stop the watermark for ever, so a new topic gets as many as before.
     kept = live.schema.partitions if live.schema else 0
     partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
     replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)
     if not topic.managed and known:
         partitions, replicas = known.partitions, known.replication_factor
-    # Sorted, so that the same resource always gives the same text.
+    # The keys are sorted, so that the same resource always gives the same text.
     config = dict(sorted(topic.config.items()))
     update = {"name": name, "partitions": partitions, "replication_factor": replicas, "config": config}
     return topic.model_copy(update=update)

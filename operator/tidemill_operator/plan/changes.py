@@ -1,4 +1,4 @@
-"""Pure: what a plan would create, change or remove, compared with the live state, as a diff."""
+"""Pure: computes the objects that a plan would create, change or remove, with their differences to the live state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One member that differs; `before` or `after` is None if the member is missing."""
+    """One member that differs. `before` or `after` is None if the member is missing there."""
 
     member: str
     before: Any
@@ -29,8 +29,8 @@ class Change:
 
     Attributes:
         kind: topic, schema, table, aggregation, config or workload.
-        name: of the object.
-        differences: from the existing object; of a new object all members.
+        name: the name of the object.
+        differences: the differences from the existing object. For a new object they are all its members.
     """
 
     action: Action
@@ -47,8 +47,8 @@ def changes(
     Args:
         plan: the desired state.
         live: the live facts.
-        before: the plan of the accepted spec; None: there is none.
-        configs: config values of existing topics; other topics are not compared.
+        before: the plan of the accepted spec, or None if there is none.
+        configs: config values of existing topics. Topics that are not in it are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -102,7 +102,7 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether the same event counts differently from now on in some aggregation."""
+    """Return whether, by the new plan, some aggregation counts the same event differently than before."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
     if old.get("transform") != new.get("transform") or sources[0].get("format") != sources[1].get("format"):
@@ -114,9 +114,10 @@ def _recounted(before: Plan, after: Plan) -> bool:
 
 
 def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where and how a field's values are read.
+    """Return the members that say where and how a field's values are read.
 
-    New versions follow its type and scale. Whether it is required, and its precision, only tell which events are valid.
+    Type and scale are left out, because changing them makes a new version. `required` and `precision` are left out,
+    because they only decide which events are valid.
     """
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
@@ -172,7 +173,8 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         found = tuple(_compare(_facts(known[name]), _facts(workload)))
-        # A processor reads its config once; ingest and API see the file change.
+        # If the revision changes, processors are replaced, because they read their config once. Ingest and API are not
+        # replaced, because they read the changed file.
         if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
             found += (Difference("processes", "with the config before", "with the new config"),)
         if found:
@@ -206,7 +208,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaves by path, without nulls; items of lists are named by their `name` if they have one.
+    """Return the leaves by path, without nulls. An item of a list is named by its `name` if it has one.
 
     `{"a": [{"name": "x", "size": 1}]}` → `{"a[x].size": 1}`.
     """

@@ -1,4 +1,4 @@
-"""Describes a plan as plain data, for YAML, JSON and golden files: stable, complete, without secrets."""
+"""Describes a plan as plain data, for YAML, JSON and golden files. The data is complete, stable, and has no secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def topic(item: Topic) -> dict[str, Any]:
 
 
 def schema(item: Schema) -> dict[str, Any]:
-    """Describe a schema, with the columns of its tables; `plan.postgres.sql` has the statements."""
+    """Describe a schema, with the columns of its tables. The statements are in `plan.postgres.sql`."""
     return {
         "name": item.name,
         "roles": {"owner": item.owner, "writer": item.writer, "reader": item.reader},
@@ -68,7 +68,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload; of its configs only the names, because the plan has their text."""
+    """Describe a workload. Its configs are only named, because the plan has their text."""
     return {
         "name": item.name,
         "component": item.component,
@@ -87,7 +87,7 @@ def workload(item: Workload) -> dict[str, Any]:
 
 
 def change(item: Change) -> dict[str, Any]:
-    """Describe a change; `before` is left out for new members, `after` for removed ones."""
+    """Describe a change. `before` is left out for new members, and `after` for removed ones."""
     differences = []
     for difference in item.differences:
         told = {"member": difference.member, "before": difference.before, "after": difference.after}

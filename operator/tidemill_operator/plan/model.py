@@ -1,4 +1,4 @@
-"""The data model of plans: topics, Postgres objects and workloads, for any runtime. Frozen, no I/O, no clock."""
+"""The data model of plans: topics, Postgres objects and workloads, for any runtime. Frozen, without I/O or a clock."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Topic:
     """A desired Kafka topic.
 
     Attributes:
-        managed: False: the topic must exist and is never altered.
-        replicated: whether the spec sets the replication factor; otherwise an existing topic keeps its own.
-        lost: what was lost with a deleted topic, which is not created again without a request. Empty: nothing was
-            lost, or creating it is allowed.
+        managed: whether the operator creates and alters the topic. If not, the topic must exist.
+        replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
+        lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
+            lost, or if creating it is allowed.
     """
 
     name: str
@@ -48,7 +48,7 @@ class AggregationRow:
 
 @dataclass(frozen=True)
 class KeptRows:
-    """The retention (ms) and quota (bytes) of a system table."""
+    """The retention (in ms) and the quota (in bytes) of a system table."""
 
     table: str
     retention_ms: int
@@ -60,21 +60,22 @@ class Schema:
     """A pipeline's desired Postgres schema.
 
     Attributes:
-        partitions: number of rows in `_offsets` (created before Kafka's partitions).
-        functions: (name, `CREATE OR REPLACE FUNCTION …` text with the schema quoted inside); owner-owned.
-        generation: value of `_generation`: of the last spec that changed what processors read.
-        accepted: the spec as written, as stable JSON; stored beside the generation.
-        events_retention_ms: how long raw events are kept; None: they are not stored.
+        partitions: the number of rows in `_offsets`. The rows are created before Kafka's partitions.
+        functions: pairs of a name and the text `CREATE OR REPLACE FUNCTION …`, in which the schema is quoted. The
+            schema's owner owns the functions.
+        generation: the value of `_generation`, i.e. of the last spec that changed what processors read.
+        accepted: the spec as the user wrote it, as stable JSON. It is stored beside the generation.
+        events_retention_ms: how long raw events are kept, or None if they are not stored.
         kept: retention and quota of system tables.
         source: the source topic.
         managed: whether the pipeline manages the source topic, so that no other may use it.
         outputs: the output topics.
-        made: topics to record as created for it.
-        replay: the reader of the current replay; empty: there is none.
-        switched: the reader whose versions come into force now; empty: none.
+        made: the topics to record as created for the pipeline.
+        replay: the reader of the current replay, or empty if there is none.
+        switched: the reader whose versions come into force now, or empty if there is none.
         abandoned: readers of cancelled replays, whose versions are deleted.
-        lost: parts that somebody else removed, which are not created again without a request. Empty: nothing was
-            lost, or creating it is allowed.
+        lost: descriptions of objects that somebody else removed, and that are not created again without a request.
+            Empty if nothing was lost, or if creating them is allowed.
         explodes: whether a record may be several events, so that keys need all their columns.
     """
 
@@ -112,22 +113,22 @@ class Probe:
 
 @dataclass(frozen=True)
 class Workload:
-    """Processes to run, in a description for both runtimes.
+    """Processes to run, described for both runtimes.
 
     Attributes:
-        name: unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
-        pipeline: the pipeline that owns it; None: shared by all pipelines of the namespace.
-        module: Python module to run (`python -m …`).
-        environment: plain TIDEMILL_… variables, the same in both runtimes; the runtime adds addresses and paths.
-        configs: config files that it reads, file name → text.
-        secrets: pipelines whose secret folders it reads, with the file names it may see.
-        ports: name → wanted port (0: any): `http` is for clients, `status` for probes and metrics.
-        scaled_elsewhere: whether an autoscaler sets the number of replicas; without one, `replicas` applies.
-        scaled: whether Tidemill scales it by lag, and stores its decisions.
-        revision: hash of what its processes only read at their start; a change needs new processes. Empty: they
-            follow changes themselves.
-        registry_secret: the user's Secret with the credentials of the pipeline's schema registry; empty: none.
-        reached_ports: ports that its processes connect to, beyond those of the platform's servers.
+        name: the name, unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
+        pipeline: the pipeline that owns it, or None if all pipelines of the namespace share it.
+        module: the Python module to run (`python -m …`).
+        environment: plain TIDEMILL_… variables, the same in both runtimes. The runtime adds addresses and paths.
+        configs: the text of each config file that it reads, by file name.
+        secrets: the pipelines whose secret folders it reads, with the names of the files that it may see.
+        ports: the wanted port by name; 0: any. `http` is for clients, `status` for probes and metrics.
+        scaled_elsewhere: whether an autoscaler sets the number of replicas. If there is none, `replicas` applies.
+        scaled: whether Tidemill scales it by lag, and stores the decisions.
+        revision: a hash of the settings that processes only read at their start. If it changes, processes are
+            replaced. The hash is empty if they read changed settings while they run.
+        registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
+        reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
     """
 
     name: str
@@ -155,11 +156,11 @@ class Replay:
     """A replay, which fills versions from the topic beside live traffic.
 
     Attributes:
-        reader: its name in `_readers`, which is also part of its consumer group's name.
-        versions: by aggregation.
-        start_from: earliest, or a time in RFC 3339.
-        rate: maximum number of events per second; 0: no limit.
-        handed: partitions that live processors already count for these versions.
+        reader: the name in `_readers`. It is also part of the name of the consumer group.
+        versions: the versions by aggregation.
+        start_from: `earliest`, or a time in RFC 3339.
+        rate: the greatest number of events per second; 0: no limit.
+        handed: the partitions that live processors already count for these versions.
     """
 
     reader: str
@@ -174,7 +175,7 @@ class Plan:
     """Everything that one pipeline needs.
 
     Attributes:
-        replay: the current replay; None: there is none.
+        replay: the current replay, or None if there is none.
     """
 
     namespace: str
@@ -189,7 +190,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Owner:
-    """The resource that owns an object; `cluster` distinguishes clusters that share a Postgres."""
+    """The resource that owns an object. `cluster` distinguishes clusters that share a Postgres."""
 
     namespace: str
     name: str
@@ -202,9 +203,9 @@ class LiveTopic:
     """A live topic.
 
     Attributes:
-        replication_factor: of the partition with the fewest replicas.
+        replication_factor: the number of replicas of the partition that has the fewest.
         id: Kafka's topic id, which changes if the topic is created again.
-        holders: brokers with current or future replicas, whether they answer or not.
+        holders: the brokers with current or future replicas, whether they answer or not.
     """
 
     partitions: int
@@ -218,11 +219,11 @@ class LiveReplay:
     """The live state of a replay.
 
     Attributes:
-        switched: whether its versions are in force.
-        handed: partitions that live processors count for its versions.
-        processed: number of counted events.
-        left: number of events that it still has to count.
-        losses: events that were no longer in the topic.
+        switched: whether the versions of the replay are in force.
+        handed: the number of partitions that live processors count for its versions.
+        processed: the number of counted events.
+        left: the number of events that the replay still has to count.
+        losses: the events that were no longer in the topic.
     """
 
     switched: bool = False
@@ -237,9 +238,9 @@ class Loss:
     """Offsets of a partition that Kafka lost before they were read, or after they were counted.
 
     Attributes:
-        reason: from the processors: topic_recreated, expired or truncated.
-        epoch: of the positions.
-        first, end: offsets, the end excluded; None: unknown.
+        reason: the processors' word for the loss: topic_recreated, expired or truncated.
+        epoch: the epoch of the positions.
+        first, end: the offsets; the end is excluded. An offset is None if it is unknown.
     """
 
     reason: str
@@ -251,13 +252,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A failing duty of an aggregation, or data that was skipped in it; the first of its kind within a day.
+    """A duty of an aggregation that fails, or data that it skipped. It stands for all of its kind within a day.
 
     Attributes:
-        aggregation: its name; empty: the whole pipeline.
-        duty: name of the duty in processors: publish, scan, …
+        aggregation: the aggregation's name, or empty if the whole pipeline is meant.
+        duty: the name of the duty in processors: publish, scan, …
         reason: the error.
-        window: of skipped data the window, if any; `group` is its group, `metrics` the missing metrics.
+        window: the skipped window, if any. `group` is its group, and `metrics` are the missing metrics.
         more: whether more of the same kind was skipped.
     """
 
@@ -275,27 +276,27 @@ class LiveSchema:
     """A pipeline's live schema.
 
     Attributes:
-        owner: from the schema's comment; None: it names none.
-        shapes: of every aggregation version, by (name, version).
+        owner: the owner in the schema's comment, or None if the comment names none.
+        shapes: the shape of every aggregation version, by (name, version).
         feeds: the columns that get values, by (name, version).
         readers: the readers that fill versions, by (name, version).
-        replays: by reader.
-        columns: SQL types as Postgres spells them, by table and column.
-        generation: value of `_generation`.
-        accepted: the last accepted spec, as written; None: there is none yet.
-        closed_until: epoch milliseconds by (name, version); None: nothing is closed.
-        partitions: number of source partitions with positions.
-        missing_positions: partitions whose positions were deleted.
-        emptied: versions, as (name, version), that batches were merged into, but whose tables are empty.
-        read_from: Kafka's id of the read topic; empty: none was read.
-        read_before: ids of earlier topics of the same name.
-        read_to: next offset by partition.
-        losses: losses that processors recorded within a day.
-        kept: totals of dead letters and anomalies.
-        held_up: duties that currently fail.
-        skipped: data that was skipped within a day.
-        renames: by table, columns that still have a former name: the former names and the names used here.
-        made: topics that the operator created for it.
+        replays: the replays, by reader.
+        columns: the SQL types in Postgres' spelling, by table and column.
+        generation: the value of `_generation`.
+        accepted: the last accepted spec, as the user wrote it, or None if there is none yet.
+        closed_until: the closed end in epoch milliseconds, by (name, version), or None if nothing is closed.
+        partitions: the number of source partitions with positions.
+        missing_positions: the partitions whose positions were deleted.
+        emptied: the versions, as (name, version), into which batches were merged, but whose tables are empty.
+        read_from: Kafka's id of the topic that was read, or empty if none was read.
+        read_before: the ids of earlier topics of the same name.
+        read_to: the next offset by partition.
+        losses: the losses that processors recorded within a day.
+        kept: the totals of dead letters and anomalies.
+        held_up: the duties that currently fail.
+        skipped: the data that was skipped within a day.
+        renames: for each table the columns that still have a former name: the former names with the current names.
+        made: the topics that the operator created for the pipeline.
     """
 
     owner: Owner | None = None
@@ -323,13 +324,13 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live facts that a plan depends on; unknown by default.
+    """The live facts that a plan depends on. By default they are unknown.
 
     Attributes:
         topics: the existing topics, by name.
-        brokers: number of brokers; None: unknown.
-        schema: the pipeline's schema; None: it does not exist, or is unknown.
-        replicas: number of processors that scaling has decided on; None: there is no decision.
+        brokers: the number of brokers, or None if unknown.
+        schema: the pipeline's schema, or None if it does not exist, or is unknown.
+        replicas: the number of processors that scaling has decided on, or None if nothing is decided.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Finds the reasons why a valid spec cannot be applied to the live state.
 
-They are found before anything is changed, so that the accepted spec stays in force.
+All reasons are found before anything is changed, so that the accepted spec stays in force.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tidemill_operator.plan.versions import retyped
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
-    """Return all reasons against applying a plan; each message begins with the field.
+    """Return all reasons against applying a plan. Each message begins with the field.
 
     Args:
         pipeline: the valid resource.
-        plan: of the resource and `live`.
+        plan: the plan that was made from the resource and `live`.
         live: the live facts.
     """
     strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
@@ -60,7 +60,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # With an unchanged spec, somebody else has added partitions: the pipeline uses all of them.
+    # If the spec has not changed, somebody else has added partitions. That is no fault: the pipeline uses them all.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -77,7 +77,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     known = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not known):
-        # A silent broker that holds replicas still counts.
+        # A silent broker counts if it holds replicas, because they are not moved away from it.
         most = max(live.brokers, len(known.holders) if known else 0)
         if source.replication_factor > most:
             told = "" if topic.replication_factor else " (the platform's default)"
@@ -111,12 +111,12 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
 
 
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the topics to observe before a plan is judged: its own, and the source topic of the accepted spec."""
+    """Return the topics to observe before a plan is judged: its own topics, and the accepted spec's source topic."""
     return list(dict.fromkeys([*(topic.name for topic in plan.topics), *_read_before(plan, live)]))
 
 
 def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
-    """Return the source topic of the accepted spec; None: there is none."""
+    """Return the source topic of the accepted spec, or None if there is none."""
     if live is None or live.accepted is None:
         return None
     topic: Mapping[str, Any] = live.accepted.get("source", {}).get("topic", {})
@@ -133,7 +133,7 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
 def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     after = plan.topics[0].name
     for before in _read_before(plan, live.schema):
-        if before == after or before not in live.topics:  # a topic that never existed may be renamed
+        if before == after or before not in live.topics:  # if the topic never existed, its name may change
             continue
         yield TidemillError(
             Reason.NOT_SUPPORTED,

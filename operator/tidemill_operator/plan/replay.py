@@ -1,7 +1,7 @@
 """Pure: plans a replay, in which a separate reader fills the next version of aggregations from the topic.
 
-An annotation requests it; each new text requests one replay. A replay belongs to the generation that it began with. A
-new generation starts it again, because a handover needs the same spec on both sides.
+An annotation requests a replay. Each new text of it requests another one. A replay belongs to the generation that it
+began with. A new generation starts it again, because a handover needs the same spec on both sides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MEMBERS = {"aggregations", "from", "rate", "at"}
 
 
 def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
-    """Return the requested replay of a resource; None: there is no request.
+    """Return the requested replay of a resource, or None if no replay is requested.
 
     Raises:
         TidemillError: the request is invalid.
@@ -37,7 +37,7 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
     """Parse a request, and fill in its defaults.
 
     Args:
-        text: of the annotation.
+        text: the text of the annotation.
         known: the pipeline's aggregations.
 
     Raises:
@@ -64,12 +64,12 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the replay to run or to switch to; None: none is requested, or it is complete.
+    """Return the replay to run or to switch to, or None if none is requested, or if it is complete.
 
     Args:
         pipeline: the resource.
-        config: of the live processors; its versions may be as new as the replay's.
-        live: the live schema; without one, no replay begins.
+        config: the config of the live processors. Its versions may already be those of the replay.
+        live: the live schema. Without one, no replay begins.
     """
     try:
         request = asked(pipeline)
@@ -86,7 +86,7 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
-    """Return the reader that has completed the requested replay; empty: none has."""
+    """Return the reader that has completed the requested replay, or empty if none has."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""
@@ -95,16 +95,16 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the common prefix of the readers of a request, without the generation.
+    """Return the common prefix of all readers of a request. It lacks the generation.
 
     Args:
-        text: of the annotation.
+        text: the text of the annotation.
     """
     return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
 
 
 def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return the readers of cancelled replays: all except `replay`."""
+    """Return the readers of cancelled replays, which are all readers except `replay`."""
     known: Mapping[str, Any] = live.replays if live else {}
     return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
 

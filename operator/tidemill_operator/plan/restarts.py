@@ -1,6 +1,6 @@
-"""Pure: the part of a pipeline's config that processors read, once, at their start.
+"""Pure: computes which part of a pipeline's config processors read at their start.
 
-Everything counts as read unless it is listed here, so a new field restarts processors by default.
+Every setting counts as read unless it is listed here, so that a new field restarts processors by default.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from tidemill_contract.runtime import PipelineConfig
 
-# Settings of other parts, and settings for Kafka, Postgres or the runtime. A topic's partitions count as read, because
-# a running consumer would find new ones only minutes later.
+# Processors do not read these settings: they concern ingest, the API, Kafka, Postgres or the runtime. A topic's
+# partitions are not listed, because a running consumer finds new partitions only minutes later.
 UNREAD = (
     "suspend",
     "reclaimPolicy",
@@ -33,8 +33,8 @@ UNREAD = (
 
 
 def read_by_processors(config: PipelineConfig) -> str:
-    """Return that part of a config as stable text, without the generation."""
-    # Unset members are left out, so that a member added by a later version does not change the text.
+    """Return the settings that processors read as stable text, without the generation."""
+    # Unset members are left out, so that a member that a later version adds does not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in UNREAD:
         _take(told["spec"], path.split("."))
@@ -42,13 +42,13 @@ def read_by_processors(config: PipelineConfig) -> str:
 
 
 def revision(config: PipelineConfig) -> str:
-    """Return a hash of what processors read and of their generation. If the hash changes, processes are replaced."""
+    """Return a hash of the settings that processors read and of the generation. If it changes, they are replaced."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _take(value: Any, path: list[str]) -> None:
-    """Remove a member; if the path leads through a list, from each of its items."""
+    """Remove a member. If the path leads through a list, remove it from each item."""
     for item in value if isinstance(value, list) else [value]:
         if len(path) > 1:
             _take(item[path[0]], path[1:])

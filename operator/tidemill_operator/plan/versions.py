@@ -1,7 +1,7 @@
-"""Pure: which version of each aggregation is in force, and which a replay is filling.
+"""Pure: computes which version of each aggregation is in force, and which one a replay is filling.
 
-A version is a separate table. Changing an aggregation's window, its groups or the type of a measured field creates the
-next one, because stored windows cannot be converted.
+Each version has its own table. Changing an aggregation's window, its groups or the type of a measured field creates the
+next version, because stored windows cannot be converted.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
 _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
-"""Members of a window on which the rows of its table depend."""
+"""Members of a window that decide which rows its table has."""
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
-    """Return the version that processors fill and the API answers from; None: there is none yet."""
+    """Return the version that processors fill and that the API reads, or None if there is none yet."""
     found = [v for (known, v) in live.shapes if known == name and _reader(live, name, v) == LIVE] if live else []
     return max(found, default=None)
 
@@ -43,7 +43,7 @@ def versions_filled(reader: str, live: LiveSchema | None) -> dict[str, int]:
 
 
 def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]:
-    """Return the version of each aggregation: the current one if it has the spec's shape, else the next."""
+    """Return the version of each aggregation: the current one if its shape is that of the spec, else the next one."""
     types = field_types(spec, derived_types(spec))
     found = {}
     for aggregation in spec.aggregations:
@@ -55,13 +55,13 @@ def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]
 
 
 def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the differences of two shapes that create a new version: member, before, after."""
+    """Yield the differences of two shapes that create a new version, each as (member, before, after)."""
     shapes = json.loads(before), json.loads(after)
     old, new = map(_layout, shapes)
     for member in old:
         if old[member] != new[member]:
             yield member, _show(old[member]), _show(new[member])
-    # An existing column of a field with another type: its values could not be merged correctly.
+    # A changed type of a field needs a new version, because its values cannot be merged with the stored ones.
     was, now = (shape.get("types", {}) for shape in shapes)
     changed = {tuple(now[name]): was[name][1] for name in now if name in was and was[name][1] != now[name][1]}
     for (field, kind), earlier in changed.items():
@@ -69,7 +69,7 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
 
 
 def retyped(columns: tuple[Column, ...], known: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return the existing columns of another type: name, before, after."""
+    """Return the existing columns that have another type, each as (name, before, after)."""
     types = [(column.name, column_type(column.definition)) for column in columns]
     return [(name, known[name], kind) for name, kind in types if known.get(name, kind) != kind]
 

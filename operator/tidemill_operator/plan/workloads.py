@@ -1,6 +1,6 @@
-"""The desired workloads of a pipeline, the same for both runtimes.
+"""The desired workloads of a pipeline. They are the same for both runtimes.
 
-The runtime adds addresses, paths and host ports.
+The runtime adds addresses, paths and ports of the host.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _SECRETS: dict[Component, tuple[str, ...]] = {
 def desired_workloads(
     config: PipelineConfig, platform: Platform, scaled: int | None = None, replay: Replay | None = None
 ) -> tuple[Workload, ...]:
-    """Return the pipeline's processors, and its dedicated or shared ingest and API.
+    """Return the pipeline's processors, and its ingest and API, which may be shared.
 
     Args:
         config: the resolved config.
         platform: has the ports.
-        scaled: number of processors that scaling has decided on; None: there is no decision.
+        scaled: number of processors that scaling has decided on, or None if nothing is decided.
         replay: the current replay, which has its own processors.
     """
     spec = config.spec
@@ -64,7 +64,7 @@ def desired_workloads(
 
 
 def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> int:
-    """Return the number of a replay's processors: as for live traffic; with a rate only one, which enforces it."""
+    """Return the number of a replay's processors. It is that of live traffic, or 1 with a rate, which one enforces."""
     if config.spec.suspend:
         return 0
     if replay.rate:
@@ -149,7 +149,7 @@ def _workload(
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:
-    """Return the ports: one for clients of ingest and API, and a separate one for probes and metrics."""
+    """Return the ports. Ingest and API have one for clients. Every workload has one for probes and metrics."""
     return {"http": wanted, "status": 0} if component in _CALLED else {"status": wanted}
 
 

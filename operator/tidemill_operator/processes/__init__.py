@@ -1,1 +1,1 @@
-"""Processes on one machine: child processes, locks, free ports and atomic file writes."""
+"""Processes on one machine: child processes, locks, free ports, and atomic writes of files."""

@@ -1,6 +1,6 @@
-"""One child process, which ends with this process, has a pid file and a log, and is stopped and reaped.
+"""One child process. It has a pid file and a log, is stopped and reaped, and ends when this process ends.
 
-Knows nothing of the process's task. The pid file has the start time too, because a pid may be reused.
+This module does not know the task of the process. The pid file also has the start time, because a pid may be reused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
 _SHIM = str(Path(__file__).with_name("shim.py"))
-# Linux sends the death signal when the forking *thread* ends, so a single permanent thread forks all children.
+# One permanent thread forks all children, because Linux sends the death signal when the forking *thread* ends.
 _KEPT_LOGS = 3
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-fork")
 
@@ -31,10 +31,10 @@ class Command:
     """The command of a child process.
 
     Attributes:
-        user: run as this user (needs root); None: the current user.
-        death_signal: sent to the child when this process dies.
-        stop_signal: asks the child to end.
-        grace_seconds: time to end before SIGKILL.
+        user: the user to run as, which needs root, or None to run as the current user.
+        death_signal: the signal that the child gets when this process dies.
+        stop_signal: the signal that asks the child to end.
+        grace_seconds: the time to end before SIGKILL.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Command:
 
 
 def start_time(pid: int) -> str | None:
-    """Return the start time of a process (opaque, stable while it is alive); None: it is not alive."""
+    """Return a text for the start time of a process, which is stable while it is alive, or None if it is not alive."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def start_time(pid: int) -> str | None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the descendants of a process (on Linux only)."""
+    """Return the descendants of a process. Works on Linux only."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -87,10 +87,10 @@ def _wait_gone(pids: Mapping[int, str], seconds: float) -> bool:
 
 
 def end_leftover(pid_file: Path) -> bool:
-    """End the process of a pid file if that same process is still alive, and remove the file.
+    """End the process of a pid file if it is still alive, and remove the file. A process that reused the pid is kept.
 
     Returns:
-        Whether it was alive.
+        Whether the process was alive.
     """
     try:
         record = json.loads(read_text(pid_file))
@@ -111,7 +111,7 @@ def end_leftover(pid_file: Path) -> bool:
 
 
 class Child:
-    """A child process. Only `pid` and `running` are thread-safe."""
+    """A child process. Only `pid` and `running` may be used by several threads."""
 
     def __init__(self, command: Command, *, run_dir: Path, log_dir: Path) -> None:
         self.command = command
@@ -122,21 +122,21 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether it is alive (also while it is stopped by SIGSTOP)."""
+        """Whether the process is alive. A process that SIGSTOP has stopped is alive too."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """The process id; None if it is not alive."""
+        """The process id, or None if the process is not alive."""
         return self._process.pid if self._process is not None and self.running else None
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the signal's number; None while it is alive or was never started."""
+        """The exit status, or minus the signal's number. None while the process is alive or was never started."""
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
-        """Start it, after ending a leftover of a killed run. Former logs are kept as `<name>.log.1`, `.2`, …."""
+        """Start the process. First end a leftover of a killed run. Former logs are kept as `<name>.log.1`, `.2`, …."""
         command = self.command
         end_leftover(self.pid_file)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -169,13 +169,13 @@ class Child:
                 newer.replace(older)
 
     def terminate(self) -> None:
-        """Ask it to end, without waiting."""
+        """Ask the process to end, without waiting."""
         if self._process is not None and self.running:
             _signal(self._process.pid, self.command.stop_signal)
-            _signal(self._process.pid, signal.SIGCONT)  # a frozen process could not end
+            _signal(self._process.pid, signal.SIGCONT)  # because a frozen process cannot end
 
     def stop(self) -> None:
-        """Ask it to end, kill it after its grace period, and reap it."""
+        """Ask the process to end, kill it after its grace period, and reap it."""
         if self._process is not None and self.running:
             self.terminate()
             try:
@@ -185,7 +185,7 @@ class Child:
         self.pid_file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """SIGKILL it and its descendants, and reap it."""
+        """Kill the process and its descendants with SIGKILL, and reap it."""
         if self._process is None or not self.running:
             return
         family = {pid: started for pid in descendants(self._process.pid) if (started := start_time(pid))}
@@ -196,7 +196,7 @@ class Child:
         _wait_gone(family, 5.0)
 
     def log_tail(self, lines: int = 15) -> str:
-        """Return the last lines of its log."""
+        """Return the last lines of the log."""
         try:
             with open(self.log_file, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))

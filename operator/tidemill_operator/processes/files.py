@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> bool:
-    """Replace a file atomically, unless it already has the text.
+    """Replace a file atomically, unless it already has the given text.
 
     Returns:
         Whether the file was written.
@@ -37,14 +37,14 @@ class LockTaken(RuntimeError):
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold an exclusive lock on a file (created if missing) during the block. The end of the process releases it.
+    """Hold an exclusive lock on a file during the block. The file is created if missing. It ends with the process.
 
     Raises:
-        LockTaken: another process still holds it after `wait_seconds`; the message names its pid.
+        LockTaken: another process still holds the lock after `wait_seconds`. The message names its pid.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
-    with open(path, "a+", encoding="ascii") as file:  # closed, and so unlocked, at the end
+    with open(path, "a+", encoding="ascii") as file:  # closing the file at the end of the block releases the lock
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

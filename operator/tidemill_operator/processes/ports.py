@@ -1,4 +1,4 @@
-"""Free ports, stored so that a second start uses the same ones, and who listens on the others."""
+"""Finds free ports, and which process listens on a port. Ports are stored, so that a second start uses the same ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# Below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port before we use it.
+# These are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we want.
 _LOWEST, _HIGHEST = 20_000, 32_000
 
 
@@ -82,7 +82,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 class Ports:
-    """The ports of one data folder by name, kept in a JSON file.
+    """The ports of one data folder by name. They are kept in a JSON file.
 
     Args:
         path: of the file.
@@ -99,7 +99,7 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return the stored port of a name if it is free, else the first free one from `wanted` on (0: any).
+        """Return the stored port of a name if it is free, else the first free one from `wanted` on. 0 means any port.
 
         A reserved port goes to the first name that wants it, whatever port is stored for the name.
 

@@ -1,7 +1,7 @@
 """One supervised process: its desired and current state, and its restarts.
 
 A process that ended is restarted after a delay. The delay doubles each time, and is reset once the process was ready
-for a while. A frozen process (SIGSTOP) is only reported as not ready, because it may be resumed.
+for a while. A frozen process (SIGSTOP) is not restarted, but reported as not ready, because it may be resumed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# After being ready for this long, it counts as healthy, and the restart delay is reset.
+# A process that was ready for this time counts as healthy. Its restart delay is then reset.
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0
@@ -26,10 +26,10 @@ _UNREADY_PERIOD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """The desired state of a replica; a changed spec means a new process.
+    """The desired state of a replica. If the spec changes, the process is replaced.
 
     Attributes:
-        revision: hash of what the process only reads at its start.
+        revision: a hash of the settings that the process only reads at its start.
     """
 
     command: Command
@@ -39,7 +39,7 @@ class ReplicaSpec:
 
 
 class Replica:
-    """A replica. Call `tick` and `want` under the supervisor's lock; `probe` may run concurrently."""
+    """A replica. `tick` and `want` must be called under the supervisor's lock. `probe` may run concurrently."""
 
     def __init__(self, child: Child, spec: ReplicaSpec) -> None:
         self._child = child
@@ -57,38 +57,38 @@ class Replica:
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it lives."""
+        """The id of the process while it is alive."""
         return self._child.pid
 
     @property
     def gone(self) -> bool:
-        """Whether it is no longer wanted and has ended."""
+        """Whether the replica is no longer wanted and its process has ended."""
         return self._wanted is None and not self._child.running and not self._seen_running
 
     @property
     def current(self) -> bool:
-        """Whether it runs with its latest spec."""
+        """Whether the process runs with the latest spec."""
         return self._child.running and self._kill_at is None and self._wanted == self.spec
 
     @property
     def log_file(self) -> str:
-        """The path of its log."""
+        """The path of the log."""
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Set how it should run; None: not at all.
+        """Set how the replica should run. None means that it should not run.
 
         Returns:
-            Whether this is a change.
+            Whether this changes the desired state.
         """
         news = spec != self._wanted
         self._wanted = spec
-        if news:  # the cause of earlier failures may be gone
+        if news:  # start at once, because the cause of earlier failures may be gone
             self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
         return news
 
     def tick(self, now: float) -> None:
-        """Do the next step towards the desired state. Blocks at most for the start of a process."""
+        """Do the next step towards the desired state. The call takes at most as long as the start of a process."""
         if self._child.running:
             if self._kill_at is not None:
                 if now >= self._kill_at:
@@ -108,7 +108,7 @@ class Replica:
             self._next_probe = 0.0
 
     def probe(self, now: float) -> None:
-        """Probe its readiness, if a probe is due."""
+        """Probe the readiness of the process if a probe is due."""
         if not self._child.running or self._kill_at is not None or now < self._next_probe:
             return
         pid = self._child.pid
@@ -123,13 +123,13 @@ class Replica:
         self._next_probe = time.monotonic() + (_READY_PERIOD_SECONDS if ready else _UNREADY_PERIOD_SECONDS)
 
     def close(self) -> None:
-        """Stop it, and wait for its end."""
+        """Stop the process, and wait until it has ended."""
         self._wanted = None
         self._child.stop()
         self.ready = False
 
     def terminate(self) -> None:
-        """Ask it to end without a restart, and do not wait."""
+        """Ask the process to end without a restart, and do not wait."""
         self._wanted = None
         self._child.terminate()
 

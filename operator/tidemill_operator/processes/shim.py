@@ -1,7 +1,7 @@
-"""Runs in a child before its program: changes the user, sets the death signal, then execs.
+"""Runs in a child before its program: changes the user, sets the death signal, and replaces itself by the program.
 
-It is a separate file, run with `python -I -S`, because code between fork and exec of a threaded parent can deadlock. It
-changes the user first, because Linux clears the death signal when credentials change.
+The shim is a separate file, run with `python -I -S`, because code between fork and exec of a threaded parent can
+deadlock. It changes the user first, because Linux clears the death signal when credentials change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Exec a command. The arguments are PARENT_PID DEATH_SIGNAL USER-or-empty COMMAND…."""
+    """Replace this process by a command. The arguments are PARENT_PID DEATH_SIGNAL USER-or-empty COMMAND…."""
     parent, death_signal, user, *command = arguments
     if user:
         entry = pwd.getpwnam(user)
@@ -26,9 +26,9 @@ def main(arguments: list[str]) -> None:
         os.environ["HOME"] = entry.pw_dir
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-    if os.getppid() != int(parent):  # the parent died before the line above could take effect
+    if os.getppid() != int(parent):  # the parent died before the death signal was set, so no signal will come
         sys.exit(1)
-    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and exec would inherit that
+    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and the program would do so too
         signal.signal(name, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606
 

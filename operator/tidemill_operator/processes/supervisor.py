@@ -1,4 +1,4 @@
-"""Keeps replicas in their desired state: one thread starts and ends them, another probes their readiness."""
+"""Keeps replicas in their desired state. One thread starts and ends them, another probes their readiness."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ReplicaState:
     """The state of a replica.
 
     Attributes:
-        current: whether it runs with its latest spec.
-        last_exit: exit status of its last process, or minus a signal's number.
+        current: whether the process runs with the latest spec.
+        last_exit: the exit status of the last process, or minus a signal's number.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ReplicaState:
 
 
 class Supervisor:
-    """Replicas by name, with logs and pid files below a data folder."""
+    """The replicas by name. Their logs and pid files are below a data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -49,17 +49,17 @@ class Supervisor:
         ]
 
     def start(self) -> None:
-        """Start supervising. Ends replicas that a killed run left behind."""
+        """Start supervising, and end replicas that a killed run left behind."""
         for pid_file in (self._data_dir / "run").glob("*.*-*.pid"):
             end_leftover(pid_file)
         for thread in self._threads:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Set how a replica should run; None: not at all.
+        """Set how a replica should run. None means that it should not run.
 
         Returns:
-            Whether this is a change.
+            Whether this changes the desired state.
         """
         with self._lock:
             replica = self._replicas.get(name)
@@ -104,7 +104,7 @@ class Supervisor:
         while not self._closing.wait(_TICK_SECONDS):
             try:
                 step()
-            except Exception:  # supervision must continue after a full disk or a failed fork
+            except Exception:  # supervision must survive every error, e.g. a full disk or a failed fork
                 _log.exception("supervising failed; trying again")
                 self._closing.wait(1.0)
 

@@ -1,7 +1,8 @@
 """Builds CEL rules for the API server, with messages that contain the written values.
 
-The server refuses rules whose estimated cost is too high. It knows the bounds of lists and strings from the schema, but
-not those of the results of `+`, `join` and `filter`. `format`, and `map` with a condition, are accepted.
+The server refuses rules whose estimated cost is too high. It estimates with the bounds of lists and strings in the
+schema, but knows no bounds for the results of `+`, `join` and `filter`. So rules use `format`, and `map` with a
+condition, which it accepts.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ _MOST_LISTED = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a place in the resource.
+    """One rule about one place in the resource.
 
     Attributes:
         rule: the CEL condition.
         message: a general description of the rule.
         text: a CEL expression for the message about a specific resource, with the remedy.
-        at: the faulty member, below the place; empty: the place itself.
+        at: the path of the faulty member below the place, or empty if the place itself is faulty.
     """
 
     rule: str
@@ -35,13 +36,13 @@ class Rule:
 
 
 def say(template: str, *values: str) -> str:
-    """Return CEL for a text with values. Uses `format`, because `+` has a too high estimated cost."""
-    # A CEL list has one type, unless its items are declared dynamic.
+    """Return CEL for a text with values. It uses `format`, because the estimated cost of `+` is too high."""
+    # The items are declared dynamic, because otherwise all items of a CEL list must have one type.
     return f"'{template}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 
 
 def known(names: str) -> str:
-    """Return CEL that lists the known names, if they are not too many; for a `%s` right after a text."""
+    """Return CEL that lists the known names if they are not too many. It belongs to a `%s` right after a text."""
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 

@@ -1,6 +1,6 @@
 """Generates the reference page of environment variables: `python -m tidemill_operator.resource.environment`.
 
-Owns their descriptions. Names and defaults come from the models of workloads and platform.
+This module owns the descriptions of the variables. Names and defaults come from the models of workloads and platform.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ breakers, retries and timeouts ([resilience](../resilience.md)).
 
 ## The platform
 
-These are for the operator and the commands of `tidemill`, such as `up`, `plan` and `init`. The chart's values set those
-of the operator.
+These variables are for the operator and the commands of `tidemill`, such as `up`, `plan` and `init`. The chart's values set
+those of the operator.
 
 | Variable | Default | Meaning |
 |---|---|---|
@@ -30,7 +30,7 @@ of the operator.
 
 ## The operator in a cluster
 
-These are in addition to those above. The chart sets them; `operator.extraEnv` sets those without a chart value.
+These variables are for the operator only. The chart sets them. `operator.extraEnv` sets those without a chart value.
 
 | Variable | Default | Meaning |
 |---|---|---|
@@ -38,15 +38,15 @@ These are in addition to those above. The chart sets them; `operator.extraEnv` s
 
 ## Ingest, processors and API
 
-The runtime sets them. `tidemill up` passes only `TIDEMILL_KAFKA_CONFIG`, `TIDEMILL_LOG_LEVEL`, `TIDEMILL_INGEST_…` and
-`TIDEMILL_RESILIENCE_…` of its own environment to the processes.
+The runtime sets these variables. `tidemill up` passes only `TIDEMILL_KAFKA_CONFIG`, `TIDEMILL_LOG_LEVEL`,
+`TIDEMILL_INGEST_…` and `TIDEMILL_RESILIENCE_…` of its own environment to the processes.
 
 | Variable | Default | Meaning |
 |---|---|---|
 {workloads}
 """
 
-# Variable without its prefix → the platform's attribute that holds it, and its meaning.
+# For each variable without its prefix: the attribute of the platform that holds it, and its meaning.
 _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the process's starter."),
     "CLUSTER_ID": ("cluster_id", "Identifies this cluster among those that share Kafka or Postgres; never change it."),
@@ -75,7 +75,7 @@ _PLATFORM = {
     ),
     "OFFSETS_REPLICATION_FACTOR": (
         "offsets_replication",
-        "Replication factor of `__consumer_offsets`; 0: it is left alone.",
+        "Replication factor of `__consumer_offsets`; 0: the operator does not change it.",
     ),
     "RECREATE_TOPICS": ("recreate_topics", "Create source topics again that were deleted with unread events."),
 }
@@ -88,10 +88,10 @@ _CLUSTER = {
     "IMAGE_API": ("", "Required. Image of the API pods."),
     "IMAGE_PULL_POLICY": ("placement.pull_policy", "`Always`, `IfNotPresent` or `Never`."),
     "IMAGE_PULL_SECRETS": ("", "Comma-separated names of Secrets in the pipelines' namespaces."),
-    "WATCH_NAMESPACES": ("", "Comma-separated; unset: all."),
+    "WATCH_NAMESPACES": ("", "Comma-separated namespaces whose pipelines the operator serves; unset: all."),
     "WORKLOAD_KAFKA_CONFIG": (
         "",
-        "`TIDEMILL_KAFKA_CONFIG` for pods of pipelines. Unset: the operator's, with a warning.",
+        "`TIDEMILL_KAFKA_CONFIG` for the pods of pipelines. Unset: they get the operator's, and a warning is logged.",
     ),
     "WEBHOOK_PORT": ("webhook_port", "Port of the admission webhook; 0: no webhook."),
     "WEBHOOK_SERVICE": ("webhook_service", "Name of the webhook's Service."),
@@ -110,8 +110,8 @@ _CLUSTER = {
         "Comma-separated additional ports that pods of pipelines may reach.",
     ),
     "INGRESS_DOMAIN": ("", "DNS domain below which each pipeline gets an Ingress; unset: none does."),
-    "INGRESS_CLASS": ("", "Class of these."),
-    "INGRESS_TLS_SECRET": ("", "Name of the Secret with their certificate, in each namespace."),
+    "INGRESS_CLASS": ("", "IngressClass of the Ingresses; unset: the cluster's default."),
+    "INGRESS_TLS_SECRET": ("", "Name of the Secret with the certificate of the Ingresses, in each namespace."),
     "INGRESS_ANNOTATIONS": ("", "Annotations of the Ingresses, as a JSON object."),
     "OPERATOR_DEPLOYMENT": ("", "For the chart's uninstall hook: the operator's Deployment."),
 }
@@ -132,7 +132,7 @@ _WORKLOADS = {
     "STATUS_PORT": "Ingest and API: port of metrics, full health and probes; 0: none.",
     "ALLOWED_HOSTS": "Ingest and API: comma-separated allowed host names; unset: all.",
     "CONFIG_DIR": "Folder of `<pipeline>.json`, the pipelines' configs.",
-    "PIPELINE": "Of a processor: its pipeline.",
+    "PIPELINE": "The pipeline of a processor.",
     "SECRETS_DIR": "Folder of logins and API keys.",
     "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
@@ -146,11 +146,11 @@ _WORKLOADS = {
 
 _SERVICES = {
     "INGEST_EVENTS_PER_SECOND": "Ingest: limit of each pipeline in each process; 0: no limit. Default: 250000.",
-    "INGEST_BYTES_PER_SECOND": "The same in unpacked bytes. Default: 64 MiB.",
+    "INGEST_BYTES_PER_SECOND": "Ingest: the same limit in unpacked bytes. Default: 64 MiB.",
     "INGEST_IN_FLIGHT_BYTES": "Ingest: unacknowledged bytes of each pipeline; 0: no limit. Default: 128 MiB.",
     "HTTP_CONNECTIONS": "Ingest and API: maximum open connections. Default: 2000, or less if open files are limited.",
-    "API_KEYLESS_PER_ADDRESS": "API: maximum live connections without a key from one address. Default: 100.",
-    "API_KEYLESS_CONNECTIONS": "API: maximum live connections without a key in total. Default: 500.",
+    "API_KEYLESS_PER_ADDRESS": "API: maximum live connections without an API key from one address. Default: 100.",
+    "API_KEYLESS_CONNECTIONS": "API: maximum live connections without an API key in total. Default: 500.",
     "API_CORS_ORIGINS": "API: comma-separated origins of other web pages that may use the API; unset: none.",
 }
 
@@ -193,7 +193,7 @@ def _workloads(meanings: Mapping[str, str]) -> Iterator[str]:
 
 
 def render() -> str:
-    """Return the page; the output is deterministic."""
+    """Return the page. Each call gives the same text."""
     return _PAGE.format(
         platform="\n".join(_platform()),
         cluster="\n".join(_cluster()),

@@ -1,4 +1,4 @@
-"""CEL rules for the API server about the members of kinds, generated from the kinds."""
+"""CEL rules for the API server about members that only some kinds have. They are generated from the kinds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return CEL for the condition that a kind has the member if it needs it, and only if it may have it.
+    """Return CEL for the condition that a kind has a member that it needs, and does not have one that it may not have.
 
     Args:
         kinds: the kinds.
@@ -51,7 +51,7 @@ def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> 
 
 
 def window_rules() -> list[Rule]:
-    """The rules of an aggregation about its window."""
+    """Return the rules of an aggregation about its window."""
     return [*(_of_window(member) for member in WINDOWS.members.values()), _days_of_zones()]
 
 
@@ -94,7 +94,7 @@ def detector_rules() -> list[Rule]:
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
     types = "that type" if len(member.kinds) == 1 else "one of these"
-    # Members of lists have no defaults here.
+    # The default is written here, because members of lists have no defaults in the CRD.
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
     foreign = say(f"%s takes no {name}; take it out, or use {kinds}", kind)
     missing = say(f"%s needs {name}; add it", kind)
@@ -106,7 +106,7 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
-# Members of lists have no defaults here.
+# The default is written here, because members of lists have no defaults in the CRD.
 _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
 
 
@@ -150,7 +150,7 @@ def _expression() -> Rule:
 
 
 def _of_function(member: Member) -> Rule:
-    """Return the rule that a metric has the member if its function needs it, and only if its function takes it."""
+    """Return the rule for a member of metrics: some functions need it, and functions that do not take it refuse it."""
     name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
     foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"

@@ -1,6 +1,6 @@
 """Generates the reference page of the resource: `python -m tidemill_operator.resource.reference`.
 
-Owns the table of members and the prose. Every name, type, bound and default comes from the schema.
+This module owns the table of members and the prose. Every name, type, bound and default comes from the schema.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ the event is then a dead letter with the reason `missing_field`. If a member occ
 - A time needs a zone, unless the field has one: `Z`, `+01:00` or `+0100`. `t`, `z` and a blank for `T` are accepted.
   Seconds are required. Leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are refused. A date alone,
   `2026-11-27`, is midnight UTC.
-- Fractions of seconds may have any number of digits. Timestamps are stored in milliseconds; further digits are cut, not
-  rounded. `first` and `last` order events by the microsecond; further digits are cut there too.
+- Fractions of seconds may have any number of digits. Timestamps are stored in milliseconds. Further digits are cut, not
+  rounded. `first` and `last` order events by microseconds, and ignore further digits.
 - An integer from 631152000 to 4102444800 is `out_of_range`: in milliseconds it would be a day of January or February
   1970, in seconds a day from 1990 to 2100, so the sender probably means seconds. Other integers are milliseconds, also
   before 1990. Times in those weeks of 1970 can be written in RFC 3339.
@@ -73,10 +73,10 @@ functions {functions}.
 - An integer is converted to a number if the other operand is a number. Integers beyond 2^53 then lose their last digits
   (`9007199254740993 = 9007199254740992.0` is true). Operations on integers only are exact.
 - `+ - * %`, comparisons, `ABS`, `GREATEST`, `COALESCE`, `CASE` and the like are exact for decimals, also beside
-  integers and constants (`amount * 1.19`). A sum has the larger scale of both operands, a product both scales added up;
-  beyond 18 it is a number. `ROUND(amount, 1)` is a decimal of that scale; `ROUND(amount)`, `FLOOR` and `CEIL` give
-  integers. A decimal is converted to a number if the other operand is a number. If the digits of a result do not fit
-  64 bits, it is NULL.
+  integers and constants (`amount * 1.19`). A sum has the larger scale of both operands. A product has the sum of
+  both scales; if that is more than 18, it is a number. `ROUND(amount, 1)` is a decimal of that scale.
+  `ROUND(amount)`, `FLOOR` and `CEIL` give integers. A decimal is converted to a number if the other operand is a
+  number. If the digits of a result do not fit 64 bits, it is NULL.
 - `TRY_CAST(x AS integer | number | decimal(18, 2) | string | boolean | timestamp)`; to a decimal, halves are rounded
   away from zero, and too many digits give NULL; to an integer, a number loses its fraction,
   and a timestamp becomes epoch milliseconds.
@@ -92,20 +92,20 @@ functions {functions}.
   '/users/([0-9]+)', 1)`.
 - `SPLIT_PART(text, delimiter, n)` gives the n-th part from 1, with a negative n from the end, and an empty text if
   there is none. `INITCAP` writes each word of letters and digits with a capital first.
-- `JSON_VALUE(text, '$.user.tags[0]')` gives the value at a path of a JSON text, as a text: `TRY_CAST` converts it. It
-  is NULL if the text is no JSON, or has null or nothing there. Objects and lists are JSON. Numbers are read as
-  doubles.
+- `JSON_VALUE(text, '$.user.tags[0]')` gives the value at a path of a JSON text. The result is a text, which `TRY_CAST`
+  converts. It is NULL if the text is no JSON, or has null or no value at the path. Objects and lists are given as JSON.
+  Numbers are read as doubles.
 - `MD5` and `SHA256` give the hash of a text's UTF-8 in hexadecimal digits.
 - `DATE_TRUNC(unit, ts)` cuts a timestamp, in UTC, to its `'second'`, `'minute'`, `'hour'`, `'day'`, `'week'` (from
   Monday), `'month'`, `'quarter'` or `'year'`. `TIMESTAMPDIFF(unit, from, to)` is the number of whole units between,
   cut towards zero, for `'millisecond'` to `'week'`: `TIMESTAMPDIFF('second', ordered_at, paid_at)`.
 - `TO_TIMESTAMP(seconds)` is a time from seconds since 1970, with fractions. `TO_TIMESTAMP(text, pattern[, zone])`
   reads a text by a pattern: `TO_TIMESTAMP(day, '%d.%m.%Y %H:%M', 'Europe/Berlin')`. Without a zone and without `%z`
-  it is in UTC. A time that the clock skips is NULL, of one that occurs twice the first is taken. A pattern needs a
-  whole date and may have `%Y %y %m %b %B %d %j %H %I %M %S %p %z`, `.%f` for a fraction with
-  its point, and `%%`.
-- All functions give NULL of NULL, except where this page says otherwise.
-- `TRIM` removes all surrounding white space. `CONCAT` skips NULL; with `||`, NULL gives NULL.
+  it is in UTC. A time that the clock skips is NULL. Of a time that occurs twice, the first one is taken. A pattern
+  needs a whole date and may have `%Y %y %m %b %B %d %j %H %I %M %S %p %z`, `.%f` for a fraction with its point, and
+  `%%`.
+- All functions give NULL if an argument is NULL, unless this page says otherwise.
+- `TRIM` removes all surrounding white space. `CONCAT` skips NULL. `||` gives NULL if an operand is NULL.
 - A derived string of more than 1,024 bytes is NULL.
 - Names are folded to lower case. Put a name that is a keyword in double quotes.
 - Aggregates, window functions, subqueries and functions without a fixed result (`NOW`, `RANDOM`) are refused, because
@@ -170,7 +170,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def render() -> str:
-    """Return the page; the output is deterministic."""
+    """Return the page. Each call gives the same text."""
     rules = [
         f"- `{'.'.join(filter(None, (place, rule.at))) or 'the resource'}`: {rule.message}."
         for place, of_place in RULES.items()

@@ -1,8 +1,8 @@
-"""The CEL rules that the API server checks, by place, with the messages about resources that break them.
+"""The CEL rules that the API server checks, by place, and the messages about resources that break the rules.
 
-A message contains the written values. If it would be too long for the server, it is the rule's `message`, which is also
-in the reference. Durations cannot be compared here (CEL has no days), and expressions cannot be typed. `tidemill
-validate`, the webhook and reconcile check those.
+A message contains the written values. If it is too long for the server, the server shows the rule's `message`, which is
+also in the reference page. Durations cannot be compared here, because CEL has no days. Expressions cannot be typed
+here. `tidemill validate`, the webhook and reconcile check both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.met
 def _with_names(quantifier: str, expression: str) -> str:
     """Return a CEL expression over the names of all columns, called `names`.
 
-    The list is built once and searched with `in`; comparing items one by one exceeds the server's cost limit.
+    The list is built once and searched with `in`, because comparing items one by one exceeds the server's cost limit.
     """
     return f"[self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)].{quantifier}(names, {expression})"
 
@@ -36,13 +36,13 @@ def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
     return _with_names("map", first(items, wrong, text)) + "[0]"
 
 
-# Members of a metric that name fields.
+# The members of a metric that name fields.
 _NAMING = ("field", *(parameter.alias for parameter in PARAMETERS.values() if parameter.takes is not None))
 _FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for name in _NAMING)
 
 
 def _wrong_field() -> str:
-    """Return CEL that names the member of metric m with an unknown column."""
+    """Return CEL for the name of the member of metric m that has an unknown column."""
     texts = [say(f"{name} %s of metric %s", f"m.{name}", "m.name") for name in _NAMING]
     tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
     return "".join(tests[:-1]) + texts[-1]
@@ -353,7 +353,7 @@ _SCALING = (
     ),
 )
 
-# By place (`[]`: each item of a list).
+# The rules by place. `[]` stands for each item of a list.
 RULES: dict[str, tuple[Rule, ...]] = {
     "": _RESOURCE,
     "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),

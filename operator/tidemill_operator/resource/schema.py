@@ -1,7 +1,7 @@
 """Converts pydantic models to structural OpenAPI schemas for Kubernetes.
 
-Replaces what Kubernetes refuses: `$ref`, `anyOf` for optional members, numeric exclusive bounds. Drops defaults inside
-lists, because GitOps tools would see them as drift.
+This module replaces what Kubernetes refuses: `$ref`, `anyOf` for optional members, numeric exclusive bounds. It drops
+defaults inside lists, because GitOps tools would see them as drift.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ _KEPT = (
 )
 _NAMED = "name"
 _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
-"""Marks a member that is a value of one of several types, which no structural schema can say."""
+"""Marks a member that may have one of several types, because a structural schema cannot name several types."""
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
     """Return the schema of a model in its YAML form.
 
-    Lists of objects with a `name` become maps by that name, lists of strings become sets: their items are unique.
+    Lists of objects with a `name` become maps by that name. Lists of strings become sets. So their items are unique.
 
     Args:
         model: the model.
-        list_defaults: keep defaults inside lists, for documentation.
+        list_defaults: whether to keep defaults inside lists, for documentation.
 
     Raises:
-        ValueError: a list, map or string without a bound, or a union, which the API server would refuse.
+        ValueError: a list, map or string has no bound, or there is a union. The API server would refuse both.
     """
     raw = model.model_json_schema(by_alias=True)
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop`: True within a list, where defaults are left out; False outside of lists; None: defaults are never left out.
+# `drop` is True within a list, where defaults are left out. It is False outside of lists. With None, no default is
+# left out anywhere.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -79,7 +80,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
             out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
-            # A duration's pattern is checked by its own validator, which JSON schema does not show.
+            # The pattern of a duration is added here, because its own validator does not show it in the JSON schema.
             if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
                 out["pattern"] = duration.PATTERN
             _bounded(out, "maxLength", path)
@@ -93,7 +94,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema with its reference resolved, and without `or null`. Its own keys take precedence."""
+    """Return the schema without `or null`, and with its reference resolved. Keys beside the reference override it."""
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
         return target | {key: value for key, value in raw.items() if key != "$ref"}

@@ -1,4 +1,4 @@
-"""The schema of the resource's status: what the operator reports, with map keys and bounds on every list."""
+"""The schema of the resource's status, which the operator writes. Lists have map keys, and everything has a bound."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ STATUS = _object(
                 "A topic.",
                 {
                     "name": _text("The topic's name.", 249),
-                    "id": _text("Kafka's id of the topic; it changes if the topic is created again.", 64),
+                    "id": _text("Kafka's id of the topic, which changes if the topic is created again.", 64),
                     "partitions": _whole("Partitions."),
                     "replicationFactor": _whole("Copies of each partition."),
                     "managed": {"type": "boolean", "description": "Whether the operator may alter it."},
                     "replicasChange": _object(
-                        "A change of its replicas that is under way.",
+                        "The change of its replicas that is under way.",
                         {
                             "targetReplicas": _whole("Copies that each partition will have."),
                             "state": _text("pending: it cannot begin yet; ongoing: replicas move.", 16),
@@ -117,14 +117,14 @@ STATUS = _object(
                 "phase": _text("Replaying or Done; when it is Done, its versions are in force.", 32),
                 "versions": {
                     "type": "object",
-                    "description": "The versions that it fills, by aggregation.",
+                    "description": "The versions that the replay fills, by aggregation.",
                     "maxProperties": 32,
                     "additionalProperties": {"type": "integer", "format": "int64"},
                 },
-                "processed": _whole("Events that it has counted."),
-                "left": _whole("Events that it still has to count."),
-                "partitionsHandedOver": _whole("Partitions that live processors already count for it."),
-                "missed": _text("Events that the topic no longer held; absent if it found all.", 1024),
+                "processed": _whole("Events that the replay has counted."),
+                "left": _whole("Events that the replay still has to count."),
+                "partitionsHandedOver": _whole("Partitions that live processors already count for the replay."),
+                "missed": _text("Events that the topic no longer held. Absent if the replay found all events.", 1024),
             },
         ),
         "scaling": _object(
@@ -146,13 +146,15 @@ STATUS = _object(
         "replicas": _whole("Running processors; read by the scale subresource."),
         "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
         "lag": _whole("Events in the topic that are not counted yet, rounded to two digits."),
-        "lagSeconds": _whole("Seconds since the oldest of them arrived, rounded up to 1, 2, 5, 10, 20, …."),
+        "lagSeconds": _whole(
+            "Seconds since the oldest event that is not counted arrived, rounded up to 1, 2, 5, 10, 20, …."
+        ),
         "freshness": _text(
             "From an event's arrival in Kafka to the commit that counts it, rounded up, e.g. 10s, 4m, 2h; "
             "absent while nothing arrives.",
             16,
         ),
-        "freshnessSeconds": {"type": "number", "description": "The same in seconds."},
+        "freshnessSeconds": {"type": "number", "description": "Freshness in seconds."},
         "watermarkAgeSeconds": _whole(
             "Seconds that the watermark is behind the wall clock, rounded up in the same way."
         ),

@@ -1,4 +1,4 @@
-"""The decision of one poll: bounds, zero, then up or down, as far as holds, cooldowns and steps allow."""
+"""The decision of one poll. It checks the bounds first, then zero, then whether to add or remove replicas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PATIENCE = 4
 
 @dataclass(frozen=True)
 class _Poll:
-    """The inputs of one decision; `target` is the needed number, aligned to partitions and within bounds."""
+    """The inputs of one decision. `target` is the needed number, aligned to partitions and within bounds."""
 
     settings: Settings
     state: State
@@ -42,8 +42,8 @@ class _Poll:
     def spareable(self) -> tuple[int, float]:
         """The lowest sufficient number of replicas and its waiting time in seconds.
 
-        A number is sufficient if no more were needed during its waiting time. If there is none: the current number and
-        the shortest waiting time.
+        A number is sufficient if no more were needed during its waiting time. If no lower number is sufficient, this is
+        the current number with the shortest waiting time.
         """
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
@@ -69,14 +69,14 @@ def decide(
     """Decide on the number of replicas.
 
     Args:
-        settings: of the pipeline.
-        state: what the last decision returned; `State()` at first.
-        figures: of this poll; None: they could not be read.
-        current: replicas that are set.
+        settings: the pipeline's settings.
+        state: the state that the last decision returned. It is `State()` at first.
+        figures: the figures of this poll, or None if they could not be read.
+        current: the number of replicas that is set.
         now: epoch seconds.
 
     Returns:
-        The decision, and the state for the next one. Equal arguments give equal results.
+        The decision, and the state for the next decision. Equal arguments give equal results.
     """
     if settings.mode == "external":
         return Decision(now, current, current, current, ScalingReason.EXTERNAL, lines=reckoning(settings)), state
@@ -91,12 +91,12 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # An expected further rise of the load makes this addition of replicas larger, but never causes one. Otherwise
-        # replicas would be added one by one during a rise.
+        # If the load is expected to rise further, more replicas are added at once, because otherwise they are added one
+        # by one. An expected rise alone never adds replicas.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
-        # If the remaining replicas were filled up to the limit, small variations would add the removed ones again.
+        # Some room is left on the remaining replicas, because otherwise small variations add the removed ones again.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)
@@ -105,7 +105,7 @@ def decide(
 
 
 def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
-    """Without figures, replicas stay, except above maxReplicas. Partitions may be fewer than minReplicas."""
+    """Keep the replicas because there are no figures. Only replicas above maxReplicas are removed."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
@@ -121,7 +121,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
 
 
 def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
-    """Store a target with its time, and drop earlier ones that are not greater or too old."""
+    """Store a target with its time. Drop earlier targets that are too old, or not greater."""
     longest = _wait(settings, state, current=current, spared=1)
     oldest = now - longest - settings.scale_down_stabilization_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
@@ -197,20 +197,20 @@ def _down(poll: _Poll) -> _Choice:
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
     """Whether waiting for one more stabilisation would replace two changes by one.
 
-    Otherwise a slowly falling load would cause a rebalance at every number of replicas.
+    Without this wait, a slowly falling load causes a rebalance at every number of replicas.
     """
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
 
 def _settled(poll: _Poll) -> bool:
-    """Whether the whole lookback has the current number of replicas."""
+    """Whether the number of replicas has not changed during the whole lookback."""
     changed = poll.state.changed_at
     return changed is None or poll.now - changed >= poll.settings.lookback_seconds
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Hold the change during a rollout or a rebalance, because it would cause another rebalance."""
+    """Hold the change during a rollout or a rebalance, because the change itself causes another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
@@ -235,7 +235,7 @@ def _stay(poll: _Poll) -> _Choice:
 
 
 def _limit(poll: _Poll) -> str:
-    """Return the limit that keeps the aligned number below the needed one."""
+    """Return the limit that keeps the aligned number below the needed number."""
     if poll.need.useful > poll.ceiling:
         return "maxReplicas"
     return "partitions" if poll.need.hot else ""
@@ -272,17 +272,20 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
 
 
 def _stabilization(settings: Settings, state: State) -> float:
-    """Return the stabilisation in seconds, times the learnt patience."""
+    """Return the stabilisation in seconds, multiplied by the learnt patience."""
     return settings.scale_down_stabilization_seconds * state.patience
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds before `spared` replicas are removed. Smaller reductions wait longer: each stops all."""
+    """Return the seconds before `spared` replicas are removed.
+
+    Small reductions wait longer than large ones, because every reduction stops all replicas for a moment.
+    """
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 
 def _changed(poll: _Poll, decision: Decision) -> State:
-    """Store a change. If removed replicas are soon needed again, the wait doubles; later it shrinks again."""
+    """Store a change. If removed replicas are needed again soon, the wait doubles. Otherwise it shrinks again."""
     state = replace(poll.state, changed_at=poll.now)
     if decision.replicas < decision.current:
         return replace(state, lowered_at=poll.now)

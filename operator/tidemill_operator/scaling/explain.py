@@ -1,4 +1,4 @@
-"""Explains a decision in words and as `status.scaling`: the number of replicas, the reason, what would change it."""
+"""Explains a decision in words and as `status.scaling`: the number, the reason, and what would change the number."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ADVICE: dict[ScalingReason, str] = {
 
 
 def explain(decision: Decision) -> str:
-    """Return the reason, the calculation, and what would change it."""
+    """Return the reason, the calculation, and what would change the number."""
     if decision.desired != decision.current:
         what = f"{decision.current} → {decision.desired} replicas"
     else:
@@ -50,7 +50,10 @@ def explain(decision: Decision) -> str:
 
 
 def scaling_status(settings: Settings, decision: Decision, state: State) -> dict[str, Any]:
-    """Return `status.scaling`: bounded, with rounded figures so that it rarely changes."""
+    """Return `status.scaling`. The message is cut at MAX_MESSAGE characters.
+
+    Figures are rounded, so that the status rarely changes.
+    """
     status: dict[str, Any] = {
         "mode": settings.mode,
         "current": decision.current,
@@ -93,7 +96,7 @@ def reckoning(
     wait_seconds: float = 0.0,
     patience: int = 1,
 ) -> tuple[str, ...]:
-    """Return the lines of the calculation: the figures, the need, and the effect of bounds."""
+    """Return the lines of the calculation: the figures, the need, and the effect of the bounds."""
     if load is None or wanted is None:
         return ("mode is external: replicas are set by somebody else",)
     rate = load.rate_per_replica

@@ -1,9 +1,9 @@
-"""Computes from two polls what happened between them: arrivals, speed of a busy replica, stuck partitions.
+"""Computes what happened between two polls: arrivals, the speed of a busy replica, and stuck partitions.
 
-A replica's speed can only be measured while it has lag. An idle replica is as fast as its events arrive; if that
-counted, fewer events would ask for more replicas. So an interval only counts if there was lag at both ends. Each
-measurement is a lower bound (a rebalance may pause the replica, or it may run out of events), so an upper quantile is
-used.
+A replica's speed can only be measured while it has lag, because an idle replica is as fast as its events arrive. If
+idle replicas counted, fewer events would ask for more replicas. So an interval only counts if there was lag at both
+ends. Each measurement is a lower bound, because a rebalance may pause the replica, or it may run out of events. So an
+upper quantile is used.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# Lag below this many seconds of work is only what is between two commits.
+# Lag of less work than this many seconds does not make a replica busy, because it is normal between two commits.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# After this many polls without figures, the time between them counts as not observed.
+# If this many polls have no figures, the time between the polls with figures counts as not observed.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -79,7 +79,7 @@ def _taken_in(
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # A pause that ended within the interval was already visible at its beginning.
+    # The state at the beginning is checked too, because a pause may have ended within the interval.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -99,7 +99,7 @@ def _taken_in(
 
 
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
-    """Return (arrived, consumed) since the last poll by partition. A new topic or a lower position counts nothing."""
+    """Return (arrived, consumed) since the last poll by partition. Both are 0 in a new topic, or if a position fell."""
     moved = {}
     for partition, at in figures.partitions.items():
         end, consumed, _ = state.seen.get(partition, (at.end, at.consumed, 0))
@@ -116,10 +116,10 @@ def _busy_rate(
     seconds: float,
     replicas: int,
 ) -> float | None:
-    """Return the mean events per second of the busy replicas; None: none was busy."""
+    """Return the mean events per second of the busy replicas, or None if none was busy."""
     least = max(BUSY_SECONDS, _FLUSHES * settings.flush_seconds)
     busy = []
-    # A stuck partition has lag, but does not keep its replica busy.
+    # A stuck partition is left out, because it has lag, but does not keep its replica busy.
     going = [p for p in sorted(figures.partitions) if moved[p][1] > 0]
     for share in shares(sorted(figures.partitions), replicas):
         block = [p for p in share if p in going]
@@ -136,15 +136,15 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
     estimate = before
     if rates:
         seen = rates[min(len(rates) - 1, math.ceil(RATE_QUANTILE * len(rates)) - 1)]
-        # A single slow interval is more likely a pause than a slower replica.
+        # A single slow interval does not lower the estimate, because it is more likely a pause than a slower replica.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # A higher speed without lag proves a higher capacity.
+    # If the replicas did more without lag, they can do at least that much.
     return None if estimate is None else max(estimate, done)
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Return since when partitions with lag are stuck. If all are stuck, it is an outage, and none is counted."""
+    """Return since when partitions with lag are stuck. If all are stuck, none is returned, because it is an outage."""
     going = any(consumed for _, consumed in moved.values())
     kept = {}
     for partition, at in figures.partitions.items():
@@ -155,9 +155,9 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 
 
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
-    """Return arrivals by partition, whose sum is the mean of the lookback, or the median of the last polls if higher.
+    """Return arrivals by partition. Their sum is the mean of the lookback, or the median of the last polls if higher.
 
-    The median reacts to a step at the second poll, but not to a single spike. The mean covers bursts.
+    The median reacts to a step at the second poll, but not to a single spike. The mean includes bursts.
     """
     if not samples:
         return dict.fromkeys(moved, 0.0)
@@ -170,7 +170,7 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the growth of arrivals in events/s per second: the least of the last polls, so a step counts as none."""
+    """Return the growth of arrivals in events/s per second. The least of the last polls counts, so a step is none."""
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0
@@ -178,7 +178,7 @@ def _rising(samples: Sequence[Sample]) -> float:
 
 
 def _freshness(figures: Figures, samples: Sequence[Sample]) -> float | None:
-    """Return the measured freshness, else the time to process the lag at the current speed."""
+    """Return the measured freshness, or else the time to process the lag at the current speed."""
     if figures.freshness_seconds is not None:
         return figures.freshness_seconds
     if figures.lag == 0:

@@ -1,4 +1,4 @@
-"""The data of scaling decisions: settings, figures, load, need, reasons. Frozen, without behaviour."""
+"""The data of scaling decisions: settings, figures, load, need, reasons. They are frozen and have no behaviour."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ class ScalingReason(StrEnum):
     """The reason of a decision. Users and alerts rely on the spelling."""
 
     SCALED_UP = "ScaledUp"
-    """More replicas, as many as are needed."""
+    """Replicas are added, as many as are needed."""
     SCALED_DOWN = "ScaledDown"
-    """Fewer replicas: no more were needed for the whole stabilisation."""
+    """Replicas are removed, because they were not needed for the whole stabilisation."""
     STEP_LIMITED = "StepLimited"
-    """A change towards what is needed, cut to maxStepUp or maxStepDown; the rest follows."""
+    """The number changes by maxStepUp or maxStepDown only. The rest of the change follows."""
     WITHIN_TARGET = "WithinTarget"
-    """The number of replicas is as needed."""
+    """The number of replicas is the needed number."""
     AT_MAXIMUM = "AtMaximum"
-    """More are needed than maxReplicas allows."""
+    """More replicas are needed than maxReplicas allows."""
     LIMITED_BY_PARTITIONS = "LimitedByPartitions"
-    """More are needed than the topic has partitions."""
+    """More replicas are needed than the topic has partitions."""
     AT_MINIMUM = "AtMinimum"
-    """Fewer would do, but minReplicas is reached."""
+    """Fewer replicas would be enough, but minReplicas is reached."""
     COOLDOWN = "Cooldown"
-    """More are needed, but the last change was too recent."""
+    """More replicas are needed, but the last change was too recent."""
     STABILIZING = "Stabilizing"
-    """Fewer would do, but not yet for the whole stabilisation."""
+    """Fewer replicas would be enough, but not yet for the whole stabilisation."""
     REBALANCING = "Rebalancing"
     """A change is needed, but the consumer group is rebalancing."""
     ROLLOUT_IN_PROGRESS = "RolloutInProgress"
     """A change is needed, but replicas are being started, stopped or replaced."""
     DATABASE_SATURATED = "DatabaseSaturated"
-    """More are needed, but all wait for Postgres: further replicas would only wait too."""
+    """More replicas are needed, but all wait for Postgres. Further replicas would only wait too."""
     FIGURES_MISSING = "FiguresMissing"
     """Lag could not be read, so the number of replicas stays."""
     SCALED_TO_ZERO = "ScaledToZero"
-    """Nothing has arrived for scaleToZeroAfter."""
+    """No event has arrived for scaleToZeroAfter."""
     WOKEN_BY_ARRIVAL = "WokenByArrival"
-    """There were no replicas and events arrived."""
+    """There were no replicas, and events arrived."""
     DRY_RUN = "DryRun"
-    """A change is needed; dryRun only reports it."""
+    """A change is needed, but dryRun is set, so it is only reported."""
     EXTERNAL = "External"
-    """mode: external: an HPA or KEDA decides."""
+    """The mode is external: an HPA or KEDA decides."""
 
 
 CHANGES = frozenset(
@@ -63,11 +63,12 @@ CHANGES = frozenset(
 
 @dataclass(frozen=True)
 class Settings:
-    """`spec.processor.scaling` as numbers; the resource describes its fields.
+    """`spec.processor.scaling` as numbers. The resource's model describes its fields.
 
     Attributes:
-        max_step_up, max_step_down: largest step; None: up by as many as run (at least four), down by any number.
-        flush_seconds: the processor's flushInterval; lag of a few of them is normal.
+        max_step_up, max_step_down: the largest step. If None, a step up adds as many as run, at least four, and a step
+            down removes any number.
+        flush_seconds: the processor's flushInterval. Lag of a few such intervals is normal.
     """
 
     mode: Literal["lag", "external"] = "lag"
@@ -89,7 +90,7 @@ class Settings:
 
     @classmethod
     def of(cls, spec: ProcessorSpec) -> Settings | None:
-        """Return the settings of a pipeline; None: it does not use scaling."""
+        """Return the settings of a pipeline, or None if it does not use scaling."""
         scaling = spec.scaling
         if scaling is None:
             return None
@@ -119,7 +120,7 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """The lowest number of replicas while events arrive; at least one, because zero is handled separately."""
+        """The lowest number of replicas while events arrive. It is at least one: zero is handled separately."""
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
@@ -132,9 +133,9 @@ class PartitionFigures:
     """A partition of the source topic.
 
     Attributes:
-        start, end: Kafka's first offset and the one after the last.
-        position: the next offset to be read, as committed in Postgres; None: nothing is committed yet.
-        consumed: records committed so far, ever growing.
+        start, end: Kafka's first offset, and the offset after the last record.
+        position: the next offset to read, as committed in Postgres, or None if nothing is committed yet.
+        consumed: the number of records committed so far. It never falls.
     """
 
     start: int
@@ -144,7 +145,7 @@ class PartitionFigures:
 
     @property
     def lag(self) -> int:
-        """The number of unprocessed events; without a position, all events of the partition."""
+        """The number of unprocessed events. Without a position, all events of the partition count."""
         return max(0, self.end - (self.start if self.position is None else max(self.position, self.start)))
 
 
@@ -153,12 +154,12 @@ class Figures:
     """The figures of one poll.
 
     Attributes:
-        partitions: by number.
-        ready: number of ready replicas.
-        freshness_seconds: measured time from arrival to queryable; None: not measured.
-        rebalancing: the consumer group is rebalancing.
-        rolling_out: replicas are being started, stopped or replaced.
-        database_saturated: all replicas wait for Postgres.
+        partitions: the figures of each partition, by number.
+        ready: the number of ready replicas.
+        freshness_seconds: the measured time from arrival to queryable, or None if it was not measured.
+        rebalancing: whether the consumer group is rebalancing.
+        rolling_out: whether replicas are being started, stopped or replaced.
+        database_saturated: whether all replicas wait for Postgres.
     """
 
     partitions: Mapping[int, PartitionFigures]
@@ -170,7 +171,7 @@ class Figures:
 
     @property
     def lag(self) -> int:
-        """The number of unprocessed events of all partitions."""
+        """The number of unprocessed events in all partitions."""
         return sum(partition.lag for partition in self.partitions.values())
 
 
@@ -179,14 +180,14 @@ class Load:
     """The load, computed from this poll and earlier ones.
 
     Attributes:
-        lag: of all partitions.
-        lags: of the partitions that replicas can help.
+        lag: the number of unprocessed events in all partitions.
+        lags: the lag of each partition that replicas can help.
         arriving: events per second, by partition.
-        rising: recent growth of arrivals, in events per second per second.
-        rate_per_replica: events per second of one busy replica; None: never measured.
-        proven: highest observed events per second of a replica, busy or not.
-        freshness_seconds: from arrival to queryable, measured or computed; None: unknown.
-        stuck: partitions whose position has not moved for some polls, while others have.
+        rising: the recent growth of arrivals, in events per second per second.
+        rate_per_replica: events per second of one busy replica, or None if it was never measured.
+        proven: the highest observed events per second of a replica, busy or not.
+        freshness_seconds: the time from arrival to queryable, measured or computed, or None if unknown.
+        stuck: partitions whose position has not advanced for some polls, while others have.
     """
 
     lag: int
@@ -205,7 +206,7 @@ class Load:
 
     @property
     def partitions(self) -> list[int]:
-        """All partitions, in order."""
+        """The numbers of all partitions, in order."""
         return sorted({*self.lags, *self.stuck})
 
     def risen(self, seconds: float) -> Load:
@@ -221,12 +222,12 @@ class Need:
     """The number of replicas that the load requires, before any limit.
 
     Attributes:
-        replicas: the formula's result.
-        useful: the same, with each partition counted for one replica at most.
-        by_lag: the share of a replica that each partition's lag requires, by position; at most 1 each.
-        by_rate: the same for arrivals and catching up, at `utilisation`.
+        replicas: the result of the formula.
+        useful: the result if each partition counts for one replica at most.
+        by_lag: the share of a replica that each partition's lag requires, in the partitions' order. At most 1 each.
+        by_rate: the share of a replica that each partition's arrivals and catching up require, at `utilisation`.
         hot: whether a partition needs more than one replica can do.
-        utilisation: target load of a replica, as a share of its capacity.
+        utilisation: the target load of a replica, as a share of its capacity.
     """
 
     replicas: int
@@ -242,13 +243,13 @@ class Decision:
     """A scaling decision and its reason.
 
     Attributes:
-        at: epoch seconds.
-        current: replicas that were set.
-        desired: the right number of replicas; with dryRun it is only reported.
-        replicas: replicas to set.
-        need: replicas that the figures require, before any limit; None: unknown.
-        reason: from the closed set.
-        limited_by: the setting or fact that keeps `desired` from the needed number; empty: none.
+        at: the time in epoch seconds.
+        current: the number of replicas that was set.
+        desired: the right number of replicas. With dryRun it is only reported.
+        replicas: the number of replicas to set.
+        need: the number of replicas that the figures require, before any limit, or None if unknown.
+        reason: one of the closed set of reasons.
+        limited_by: the setting or fact that keeps `desired` from the needed number, or empty if there is none.
         lines: the calculation in words.
     """
 

@@ -1,9 +1,9 @@
-"""Computes the replicas that a load requires, and the number that carries it given the partitions' assignment.
+"""Computes the replicas that a load requires, and how many can carry it, as partitions are assigned in blocks.
 
     need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
 
-The useful number sums the shares of partitions, at most one replica each: a single replica reads a partition, so a hot
-or stuck partition cannot use more.
+The useful number is the sum of the shares of all partitions, where each counts for at most one replica. That is because
+one replica reads a whole partition, so several replicas cannot help a hot or stuck partition.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# Up to this much above the target utilisation, the number of replicas is not changed, so that noise has no effect.
+# The load may exceed the target utilisation by this much without a change of replicas, so that noise has no effect.
 BAND = 0.15
-# For a reduction, the remaining replicas may exceed the target by this much, so that some of the band is left.
+# After a reduction, the remaining replicas may exceed the target by this much only, so that some of the band is left.
 ROOMY_BAND = 0.05
-# Uneven partitions may need more replicas than their sum, up to this factor; beyond it, the keys have to be spread.
+# Uneven partitions may need up to this many times the replicas of their sum. Beyond it, the keys have to be spread.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# Rising arrivals are extrapolated by this many lookbacks.
+# If arrivals rise, a step up plans for the rate after this many further `lookback` periods.
 RISE_LOOKBACKS = 2
 
 
@@ -36,16 +36,16 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         return _summed(settings, by_lag, by_rate)
     target = settings.freshness_seconds
     if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
-        # Lag cannot be converted to time yet, so ask for one more replica.
+        # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, remove replicas only if no remaining one has to do more than a replica was seen to do.
+    # Without a known speed, replicas are only removed if no remaining one has to do more than a replica was seen to do.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return how far a step up extrapolates arrivals, in seconds."""
+    """Return for how many seconds a step up extrapolates the arrivals."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 
@@ -86,14 +86,14 @@ def _fullest(utilisation: float, band: float) -> float:
 
 
 def _ceil(number: float) -> int:
-    """Round up, ignoring rounding errors of a sum."""
+    """Round up, but ignore the rounding errors of a sum."""
     return math.ceil(number - 1e-9)
 
 
 def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
-    """Return the partitions of each replica by Kafka's range assignor, which the processors use.
+    """Return the partitions of each replica. They are assigned by Kafka's range assignor, as for the processors.
 
-    These are blocks of neighbours; if the division has a remainder, the first blocks are longer by one.
+    Each replica has a block of neighbouring partitions. If there is a remainder, the first blocks are larger by one.
     """
     small, larger = divmod(len(partitions), replicas)
     ends = [0]
@@ -103,7 +103,7 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
 
 
 def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
-    """Whether this many replicas carry the load, with the fullest at most `band` above the target utilisation."""
+    """Whether `replicas` carry the load: the fullest one is at most `band` above the target utilisation."""
     if replicas == 0:
         return wanted.useful == 0
     by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))
@@ -112,11 +112,11 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 
 
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
-    """Return the number of replicas within bounds that carries the load, without useless ones.
+    """Return the number of replicas within the bounds that carries the load, without replicas that do not help.
 
-    With 12 partitions, 7 replicas are as slow as 6, because one still has two partitions. So the lowest number with the
-    same largest block is returned if it carries the load, else the next number that does. If none in reach does, it is
-    the needed number.
+    With 12 partitions, 7 replicas are as slow as 6, because one replica still has two partitions. So the lowest number
+    with the same largest block is returned if it carries the load, else the next number that does. If no allowed number
+    does, the needed number is returned.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
@@ -129,8 +129,8 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
 def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
     """Return the number of replicas after one step towards a target.
 
-    Each step causes one rebalance, whatever its size. So without a limit, a step down reaches the target at once. A
-    step up doubles the number at most, or adds four if that is more. It then goes on to the next number that makes a
+    Each step causes one rebalance, whatever its size. So a step down without a limit reaches the target at once. A step
+    up at most doubles the number, or adds four if that is more. It then goes on to the next number that makes a
     difference: with 12 partitions, 5 replicas are as slow as 4.
     """
     if target < current:

@@ -1,4 +1,4 @@
-"""The state of scaling between polls: bounded, and stored as JSON, so that a restarted operator continues from it."""
+"""The state of scaling between polls. It is stored as JSON, so that a restarted operator continues from it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Sample:
     """One interval between two polls.
 
     Attributes:
-        at: its end, epoch seconds.
+        at: the end of the interval, in epoch seconds.
         arrived: arrived events per second.
         consumed: committed events per second.
-        rate: lower bound for the events per second of a busy replica; None: none was busy, or it is unknown.
+        rate: a lower bound for the events per second of a busy replica, or None if none was busy, or if it is unknown.
     """
 
     at: float
@@ -32,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Record:
-    """A decision that differed from the one before it."""
+    """A decision that differed from the decision before it."""
 
     at: float
     current: int
@@ -47,20 +47,20 @@ class State:
     """The state. Times are epoch seconds.
 
     Attributes:
-        polled_at: time of the last figures.
-        seen: (end, consumed, lag) of each partition in them.
-        moving: whether replicas or partitions were changing then.
-        standing: since when a partition with lag has not moved.
-        samples: of the lookback.
-        rate_per_replica: the last estimate; kept longer than the samples, because idle replicas give none.
+        polled_at: the time of the last figures.
+        seen: (end, consumed, lag) of each partition in the last figures.
+        moving: whether replicas or partitions were changing at that time.
+        standing: since when the position of each partition with lag has not advanced.
+        samples: the samples of the lookback.
+        rate_per_replica: the last estimate. It is kept longer than the samples, because idle replicas give none.
         proven: the highest observed rate of a replica, busy or not.
-        wanted: (last time, replicas) of targets within the stabilisation, in falling order.
+        wanted: the targets within the stabilisation, as (last time, replicas), in falling order of replicas.
         watched_since: start of the current series of figures without a long gap.
         idle_since: since when there have been no arrivals and no lag.
-        changed_at: time of the last change of replicas.
-        lowered_at: time of the last reduction.
-        patience: factor of the stabilisation for scaling down.
-        failed_polls: number of failed polls in a row.
+        changed_at: the time of the last change of replicas.
+        lowered_at: the time of the last reduction.
+        patience: the factor of the stabilisation for scaling down.
+        failed_polls: the number of failed polls in a row.
         decisions: the last different decisions, oldest first.
     """
 
@@ -81,7 +81,7 @@ class State:
     decisions: tuple[Record, ...] = ()
 
     def to_json(self) -> str:
-        """Return it as text; equal states give equal texts."""
+        """Return the state as text. Equal states give equal texts."""
         record: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         record["seen"] = {str(p): list(seen) for p, seen in sorted(self.seen.items())}
         record["standing"] = {str(p): at for p, at in sorted(self.standing.items())}
@@ -93,7 +93,7 @@ class State:
 
     @classmethod
     def from_json(cls, text: str) -> State:
-        """Read the text of `to_json`; returns an empty state if it is invalid or of another version."""
+        """Read the text of `to_json`. An invalid text, or one of another version, gives an empty state."""
         try:
             record = json.loads(text)
             return cls(

@@ -1,1 +1,1 @@
-"""Sends the events of a file to ingest: in batches that are counted once, at a rate, from where it stopped."""
+"""Sends the events of a file to ingest in batches. Each batch is counted once, and a stopped run can be resumed."""

@@ -1,4 +1,4 @@
-"""Cuts the events of a file into batches, each with a key by which ingest recognises it."""
+"""Cuts the events of a file into batches. Each has a key by which ingest recognises it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_operator.event_files.event_file import Event
 
 MOST_EVENTS = 5_000
 MOST_BYTES = 4 * 1024 * 1024
-"""Ingest takes 10,000 events and 10 MiB."""
+"""These are below ingest's limits for a request, which are 10,000 events and 10 MiB."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Batch:
     """Events that are sent in one request.
 
     Attributes:
-        first: how many events of the file come before.
-        lines: where each of them begins in the file.
+        first: how many events of the file come before the batch.
+        lines: the line in the file at which each event begins.
         body: the events as NDJSON.
-        key: the Idempotency-Key: the same for the same events at the same place of the same file.
+        key: the Idempotency-Key. It is the same for the same events at the same place of the same file.
     """
 
     first: int
@@ -30,7 +30,7 @@ class Batch:
     key: str
 
     def event(self, index: int) -> bytes:
-        """Return one of its events."""
+        """Return one event of the batch."""
         return self.body.split(b"\n")[index]
 
 
@@ -38,10 +38,10 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
     """Yield the batches of a file.
 
     Args:
-        events: of the file; None ends a batch early.
-        identity: of the file and the pipeline; it is part of the keys.
-        first: how many events of the file come before.
-        most: the most events of a batch. Other numbers give other keys.
+        events: the events of the file. A None ends a batch early.
+        identity: identifies the file and the pipeline. It is part of the keys.
+        first: how many events of the file come before `events`.
+        most: the greatest number of events in a batch. Another number gives other keys.
     """
     lines: list[int] = []
     data: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Sends batches over HTTP, again while ingest is busy or away, and reads its answers."""
+"""Sends batches over HTTP and reads ingest's answers. While ingest is busy or does not answer, it sends again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2
 
 
 class SendError(Exception):
-    """Ingest does not take the events; the message has its reason and the remedy."""
+    """Ingest does not accept the events. The message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a batch.
+    """The result of sending a batch.
 
     Attributes:
-        accepted: events that will be counted.
-        refused: those that became dead letters.
-        replayed: whether it was sent before, and is not counted again.
-        unsure: whether a part of it may be in Kafka twice.
+        accepted: the number of events that will be counted.
+        refused: the events that became dead letters.
+        replayed: whether the batch was sent before, and is not counted again.
+        unsure: whether some events of the batch may be in Kafka twice.
     """
 
     accepted: int
@@ -52,7 +52,7 @@ class Outcome:
 
 
 class _Again(Exception):
-    """The same request may succeed later; `after`: seconds that ingest has asked for."""
+    """The same request may succeed later. `after` is the number of seconds that ingest asks to wait."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -60,14 +60,14 @@ class _Again(Exception):
 
 
 class Client:
-    """Sends batches of one pipeline; threads may share it.
+    """Sends batches of one pipeline. Threads may share it.
 
     Args:
-        url: of ingest, without a path.
-        pipeline: its name.
-        api_key: if the pipeline needs one.
-        patience_seconds: how long a batch is sent again.
-        transport: of httpx, for tests.
+        url: URL of ingest, without a path.
+        pipeline: the pipeline's name.
+        api_key: the API key, if the pipeline needs one.
+        patience_seconds: how long a batch is sent again and again.
+        transport: a transport of httpx, for tests.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class Client:
         self._stopped.set()
 
     def send(self, batch: Batch) -> Outcome:
-        """Send a batch until ingest has taken it.
+        """Send a batch until ingest has accepted it.
 
         Raises:
-            SendError: ingest refuses it, or has been busy or away for too long.
+            SendError: ingest refuses it, or was busy or did not answer for too long.
         """
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Again),
@@ -117,7 +117,7 @@ class Client:
         try:
             return attempts(self._attempt, batch)
         except _Again as error:
-            remedy = "see that it runs, then send again: what it has taken is not counted twice"
+            remedy = "check that ingest runs, then send again: accepted events are not counted twice"
             raise SendError(f"{self._url}: {error}; {remedy}") from None
 
     def _count(self, _state: tenacity.RetryCallState) -> None:
@@ -143,8 +143,8 @@ class Client:
 
 
 _REMEDIES = {
-    401: "; name a file with a key of this pipeline: --api-key-file PATH",
-    403: "; the key has to allow to append events",
+    401: "; name a file with an API key of this pipeline: --api-key-file PATH",
+    403: "; the API key needs the scope events:append",
     404: "; check --pipeline and --url",
 }
 
@@ -171,10 +171,10 @@ def _retry_after(answer: httpx.Response) -> float:
     try:
         return min(60.0, max(0.0, float(answer.headers.get("retry-after", 0))))
     except ValueError:
-        return 1.0  # a date
+        return 1.0  # the header may be a date, which is not read
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """The next pause: as long as ingest has asked for, but never shorter than the back-off."""
+    """Return the next pause: as long as ingest has asked for, but never shorter than the back-off."""
     error = state.outcome.exception() if state.outcome is not None else None
     return max(_backoff(state), error.after if isinstance(error, _Again) else 0.0)

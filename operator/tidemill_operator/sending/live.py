@@ -1,4 +1,4 @@
-"""Lets a stream of events that comes slowly be sent in time: says when what has come is to be sent."""
+"""Reads a slow stream of events, and says when the events that have arrived should be sent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MOST_WAITING = 10_000
 
 
 def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | None]:
-    """Yield the events, and None every so many seconds, also while none comes."""
+    """Yield the events. Every `seconds` yield None, even while no event arrives."""
     waiting: queue.Queue[Event | BaseException | None] = queue.Queue(_MOST_WAITING)
 
     def read() -> None:
         try:
             for event in events:
                 waiting.put(event)
-        except BaseException as error:  # raised below, where somebody sees it
+        except BaseException as error:  # passed on to the reader of the queue, who raises it
             waiting.put(error)
         waiting.put(None)
 

@@ -1,4 +1,4 @@
-"""The resume file: how far a file has been sent."""
+"""The resume file. It says how far a file has been sent."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Position:
     """How far a file has been sent.
 
     Attributes:
-        file: its absolute path.
-        pipeline: that it is sent to.
-        sent: events at its beginning that ingest has taken.
-        batch: the most events of a batch, so that the next run cuts the same batches.
-        hashed: how many bytes at the beginning of the file `beginning` is made of.
+        file: the absolute path of the file.
+        pipeline: the pipeline that the file is sent to.
+        sent: the number of events at the file's beginning that ingest has accepted.
+        batch: the greatest number of events in a batch. The next run needs it to cut the same batches.
+        hashed: the number of bytes at the file's beginning from which `beginning` is made.
         beginning: the hash of these bytes.
     """
 
@@ -42,10 +42,10 @@ class Position:
 
     @classmethod
     def load(cls, resume: Path, path: Path, pipeline: str, batch: int) -> Position:
-        """Return the position in a resume file; the beginning if it does not exist.
+        """Return the position in a resume file. If the file does not exist, return the beginning.
 
         Raises:
-            EventFileError: it is of another file or pipeline, or cannot be read.
+            EventFileError: the resume file is for another file or pipeline, or cannot be read.
         """
         fresh = cls.start(path, pipeline, batch)
         try:
@@ -59,7 +59,7 @@ class Position:
             raise EventFileError(f"{resume} belongs to {known.file} and pipeline {known.pipeline}; name another file")
         if _beginning(path, known.hashed) != (known.hashed, known.beginning):
             remedy = f"remove {resume} to send it from the beginning"
-            raise EventFileError(f"{path} has another beginning than when it was sent; {remedy}")
+            raise EventFileError(f"{path}: its beginning has changed since it was sent; {remedy}")
         return known
 
     def after(self, events: int) -> Position:

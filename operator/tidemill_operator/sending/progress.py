@@ -1,4 +1,4 @@
-"""Shows on a terminal how far a file has been sent; elsewhere nothing."""
+"""Shows on a terminal how far a file has been sent. If the output is no terminal, nothing is shown."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Progress:
     """One line on standard error that is written anew every half second.
 
     Args:
-        share: how much of the file has been read; None: unknown.
-        out: where it is shown, if that is a terminal.
+        share: returns how much of the file has been read, or None if that is unknown.
+        out: the output. Nothing is shown if it is no terminal.
     """
 
     def __init__(self, share: Callable[[], float | None], out: TextIO | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Sends a file: reads, cuts, paces and sends it with several workers, and keeps count in the file's order."""
+"""Sends a file. It reads, cuts and paces the events, sends with several workers, and counts in the file's order."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _STEPS_A_SECOND = 2
 
 @dataclass(frozen=True)
 class Order:
-    """What is sent, and how.
+    """Which file is sent to which pipeline, and how.
 
     Attributes:
-        path: of the file; None: the standard input.
-        pipeline: its name.
-        fields: of the pipeline; empty: unknown.
-        rate: the most events a second; None: no limit.
-        workers: requests at a time.
-        resume: the resume file; None: there is none.
+        path: the path of the file, or None for the standard input.
+        pipeline: the pipeline's name.
+        fields: the pipeline's fields, or empty if unknown.
+        rate: the greatest number of events per second, or None if there is no limit.
+        workers: the number of concurrent requests.
+        resume: the path of the resume file, or None if there is none.
         again: whether events that were sent before are counted again.
     """
 
@@ -51,12 +51,12 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The most events of a batch: with a rate those of half a second."""
+        """The greatest number of events in a batch. If there is a rate, it is that of half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
     def identity(self) -> str:
-        """What the keys of its batches are made of. What comes from a pipe, or is sent again, is never the same."""
+        """The text from which the keys of the batches are made. For a pipe, or with `again`, it is new each time."""
         lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
         return f"{source}\n{self.pipeline}"
@@ -64,16 +64,16 @@ class Order:
 
 @dataclass
 class Summary:
-    """What became of the events of a file.
+    """The counts of the events of a file.
 
     Attributes:
-        skipped: events that the resume file says were sent before.
+        skipped: events that were sent before, according to the resume file.
         accepted: events that will be counted.
         refused: events that became dead letters.
-        replayed: events, among both, that were sent before and are not counted again.
-        unsure: events of batches of which a part may be in Kafka twice.
-        refusals: the first refused ones, a line each.
-        seconds: how long it took.
+        replayed: accepted or refused events that were sent before, and are not counted again.
+        unsure: events of batches of which some events may be in Kafka twice.
+        refusals: the first refused events, one line each.
+        seconds: the duration.
     """
 
     skipped: int = 0
@@ -89,13 +89,13 @@ class Sender:
     """Sends one file.
 
     Args:
-        file: open, at its beginning.
-        client: to ingest.
-        order: what is sent, and how.
-        progress: where it is shown.
+        file: the open file, at its beginning.
+        client: the client of ingest.
+        order: which pipeline gets the events, and how they are sent.
+        progress: shows the counts.
 
     Attributes:
-        summary: what became of the events so far.
+        summary: the counts of the events so far.
     """
 
     def __init__(self, file: EventFile, client: Client, order: Order, progress: Progress) -> None:
@@ -106,16 +106,16 @@ class Sender:
         self.summary = Summary()
 
     def stop(self) -> None:
-        """Let `run` end soon, as after an error."""
+        """Make `run` end soon with an error."""
         self._stopped.set()
         self._client.stop()
 
     def run(self) -> None:
-        """Send the file. Whatever ends it, `summary` and the resume file say how far it has come.
+        """Send the file. Even if that fails, `summary` and the resume file then say how much was sent.
 
         Raises:
-            EventFileError: the file cannot be read on, or the resume file is not of this file.
-            SendError: ingest does not take the events, or somebody has stopped it.
+            EventFileError: the file cannot be read to its end, or the resume file is for another file.
+            SendError: ingest does not accept the events, or `stop` was called.
         """
         order, began = self._order, time.monotonic()
         batch = order.batch
@@ -150,7 +150,7 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            # What workers have sent meanwhile is counted too.
+            # Batches that workers have sent meanwhile are counted too.
             for batch, future in waiting:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())
@@ -159,7 +159,7 @@ class Sender:
         """Wait for the outcome of the oldest batch, and count it.
 
         Raises:
-            SendError: ingest did not take it.
+            SendError: ingest did not accept it.
         """
         batch, future = waiting[0]
         try:
@@ -181,7 +181,7 @@ class Sender:
             value = self._shown(batch.event(refusal.index), refusal.field)
             named = f", field {refusal.field}" if refusal.field else ""
             summary.refusals.append(f"{place}: {refusal.code}{named}{value}")
-        # The position never passes a batch that was not taken: the next run sends it again.
+        # The position never passes a batch that was not accepted, so that the next run sends this batch again.
         if self._position is not None and self._order.resume is not None and self._position.sent == batch.first:
             self._position = self._position.after(events)
             self._position.save(self._order.resume)
@@ -189,7 +189,7 @@ class Sender:
         self._progress.show(summary.accepted, summary.refused, retries)
 
     def _shown(self, data: bytes, name: str | None) -> str:
-        """What an event has at the place of a field, for a message; of other faults its beginning."""
+        """Return the value of a field in an event, for a message. Without a field, return the event's beginning."""
         try:
             value = msgspec.json.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -199,7 +199,7 @@ class Sender:
         return "" if value is None and name else f": {show(value)}"
 
     def _paced(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches when their events are due, until somebody stops it."""
+        """Yield batches when their events are due, until `stop` is called."""
         rate, began, events = self._order.rate, time.monotonic(), 0
         for batch in batches:
             if rate is not None and self._stopped.wait(max(0.0, began + events / rate - time.monotonic())):

@@ -29,8 +29,8 @@ def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float)
 
     Args:
         config: client settings in librdkafka's names.
-        name: of the group.
-        timeout_seconds: of each request.
+        name: the group's name.
+        timeout_seconds: the timeout of each request.
 
     Raises:
         TidemillError: Kafka does not answer the request.

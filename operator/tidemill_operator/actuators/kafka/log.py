@@ -1,7 +1,7 @@
 """Reads the first and last offsets of partitions, and the arrival times of records.
 
-Partition leaders move, but a client caches the leaders for minutes. So each request without an answer is repeated at
-once, by a new client that has to find the leaders first.
+Leaders of partitions change, but a client keeps the leaders it knows for minutes. So a request that got no answer is
+repeated at once by a new client, which has to ask for the leaders first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class KafkaLog:
     Args:
         brokers: bootstrap brokers.
         config: further client settings.
-        timeout_seconds: for one call, with all its attempts.
+        timeout_seconds: the timeout of one call, with all its attempts.
     """
 
     def __init__(self, brokers: str, *, config: Mapping[str, Any] | None = None, timeout_seconds: float = 10.0) -> None:
@@ -66,7 +66,7 @@ class KafkaLog:
             if not left:
                 break
             client = self._admin()
-            # A request to a dead leader takes all of its time, so each attempt gets a share of the time.
+            # A request to a dead leader takes all the time that it is given, so each attempt gets a share of the time.
             answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
             found.at.update(answer.at)
             left = set(answer.faults)
@@ -98,9 +98,9 @@ class KafkaLog:
         return True
 
     def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int | None]:
-        """Return the arrival time of the first record at or after each offset, in epoch ms.
+        """Return for each offset the arrival time, in epoch ms, of the first record at or after it.
 
-        None: there are only control records. Partitions that are not read in time are left out.
+        The time is None if only control records follow. Partitions that are not read in time are left out.
         """
         if not places:
             return {}
@@ -151,7 +151,7 @@ class KafkaLog:
                 self._client = None
 
 
-# Read one batch of each partition, without joining a consumer group.
+# Read one batch of each partition. No consumer group is joined, because the operator commits no offsets.
 _READING = {
     "group.id": "tidemill-operator",
     "enable.auto.commit": False,
@@ -179,7 +179,7 @@ def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, sec
         except FutureTimeout:
             found.faults[place] = f"no answer within {seconds:.0f} s"
         else:
-            # librdkafka reports no error if a leader does not answer in time; the offset is then invalid.
+            # If a leader does not answer in time, librdkafka reports no error, but an invalid offset.
             if offset >= 0:
                 found.at[place] = offset
             else:

@@ -1,4 +1,4 @@
-"""Moves replicas between brokers with kafka-python, because confluent-kafka lacks these requests."""
+"""Moves replicas between brokers with kafka-python, because confluent-kafka lacks the requests for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition with moving replicas: all replicas, the added ones, the removed ones."""
+    """A partition whose replicas are being moved: all its replicas, the added ones and the removed ones."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]
@@ -25,14 +25,14 @@ class KafkaMoves:
 
     Args:
         client: a `kafka.admin.KafkaAdminClient`.
-        brokers: its bootstrap brokers, for messages.
+        brokers: the cluster's bootstrap brokers, for messages.
     """
 
     def __init__(self, client: Any, brokers: str) -> None:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """The moving partitions of a topic, by number.
+        """The partitions of a topic whose replicas are being moved, by number.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -47,7 +47,7 @@ class KafkaMoves:
         }
 
     def any(self) -> bool:
-        """Whether any partition of the cluster is being reassigned, at anybody's request.
+        """Whether any partition of the cluster is being reassigned, no matter who requested it.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -59,7 +59,7 @@ class KafkaMoves:
         """Reassign partitions to brokers; None cancels a reassignment.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses one of them.
+            TidemillError: Kafka does not answer, or refuses one of the reassignments.
         """
         import kafka.errors
 
@@ -72,7 +72,7 @@ class KafkaMoves:
                 }
             )
         for at, error in sorted(told.items()):
-            # The reassignment to cancel has completed meanwhile.
+            # If there is no reassignment to cancel, it has completed meanwhile, so this error is ignored.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue
             raise TidemillError(
@@ -92,7 +92,7 @@ def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMo
 
     Args:
         config: client settings in librdkafka's names.
-        timeout_seconds: of each request.
+        timeout_seconds: the timeout of each request.
 
     Raises:
         TidemillError: Kafka does not answer.

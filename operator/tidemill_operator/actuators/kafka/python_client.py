@@ -1,6 +1,6 @@
 """A client of kafka-python, for requests that confluent-kafka lacks or cannot make safely.
 
-Each client is used for one task. The library is only imported at first use (20 MiB, nearly a second).
+Each client is used for one task. The library is imported at first use, because it takes 20 MiB and nearly a second.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
     Args:
         config: client settings in librdkafka's names.
-        timeout_seconds: of each request.
-        doing: what the client is used for; begins the messages of errors.
+        timeout_seconds: the timeout of each request.
+        doing: what the client is used for. Messages of errors begin with it.
 
     Raises:
         TidemillError: Kafka does not answer.
@@ -41,14 +41,14 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
 
-    # The library logs every failed connection; errors that matter are raised.
+    # The library logs every failed connection. That is turned off, because errors that matter are raised.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)
     with ExitStack() as closing:
 
         def connections(**settings: Any) -> Any:
-            """Create connections that are closed even if no broker answers; the library leaks their thread."""
+            """Create connections that are closed even if no broker answers. The library alone leaks their thread."""
             made = Connections(**settings)
             closing.callback(made.close)
             return made
@@ -67,7 +67,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
 @contextmanager
 def told(doing: str, brokers: str) -> Iterator[None]:
-    """Translate errors of kafka-python into TidemillError; `doing` begins the message."""
+    """Translate errors of kafka-python into TidemillError. Their messages begin with `doing`."""
     from kafka import errors
 
     try:
@@ -102,7 +102,7 @@ def _tls(config: Mapping[str, Any]) -> ssl.SSLContext:
     if location := config.get("ssl.certificate.location"):
         context.load_cert_chain(location, config.get("ssl.key.location"), password)
     elif pem := config.get("ssl.certificate.pem"):
-        # Python reads certificates from files only.
+        # Certificates are written to a file, because Python's ssl module reads them from files only.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "client.pem"
             file.touch(mode=0o600)

@@ -1,8 +1,8 @@
 """Connections of kafka-python that have a deadline, and that are closed after a failure.
 
 The library itself waits for a TLS handshake without a limit. A frozen broker accepts a connection and never answers, so
-that the operator would wait until the broker resumes. The library also leaves sockets open until the garbage collector
-finds them: after a refused connection, a failed handshake, or the death of the broker.
+the operator would wait until that broker resumes. After a refused connection, a failed handshake, or the death of a
+broker, the library also leaves sockets open until the garbage collector finds them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """The factory of connections for a `kafka.KafkaAdminClient`, given as its setting `kafka_client`."""
+    """Creates the connections of a `kafka.KafkaAdminClient`. The class is the client's setting `kafka_client`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)

@@ -35,7 +35,7 @@ class Advance:
     """The result of one step.
 
     Attributes:
-        change: the change under way; None: there is none.
+        change: the change under way, or None if there is none.
         writes: number of requests that changed something.
     """
 
@@ -44,7 +44,7 @@ class Advance:
 
 
 def held(described: Any) -> Mapping[int, Held]:
-    """Return the partitions as Kafka describes them. The description does not include reassignments."""
+    """Return the partitions as Kafka describes them. Kafka's description does not say what is being reassigned."""
     return {
         partition.id: Held(
             replicas=tuple(node.id for node in partition.replicas),
@@ -58,8 +58,8 @@ class Replication:
     """Changes the replicas of one cluster's topics.
 
     Args:
-        session: requests to it.
-        throttle_bytes: bytes per second that each broker may send and receive for moving replicas; 0: no limit.
+        session: makes the requests to the cluster.
+        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas; 0: no limit.
     """
 
     def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:
@@ -77,11 +77,11 @@ class Replication:
         """Do the next step of changing a topic's replicas, if any.
 
         Args:
-            topic: its name.
+            topic: the topic's name.
             partitions: the live partitions.
-            config: all of the topic's config.
+            config: the complete config of the topic.
             wish: the requested replicas.
-            leaving: brokers to empty.
+            leaving: the brokers that shall have no replica any more.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -102,7 +102,7 @@ class Replication:
             return Advance(step.change, self._take(topic, step, config, brokers, moving))
 
     def relieve(self) -> None:
-        """Remove the throttle of the brokers if nothing moves, e.g. after a topic with moving replicas was deleted.
+        """Remove the brokers' throttle if no replica is moving, e.g. after a topic with moving replicas was deleted.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -124,7 +124,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # The mark is removed last, so that an interrupted pass is repeated.
+            # LEADERS is the mark of a change under way. It is removed last, so an interrupted pass is repeated.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
@@ -158,14 +158,14 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker that has just died is still listed; a failed limit must not stop the step.
+                # A broker that has just died is still listed. The step goes on without a limit on that broker.
                 log.warning("broker %s: %s", broker, error)
         return found
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
-            # confluent-kafka 2.12 raises SystemError if it is given a timeout; `wait` has its own.
+            # No timeout is given here, because confluent-kafka 2.12 then raises SystemError. `wait` has a timeout.
             told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in told.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:

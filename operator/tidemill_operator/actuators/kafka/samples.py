@@ -29,9 +29,9 @@ def newest_values(
 
     Args:
         brokers: bootstrap brokers.
-        topic: its name.
-        most: the most records.
-        seconds: for reading them; what was read until then is returned.
+        topic: the topic's name.
+        most: the greatest number of records to return.
+        seconds: how long to read. Records that were read until then are returned.
         config: further client settings.
 
     Raises:
@@ -58,7 +58,7 @@ def newest_values(
 
 
 def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
-    """Where to begin in each partition, to get about so many records."""
+    """Return the offset in each partition from which reading gives about `most` records."""
     known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if known.error is not None or not known.partitions:
         remedy = "check the name; a file is named with its folder or its suffix, such as ./events.csv"

@@ -1,4 +1,4 @@
-"""The admin client of one Kafka cluster: created at first use, with errors translated into TidemillError."""
+"""The admin client of one Kafka cluster. It is created at first use, and translates errors into TidemillError."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class KafkaSession:
     Args:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
-        timeout_seconds: of each request.
+        timeout_seconds: the timeout of each request.
     """
 
     def __init__(self, brokers: str, config: Mapping[str, Any], timeout_seconds: float) -> None:
@@ -68,12 +68,12 @@ class KafkaSession:
                     raise
 
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
-        """Set configs of a topic or a broker; None removes one. Other configs stay.
+        """Set configs of a topic or a broker. A value of None removes a config. Other configs stay.
 
-        Waits until Kafka shows them, because brokers learn of a change shortly after it was acknowledged.
+        Waits until Kafka shows the changed configs, because brokers learn of a change after it was acknowledged.
 
         Returns:
-            Whether Kafka showed them within 15 seconds.
+            Whether Kafka showed the changed configs within 15 seconds.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -91,7 +91,7 @@ class KafkaSession:
 
         def shows() -> bool:
             told = self.configs(kind, [name])[name]
-            # A removed config has its default again, which is not known here.
+            # Removed configs are not compared, because they have their default again, which is not known here.
             return all(told.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
@@ -115,7 +115,7 @@ class KafkaSession:
         return found
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
-        """Return those of the topics that exist, even if the broker that is asked for topics does not know them yet.
+        """Return those of `topics` that exist, even if the broker that answers does not know them yet.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -123,7 +123,7 @@ class KafkaSession:
         if not topics:
             return frozenset()
         known = set()
-        # With validate_only the controller creates nothing, but refuses a topic that exists.
+        # With validate_only the controller creates nothing. It refuses a topic that exists, which is the answer here.
         wanted = [NewTopic(topic, 1, 1) for topic in topics]
         asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
         for topic, future in asked.items():
@@ -138,7 +138,7 @@ class KafkaSession:
         return frozenset(known)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait a moment for a change to become visible, and return whether it did. Metadata reach brokers late."""
+        """Wait a moment for a change to become visible, because metadata reach brokers late. Return whether it did."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -149,7 +149,7 @@ class KafkaSession:
             self._refused = error.str()
 
     def _served(self) -> None:
-        """Poll the client for errors: after a failed login, requests would only time out."""
+        """Poll the client for errors, because after a failed login requests would only time out."""
         if self.client is not None:
             self.client.poll(0)
 
@@ -164,7 +164,7 @@ class KafkaSession:
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Translate Kafka's errors into TidemillError; `doing` begins the message."""
+        """Translate Kafka's errors into TidemillError. Their messages begin with `doing`."""
         self._served()
         self._refused = ""
         try:

@@ -1,4 +1,4 @@
-"""Makes topics match the plan: creates them, adds partitions, repairs configs. Never deletes one without a request.
+"""Makes topics match the plan: creates them, adds partitions, sets configs. Deletes a topic only if that is requested.
 
 Only config keys that the plan names are compared. Other configs stay as they are.
 """
@@ -34,9 +34,9 @@ class KafkaTopics:
     Args:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
-        timeout_seconds: of each request.
-        throttle_bytes: bytes per second of each broker for moving replicas; 0: no limit.
-        offsets_replicas: replication factor of Kafka's own topic of committed offsets; 0: it is left alone.
+        timeout_seconds: the timeout of each request.
+        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas; 0: no limit.
+        offsets_replicas: replication factor of Kafka's own topic of committed offsets; 0: it is not changed.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class KafkaTopics:
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist, by name.
 
-        A broker learns of new topics a moment later than the controller. Topics that are missing here are noted as
-        the operator's own and may be deleted, so the controller is asked for them too.
+        A broker learns of new topics a moment later than the controller. The operator records topics that are missing
+        here as its own, and may delete them later. So the controller is asked for missing topics too.
 
         Raises:
             TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
@@ -97,11 +97,11 @@ class KafkaTopics:
         return self._session.configs(ResourceType.TOPIC, list(names))
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan; one outcome each.
+        """Make the topics match the plan. Returns one outcome for each topic.
 
         Args:
-            topics: the plan's.
-            spread: spread the replicas over the brokers; None: replicas are only moved if necessary.
+            topics: the topics of the plan.
+            spread: how to spread the replicas over the brokers. If None, replicas are only moved if necessary.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -229,11 +229,11 @@ class KafkaTopics:
             return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
         if described is None:
             return _report(topic, None, 0)
-        # The broker that was asked before did not know the topic yet. It is now handled like any existing topic.
+        # The broker that was asked before did not know the topic yet. So the topic is handled like any existing one.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
-        """Ask Kafka to create a topic, and return whether it did; False: the topic exists."""
+        """Ask Kafka to create a topic. Return False if the topic already exists."""
         wanted = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
         session = self._session
         with session.told(f"creating topic {topic.name}"):
@@ -246,7 +246,7 @@ class KafkaTopics:
         return True
 
     def _has(self, name: str, config: Mapping[str, str]) -> bool:
-        """Whether Kafka shows these configs. The asked broker may not know the topic yet."""
+        """Whether Kafka shows the given configs. It does not if the broker that answers does not know the topic yet."""
         try:
             return config.items() <= self.configs([name])[name].items()
         except TidemillError as error:
@@ -270,7 +270,7 @@ class KafkaTopics:
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
-        """Wait a moment until a change is visible; None: it is not visible yet."""
+        """Wait a moment until the topic shows the change, and return it, or None if it does not show the change yet."""
         found: dict[str, Any] = {}
 
         def shows() -> bool:
@@ -302,7 +302,7 @@ def _check(topic: Topic, live: LiveTopic) -> None:
 
 
 def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the configs to set at once, and min.insync.replicas if it rises: it waits for replicas in sync."""
+    """Return the configs to set at once, and a risen min.insync.replicas, which waits for the replicas in sync."""
     drift = {key: value for key, value in topic.config.items() if config.get(key) != value}
     wanted, known = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
     if wanted.isdigit() and known.isdigit() and int(wanted) > int(known):
@@ -320,7 +320,7 @@ def _report(
     unshown: Collection[str] = (),
 ) -> Outcome:
     if live is None or (live.partitions < topic.partitions and topic.managed):
-        text = f"topic {topic.name} is being made" if live is None else f"topic {topic.name} gets more partitions"
+        text = f"topic {topic.name} is being created" if live is None else f"topic {topic.name} gets more partitions"
         return outcome.waiting(Component.TOPICS, topic.name, text, changed=changed, serving=live is not None)
     observed: dict[str, Any] = {"id": live.id, "partitions": live.partitions}
     observed["replicationFactor"] = live.replication_factor

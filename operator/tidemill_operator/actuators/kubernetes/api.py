@@ -1,6 +1,6 @@
 """A thin client of the Kubernetes API: plain documents, a hard timeout on every call, errors as TidemillError.
 
-Knows paths and verbs, not what the objects mean. Safe to call from several threads.
+This module knows paths and verbs, but not what the objects mean. Safe to call from several threads.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PIPELINE = Kind("tidemill.dev/v1alpha1", "AnalyticsPipeline", "analyticspipeline
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
-# The mutating webhook is called before the API server's own validation, the validating one after it.
+# The mutating webhook comes first, because the API server calls it before its own validation.
 WEBHOOKS = tuple(
     Kind("admissionregistration.k8s.io/v1", kind, f"{kind.lower()}s", namespaced=False)
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
@@ -93,7 +93,7 @@ class Api:
 
     Args:
         configuration: address and credentials; None: the pod's own account, else KUBECONFIG.
-        timeout_seconds: of each call.
+        timeout_seconds: the timeout of each call.
 
     Attributes:
         configuration: address and credentials.
@@ -109,9 +109,9 @@ class Api:
         """Return an object; None if it does not exist.
 
         Args:
-            kind: its kind.
-            namespace: its namespace.
-            name: its name.
+            kind: the object's kind.
+            namespace: the object's namespace.
+            name: the object's name.
             sure: read the live object, even if a cached copy exists.
 
         Raises:
@@ -139,7 +139,7 @@ class Api:
         accept = _METADATA_ONLY if metadata_only else _JSON
         while True:
             page = self._call("GET", _path(kind, namespace), query=query, accept=accept)
-            # Items of a list have no kind and apiVersion.
+            # The API server leaves out kind and apiVersion in the items of a list, so they are added here.
             known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
             found += [{**known, **item} for item in page.get("items") or ()]
             metadata = page.get("metadata") or {}
@@ -148,7 +148,7 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return a possibly cached object. For objects that only the operator changes.
+        """Return an object, possibly from a cache. Only for objects that nobody but the operator changes.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -156,7 +156,7 @@ class Api:
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
-        """Return the objects of a namespace whose owner label has one of these UIDs.
+        """Return the objects of a namespace whose owner label has one of the UIDs.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -167,8 +167,8 @@ class Api:
         """Return the names of a namespace's pipelines by UID.
 
         Args:
-            namespace: of the pipelines.
-            sure: read the live list, so that none is missing.
+            namespace: the namespace to list.
+            sure: read the live list, so that no pipeline is missing.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -187,10 +187,10 @@ class Api:
         return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
 
     def apply(self, body: Document, *, subresource: str = "", manager: str = MANAGER) -> Document:
-        """Apply an object server-side, taking over the fields of other managers.
+        """Apply an object server-side. Fields that other managers own are taken over.
 
         Raises:
-            Conflict: `metadata.resourceVersion` or `uid` was given and is not the object's.
+            Conflict: `metadata.resourceVersion` or `uid` was given, and differs from that of the object.
             TidemillError: the API does not answer or refuses.
         """
         query = {"fieldManager": manager, "force": "true"}
@@ -200,7 +200,7 @@ class Api:
         """Replace a whole object, including `metadata.resourceVersion`.
 
         Raises:
-            Conflict: it has changed meanwhile.
+            Conflict: the object has changed meanwhile.
             TidemillError: the API does not answer or refuses.
         """
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
@@ -210,23 +210,23 @@ class Api:
 
         Raises:
             NotFound: there is no such object.
-            Conflict: a resourceVersion was given and is not the object's.
+            Conflict: a resourceVersion was given, and differs from that of the object.
             TidemillError: the API does not answer or refuses.
         """
         query = {"fieldManager": MANAGER}
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
 
     def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
-        """Delete an object, and in the background its dependents.
+        """Delete an object. Kubernetes deletes its dependents in the background.
 
         Args:
-            kind: its kind.
-            namespace: its namespace.
-            name: its name.
-            uid: delete it only if it still has this UID.
+            kind: the object's kind.
+            namespace: the object's namespace.
+            name: the object's name.
+            uid: if given, the object is only deleted if it still has this UID.
 
         Returns:
-            Whether it existed.
+            Whether the object existed.
 
         Raises:
             TidemillError: the API does not answer or refuses.
@@ -277,10 +277,10 @@ class Api:
 
 
 def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
-    """Return address and credentials from the pod's own account, else from the file that KUBECONFIG names.
+    """Return the API's address and credentials: those of the pod's own account, else those of the file in KUBECONFIG.
 
     Raises:
-        TidemillError: there is neither.
+        TidemillError: there is neither a pod's account nor such a file.
     """
     configuration = client.Configuration()
     try:

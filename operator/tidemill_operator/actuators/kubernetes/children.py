@@ -1,4 +1,4 @@
-"""A pipeline's objects in its namespace: read once at the start of a pass, written only if they differ."""
+"""A pipeline's objects in its namespace. They are read once at the start of a pass, and written only if they differ."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _SCALED = f"{MANAGER}-replicas"
 
 
 class Children:
-    """The objects of one pipeline, and those that it shares with its namespace, during one pass.
+    """The objects of one pipeline, and the objects that all pipelines of its namespace share, during one pass.
 
     Args:
-        api: the cluster.
-        namespace: the pipeline's.
+        api: the API of the cluster.
+        namespace: the namespace of the pipeline.
         owner: the pipeline.
 
     Attributes:
-        changed: writes made so far.
+        changed: the number of writes made so far.
         repairs: descriptions of foreign changes that were reverted.
-        made: objects that were created.
+        made: the objects that were created.
     """
 
     def __init__(self, api: Api, namespace: str, owner: OwnerReference) -> None:
@@ -56,11 +56,11 @@ class Children:
                 self._live[kind.kind, item["metadata"]["name"]] = item
 
     def known(self, kind: str, name: str) -> Document | None:
-        """The object as it was at the start of the pass; None: it did not exist."""
+        """The object as it was at the start of the pass, or None if it did not exist then."""
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:
-        """Read a live object; None: it does not exist.
+        """Read a live object. Return None if it does not exist.
 
         Raises:
             TidemillError: the API does not answer.
@@ -103,7 +103,7 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Remove foreign changes: an apply first restores our fields, then a replace removes the fields of others."""
+        """Remove foreign changes. An apply first restores our fields, then a replace removes the fields of others."""
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):
@@ -115,7 +115,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Let another field manager own the replicas before we drop the field, or Kubernetes resets it to one."""
+        """Let another field manager own the replicas before we drop the field, because Kubernetes would reset it."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -130,7 +130,7 @@ class Children:
         return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
 
     def prune(self, keep: Collection[tuple[str, str]]) -> None:
-        """Delete own objects that are not in `keep`, as (kind, name), and withdraw from such shared ones."""
+        """Delete the pipeline's objects that are not in `keep`, as (kind, name), and withdraw from shared ones."""
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED:
                 continue
@@ -143,12 +143,12 @@ class Children:
                 self.leave(KINDS[kind], name)
 
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
-        """Withdraw from a shared object. Without other owners it is deleted.
+        """Withdraw the pipeline from a shared object. The object is deleted if it has no other owner.
 
         Args:
-            kind: its kind.
-            name: its name.
-            files: keys of its data that belong to this pipeline.
+            kind: the object's kind.
+            name: the object's name.
+            files: the keys in the object's data that belong to this pipeline.
         """
         live = self.get(kind, name)
         if live is None or _label(live) != marks.SHARED:
@@ -189,9 +189,9 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """Return the manifest with a hash of its content, so that removed fields are noticed too.
+    """Return the manifest with a hash of its content. By the hash, removed fields are noticed too.
 
-    Owners and data are compared directly instead.
+    Owners and data are left out of the hash, because they are compared directly.
     """
     said = {
         **{name: value for name, value in manifest.items() if name != "data"},
@@ -220,7 +220,7 @@ def _guarded(wanted: Document, live: Document) -> Document:
 
 
 def _check_owner(wanted: Document, live: Document) -> None:
-    """Raise TidemillError if the object was not made by Tidemill, or for another purpose."""
+    """Raise TidemillError if the object was not made by Tidemill, or was made for another pipeline or purpose."""
     labels = live["metadata"].get("labels", {})
     ours = any(entry.get("manager") == MANAGER for entry in live["metadata"].get("managedFields", ()))
     shared = wanted["metadata"]["labels"][marks.OWNER_UID] == marks.SHARED

@@ -1,6 +1,6 @@
 """Pure: compares a live object with the applied one, and finds fields that other managers have added.
 
-A forced server-side apply reverts fields that others changed, but keeps fields that they added. So both are checked.
+A forced server-side apply reverts fields that others changed, but keeps fields that others added. So both are checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tidemill_operator.actuators.kubernetes.api import MANAGER
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
-# Lists that are maps: the members that identify an item; the first set that all items have is used.
+# Lists that are maps, with the members that identify an item. The first set of members that all items have is used.
 _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
@@ -25,7 +25,7 @@ _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 _AMOUNTS = frozenset({"cpu", "memory", "sizeLimit"})
 _CONTENT = ("f:spec", "f:data", "f:binaryData")
-# Others may scale, and may run `kubectl rollout restart`.
+# Fields that others may own: they may scale, and may run `kubectl rollout restart`.
 _ALLOWED = (
     ("f:spec", "f:replicas"),
     ("f:spec", "f:template", "f:metadata", "f:annotations", "f:kubectl.kubernetes.io/restartedAt"),
@@ -33,7 +33,7 @@ _ALLOWED = (
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
-    """Return the first path where a live object differs from the wanted one; None: it does not.
+    """Return the first path where a live object differs from the wanted one, or None if there is no difference.
 
     Additional fields of the live object are ignored.
 
@@ -41,7 +41,7 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
     Args:
         wanted: the applied manifest.
         live: the object from the API server.
-        path: of both, for the returned path.
+        path: the path of both objects, as a prefix of the returned path.
     """
     if isinstance(wanted, Mapping):
         if not wanted and live is None:
@@ -126,7 +126,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the foreign change that is reverted; empty: the difference comes from a new manifest.
+    """Describe the foreign change that is reverted. The text is empty if only the manifest is new.
 
     Args:
         wanted: the applied manifest, with the hash of its content.

@@ -1,7 +1,8 @@
-"""A cache of watched objects, so that a pass over a settled pipeline only reads its Secret from the API server.
+"""A cache of watched objects. With it, a pass over a settled pipeline reads only a Secret from the API server.
 
-A copy is never older than what this process wrote or read itself; otherwise it is as old as the delay of the watch.
-A copy is read again when a write finds it outdated. All objects are listed regularly, in case a watch missed one.
+A copy is never older than the version that this process last wrote or read itself. Otherwise it is as old as the delay
+of the watch. If a write finds that a copy is outdated, the object is read again. All objects are listed regularly, in
+case a watch missed one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tidemill_operator.actuators.kubernetes.api import (
 from tidemill_operator.plan.render import marks
 
 SHARED_SECONDS = 600.0
-"""How long the copy of a shared Secret is used; Secrets are not watched."""
+"""How long the copy of a shared Secret is used. It needs a limit because Secrets are not watched."""
 _OURS = f"{marks.MANAGED_BY}={marks.MANAGER}"
 
 
@@ -41,11 +42,11 @@ class _Copy:
     """The copy of an object.
 
     Attributes:
-        version: the resource version; later ones are greater.
-        uid: of the object.
-        owner: the UID in its owner label.
-        packed: the object; None: only its version is known.
-        at: when it was seen, in monotonic seconds.
+        version: the resource version. Later versions are greater.
+        uid: the object's UID.
+        owner: the UID in the object's owner label.
+        packed: the serialized object, or None if only its version is known.
+        at: when the object was seen, in monotonic seconds.
     """
 
     version: int
@@ -60,7 +61,7 @@ class Mirror:
 
     Args:
         kinds: the watched kinds.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, kinds: Collection[Kind], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,7 +91,7 @@ class Mirror:
             self._copies[kind.kind, namespace].pop(name, None)
 
     def get(self, kind: Kind, namespace: str, name: str, *, seconds: float | None = None) -> Document | None:
-        """Return the copy of an object; None: it is unknown, or was last seen more than `seconds` ago."""
+        """Return the copy of an object, or None if it is unknown, or was last seen more than `seconds` ago."""
         with self._lock:
             found = self._copies[kind.kind, namespace].get(name)
         if found is None or found.packed is None or (seconds is not None and self._clock() - found.at > seconds):
@@ -98,7 +99,7 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the objects with these owner labels, and the names of those whose content is not known."""
+        """Return the objects that have one of the owner UIDs, and the names of those whose content is not known."""
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
@@ -115,13 +116,13 @@ class Mirror:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 
     def listed(self, kind: Kind, scope: str | None, items: Sequence[Document], version: str) -> None:
-        """Store the result of a list: other objects are gone, and copies of other versions are discarded.
+        """Store the result of a list. Other objects are gone, and copies of other versions are discarded.
 
         Args:
-            kind: of the objects.
-            scope: a namespace; None: all.
+            kind: the kind of the objects.
+            scope: the listed namespace, or None if all namespaces were listed.
             items: the objects, at least their metadata.
-            version: of the list.
+            version: the resource version of the list.
         """
         at, now = _number(version), self._clock()
         with self._lock:
@@ -143,7 +144,7 @@ class MirroredApi(Api):
 
     Args:
         mirror: the cache.
-        everywhere: whether all namespaces are watched, or single ones.
+        everywhere: whether all namespaces are watched. If not, single namespaces are.
         listed_seconds: how often all objects are listed, to find changes that watches have missed.
         configuration: address and credentials.
     """
@@ -174,14 +175,14 @@ class MirroredApi(Api):
         return self._asked(kind, namespace, name) if known is None else known
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> list[Document]:
-        """Return the objects of a namespace whose owner label has one of these UIDs."""
+        """Return the objects of a namespace whose owner label has one of the UIDs."""
         self._list(kind, namespace)
         found, unknown = self._mirror.owned(kind, namespace, uids)
         asked = (self._asked(kind, namespace, name) for name in unknown)
         return found + [item for item in asked if item is not None]
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Names of a namespace's pipelines by UID."""
+        """Return the names of a namespace's pipelines by UID."""
         if sure:
             return super().alive(namespace)
         self._list(PIPELINE, namespace)
@@ -198,7 +199,7 @@ class MirroredApi(Api):
         return items
 
     def create(self, body: Document) -> Document:
-        """Make an object."""
+        """Create an object."""
         with self._writing(KINDS[body["kind"]], body["metadata"].get("namespace"), body["metadata"]["name"]):
             return self._told(super().create(body))
 
@@ -208,7 +209,7 @@ class MirroredApi(Api):
             return self._told(super().apply(body, subresource=subresource, manager=manager))
 
     def replace(self, body: Document) -> Document:
-        """Write a whole object."""
+        """Replace a whole object."""
         with self._writing(KINDS[body["kind"]], body["metadata"].get("namespace"), body["metadata"]["name"]):
             return self._told(super().replace(body))
 
@@ -237,7 +238,7 @@ class MirroredApi(Api):
 
     @contextmanager
     def _writing(self, kind: Kind, namespace: str | None, name: str) -> Iterator[None]:
-        """Discard the copy of an object if writing it fails with a conflict or because it is gone."""
+        """Discard the copy of an object if a write fails, because the object has changed or is gone."""
         try:
             yield
         except (Conflict, NotFound):
@@ -245,7 +246,7 @@ class MirroredApi(Api):
             raise
 
     def _list(self, kind: Kind, namespace: str) -> None:
-        """List all objects, so that the mirror knows at least the name of each."""
+        """List all objects, so that the mirror knows at least the name of each object."""
         scope = None if self._everywhere else namespace
         with self._listing:
             if not self._mirror.is_whole(kind, scope, seconds=self._seconds):

@@ -15,12 +15,13 @@ _MAX_TOLD = 300
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
     """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
 
-    During a rollout it serves if any pod is available, of any template. A replay has no users, so it counts as serving.
+    During a rollout the workload serves if any pod is available, of whichever template. A replay has no users, so it
+    always counts as serving.
 
     Args:
-        workload: the plan's.
-        live: its Deployment.
-        changed: number of writes made for it.
+        workload: the workload of the plan.
+        live: the workload's Deployment.
+        changed: the number of writes made for the workload.
     """
     component = OF_WORKLOAD[workload.component]
     if rolled_out(live):
@@ -51,7 +52,7 @@ def _is_seen(live: Mapping[str, Any]) -> bool:
 
 
 def _trouble(status: Mapping[str, Any]) -> str:
-    """Return why the rollout cannot complete, from the Deployment's conditions; empty: it can."""
+    """Return why the rollout cannot complete, by the Deployment's conditions, or empty if it can."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":

@@ -1,8 +1,8 @@
 """The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
 
-The pipelines of a namespace share ingest and API. Their pods read configs and keys from files that change while they
-run, so no pipeline restarts another's pods. A shared object has all its pipelines as owners, and is deleted with the
-last of them.
+The pipelines of a namespace share ingest and API. The pods of both read configs and credentials from files that change
+while the pods run, so a pipeline never restarts the pods of another. A shared object has all its pipelines as owners,
+and Kubernetes deletes it with the last of them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """One lock per namespace, because its shared objects are read and then written.
+    """One lock per namespace. It is needed because a pass reads the shared objects of a namespace and then writes them.
 
     Attributes:
-        shown: hashes of the files that pods were last made to reload, by namespace and workload.
+        shown: hashes of the files that the pods last had to reload, by namespace and workload.
     """
 
     def __init__(self) -> None:
@@ -54,18 +54,18 @@ class Scale:
 
 
 class KubernetesRuntime:
-    """Runs the workloads of one pipeline in a cluster; one object per pass.
+    """Runs the workloads of one pipeline in a cluster. A pass creates its own instance.
 
     Args:
-        api: the cluster.
+        api: the API of the cluster.
         placement: settings of every workload.
         owner: the pipeline of this pass.
-        locks: shared by all passes.
+        locks: the locks, which all passes share.
 
     Attributes:
-        scale: of the processors, as the last `ensure` or `observe` saw them.
+        scale: the scale of the processors, as the last `ensure` or `observe` saw it.
         repairs: descriptions of foreign changes that were reverted.
-        made: objects that were created.
+        made: the objects that were created.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
@@ -79,7 +79,7 @@ class KubernetesRuntime:
         """Make a pipeline's workloads match the plan, and remove its workloads that are not listed.
 
         Returns:
-            One outcome per workload: Done if it is rolled out, else Waiting.
+            One outcome per workload: Done if its rollout is complete, else Waiting.
 
         Raises:
             TidemillError: the API does not answer.
@@ -149,7 +149,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether the resource exists. True if the operator has no permission to see it.
+        """Whether the resource exists. The result is True if the operator has no permission to see it.
 
         Raises:
             TidemillError: the API does not answer.
@@ -162,7 +162,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Read the namespace and act; repeat it if another operator has written meanwhile."""
+        """Read the namespace and act. Repeat both if another operator has written meanwhile."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

@@ -1,4 +1,4 @@
-"""Stores a pipeline's passwords and API keys in its Secret. Only users change the keys."""
+"""Stores a pipeline's passwords and API keys in its Secret. Only users change the API keys later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 
-# A node updates the files of its pods when a pod's annotation changes, else about once a minute.
+# A node updates the files of its pods when a pod's annotation changes. Otherwise it does so about once a minute.
 PATIENCE_SECONDS = 120.0
 
 
@@ -27,7 +27,7 @@ class KubernetesSecrets:
     (with both scopes), and `rotation.json` the state of a rotation. The Secret is deleted with the resource.
 
     Args:
-        api: the cluster.
+        api: the API of the cluster.
         owner: the pipeline of this pass.
         patience_seconds: how long pods may take to notice a switch.
     """
@@ -90,10 +90,10 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # Create, not apply: of two operators, one fails and reads the other's passwords next time.
+            # This creates and does not apply. So of two operators one fails, and reads the other's passwords next time.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
-            # Write only if it is unchanged since it was read, so that no other operator's password is overwritten.
+            # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.
             metadata = {
                 "resourceVersion": live["metadata"]["resourceVersion"],
                 "labels": {marks.OWNER_UID: self._owner.uid},
@@ -106,10 +106,10 @@ class KubernetesSecrets:
 
 
 def decoded(secret: Document) -> dict[str, str]:
-    """The files of a Secret.
+    """Return the files of a Secret.
 
     Raises:
-        TidemillError: one is not text.
+        TidemillError: a file is not text.
     """
     try:
         return {name: base64.b64decode(text).decode() for name, text in (secret.get("data") or {}).items()}

@@ -1,4 +1,4 @@
-"""One pass over the objects of one pipeline in its namespace: create, share, withdraw."""
+"""One pass over a pipeline's objects in its namespace: creates own objects, and joins or leaves shared ones."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Pass:
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
-        shown: hashes of the files that the pods of a workload were last made to reload, kept between passes.
-        kept: (kind, name) of the objects that the pipeline needs.
+        shown: hashes of the files that the pods of a workload last had to reload. They are kept between passes.
+        kept: the objects that the pipeline needs, as (kind, name).
     """
 
     api: Api
@@ -73,7 +73,8 @@ class Pass:
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            alive = api.alive(namespace, sure=True)  # a pipeline that is missing in a cache would lose its files
+            # If a pipeline is missing in the cache, it loses its files. So the live list is read.
+            alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
@@ -98,12 +99,12 @@ class Pass:
         """Remove objects that are not kept, and withdraw the pipeline from shared ones.
 
         Args:
-            components: shared components that the pipeline does not need.
-            configs: whether no shared component needs its config.
+            components: the shared components that the pipeline does not need.
+            configs: whether to remove the pipeline's config, because no shared component needs it.
             all_of_it: whether the pipeline needs no object at all.
         """
         name = self.owner.name
-        # A later pipeline of the same name uses the same file names.
+        # A newer pipeline of the same name uses the same file names, so its files must stay.
         replaced = any(other == name and uid != self.owner.uid for uid, other in self.alive.items())
         if configs:
             files = [] if replaced else [f"{name}.json"]
@@ -163,12 +164,12 @@ class Pass:
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
-        """Make nodes update the pods' files now, by changing the pods; otherwise it takes about a minute."""
+        """Make nodes update the pods' files now, by changing the pods. Otherwise the update takes about a minute."""
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
         mark, all_told = marks.digest(",".join(seen)), True
-        # A pod that starts later gets the current files anyway.
+        # No pod is changed twice for the same files, and a pod that starts later gets the current files anyway.
         if self.shown.get((self.namespace, workload.name)) == mark:
             return
         selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
@@ -181,7 +182,7 @@ class Pass:
                     self.children.changed += 1
                 except NotFound:
                     continue
-                except TidemillError as error:  # the node updates the files later
+                except TidemillError as error:  # the pod's files are then updated later, so only a warning is logged
                     log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
                     all_told = False
         if all_told:
@@ -191,7 +192,7 @@ class Pass:
         """Make the files that all workloads of the namespace read match the settings.
 
         Returns:
-            A hash of the connections. It is salted, so that no password can be guessed from it.
+            A hash of the connection settings. It is salted, so that no password can be guessed from it.
         """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
@@ -209,7 +210,7 @@ class Pass:
         return marks.digest(json.dumps(data, sort_keys=True))
 
     def _of_the_living(self, data: dict[str, str]) -> dict[str, str]:
-        """Return the files of the other existing pipelines; files are named `<pipeline>.…`."""
+        """Return the files of the other pipelines that exist. A file's name begins with `<pipeline>.`."""
         others = set(self.alive.values()) - {self.owner.name}
         return {file: text for file, text in data.items() if file.partition(".")[0] in others}
 

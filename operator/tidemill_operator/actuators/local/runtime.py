@@ -1,7 +1,7 @@
-"""The local runtime: workloads as child processes of this one, their configs as files below the data folder.
+"""The local runtime. Workloads are child processes of this one, and their configs are files below the data folder.
 
-The pipelines of a namespace share ingest and API. These run as long as a pipeline needs them, and follow changes of the
-config files. A processor reads its config once, so it is restarted when the config changes.
+The pipelines of a namespace share ingest and API. Both run as long as a pipeline needs them, and read the config files
+again when they change. A processor reads its config once, so it is restarted when the config changes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 10.0
-# The variables that workloads inherit from our environment; they must not see the administrator's login.
+# The variables that workloads inherit from our environment. The list is closed, so that no workload sees the
+# administrator's login.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
@@ -36,7 +37,7 @@ _PASSED_ON = (
 
 @dataclass
 class _Running:
-    """The last specification of a workload, and the pipelines that need it."""
+    """The last specification of a workload, and the pipelines that need the workload."""
 
     workload: Workload
     pipelines: set[str] = field(default_factory=set)
@@ -46,9 +47,9 @@ class LocalRuntime:
     """Runs workloads on this machine. Its methods may be called from any thread.
 
     Attributes:
-        config_root: `<namespace>/<pipeline>.json` below it.
-        secrets_root: `<namespace>/<pipeline>/*.json` below it.
-        references_root: the users' Secrets, `<namespace>/<secret>/<key>` below it.
+        config_root: the folder of the configs `<namespace>/<pipeline>.json`.
+        secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
+        references_root: the folder of the users' Secrets `<namespace>/<secret>/<key>`.
     """
 
     def __init__(
@@ -61,15 +62,15 @@ class LocalRuntime:
         reserved: Collection[int] = (),
         host: str = HOST,
     ) -> None:
-        """Prepare the runtime; no process runs before `start`.
+        """Prepare the runtime. No process runs before `start`.
 
         Args:
             data_dir: the folder of configs, secrets, logs and pid files.
-            environ: the processes' environment; of Tidemill's own variables only those of workloads are passed on.
-            addresses: TIDEMILL_ variables for all processes: brokers, Postgres, Redis.
-            ports: wanted ports by component; they override the plan's.
-            reserved: those of them that were asked for by number.
-            host: address at which the processes listen.
+            environ: the environment of the processes. Of Tidemill's own variables, workloads get only theirs.
+            addresses: TIDEMILL_ variables for all processes: the addresses of brokers, Postgres and Redis.
+            ports: wanted ports by component. They override the ports of the plan.
+            reserved: the ports that the user asked for by number.
+            host: the address at which the processes listen.
         """
         self._host = host
         self.config_root = data_dir / "pipelines"
@@ -81,7 +82,7 @@ class LocalRuntime:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._addresses = dict(addresses)
-        # Protects open pipelines from web pages that use DNS rebinding.
+        # Only these names are accepted in requests, because DNS rebinding would let web pages read open pipelines.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
@@ -96,7 +97,7 @@ class LocalRuntime:
         self._supervisor.start()
 
     def close(self) -> None:
-        """End every process; configs and secrets are kept."""
+        """End every process. Configs and secrets are kept."""
         self._supervisor.close()
 
     def states(self) -> Mapping[str, ReplicaState]:
@@ -144,10 +145,10 @@ class LocalRuntime:
 
         Args:
             workload: the workload.
-            pipelines: the pipelines that need it, in addition to those before.
+            pipelines: the pipelines that need the workload, in addition to those known before.
 
         Returns:
-            Number of changed files and processes.
+            The number of changed files and processes.
         """
         with self._lock:
             folder = self.config_root / workload.namespace
@@ -163,7 +164,7 @@ class LocalRuntime:
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
-        """Whether all its replicas run as specified and are ready, and no other replica runs."""
+        """Whether all replicas of the workload run as specified and are ready, and no other replica runs."""
         states = self.replicas(workload.namespace, workload.name)
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 
@@ -187,7 +188,7 @@ class LocalRuntime:
         return changed
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's own processes, wait for their end, and remove its config from the shared ones."""
+        """End a pipeline's own processes, wait until they have ended, and remove its config from shared workloads."""
         with self._lock:
             own = [
                 name
@@ -268,7 +269,7 @@ class LocalRuntime:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )
-        # A process that reads its config once also reads its login once.
+        # A process that reads its config once also reads its login once, so both are part of the revision.
         revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
@@ -286,7 +287,7 @@ class LocalRuntime:
         return f".{digest.hexdigest()[:16]}"
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
-        """End the replicas from this number on, and return how many were ended."""
+        """End the replicas with this number or a greater one, and return how many were ended."""
         changed = 0
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:

@@ -1,4 +1,4 @@
-"""A pipeline's passwords and API keys as files, readable by their owner only."""
+"""A pipeline's passwords and API keys as files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# Processes read the files when they connect; requests on older connections end soon.
+# The patience is short: processes read the files when they connect, and requests on older connections end soon.
 PATIENCE_SECONDS = 5.0
 
 

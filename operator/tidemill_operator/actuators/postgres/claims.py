@@ -1,4 +1,4 @@
-"""Records which pipeline owns a topic, in the schema of that pipeline, where other pipelines look it up."""
+"""Records which pipeline owns a topic. The record is in the pipeline's schema, where other pipelines look it up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidemill_operator.plan.model import Owner, Schema
 _TABLE = "_offsets"
 _LET_GO = "positions of before; the topic was let go"
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
-# The comment of a pipeline's table of positions names its topic.
+# The claim on a topic is the comment of the table of positions.
 _CLAIMS = """
 SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d
@@ -29,16 +29,16 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Make sure that no other pipeline owns a pipeline's topics. Others cannot claim them until the transaction ends.
+    """Make sure that no other pipeline owns a pipeline's topics. No other can claim them until the transaction ends.
 
     Args:
-        session: in a transaction.
-        schema: the plan's.
+        session: a session in a transaction.
+        schema: the schema in the plan.
         owner: the pipeline.
-        gone: whether another pipeline no longer exists, so that its claim may be taken over; None: never.
+        gone: tells whether another pipeline no longer exists, so that its claim may be taken over. None: no claim is.
 
     Raises:
-        TidemillError: another pipeline owns one of them.
+        TidemillError: another pipeline owns one of the topics.
     """
     if _settled(session, schema):
         return
@@ -51,7 +51,7 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the claims of other pipelines on a pipeline's topics; none if it owns its topics already."""
+    """Yield the claims of other pipelines on a pipeline's topics. Yields none if it already owns its topics."""
     if _settled(session, schema):
         return
     known = {text: (topic, managed) for topic in (schema.source, *schema.outputs) for text, managed in _marks(topic)}
@@ -76,7 +76,7 @@ def made(session: Session, schema: str) -> frozenset[str]:
 
 
 def _written(session: Session, schema: Schema) -> Iterator[Claim]:
-    """Yield the claims of pipelines whose output topic is this topic."""
+    """Yield the claims of pipelines that write their output to this schema's source topic."""
     derived = names.derived_topic(schema.source)
     if derived is None or derived[2] not in names.OUTPUT_TOPICS:
         return
@@ -87,7 +87,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Whether the pipeline owns its topic already. True if it read the topic before claims were recorded."""
+    """Whether the pipeline already owns its topic. True also if it read the topic before claims were recorded."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 
@@ -97,14 +97,14 @@ def _marks(topic: str) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 
 def _mark(schema: Schema) -> str:
-    """The comment of a pipeline's table; empty: it names no source topic, and claims none."""
+    """The comment of a pipeline's table of positions, or empty if the pipeline reads no topic, and so claims none."""
     if not schema.source:
         return ""
     return next(text for text, managed in _marks(schema.source) if managed == schema.managed)
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """The comment of the table; empty: it has none; None: there is no table."""
+    """The live comment of the table of positions, or empty if it has none, None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

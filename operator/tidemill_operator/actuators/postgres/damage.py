@@ -1,4 +1,4 @@
-"""Detects rows of a schema that somebody else deleted, with cheap queries. Reads only."""
+"""Detects with cheap queries that somebody else deleted rows of a schema. Reads only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
 
-# The check of a table ends at the first partition with a row.
+# The query is cheap, because the check of a table ends at the first partition with a row.
 _EMPTIED = """
 SELECT a.name, a.version FROM {} a
   JOIN pg_class c ON c.relname = a.table_name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %s
@@ -17,12 +17,12 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions that batches were merged into, but whose partitions are all empty.
+    """Return the versions into which batches were merged, but whose partitions are all empty.
 
     Args:
         session: an open session.
-        schema: name of the schema.
-        columns: of its tables.
+        schema: the name of the schema.
+        columns: the columns of the schema's tables.
     """
     if "rev" not in columns.get("_aggregations", ()):
         return frozenset()
@@ -31,5 +31,5 @@ def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]
 
 
 def missing_positions(there: Collection[int]) -> tuple[int, ...]:
-    """Return the partitions without a position. Positions are created in order from 0 on and never deleted."""
+    """Return the partitions without a position. Positions are created from partition 0 on, and never deleted."""
     return tuple(sorted(set(range(max(there, default=0) + 1)) - set(there)))

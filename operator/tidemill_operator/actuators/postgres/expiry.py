@@ -1,7 +1,8 @@
-"""Retention: detaches and drops partitions of windows and kept events that the watermark has passed.
+"""Retention: detaches and drops partitions of windows and of stored events that the watermark has passed.
 
-A partition is due when its end is before watermark - retention. It is then marked, and dropped only if it is still due
-a day of wall-clock time later, so that a wrong timestamp does not delete history. A longer retention removes marks.
+A partition is due when its end is before watermark - retention. A due partition is marked. It is dropped only if it is
+still due a day of wall-clock time later, so that a wrong timestamp does not delete history. After the retention was
+made longer, marks of partitions that are no longer due are removed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class _Partition:
     """A partition.
 
     Attributes:
-        since: when it was marked; None: it is not marked.
-        pending: detaching it was interrupted.
-        due: it is past its retention, or was when detaching began.
+        since: when the partition was marked, or None if it is not marked.
+        pending: whether detaching it was interrupted.
+        due: whether it is past its retention, or was past it when detaching began.
     """
 
     parent: str
@@ -43,7 +44,7 @@ class _Partition:
 
 
 def expire(session: Session, schema: Schema) -> None:
-    """Mark partitions that became due, drop a few that have been due for a day, unmark those no longer due."""
+    """Mark partitions that became due, drop a few that have been due for a day, and unmark those no longer due."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)
@@ -54,7 +55,7 @@ def expire(session: Session, schema: Schema) -> None:
             elif not part.pending and part.since is None:
                 _mark(session, schema.name, part, json.dumps({_MARK: _now(session).isoformat()}))
             elif dropped < _PER_PASS and (part.pending or _now(session) - (part.since or part.end) >= HELD_FOR):
-                # A busy partition is left for the next pass.
+                # If the partition is in use, leave it for the next pass.
                 with suppress(errors.LockNotAvailable, errors.QueryCanceled):
                     _drop(session, schema.name, part)
                     dropped += 1

@@ -1,4 +1,4 @@
-"""Makes privileges in a schema match the plan: grants those of the plan, revokes all others of its roles and PUBLIC."""
+"""Makes the privileges in a schema match the plan. Other privileges of the plan's roles and of PUBLIC are revoked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUBLIC = ""
 
 
 class Grant(NamedTuple):
-    """A privilege; `kind` is SCHEMA, TABLE or FUNCTION, `column` is set for a privilege on a column alone."""
+    """A privilege. `kind` is SCHEMA, TABLE or FUNCTION. `column` is set if the privilege is for one column only."""
 
     kind: str
     thing: str
@@ -43,7 +43,7 @@ def wanted_grants(schema: Schema) -> set[Grant]:
 
 
 def ensure_grants(session: Session, schema: Schema) -> None:
-    """Make the privileges on the plan's objects match the plan. Other roles are left alone."""
+    """Make the privileges on the plan's objects match the plan. Privileges of other roles stay as they are."""
     wanted, live = wanted_grants(schema), _observe(session, schema)
     for grant in sorted(wanted - live):
         session.write(f"GRANT {{}} ON {grant.kind} {{}} TO {{}}", *_parts(schema, grant))
@@ -86,7 +86,7 @@ def _observe(session: Session, schema: Schema) -> set[Grant]:
             "oid": oid,
             "tables": [table.name for table in schema.tables],
             "functions": [name for name, _ in schema.functions],
-            # Logins have no privileges of their own.
+            # Logins are listed too, because they must have no privileges of their own.
             "roles": [role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))],
         },
     )

@@ -1,7 +1,7 @@
 """Deletes dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
 
-Unpublished rows are not deleted; if they fill the quota, processors store no more. A pass takes a few seconds at
-most; the next passes delete the rest.
+Unpublished rows are not deleted. If they fill the quota, processors store no further rows. A pass deletes for a few
+seconds at most, and the next passes delete the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NEARLY_FULL, MADE_FREE = 64, 8
 """If less than a 64th of the quota is free, rows are deleted until an eighth is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
-"""How long a detector's state of a group is kept at least, after the group's last window."""
+"""The least time for which a detector's state of a group is kept after the group's last window."""
 
 _ORDER = {
     "_dead_letters": ("created_at", 'created_at, epoch, partition, "offset"'),
@@ -30,7 +30,7 @@ _ORDER = {
 
 
 def expire_rows(session: Session, schema: Schema) -> None:
-    """Delete rows that are due, for a few seconds at most. The session acts as the schema's owner."""
+    """Delete rows that are due, for a few seconds at most. The session must act as the schema's owner."""
     until = time.monotonic() + PASS_SECONDS
     for kept in schema.kept:
         while time.monotonic() < until and _expire(session, schema.name, kept):
@@ -55,7 +55,7 @@ def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
 
 
 def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
-    """Delete some of the oldest rows, but not many more bytes than `excess`, and return the bytes."""
+    """Delete about as many of the oldest rows as have `excess` bytes, and return the deleted bytes."""
     _, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, sum(bytes) OVER (ORDER BY " + order + ") - bytes AS before"
@@ -63,7 +63,8 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    return max(size, 1) if rows else 0  # rows of earlier versions count no bytes
+    # Rows of earlier versions have no size. At least 1 is returned, so that the caller sees that rows were deleted.
+    return max(size, 1) if rows else 0
 
 
 def _delete(
@@ -112,7 +113,7 @@ def _forget_groups(session: Session, schema: str) -> None:
         "SELECT NOT EXISTS (SELECT FROM {kept} WHERE kind = '_detectors' AND place = %s"
         f" AND full_at >= now() - interval '{DETECTORS_EVERY}')"
     ).format(**parts)
-    # Read first: an upsert that changes nothing is still a write.
+    # Read first, because an upsert that changes nothing is still a write.
     if session.connection.execute(due, (OPERATOR,)).fetchone() != (True,):
         return
     turn = sql.SQL(

@@ -1,4 +1,4 @@
-"""Widens keys of tables that earlier versions made, before their rows may differ in the new columns only."""
+"""Widens keys of tables that earlier versions made, before rows are stored that differ in the new columns only."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 
 
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
-    """Give each key the columns that the plan has in it, in a pipeline that needs them.
+    """Give each key the columns that it has in the plan, in a pipeline that needs the wider keys.
 
-    Until then the key of an earlier version does as well, and building one takes as long as an index of the table.
+    Other pipelines keep the key of the earlier version, because a new key takes as long as an index of the table.
     """
     tables = {table.name: table for table in schema.tables if table.key}
     if live is None or not schema.explodes:
         return
     for name, key, columns in session.rows(_KEYS, (schema.name, list(tables))):
-        # The key of an identity column is none that rows are told apart by.
+        # The key of an identity column is not widened, because it does not tell whether two rows are the same.
         if columns != ["id"] and not set(tables[name].key) <= set(columns):
             session.write("{}", sql.SQL(replace_key(schema.name, tables[name], key)))

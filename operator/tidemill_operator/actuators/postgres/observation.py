@@ -17,13 +17,13 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.model import Failing, LiveSchema, Loss
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Replicas record the same loss within moments. All these records are reported for a day, and then none.
+# Replicas record the same loss within moments. All records of a loss are reported for a day, and then no more.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
 """
-# An old row belongs to a processor that has ended, so it is no longer retried.
+# Rows that were not tried lately are left out: their processor has ended, so nobody retries them.
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
@@ -37,7 +37,7 @@ SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
 
 
 def observe(session: Session, schema: str) -> LiveSchema | None:
-    """Return the live facts of a schema; None: it does not exist."""
+    """Return the live facts of a schema, or None if it does not exist."""
     found = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     if not found:
         return None
@@ -71,7 +71,7 @@ def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
 def _versions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_aggregations" not in live.columns:
         return live
-    # A schema from before `layout` and `fed` has neither.
+    # Read `layout` and `fed` through to_jsonb, which gives null if the table of an older schema lacks these columns.
     query = sql.SQL(
         "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
         " FROM {} a"
@@ -94,7 +94,7 @@ def _accepted(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_offsets" not in live.columns:
         return live
-    # A schema from before `former_topic_ids` has none.
+    # Read `former_topic_ids` through to_jsonb, which gives null if the table of an older schema lacks the column.
     query = sql.SQL(
         "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
     ).format(sql.Identifier(schema, "_offsets"))
@@ -128,7 +128,7 @@ def _kept(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 
 
 def _failing(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
-    """Add what processors currently fail to do, and what they have skipped."""
+    """Add the duties that processors currently fail to do, and the windows that they have skipped."""
     if "_held_up" in live.columns:
         query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
         live = replace(live, held_up=tuple(Failing(*row) for row in session.connection.execute(query)))

@@ -1,8 +1,8 @@
-"""Lets only one operator at a time work on a pipeline, and never one that was replaced.
+"""Makes sure that only one operator at a time works on a pipeline, and that a replaced operator writes nothing more.
 
-An advisory lock separates passes over the same pipeline, in any system. The schema's comment names the epoch of the
-operator that wrote last. An operator of an earlier epoch, which was frozen and resumes, finds the later epoch there and
-writes nothing. On a laptop there is no leader election and no epoch, only the lock.
+An advisory lock keeps passes over the same pipeline apart, in any system. The schema's comment has the epoch of the
+operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds the later epoch there, and
+writes nothing. On a laptop there is neither a leader election nor an epoch, only the lock.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.model import Owner
 
 HELD_MS = 30_000
-"""How long a silent (e.g. frozen) holder keeps the lock. A holder confirms before each action."""
+"""How long a silent holder, e.g. a frozen one, keeps the lock. A working holder confirms it before each action."""
 
 
 class Leadership(Protocol):
-    """The part of leader election that ownership uses: epochs."""
+    """What this module needs of the leader election: epochs."""
 
     @property
     def epoch(self) -> int:
-        """This leader's epoch; greater than that of every earlier leader."""
+        """This leader's epoch. It is greater than the epoch of every earlier leader."""
         ...
 
     def outbid(self, seen: int) -> int:
-        """React to a greater epoch: another operator leads, or the count of epochs was reset.
+        """React to an epoch that is greater than this operator's.
+
+        Either another operator leads, or the count of epochs was reset.
 
         Returns:
-            This operator's new epoch, which is greater.
+            The new epoch of this operator, which is greater than `seen`.
 
         Raises:
             NotOurTurn: another operator leads.
@@ -63,7 +65,8 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # This process was slow or frozen. Another operator has left its epoch, or wanted the same state.
+                # This process was slow or frozen. If another operator worked meanwhile, it left its epoch in the
+                # schema, or wanted the same state. So it is safe to take the lock again.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm
@@ -73,7 +76,7 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
 def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Session]:
     with connected(address, f"waiting for other operators at schema {schema}") as session:
         try:
-            # The lock belongs to a transaction, which Postgres ends if its holder is silent for too long.
+            # The lock belongs to a transaction, because Postgres ends a transaction that is silent for too long.
             session.connection.execute("BEGIN")
             session.connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {HELD_MS}")
             session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-pipeline'), hashtext(%s))", (schema,))
@@ -94,10 +97,10 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
     """Check that this operator may write a schema.
 
     Returns:
-        The epoch in the schema's comment; None: it has none.
+        The epoch in the schema's comment, or None if the comment has none.
 
     Raises:
-        NotOurTurn: a later leader has written it.
+        NotOurTurn: a later leader has written the schema.
     """
     rows = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     found = epoch_of(rows[0][0]) if rows else None
@@ -107,7 +110,7 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
 
 
 def epoch_of(comment: str | None) -> int | None:
-    """The epoch in a schema's comment; None: it has none."""
+    """The epoch in a schema's comment, or None if the comment has none."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(comment or "")["epoch"])
     return None

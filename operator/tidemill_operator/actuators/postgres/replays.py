@@ -1,4 +1,4 @@
-"""Replays in a pipeline's schema: reads their progress, completes them, and removes cancelled ones."""
+"""Replays in a pipeline's schema: reads how far they are, completes them, and removes cancelled ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
 
     Args:
         session: an open session.
-        schema: name of the schema.
-        columns: of its tables. A column that somebody dropped counts as empty until the next `ensure` adds it.
+        schema: the name of the schema.
+        columns: the columns of its tables. A column that somebody dropped counts as empty until `ensure` adds it.
     """
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # Partitions that live processors already count are not left to the replay.
+    # A partition that live processors already count for a version is not left to the replay, so it adds no lag.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
@@ -56,7 +56,7 @@ def end_replays(session: Session, schema: Schema) -> None:
     """Delete the versions of cancelled replays. The API has never answered from them."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
-        # Live processors first: while they count for a version, its table is kept.
+        # Live processors come first, because the table of a version is kept while they count for it.
         session.write_rows(
             sql.SQL(
                 "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"
@@ -75,7 +75,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Record that a replay is complete, and that live processors need not count for abandoned versions."""
+    """Record that a replay is complete, and that live processors need not count for versions that were given up."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")

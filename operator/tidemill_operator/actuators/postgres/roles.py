@@ -1,4 +1,4 @@
-"""The roles of a schema: owner, writer and reader have the privileges; logins are members of them.
+"""The roles of a schema. Owner, writer and reader have the privileges. Logins are members of writer or reader.
 
 Writer and reader have two logins each, A and B. Usually one of them may log in; during a rotation both may.
 """
@@ -22,7 +22,7 @@ from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import Owner, Schema
 
-# The locks of a lost node are released within about ten seconds.
+# These timeouts release the locks of a lost node within about ten seconds.
 _LOST_NODE = {
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_count": "3",
@@ -41,7 +41,7 @@ _ATTRIBUTES = ("rolsuper", "rolcreatedb", "rolcreaterole", "rolreplication", "ro
 
 
 def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: PipelineSecrets, adopt: bool) -> None:
-    """Make the roles match the plan. Only current, staged and not yet retired logins may log in.
+    """Make the roles match the plan. Only logins that are current, staged or not yet retired may log in.
 
     Raises:
         TidemillError: a role of that name belongs to somebody else.
@@ -67,7 +67,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
 
 
 def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
-    """Yield the roles that exist with another owner, which `ensure_roles` would refuse."""
+    """Yield an error for each role that exists with another owner, because `ensure_roles` would refuse it."""
     ours = _mark(session, owner)
     for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
         if not _is_ours(live["mark"], ours):
@@ -88,7 +88,7 @@ def end_sessions(session: Session, schema: Schema) -> None:
 
 
 def drop_roles(session: Session, schema: Schema) -> None:
-    """Drop the roles that exist; they must not own anything any more."""
+    """Drop the roles that exist. They must not own anything any more."""
     (database,) = session.rows("SELECT current_database()")[0]
     for role in _observe(session, roles_of(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
@@ -136,7 +136,7 @@ def _ensure(
         if password is not None and not live["login"]:
             session.write("ALTER ROLE {} LOGIN", role)
     if password is not None and not (live and _knows_password(session, role, password, live["mark"])):
-        # The password is hashed here, so that no server log contains it.
+        # The password is hashed here, so that it appears in no log of the server.
         verifier = session.connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
         session.write("ALTER ROLE {} PASSWORD {}", role, sql.Literal(verifier.decode()))
     text = json.dumps(mark, sort_keys=True)
@@ -145,7 +145,7 @@ def _ensure(
 
 
 def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, settings: Mapping[str, str]) -> None:
-    """Set a login's parameters, because members do not inherit those of a role."""
+    """Set the parameters of a login itself, because a member does not inherit the parameters of its role."""
     configured = dict(setting.split("=", 1) for setting in (live or {}).get("config") or ())
     for name, value in settings.items():
         if configured.get(name) != value:
@@ -195,7 +195,7 @@ def verifies(password: str, verifier: str) -> bool:
 
 
 def _ensure_membership(session: Session, owner: str) -> None:
-    """Make the administrator a member of the owner; without superuser rights it could not act as the owner."""
+    """Make the administrator a member of the owner. Without superuser rights it could else not act as the owner."""
     privilege = "SET" if session.connection.info.server_version >= 160_000 else "MEMBER"
     ((member,),) = session.rows("SELECT pg_has_role(current_user, %s, %s)", (owner, privilege))
     if not member:
@@ -208,7 +208,7 @@ def _ensure_connect(session: Session, schema: Schema) -> None:
     missing = wanted - _database_grants(session, schema)
     if not missing:
         return
-    # The grants of all pipelines are in one catalog row, which two transactions cannot write at once.
+    # The grants of all pipelines are in one catalog row, which two transactions cannot write at once. So lock first.
     session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), 0)")
     for role, privilege in sorted(missing):
         session.write("GRANT {} ON DATABASE {} TO {}", sql.SQL(privilege), database, role)

@@ -1,4 +1,4 @@
-"""Writes the rows that must exist in a pipeline's schema, and their columns that only the operator changes."""
+"""Writes the rows that must exist in a pipeline's schema, and the columns of rows that only the operator changes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tidemill_operator.plan.postgres.migration import with_types_of
 
 
 def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:
-    """Make these rows match the plan.
+    """Make the required rows match the plan.
 
     Args:
-        session: inside the transaction that made the tables.
-        schema: the plan's.
-        live: the schema before that transaction; None: it did not exist.
+        session: the session, inside the transaction that made the tables.
+        schema: the schema in the plan.
+        live: the schema before that transaction, or None if it did not exist.
         regress: accept a lower generation, because a new resource counts its generations from the start.
     """
     _ensure_positions(session, schema)

@@ -1,8 +1,8 @@
 """Makes a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
 
-All DDL of one `ensure` is one transaction under the pipeline's lock. Tables and columns are only added; columns with a
-former name are renamed; keys get columns where a record may be several events. SQL text from the plan is our own; every
-name is quoted as an identifier.
+All DDL of one `ensure` is in one transaction, under the pipeline's lock. Tables and columns are only added. Columns
+with a former name are renamed. In pipelines where a record may be several events, keys get more columns. SQL text in
+the plan was written by Tidemill, and every name is quoted as an identifier.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ _DROP_AT_ONCE = 50
 
 
 class PostgresSchemas:
-    """The schemas of one database. Each call opens a connection; safe to call from several threads.
+    """The schemas of one database. Each call opens a connection. Safe to call from several threads.
 
     Args:
-        address: the database (created if missing) and a login with CREATEROLE and CREATE on it, or a superuser's.
-        read_only: write nothing, for plans; a missing database counts as empty.
-        leadership: of the operator that writes; None: there is no leader election.
+        address: the database, which is created if missing, and the login of a superuser, or of a role with CREATEROLE
+            and with CREATE on the database.
+        read_only: write nothing, for plans. A missing database counts as an empty one.
+        leadership: the leader election of this operator, or None if there is none.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class PostgresSchemas:
         self._address, self._read_only, self._leadership = address, read_only, leadership
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a pipeline against other operators; yields a check that raises NotOurTurn once the lock is lost.
+        """Lock a pipeline against other operators. Yields a check that raises NotOurTurn once the lock is lost.
 
         Raises:
             NotOurTurn: another operator holds the lock, or leads.
@@ -62,7 +63,7 @@ class PostgresSchemas:
         return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return the live schema; None if it does not exist.
+        """Return the live schema, or None if it does not exist.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -78,7 +79,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the conflicts with other owners of the topic and roles that `ensure` would report. Takes no locks.
+        """Return the conflicts with other owners of topic and roles that `ensure` would report. Takes no locks.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -102,15 +103,14 @@ class PostgresSchemas:
         """Make the schema match the plan.
 
         Args:
-            schema: the plan's.
-            owner: the resource it belongs to.
+            schema: the schema in the plan.
+            owner: the resource that the schema belongs to.
             secrets: the logins of writer and reader.
-            adopt: take over a schema and roles of another owner, and a topic if its pipeline is gone.
-            exists: tells whether a pipeline exists; None: no other pipeline does.
+            adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
+            exists: tells whether a pipeline exists. None means that no other pipeline exists.
 
-        Returns:
-            One outcome: Done; Waiting if a lock was busy; Failed if it has another owner, or cannot be changed as
-            planned.
+            One outcome. It is Done; Waiting if a lock was busy; Failed if the schema has another owner, or cannot be
+            changed as planned.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -199,7 +199,7 @@ class PostgresSchemas:
             return outcome.failed(Component.SCHEMA, schema, error)
 
     def _drop_some(self, session: Session, schema: str) -> bool:
-        """Drop a few partitions, because a transaction that drops hundreds would run out of locks."""
+        """Drop a few partitions. A transaction that drops hundreds of them would run out of locks."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
@@ -252,7 +252,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Report an error of Postgres about a table with the name of its aggregation."""
+    """Translate an error of Postgres about a table into one that names the table's aggregation."""
     try:
         yield
     except errors.InsufficientPrivilege:

@@ -1,4 +1,4 @@
-"""A connection to Postgres as its administrator: counts writes, and translates errors into TidemillError."""
+"""A connection to Postgres as its administrator. It counts writes, and translates errors into TidemillError."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# Our transactions are never idle for long, so an idle one belongs to a frozen process.
+# The limit can be short: our transactions are never idle for long, so an idle one belongs to a frozen process.
 IDLE_MS = 20_000
 
 
@@ -45,7 +45,7 @@ class Session:
         return self.connection.execute(sql.SQL(query), parameters).fetchall()
 
     def write(self, text: str, *names: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
-        """Run a statement that writes; each `{}` takes an identifier or a composed part."""
+        """Run a statement that writes. Each `{}` takes an identifier or a composed part."""
         parts = [sql.Identifier(name) if isinstance(name, str) else name for name in names]
         self.connection.execute(sql.SQL(text).format(*parts), parameters or None)
         self.changed += 1
@@ -56,14 +56,14 @@ class Session:
 
     @contextmanager
     def transaction(self, schema: str) -> Iterator[None]:
-        """A transaction that excludes other transactions on the same schema."""
+        """Open a transaction that excludes other transactions on the same schema."""
         with self.connection.transaction():
             self.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), hashtext(%s))", (schema,))
             yield
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Act as a role within the block, so that it owns new objects. An error rolls both back."""
+        """Act as a role within the block, so that the role owns new objects. An error rolls back both."""
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield
         self.connection.execute("RESET ROLE")
@@ -77,8 +77,8 @@ def connected(
 
     Args:
         address: the database and the administrator's login.
-        doing: what the session is for; begins the messages of errors.
-        timeout_seconds: of connecting.
+        doing: what the session is for. Messages of errors begin with it.
+        timeout_seconds: the timeout of connecting.
         read_only: let Postgres refuse every write, and do not create a missing database.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The webhook's certificate and its authority, kept in one Secret and renewed long before they expire.
+"""The webhook's certificate and its authority. Both are kept in one Secret, and renewed long before they expire.
 
 The first replica creates them. A replica that tries at the same time gets a conflict and uses the existing ones.
 """
@@ -40,8 +40,8 @@ class Certificates:
     """The content of the Secret.
 
     Attributes:
-        bundle: the trusted authorities, newest first; earlier ones stay until they expire.
-        authority: signs the server's certificate.
+        bundle: the trusted authorities, newest first. Former ones stay until they expire.
+        authority: the authority that signs the server's certificate.
         server: the webhook's certificate.
     """
 
@@ -50,7 +50,7 @@ class Certificates:
     server: Pair
 
     def files(self) -> dict[str, str]:
-        """Return them as files of a Secret."""
+        """Return the certificates as files of a Secret."""
         return {
             CA: self.bundle,
             CA_KEY: self.authority.key,
@@ -60,12 +60,12 @@ class Certificates:
 
 
 class CertificateKeeper:
-    """Maintains the Secret; every replica may do it.
+    """Keeps the Secret up to date. Every replica may do it.
 
     Args:
-        api: the cluster.
-        namespace: of the Secret.
-        name: of the Secret.
+        api: the API of the cluster.
+        namespace: the namespace of the Secret.
+        name: the name of the Secret.
         hosts: host names of the webhook.
         now: the wall clock, with a zone.
     """
@@ -120,10 +120,10 @@ class CertificateKeeper:
 
 
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """Return certificates, with new ones for those that are in the last third of their lifetime or for other hosts.
+    """Return certificates. Those in the last third of their lifetime, or made for other hosts, are new ones.
 
     Args:
-        known: the existing ones; None: there are none that can be used.
+        known: the existing certificates, or None if there are none that can be used.
         hosts: host names of the server.
         now: the wall clock.
     """
@@ -205,7 +205,7 @@ def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair
 
 
 def _read(live: Document) -> Certificates | None:
-    """Return the content of a Secret; None if it cannot be used."""
+    """Return the content of a Secret, or None if it cannot be used."""
     try:
         files = decoded(live)
         authorities = x509.load_pem_x509_certificates(files[CA].encode())
@@ -220,7 +220,7 @@ def _read(live: Document) -> Certificates | None:
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
         log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
-    except Exception as error:  # a wrong signature raises yet another exception
+    except Exception as error:  # all exceptions, because a wrong signature raises yet another one
         log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
     return found
@@ -239,7 +239,7 @@ def _hosts(pair: Pair) -> set[str]:
 
 
 def _unexpired(bundle: str, now: dt.datetime) -> str:
-    """Return the unexpired authorities of a bundle: another replica may still use certificates that they signed."""
+    """Return the unexpired authorities of a bundle, because replicas may still use certificates that they signed."""
     found = x509.load_pem_x509_certificates(bundle.encode()) if bundle else []
     kept = [one for one in found if one.not_valid_after_utc > now]
     return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in kept)

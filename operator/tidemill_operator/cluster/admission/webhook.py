@@ -1,10 +1,10 @@
-"""The admission webhook: refuses invalid AnalyticsPipelines with the messages of `tidemill validate`. On every replica.
+"""The admission webhook. It refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
 
-The API server calls it twice. The first call is as a mutating webhook that changes nothing. It comes before the API
-server's own validation, whose messages are less helpful, e.g. for a boolean in place of a name. The second call is as a
-validating webhook, after all mutations.
+The webhook runs on every replica. The API server calls it twice. The first call is as a mutating webhook that changes
+nothing. It comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean in place
+of a name. The second call is as a validating webhook, after all mutations.
 
-It serves HTTPS in its own threads. The verdict only depends on the resource and the platform's limits.
+The webhook serves HTTPS in its own threads. A verdict depends only on the resource and on the platform's limits.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """Return the response to an admission request.
 
     Args:
-        request: of an AdmissionReview.
-        limits: of the platform.
+        request: the request of an AdmissionReview.
+        limits: the platform's limits.
     """
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # If a later rule forbids an existing resource, its finalizers, labels and annotations must still be changeable.
+    # An existing resource whose spec stays is always allowed, because a later rule may forbid that spec. The
+    # finalizers, labels and annotations of the resource must still be changeable.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
     if not named.get("name"):
-        named["name"] = "generated"  # generateName: the API server chooses it afterwards
+        named["name"] = "generated"  # with generateName, the API server chooses the name after this check
     _, faults = check({**document, "metadata": named, "status": None}, limits)
     if faults:
         text = "\n".join(str(fault) for fault in faults)
@@ -64,11 +65,11 @@ class Webhook:
     """The webhook's server and its certificate.
 
     Args:
-        api: the cluster.
-        keeper: of the certificate.
-        port: listening port; 0: a free one.
+        api: the API of the cluster.
+        keeper: keeps the certificate up to date.
+        port: the listening port; 0: a free one.
         configuration: name of the webhook's configurations.
-        limits: of the platform.
+        limits: the platform's limits.
     """
 
     def __init__(self, api: Api, keeper: CertificateKeeper, *, port: int, configuration: str, limits: Limits) -> None:
@@ -92,11 +93,11 @@ class Webhook:
 
     @property
     def ready(self) -> bool:
-        """Whether it has a certificate and serves."""
+        """Whether the webhook has a certificate and serves."""
         return self._serving.is_set()
 
     def start(self) -> None:
-        """Get a certificate and start serving, as soon as the cluster answers."""
+        """Get a certificate and start serving as soon as the cluster answers."""
         for thread in self._threads:
             thread.start()
 
@@ -131,7 +132,7 @@ class Webhook:
             log.info("the webhook's authority was published in %s %s", kind.kind, self._configuration)
 
     def _keep(self) -> None:
-        """Load the certificate, and load it again whenever a replica has renewed it."""
+        """Load the certificate now, and again whenever a replica has renewed it."""
         while not self._stopping.is_set():
             try:
                 found = self._keeper.ensure()
@@ -153,8 +154,8 @@ class Webhook:
 
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
-    """Use this certificate for new connections."""
-    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only its owner may enter
+    """Use the certificates for new connections."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # the folder is only for its owner
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
         path.write_text(certificates.server.certificate + certificates.server.key)

@@ -29,14 +29,14 @@ class Finalizing:
     Args:
         world: the cluster, Kafka and Postgres.
         recorder: writes Events.
-        locks: of the namespaces, shared with passes.
+        locks: the locks of the namespaces, which passes use too.
     """
 
     def __init__(self, world: World, recorder: Recorder, locks: NamespaceLocks) -> None:
         self._world, self._recorder, self._locks = world, recorder, locks
 
     def prepared(self, document: Document) -> Document:
-        """Return the resource, with the finalizer if and only if its data must be deleted with it.
+        """Return the resource. It has the finalizer if and only if its data must be deleted with it.
 
         Raises:
             Conflict: somebody else has written the resource meanwhile.
@@ -51,7 +51,7 @@ class Finalizing:
         """Delete the topics and schema of a resource that is being deleted, then remove the finalizer.
 
         Raises:
-            Conflict, TidemillError: as `prepared`.
+            Conflict, TidemillError: for the same reasons as `prepared`.
         """
         key = Key.of(document["metadata"])
         if not held(document):

@@ -1,7 +1,8 @@
-"""While no operator runs, deletes the topics and schemas of pipelines that are being deleted.
+"""Deletes the topics and schemas of pipelines that are being deleted while no operator runs.
 
-The chart's CronJob starts it, so that no namespace stays Terminating. It ends at once if an operator holds the Lease or
-no pipeline is waiting. It holds the Lease while it works, so that no operator works beside it. It reconciles nothing.
+The chart's CronJob starts this, so that no namespace stays Terminating. It ends at once if an operator holds the Lease,
+or if no pipeline is waiting. It holds the Lease while it works, so that no operator works at the same time. It
+reconciles nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
-# Longer than the Lease of a dead holder lasts; a live holder renews it every two seconds.
+# Longer than the Lease of a dead holder lasts. A live holder renews the Lease every two seconds.
 _ELECTION_SECONDS = 25.0
 _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0
@@ -34,8 +35,8 @@ def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
     """Return the pipelines that are being deleted and have the finalizer, except paused ones.
 
     Args:
-        api: the cluster.
-        namespaces: to search; empty: all.
+        api: the API of the cluster.
+        namespaces: the namespaces to search, or empty to search all.
 
     Raises:
         TidemillError: the API refuses or does not answer.
@@ -52,11 +53,11 @@ def reclaim(
 
     Args:
         find: returns the waiting pipelines.
-        let_go: releases one of them as far as possible.
-        seconds: maximum duration.
+        let_go: releases a pipeline as far as possible.
+        seconds: the longest duration.
 
     Returns:
-        Those still waiting, as `namespace/name`.
+        The pipelines that still wait, as `namespace/name`.
 
     Raises:
         TidemillError: the waiting pipelines cannot be listed.
@@ -78,7 +79,7 @@ def reclaim(
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Entry point.
+    """Run the task.
 
     Returns:
         The exit code: 1 if a pipeline is still waiting and no operator runs.

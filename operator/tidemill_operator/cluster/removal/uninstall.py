@@ -1,7 +1,7 @@
-"""Uninstalls the operator: stops it, removes its finalizers from pipelines, its webhook and its own objects.
+"""Uninstalls the operator: stops it, and removes its finalizers, its webhook and its own objects.
 
 Without an operator, a finalizer would block the deletion of pipelines and their namespaces for ever. Topics, schemas
-and workloads are kept; to remove them, delete the pipelines first. Knows nothing of reconciling.
+and workloads are kept. To remove them, delete the pipelines first. This module knows nothing of reconciling.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Installation:
     """The installation to remove.
 
     Attributes:
-        namespace: of the operator.
-        deployment: name of its Deployment.
-        webhook: name of the webhook's configurations; empty: there are none.
-        namespaces: the watched ones; empty: all.
-        lease, secret: names of the objects that it created in its namespace; empty: none.
+        namespace: the operator's namespace.
+        deployment: the name of its Deployment.
+        webhook: the name of the webhook's configurations, or empty if there are none.
+        namespaces: the watched namespaces, or empty if all are watched.
+        lease, secret: the names of the objects that the operator created in its namespace, or empty if there are none.
     """
 
     namespace: str
@@ -78,7 +78,7 @@ class Installation:
 
 
 def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END_SECONDS) -> list[str]:
-    """Remove an installation. An interrupted removal can be repeated.
+    """Remove an installation. If the removal is interrupted, it can be repeated.
 
     Args:
         api: the cluster.
@@ -101,7 +101,7 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
 
 
 def remove_own(api: Api, installation: Installation) -> None:
-    """Remove the objects that the operator created for itself, which the chart does not know.
+    """Remove the objects that the operator created for itself, because the chart does not know them.
 
     Raises:
         TidemillError: the API refuses or does not answer.
@@ -115,7 +115,7 @@ def remove_own(api: Api, installation: Installation) -> None:
 
 
 def stop_operator(api: Api, installation: Installation, *, seconds: float) -> None:
-    """Scale the operator to zero and wait until no pod is left. A running pod would set finalizers again.
+    """Scale the operator to zero and wait until no pod is left, because a running pod would set finalizers again.
 
     Raises:
         TidemillError: pods are left after `seconds`.
@@ -146,7 +146,7 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
     try:
         pipelines = api.list(PIPELINE, namespace, metadata_only=True)
     except NotFound:
-        return []  # the CRD is deleted, and all pipelines with it
+        return []  # the CRD was deleted, so all pipelines are gone
     freed = []
     for pipeline in pipelines:
         metadata = pipeline["metadata"]
@@ -159,7 +159,7 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
 
 
 def _free(api: Api, namespace: str, name: str) -> None:
-    """Remove the finalizer; read the resource again if somebody else writes at the same time."""
+    """Remove the finalizer. If somebody else writes at the same time, read the resource again and repeat."""
     for attempt in range(_ATTEMPTS):
         live = api.get(PIPELINE, namespace, name)
         if live is None:
@@ -180,7 +180,7 @@ def _free(api: Api, namespace: str, name: str) -> None:
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Uninstall the operator, and return the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         freed = uninstall(Api(), Installation.from_env())

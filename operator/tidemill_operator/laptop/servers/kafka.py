@@ -1,4 +1,4 @@
-"""Starts real Kafka brokers on loopback: KRaft, combined role, one process each; data and ports are kept."""
+"""Starts real Kafka brokers on loopback, with KRaft: each process is broker and controller. Data and ports are kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """
-# For a fast start: the serial garbage collector, and a shared class archive.
+# These options make the start fast: the serial garbage collector, and a shared class archive.
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 _HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
 _FORMAT_SECONDS = 120.0
@@ -49,16 +49,16 @@ def kafka_brokers(
     advertised: Sequence[int] = (),
     on_progress: Progress | None = None,
 ) -> list[Server]:
-    """Return formatted brokers, ready to be spawned; the first is named `kafka`, others `kafka-2`, `kafka-3`, ….
+    """Return formatted brokers, ready to be spawned. They are named `kafka`, `kafka-2`, `kafka-3`, ….
 
-    All use `<data_dir>/kafka`. The first use of a folder fixes its number of brokers.
+    All brokers use `<data_dir>/kafka`. The first use of a folder fixes its number of brokers.
 
     Args:
         data_dir: the folder of data and logs.
-        ports: their listening ports.
-        environ: has PATH; the brokers inherit it.
+        ports: assigns the listening ports.
+        environ: the environment that the brokers inherit. PATH is read from it.
         count: number of brokers.
-        advertised: advertised loopback ports, such as a proxy's; empty: the listening ports.
+        advertised: advertised loopback ports, such as a proxy's, or empty to advertise the listening ports.
         on_progress: called with lines of progress.
 
     Raises:
@@ -106,7 +106,7 @@ def _cluster(home: Path, count: int) -> str:
     path = home / "cluster.json"
     if not path.exists():
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # StorageTool would read an id with a leading hyphen as an option.
+        # The id must not begin with a hyphen, because StorageTool would read it as an option.
         write_atomic(path, json.dumps({"id": "A" + cluster[1:], "brokers": count}))
     record = json.loads(read_text(path))
     if record["brokers"] != count:
@@ -142,7 +142,7 @@ def _properties(node: int, data: Path, voters: str, *, client: int, controller: 
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": "0",
-        # A killed broker can only register again when its former session has expired (9 s by default).
+        # A killed broker can only register again when its former session has expired. By default that takes 9 s.
         "broker.session.timeout.ms": "4000",
         "broker.heartbeat.interval.ms": "1000",
         "log.segment.delete.delay.ms": "1000",
@@ -169,7 +169,8 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
     done = folder / "formatted"
     if done.exists():
         return
-    shutil.rmtree(data, ignore_errors=True)  # half-formatted by an interrupted start; it never held a record
+    # Data of a start that was interrupted while it formatted can be deleted, because it never held a record.
+    shutil.rmtree(data, ignore_errors=True)
     command = [
         *java_command,
         "kafka.tools.StorageTool",
@@ -186,7 +187,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
 
 
 def _answers(port: int, bootstrap: str, count: int) -> bool:
-    if is_free(port):  # connecting earlier would only log refused connections
+    if is_free(port):  # nothing listens yet, and an attempt to connect would only log refused connections
         return False
     try:
         admin = AdminClient(

@@ -1,4 +1,4 @@
-"""Finds the broker's jars: KAFKA_HOME, an installation on the PATH, or a download from Maven Central (cached)."""
+"""Finds the broker's jars: in KAFKA_HOME, in an installation on the PATH, or in Maven Central (cached)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_java(environ: Mapping[str, str]) -> str:
 
 
 def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None) -> Path:
-    """Return the folder of the broker's jars, downloaded if necessary. Safe to call from many processes at once.
+    """Return the folder of the broker's jars. They are downloaded if necessary. Many processes may call it at once.
 
     Raises:
         ServerError: the jars are missing and cannot be downloaded.

@@ -1,4 +1,4 @@
-"""Starts a real Postgres on loopback, with SCRAM passwords and no socket file. For root, it runs as another user."""
+"""Starts a real Postgres on loopback, with SCRAM passwords and no socket file. Root starts it as another user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# The data folder of root's Postgres if its user may not enter the given one (such as root's home).
+# The data folder of root's Postgres, if the user that runs it may not enter the given folder (such as root's home).
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -74,7 +74,7 @@ def postgres_server(
         environment=environ,
         user=user,
         working_dir=home,
-        death_signal=signal.SIGINT,  # a fast, clean shutdown; its own children would outlive a SIGKILL for a while
+        death_signal=signal.SIGINT,  # a fast, clean shutdown: after a SIGKILL its children would live on for a while
         stop_signal=signal.SIGINT,
         grace_seconds=20.0,
     )
@@ -102,7 +102,7 @@ def answers(address: PostgresAddress) -> bool:
 
 
 def trouble(address: PostgresAddress) -> str:
-    """Return why the database does not accept the login; empty if it does."""
+    """Return why the database does not accept the login, or empty if it does."""
     try:
         with psycopg.connect(address.url, connect_timeout=2):
             return ""
@@ -111,7 +111,7 @@ def trouble(address: PostgresAddress) -> str:
 
 
 def _serves(address: PostgresAddress) -> bool:
-    """Whether the server answers; creates the database at its first answer."""
+    """Whether the server answers. At its first answer, the database is created."""
     if answers(address):
         return True
     maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)
@@ -124,10 +124,10 @@ def _serves(address: PostgresAddress) -> bool:
 
 
 def find_programs(environ: Mapping[str, str]) -> Path:
-    """Return the folder of `initdb` and `postgres`: from the PATH, from pg_config, or Debian's newest version.
+    """Return the folder of `initdb` and `postgres`: from the PATH, from pg_config, or of Debian's newest version.
 
     Raises:
-        ServerError: they are not installed.
+        ServerError: the programs are not installed.
     """
     folders: list[Path] = []
     path = environ.get("PATH")
@@ -147,7 +147,7 @@ def find_programs(environ: Mapping[str, str]) -> Path:
 
 
 def server_user() -> str | None:
-    """Return the user that runs the server; None: the current one. Postgres refuses root, so root needs another user.
+    """Return the user that runs the server. None means the current user. Postgres refuses to run as root.
 
     Raises:
         ServerError: there is no suitable user.
@@ -163,7 +163,7 @@ def server_user() -> str | None:
 
 
 def _home(data_dir: Path, user: str | None) -> Path:
-    """Return the folder of the server's files, owned by the user that runs it."""
+    """Return the folder of the server's files. The user that runs the server owns it."""
     link = data_dir / "postgres"
     home = link
     if link.is_symlink():
@@ -195,7 +195,7 @@ def _password(path: Path) -> str:
 
 
 def _initialise(programs: Path, home: Path, password: str, *, user: str | None) -> None:
-    """Run initdb once; the incomplete folder of an interrupted start is created again."""
+    """Run initdb once. If a former start was interrupted, its incomplete folder is created again."""
     data, partial, password_file = home / "data", home / "data.partial", home / "initdb.password"
     if data.exists():
         return

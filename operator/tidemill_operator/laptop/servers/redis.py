@@ -1,4 +1,4 @@
-"""Starts a real Redis on loopback. Its data may be lost (caches, live changes), so nothing is written to disk."""
+"""Starts a real Redis on loopback. Nothing is written to disk, because its data (caches, live changes) may be lost."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def answers(url: str) -> bool:
 
 
 def trouble(url: str, ca: str = "") -> str:
-    """Return why no Redis answers at the URL; empty if one does.
+    """Return why no Redis answers at the URL, or empty if one does.
 
     Raises:
         ValueError: a file of authorities is given, but the URL does not use TLS.

@@ -1,4 +1,4 @@
-"""A server process with a readiness check. `start` waits until it answers; restarts keep its port and data."""
+"""A server process with a readiness check. `start` waits until the server answers. Port and data survive restarts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Server:
     """One server process.
 
     Attributes:
-        port: for clients.
-        log_file: with its output.
+        port: the port for clients.
+        log_file: the file with the server's output.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Server:
 
     @property
     def pid(self) -> int | None:
-        """The process id; None if it does not run."""
+        """The process id, or None if the process does not run."""
         return self._child.pid
 
     @property
@@ -52,14 +52,14 @@ class Server:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code of the process; None while it is alive."""
+        """The exit code of the process. None while it is alive."""
         return self._child.exit_code
 
     def start(self) -> None:
         """Start the server if it does not run, and wait until it answers.
 
         Raises:
-            ServerError: it ended, or did not answer in time; the message has the end of its log.
+            ServerError: the server ended, or did not answer in time. The message has the end of its log.
         """
         if not self._child.running:
             self.spawn()
@@ -73,7 +73,7 @@ class Server:
         """Wait until the server answers.
 
         Raises:
-            ServerError: it ended, or did not answer in time.
+            ServerError: the server ended, or did not answer in time.
         """
         began = time.monotonic()
         while not (self._ready() and self._has_port()):
@@ -103,14 +103,14 @@ class Server:
         self._child.stop()
 
     def kill(self) -> None:
-        """SIGKILL the process and its children; the data is as after a crash."""
+        """End the process and its children with SIGKILL. The data is then as after a crash."""
         self._child.kill()
 
     def restart(self) -> None:
         """Stop the server (if it runs), and start it with the same port and data.
 
         Raises:
-            ServerError: it did not become ready.
+            ServerError: the server did not become ready.
         """
         self.stop()
         self.start()

@@ -1,4 +1,4 @@
-"""Starts Kafka, Postgres and Redis as child processes, or takes those that the environment names."""
+"""Starts Kafka, Postgres and Redis as child processes. A server that the environment names is not started."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Servers:
     """Addresses of the three servers, and handles of the started ones.
 
     Attributes:
-        kafka: bootstrap brokers, `host:port,…`; empty if not needed.
-        postgres: the administrator's address; None if not needed.
-        redis: URL; empty if not needed.
-        redis_ca: PEM file of the authorities that sign its certificate; empty: those of the system.
+        kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
+        postgres: the administrator's address, or None if Postgres is not needed.
+        redis: the URL of Redis, or empty if Redis is not needed.
+        redis_ca: PEM file of the authorities that sign the certificate of Redis. Empty means those of the system.
         handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`.
     """
 
@@ -42,7 +42,7 @@ class Servers:
     handles: dict[str, Server] = field(default_factory=dict)
 
     def stop(self) -> None:
-        """Stop all started servers at the same time, because brokers of one cluster wait for each other."""
+        """Stop all started servers at the same time. One after another would not do: brokers wait for each other."""
         for server in self.handles.values():
             server.terminate()
         for server in self.handles.values():
@@ -61,19 +61,19 @@ def start_servers(
 ) -> Servers:
     """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
 
-    Returns when each of them answers. Data, ports and logs are below `data_dir`; a second start uses them again.
+    Returns when each server answers. Data, ports and logs are below `data_dir`. A second start uses them again.
 
     Args:
-        data_dir: the folder of data, ports and logs; created if missing.
-        environ: has the addresses and PATH; the servers inherit it.
-        needs: the needed servers, of kafka, postgres, redis.
-        durable: False: Postgres does not wait for the disk (for tests).
+        data_dir: the folder of data, ports and logs. It is created if missing.
+        environ: the environment that the servers inherit. The addresses and PATH are read from it.
+        needs: which of kafka, postgres and redis are needed.
+        durable: whether Postgres waits for the disk. Tests set it to False.
         brokers: number of Kafka brokers.
         reserved: ports that other processes are to have.
         on_progress: called with lines of progress.
 
     Raises:
-        ServerError: a server cannot be started; the others are stopped again.
+        ServerError: a server cannot be started. The others are stopped again.
         ValueError: an address in the environment is wrong.
     """
     data_dir = data_dir.absolute()
@@ -148,7 +148,7 @@ class _Start:
 
 
 def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
-    """Run the jobs concurrently; the first failure stops the servers that the others wait for."""
+    """Run the jobs concurrently. The first failure stops the servers that the other jobs wait for."""
     with ThreadPoolExecutor(max_workers=len(NEEDS)) as pool:
         try:
             for future in [pool.submit(job) for job in jobs]:
@@ -159,7 +159,7 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
-    """Wait for the Postgres and Redis that the environment names. Kafka's clients wait by themselves."""
+    """Wait for a Postgres and Redis that the environment names. Kafka is left out: its clients wait by themselves."""
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:

@@ -1,4 +1,4 @@
-"""Pure: which topics a pipeline owns, why another may not use them, and which are deleted with it.
+"""Pure: decides which topics a pipeline owns, why another may not use them, and which are deleted with it.
 
 Both the operator and `tidemill plan` use this.
 """
@@ -15,7 +15,7 @@ from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Schema, T
 
 _NAME = "spec.source.topic.name"
 
-# Topics that the operator created for the pipeline; only these are ever deleted.
+# Topics that the operator created for the pipeline. No others are ever deleted.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),
@@ -28,8 +28,8 @@ class Claim:
     """A topic that a pipeline uses.
 
     Attributes:
-        managed: whether the pipeline creates and alters it; otherwise it only reads it.
-        schema: of the pipeline.
+        managed: whether the pipeline creates and alters the topic. If not, it only reads the topic.
+        schema: the pipeline's schema.
     """
 
     topic: str
@@ -39,9 +39,9 @@ class Claim:
 
 
 def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[TidemillError]:
-    """Yield why a topic cannot be a source: a pipeline's results, anomalies or dead letters are written to it.
+    """Yield why a topic cannot be a source: results, anomalies or dead letters of a pipeline are written to it.
 
-    This depends on names only, so nobody can take a topic's name before the pipeline that it belongs to exists.
+    This depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
     """
     derived = names.derived_topic(source)
     if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
@@ -101,7 +101,8 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the topics to record as created by the operator.
 
-    These are the managed topics that do not exist. For a pipeline from before such records, also those with its name.
+    They are the managed topics that do not exist. A pipeline that is older than such records also gets the topics with
+    its name.
     """
     if live.brokers is None:
         return ()
@@ -111,7 +112,7 @@ def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str)
 
 
 def only_made(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
-    """Return the topics of a deleted pipeline that the operator created, and so may delete."""
+    """Return the topics of a deleted pipeline that the operator created, and therefore may delete."""
     unnoted = TOPICS.name not in live.columns
     kept = [t for t in topics if t.name not in live.made and not (unnoted and _derived(t, namespace, name))]
     return [replace(topic, managed=topic.managed and topic not in kept) for topic in topics]

@@ -1,6 +1,7 @@
-"""Pure: places replicas on brokers. Spreads them over racks, brokers and leaders with as few moves as possible.
+"""Pure: chooses brokers for replicas. Spreads them over racks, brokers and leaders with as few changes as possible.
 
-Without a rebalance, replicas in an allowed place stay. A rebalance also moves replicas to make brokers' shares equal.
+Without a rebalance, a replica stays if its broker is allowed. A rebalance also moves replicas, so that all brokers have
+equal shares.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class Brokers:
     """The brokers of a cluster.
 
     Attributes:
-        racks: of the brokers that answer, by id; None or empty: unknown.
-        leaving: brokers to empty.
+        racks: the racks of the brokers that answer, by broker id. A rack is None or empty if it is unknown.
+        leaving: the brokers that shall have no replica any more.
     """
 
     racks: Mapping[int, str | None]
@@ -34,7 +35,7 @@ class Brokers:
 
 @dataclass
 class _Layout:
-    """A placement in the making."""
+    """A placement that is being computed."""
 
     topic: str
     brokers: Brokers
@@ -42,7 +43,7 @@ class _Layout:
     load: Counter[int] = field(default_factory=Counter)
 
     def rack(self, broker: int) -> str:
-        # A broker without a rack counts as a separate rack.
+        # A broker whose rack is unknown counts as a rack of its own.
         return self.brokers.racks.get(broker) or f"broker {broker}"
 
     def crowd(self, partition: int, broker: int, besides: int | None = None) -> int:
@@ -51,13 +52,13 @@ class _Layout:
         return sum(self.rack(held) == self.rack(broker) for held in others)
 
     def turn(self, broker: int) -> int:
-        """Return a broker's place in an order that differs per topic, so that small topics use different brokers."""
+        """Return a broker's position in an order that differs per topic, so that small topics use different brokers."""
         return zlib.crc32(f"{self.topic}/{broker}".encode())
 
 
 @dataclass
 class _Choice:
-    """Replicas of a partition that may be replaced, and the brokers that may replace them."""
+    """The replicas of a partition that may be replaced, and the brokers that may replace them."""
 
     movable: set[int]
     into: set[int]
@@ -70,17 +71,17 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     """Return the placement of a topic's partitions.
 
     Args:
-        topic: its name.
-        current: brokers by partition, the preferred leader first.
-        factor: replicas of each partition.
-        brokers: of the cluster. A silent broker keeps its replicas and gets no others.
-        rebalance: also move replicas to make shares equal; otherwise only as the factor requires.
+        topic: the topic's name.
+        current: the brokers by partition. The preferred leader comes first.
+        factor: the number of replicas of each partition.
+        brokers: the brokers of the cluster. A silent broker keeps its replicas and gets no others.
+        rebalance: whether to move replicas to make shares equal. If not, they move only as the factor requires.
 
     Returns:
-        Brokers by partition, the preferred leader first. Other partitions keep their brokers.
+        The brokers by partition. The preferred leader comes first. A partition that needs no change keeps its brokers.
 
     Raises:
-        ValueError: there are too few brokers; `at_most` returns the possible number.
+        ValueError: there are too few brokers. `at_most` returns the possible number.
     """
     layout = _Layout(topic, brokers, {partition: list(held) for partition, held in sorted(current.items())})
     if factor > at_most(current, brokers):
@@ -90,7 +91,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Replicas that may be exchanged: new ones, and kept ones where another replica could have been kept instead.
+    # Replicas that may be exchanged: new ones, and those that were kept although others could have been kept instead.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -109,7 +110,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
 
 
 def at_most(current: Assignment, brokers: Brokers) -> int:
-    """Return the possible number of replicas: brokers that may get them, and silent ones that have them already."""
+    """Return the possible number of replicas: brokers that may get one, and silent brokers that already have one."""
     hosts = brokers.hosts
     return min((len(hosts | (set(held) - brokers.leaving)) for held in current.values()), default=len(hosts))
 
@@ -123,7 +124,7 @@ def _leave(layout: _Layout, partition: int) -> None:
 def _shrink(layout: _Layout, partition: int, factor: int) -> None:
     held = layout.replicas[partition]
     while len(held) > factor:
-        # Remove silent replicas first, then those whose rack has another one; the leader last.
+        # Remove silent replicas first, then those whose rack has another one. The leader is removed last.
         gone = max(
             held,
             key=lambda b: (
@@ -151,7 +152,7 @@ def _grow(layout: _Layout, partition: int, factor: int) -> set[int]:
 
 
 def _part_racks(layout: _Layout, choices: Choices) -> None:
-    """Move replicas that share a rack to racks without one."""
+    """Move replicas from racks with several replicas of a partition to racks without one."""
     for partition, held in layout.replicas.items():
         for broker in sorted(choices[partition].movable, key=lambda b: (-layout.load[b], layout.turn(b))):
             free = layout.brokers.hosts - set(held)
@@ -165,7 +166,7 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 def _even(layout: _Layout, choices: Choices) -> None:
     """Move replicas from full to empty brokers until no single move makes shares more equal.
 
-    Moves go from the fullest to the emptiest broker, because others would have to pass the replica on.
+    A replica moves from the fullest to the emptiest broker, because a move to any other broker would not be the last.
     """
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
@@ -173,7 +174,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
         for full, empty in pairs:
             if layout.load[full] - layout.load[empty] < 2:
                 continue
-            # Prefer to move replicas that are not leaders.
+            # Leaders are moved only if there is no other replica to move.
             movers = list(_movers(layout, choices, full, empty))
             partition = min(movers, key=lambda p: layout.replicas[p][0] == full, default=None)
             if partition is not None:
@@ -184,7 +185,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
 
 
 def _movers(layout: _Layout, choices: Choices, full: int, empty: int) -> Iterator[int]:
-    """Yield partitions that can move between two brokers without more replicas sharing a rack."""
+    """Yield partitions that can move between two brokers so that no more of their replicas share a rack."""
     for partition, held in layout.replicas.items():
         choice = choices[partition]
         if full not in choice.movable or empty in held or empty not in choice.into:
@@ -203,10 +204,10 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 
 
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
-    """Balance leaders: repeat the shortest chain of handovers that helps, until there is none.
+    """Balance leaders. Repeat the shortest chain of handovers that helps, until there is none.
 
-    A chain takes one leadership from a broker and gives one to a broker that leads at least two fewer. Without such a
-    chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
+    A chain takes one leadership from a broker and gives one to a broker that leads at least two fewer. If there is no
+    such chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
     """
     leads = Counter({broker: 0 for broker in layout.brokers.hosts})
     leads.update(held[0] for held in layout.replicas.values() if held)
@@ -220,7 +221,7 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Return handovers (partition, new leader) from one broker to one that leads at least two fewer."""
+    """Return handovers (partition, new leader) from one broker to another that leads at least two fewer."""
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

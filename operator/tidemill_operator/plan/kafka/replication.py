@@ -1,6 +1,6 @@
-"""Pure: computes the next step of a change of replicas from Kafka's state alone.
+"""Pure: computes the next step of a change of replicas. It needs only the state in Kafka.
 
-All state is in Kafka: a topic whose replicas we move has a list of throttled replicas, which is removed last. So any
+All state is in Kafka. A topic whose replicas we move has a list of throttled replicas, which is removed last. So any
 operator can continue after a pass that was killed at any point.
 """
 
@@ -23,9 +23,9 @@ class Held:
     """The replicas of a live partition.
 
     Attributes:
-        replicas: brokers, the preferred leader first, including added and removed ones.
-        in_sync: brokers whose replica is in sync.
-        coming / going: brokers that a reassignment adds and removes.
+        replicas: the brokers with a replica, including added and removed ones. The preferred leader comes first.
+        in_sync: the brokers whose replica is in sync.
+        coming / going: the brokers that a reassignment adds / removes.
     """
 
     replicas: Replicas
@@ -60,15 +60,15 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions. Empty: there is nothing to do.
+    """The next actions. If all are empty, there is nothing to do.
 
     Attributes:
-        cancel: partitions whose reassignment is cancelled.
-        start: partitions to reassign, with their new replicas.
-        throttled: the topic's two configs of throttled replicas; set before any reassignment.
-        elect: partitions whose preferred leader is elected, once all have moved.
-        finish: the change is complete, and the throttle is removed.
-        change: for the status; None: no change is under way.
+        cancel: the partitions whose reassignment is cancelled.
+        start: the partitions to reassign, with their new replicas.
+        throttled: the topic's two configs of throttled replicas. They are set before any reassignment.
+        elect: the partitions whose preferred leader is elected, once all reassignments are complete.
+        finish: whether the change is complete, so that the throttle is removed.
+        change: the change, for the status, or None if no change is under way.
     """
 
     cancel: tuple[int, ...] = ()
@@ -84,7 +84,7 @@ class Wish:
     """The requested replicas of a topic.
 
     Attributes:
-        factor: replication factor; None: the current one.
+        factor: the replication factor, or None to keep the current one.
         rebalance: whether to spread the replicas as well.
     """
 
@@ -97,16 +97,16 @@ class Spread:
     """A request to spread replicas over the brokers.
 
     Attributes:
-        leaving: brokers to empty.
+        leaving: the brokers that shall have no replica any more.
     """
 
     leaving: frozenset[int] = frozenset()
 
     @classmethod
     def asked(cls, text: str) -> Spread:
-        """Parse a request: any new text, optionally with `without 2, 3` at its end for brokers to empty.
+        """Parse a request. Any new text is one. It may end with `without 2, 3`, which names brokers to empty.
 
-        `2026-03-01` → all brokers; `2026-03-01 without 3` → broker 3 is emptied.
+        `2026-03-01` uses all brokers. `2026-03-01 without 3` empties broker 3.
         """
         named = re.search(r"\bwithout\s+(\d+(?:\s*,\s*\d+)*)\s*$", text)
         return cls(frozenset(int(broker) for broker in named[1].split(",")) if named else frozenset())
@@ -125,12 +125,12 @@ def next_step(
     """Return the next step for a topic's replicas.
 
     Args:
-        topic: its name.
-        partitions: the live ones, with their reassignments.
+        topic: the topic's name.
+        partitions: the live partitions, with their reassignments.
         wish: the requested replicas.
-        brokers: of the cluster.
-        ours: whether the topic has our mark, i.e. our change is not complete.
-        batch: maximum number of partitions that move at a time.
+        brokers: the brokers of the cluster.
+        ours: whether the topic has our mark, which means that our change is not complete.
+        batch: the greatest number of partitions that move at a time.
     """
     moving = {number: held for number, held in partitions.items() if held.moving}
     after = {number: held.after for number, held in partitions.items()}
@@ -138,7 +138,7 @@ def next_step(
         return Step()
     factor = wish.factor or min(len(replicas) for replicas in after.values())
     if stale := _stale(moving, factor, brokers):
-        text = f"{_what(factor, wish)}: {_count(stale, 'partition')} called back"
+        text = f"{_what(factor, wish)}: reassignment of {_count(stale, 'partition')} cancelled"
         return Step(cancel=stale, change=ReplicaChange(factor, "ongoing", text))
     if (most := at_most(after, brokers)) < factor:
         text = f"{_what(factor, wish)}: needs {factor} brokers, and {most} can hold them"
@@ -146,7 +146,7 @@ def next_step(
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
     if not todo and not (moving and ours):
-        # Elect for all partitions: the asked broker may not yet know the current leaders.
+        # Elect for all partitions, because the broker that answered may not yet know the current leaders.
         return Step(elect=tuple(sorted(partitions)) if ours else (), finish=ours)
     start = dict(list(todo.items())[: max(0, batch - len(moving))])
     done = len(partitions) - len(todo) - len(moving)
@@ -157,7 +157,7 @@ def next_step(
 
 
 def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
-    """Return the smallest number of in-sync replicas of any partition: a higher minimum would refuse writes."""
+    """Return the least number of in-sync replicas of any partition. With a higher minimum, writes would be refused."""
     return min((len(held.in_sync & set(held.after)) for held in partitions.values()), default=0)
 
 
@@ -179,7 +179,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # An empty list would not mark the topic.
+    # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS is the topic's mark.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

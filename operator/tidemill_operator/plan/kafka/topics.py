@@ -18,11 +18,12 @@ def desired_topics(
     """Return the source topic and the output topics.
 
     Args:
-        config: the config, with partitions and replication factor resolved.
-        platform: defaults of the output topics.
-        live: output topics keep their partitions if they have more, and their replication factor if the spec has none.
-        replicated: whether the spec sets the replication factor, which then also applies to output topics.
-        all_kinds: include outputs that only an earlier spec may have enabled, to release them.
+        config: the config, in which partitions and replication factor are filled in.
+        platform: has the defaults of the output topics.
+        live: the live facts. An output topic keeps its partitions if it has more, and its replication factor if the
+            spec has none.
+        replicated: whether the spec sets the replication factor. It then also applies to output topics.
+        all_kinds: whether to include outputs that only an earlier spec may have enabled, to release them.
     """
     spec = config.spec
     wanted = [
@@ -38,7 +39,8 @@ def desired_topics(
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
     """Mark the source topic as lost if it was read before and no longer exists.
 
-    Only events are stored nowhere else: results are in Postgres, and output topics can be created again.
+    Only the source topic is marked, because events are stored nowhere else. Results are in Postgres, and output topics
+    can be created again.
     """
     source, *outputs = topics
     schema, looked = live.schema, live.brokers is not None
@@ -73,7 +75,7 @@ def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFac
 
 
 def _settings(replicas: int, retention_ms: int) -> dict[str, str]:
-    # LogAppendTime: under CreateTime a record with an old timestamp would be past its retention at once.
+    # LogAppendTime is used, because under CreateTime a record with an old timestamp is past its retention at once.
     return {
         "cleanup.policy": "delete",
         "max.message.bytes": str(MAX_RECORD_BYTES),

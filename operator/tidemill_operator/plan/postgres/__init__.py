@@ -1,1 +1,1 @@
-"""Pure: the Postgres schema of a pipeline, as SQL text, and the interpretation of its system tables."""
+"""Pure: the Postgres schema of a pipeline as SQL text, and what its system tables say."""

@@ -1,7 +1,7 @@
 """Pure: detects tables, columns and rows of a pipeline that somebody else removed.
 
-Their loss is reported like that of a deleted source topic. The same annotation requests that they are created again,
-empty.
+The loss of such an object is reported like that of a deleted source topic. The same annotation requests that the
+objects are created again, empty.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import LiveSchema, Schema
 
 _MOST = 8
-# Tables that every schema has had from the first version on, and what is lost if they are dropped.
+# Tables that every schema has had since the first version, with the data that is lost if they are dropped.
 _SYSTEM = {
     "_aggregations": "the versions of aggregations, and which windows are final",
     "_offsets": "the positions up to which events are counted",
@@ -27,10 +27,10 @@ _POSITIONS = "; events that the topic still holds are then counted a second time
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Describe what is gone; empty for a schema without an accepted spec.
+    """Describe the objects that are gone, or empty for a schema without an accepted spec.
 
     Args:
-        schema: the plan's.
+        schema: the schema in the plan.
         live: the live schema.
     """
     if live is None or not live.accepted:
@@ -39,7 +39,7 @@ def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
 
 
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
-    """Return the schema, marked with what is gone, so that it is not created again without a request."""
+    """Return the schema with descriptions of what is gone, so that it is not created again without a request."""
     return replace(schema, lost=damage(schema, live))
 
 
@@ -71,7 +71,7 @@ def _system(live: LiveSchema) -> Iterator[str]:
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:
-    """Yield lost windows of the versions in force. A version that a replay fills again does not count."""
+    """Yield descriptions of lost windows of the versions in force. Versions that a replay fills again do not count."""
     spared = {row.name for row in schema.aggregations if schema.replay and row.reader == schema.replay}
     for row in schema.aggregations:
         shape = live.shapes.get((row.name, row.version))

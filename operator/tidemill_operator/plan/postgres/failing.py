@@ -1,4 +1,4 @@
-"""Pure: the messages about failing duties and skipped data of processors."""
+"""Pure: makes the messages about failing duties and skipped data of processors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return failing duties and skipped data, the most severe first; empty for a schema of another owner."""
+    """Return failing duties and skipped data, the most severe first, or none for a schema of another owner."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

@@ -1,6 +1,6 @@
-"""Pure: messages about events that Kafka no longer had when they should have been read.
+"""Pure: makes the messages about events that Kafka no longer had when they should have been read.
 
-Processors continue and record each loss. A topic that was created again is detected earlier, by its id.
+Processors record each loss and continue. A topic that was created again is detected earlier, by its id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
     Args:
         topic: the source topic's name.
-        known: the live topic; None: it does not exist, which is reported elsewhere.
+        known: the live topic, or None if it does not exist, which is reported elsewhere.
         schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}
@@ -39,17 +39,17 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
 
 def missed(found: Collection[Loss]) -> str:
-    """Describe the events that a replay no longer found in the topic; empty: it found all."""
+    """Describe the events that a replay no longer found in the topic. The text is empty if it found all."""
     if not found:
         return ""
     return f"events that the topic no longer holds are not counted, offsets {_ranges(found)}"
 
 
 def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
-    """Yield losses by positions that still belong to a deleted topic of the same name."""
+    """Yield losses that positions show because they still belong to a deleted topic of the same name."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
-    # A broker with old metadata may still answer with the id of a deleted topic.
+    # The id of a former topic shows no loss, because a broker with old metadata may still answer with it.
     if known.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():
@@ -88,6 +88,6 @@ _TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
 }
 _REMEDY: Mapping[Reason, str] = {
     Reason.TOPIC_RECREATED: "counted events stay counted; send the missing ones again, and check who may delete topics",
-    Reason.LOG_TRUNCATED: "they stay counted; find out why a replica that was behind became leader",
+    Reason.LOG_TRUNCATED: "the lost events stay counted; find out why a replica that was behind became leader",
     Reason.EVENTS_EXPIRED: "increase spec.source.topic.retention, or run more processors",
 }

@@ -1,8 +1,8 @@
-"""Pure: translates a schema's records about window tables from the format of earlier versions.
+"""Pure: translates what a schema records about window tables from the format of earlier versions.
 
-- The column of `first` or `last` of a field `at_x` had the same name as the column that orders `first` or `last` of
-  `x`. Their types tell them apart: the ordering column is bigint[], and no field is an array. If a spec had both, the
-  table had only the first one, with right values; the other is added like any new column.
+- `first` or `last` of a field `at_x` had a column of the same name as the column that orders `first` or `last` of `x`.
+  The types of both differ: the ordering column is bigint[], and no field is an array. If a spec had both, the table
+  had only the first one, with right values. The other one is added like any new column.
 - The shape of a version lacked the types of the fields behind its columns. They are taken from the accepted spec.
 """
 
@@ -28,7 +28,7 @@ _ORDER = "bigint[]"
 
 
 def as_noted_today(live: LiveSchema) -> LiveSchema:
-    """Return the schema with the current column names; `renames` lists those that still have a former name."""
+    """Return the schema with the current column names. `renames` lists the columns that still have a former name."""
     renames = {}
     columns, shapes, feeds = dict(live.columns), dict(live.shapes), dict(live.feeds)
     types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}
@@ -82,5 +82,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # accepted by a version with other rules
+    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted it by other rules
         return {}

@@ -1,4 +1,4 @@
-"""The SQL functions by which writers create time partitions, as text. No database access here."""
+"""The text of the SQL functions by which writers create time partitions. This module does not access a database."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tidemill_contract.functions.partials import quote
 def ensure_partitions_sql(schema_name: str) -> str:
     """Return the SQL of `ensure_partitions(table_name, days, widths)`, which creates missing time partitions.
 
-    `days` are days since the epoch. Each partition covers the part of [day, day + width) that no other one covers: the
-    width may have changed with the retention, and another replica may have been faster. The SQL function returns the
-    number of new tables. It creates tables and attaches them, because ATTACH blocks nobody. It creates all in one call,
-    because listing the existing ones is slow. It is SECURITY DEFINER, because writers own no table, and only touches
-    partitioned tables of this schema.
+    `days` are days since the epoch. Each partition covers those days of [day, day + width) that no other one covers,
+    because the width may have changed with the retention, and another replica may have been faster. The SQL function
+    returns the number of new tables. It creates tables and attaches them, because ATTACH blocks nobody. It creates all
+    in one call, because listing the existing ones is slow. It is SECURITY DEFINER, because writers own no table, and
+    only touches partitioned tables of this schema.
     """
     schema = quote(schema_name)
-    # Longer than other functions, because it is the text of one SQL function.
+    # This function is longer than others, because it is the text of one SQL function.
     return f"""
 CREATE OR REPLACE FUNCTION {schema}.ensure_partitions(table_name text, days integer[], widths integer[]) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
@@ -74,7 +74,7 @@ END $body$
 
 
 def ensure_partition_sql(schema_name: str) -> str:
-    """Return the SQL of `ensure_partition(table_name, day, days)`, for one partition. True: it was missing.
+    """Return the SQL of `ensure_partition(table_name, day, days)`, which returns whether the partition was missing.
 
     Processors of earlier versions use it until they are replaced.
     """

@@ -1,6 +1,6 @@
-"""The Postgres schema of a pipeline: tables, columns, functions, as text. No database access here.
+"""The Postgres schema of a pipeline as text: tables, columns, functions. This module does not access a database.
 
-Each table is defined and described in its module of `tidemill_contract.tables`.
+Each table is defined and described in its own module of `tidemill_contract.tables`.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ SYSTEM_TABLES = (
 
 
 def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
-    """Return the shape of a version for `_aggregations`: its groups, its window, its columns.
+    """Return the shape of a version for `_aggregations`: its groups, its window and its columns.
 
-    `types` has the field behind each column and its type, because sketches of numbers and of integers are both bytes.
+    `types` has the field behind each column and the field's type. It is needed because the column itself is not enough:
+    sketches of numbers and of integers are both bytes.
     """
     shape = {
         "groupBy": [list(pair) for pair in plan.group_by],
@@ -71,7 +72,7 @@ def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
 
 
 def column_type(definition: str) -> str:
-    """Return the type of a column's definition, as Postgres spells it."""
+    """Return the type in a column's definition, in Postgres' spelling."""
     name = re.split(r" (?:COLLATE|NOT NULL|DEFAULT|PRIMARY KEY|GENERATED|CHECK)\b", definition, maxsplit=1)[0]
     return _SPELLINGS.get(name, name)
 
@@ -81,7 +82,7 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
 
     Args:
         config: the resolved config.
-        replay: the current replay, whose versions are created as well.
+        replay: the current replay. Its versions are created as well.
     """
     spec = config.spec
     schema_name = config.schema_name

@@ -1,4 +1,4 @@
-"""A planned schema as SQL: the single statements for the actuator, and a whole script for readers."""
+"""A planned schema as SQL: single statements for the actuator, and a whole script for people to read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rename_column(schema: str, table: str, before: str, after: str) -> str:
 
 
 def replace_key(schema: str, table: Table, former: str) -> str:
-    """Return the statement that puts a table's key, its first constraint, in the place of a former one."""
+    """Return the statement that replaces a table's former key by the planned one, which is its first constraint."""
     return f"ALTER TABLE {_name(schema, table)} DROP CONSTRAINT {quote(former)}, ADD {table.constraints[0]}"
 
 
@@ -42,7 +42,7 @@ def create_index(schema: str, table: Table, index: str, definition: str) -> str:
 
 
 def script(schema: Schema) -> str:
-    """Return a script that creates a schema; its roles must exist."""
+    """Return a script that creates a schema. The schema's roles must exist."""
     return "".join(f"{statement.rstrip()};\n" for statement in _statements(schema))
 
 
@@ -66,7 +66,7 @@ def _statements(schema: Schema) -> Iterator[str]:
 
 
 def _rows(schema: Schema) -> Iterator[str]:
-    """Yield the inserts of rows that workloads only update."""
+    """Yield the inserts of rows that workloads update but never insert."""
     yield f"\nINSERT INTO {quote(schema.name)}._generation (generation) VALUES ({schema.generation})"
     yield f"INSERT INTO {quote(schema.name)}._readers (reader) VALUES ('live')"
     partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"

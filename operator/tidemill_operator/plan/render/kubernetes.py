@@ -18,7 +18,8 @@ class Rendering:
     """The manifests of a workload.
 
     Attributes:
-        workload: its Deployment and related objects; owned by the pipeline, or by all that share the workload.
+        workload: the Deployment of the workload and related objects. Their owners are the pipeline, or all pipelines
+            that share the workload.
         own: objects of this pipeline only: its config, its Service, its Ingress.
     """
 
@@ -38,12 +39,12 @@ def render(
     """Render one workload.
 
     Args:
-        workload: the plan's.
-        pipeline: name of its pipeline.
-        owner: its pipeline.
+        workload: the workload of the plan.
+        pipeline: the name of the pipeline.
+        owner: the pipeline as an owner.
         sharing: the pipelines that share a shared workload, including this one.
         placement: the cluster's settings.
-        revisions: hashes of inputs whose changes need new pods.
+        revisions: hashes of settings whose changes need new pods.
     """
     component = workload.component
 
@@ -61,7 +62,7 @@ def render(
     replicas = None if workload.scaled_elsewhere else workload.replicas
     deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
     belongings = []
-    if workload.pipeline is not None and component != "replay":  # which reads the processors'
+    if workload.pipeline is not None and component != "replay":  # a replay reads the processors' ConfigMap
         belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
     if component in ("ingest", "api"):
         front, port = names.service(pipeline, component), PORTS[component]
@@ -72,7 +73,7 @@ def render(
 
 
 def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
-    """Render the files that all workloads of a namespace read, besides configs and secrets of pipelines."""
+    """Render the files that all workloads of a namespace read. Configs and secrets of pipelines are not among them."""
     if not placement.resilience:
         return ()
     metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)

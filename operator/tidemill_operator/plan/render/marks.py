@@ -38,32 +38,32 @@ class OwnerReference:
 
 
 def config_map(pipeline: str) -> str:
-    """Name of the ConfigMap of a pipeline's own workloads."""
+    """Return the name of the ConfigMap of a pipeline's own workloads."""
     return f"{pipeline}-config"
 
 
 def scaling(pipeline: str) -> str:
-    """Name of the ConfigMap with a pipeline's scaling decisions."""
+    """Return the name of the ConfigMap with a pipeline's scaling decisions."""
     return f"{pipeline}-{SCALING}"
 
 
 def credentials(pipeline: str) -> str:
-    """Name of the Secret with a pipeline's logins and API keys."""
+    """Return the name of the Secret with a pipeline's logins and API keys."""
     return f"{pipeline}-credentials"
 
 
 def shared_configs() -> list[str]:
-    """Names of the ConfigMaps with all configs of a namespace; several, because one holds at most 1 MiB."""
+    """Return the names of the ConfigMaps with all configs of a namespace. One is not enough: it holds at most 1 MiB."""
     return [f"tidemill-pipelines-{shard}" for shard in range(_SHARDS)]
 
 
 def shared_config(pipeline: str) -> str:
-    """Name of the shared ConfigMap with a pipeline's config."""
+    """Return the name of the shared ConfigMap with a pipeline's config."""
     return shared_configs()[int(hashlib.sha256(pipeline.encode()).hexdigest()[:8], 16) % _SHARDS]
 
 
 def shared_secret(component: Component) -> str:
-    """Name of the Secret with the files of all pipelines that a shared workload may read."""
+    """Return the name of the Secret with the files of all pipelines that a shared workload may read."""
     return f"tidemill-{component}-secrets"
 
 

@@ -18,11 +18,11 @@ _HISTORY = 3
 def deployment(
     workload: Workload, metadata: Manifest, placement: Placement, revisions: Revisions, *, replicas: int | None
 ) -> Manifest:
-    """Return the Deployment. Without `replicas`, an autoscaler sets their number."""
+    """Return the Deployment. If `replicas` is None, an autoscaler sets their number."""
     spec: dict[str, Any] = {
         "revisionHistoryLimit": _HISTORY,
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
-        # A new pod is ready before an old one goes.
+        # No pod may be unavailable, so that a new pod is ready before an old one ends.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
         "selector": {"matchLabels": selector(workload)},
         "template": pod_template(workload, placement, revisions),
@@ -66,7 +66,7 @@ def service_account(metadata: Manifest) -> Manifest:
 
 
 def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
-    """Return a disruption budget of one pod. With minAvailable, a single replica would block a node's drain."""
+    """Return a disruption budget of one pod. With minAvailable, a single replica would stop a node from draining."""
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(workload)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
 
@@ -74,7 +74,7 @@ def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
     """Return the NetworkPolicy of a workload's pods.
 
-    Ingest and API accept requests from everywhere. Only the cluster's own pods reach the status port.
+    Ingest and API accept requests from everywhere. The status port only accepts pods of the cluster.
     """
     inbound: list[dict[str, Any]] = [
         {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}

@@ -1,4 +1,4 @@
-"""Renders the pod of a workload: Pod Security `restricted`, files as volumes, settings as environment."""
+"""Renders the pod of a workload for the Pod Security level `restricted`. Files are volumes, settings are variables."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tidemill_operator.plan.model import Component, Probe, Workload
 from tidemill_operator.plan.render import marks
 
 PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
-"""Ports for clients. Probes and metrics have a separate port."""
+"""Ports for clients. Probes and metrics use another port."""
 STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082}
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
-# Files of the Secret with connections, and the variables that name these files.
+# The files of the Secret with connections, and the variable that names each file.
 _FILES = {
     "kafka.json": "TIDEMILL_KAFKA_CONFIG",
     "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
@@ -24,9 +24,9 @@ _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/c
 _REGISTRY_DIR = "/etc/tidemill/registry"
 _USER = 10_001
 _SECRET_MODE = 0o440
-# Time to commit the last batch, or to answer accepted requests.
+# The time that a pod needs to commit the last batch, or to answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "replay": 60, "ingest": 45, "api": 45}
-# Start-up mainly imports modules, which takes long with a small share of a core.
+# The start may take long, because modules are imported, which is slow with a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
 _PROCESSOR: Mapping[str, Mapping[str, str]] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
@@ -43,10 +43,10 @@ _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 
 
 @dataclass(frozen=True)
 class Revisions:
-    """Hashes of inputs that a pod only reads at its start; a changed hash replaces the pods.
+    """Hashes of files that a pod only reads at its start. If a hash changes, the pods are replaced.
 
     Attributes:
-        credentials: hash of the login of a processor.
+        credentials: hash of a processor's login.
         connections: hash of the Secret with addresses and client settings.
     """
 
@@ -93,7 +93,11 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Return hashes of what a pod only reads at its start. Ingest and API follow changed configs and keys."""
+    """Return hashes of the files that a pod only reads at its start, so that a change replaces the pod.
+
+    Ingest and API read changed configs and credentials while they run. So only processors and replays get hashes of
+    their config and credentials.
+    """
     found = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
@@ -165,7 +169,7 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         plain["TIDEMILL_REGISTRY_DIR"] = _REGISTRY_DIR
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
-    # A restarted container keeps the pod's name, and so its partitions.
+    # A restarted container keeps the name of its pod, and so the partitions assigned to that name.
     found.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if "redis-url" in placement.connections:
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
@@ -199,7 +203,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # Independent of pipelines, so that a new one does not restart the shared ingest.
+    # The sources do not depend on the pipelines, so that a new pipeline does not restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
@@ -224,7 +228,7 @@ def _probe(probe: Probe, *, failures: int, period: int | None = None) -> dict[st
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """Return the spec's resources over the component's defaults; a request never exceeds its limit."""
+    """Return the resources in the spec, or else the component's defaults. A request never exceeds its limit."""
     found = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():
@@ -244,7 +248,7 @@ def quantity(text: str) -> float:
     """Parse a Kubernetes quantity, e.g. `500m` as 0.5.
 
     Raises:
-        ValueError: it is not a valid quantity.
+        ValueError: the text is not a valid quantity.
     """
     number = text.rstrip("kmGMKi")
     unit = text[len(number) :]

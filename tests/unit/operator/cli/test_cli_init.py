@@ -40,7 +40,7 @@ def test_the_output_is_valid_and_never_overwritten(capsys: pytest.CaptureFixture
     assert "metadata: {name: shop}" in Path("o.yaml").read_text()
     Path("o.yaml").write_text("mine")
     assert main(["init", "--from", "orders.csv", "--output", "o.yaml"]) == 1
-    assert "o.yaml exists, and what is drafted now differs; name another --output" in capsys.readouterr().err
+    assert "o.yaml exists, and differs from the new draft; name another --output" in capsys.readouterr().err
     assert Path("o.yaml").read_text() == "mine"
 
 
@@ -65,7 +65,7 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["--from", "orders.csv", "--delimiter", "::"], 2, "--delimiter '::': write one character, or tab"),
         (["--from", "orders.csv", "--encoding", "x"], 1, "--encoding x: there is no such encoding"),
         (["--from", "orders.csv", "--name", "Not A Name"], 2, "--name Not A Name"),
-        (["--from", "-", "--run"], 2, "--run reads the file twice, and a pipe only once"),
+        (["--from", "-", "--run"], 2, "--run reads the file twice, and a pipe can be read only once"),
     ],
 )
 def test_refusals_say_what_to_do(

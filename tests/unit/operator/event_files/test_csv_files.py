@@ -164,7 +164,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_wrong_encoding_is_told_with_its_line(tmp_path: Path) -> None:
     """The beginning is ASCII, so that UTF-8 is assumed."""
     path = written(tmp_path, b"a,b\n" + b"1,2\n" * 300_000 + "ü,3\n".encode("cp1252"))
-    with pytest.raises(EventFileError, match=r"near line \d+: byte 0xfc is not utf-8; name it: --encoding cp1252"):
+    with pytest.raises(EventFileError, match=r"near line \d+: byte 0xfc is not utf-8; write --encoding cp1252"):
         rows(path)
     assert rows(path, Reading(encoding="cp1252"))[-1] == (300_002, {"a": "ü", "b": "3"})
 

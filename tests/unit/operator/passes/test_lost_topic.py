@@ -188,8 +188,8 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
     (
         (Loss("expired", 0, 0, 5, 6), Loss("truncated", 0, 1, 7, 9)),
         [
-            "topic t ends before the last read offset: Kafka has lost counted events, offsets 0: 7 to 9; they stay"
-            " counted; find out why a replica that was behind became leader",
+            "topic t ends before the last read offset: Kafka has lost counted events, offsets 0: 7 to 9; the lost"
+            " events stay counted; find out why a replica that was behind became leader",
             "events of topic t were past its retention before they were read, offsets 0: 5 to 6; increase"
             " spec.source.topic.retention, or run more processors",
         ],

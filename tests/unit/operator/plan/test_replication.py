@@ -86,7 +86,7 @@ def test_a_spec_that_goes_back_calls_back_what_moves() -> None:
     partitions = {0: at(1, 2, 3), 1: moving((1,), (1, 2, 3))}
     step = next_step("t", partitions, Wish(1), THREE, ours=True)
     assert (step.cancel, step.start) == ((1,), {})
-    assert told(step) == "to 1 replica of each partition: 1 partition called back"
+    assert told(step) == "to 1 replica of each partition: reassignment of 1 partition cancelled"
     step = next_step("t", {0: at(1, 2, 3), 1: at(1)}, Wish(1), THREE, ours=True)
     assert [len(held) for held in step.start.values()] == [1]
 

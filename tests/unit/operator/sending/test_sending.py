@@ -193,7 +193,7 @@ def test_a_resume_file_of_something_else_is_refused(ingest: Ingest, numbers: Pat
     with pytest.raises(EventFileError, match=r"belongs to .* name another file"):
         send(ingest, order_of(other, resume=position))
     numbers.write_text('{"b":1}\n' + numbers.read_text())
-    with pytest.raises(EventFileError, match="has another beginning than when it was sent"):
+    with pytest.raises(EventFileError, match="its beginning has changed since it was sent"):
         send(ingest, order_of(numbers, resume=position))
     position.write_text("{}")
     with pytest.raises(EventFileError, match="is no resume file"):
@@ -202,7 +202,7 @@ def test_a_resume_file_of_something_else_is_refused(ingest: Ingest, numbers: Pat
 
 def test_patience_ends(ingest: Ingest, numbers: Path) -> None:
     ingest.before = lambda _: httpx.Response(503, json={"code": "kafka_unavailable", "detail": "away"})
-    with pytest.raises(SendError, match="503 kafka_unavailable: away; see that it runs, then send again"):
+    with pytest.raises(SendError, match="503 kafka_unavailable: away; check that ingest runs, then send again"):
         send(ingest, order_of(numbers), client=ingest.client(patience_seconds=0.05))
     assert ingest.events == []
 

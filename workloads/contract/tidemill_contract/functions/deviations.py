@@ -1,4 +1,4 @@
-"""Variance and standard deviation of the population. The SQL of their columns is in `variance_sql`."""
+"""`variance` and `stddev` of the population. The SQL that merges their columns is in `variance_sql`."""
 
 from __future__ import annotations
 

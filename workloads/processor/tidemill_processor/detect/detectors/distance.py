@@ -1,4 +1,4 @@
-"""Detectors that measure a value's distance from a centre in units of a spread.
+"""The detectors `zscore`, `ewma` and `mad`: a value's distance from a centre, in units of a spread.
 
 zscore: mean and standard deviation of all values so far (Welford 1962).
 ewma: exponentially weighted mean and variance (Roberts 1959; Finch 2009).
