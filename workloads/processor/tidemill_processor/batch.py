@@ -1,4 +1,4 @@
-"""A micro-batch: turns Kafka records into a typed frame of valid events, and dead letters for invalid ones."""
+"""Converts a micro-batch of Kafka records to a typed frame of valid events, and dead letters of invalid events."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ is exploded, the place in it."""
 
 @dataclass(frozen=True)
 class Origins:
-    """Where the events of exploded arrays are from.
+    """The records from which the events of exploded arrays come.
 
     Attributes:
         starts: the index of the first event of each record, and at the end the number of all events.
-        steps: where the array is in a record.
+        steps: the path of the array in a record.
     """
 
     starts: Sequence[int]
     steps: Steps
 
     def place(self, index: int) -> tuple[int, int]:
-        """Return the index of an event's record, and the place in its array."""
+        """Return the index of an event's record, and the index of the event in the record's array."""
         record = bisect_right(self.starts, index) - 1
         return record, index - self.starts[record]
 
@@ -57,12 +57,12 @@ class Batch:
 
     Attributes:
         frame: valid events that passed the filter: needed fields, derived fields, `_t`, `_p`, `_i`, `_o` if needed.
-        times: `_t` and `_p` of all valid events, including filtered ones, in consume order.
-        messages: the records; `_i` is the index into them.
+        times: `_t` and `_p` of all valid events, including filtered events, in the order of consumption.
+        messages: the records. `_i` is the index in this list.
         dead: dead letters of the invalid records.
         next_offsets, consumed, filtered: by partition; the latter two are numbers of records and of events.
-        arrived: when Kafka got the first record of each partition, epoch ms.
-        elements: where the events are from if an array is exploded; None: `_i` is the index into the records.
+        arrived: the time at which the first record of each partition arrived in Kafka (epoch ms).
+        elements: the origins of the events if an array is exploded; None: `_i` is the index of a record.
     """
 
     frame: pl.DataFrame
@@ -77,7 +77,7 @@ class Batch:
 
     @property
     def invalid(self) -> Counter[int]:
-        """Number of invalid events by partition."""
+        """The number of invalid events by partition."""
         return Counter(letter.partition for letter in self.dead)
 
     def latest_times(self) -> dict[int, int]:
@@ -86,9 +86,12 @@ class Batch:
         return dict(latest.iter_rows())
 
     def times_of(self, partition: int) -> list[int]:
-        """Return a partition's event times (epoch ms) in offset order; of an exploded record the greatest."""
+        """Return a partition's event times (epoch ms) in offset order.
+
+        An exploded record counts by its greatest time.
+        """
         times = self.times.filter(pl.col(PARTITION) == partition)
-        if self.elements is not None:  # the elements of one record do not confirm each other
+        if self.elements is not None:  # because elements of one record must not confirm each other
             times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
         return times[TIME].to_list()
 
@@ -97,7 +100,7 @@ class Batch:
         return self.messages[index if self.elements is None else self.elements.place(index)[0]]
 
     def element(self, index: int) -> int | None:
-        """Return an event's place in the exploded array; None: it is a whole record."""
+        """Return an event's index in the exploded array, or None if the event is a whole record."""
         return None if self.elements is None else self.elements.place(index)[1]
 
     def letter(
@@ -119,7 +122,7 @@ class Batch:
         )
 
     def without(self, partitions: Collection[int]) -> Batch:
-        """Return the batch without some partitions, which have a newer owner."""
+        """Return the batch without the partitions that have a newer owner."""
         gone = list(partitions)
 
         def keep(values: dict[int, int]) -> dict[int, int]:
@@ -137,7 +140,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the records before these offsets, one for each partition. The frame must have the column `_o`."""
+        """Return the batch with only the records before an offset of each partition. The frame must have `_o`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self
@@ -162,17 +165,17 @@ class Batch:
         )
 
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
-        """Return the batch with these valid events as dead letters instead."""
+        """Return the batch with some of its valid events changed to dead letters."""
         letters = tuple(self.letter(i, InvalidEvent(reason, None, detail)) for i in indexes)
         return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Records of one consume call, decoded but not transformed. The other fields are those of `Batch`.
+    """The decoded, but not transformed records of one consume call. Other attributes are as in `Batch`.
 
     Attributes:
-        size: bytes of the records; 0 if all records are so small that their number is limit enough.
+        size: the bytes of the records, or 0 if all records are so small that a limit of their number is enough.
     """
 
     size: int
@@ -186,12 +189,12 @@ class Piece:
 
     @property
     def events(self) -> int:
-        """Number of events, valid or not."""
+        """The number of events, valid or invalid."""
         return len(self.messages) if self.elements is None else self.elements.starts[-1]
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return the next offset, the number of records and the first one's arrival by partition. Offsets ascend."""
+    """Return by partition the next offset, the number of records and the arrival of the first. Offsets must ascend."""
     place = pl.col(INDEX)
     found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
     rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
@@ -203,7 +206,7 @@ def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[i
 
 
 def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
-    """Return a field's values as a column; timestamps are epoch ms."""
+    """Return a field's values as a column. Timestamps are given in epoch ms."""
     stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
     column = pl.Series(name, values, dtype=stored)
     if dtype == pl.Float64:
@@ -215,14 +218,14 @@ class BatchReader:
     """Decodes, validates and transforms micro-batches of one pipeline.
 
     A batch is decoded in pieces. The objects of a few thousand events are still in the CPU's cache when the next step
-    reads them; those of fifty thousand are not, which more than doubles the time of every step.
+    reads them. Those of fifty thousand events are not, which more than doubles the time of every step.
     """
 
     def __init__(self, spec: PipelineSpec, *, offsets: bool = False) -> None:
         """Prepare.
 
         Args:
-            spec: the pipeline's.
+            spec: the pipeline's spec.
             offsets: whether frames always have `_o`.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
@@ -245,7 +248,7 @@ class BatchReader:
         self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
-        """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""
+        """Decode records of one or several partitions, in the order of consumption, at wall time `now_ms`."""
         pieces: list[Piece] = []
         while messages or not pieces:
             piece, messages = self.decode_some(messages, now_ms, sum(piece.events for piece in pieces))
@@ -253,11 +256,11 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode records like `decode`. If they may hold very many events, only the first; the others are returned."""
+        """Decode records as `decode` does, and return the records that are left because there are too many events."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch; `first` is the number of its records that are decoded already."""
+        """Decode the next records of a batch. `first` is the number of records that were decoded before."""
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
         decoded = self._decoder.decode_all(raws, now_ms, largest=largest, records=messages)
@@ -295,7 +298,7 @@ class BatchReader:
         if value is None:
             return dead_letter(message, b"", InvalidEvent(verdict.reason, None, TOMBSTONE))
         if value.startswith(QUARANTINE_PREFIX):
-            # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
+            # It is validated with the time of its arrival, because its time may have been too far in the future then.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
@@ -304,7 +307,7 @@ class BatchReader:
         return dead_letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """Join decoded pieces, of which there must be at least one, into a batch."""
+        """Join decoded pieces into a batch. There must be at least one piece."""
         return self._transformed(self._joined(pieces)) if self._transforms else self._joined(pieces)
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
@@ -361,7 +364,10 @@ class BatchReader:
         return replace(batch, frame=frame, filtered=filtered)
 
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-        """Return the transformed frame, and (index, error) of events whose expressions fail, found by bisection."""
+        """Return the transformed frame, and (index, error) of each event whose expressions fail.
+
+        Bisection finds them.
+        """
         try:
             return self._transform.apply(frame), []
         except pl.exceptions.PolarsError as error:
