@@ -55,7 +55,7 @@ def compile_lock(needs: list[str], output: Path, *, constraints: list[Path], upg
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--upgrade", action="store_true", help="take the newest compatible versions")
     upgrade = parser.parse_args().upgrade

@@ -83,7 +83,7 @@ def readme(folder: Path) -> str:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     sys.stdout.write(readme(CHARTS / sys.argv[1]))
     return 0
 

@@ -79,7 +79,7 @@ def _told(seconds: Mapping[str, float]) -> str:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(prog="compose", description=__doc__)
     parser.add_argument("--events", type=int, help="send only the first N departures")
     arguments = parser.parse_args()

@@ -30,9 +30,9 @@ class Panel:
     """A panel's query.
 
     Attributes:
-        dashboard: name of its dashboard.
-        title: of the panel.
-        query: with values in place of variables.
+        dashboard: The name of the panel's dashboard.
+        title: The title of the panel.
+        query: The query with values in place of variables.
     """
 
     dashboard: str
@@ -41,7 +41,7 @@ class Panel:
 
     @property
     def of_clusters(self) -> bool:
-        """Whether only the operator in a cluster has such metrics."""
+        """Whether the query uses metrics that only the operator in a cluster has."""
         return _OF_CLUSTERS in self.query
 
 
@@ -63,7 +63,7 @@ class Prometheus:
         return answer["data"]
 
     def has_data(self, query: str) -> bool:
-        """Whether a query has a number, within the time range of the dashboards."""
+        """Return whether a query yields a number within the time range of the dashboards."""
         now = time.time()
         told = self.ask("query_range", query=query, start=str(now - _RANGE_SECONDS), end=str(now), step="15")
         return any(not math.isnan(float(value)) for series in told["result"] for _, value in series["values"])
@@ -73,9 +73,10 @@ def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float
     """Return faults: targets that are down, alerts that fire, and panels without data.
 
     Args:
-        running: the services of docker-compose.yaml.
-        say: prints the results.
-        seconds: how long figures may take to appear: some are scraped every 10 seconds, and rates need two scrapes.
+        running: The services of docker-compose.yaml.
+        say: The function that prints the results.
+        seconds: The maximum time until figures appear. Prometheus scrapes some targets every 10 seconds only, and rates
+            need two scrapes.
     """
     prometheus = Prometheus(running.url("prometheus", 9090))
     at_grafana, every = _panels(running)
@@ -98,7 +99,7 @@ def watch_faults(running: Running, say: Callable[[str], None], *, seconds: float
 
 
 def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
-    """Return the number of targets, and what is wrong with them."""
+    """Return the number of targets, and the faults of targets."""
     told = prometheus.ask("targets")["activeTargets"]
     components = {target["labels"].get("component") for target in told}
     wrong = [
@@ -113,7 +114,7 @@ def _targets(prometheus: Prometheus) -> tuple[int, list[str]]:
 
 
 def _rules(prometheus: Prometheus) -> tuple[int, list[str]]:
-    """Return the number of rules, the ones that fail or fire, and whether an Alertmanager receives alerts."""
+    """Return the number of rules, the rules that fail or fire, and whether an Alertmanager receives alerts."""
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     wrong = [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"]
     wrong += [
@@ -153,7 +154,7 @@ def queries(dashboard: dict[str, Any], source: str) -> Iterator[tuple[str, str]]
     """Yield titles and queries of a dashboard's panels, also those within rows.
 
     Raises:
-        ValueError: a panel asks another source than this one.
+        ValueError: A panel queries another data source than this one.
     """
     for panel in dashboard["panels"]:
         yield from queries({"panels": panel.get("panels", ())}, source)

@@ -1,4 +1,4 @@
-"""Reads compose files, as far as ours need it. Anything unknown is refused, never ignored."""
+"""Reads the keys of compose files that our files use. Any other key is refused, never ignored."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _VARIABLE = re.compile(r"\$(?:\$|(?P<name>\w+)|\{(?P<braced>\w+)(?:(?P<kind>:?-)
 
 @dataclass(frozen=True)
 class Mount:
-    """A path of a container, and what is mounted there.
+    """A path of a container, and the volume, folder or file that is mounted there.
 
     Attributes:
-        source: the name of a volume, or a path of this machine.
-        target: the container's path.
-        read_only: whether it may not write there.
+        source: The name of a volume, or a path of this machine.
+        target: The path in the container.
+        read_only: Whether the container may not write to the mount.
     """
 
     source: str
@@ -39,7 +39,7 @@ class Mount:
 
     @property
     def is_volume(self) -> bool:
-        """Whether it is a volume, not a folder or file of this machine."""
+        """Whether the source is a volume, not a folder or file of this machine."""
         return not self.source.startswith((".", "/", "~"))
 
 
@@ -48,10 +48,10 @@ class Health:
     """The health check of a service.
 
     Attributes:
-        test: in Compose's form, beginning with CMD or CMD-SHELL.
-        seconds: how long the service may take to become healthy.
-        timeout: maximum seconds of one test.
-        retries: number of failures in a row that make the service unhealthy.
+        test: The command in Compose's form, which begins with CMD or CMD-SHELL.
+        seconds: The maximum time in seconds until the service is healthy.
+        timeout: The maximum duration of one test in seconds.
+        retries: The number of failures in a row that make the service unhealthy.
     """
 
     test: tuple[str, ...]
@@ -65,15 +65,15 @@ class Service:
     """One service of a file.
 
     Attributes:
-        name: of the service; also its host name.
-        image: its image.
-        command: replaces the image's command, or is appended to its entry point.
-        environment: its variables.
-        mounts: volumes, folders and files.
-        ports: the published ports.
-        health: None: there is no test.
-        after: services to wait for, with `service_healthy` or `service_started`.
-        grace: seconds to end after SIGTERM; then it is killed.
+        name: The name of the service, which is also its host name.
+        image: The image of the service.
+        command: The command that replaces the image's command, or that is appended to the image's entry point.
+        environment: The environment variables of the service.
+        mounts: The mounted volumes, folders and files.
+        ports: The published ports.
+        health: The health check, or None if the service has no health check.
+        after: The services that must start before, each with `service_healthy` or `service_started`.
+        grace: The time in seconds that the service gets to end after SIGTERM. Then it is killed.
     """
 
     name: str
@@ -91,11 +91,11 @@ def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
     """Return the services of a file, by name.
 
     Args:
-        path: of the file.
-        environ: values of its variables.
+        path: The path of the file.
+        environ: The values of the file's variables.
 
     Raises:
-        ValueError: the file has a key that Compose 1 or this program does not know; the message names it.
+        ValueError: The file has a key that Compose 1 or this program does not know. The message names the key.
     """
     document = yaml.safe_load(path.read_text())
     unknown = [key for key in document if key not in TOP_LEVEL and not key.startswith("x-")]

@@ -20,13 +20,13 @@ def find_tools(jars: Path, environ: Mapping[str, str]) -> Path:
     """Return the jar of the tools.
 
     Args:
-        jars: the folder with the jars of the broker.
-        environ: environment variables; the PATH must have Maven.
+        jars: The folder with the jars of the broker.
+        environ: The environment variables. Maven must be on the PATH.
 
     Raises:
-        RuntimeError: it is not there and cannot be fetched.
+        RuntimeError: The jar is not there and cannot be fetched.
     """
-    whole = sorted(jars.glob("kafka-tools-[0-9]*.jar"))  # an unpacked Kafka has everything
+    whole = sorted(jars.glob("kafka-tools-[0-9]*.jar"))  # An unpacked Kafka contains the jar of the tools.
     if whole:
         return whole[-1]
     name = f"kafka-tools-{KAFKA_VERSION}"

@@ -26,8 +26,8 @@ class Ended:
     """The result of ending a service.
 
     Attributes:
-        seconds: time until it ended.
-        killed: whether it exceeded its grace period.
+        seconds: The time until the service ended.
+        killed: Whether the service was killed because it exceeded its grace period.
     """
 
     seconds: float
@@ -38,11 +38,11 @@ class Running:
     """The services of one file.
 
     Attributes:
-        services: by name.
-        stage: their folder and addresses.
-        children: their processes.
-        seconds: time until each was healthy.
-        ended: how each ended.
+        services: The services by name.
+        stage: The folder and the addresses of the services.
+        children: The processes of the services.
+        seconds: The time until each service was healthy.
+        ended: How each service ended.
     """
 
     def __init__(self, services: Mapping[str, Service], stage: Stage) -> None:
@@ -62,7 +62,7 @@ class Running:
         """Start all services, each after those that it waits for.
 
         Raises:
-            RuntimeError: one is not healthy in the time that its check allows, or has ended.
+            RuntimeError: A service has ended, or is not healthy in the time that its health check allows.
         """
         waiting = dict(self.services)
         while waiting:
@@ -103,7 +103,7 @@ class Running:
         self.seconds[service.name] = time.monotonic() - child.started_at
 
     def trouble(self, service: Service) -> str:
-        """Return why a service's health check fails; empty: it is healthy, or has no check."""
+        """Return why a service's health check fails, or an empty text if it passes or there is no check."""
         if service.health is None:
             return ""
         kind, *given = (self.stage.text(service, part) for part in service.health.test)
@@ -122,7 +122,7 @@ class Running:
         return "" if done.returncode == 0 else f"status {done.returncode} {(done.stdout + done.stderr)[-500:].strip()}"
 
     def troubles(self) -> dict[str, str]:
-        """Return what is wrong with services that were healthy: ended, or all retries of their check failed."""
+        """Return a fault for each service that was healthy but has ended, or whose check failed in all retries."""
         found = {name: self._lasting_trouble(name) for name in self.children}
         return {name: trouble for name, trouble in found.items() if trouble}
 
@@ -152,9 +152,9 @@ def running(file: Path, folder: Path, environ: Mapping[str, str]) -> Iterator[Ru
     """Run the services of a file while the block runs.
 
     Args:
-        file: the compose file.
-        folder: of all their files; every user may enter it.
-        environ: for the file's variables.
+        file: The compose file.
+        folder: The folder of all files of the services, which every user may enter.
+        environ: The values of the file's variables.
     """
     services = load(file, environ)
     stage = Stage.of(services, file.resolve().parent, folder)

@@ -27,9 +27,10 @@ class Stage:
 
     Attributes:
         root: the folder of the compose file, to which its paths are relative.
-        folder: of all files of the run.
-        addresses: by the service's name.
-        ports: replacements for ports of servers that listen on all addresses, because others may use the file's.
+        folder: The folder of all files of the run.
+        addresses: The address of each service, by the service's name.
+        ports: Replacements for the ports of servers that listen on all addresses, because other programs may use the
+            ports of the file.
     """
 
     root: Path
@@ -77,7 +78,7 @@ class Stage:
         return text
 
     def _seen(self, service: Service) -> set[str]:
-        """Return the container's paths of mounts; for a file also its folder, because a pattern may name that."""
+        """Return the paths of mounts in the container, and the folder of each mounted file, as patterns may name it."""
         targets = {mount.target for mount in service.mounts}
         files = {mount.target for mount in service.mounts if (self.root / mount.source).is_file()}
         return targets | {str(PurePosixPath(target).parent) for target in files}

@@ -29,7 +29,7 @@ _VERSIONS = "kafka-broker-api-versions.sh"
 
 
 def command(stage: Stage, service: Service) -> Command | None:
-    """Return the command for a service; None: nothing stands in for it (Grafana).
+    """Return the command for a service, or None if no program stands in for its image (Grafana).
 
     Raises:
         ValueError: there is no stand-in for the image.
@@ -43,7 +43,7 @@ def command(stage: Stage, service: Service) -> Command | None:
 
 
 def environment(stage: Stage, service: Service) -> dict[str, str]:
-    """Return the variables of the service's processes: its own, and for Tidemill's images those that programs need."""
+    """Return the service's variables; for Tidemill's images, with the variables that its programs need."""
     kept = {
         name: os.environ[name] for name in ("PATH", "HOME", "LANG", "JAVA_HOME", "KAFKA_HOME") if name in os.environ
     }
@@ -53,7 +53,7 @@ def environment(stage: Stage, service: Service) -> dict[str, str]:
 
 
 def _kafka(stage: Stage, service: Service) -> Command:
-    """Like apache/kafka: KAFKA_A_B sets a.b, and the storage is formatted once."""
+    """Do the same as the image apache/kafka: KAFKA_A_B sets a.b, and the storage is formatted once."""
     told = environment(stage, service)
     properties = {
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
@@ -75,7 +75,7 @@ def _kafka(stage: Stage, service: Service) -> Command:
 
 
 def _postgres(stage: Stage, service: Service) -> Command:
-    """Like postgres: a cluster of POSTGRES_USER with POSTGRES_PASSWORD, and the database POSTGRES_DB."""
+    """Do the same as the image postgres: create POSTGRES_USER with POSTGRES_PASSWORD, and the database POSTGRES_DB."""
     told, user, programs = environment(stage, service), server_user(), find_programs(os.environ)
     data = stage.path(service, "/var/lib/postgresql/data")
     data.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def _run(arguments: list[str], *, user: str | None = None, folder: Path | None =
     """Run a command that the image runs before its server.
 
     Raises:
-        RuntimeError: it fails.
+        RuntimeError: The command fails.
     """
     done = subprocess.run(
         arguments,

@@ -93,7 +93,7 @@ def _start_chaos(arguments: argparse.Namespace, runtime: Runtime, console: Conso
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     arguments = _arguments()
     return command(lambda console: in_folder("demo", lambda folder: _run(arguments, console, folder)))
 

@@ -49,9 +49,9 @@ class Chaos:
     """Runs the script in a separate thread.
 
     Args:
-        runtime: the platform under attack.
-        seed: of all random choices.
-        say: prints each action.
+        runtime: The platform under attack.
+        seed: The seed of all random choices.
+        say: The function that prints each action.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ def reset_group(runtime: Runtime) -> bool:
 
 
 def _is_processor(pid: int) -> bool:
-    """Whether a process is alive and a processor. A zombie has no command line."""
+    """Return whether a process is alive and a processor. A zombie is not, because it has no command line."""
     try:
         return b"tidemill_processor" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

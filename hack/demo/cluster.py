@@ -108,7 +108,7 @@ class ClusterPlatform:
         """Apply the pipeline in its own restricted namespace, and wait until it is ready.
 
         Raises:
-            DemoError: it is refused, or not ready in time; or the namespace is somebody else's.
+            DemoError: The pipeline is refused or is not ready in time, or the namespace belongs to somebody else.
         """
         self._make_way()
         labels = {"pod-security.kubernetes.io/enforce": "restricted", _MARK: "true"}
@@ -120,14 +120,14 @@ class ClusterPlatform:
         """Apply the current document of the pipeline in an existing namespace, and wait until it is ready.
 
         Raises:
-            DemoError: it is refused, or not ready in time.
+            DemoError: The pipeline is refused, or is not ready in time.
         """
         self._kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(self.document))
         until(self._ready, seconds=_READY_SECONDS, what=f"{self.namespace}/{self.name} is ready", pause_seconds=0.5)
         self.reach()
 
     def reach(self) -> None:
-        """Determine the addresses of its services.
+        """Determine the addresses of the pipeline's services.
 
         Raises:
             DemoError: there is none.
@@ -212,7 +212,7 @@ class ClusterPlatform:
         """Delete the pipeline and its namespace, and wait until both are gone.
 
         Raises:
-            DemoError: they are not within minutes.
+            DemoError: The pipeline or the namespace still exists after some minutes.
         """
         self.leave()
         timeout = f"--timeout={_GONE_SECONDS:.0f}s"

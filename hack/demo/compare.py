@@ -1,4 +1,4 @@
-"""Compares answers of the REST API with the batch recomputation: exactly where that is promised, else within 1e-9."""
+"""Compares answers of the REST API with the batch recomputation: exact values exactly, other values within 1e-9."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Comparison:
     """The comparison of one aggregation.
 
     Attributes:
-        aggregation: its name.
-        windows: number of windows that were expected.
-        answered: number of windows that the API returned.
-        open_windows: how many of these were not closed yet.
-        values: number of metric values that were compared.
-        wrong: number of different values, plus the number of windows that only one side has.
-        differences: the first few differences as text.
+        aggregation: The name of the aggregation.
+        windows: The number of expected windows.
+        answered: The number of windows that the API returned.
+        open_windows: The number of returned windows that were not closed yet.
+        values: The number of metric values that were compared.
+        wrong: The number of different values, plus the number of windows that only one side has.
+        differences: The first few differences as text.
     """
 
     aggregation: str
@@ -80,9 +80,9 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
     """Compare one aggregation's windows with the expected ones.
 
     Args:
-        aggregation: its part of the spec.
-        expected: the result of `expected_windows`.
-        pages: the API's answers, in their order.
+        aggregation: The aggregation as it is in the spec.
+        expected: The result of `expected_windows`.
+        pages: The API's answers, in their order.
     """
     rows = [row for page in pages for row in page.rows]
     metrics = {metric["name"]: metric.get("function", "expression") for metric in aggregation["metrics"]}
@@ -149,7 +149,7 @@ def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
 
 
 def _candidates(kind: pl.List) -> bool:
-    """Whether a value is one of several correct ones, as for `first` and `last`. For `topk`, the list is the value."""
+    """Return whether a value is among the correct ones (`first`, `last`). For `topk`, the list itself is the value."""
     return not isinstance(kind.inner, pl.Struct)
 
 

@@ -44,8 +44,8 @@ def in_folder(name: str, run: Callable[[Path], int]) -> int:
     """Run in a new folder, which is kept with logs and data after a failure. Returns the exit code.
 
     Args:
-        name: of the program; part of the folder's name.
-        run: gets the folder.
+        name: The name of the program, which becomes part of the folder's name.
+        run: The function to run; it gets the folder.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"tidemill-{name}-"))
     # If root started this, Postgres runs as another user, who has to enter the folder.
@@ -71,10 +71,10 @@ def send(
     """Send everything through ingest, and print the speed.
 
     Args:
-        platform: receives the events.
-        departures: in the order of sending.
-        console: where progress is shown.
-        gate: as `Replay` takes it.
+        platform: The platform that receives the events.
+        departures: The departures in the order in which they are sent.
+        console: The console that shows the progress.
+        gate: The argument `gate` of `Replay`.
     """
     batches = to_batches(to_events(departures), departures["ts"].dt.epoch("ms").to_list(), BATCH_EVENTS)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

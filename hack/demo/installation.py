@@ -139,9 +139,9 @@ class Place:
     """A cluster that has the images.
 
     Attributes:
-        kubeconfig: the administrator's.
-        images: references of what was built here.
-        started: whether it was started now.
+        kubeconfig: The administrator's kubeconfig.
+        images: References of the images that were built here.
+        started: Whether the cluster was started now.
     """
 
     kubeconfig: Path
@@ -178,10 +178,10 @@ class Helm:
     """Helm in the operator's namespace of one cluster.
 
     Args:
-        steps: which tell what is installed.
-        kubeconfig: of the cluster.
-        images: references of what was built here.
-        values: file of the operator's chart.
+        steps: The steps, which print what is installed.
+        kubeconfig: The kubeconfig of the cluster.
+        images: References of the images that were built here.
+        values: The file with values of the operator's chart.
     """
 
     def __init__(self, steps: Steps, kubeconfig: Path, images: Sequence[str], values: Path) -> None:
@@ -206,8 +206,8 @@ class Helm:
         """Install or upgrade the operator.
 
         Args:
-            settings: `name=value` over those of the file.
-            chart: another one than the tree's.
+            settings: Values as `name=value`, which override values of the file.
+            chart: A chart that is used in place of the chart of this repository.
 
         Raises:
             DemoError: it does not become ready.

@@ -89,7 +89,7 @@ def _or_none(platform: ClusterPlatform, component: str) -> str:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     arguments = _arguments()
     return command(lambda console: _run(arguments, console))
 

@@ -29,9 +29,9 @@ class Batch:
     """Consecutive events.
 
     Attributes:
-        events: one JSON object each.
-        first_ms: event time of the first.
-        last_ms: event time of the last.
+        events: The events, each as one JSON object.
+        first_ms: The event time of the first event.
+        last_ms: The event time of the last event.
     """
 
     events: Sequence[bytes]
@@ -52,8 +52,8 @@ class Totals:
     """The answers of ingest so far.
 
     Attributes:
-        retried: number of events that were sent again because ingest asked for it.
-        unanswered: number of events in requests without an answer, sent again with the same key.
+        retried: The number of events that were sent again because ingest requested it.
+        unanswered: The number of events in requests without an answer, which were sent again with the same key.
     """
 
     accepted: int = 0
@@ -76,11 +76,12 @@ class Replay:
     """One run over all batches.
 
     Args:
-        url: base URL of ingest.
-        pipeline: its name.
-        disorder_ms: maximum age of an event relative to the newest one.
-        gate: called before a batch is sent with the number of events before it; may block to slow the replay down.
-        on_progress: called with the number of events acknowledged.
+        url: The base URL of ingest.
+        pipeline: The name of the pipeline.
+        disorder_ms: The maximum age of an event relative to the newest one.
+        gate: A function that is called before each batch with the number of events before the batch. It may block to
+            slow the replay down.
+        on_progress: A function that is called with the number of acknowledged events.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Replay:
         """Send all batches.
 
         Raises:
-            DemoError: one is refused, or not accepted within minutes.
+            DemoError: A batch is refused, or is not accepted within minutes.
         """
         limits = httpx.Limits(max_connections=CONNECTIONS)
         with (

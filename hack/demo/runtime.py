@@ -34,7 +34,7 @@ def until(check: Callable[[], T | None], *, seconds: float, what: str, pause_sec
     """Call `check` until its value is true, and return that.
 
     Raises:
-        DemoError: it is not true within the time limit.
+        DemoError: The value is not true within the time limit.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -50,11 +50,11 @@ def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
     """Return the end offset of each partition of a topic, once Kafka reports all: leaders may just be moving.
 
     Args:
-        ask: returns the ends that are known now.
-        topic: for the message.
+        ask: The function that returns the ends that are known now.
+        topic: The topic's name, for the message.
 
     Raises:
-        DemoError: some are still unknown after the time limit; the message says why.
+        DemoError: Some ends are still unknown after the time limit. The message contains the reason.
     """
     deadline = time.monotonic() + _ENDS_SECONDS
     while True:
@@ -82,9 +82,9 @@ class Platform(Protocol):
     """The place where a demo's pipeline runs.
 
     Attributes:
-        name: of the pipeline.
-        namespace: of the pipeline.
-        document: its resource.
+        name: The name of the pipeline.
+        namespace: The namespace of the pipeline.
+        document: The pipeline's resource.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Platform(Protocol):
 
     @property
     def logs(self) -> str:
-        """Where to look for the cause of a failure."""
+        """The place where a user finds the cause of a failure."""
 
     def url(self, component: str) -> str:
         """Return the base URL of `ingest` or `api`."""
@@ -110,10 +110,11 @@ class Runtime:
 
     Args:
         example: the pipeline's YAML.
-        folder: of the copy, the data and the logs.
-        environment: more of it.
-        any_ports: listen on any; tests that run beside each other would choose the same first free ones.
-        options: further ones of `tidemill up`.
+        folder: The folder of the copy, the data and the logs.
+        environment: Additional environment variables.
+        any_ports: Whether to listen on any free ports. Without it, tests that run at the same time would choose the
+            same ports, because each takes the first free ones.
+        options: Additional options of `tidemill up`.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Runtime:
         """Start it, and wait until everything is ready.
 
         Raises:
-            DemoError: it ends or is not ready in time.
+            DemoError: `up` ends or is not ready in time.
         """
         self._write()
         ready_file = self.folder / "ready.json"
@@ -171,7 +172,7 @@ class Runtime:
         """Raise an error if `up` has ended.
 
         Raises:
-            DemoError: it has.
+            DemoError: `up` has ended.
         """
         if self._process is not None and self._process.poll() is not None:
             tail = self.log.read_text(errors="replace")[-3000:]

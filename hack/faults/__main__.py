@@ -86,7 +86,7 @@ def _played(on: Bench, plan: Iterable[tuple[Row, float]], *, events: int) -> Ite
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
     parser.add_argument("--events", type=int, default=20_000, help="events that a row writes to Kafka itself")

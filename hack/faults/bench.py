@@ -38,19 +38,19 @@ _DISK_BYTES = 1_500_000_000
 
 
 class Bench:
-    """The parts that rows act on.
+    """The servers, processes and helpers that a row (one fault of the table) uses.
 
     Attributes:
-        servers: by name.
-        proxies: of each server.
-        runtime: the platform.
-        postgres: the administrator's address, not through the proxy.
-        ingest, bulk: the senders.
-        noted: the acknowledged events.
-        checker: compares them with the results.
-        watch: records health, figures and conditions.
-        leader: the broker that led the first partition at the last check.
-        disk: the small disk that Postgres' data are on, if they are on one.
+        servers: The servers by name.
+        proxies: The proxies of each server.
+        runtime: The platform under test.
+        postgres: The administrator's address of Postgres, which does not lead through the proxy.
+        ingest, bulk: The senders of events.
+        noted: The acknowledged events.
+        checker: Compares the acknowledged events with the results.
+        watch: Records health, figures and conditions.
+        leader: The broker that led the first partition at the last check.
+        disk: The small disk with Postgres' data, if they are on a small disk.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Bench:
         """Return the process id of a component's first replica.
 
         Raises:
-            RuntimeError: none runs.
+            RuntimeError: No replica runs.
         """
         for name, state in self.runtime.status()["workloads"].items():
             if component in name and state["pid"]:
@@ -160,7 +160,7 @@ def _disk(home: Path) -> Iterator[Path]:
     """Put the data of a Postgres that does not run on a small disk of their own, in memory.
 
     Raises:
-        DemoError: nothing can be mounted, as by a user who is not root.
+        DemoError: The disk cannot be mounted, e.g. because the user is not root.
     """
     disk, data = home / "disk", home / "data"
     disk.mkdir()
@@ -211,9 +211,9 @@ def bench(folder: Path, *, small_disk: bool = False, environ: Mapping[str, str] 
     """Run the platform while the block runs, and end everything afterwards.
 
     Args:
-        folder: of all files; every user may enter it.
-        small_disk: put Postgres' data on a small disk of their own, which can be filled.
-        environ: of the servers and processes; its addresses are left out.
+        folder: The folder of all files, which every user may enter.
+        small_disk: Whether Postgres' data are put on a small disk of their own, which can be filled.
+        environ: The environment of the servers and processes. The addresses in it are left out.
     """
     inherited = {name: value for name, value in environ.items() if not name.startswith("TIDEMILL_")}
     proxies = Proxies()

@@ -57,14 +57,15 @@ Window = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of the events; numbers.
+    """The outcome of the events, as numbers.
 
     Attributes:
-        counted: in windows.
-        dead: dead letters.
-        lost: acknowledged, but not in the topic.
-        doubled: more than once in the topic.
-        wrong: windows that differ from the recomputation, and missing or surplus dead letters.
+        counted: The number of events that were counted in windows.
+        dead: The number of dead letters.
+        lost: The number of events that were acknowledged but are not in the topic.
+        doubled: The number of events that are in the topic more than once.
+        wrong: The number of windows that differ from the recomputation, plus the number of missing or surplus dead
+            letters.
     """
 
     counted: int
@@ -75,7 +76,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether every acknowledged event was counted or became a dead letter exactly once."""
+        """Return whether every acknowledged event was counted or became a dead letter exactly once."""
         return self.lost == self.doubled == self.wrong == 0
 
 
@@ -95,7 +96,7 @@ class Checker:
         self._next = dict.fromkeys(self._next, 0)
 
     def judge(self) -> Verdict:
-        """Return the outcome of all events so far. They must be processed, and nobody may send."""
+        """Return the outcome of all events so far. All events must be processed before, and nobody may send events."""
         self._read()
         expected, answered = self._expected(), _answered(self._runtime)
         marks, times = self._noted.marks(), self._times
@@ -117,7 +118,7 @@ class Checker:
         """Read the records that are new in the topic.
 
         Raises:
-            RuntimeError: it cannot be read in time.
+            RuntimeError: The topic cannot be read in time.
         """
         consumer = Consumer(
             {"bootstrap.servers": self._runtime.kafka, "group.id": "faults-check", "enable.auto.commit": False}

@@ -25,16 +25,18 @@ class Seen:
     """The observations of a row; times in seconds.
 
     Attributes:
-        lasted: duration of the fault.
-        tells: time until a component reported the fault, by component; None: it did not while the fault lasted.
-        moved: time from the end of the fault until events were counted again.
-        well: time from then until everything stayed healthy; of a killed process, from when it serves again.
-        still: the longest time without counting while the fault lasted.
-        counted: number of events that were counted while the fault lasted.
-        said: each component's last report while the fault lasted.
-        lies: for how long a component reported health, or an old figure, while nothing was counted.
-        alarms: for how long a component reported a fault while events were counted.
-        restarted: processes that were restarted.
+        lasted: The duration of the fault.
+        tells: By component, the time until the component reported the fault. The value is None if the component did not
+            report the fault while it lasted.
+        moved: The time from the end of the fault to the moment when events were counted again.
+        well: The time from this moment until everything stayed healthy. If a process was killed, the time begins when
+            the process serves again.
+        still: The longest time in which no event was counted while the fault lasted.
+        counted: The number of events that were counted while the fault lasted.
+        said: Each component's last report while the fault lasted.
+        lies: By component, for how long it reported health, or an old figure, while nothing was counted.
+        alarms: By component, for how long it reported a fault while events were counted.
+        restarted: The processes that were restarted.
     """
 
     lasted: float
@@ -50,7 +52,7 @@ class Seen:
 
     @property
     def told(self) -> float | None:
-        """Time until the last required component had reported the fault; None: one never did."""
+        """The time until the last required component had reported the fault, or None if a component never did."""
         known = [at for at in self.tells.values() if at is not None]
         return max(known, default=0.0) if len(known) == len(self.tells) else None
 
@@ -62,7 +64,7 @@ def _is_well(on: Bench) -> bool:
 
 
 def _all_well(on: Bench, since: float) -> bool:
-    """Whether the latest reports of all components were healthy."""
+    """Return whether the latest reports of all components were healthy."""
     watch = on.watch
     said = {name: watch.since(name, max(since, time.monotonic() - _STAYS_SECONDS)) for name in (*COMPONENTS, "ready")}
     return (
@@ -77,7 +79,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
     """Begin the fault, watch, end it, and wait until everything is healthy.
 
     Raises:
-        DemoError: it takes too long.
+        DemoError: This takes too long.
     """
     lasts = row.seconds if row.seconds is not None else seconds
     watch = on.watch
@@ -181,7 +183,7 @@ def settle(on: Bench) -> Verdict:
     """Stop sending until everything is counted, and return the outcome.
 
     Raises:
-        DemoError: it takes too long.
+        DemoError: This takes too long.
     """
     on.ingest.flow(on=False)
     until(lambda: on.ingest.idle and on.bulk.idle, seconds=_GIVEN_UP_SECONDS, what="all that is sent is answered")
@@ -195,7 +197,7 @@ def settle(on: Bench) -> Verdict:
 
 
 def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
-    """Return the broken expectations; empty: the row holds."""
+    """Return the expectations that are not met; the row passes if all are met."""
     found = []
     if seen.told is None and seen.lasted >= TELLS_SECONDS:
         found.append(f"{' and '.join(who for who, at in seen.tells.items() if at is None)} did not report it")

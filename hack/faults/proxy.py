@@ -43,12 +43,13 @@ class Proxies:
 
 
 class Proxy:
-    """Forwards what is sent to a port.
+    """Forwards the bytes that are sent to a port.
 
     Attributes:
-        port: where it listens.
-        swallows: lose all bytes. Connections are accepted, and one that has lost a byte stays silent for ever.
-        delay_seconds: delay of each piece, in both directions.
+        port: The port on which the proxy listens.
+        swallows: If true, the proxy loses all bytes. It accepts connections, and a connection that has lost a byte
+            stays silent for ever.
+        delay_seconds: The delay of each piece of data, in both directions.
     """
 
     def __init__(self, target: int) -> None:
@@ -79,7 +80,7 @@ class Proxy:
             finally:
                 to_server.close()
         except (OSError, asyncio.CancelledError):
-            pass  # ended by the peer, or with the proxy
+            pass  # The peer or the proxy has ended the connection.
         finally:
             to_client.close()
 

@@ -28,16 +28,18 @@ class Row:
     """One fault.
 
     Attributes:
-        name: the name of the row.
-        expected: the expectation in words, for the table.
-        strike, mend: begin and end the fault.
-        told: the texts that reports must contain during the fault, by component (or `ready`); empty: no report must.
-        moves: whether events must be counted during the fault; None: they may.
-        restarts: components that may restart.
-        asked: nothing is counted on request, so that it must not be reported as a fault.
-        quiet: no events are sent during the fault.
-        seconds: the duration of the fault; None: the duration of the command line.
-        small_disk: Postgres' data are on a small disk of their own. These rows are played separately.
+        name: The name of the row.
+        expected: The expectation in words, for the table.
+        strike, mend: Functions that begin and end the fault.
+        told: By component (or `ready`), the texts that reports must contain during the fault. If it is empty, no report
+            has to mention the fault.
+        moves: Whether events must be counted during the fault. Otherwise, they may be counted.
+        restarts: The components that may restart.
+        asked: Whether counting is stopped on request, so that it must not be reported as a fault.
+        quiet: Whether no events are sent during the fault.
+        seconds: The duration of the fault. If it is None, the command line determines the duration.
+        small_disk: Whether Postgres' data are on a small disk of their own. Rows with a small disk are played
+            separately.
     """
 
     name: str

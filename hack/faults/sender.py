@@ -17,7 +17,7 @@ _BATCH, _PIECE = 100, 1_000
 # One of this many events to ingest is invalid.
 _POISON_EVERY = 97
 _ANSWER_SECONDS = 40.0
-# Then even the oldest unacknowledged event is far from being late.
+# The limit is so short that even the oldest unacknowledged event is far from being late.
 _DELIVERY_SECONDS = 240
 
 
@@ -25,8 +25,8 @@ class Acknowledged:
     """Ids of acknowledged events: even ones through ingest, odd ones directly to Kafka.
 
     Attributes:
-        sent: number of sent events.
-        poisoned: acknowledged events that cannot be counted.
+        sent: The number of sent events.
+        poisoned: The number of acknowledged events that cannot be counted.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class ThroughIngest:
 
     @property
     def idle(self) -> bool:
-        """Whether no request is open."""
+        """Return whether no request is open."""
         return not (self._posting or self._wanted.is_set())
 
     def close(self) -> None:
@@ -121,7 +121,10 @@ class ThroughIngest:
 
 
 class Bulk:
-    """Writes to Kafka directly, evenly over a time. Records that Kafka does not accept are sent again."""
+    """Writes records directly to Kafka, spread evenly over a time.
+
+    Records that Kafka does not accept are sent again.
+    """
 
     def __init__(self, brokers: str, topic: str, noted: Acknowledged, *, began: float) -> None:
         self._topic, self._noted, self._began = topic, noted, began
@@ -150,7 +153,7 @@ class Bulk:
 
     @property
     def idle(self) -> bool:
-        """Whether all records are acknowledged."""
+        """Return whether all records are acknowledged."""
         return self._left == 0 and len(self._producer) == 0
 
     def close(self) -> None:

@@ -29,8 +29,8 @@ class Line:
     """One row of a run.
 
     Attributes:
-        sent, acknowledged, counted, dead: numbers of events in this row.
-        faults: the broken expectations.
+        sent, acknowledged, counted, dead: The numbers of events in this row.
+        faults: The expectations that the row does not meet.
     """
 
     row: Row

@@ -1,4 +1,4 @@
-"""Pure: compares reports with the truth about counting: for how long somebody reported what was not true."""
+"""Pure functions that compare reports with the true progress of counting, and return how long reports were wrong."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
     """Return the spans in which nothing was counted, or in which this was unknown.
 
     Args:
-        counted: events that were counted until then; None: not known.
-        begin: begin of the observed time, seconds.
-        end: its end, seconds.
+        counted: The number of events that were counted up to each time, or None if the number is unknown.
+        begin: The begin of the observed time in seconds.
+        end: The end of the observed time in seconds.
     """
     moves = [begin]
     known = None
@@ -68,5 +68,5 @@ def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[A
 
 
 def first(said: Sequence[Sample], begin: float, end: float, holds: Callable[[Any], bool]) -> float | None:
-    """Return the seconds from the beginning to the first such report; None: there was none."""
+    """Return the seconds from the beginning to the first such report, or None if there was no such report."""
     return next((at - begin for at, what in said if begin <= at <= end and holds(what)), None)

@@ -21,16 +21,17 @@ EVERY_SECONDS = 0.5
 _LAG = "tidemill_pipeline_lag_events"
 
 Sample = tuple[float, Any]
-"""Time of the report (monotonic seconds), and its content."""
+"""The time of a report (monotonic seconds), and the content of the report."""
 
 
 class Watch:
     """Asks all components until it is closed.
 
     Attributes:
-        samples: by source: `processor`, `ingest`, `api` (`/health`, with the failing dependencies), `ready` (the
-            condition, with its reason), `gauge` (the lag in Prometheus), `status` (the lag of `tidemill status`),
-            `restarts`, and `counted`, the truth according to positions in Postgres; None: these cannot be read.
+        samples: The reports by source. The sources are `processor`, `ingest`, `api` (`/health`, with the failing
+            dependencies), `ready` (the condition, with its reason), `gauge` (the lag in Prometheus), `status` (the lag
+            of `tidemill status`), `restarts`, and `counted`, the true number according to the positions in Postgres
+            (None if the positions cannot be read).
     """
 
     def __init__(self, runtime: Runtime, postgres: str) -> None:
@@ -56,7 +57,7 @@ class Watch:
         self._ended.set()
 
     def latest(self, name: str) -> Any:
-        """Return the latest report; None: there is none yet."""
+        """Return the latest report, or None if there is no report yet."""
         return self.samples[name][-1][1] if self.samples[name] else None
 
     def since(self, name: str, moment: float) -> list[Sample]:
@@ -72,7 +73,7 @@ class Watch:
             self._ended.wait(EVERY_SECONDS)
 
     def _health(self, component: str) -> str:
-        """Return a component's worst report; `silent`: no answer; `absent`: there is no process."""
+        """Return a component's worst report: `silent` if a process does not answer, `absent` if there is no process."""
         workloads: Mapping[str, Any] = self._runtime.status()["workloads"]
         said = [_told(int(of["port"])) for name, of in workloads.items() if component in name]
         return max(said, key=lambda text: text != "healthy", default="absent")
@@ -87,7 +88,7 @@ class Watch:
         return "True" if ready["status"] == "True" else f"{ready['status']} {ready['reason']}"
 
     def _status(self) -> Any:
-        """Return the figures, or None; old figures with their age."""
+        """Return the figures, or None. Old figures are returned with their age."""
         figures = self._pipeline()["figures"]
         return (figures["lag"], figures.get("lagSeconds"), figures.get("figuresAt")) if figures else None
 

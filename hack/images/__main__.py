@@ -167,7 +167,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     arguments = _arguments()
     # A signal must also end an engine that this program has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

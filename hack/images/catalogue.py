@@ -18,9 +18,9 @@ class Image:
     """One image.
 
     Attributes:
-        name: repository, e.g. `tidemill/ingest`.
-        dockerfile: below the repository's root.
-        sources: files and folders that determine its content, below the repository's root.
+        name: The image's repository, e.g. `tidemill/ingest`.
+        dockerfile: The path of the Dockerfile below the repository's root.
+        sources: The files and folders that determine the image's content, as paths below the repository's root.
     """
 
     name: str
@@ -70,8 +70,8 @@ def content_tag(images: tuple[Image, ...], *, also: str = "") -> str:
     """Return `<version>-<hash>` of everything that these images are built from: an unchanged tree keeps its tag.
 
     Args:
-        images: those that share the tag.
-        also: other inputs, e.g. the base image.
+        images: The images that share the tag.
+        also: Other inputs of the hash, e.g. the base image.
     """
     digest = hashlib.sha256(also.encode())
     for source in sorted({source for image in images for source in image.sources}):

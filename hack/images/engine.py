@@ -26,20 +26,20 @@ class Engine:
     """A Docker engine.
 
     Args:
-        host: its address; empty: the client's own default.
+        host: The engine's address. If it is empty, the client's own default is used.
     """
 
     def __init__(self, host: str = "") -> None:
         self._environment = {**os.environ, **({"DOCKER_HOST": host} if host else {})}
 
     def answers(self) -> bool:
-        """Whether it answers."""
+        """Return whether the engine answers."""
         if shutil.which("docker") is None:
             return False
         return self._run(["version", "--format", "{{.Server.Version}}"]).returncode == 0
 
     def has(self, reference: str) -> bool:
-        """Whether an image exists."""
+        """Return whether an image exists."""
         return self._run(["image", "inspect", reference]).returncode == 0
 
     def size_bytes(self, reference: str) -> int:
@@ -55,7 +55,7 @@ class Engine:
         """Build an image with the repository's root as its context.
 
         Raises:
-            BuildError: it fails; the end of what Docker printed is in the message.
+            BuildError: The build fails. The message contains the end of Docker's output.
         """
         command = ["build", "--network", "host", "--force-rm", "--tag", reference]
         command += ["--file", str(ROOT / image.dockerfile)]
@@ -103,7 +103,7 @@ def own_engine() -> Iterator[Engine]:
     It makes no network and no firewall rule: builds use the host's network.
 
     Raises:
-        BuildError: it does not start, or we are not root.
+        BuildError: The engine does not start, or this program does not run as root.
     """
     if os.geteuid() != 0:
         raise BuildError("no Docker engine answers, and starting one needs root: start Docker, or run this as root")

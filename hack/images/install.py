@@ -1,7 +1,8 @@
 """Runs in an image's build stage: installs hashed requirements into a folder, then compiles them.
 
-If there are wheels beside this file, only these are used; otherwise the package index. Packages of an earlier layer
-(`--without` its requirements) are left out: all locks have the same versions.
+If there are wheels beside this file, the program uses only these wheels; otherwise, it uses the package index. It
+leaves out the packages of an earlier layer (whose requirements `--without` names), because all locks have the same
+versions.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def find_uv(wheels: list[Path], folder: Path) -> list[str]:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path)
     parser.add_argument("requirements", type=Path, nargs="+")

@@ -71,7 +71,7 @@ def fetch_wheels() -> Path:
         The folder.
 
     Raises:
-        BuildError: a wheel cannot be had, or this Python is not the images' one.
+        BuildError: A wheel cannot be fetched, or this Python has another version than the images' Python.
     """
     if sys.version_info[:2] != (3, 11):
         raise BuildError(f"wheels for the images need Python 3.11, this is {sys.version.split()[0]}: use --pull")
@@ -104,7 +104,7 @@ def gather_jars() -> Path:
     """Copy Kafka's jars into a folder that builds can read.
 
     Raises:
-        tidemill_operator.laptop.servers.errors.ServerError: they cannot be had.
+        tidemill_operator.laptop.servers.errors.ServerError: The jars cannot be fetched.
     """
     folder = CACHE / "kafka-jars"
     source = find_jars()

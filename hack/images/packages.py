@@ -19,10 +19,10 @@ def install_missing(programs: Mapping[str, str]) -> None:
     """Install the packages of those programs that are not on the PATH.
 
     Args:
-        programs: program → Debian package.
+        programs: The Debian package of each program.
 
     Raises:
-        RuntimeError: one is missing and cannot be installed here.
+        RuntimeError: A program is missing, and its package cannot be installed on this machine.
     """
     missing = sorted({package for program, package in programs.items() if shutil.which(program) is None})
     if not missing:

@@ -148,7 +148,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     try:
         return _run(_arguments())
     except KeyboardInterrupt:

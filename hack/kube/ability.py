@@ -1,4 +1,4 @@
-"""Whether a cluster can run on this machine."""
+"""Determines whether a cluster can run on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from kube import kind, local
 
 
 def why_not(provider: str) -> str:
-    """Return why no cluster can run here; empty: one can.
+    """Return why no cluster can run on this machine, or an empty text if one can.
 
     Args:
         provider: kind, local, or auto for either.

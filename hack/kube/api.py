@@ -28,10 +28,11 @@ class Api:
     """One etcd, its API server, and the other components.
 
     Attributes:
-        programs: the folder with the cluster's programs.
-        folder: holds certificates and data.
-        host: the address at which all listen.
-        death_signal: what each gets when the process that started it ends; 0: nothing, it stays.
+        programs: The folder with the cluster's programs.
+        folder: The folder of the certificates and the data.
+        host: The address on which all programs listen.
+        death_signal: The signal that each program gets when the process that started it ends. With 0, programs get no
+            signal and continue to run.
     """
 
     programs: Path
@@ -155,23 +156,23 @@ class Api:
         )
 
     def component_ready(self, port: int) -> bool:
-        """Whether the component with this health port is healthy."""
+        """Return whether the component with this health port is healthy."""
         return probe.answers(f"https://{self.host}:{port}/healthz", trust=self.authority.certificate)
 
     def etcd_ready(self) -> bool:
-        """Whether etcd answers and has its data."""
+        """Return whether etcd answers and has its data."""
         url = f"https://{self.host}:{self.etcd_port}/health"
         return probe.answers(url, trust=self.authority.certificate, client=self._etcd_pair)
 
     def server_ready(self) -> bool:
-        """Whether the API server answers and has completed its start."""
+        """Return whether the API server answers and has completed its start."""
         return probe.answers(f"{self.url}/readyz", trust=self.authority.certificate, client=self.admin)
 
     def _command(self, name: str, flags: Mapping[str, object], *, grace_seconds: float) -> Command:
         return Command(
             name,
             [str(self.programs / name), *to_arguments(flags)],
-            # Not the unchanged environment: a proxy in it would be used for the cluster's own requests.
+            # The environment is changed, because a proxy in it would be used for the cluster's own requests.
             environment={"PATH": os.defpath, "HOME": str(self.folder)},
             death_signal=self.death_signal,
             stop_signal=signal.SIGTERM,

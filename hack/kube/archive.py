@@ -18,10 +18,10 @@ def write_image(archive: Path, name: str, *, files: Mapping[str, Path], entrypoi
     """Write an image with one layer, in the form of `docker save`.
 
     Args:
-        archive: the file to write.
-        name: repository and tag.
-        files: path in the image → executable file here.
-        entrypoint: what a container of it runs.
+        archive: The file to write.
+        name: The repository and the tag.
+        files: The executable file of this machine for each path in the image.
+        entrypoint: The command that a container of the image runs.
 
     Returns:
         The archive.
@@ -51,7 +51,7 @@ def load(archive: Path, *, socket: Path) -> list[str]:
         Their names.
 
     Raises:
-        RuntimeError: containerd refuses it; the message has its output.
+        RuntimeError: containerd refuses the archive. The message contains the output of containerd.
     """
     command = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", str(archive)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

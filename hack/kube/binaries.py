@@ -37,7 +37,7 @@ class NotBuilt(RuntimeError):
 
 
 def find() -> Path | None:
-    """Return the folder of the programs; None: they are not built, or from other sources."""
+    """Return the folder of the programs, or None if they are not built, or built from other sources."""
     there = all((FOLDER / name).is_file() for name in (MULTI_CALL, *LINKS, HELM, PAUSE))
     return FOLDER if there and built_from() == fingerprint() else None
 
@@ -46,7 +46,7 @@ def require() -> Path:
     """Return the folder of the programs.
 
     Raises:
-        NotBuilt: they are not there.
+        NotBuilt: The programs are not there.
     """
     folder = find()
     if folder is None:
@@ -71,7 +71,7 @@ def fingerprint() -> str:
 
 
 def built_from() -> str:
-    """Return the fingerprint of the sources that the programs were built from; empty: there are none."""
+    """Return the fingerprint of the sources of the built programs, or an empty text if no programs are built."""
     stamp = stamp_file()
     return stamp.read_text().strip() if stamp.is_file() else ""
 

@@ -65,7 +65,7 @@ def find_go() -> str:
     """Return the Go command.
 
     Raises:
-        BuildError: there is none, or it is older than go.mod asks for.
+        BuildError: There is no Go, or its version is older than go.mod requires.
     """
     needed = re.search(r"^go (\d+)\.(\d+)", (binaries.MODULE / "go.mod").read_text(), re.MULTILINE)
     if needed is None:
@@ -133,7 +133,7 @@ def _link(link: Path) -> None:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="kube.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -33,7 +33,7 @@ class Component:
     """One program of the cluster.
 
     Attributes:
-        ready: whether it does what it is for.
+        ready: A function that returns whether the program is ready.
     """
 
     command: Command
@@ -41,7 +41,7 @@ class Component:
 
     @property
     def name(self) -> str:
-        """Its name, which is also the name of its log and its process' record."""
+        """The program's name, which is also the name of its log and of its process' record."""
         return self.command.name
 
     def inputs(self) -> str:

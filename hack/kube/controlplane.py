@@ -27,9 +27,9 @@ class ControlPlane:
     """One control plane; also a context manager.
 
     Attributes:
-        kubeconfig: of its administrator.
-        url: where its API server is.
-        audit_log: what was asked, if that is noted.
+        kubeconfig: The administrator's kubeconfig.
+        url: The URL of the API server.
+        audit_log: The file with all requests, if requests are logged.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class ControlPlane:
         """A control plane in a folder, which holds its data, certificates and logs; nothing starts yet.
 
         Args:
-            folder: of its own.
-            controllers: whether the controller manager is to be there.
-            audited: whether every request is to be noted, a JSON line each, in `audit.log` of the folder.
-            on_progress: called with lines of progress.
+            folder: A folder that only this control plane uses.
+            controllers: Whether the controller manager runs, too.
+            audited: Whether every request is logged as a JSON line in `audit.log` of the folder.
+            on_progress: A function that is called with lines of progress.
 
         Raises:
             NotBuilt: the cluster's programs are not there.
@@ -79,7 +79,7 @@ class ControlPlane:
         """Start everything, and wait until it is ready.
 
         Raises:
-            ServerError: a program ended or did not become ready; the end of its log is in the message.
+            ServerError: a program ended or did not become ready; the message contains the end of its log.
         """
         try:
             self._etcd.start()
@@ -101,7 +101,7 @@ class ControlPlane:
         """Start the API server, if it does not run, on its former port and wait until it is ready.
 
         Raises:
-            ServerError: it ended or did not become ready.
+            ServerError: The API server ended or did not become ready.
         """
         self._apiserver.start()
 
@@ -113,7 +113,7 @@ class ControlPlane:
         """Stop the API server and start it again on the same port.
 
         Raises:
-            ServerError: it did not come back.
+            ServerError: The API server did not start again.
         """
         self._apiserver.restart()
 

@@ -25,7 +25,7 @@ class KindCluster:
     """The cluster that kind.yaml describes.
 
     Attributes:
-        kubeconfig: the administrator's.
+        kubeconfig: The administrator's kubeconfig.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class KindCluster:
         """Create the cluster if it does not exist, and wait until its nodes are ready.
 
         Raises:
-            KindError: kind fails; its words are in the message.
+            KindError: kind fails. The message contains its output.
         """
         if self._there():
             _kind("export", "kubeconfig", "--name", self._name, "--kubeconfig", str(self.kubeconfig))
@@ -61,7 +61,7 @@ class KindCluster:
         say("the cluster is removed")
 
     def health(self) -> list[Health]:
-        """Return the state of each node's container; empty: there is no cluster.
+        """Return the state of each node's container, or an empty list if there is no cluster.
 
         Raises:
             KindError: kind or Docker fails.
@@ -99,7 +99,7 @@ class KindCluster:
 
 
 def why_not() -> str:
-    """Return why kind cannot run on this machine; empty: it can.
+    """Return why kind cannot run on this machine, or an empty text if it can.
 
     It tries what kind needs: a privileged container of the node's image.
     """

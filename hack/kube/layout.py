@@ -1,4 +1,4 @@
-"""Where the cluster of this machine keeps its files, and the addresses it uses.
+"""The files of the cluster of this machine, and the addresses that it uses.
 
 All addresses are of the range for benchmarks (198.18.0.0/15), which no network routes; a bridge without members carries
 the node's, since a node may not have a loopback address.

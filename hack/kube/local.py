@@ -50,7 +50,7 @@ class LocalCluster:
     """One cluster in one folder.
 
     Attributes:
-        kubeconfig: the administrator's.
+        kubeconfig: The administrator's kubeconfig.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,9 +65,9 @@ class LocalCluster:
         """Start what does not run, and wait until pods can run.
 
         Raises:
-            ClusterError: we are not root.
-            BuildError: the programs are not built and cannot be.
-            NetworkError: another cluster is on this machine, or its network refuses.
+            ClusterError: This program does not run as root.
+            BuildError: The programs are not built and cannot be built.
+            NetworkError: Another cluster is on this machine, or the network cannot be set up.
             ServerError: a program ended or did not become ready.
         """
         if os.geteuid() != 0:
@@ -96,7 +96,7 @@ class LocalCluster:
         """Remove everything: programs, pods, mounts, network, cgroups, files.
 
         Raises:
-            ClusterError: we are not root.
+            ClusterError: This program does not run as root.
         """
         folder, owner = self._place.folder, network.owner()
         if owner != folder and not folder.exists():
@@ -121,7 +121,7 @@ class LocalCluster:
         say("the cluster is removed")
 
     def health(self) -> list[Health]:
-        """Return the state of each component; empty: there is no cluster."""
+        """Return the state of each component, or an empty list if there is no cluster."""
         if not self.there():
             return []
         parts = itertools.chain(*stages(self._place, self._api(binaries.FOLDER)))
@@ -227,7 +227,7 @@ class LocalCluster:
 
 
 def why_not() -> str:
-    """Return why this machine cannot run such a cluster; empty: it probably can.
+    """Return why this machine cannot run such a cluster, or an empty text if it probably can.
 
     It tries what containers need: own namespaces, own mounts, and new cgroups.
     """

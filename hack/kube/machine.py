@@ -1,4 +1,4 @@
-"""How the machine was before `up`: kept in a file of the cluster, so that `down` can bring it back."""
+"""Notes the machine's state before `up` in a file of the cluster, so that `down` can restore the state."""
 
 from __future__ import annotations
 

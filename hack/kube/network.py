@@ -46,10 +46,10 @@ def owner() -> Path | None:
 
 
 def set_up(place: Layout) -> None:
-    """Make what is missing.
+    """Create the missing objects of the network.
 
     Raises:
-        NetworkError: another cluster's is there, or the system refuses.
+        NetworkError: The network of another cluster is there, or the system refuses the change.
     """
     present = owner()
     if present is None:
@@ -67,7 +67,7 @@ def set_up(place: Layout) -> None:
 
 
 def tear_down(place: Layout) -> None:
-    """Remove what is there of this cluster's."""
+    """Remove all objects of this cluster's network."""
     if owner() == place.folder:
         for family, table in _OURS:
             _try(["nft", "delete", "table", family, table])
@@ -93,7 +93,7 @@ def links_to_pods() -> list[str]:
 
 
 def has_table(name: str) -> bool:
-    """Whether the packet filter has an IPv4 table of that name."""
+    """Return whether the packet filter has an IPv4 table of that name."""
     return subprocess.run(["nft", "list", "table", "ip", name], capture_output=True, check=False).returncode == 0
 
 
@@ -103,7 +103,7 @@ def drop_table(name: str) -> None:
 
 
 def forwards() -> str:
-    """Whether the machine forwards packets: 1 or 0."""
+    """Return 1 if the machine forwards packets, otherwise 0."""
     return _FORWARDING.read_text().strip()
 
 

@@ -159,7 +159,7 @@ def _pod_network(folder: Path) -> dict[str, object]:
 
 
 def _snapshotter(folder: Path) -> str:
-    """How image layers are stacked: an overlay cannot lie on another one, as a container's own files do."""
+    """Return the snapshotter. An overlay cannot be stacked on another overlay, such as a container's own files."""
     best = ("", "")
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
@@ -175,7 +175,7 @@ def _write_yaml(path: Path, document: Mapping[str, object]) -> Path:
 
 
 def program(name: str, arguments: list[str]) -> Command:
-    """A program of the node, which stays when we end."""
-    # Not ours as it is: a proxy's address in it would be used for the cluster's own calls.
+    """Return the command of a program of the node, which continues to run when this program ends."""
+    # The environment is changed, because a proxy's address in it would be used for the cluster's own calls.
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     return Command(name, arguments, environment=environment, death_signal=0, grace_seconds=_GRACE_SECONDS)

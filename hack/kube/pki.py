@@ -25,8 +25,8 @@ class Authority:
     """A cluster's certificate authority.
 
     Attributes:
-        certificate: what clients trust, a PEM file.
-        key: its private key, a PEM file; the controller manager signs requests of certificates with it.
+        certificate: The authority's certificate, which clients trust; a PEM file.
+        key: The authority's private key, with which the controller manager signs requests for certificates; a PEM file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,10 +52,10 @@ class Authority:
         """Issue a certificate for a client, and for a server if it has addresses or names.
 
         Args:
-            file_name: of the two files, without extension.
-            common_name: the user's name.
-            organization: the user's group.
-            addresses: IP addresses at which it serves.
+            file_name: The name of the two files, without extension.
+            common_name: The user's name.
+            organization: The user's group.
+            addresses: The IP addresses on which the server listens.
             names: DNS names at which it serves.
         """
         pair = Pair(self._folder / f"{file_name}.crt", self._folder / f"{file_name}.key")

@@ -13,12 +13,13 @@ _SECONDS = 3.0
 
 
 def answers(url: str, *, trust: Path | None = None, client: Pair | None = None) -> bool:
-    """Whether a GET request succeeds.
+    """Return whether a GET request succeeds.
 
     Args:
-        url: http or https.
-        trust: the authority's certificate that the server's is to be signed with; None: plain HTTP.
-        client: who we are.
+        url: The URL, which begins with http or https.
+        trust: The certificate of the authority that must have signed the server's certificate. None stands for plain
+            HTTP.
+        client: The client's certificate and key.
     """
     context = ssl.create_default_context(cafile=trust) if trust else ssl.create_default_context()
     if client is not None:

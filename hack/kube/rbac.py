@@ -13,8 +13,8 @@ def may_watch(user: str, resources: Mapping[str, Sequence[str]], *, verbs: Seque
 
     Args:
         user: also the name of both.
-        resources: API group → resources.
-        verbs: what it may do with them, in every namespace.
+        resources: The resources by API group.
+        verbs: The verbs that the user may use on these resources, in every namespace.
     """
     rules = [
         {"apiGroups": [group], "resources": list(names), "verbs": list(verbs)} for group, names in resources.items()

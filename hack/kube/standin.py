@@ -99,10 +99,10 @@ def environment(kubeconfig: Path, servers_of: dict[str, str], *, pod: str, ports
     """Return the variables that the chart would set, for an operator that runs as a process.
 
     Args:
-        kubeconfig: of its account.
-        servers_of: TIDEMILL_ addresses of Kafka, Postgres and Redis.
-        pod: what it calls itself.
-        ports: of its status and its webhook; a webhook's 0 serves none.
+        kubeconfig: The kubeconfig of the operator's account.
+        servers_of: The TIDEMILL_ variables with the addresses of Kafka, Postgres and Redis.
+        pod: The name that the operator uses as the name of its pod.
+        ports: The ports of the operator's status and of its webhook. If the webhook's port is 0, no webhook is served.
     """
     return {
         "KUBECONFIG": str(kubeconfig),

@@ -10,8 +10,8 @@ class Health:
     """The state of one component.
 
     Attributes:
-        well: whether it does what it is for.
-        text: for people.
+        well: Whether the component works.
+        text: The state in words.
     """
 
     name: str

@@ -16,10 +16,10 @@ class Series:
     """One recorded series.
 
     Attributes:
-        name: path below the folder, such as `realTweets/Twitter_volume_FB.csv`.
-        times_ms: epoch ms of each row, read as UTC.
-        values: of each row.
-        windows: labelled anomalies as (first row, last row), both inclusive, in order.
+        name: The path below the folder, such as `realTweets/Twitter_volume_FB.csv`.
+        times_ms: The time of each row in epoch ms, read as UTC.
+        values: The value of each row.
+        windows: The labelled anomalies as (first row, last row), both inclusive, in order.
     """
 
     name: str

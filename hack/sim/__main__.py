@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the program, and return its exit code."""
     parser = argparse.ArgumentParser(prog="sim", description="Compare scaling policies on load shapes.")
     parser.add_argument("--seed", type=int, default=1, help="seed of the noise (default: 1)")
     parser.add_argument(

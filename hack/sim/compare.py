@@ -23,15 +23,15 @@ from tidemill_operator.scaling import Settings
 
 Make = Callable[[], Policy]
 KEDA_THRESHOLDS = (5_000, 10_000, 25_000, 50_000, 100_000, 200_000)
-# Of the HPA: its default, Tidemill's stabilisation, and three times that.
+# The stabilisation of the HPA: its default, the value of Tidemill, and three times that value.
 KEDA_MINUTES = (5, 10, 30)
 FLINK_UTILISATIONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-# metrics.window and scale-down.interval; their defaults are 15 and 60.
+# Values of metrics.window and scale-down.interval in minutes. The defaults are 15 and 60.
 FLINK_MINUTES = tuple(product((1, 5), (10, 30)))
 TIDEMILL_UTILISATIONS = (0.6, 0.7, 0.8)
 TIDEMILL_MINUTES = (4, 8, 10, 30)
 TIDEMILL_THRESHOLDS = (50_000, 100_000)
-# Replica-hours that count as equal.
+# Replica-hours count as equal up to this factor.
 EQUAL = 1.02
 
 
@@ -69,7 +69,7 @@ class Rival:
     """The cheapest setting of a family that serves as well as Tidemill, and Tidemill's answer.
 
     Attributes:
-        result: None: no setting serves as well.
+        result: The result of the setting, or None if no setting serves as well.
         answer: where it is better than Tidemill, the cheapest of Tidemill's settings that serves as well and that it is
             not better than (see `is_better`); None: there is none, or none is needed.
     """
@@ -85,8 +85,8 @@ class Comparison:
 
     Attributes:
         own: Tidemill's result.
-        others: of every other setting.
-        rivals: one for each family.
+        others: The results of all other settings.
+        rivals: One rival for each family.
         oracle_hours: replica-hours that would do, with as many changes as Tidemill makes, if the load were known.
     """
 
@@ -117,7 +117,7 @@ def compare(shape: Shape, make: Make = Tidemill) -> Comparison:
 
 
 def is_better(other: Result, own: Result) -> bool:
-    """Whether another result is cheaper by more than 2 %, or has fewer changes."""
+    """Return whether another result is cheaper by more than 2 %, or has fewer changes."""
     return own.replica_hours > other.replica_hours * EQUAL or own.changes > other.changes
 
 

@@ -19,8 +19,8 @@ class View:
     """The figures that a policy gets at a poll.
 
     Attributes:
-        figures: None while they are missing.
-        busy: how busy the busiest replica was since the last poll.
+        figures: The figures, or None while they are missing.
+        busy: The share of time, from 0 to 1, in which the busiest replica worked since the last poll.
     """
 
     now: float
@@ -49,7 +49,7 @@ class Tidemill:
         self._state = State().to_json()
 
     def decide(self, view: View) -> tuple[int, str]:
-        """As `scaling.decide`."""
+        """Return the decision of `scaling.decide`."""
         state = State.from_json(self._state)
         decision, state = decide(self._settings, state, view.figures, current=view.replicas, now=view.now)
         self._state = state.to_json()
@@ -73,7 +73,7 @@ class Keda:
         self._recommended: deque[tuple[float, int]] = deque()
 
     def decide(self, view: View) -> tuple[int, str]:
-        """One pass of the HPA."""
+        """Run one pass of the HPA."""
         if view.figures is None:
             return view.replicas, "missing"
         lag = min(view.figures.lag, self._threshold * view.partitions)
@@ -136,7 +136,7 @@ class Flink:
     _down_since: float | None = None
 
     def decide(self, view: View) -> tuple[int, str]:
-        """One evaluation."""
+        """Run one evaluation."""
         s = self.settings
         if view.figures is None or view.now < self._fresh_from:
             return view.replicas, "stabilising"

@@ -34,13 +34,13 @@ class Result:
     """The result of a policy on a shape.
 
     Attributes:
-        replica_hours: paid for, starting ones too.
-        over_seconds: time with more lag than is allowed.
-        recover_seconds: the longest stretch of it.
-        changes: of the number of replicas.
-        rebalances: of the consumer group.
-        overshoot: the most replicas, beyond what the highest rate needs at full use.
-        flaps: changes that reverse one of less than ten minutes ago.
+        replica_hours: The hours of all replicas, including replicas that are starting.
+        over_seconds: The time with more lag than is allowed.
+        recover_seconds: The longest uninterrupted time with more lag than is allowed.
+        changes: The number of changes of the number of replicas.
+        rebalances: The number of rebalances of the consumer group.
+        overshoot: The highest number of replicas, minus the number that the highest rate needs at full use.
+        flaps: The number of changes that reverse a change made less than ten minutes before.
     """
 
     shape: str

@@ -19,11 +19,11 @@ class Shape:
     """One scenario.
 
     Attributes:
-        rate: events a second at a time.
-        weights: of the partitions.
-        database: events a second that Postgres takes at a time.
-        stuck: partitions that nobody reads at a time.
-        missing: whether figures cannot be read at a time.
+        rate: The number of events per second, as a function of the time.
+        weights: The weights of the partitions.
+        database: The number of events per second that Postgres accepts, as a function of the time.
+        stuck: The partitions that no replica reads, as a function of the time.
+        missing: Whether the figures cannot be read, as a function of the time.
     """
 
     name: str
@@ -46,7 +46,7 @@ def _ramp(t: float) -> float:
 
 
 def _noise(seed: int, *, spread: float, minutes: float, seconds: float) -> Callable[[float], float]:
-    """A factor around 1: log-normal, remembering itself for so many minutes, a value each five seconds."""
+    """Return a log-normal factor around 1 with a value each five seconds, which is correlated over some minutes."""
     generator = random.Random(seed)
     keep = math.exp(-5.0 / (minutes * 60))
     values, x = [], 0.0
@@ -91,7 +91,7 @@ def shapes(seed: int = 1) -> list[Shape]:
 
 
 def recorded(folder: Path, *, peak: float = 80_000.0, skip: float = 0.0, hours: float = 12.0) -> Iterator[Shape]:
-    """Shapes of the Numenta Anomaly Benchmark's traffic and cloud recordings below a folder.
+    """Return shapes of the Numenta Anomaly Benchmark's traffic and cloud recordings below a folder.
 
     A CSV's values (one each five minutes) are scaled so that their highest is `peak`; so many hours after those
     skipped are taken, with straight lines between values.

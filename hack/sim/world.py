@@ -1,8 +1,9 @@
-"""The model, fluid, in fixed steps: partitions that fill, replicas that start, pause and work, a limited database.
+"""The model of a platform: partitions that fill, replicas that start, pause and work, and a limited database.
 
-What is modelled is what a policy can get wrong: a new replica helps only after its start; every change of the group
-stops all for a moment (range assignment is eager); a partition is read by one replica; Postgres takes so much and no
-more. What is not: a replica's own warm-up, retries, disks.
+The model counts fractions of events (a fluid model) and advances in fixed steps. It contains the effects that a policy
+can misjudge: a new replica helps only after its start; every change of the group stops all replicas for a moment (range
+assignment is eager); one replica reads a partition; Postgres accepts a limited number of events per second. The model
+does not contain the warm-up of a replica, retries, and disks.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ class Setup:
     """The parameters of the model.
 
     Attributes:
-        partitions: of the topic.
-        capacity: events a second of one replica.
-        start_seconds: from the order of a replica until it works.
-        pause_seconds: nobody works for so long when members come or go.
+        partitions: The number of the topic's partitions.
+        capacity: The number of events that one replica processes per second.
+        start_seconds: The time from the order of a replica until the replica works.
+        pause_seconds: The time for which no replica works after members have joined or left the group.
     """
 
     partitions: int = 12
@@ -33,7 +34,7 @@ class Setup:
 
 
 class World:
-    """Where a policy's replicas process a shape's events."""
+    """The simulated platform, in which a policy's replicas process a shape's events."""
 
     def __init__(self, setup: Setup, weights: Sequence[float], *, replicas: int = 1) -> None:
         self.setup = setup

@@ -1,4 +1,4 @@
-"""Finds free ports, and which process listens on a port. Ports are stored, so that a second start uses the same ones."""
+"""Finds free ports, and which process has a port. Ports are stored, so that a second start uses the same ones."""
 
 from __future__ import annotations
 

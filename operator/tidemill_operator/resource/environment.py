@@ -21,8 +21,8 @@ breakers, retries and timeouts ([resilience](../resilience.md)).
 
 ## The platform
 
-These variables are for the operator and the commands of `tidemill`, such as `up`, `plan` and `init`. The chart's values set
-those of the operator.
+These variables are for the operator and the commands of `tidemill`, such as `up`, `plan` and `init`. The chart's values
+set those of the operator.
 
 | Variable | Default | Meaning |
 |---|---|---|

@@ -74,7 +74,7 @@ def test_as_written_all_kinds_have_all_members() -> None:
     assert list(WINDOWS.written.model_fields) == names
     assert list(dict(WINDOWS.widen(WINDOWS.make(**HOPPING)))) == names
     having = ", ".join(WINDOWS.members["size"].kinds)
-    assert str(WINDOWS.written.model_fields["size"].description).startswith(f"Window length ({having}):")
+    assert str(WINDOWS.written.model_fields["size"].description).startswith(f"Length of a window ({having}):")
     assert having.startswith("tumbling, hopping")
 
 

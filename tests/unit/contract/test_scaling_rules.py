@@ -31,7 +31,7 @@ def faults(raw: dict[str, Any], *, partitions: int | None = 6, flush_ms: int = 5
         ),
         (
             {"minReplicas": 0},
-            ["minReplicas=0: write 1, or say after how long: scaleToZeroAfter: 15m"],
+            ["minReplicas=0: write 1, or add scaleToZeroAfter, such as 15m"],
             "nobody would ever stop the last one",
         ),
         ({"minReplicas": 0, "scaleToZeroAfter": "15m"}, [], "said"),

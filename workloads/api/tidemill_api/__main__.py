@@ -27,7 +27,7 @@ GRACE_SECONDS = 10
 """Maximum time for current requests to finish after SIGTERM. Kubernetes kills the process after 30 s."""
 
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""Maximum size of a message from a WebSocket client, which only sends its key."""
+"""Maximum size of a message from a WebSocket client. The only such message is the one with the API key."""
 
 
 class Server(HttpServer):
@@ -78,10 +78,10 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # it would compress every change again for every listener
+        ws_per_message_deflate=False,  # because every change would be compressed again for every listener
     )
-    # Uvicorn raises the signal that stopped it again, for the handlers that were set before. These do nothing, so that
-    # a requested stop does not look like a failure.
+    # At a signal, uvicorn stops cleanly, then restores these handlers and raises the signal again. The handlers do
+    # nothing, so the process ends normally and is not killed by the signal.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

@@ -1,7 +1,7 @@
 """A cache of answers in the process' memory and in Redis.
 
-Concurrent requests for the same answer share one computation. Old answers are kept for the time when the database is
-down. While Redis is down, only the memory is used.
+Concurrent requests for the same answer share one computation. Old answers are kept, so that they can be sent while the
+database is down. While Redis is down, only the memory is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MAX_MEMORY_BYTES = 128 * 1024 * 1024
 MAX_SHARED_BYTES = 1024 * 1024
 SLOW_SECONDS = 3.0
-"""Maximum wait for the database if there is an older answer."""
+"""Maximum wait for the database if there is an older answer. After it, the older answer is sent."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -35,10 +35,10 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         body: the body.
         etag: the ETag header.
-        version: version of the data; answers with the same key and version are equal.
-        rows: number of rows.
+        version: the version of the data. Answers with the same key and version are equal.
+        rows: the number of rows.
         final: whether no event can change the answer any more.
-        computed_at: Unix time at which the answer was last known to be current.
+        computed_at: the Unix time at which the answer was last known to be current.
     """
 
     body: bytes
@@ -55,7 +55,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""Returns a new answer, or None if the known answer, which is its argument, is still current."""
+"""A function that gets the known answer. It returns a new answer, or None if the known answer is still current."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Slot:
     Attributes:
         key: the key of the query.
         answer: the latest answer.
-        fresh_until: time up to which the answer is used without asking the database (monotonic clock).
+        fresh_until: the time up to which the answer is used without a query to the database (monotonic clock).
         headers: encoded HTTP headers, which are added when the answer is first sent.
     """
 
@@ -81,8 +81,8 @@ class AnswerCache:
     Args:
         client: the Redis client; None: Redis is not used.
         guard: the guard of Redis.
-        max_entries: maximum number of answers in memory; 0: none are kept.
-        stale_seconds: maximum age of an answer that is used while the database is down; 0: none is used.
+        max_entries: the maximum number of answers in memory; 0: no answer is kept.
+        stale_seconds: the maximum age of an answer that is sent while the database is down; 0: none is sent.
 
     Attributes:
         redis_error: the last error of Redis. Redis is not used until the background probe of Redis clears it.
@@ -100,7 +100,7 @@ class AnswerCache:
         self.redis_error = ""
 
     def fresh(self, key: str) -> Slot | None:
-        """Return the entry of a key if its answer is in memory and fresh."""
+        """Return the entry of a key, or None if its answer is not in memory or not fresh."""
         slot = self._slots.get(key)
         if slot is None or slot.fresh_until <= time.monotonic():
             return None
@@ -113,8 +113,8 @@ class AnswerCache:
         Args:
             key: identifies the pipeline and the query.
             operation: label of the cache metrics.
-            ttl_seconds: how long an answer is used without asking the database.
-            compute: asks the database.
+            ttl_seconds: how long an answer is used without a query to the database.
+            compute: the function that queries the database.
 
         Raises:
             Exception: the error of `compute`, if there is no older answer.
@@ -133,13 +133,13 @@ class AnswerCache:
             await asyncio.wait({flight}, timeout=SLOW_SECONDS)
             if not flight.done():
                 return old, True
-        # Shielded, so that a request that is cancelled does not cancel the computation for the others.
+        # The computation is shielded, so that a cancelled request does not cancel it for the other requests.
         return await asyncio.shield(flight)
 
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # if no request waits, asyncio would otherwise log an exception that nobody retrieved
+            flight.exception()  # retrieved here, because asyncio logs the exception if no request waits for it
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -216,7 +216,7 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Store an error of Redis, unless the breaker is open, because then the cause is stored already."""
+        """Store an error of Redis. The error of an open breaker is not stored, because its cause is stored already."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 
@@ -229,11 +229,14 @@ class AnswerCache:
 
 
 def replace_time(answer: Answer, computed_at: float) -> Answer:
-    """Return the answer with the later time at which it was found to be current again."""
+    """Return the answer with a later time, at which it was found to be still current."""
     return msgspec.structs.replace(answer, computed_at=computed_at)
 
 
 def _redis_key(key: str) -> str:
-    """Return the Redis key `<prefix of the pipeline>/cache/<hash>`. `key` is this prefix, a line break, and more."""
+    """Return the Redis key `<prefix>/cache/<hash>`.
+
+    `key` is the pipeline's prefix, a line break, and the hashed text.
+    """
     prefix, _, rest = key.partition("\n")
     return f"{prefix}/cache/{hashlib.sha256(rest.encode()).hexdigest()[:40]}"

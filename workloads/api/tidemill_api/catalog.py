@@ -1,4 +1,4 @@
-"""The pipelines of the API: the columns and SQL of their aggregations, compiled once for each config."""
+"""The pipelines of the API. The columns and the SQL of aggregations are compiled once for each config."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class AggregationModel:
 
     Attributes:
         spec: the aggregation in the spec.
-        version: its current version.
-        layout: the columns of its table.
-        table: the quoted name of its table, with the schema.
+        version: the current version.
+        layout: the columns of the version's table.
+        table: the quoted name of the version's table, with the schema.
     """
 
     spec: AggregationSpec
@@ -48,7 +48,7 @@ class AggregationModel:
 
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
-        """The metrics by name: the column of the answer, and its SQL over merged partials."""
+        """The metrics by name. Each is the column of the answer, and its SQL over merged partials."""
         decode = decoders(self.layout)
         members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {
@@ -65,14 +65,14 @@ class AggregationModel:
         """Return the aggregation with metrics that are null in windows where they lack events.
 
         Args:
-            feeds: since when each value column has been filled.
+            feeds: the periods in which each value column was filled.
         """
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
 
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
-    """Return the members of the objects in a metric's list; empty if the value is no list of objects."""
+    """Return the members of the objects in a metric's list. If the value is no list of objects, return nothing."""
     item = FUNCTIONS[function].item if function in FUNCTIONS else None
     if item is None:
         return ()
@@ -80,7 +80,7 @@ def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
 
 
 def _kind(schema: Mapping[str, Any]) -> str | None:
-    """Return the type that a schema names; None if the type is that of the metric's field."""
+    """Return the type in a schema, or None if the schema has no type because it is the type of the metric's field."""
     kinds = [one["type"] for one in schema.get("anyOf", [schema]) if "type" in one]
     return kinds[0] if kinds else None
 
@@ -121,7 +121,7 @@ class Catalog:
 
     Args:
         directory: the config files.
-        only: the pipeline of an API that serves a single one; empty: all.
+        only: the name of the pipeline, if the API serves a single one; empty: all pipelines are served.
     """
 
     def __init__(self, directory: PipelineDirectory, only: str = "") -> None:
@@ -145,7 +145,7 @@ class Catalog:
 
     @property
     def guarded(self) -> bool:
-        """Whether any pipeline requires a key."""
+        """Whether any pipeline requires an API key."""
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)
 
@@ -156,5 +156,5 @@ class Catalog:
 
     @property
     def faults(self) -> dict[str, str]:
-        """Errors of invalid config files, by pipeline."""
+        """The errors of invalid config files, by pipeline."""
         return self._directory.faults

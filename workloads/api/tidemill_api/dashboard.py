@@ -20,7 +20,7 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# No inline code and nothing from other hosts is allowed, so that code in a pipeline's data can never run.
+# Inline code and code from other hosts are forbidden, so that code in a pipeline's data can never run.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"
@@ -56,7 +56,7 @@ def load_assets() -> dict[str, Asset]:
 
 
 def dashboard_router() -> APIRouter:
-    """Return the routes of the page `/` and of its files. They need no key, because they hold no data."""
+    """Return the routes of the page `/` and of its files. They need no API key, because the files contain no data."""
     router, assets = APIRouter(), load_assets()
 
     async def page(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Reads from Postgres, with a few connections for each pipeline, guards, and one read-only snapshot per request."""
+"""Reads from Postgres. Each pipeline has a few connections and a guard, and each request has a read-only snapshot."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
-"""Maximum number of concurrent streams of a pipeline, which have their own connections; and the maximum wait of a
-request for a connection."""
+"""The maximum number of concurrent streams of a pipeline, and the maximum wait of a request for a connection. Streams
+have separate connections."""
 QUERY_SHARE = 0.8
-"""The part of the guard's timeout after which a query is ended. The rest shows whether Postgres itself is silent."""
+"""The share of the guard's timeout after which a query is ended. In the rest, it is seen whether Postgres answers."""
 DATABASE_UNAVAILABLE = "database_unavailable"
-"""The code of the problem while Postgres does not answer."""
+"""The problem code of answers while Postgres does not answer."""
 _STATEMENT_TIMEOUT = "57014"
 _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
-"""Errors of a pipeline that the operator is still setting up: no such role, database, schema, table or column, or no
-right to it."""
+"""Error codes that occur while the operator is still setting up a pipeline. A role, database, schema, table or column
+does not exist yet, or a privilege is missing."""
 
 
 def _not_ready(error: BaseException) -> bool:
-    """Whether a pipeline's login, schema or tables do not exist yet."""
+    """Return whether a pipeline's login, schema or tables do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
     text = str(error)  # a refused connection has no SQLSTATE
@@ -47,7 +47,7 @@ def _not_ready(error: BaseException) -> bool:
 
 
 class QueryTooLong(Exception):
-    """A query took too long and was ended, although Postgres works."""
+    """The error for a query that took too long and was ended, although Postgres works."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the query was not answered within {seconds:g} s")
@@ -58,30 +58,30 @@ def _too_long(error: BaseException) -> bool:
 
 
 def failed(error: BaseException) -> bool:
-    """Whether the error means that Postgres is broken.
+    """Return whether the error means that Postgres does not work.
 
-    A missing schema or login, or a query that takes too long, does not mean that.
+    A missing schema or login does not mean this, nor does a query that takes too long.
     """
     return not _not_ready(error) and not _too_long(error) and database_failed(error)
 
 
 def retryable(error: BaseException) -> bool:
-    """Whether the work is likely to succeed if it is retried soon.
+    """Return whether the work is likely to succeed if it is retried soon.
 
-    False for a silent server, because the retry would wait for it as long again.
+    If the server does not answer, it is not retried, because the retry would wait just as long again.
     """
     silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
     return not silent and not _not_ready(error) and not _too_long(error) and database_retryable(error)
 
 
 def _of_server(error: BaseException) -> bool:
-    """Whether an error concerns all pipelines. Damaged tables, resources and limits of a role concern a single one."""
+    """Return whether an error affects all pipelines. Damaged tables, resources and limits of a role affect only one."""
     own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
     return failed(error) and not own
 
 
 class Pool:
-    """The connections of one pipeline, with its reader's login."""
+    """The connections of one pipeline. They use the login of the pipeline's reader."""
 
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
@@ -99,7 +99,8 @@ class Pool:
         try:
             return await self._work(connection, work)
         except psycopg.OperationalError:
-            # A kept connection may have broken long ago, so its error does not show that the server is down now.
+            # An idle connection may have broken long ago, so its error does not show that the server is down now. Such
+            # work is repeated on a new connection.
             if not used or not connection.closed:
                 raise
             await self.drop_idle()
@@ -116,12 +117,12 @@ class Pool:
             healthy = not connection.closed
             raise
         finally:
-            # After an interrupted statement, the next answer could belong to either statement: such a connection is
-            # not healthy.
+            # A connection whose statement was interrupted is not reused, because the next answer could belong to either
+            # statement.
             await self._give_back(connection, healthy)
 
     async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
-        """Run `work`, with a limit on the total time of its statements.
+        """Run `work` with a limit on the total time of all its statements.
 
         Raises:
             QueryTooLong: the statements took too long, although Postgres answers.
@@ -132,7 +133,7 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a single slow statement by its statement timeout. If it has not, it is silent.
+            # Postgres ends a single slow statement by its statement timeout. If it did not, Postgres does not answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -213,7 +214,7 @@ class Database:
 
     Attributes:
         guard: the guard of the server.
-        error: the latest failure of Postgres; empty after a success.
+        error: the latest failure of Postgres. It is empty after a success.
         seen: whether Postgres has ever answered.
     """
 
@@ -255,7 +256,7 @@ class Database:
         """Yield a connection for an answer that is read in batches, and report its outcome to the guard.
 
         Raises:
-            BreakerOpen, psycopg.Error: Postgres cannot be reached, or refuses.
+            BreakerOpen, psycopg.Error: Postgres cannot be reached, or returns an error.
             OSError: the pipeline's credentials do not exist.
             Problem: there are too many concurrent queries (503).
         """
@@ -274,14 +275,14 @@ class Database:
             self._succeeded()
 
     async def answers(self, pipelines: Sequence[str]) -> bool:
-        """Whether Postgres answers.
+        """Return whether Postgres answers.
 
-        The logins of these pipelines are tried in turn, because some pipelines may not be set up yet. If there are no
-        pipelines, or all of them are refused for this reason, it is enough that the port is open.
+        The logins of the given pipelines are tried in turn, because some pipelines may not be set up yet. If there are
+        no pipelines, or if none is set up, it is enough that the port is open.
         """
         for pipeline in pipelines:
             try:
-                # No slot is taken, because requests that wait for a silent server may hold all of them.
+                # The probe takes no slot, because requests that wait for an unresponsive server may hold all slots.
                 await self.guard.alook(self.pool(pipeline).run, _nothing)
                 self._answered()
                 return True
@@ -315,7 +316,7 @@ class Database:
             self.error = str(error) or type(error).__name__
 
     async def tidy(self, pipelines: set[str]) -> None:
-        """Close connections that have been idle for long, and those of other pipelines than these."""
+        """Close all connections of pipelines not in `pipelines`, and of the others those idle for IDLE_SECONDS."""
         for name, pool in list(self._pools.items()):
             if name in pipelines:
                 await pool.drop_old()
@@ -335,7 +336,7 @@ async def _nothing(connection: Connection) -> None:
 
 @asynccontextmanager
 async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIterator[None]:
-    """Hold one of a few slots. The wait is outside of the guard, because it says nothing about Postgres.
+    """Hold one of a few slots. The wait is outside of the guard, because a wait for a slot is no fault of Postgres.
 
     Raises:
         Problem: no slot became free in time (503).
@@ -353,19 +354,19 @@ async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIte
 
 
 def outage(error: BaseException) -> bool:
-    """Whether an older answer should be sent in place of this error."""
+    """Return whether an older answer should be sent instead of this error."""
     if isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or _not_ready(error):
         return True
     return _too_long(error) or failed(error)
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Whether an error comes from the table that was read (an unreadable value), and not from the whole database."""
+    """Return whether an error, such as an unreadable value, comes from the table and not from the whole database."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 
 def as_problem(error: BaseException, pipeline: str) -> Problem | None:
-    """Return the HTTP problem for a database error; None if the error is a defect of the API."""
+    """Return the HTTP problem for a database error, or None if the error is a defect of the API."""
     if isinstance(error, BreakerOpen):
         detail = "the database does not answer; try again later"
         return unavailable(DATABASE_UNAVAILABLE, detail, error.retry_after_seconds)

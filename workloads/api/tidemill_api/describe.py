@@ -1,4 +1,4 @@
-"""Descriptions of pipelines: measures, dimensions, windows, watermark and progress."""
+"""Writes descriptions of pipelines, with measures, dimensions, windows, watermark and progress."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def _field(field: FieldSpec) -> dict[str, Any]:
 
 
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:
-    """Return an anomaly rule. Its detector has the settings of all detectors; those that it does not use are null."""
+    """Return an anomaly rule.
+
+    Its detector has the settings of all detectors. Settings that it does not use are null.
+    """
     return {**rule.model_dump(by_alias=True), "detector": DETECTORS.widen(rule.detector).model_dump(by_alias=True)}
 
 

@@ -1,6 +1,7 @@
-"""A guard for each pipeline, besides the guard of the server, so that failures of one pipeline block no other.
+"""The guards of pipelines. Each pipeline has a guard, so that failures of one pipeline do not block others.
 
-Failures that concern all pipelines are reported to the server's guard. While its breaker is open, no calls are made.
+Failures that affect all pipelines are reported to the guard of the server. While the server's breaker is open, no calls
+are made.
 """
 
 from __future__ import annotations

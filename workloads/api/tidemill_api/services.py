@@ -1,4 +1,4 @@
-"""The services that all requests of a process share. They are created once."""
+"""The services that all requests of a process share. They are created once, when the process starts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
 
     Args:
         settings: the addresses of servers, and the directories of configs and secrets.
-        environ: the environment, which can override resilience settings.
+        environ: the environment variables, which can override resilience settings.
 
     Raises:
         ConfigError: the resilience settings are wrong.

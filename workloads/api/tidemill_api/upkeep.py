@@ -1,4 +1,4 @@
-"""Background tasks of a process, which probe Postgres and Redis and close idle connections; and its health.
+"""The background tasks and the health of a process. The tasks probe Postgres and Redis, and close idle connections.
 
 /health uses the results of probes and of requests, so it is right even without requests. Successful probes also close
 open breakers.
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
-"""Interval of probes of a server that did not answer the last probe, or whose breaker is open."""
+"""The interval of probes of a server that did not answer the last probe, or that has an open breaker."""
 PROBED_PIPELINES = 5
-"""Maximum number of logins to try in a probe, because some pipelines may not be set up yet."""
+"""The maximum number of logins that a probe tries. It tries several, because some pipelines may not be set up yet."""
 
 
 class Upkeep:
@@ -39,7 +39,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Start the background tasks."""
-        # Each server has its own task, so that a server that hangs does not delay the probes of the other.
+        # Each server has a separate task, so that a hung server does not delay the probes of the other one.
         works = (self._probe_postgres, self._probe_redis, self._tidy)
         self._tasks = [asyncio.create_task(self._repeat(work)) for work in works]
 
@@ -104,9 +104,15 @@ class Upkeep:
         return report("api", found, extra)
 
     def ready(self) -> bool:
-        """Whether the process can take requests. It can while Postgres is down, because it repeats older answers."""
+        """Return whether the process can take requests.
+
+        It also can while Postgres is down, because it sends older answers.
+        """
         return self._services.database.seen and not self.stopping
 
     def alive(self) -> bool:
-        """Whether the background tasks run. It is called on the event loop, so an answer proves that the loop runs."""
+        """Return whether the background tasks run.
+
+        It is called on the event loop, so an answer proves that the loop runs.
+        """
         return bool(self._tasks) and not any(task.done() for task in self._tasks)

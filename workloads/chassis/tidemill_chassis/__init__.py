@@ -1,1 +1,1 @@
-"""The parts that all services share: web server, authorisation, circuit breakers, health and metrics."""
+"""The code that all services share: web server, authorisation, circuit breakers, health and metrics."""

@@ -1,6 +1,6 @@
 """Checks API keys, `tm_<id>_<secret>`, and their scopes against the pipeline's key file.
 
-Keys can be rotated while workloads run: a changed file is read again within a second.
+Keys can be rotated while workloads run, because a changed file is read again within a second.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _UNKNOWN = f"this pipeline has no such API key, or there is no such pipeline: {_
 
 
 class Unauthorized(Exception):
-    """The request has no key, or an unknown one (401).
+    """The error if a request has no API key, or an unknown one (401).
 
     The message says what to send. It never says what is wrong with a key, because that would help to guess keys.
     """
 
 
 class Forbidden(Exception):
-    """The key is valid, but lacks the scope (403)."""
+    """The error if the API key is valid, but lacks the scope (403)."""
 
 
 @dataclass
@@ -47,11 +47,11 @@ class _KeyFile:
 
 
 class Authenticator:
-    """Checks API keys. Threads and tasks may share one.
+    """Checks API keys. Threads and tasks may share an object.
 
     Args:
-        settings: name the directory of the key files.
-        poll_seconds: minimum time between two checks of the same file.
+        settings: the settings, with the directory of the key files.
+        poll_seconds: the minimum time between two checks of the same file.
         clock: a monotonic clock, in seconds.
     """
 
@@ -63,18 +63,18 @@ class Authenticator:
         self._lock = threading.Lock()
 
     def check(self, pipeline: PipelineConfig, authorization_header: str | None, scope: str) -> None:
-        """Return if the key in the header allows access to the pipeline, and raise otherwise.
+        """Check that the API key in the header allows access to the pipeline.
 
-        A pipeline whose `auth.required` is false is open to everybody. If `auth.required` is unset, a key is required,
+        A pipeline with `auth.required: false` is open to everybody. If `auth.required` is not set, a key is required,
         so that no pipeline is open by mistake.
 
         Args:
-            pipeline: the pipeline that the request names.
+            pipeline: the pipeline of the request.
             authorization_header: the value of the Authorization header, `Bearer tm_<id>_<secret>`.
             scope: `events:append` or `query:read`.
 
         Raises:
-            Unauthorized: the key is missing, malformed or unknown.
+            Unauthorized: the API key is missing, malformed or unknown.
             Forbidden: the key lacks the scope.
         """
         if pipeline.spec.auth.required is False:
@@ -93,7 +93,7 @@ class Authenticator:
     def refuse(self, authorization_header: str | None) -> NoReturn:
         """Refuse a request for a pipeline that does not exist.
 
-        The answer is the same as for a wrong key, so that nobody can find out the names of pipelines.
+        The answer is the same as for a wrong API key, so that nobody can find out the names of pipelines.
 
         Raises:
             Unauthorized: always.
@@ -127,7 +127,8 @@ class Authenticator:
         try:
             keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
-            # pydantic's message would quote the file, and thereby keys: log only the path and the kind of error.
+            # Only the path and the kind of error are logged, because pydantic's message would quote the file with its
+            # keys.
             log.warning(
                 "%s is not a file of API keys (%s); the keys read before stay in use", path, type(error).__name__
             )

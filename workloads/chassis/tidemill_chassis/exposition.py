@@ -1,10 +1,11 @@
-"""The body of /metrics."""
+"""Writes the body of /metrics."""
 
 from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
-# A time series for the creation time of each counter would double the storage. Prometheus detects resets without it.
+# Metrics for the creation times of counters are off, because these time series would double the storage, and Prometheus
+# detects resets without them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -1,4 +1,4 @@
-"""The body and status code of /health, the same for all workloads."""
+"""Makes the body and the status code of /health. They have the same form in all workloads."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Dependency:
         ok: whether the latest call succeeded.
         required: whether the component is useless without the server.
         detail: the latest error. `report` removes credentials from it.
-        breaker: state of its circuit breaker: closed, half_open or open. While open, the dependency counts as down.
-        latency_ms: duration of the latest call, if it was measured.
+        breaker: the state of the circuit breaker: closed, half_open or open. While it is open, the dependency counts as
+            down.
+        latency_ms: the duration of the latest call; None: it was not measured.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Dependency:
 
     @property
     def up(self) -> bool:
-        """Whether the dependency can be used: the latest call succeeded, and the breaker is not open."""
+        """Whether the dependency can be used, because the latest call succeeded and the breaker is not open."""
         return self.ok and self.breaker != "open"
 
 
@@ -50,13 +51,13 @@ def report(
     """Return the status code and the body of /health.
 
     The status is `unhealthy` (503) while a required dependency is down. It is `degraded` (200) while only optional
-    ones are down, or if `degraded` is set. Otherwise it is `healthy` (200).
+    dependencies are down, or if `degraded` is set. Otherwise, it is `healthy` (200).
 
     Args:
         component: the name of the component.
-        dependencies: the servers that it uses.
+        dependencies: the servers that the component uses.
         extra: further members of the body.
-        degraded: the component's own finding that it works with restrictions.
+        degraded: whether the component itself works only partly.
 
     Raises:
         ValueError: `extra` would replace status, component or dependencies.
@@ -76,7 +77,7 @@ def report(
 
 
 def public(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a report that everybody may see: statuses, without names, counts and error texts."""
+    """Return the part of a report that everybody may see. It has statuses, but no names, counts and error texts."""
     rows = {
         name: {member: row[member] for member in ("status", "required", "breaker")}
         for name, row in body["dependencies"].items()

@@ -1,7 +1,7 @@
 """Prometheus metrics of circuit breakers and retries, which every workload has.
 
-Each distribution declares its metrics in its module `metrics`, so that a process exposes only its own.
-Labels have a bounded number of values: route templates, statuses, names of a spec.
+Each distribution declares its metrics in its module `metrics`, so that a process only exposes its own metrics.
+Labels have a limited number of values, such as route templates, statuses and names in a spec.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from prometheus_client import Counter, Gauge
 
 BREAKER_STATE = Gauge(
     "tidemill_breaker_state",
-    "State of a circuit breaker: 0 closed, 1 half open, 2 open. After a failed trial, later trials count as open.",
+    "State of a circuit breaker: 0 closed, 1 half open, 2 open. After a failed trial, later trials are shown as open.",
     ("name",),
 )
 BREAKER_TRANSITIONS = Counter(
     "tidemill_breaker_transitions_total", "Changes of a circuit breaker's state, by the new state.", ("name", "state")
 )
-RETRIES = Counter("tidemill_retries_total", "Calls repeated after a failure.", ("name",))
+RETRIES = Counter("tidemill_retries_total", "Calls that were repeated after a failure.", ("name",))

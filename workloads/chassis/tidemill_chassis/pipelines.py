@@ -30,14 +30,15 @@ class _Entry:
 
 
 class PipelineDirectory:
-    """The configs in the files `<name>.json` of a directory. Threads and tasks may share one.
+    """The configs in the files `<name>.json` of a directory. Threads and tasks may share an object.
 
-    While a file is unchanged, the same PipelineConfig object is returned, so that callers can cache by identity what
-    they compile from it. If a file becomes invalid, its last valid config stays in force, and `faults` holds the error.
+    While a file is unchanged, the same PipelineConfig object is returned. So callers can cache, by identity, the
+    objects that they compile from it. If a file becomes invalid, its last valid config stays in use, and `faults` has
+    the error.
 
     Args:
         config_dir: the directory.
-        poll_seconds: minimum time between two looks at the directory.
+        poll_seconds: the minimum time between two checks of the directory.
         clock: a monotonic clock, in seconds.
     """
 
@@ -65,7 +66,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """Errors by pipeline name. An error of the directory itself has the name `.`."""
+        """The errors by pipeline name. An error of the directory itself has the name `.`."""
         self._refresh()
         return dict(self._faults)
 
@@ -103,7 +104,7 @@ class PipelineDirectory:
         for name in before.keys() - entries.keys():
             log.info("pipeline %s is gone", name)
         self._entries = entries
-        # Readers hold no lock: they see the old dictionary or the new one.
+        # Dictionaries are replaced, not changed, because readers hold no lock: they see either the old or the new one.
         self._configs = {name: entry.config for name, entry in entries.items() if entry.config is not None}
         self._faults = {name: entry.fault for name, entry in entries.items() if entry.fault is not None}
 
@@ -113,7 +114,7 @@ class PipelineDirectory:
             for file in found:
                 if file.name.startswith(".") or not file.name.endswith(_SUFFIX):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                with contextlib.suppress(FileNotFoundError):  # the file was removed after it was listed
                     stamps.append((file.name.removesuffix(_SUFFIX), _stamp(file.stat())))
         return stamps
 

@@ -17,11 +17,12 @@ from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
-"""Added to the statement timeout, so that a working server reports its timeout before the client gives up."""
+"""The client waits this much longer than the statement timeout. So a working server reports its timeout before the
+client gives up."""
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
-"""Arguments of `connect`, by which the loss of the server's machine is noticed within about 10 s."""
+"""The arguments of `connect` with which the loss of the server's machine is noticed within about 10 s."""
 CANCEL_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0 + MARGIN_SECONDS
 INTERVAL_SECONDS = 0.1
@@ -32,8 +33,8 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that closes itself if the server does not answer in time.
 
     Attributes:
-        answer_seconds: maximum time for one answer of the server.
-        heard_at: when a wait for the server last ended, with an answer or without (monotonic seconds).
+        answer_seconds: the maximum time for one answer of the server.
+        heard_at: the time at which a wait for the server last ended, with or without an answer (monotonic seconds).
     """
 
     answer_seconds = _ANSWER_SECONDS
@@ -43,7 +44,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         """Wait for an answer. psycopg calls this for each statement.
 
         Raises:
-            psycopg.errors.ConnectionTimeout: no answer came in time; the connection is closed.
+            psycopg.errors.ConnectionTimeout: no answer came in time, and the connection was closed.
         """
         limit = self.answer_seconds if timeout is None else timeout
         began = time.monotonic()
@@ -58,7 +59,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             self.heard_at = time.monotonic()
 
     def hurry(self, seconds: float) -> None:
-        """Limit the duration of all further statements, on the server and, in case it is silent, on the client."""
+        """Limit the duration of all further statements on the server, and also on the client if the server hangs."""
         self.answer_seconds = seconds + MARGIN_SECONDS
         self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
 
@@ -66,12 +67,12 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
 class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """A connection that closes itself if the server does not answer in time, or when its task is cancelled.
 
-    psycopg would ask the server to cancel the statement, and wait up to ten more seconds for that. This class sends
-    the request in the background instead, so that nobody waits for it.
+    psycopg would ask the server to cancel the statement, and would wait up to ten seconds for the cancellation. This
+    class sends the request in the background, so that nobody waits for it.
 
     Attributes:
-        answer_seconds: maximum time for one answer of the server.
-        asked_at: when the latest statement was sent (`time.monotonic()`).
+        answer_seconds: the maximum time for one answer of the server.
+        asked_at: the time at which the latest statement was sent (`time.monotonic()`).
     """
 
     answer_seconds = _ANSWER_SECONDS
@@ -86,7 +87,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         """Wait for an answer. psycopg calls this for each statement.
 
         Raises:
-            psycopg.errors.ConnectionTimeout: no answer came in time; the connection is closed.
+            psycopg.errors.ConnectionTimeout: no answer came in time, and the connection was closed.
         """
         limit = self.answer_seconds if timeout is None else timeout
         self.asked_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Clients of Redis, as all services make them."""
+"""Makes the Redis clients of all services."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def sync_client(settings: WorkloadSettings, timeout_seconds: float) -> redis.Red
     """Return a client that is not connected yet.
 
     Args:
-        settings: the address, and the settings of TLS.
-        timeout_seconds: the longest time for a connection, and for an answer.
+        settings: the settings, with the address and TLS.
+        timeout_seconds: the maximum time for a connection, and for an answer.
     """
     return redis.Redis.from_url(settings.redis_url, **_options(settings, timeout_seconds, redis.retry.Retry))
 
@@ -27,9 +27,9 @@ def async_client(settings: WorkloadSettings, timeout_seconds: float, *, max_conn
     """Return a client that is not connected yet.
 
     Args:
-        settings: the address, and the settings of TLS.
-        timeout_seconds: the longest time for a connection, and for an answer.
-        max_connections: the largest number of connections at once.
+        settings: the settings, with the address and TLS.
+        timeout_seconds: the maximum time for a connection, and for an answer.
+        max_connections: the maximum number of simultaneous connections.
     """
     options = _options(settings, timeout_seconds, redis.asyncio.retry.Retry)
     return redis.asyncio.Redis.from_url(settings.redis_url, max_connections=max_connections, **options)
@@ -40,7 +40,7 @@ def _options(settings: WorkloadSettings, timeout_seconds: float, retry: Any) -> 
         **settings.redis_tls,
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        # A pooled connection may have died unnoticed, so a lost connection is retried once, at once. A timeout is not:
-        # a server that hangs would cost the timeout twice. All other retries are the guard's.
+        # A lost connection is retried once without a pause, because a pooled connection may have been lost unnoticed. A
+        # timeout is not retried, because a hung server would take the timeout twice. The guard makes all other retries.
         "retry": retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }

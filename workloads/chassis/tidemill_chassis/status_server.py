@@ -21,7 +21,7 @@ _JSON = "application/json"
 
 
 class _Probe:
-    """Calls a callback in a thread and waits at most `limit_seconds`. While a call hangs, no second one is made."""
+    """Calls a callback in a thread and waits at most `limit_seconds`. While a call hangs, no further call is made."""
 
     def __init__(self, callback: Callable[[], Any], limit_seconds: float) -> None:
         self._callback, self._limit = callback, limit_seconds
@@ -32,7 +32,7 @@ class _Probe:
         with self._lock:
             if self._pending is None or self._pending.done():
                 self._pending = concurrent.futures.Future()
-                # A daemon thread, because the threads of an executor would delay the exit of the process.
+                # It is a daemon thread, because the threads of an executor would delay the exit of the process.
                 threading.Thread(target=self._run, args=(self._pending,), name="status-probe", daemon=True).start()
             pending = self._pending
         try:
@@ -53,13 +53,13 @@ class StatusServer:
     """An HTTP server in daemon threads.
 
     Args:
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-        health: returns the status code and the body of /health.
-        ready: whether /readyz answers 200, or else 503.
-        live: whether /livez answers 200, or else 503.
-        limit_seconds: maximum time of a callback; after it the answer is 503.
-        hosts: host names that clients may use; None: all.
+        host: the address to listen on.
+        port: the port to listen on; 0: a free port is chosen.
+        health: a function that returns the status code and the body of /health.
+        ready: a function that returns whether /readyz answers 200. Otherwise, it answers 503.
+        live: a function that returns whether /livez answers 200. Otherwise, it answers 503.
+        limit_seconds: the maximum time of a callback. After it, the answer is 503.
+        hosts: the host names that clients may use; None: all host names.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ def _json(code: int, body: Any) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     owner: ClassVar[StatusServer]
     timeout = 5
-    """Seconds after which a silent client is disconnected."""
+    """The seconds after which a client that sends nothing is disconnected."""
     server_version, sys_version = "tidemill", ""
 
     def do_GET(self) -> None:
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command != "HEAD":
                 self.wfile.write(body)
         except OSError:
-            self.close_connection = True  # the client is gone
+            self.close_connection = True  # the client has disconnected
 
     do_HEAD = do_GET
 

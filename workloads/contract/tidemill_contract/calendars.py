@@ -1,10 +1,11 @@
 """Computes where days, weeks, months, quarters and years of a time zone start.
 
-A unit starts at the first instant whose local date and time are those of its start, or later. So if clocks are put back
-over this time, it starts at the first of the two instants; if the time is skipped, when the clocks are put forward.
+A unit has a start by the local clock, such as midnight. It starts at the first instant at which the local clock shows
+that time or a later one. So if clocks are put back and the time occurs twice, the unit starts at the first of the two
+instants. If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
 
-Postgres is not used to compute local times. It takes the later one of two midnights, it shifts a midnight that does not
-exist, and its version of the time zone rules can differ from Python's.
+Postgres is not used to compute local times. If midnight occurs twice, Postgres takes the later one. If midnight does
+not exist, Postgres shifts it. And its version of the time zone rules can differ from Python's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UTC = dt.UTC
 DAY, _SECOND, _MS, _NONE = dt.timedelta(days=1), dt.timedelta(seconds=1), dt.timedelta(milliseconds=1), dt.timedelta()
 DAY_MS = 86_400_000
 MONDAY = 4
-"""The first Monday after 1970-01-01, in days."""
+"""The number of days from 1970-01-01 to the first Monday."""
 FIRST_YEAR, LAST_YEAR = 32, 9968
 """The years for which Python can compute units of at most ten years. Later days follow the rules of the last year."""
 _EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
@@ -37,11 +38,11 @@ class Calendar:
     """A sequence of equal units of the calendar.
 
     Attributes:
-        unit: whether `count` is a number of days or of months.
-        count: days are counted from 1970-01-01, months from January 1970.
+        unit: the unit of `count`, either days or months.
+        count: the length of a unit in days or months. Units are counted from 1970-01-01, or from `first_day`.
         zone: IANA name of the time zone.
-        offset_ms: how much later units start than at midnight, by the local clock. It is shorter than a unit.
-        first_day: the day (since 1970-01-01) from which days are counted, such as MONDAY.
+        offset_ms: the time from local midnight to the start of a unit. It is shorter than a unit.
+        first_day: the day, counted from 1970-01-01, on which the first unit in days starts, such as MONDAY.
     """
 
     unit: Literal["day", "month"]
@@ -80,16 +81,19 @@ class Calendar:
 
     @property
     def longest_ms(self) -> int:
-        """More than a unit can last. With a clock change, a day can be longer than 24 hours."""
+        """An upper bound of the length of a unit. It has a spare day, because clock changes can lengthen a day."""
         return (self.days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
-        """Return the start of the unit with a time (epoch ms)."""
+        """Return the start of the unit that contains a time (epoch ms)."""
         chunk, at = self._place(time_ms)
         return _chunk(self, chunk)[at]
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the unit `count` units after (negative: before) the one with a time (epoch ms)."""
+        """Return the start of the unit that is `count` units after the unit that contains a time (epoch ms).
+
+        A negative count leads to an earlier unit.
+        """
         chunk, at = self._place(start_ms)
         at += count
         while at < 0:
@@ -101,7 +105,7 @@ class Calendar:
         return _chunk(self, chunk)[at]
 
     def starts(self, first_ms: int, last_ms: int) -> list[int]:
-        """Return the starts of the units that have a time in [first, last], ascending (epoch ms)."""
+        """Return the starts of the units that contain a time in [first, last], ascending (epoch ms)."""
         chunk, at = self._place(first_ms)
         end, last = self._place(last_ms)
         found: list[int] = []
@@ -111,12 +115,12 @@ class Calendar:
         return [*found, *_chunk(self, end)[at : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return a time by the local clock, as if that were UTC (epoch ms)."""
+        """Return the local date and time of an instant, converted to epoch ms as if they were in UTC."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
     def between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
-        """Yield the starts of units. Units that consist of skipped days only are left out.
+        """Yield the starts of units. Units that consist only of skipped days are left out.
 
         Args:
             since: the first unit starts before this time.
@@ -136,7 +140,7 @@ class Calendar:
             previous, number = start, number + 1
 
     def _place(self, time_ms: int) -> tuple[int, int]:
-        """Return the chunk and the position in it of the last start up to a time."""
+        """Return the chunk of the last start up to a time, and the index of that start in the chunk."""
         chunk = time_ms // _CHUNK_MS
         at = bisect_right(_chunk(self, chunk), time_ms) - 1
         while at < 0:
@@ -145,7 +149,7 @@ class Calendar:
         return chunk, at
 
     def _number(self, wall: dt.datetime) -> int:
-        """Return the number of the unit with a local time."""
+        """Return the number of the unit that contains a local time."""
         day = (wall - self.offset_ms * _MS).date()
         if self.unit == "day":
             return ((day - _DAY_ZERO).days - self.first_day) // self.count
@@ -166,9 +170,9 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The time occurs once or twice. `before` is its offset for `fold` 0, which means the first.
+        # The time occurs once or twice. `before` belongs to `fold` 0, so `earliest` is the first occurrence.
         return earliest
-    # The time is skipped: the first instant is when the clocks are put forward.
+    # The time is skipped, so the first instant is when the clocks are put forward. It is found by bisection.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -181,14 +185,17 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 @lru_cache(maxsize=256)
 def _most_days(months: int) -> int:
-    """Return the greatest number of days of `months` months, counted from January 1970."""
+    """Return how many days a period of `months` months has at most.
+
+    The periods follow each other from January 1970.
+    """
     firsts = [dt.date(1970 + at // 12, at % 12 + 1, 1) for at in range(0, 12 * 4 * months + 1, months)]
     return max((end - start).days for start, end in pairwise(firsts))
 
 
 @lru_cache(maxsize=64)
 def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
-    """Return the starts of units within [chunk, chunk + 1) times _CHUNK_MS (epoch ms)."""
+    """Return the starts of units from `chunk` to `chunk + 1` (excluded), both times _CHUNK_MS, in epoch ms."""
     low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
     found = calendar.between(low - DAY, high)
     return tuple((start - _EPOCH) // _MS for start in found if low <= start < high)
@@ -199,10 +206,10 @@ class Runs:
     """The starts of units in a compact form. A run is a sequence of units of the usual length.
 
     Attributes:
-        firsts: starts of the first units of the runs, ascending, in UTC without a zone.
-        lasts: starts of the last units of the runs, likewise. Such a unit ends where the next run starts, so it can
-            be shorter or longer than usual. The last run has no end, and no entry here.
-        numbers: the numbers of the first units, counted from 0.
+        firsts: the start of the first unit of each run, ascending, in UTC without a zone.
+        lasts: the start of the last unit of each run, ascending, in UTC without a zone. Such a unit ends where the next
+            run starts, so it can be shorter or longer than usual. The last run has no end, and no entry here.
+        numbers: the number of the first unit of each run, counted from 0.
     """
 
     firsts: tuple[dt.datetime, ...]
@@ -212,7 +219,7 @@ class Runs:
 
 @lru_cache(maxsize=256)
 def runs(calendar: Calendar, first_year: int, last_year: int) -> Runs:
-    """Return the units for all times of some years, the last one included. The usual length is `calendar.days`."""
+    """Return the units that cover the years from first to last, inclusive. The usual length is `calendar.days`."""
     since = dt.datetime(min(max(first_year, FIRST_YEAR), LAST_YEAR), 1, 1)
     until = dt.datetime(min(max(last_year, FIRST_YEAR), LAST_YEAR) + 1, 1, 1)
     starts, length = calendar.between(since, until), calendar.days * DAY

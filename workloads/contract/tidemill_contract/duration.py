@@ -1,6 +1,7 @@
-"""Durations in the notation of the resource: `250ms`, `10s`, `5m`, `1h`, `7d`; lengths of windows also `1w`, `1mo`.
+"""Durations in the notation of the resource, such as `250ms`, `10s`, `5m`, `1h` and `7d`.
 
-The units w, mo, q and y are of the calendar: months, quarters and years differ in length. Only windows are as long.
+Lengths of windows can also be in the units w, mo, q and y. These are units of the calendar: months, quarters and years
+differ in length.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 CALENDAR_UNITS: Mapping[str, tuple[Literal["day", "month"], int]] = {
     "d": ("day", 1), "w": ("day", 7), "mo": ("month", 1), "q": ("month", 3), "y": ("month", 12),
 }  # fmt: skip
-"""Of how many days or months a unit of the calendar consists. A `d` is such a unit only in a time zone."""
+"""The number of days or months of each unit of the calendar. `d` is a unit of the calendar only with a time zone."""
 PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$|^0(ms|s|m|h|d)$"
 LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
 MAX_MS = 10 * 365 * 86_400_000
 _DAYS = {"day": (1, 1), "month": (28, 31)}
-"""The least and the greatest number of days."""
+"""The least and the greatest number of days of a day and of a month."""
 
 
 def parse_ms(text: str) -> int:
     """Return the milliseconds of a duration such as `5m`.
 
     Raises:
-        ValueError: the unit is missing or unknown, there is a sign or a fraction, or it is more than 3650 days.
+        ValueError: the unit is missing or unknown, there is a sign or a fraction, or the duration exceeds 3650 days.
     """
     if not re.fullmatch(PATTERN, text, re.ASCII) or text.endswith("\n"):
         hint = "; w, mo, q and y are only for sizes of windows" if _of_calendar(text) else ""
@@ -43,7 +44,7 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return the number of days or months of a length in units of the calendar; None: the length has another unit.
+    """Return a length in units of the calendar as a number of days or months, or None if it has another unit.
 
     Raises:
         ValueError: the length can be more than 3650 days.
@@ -59,17 +60,17 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
 
 
 def least_ms(text: str) -> int:
-    """Return the least length of a window in milliseconds; a month counts as 28 days.
+    """Return the least length of a window in milliseconds. A month counts as 28 days.
 
     Raises:
-        ValueError: it is no length of a window, or can be more than 3650 days.
+        ValueError: the text is no length of a window, or the window can be longer than 3650 days.
     """
     units = calendar_units(text)
     return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]
 
 
 def is_calendar(text: str) -> bool:
-    """Whether a length is in weeks, months, quarters or years."""
+    """Return whether a length is in weeks, months, quarters or years."""
     return _of_calendar(text) and not text.endswith("d")
 
 
@@ -110,4 +111,4 @@ WindowLength = Annotated[
     AfterValidator(_check_length),
     WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH, "pattern": LENGTH_PATTERN}),
 ]
-"""The length of a window, or the distance between two."""
+"""The length of a window, or the distance between the starts of two windows."""

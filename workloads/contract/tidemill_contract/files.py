@@ -1,4 +1,4 @@
-"""Reads files with a limit on their size, also if the path is a pipe or a device."""
+"""Reads files with a limit on their size. The path may also be a pipe or a device."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 OWN_FILE = 16 * 1024 * 1024
-"""The limit for files that Tidemill writes, and for those of Secrets and ConfigMaps, which have at most 1 MiB."""
+"""The limit for files that Tidemill writes, and for files of Secrets and ConfigMaps, which have at most 1 MiB."""
 STATE_FILE = 64 * 1024 * 1024
 """The limit for the state file of the local runtime, which grows with the number of pipelines."""
 
 
 class FileTooLarge(OSError, ValueError):
-    """A file is larger than the limit."""
+    """The error for a file that is larger than the limit."""
 
 
 def read_bytes(path: Path, limit: int = OWN_FILE) -> bytes:
@@ -26,7 +26,7 @@ def read_bytes(path: Path, limit: int = OWN_FILE) -> bytes:
         limit: maximum size in bytes.
 
     Raises:
-        FileTooLarge: the content is larger than the limit. Nothing beyond the limit was read.
+        FileTooLarge: the content is larger than the limit. At most one byte beyond the limit was read.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -52,7 +52,7 @@ def read_stream(stream: BinaryIO, name: str, limit: int) -> bytes:
 
     Args:
         stream: the stream.
-        name: its name, for the message.
+        name: the name of the stream, for the message.
         limit: maximum size in bytes.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Grids: how time is cut into panes, windows or buckets that follow each other, for Python and for SQL.
+"""Grids, which divide time into panes, windows or buckets that follow each other, in Python and in SQL.
 
-A grid is either steps of a fixed length, or a `Calendar`. All else that depends on where windows start and end asks it.
+A grid is either steps of a fixed length, or a `Calendar`. All other code gets the starts and ends of windows from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The years of all counted events, because `maxFuture` is at most ten years. No window is longer either."""
+"""The first year of counted events, and how many years after the current one the last of them can be.
+
+`maxFuture` is at most ten years, and no window is longer either."""
 
 
 class Grid(Protocol):
@@ -21,20 +23,23 @@ class Grid(Protocol):
 
     @property
     def longest_ms(self) -> int:
-        """The length of a step; of a calendar's, an upper bound."""
+        """The length of a step. For a calendar, it is an upper bound."""
 
     @property
     def offset_ms(self) -> int:
-        """How much later than at midnight, or than the epoch, steps start."""
+        """The offset of the starts: from local midnight for a calendar, from the epoch for steps of a fixed length."""
 
     def start_of(self, time_ms: int) -> int:
-        """Return the start of the step with a time."""
+        """Return the start of the step that contains a time."""
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the step `count` steps after (negative: before) the one with a time."""
+        """Return the start of the step that is `count` steps after the step that contains a time.
+
+        A negative count leads to an earlier step.
+        """
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return a time by the clock by which days start."""
+        """Return a time by the local clock of the grid, as if that clock were in UTC."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Steps:
 
     Attributes:
         length_ms: the length.
-        offset_ms: start of one of them.
+        offset_ms: the start of one step.
     """
 
     length_ms: int
@@ -55,15 +60,15 @@ class Steps:
         return self.length_ms
 
     def start_of(self, time_ms: int) -> int:
-        """Return the start of the step with a time."""
+        """Return the start of the step that contains a time."""
         return time_ms - (time_ms - self.offset_ms) % self.length_ms
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return a time a number of steps later."""
+        """Return the time that is a number of steps later."""
         return start_ms + count * self.length_ms
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return the time, which is in UTC."""
+        """Return the time unchanged, because the grid has no time zone."""
         return time_ms
 
 
@@ -71,25 +76,25 @@ class GridSql(Protocol):
     """The SQL of a grid. Arguments are SQL expressions of times."""
 
     def start(self, time: str) -> str:
-        """Return the SQL of the start of the step with a time."""
+        """Return the SQL of the start of the step that contains a time."""
 
     def end(self, start: str) -> str:
         """Return the SQL of the end of the step that starts at a time."""
 
     def shift(self, start: str, count: int) -> str:
-        """Return the SQL of the start of the step that is `count` steps after the one that starts at `start`."""
+        """Return the SQL of the start of the step that is `count` steps after the step that starts at `start`."""
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that hold a pane.
+        """Return a SELECT of the starts and ends (`_start`, `_end`) of the windows that contain a pane.
 
         Args:
-            pane: the pane's start, which is a step.
-            count: number of panes of a window.
-            first: start of the first wanted window; few earlier ones may be included. None: all are wanted.
-            last: start of the last wanted window.
+            pane: the start of the pane, which is a step of the grid.
+            count: the number of panes in a window.
+            first: the start of the first wanted window. A few earlier windows may be included. None: all are wanted.
+            last: the start of the last wanted window; None: all are wanted.
         """
 
 
@@ -98,8 +103,8 @@ def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> Gr
 
     Args:
         grid: the grid.
-        years: for a calendar, the first and the last year that the SQL must cover; None: every year in which counted
-            events and their windows can be. Ignored for steps of equal length.
+        years: for a calendar, the first and the last year that the SQL must cover. None: it covers every year in which
+            counted events and their windows can be. Steps of a fixed length ignore this.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
@@ -116,7 +121,7 @@ class StepsSql:
     offset_ms: int = 0
 
     def start(self, time: str) -> str:
-        """Return the SQL of the start of the step with a time."""
+        """Return the SQL of the start of the step that contains a time."""
         origin = "timestamptz 'epoch'"
         if self.offset_ms:
             origin = f"({origin} + interval '{self.offset_ms} milliseconds')"
@@ -127,7 +132,7 @@ class StepsSql:
         return f"({self.shift(start, 1)})"
 
     def shift(self, start: str, count: int) -> str:
-        """Return the SQL of a time a number of steps later."""
+        """Return the SQL of the time that is a number of steps later."""
         return f"{start} + {self._length(count)}" if count >= 0 else f"{start} - {self._length(-count)}"
 
     def series(self, since: str, until: str) -> str:
@@ -136,7 +141,7 @@ class StepsSql:
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of the windows that hold a pane."""
+        """Return a SELECT of the windows that contain a pane."""
         low, high = self.shift(pane, 1 - count), pane
         if first is not None:
             low = f"greatest({low}, {self.start(first)})"
@@ -155,7 +160,9 @@ class CalendarSql:
 
     Attributes:
         length_ms: the usual length of a unit, see `calendars.runs`.
-        firsts, lasts, numbers: SQL arrays of `calendars.Runs`.
+        firsts: the SQL array of `calendars.Runs.firsts`.
+        lasts: the SQL array of `calendars.Runs.lasts`.
+        numbers: the SQL array of `calendars.Runs.numbers`.
     """
 
     length_ms: int
@@ -164,7 +171,7 @@ class CalendarSql:
     numbers: str = ""
 
     def start(self, time: str) -> str:
-        """Return the SQL of the start of the unit with a time."""
+        """Return the SQL of the start of the unit that contains a time."""
         run = f"width_bucket({time}, {self.firsts})"
         return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
 
@@ -175,7 +182,7 @@ class CalendarSql:
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return the SQL of the start of the unit `count` units after the one that starts at a time."""
+        """Return the SQL of the start of the unit that is `count` units after the unit that starts at a time."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
@@ -190,7 +197,7 @@ class CalendarSql:
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
 
     def windows(self, pane: str, count: int, *, first: str | None, last: str | None) -> str:
-        """Return a SELECT of the windows that hold a pane."""
+        """Return a SELECT of the windows that contain a pane."""
         wanted = [f"_start >= {first}"] if first is not None else []
         wanted += [f"_start <= {last}"] if last is not None else []
         where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
@@ -207,7 +214,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with `_number`, the number of the unit `count` units after the one with this start."""
+        """Return a FROM item with `_number`, the number of the unit `count` units after the unit with this start."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"
@@ -215,7 +222,7 @@ class CalendarSql:
         )
 
     def _numbered(self, run: str, number: str) -> str:
-        """Return the SQL of the start of a unit of a run by its number."""
+        """Return the SQL of the start of a unit, from its run and its number."""
         return f"_firsts[{run}] + ({number} - _numbers[{run}]) * {self._length}"
 
     @property
@@ -225,7 +232,7 @@ class CalendarSql:
 
 @lru_cache(maxsize=256)
 def calendar_sql(calendar: Calendar, first_year: int, last_year: int) -> CalendarSql:
-    """Return the SQL of a calendar for all times of some years, the last one included."""
+    """Return the SQL of a calendar for all times from the first year to the last year, inclusive."""
     found: Runs = runs(calendar, first_year, last_year)
     numbers = "'{" + ",".join(map(str, found.numbers)) + "}'::bigint[]"
     return CalendarSql(calendar.days * DAY_MS, _times(found.firsts), _times(found.lasts), numbers)

@@ -1,7 +1,7 @@
 """Derives names from a pipeline: topics, schema, roles, consumer groups, services and Redis keys.
 
-Two pipelines never share a derived name, and no name is longer than its system allows. A name that would be ambiguous
-or too long gets a hash.
+Two pipelines never share a derived name, and no name is longer than Kafka, Postgres or Kubernetes allows. A name that
+would be ambiguous or too long gets a hash.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def _digest(*parts: str) -> str:
 def schema(namespace: str, name: str) -> str:
     """Return the name of the Postgres schema: `<namespace>__<name>` with hyphens as underscores.
 
-    If a part has `--`, the name would be ambiguous; it then ends in `___<hash>`, as do names that would be too long.
-    Names without a hash never have three underscores in a row. A name that would start with a digit or `pg_` gets the
-    prefix `t_` and a hash.
+    If the namespace or the pipeline's name has `--`, the schema's name would be ambiguous. Then it ends in `___<hash>`.
+    A name that would be too long ends in `___<hash>` too. Names without a hash never have three underscores in a row. A
+    name that would start with a digit or `pg_` gets the prefix `t_` and a hash.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):
@@ -36,23 +36,23 @@ def schema(namespace: str, name: str) -> str:
 
 
 def role(schema_name: str, function: str) -> str:
-    """Return the name of a schema's Postgres role; `function` is owner, writer or reader."""
+    """Return the name of a schema's Postgres role. `function` is owner, writer or reader."""
     return f"{schema_name}_{function}"
 
 
 def logins(role_name: str) -> tuple[str, str]:
-    """Return the names of a role's two login roles: one is in force, the other is for the next password."""
+    """Return the names of a role's two login roles. One is in use, and the other is for the next password."""
     return f"{role_name}_a", f"{role_name}_b"
 
 
 def topic(namespace: str, name: str, kind: str) -> str:
-    """Return the name of a pipeline's topic; `kind` is events, results, anomalies or dead-letters."""
+    """Return the name of a pipeline's topic. `kind` is events, results, anomalies or dead-letters."""
     return f"{namespace}.{name}.{kind}"
 
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
-    """Return namespace, pipeline and kind of a name made by `topic`; None if it is another name."""
-    # Neither namespaces nor names of pipelines have dots.
+    """Return namespace, pipeline and kind of a name made by `topic`, or None if it is another name."""
+    # The name can be split at its dots, because neither namespaces nor names of pipelines have dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
         return None
@@ -71,7 +71,7 @@ def window_table(aggregation: str, version: int) -> str:
 
 
 def service(name: str, component: str) -> str:
-    """Return the name of a pipeline's Kubernetes Service; `component` is ingest or api."""
+    """Return the name of a pipeline's Kubernetes Service. `component` is ingest or api."""
     return f"{name}-{component}"
 
 

@@ -34,11 +34,12 @@ class PipelineConfig(_Config):
     """The config of one pipeline for its workloads.
 
     Attributes:
-        namespace, name: of the pipeline.
-        generation: generation of the last spec with a change that processors have to know. A processor stops if its
+        namespace: the namespace of the pipeline.
+        name: the name of the pipeline.
+        generation: the generation of the last spec with a change that processors need. A processor stops if its
             generation is older than the one in the table `_generation`.
         spec: the spec with all defaults resolved (topic name, partitions, auth, …).
-        aggregations: the current versions.
+        aggregations: the aggregations with their current versions.
     """
 
     namespace: str
@@ -66,7 +67,10 @@ class PipelineConfig(_Config):
         return next(ref.version for ref in self.aggregations if ref.name == aggregation)
 
     def to_json(self) -> str:
-        """Return the text of the config file. Equal configs have equal texts, so that nothing is written needlessly."""
+        """Return the text of the config file.
+
+        Equal configs have equal texts, so a file is only written if it changes.
+        """
         return self.model_dump_json(by_alias=True, indent=1, exclude_none=True)
 
     @classmethod
@@ -101,7 +105,7 @@ class ApiKey(_Config):
 
 
 class ApiKeys(_Config):
-    """The keys that a pipeline accepts."""
+    """The API keys that a pipeline accepts."""
 
     keys: tuple[ApiKey, ...] = ()
 
@@ -113,9 +117,9 @@ class WorkloadSettings(_Config):
     host: str = "127.0.0.1"
     port: int = 8080
     status_port: int = 0
-    """The port on which ingest and API serve metrics, full health and probes, apart from clients; 0: there is none."""
+    """The separate port on which ingest and API serve metrics, full health and probes; 0: there is no such port."""
     allowed_hosts: str = ""
-    """The host names that clients may use, separated by commas. IP addresses are always allowed. Empty: all names."""
+    """The host names that clients may use, separated by commas; empty: all names. IP addresses are always allowed."""
     kafka_brokers: str = ""
     kafka_config: Path | None = None
     postgres_host: str = "127.0.0.1"
@@ -123,10 +127,10 @@ class WorkloadSettings(_Config):
     postgres_database: str = "tidemill"
     postgres_sslmode: str = "prefer"
     postgres_ca: str = ""
-    """PEM file of the authorities that sign Postgres' certificate; empty: the default of libpq."""
+    """The PEM file of the authorities that sign Postgres' certificate; empty: the default of libpq."""
     redis_url: str = ""
     redis_ca: str = ""
-    """PEM file of the authorities that sign Redis' certificate; empty: the system's authorities."""
+    """The PEM file of the authorities that sign Redis' certificate; empty: the system's authorities."""
     config_dir: Path = Path("/etc/tidemill/pipelines")
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
@@ -135,10 +139,11 @@ class WorkloadSettings(_Config):
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""
-    """A name that a process keeps when it restarts, so that it gets its partitions back at once, without a timeout."""
+    """A name that a process keeps when it restarts, so that it gets its partitions back without waiting for a
+    timeout."""
     session_timeout_ms: int = 30_000
     reader: str = "live"
-    """The reader whose positions a processor moves: `live`, or the name of a replay."""
+    """The reader whose positions a processor advances: `live`, or the name of a replay."""
     start_from: str = ""
     """The start of a replay: `earliest`, or a time in RFC 3339."""
     rate: int = 0
@@ -173,7 +178,7 @@ class WorkloadSettings(_Config):
 
     @property
     def redis_tls(self) -> dict[str, Any]:
-        """The TLS settings of a Redis client, besides the URL."""
+        """The TLS settings of a Redis client that are not in the URL."""
         return trust.redis_options(self.redis_url, self.redis_ca)
 
     def load_pipeline(self, name: str) -> PipelineConfig:
@@ -199,7 +204,7 @@ class WorkloadSettings(_Config):
 
         Raises:
             OSError: the file cannot be read.
-            pydantic.ValidationError: the file holds no login.
+            pydantic.ValidationError: the file contains no login.
         """
         return PostgresCredentials.model_validate_json(read_bytes(self.secret_file(pipeline, f"{role}.json")))
 
@@ -208,7 +213,7 @@ class WorkloadSettings(_Config):
 
         Raises:
             OSError: the file cannot be read.
-            pydantic.ValidationError: the file holds no API keys.
+            pydantic.ValidationError: the file contains no API keys.
         """
         path = self.secret_file(pipeline, "api-keys.json")
         return ApiKeys.model_validate_json(read_bytes(path)) if path.exists() else ApiKeys()

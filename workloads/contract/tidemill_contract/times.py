@@ -1,7 +1,7 @@
 """Writes and reads times as texts.
 
-Answers and records have times in RFC 3339, in UTC, with milliseconds only if they are not 0. Times in specs and
-requests are read by the same rules as times in events.
+In answers and records, times are in RFC 3339 and UTC. They have milliseconds only if these are not 0. Times in specs
+and requests are read by the same rules as times in events.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def rfc3339(moment: dt.datetime) -> str:
 
 
 def rfc3339_ms(epoch_ms: int) -> str:
-    """Return epoch milliseconds as a text like that of `rfc3339`."""
+    """Return epoch milliseconds as a text in the form of `rfc3339`."""
     return rfc3339(_EPOCH + dt.timedelta(milliseconds=epoch_ms))
 
 
@@ -50,10 +50,10 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """Return the time (UTC) of a text like that of `read_time`. If the text has no zone, it is in `zone`.
+    """Return the time (UTC) of a text in a form of `read_time`. If the text has no zone, the time is in `zone`.
 
-    A date alone is midnight in that zone. If a clock change makes a local time occur twice, the first one is meant. A
-    local time that a clock change skips is read with the offset before the change.
+    A date without a time means midnight in that zone. If a local time occurs twice because of a clock change, it means
+    the first one. A local time that a clock change skips is read with the offset before the change.
 
     Raises:
         ValueError: the text is no time, or the time is outside the years 1 to 9999.

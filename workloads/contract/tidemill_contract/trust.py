@@ -17,7 +17,7 @@ _UNKNOWN = re.compile(r"certificate[ _]verify[ _]failed|unknown ca\b", re.IGNORE
 
 
 def remedy(server: str, error: str) -> str:
-    """Return the remedy for a refused certificate; empty if the error is of another kind.
+    """Return the remedy for a refused certificate, or an empty text if the error is of another kind.
 
     Args:
         server: postgres, redis or kafka.
@@ -33,14 +33,14 @@ def remedy(server: str, error: str) -> str:
 
 
 def redis_options(url: str, ca: str) -> dict[str, Any]:
-    """Return the TLS options of a Redis client, besides the URL.
+    """Return the TLS options of a Redis client that are not in the URL.
 
     Args:
         url: a URL with redis:// or rediss://.
-        ca: PEM file of the trusted authorities; empty: those of the system.
+        ca: the PEM file of the trusted authorities; empty: the system's authorities are trusted.
 
     Raises:
-        ValueError: there is a PEM file, but the URL is without TLS.
+        ValueError: a PEM file is given, but the URL does not use TLS.
     """
     if not ca or not url:
         return {}

@@ -1,6 +1,6 @@
-"""Writes the SQL that combines stored rows to windows, and computes the values of metrics from their partials.
+"""Writes the SQL that combines stored rows to windows, and computes the values of metrics from partials.
 
-Values of sketches are not computed in SQL: their bytes are decoded after the query.
+Values of sketches are not computed in SQL. The query returns the bytes of a sketch, which are decoded afterwards.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Decoder = Callable[[Any], Any]
 def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:
     """Return the SQL of a metric's value over merged partial columns.
 
-    If the metric has a decoder (`evaluator`), the SQL gives the bytes for it. A value that a double cannot hold is
-    null.
+    If the metric has a decoder (`evaluator`), the SQL returns the bytes for the decoder. A value that is too large for
+    a double is null.
 
     Args:
         metric: a metric of the layout, with a function.
-        field_type: the spec type of its field; None: it has no field.
-        seconds: SQL of the window's length in seconds, as a double.
+        field_type: the spec type of the metric's field; None: the metric has no field.
+        seconds: the SQL of the window's length in seconds, as a double.
     """
     answer = FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
     scale = scale_of(answer_type(metric, field_type))
@@ -44,7 +44,7 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
 
 
 def answer_type(metric: MetricSpec, field_type: str | None) -> str:
-    """Return the type of a metric's value: a spec type, of decimals with the scale, or `array`."""
+    """Return the type of a metric's value: a spec type, which includes the scale of a decimal, or `array`."""
     if is_composed(metric):
         return str(field_type)
     return FUNCTIONS[metric.function].answer_type(field_type)
@@ -58,12 +58,12 @@ def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, flo
 
 
 def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
-    """Return the function that decodes stored bytes to the metric's value; None if SQL gives the value itself."""
+    """Return the function that decodes stored bytes to the metric's value, or None if the SQL returns the value."""
     return None if is_composed(metric) else FUNCTIONS[metric.function].decoder(metric, field_type)
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """Return the functions that decode stored bytes to values, by metric, for the metrics that need one."""
+    """Return by metric the functions that decode stored bytes to values. Metrics that need no decoder are left out."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 
@@ -77,20 +77,20 @@ def window_source(
     last: str | None = None,
     vanished: bool = False,
 ) -> str:
-    """Return a subquery for the partials of whole windows, which are the rows of `table`, or combined from its panes.
+    """Return a subquery for the partials of whole windows. These are the rows of `table`, or combinations of its panes.
 
     Args:
         table: the window table, quoted and with its schema.
         plan: the aggregation's layout.
         where: an SQL condition on stored rows. For hopping windows, its bounds on window_start have to include the
             panes up to `size - hop` after the start of the last wanted window.
-        first: SQL of the start of the first wanted window. Only few earlier windows are combined needlessly.
-        last: SQL of the start of the last wanted window. Later windows are not combined.
-        vanished: whether to include sessions that were joined to an earlier one. They are empty, and end at their
-            start.
+        first: the SQL of the start of the first wanted window. A few earlier windows may be combined too.
+        last: the SQL of the start of the last wanted window. Later windows are not combined.
+        vanished: whether to include the empty rows of sessions that were joined to an earlier session. Such a row
+            ends at its start.
 
     Returns:
-        `(SELECT group columns, window_start, _rev, merged partials …) AS w`, for sessions also with `window_end`.
+        `(SELECT group columns, window_start, _rev, merged partials …) AS w`. Rows of sessions also have `window_end`.
         Windows without events are absent.
     """
     columns = [quote(name) for name, _ in plan.group_by]
@@ -102,8 +102,8 @@ def window_source(
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
-    # windows have a row with `_after`, the end of the last window that was closed then. The row only counts for windows
-    # that end later.
+    # windows are in a separate row. Its `_after` is the end of the last window that was closed when they came, and the
+    # row only counts for windows that end later.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (
@@ -118,11 +118,11 @@ def window_source(
 
 
 def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tuple[str, str, str]]:
-    """Return the output name, the spec type, and the SQL expression over merged partials, of each metric.
+    """Return for each metric the output name, the spec type, and the SQL expression over merged partials.
 
     Args:
         plan: the aggregation's layout.
-        end: SQL of the end of the answered windows; None: the answered windows are those of the layout.
+        end: the SQL of the end of the windows in the answer; None: they are the windows of the layout.
     """
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
     metrics = {metric.name: metric for metric, _ in plan.metrics}

@@ -1,4 +1,4 @@
-"""Runs the ingest of a namespace: `python -m tidemill_ingest`, configured by TIDEMILL_… variables."""
+"""Runs the ingest of a namespace: `python -m tidemill_ingest`. The variables TIDEMILL_… configure it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tidemill_ingest.quota import Limits
 log = logging.getLogger("tidemill_ingest")
 
 GRACE_SECONDS = 5
-"""Time for requests in flight after SIGTERM. Together with the flush, it is less than the local runtime's grace."""
+"""The time for running requests after SIGTERM. With the flush, it is shorter than the local runtime's grace."""
 
 
 def main() -> int:
-    """Entry point; the exit code."""
+    """Run ingest and return the exit code."""
     try:
         settings = WorkloadSettings.from_env()
         resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
@@ -49,7 +49,8 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    # At a signal, the server stops cleanly, and then raises the signal again for the former handler.
+    # At a signal, uvicorn stops cleanly, then restores these handlers and raises the signal again. The handlers do
+    # nothing, so the process ends normally and is not killed by the signal.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("ingest of %s on port %d", settings.namespace, settings.port)

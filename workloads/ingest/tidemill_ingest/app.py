@@ -38,10 +38,10 @@ from tidemill_ingest.quota import Limits, Quota
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 3.0
-"""Time to flush queued records at the end, after the requests in flight have ended."""
+"""The time to flush queued records at the end, after the running requests have ended."""
 
 CLOSE_SECONDS = 1.0
-"""Time to store the outcomes of batches with an Idempotency-Key."""
+"""The time to store the outcomes of batches with an Idempotency-Key at the end."""
 
 MAX_REDIS_CONNECTIONS = 100
 
@@ -77,7 +77,7 @@ class Health(BaseModel):
 
 
 class _EventsRoute(Route):
-    """A route that adds itself to the scope, where the metrics read its path template."""
+    """A route that puts itself into the ASGI scope. The HTTP metrics read the route's path template from there."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -85,7 +85,7 @@ class _EventsRoute(Route):
 
 
 class Ingest:
-    """The ingest service with all its parts."""
+    """The ingest service, with its Kafka sink, its pipelines and its routes."""
 
     def __init__(self, settings: WorkloadSettings, resilience: ResilienceConfig, limits: Limits) -> None:
         self._settings, self._hosts = settings, Hosts.parse(settings.allowed_hosts)
@@ -103,17 +103,17 @@ class Ingest:
         client = None
         if settings.redis_url:
             client = async_client(settings, seconds, max_connections=MAX_REDIS_CONNECTIONS)
-        # A unique name for each start, because a restarted process does not have its predecessor's queue.
+        # Each start has a unique name, because a restarted process does not have the queue of its predecessor.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
         self._replays = Replays(self.keys, away=lambda: self.sink.away)
         self._events = EventsHandler(self.pipelines, self.sink, Quota(limits), self._replays)
 
     def app(self) -> App:
-        """The application with its middleware."""
+        """Return the application with its middleware."""
         app = FastAPI(
             title="Tidemill ingest", version="1", lifespan=self._lifespan, docs_url=None, redoc_url=None,
-            redirect_slashes=False, description="Events over HTTP to Kafka, one result a record.",
+            redirect_slashes=False, description="Sends events over HTTP to Kafka. Each event has a result.",
         )  # fmt: skip
         app.router.routes.append(_EventsRoute(EVENTS_PATH, self._events.append, methods=["POST"]))
         app.add_api_route("/", self._index, summary="What is here")
@@ -165,8 +165,8 @@ class Ingest:
         return JSONResponse({"ok": True}, 200, _NO_STORE)
 
     async def _ready(self) -> Response:
-        # Readiness does not depend on Kafka: while Kafka is away, a 503 with Retry-After is better for clients than a
-        # refused connection.
+        # Once Kafka has answered, readiness does not depend on Kafka. While Kafka is down, a 503 with Retry-After is
+        # better for clients than a refused connection.
         ready = self.watch.seen
         return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)
 

@@ -1,6 +1,6 @@
-"""Splits request bodies into raw events: NDJSON, JSON arrays and objects, CloudEvents; gzip and zstd; with limits.
+"""Splits request bodies into raw events. Bodies are NDJSON, JSON arrays, objects or CloudEvents, also compressed.
 
-Events are not validated here: each is the bytes that its sender wrote.
+Events are not validated here. Each event consists of the bytes that its sender wrote.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _GZIP_STEP_BYTES, _ZSTD_STEP_BYTES = 8 * 1024, 512
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 """The largest window that RFC 9659 allows."""
 _MAX_FRAMES = 1000
-"""Maximum number of gzip members or zstd frames; even an empty one costs memory and time."""
+"""The maximum number of gzip members or zstd frames. Even an empty one takes memory and time."""
 _MAX_LINES = 4 * MAX_EVENTS
 """Maximum number of lines, including blank ones."""
 _MAX_COMMAS = 2_000_000
-"""Maximum number of commas in an array, which is parsed before its length is known."""
+"""The maximum number of commas in an array. They are counted before the array is parsed."""
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Events:
-    """The raw events of a body; `ids` are those of CloudEvents, None for other formats."""
+    """The raw events of a body. `ids` are the ids of CloudEvents, or None for other formats."""
 
     values: list[bytes]
     ids: list[str | None] | None = None
@@ -63,10 +63,10 @@ _cloud_events = msgspec.json.Decoder(list[_CloudEvent])
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
-    """Return the decompressed body. Stops soon after the limit is exceeded.
+    """Return the decompressed body. Decompression stops soon after the limit is exceeded.
 
     Raises:
-        Problem: an unknown encoding (415), damaged data (400), or more than 10 MiB (413).
+        Problem: the encoding is unknown (415), the data is damaged (400), or it is more than 10 MiB (413).
     """
     match encoding.strip().lower():
         case "" | "identity":
@@ -84,12 +84,12 @@ def decompress(body: bytes, encoding: str) -> bytes:
 
 
 def too_large() -> Problem:
-    """Return the 413 for a too large body, compressed or not."""
+    """Return the problem (413) for a body that is too large, compressed or uncompressed."""
     return Problem(413, "body_too_large", f"the body is more than {MAX_BODY_BYTES} bytes; send smaller batches")
 
 
 def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
-    """Unpack one frame after the other, until the end or just past the limit."""
+    """Unpack one frame after the other, until the end or until the limit is exceeded."""
     plain = bytearray()
     unpacker, frames = new(), 1
     try:
@@ -112,7 +112,7 @@ def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
 
 
 def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Events:
-    """Return the events of a decompressed body, by its Content-Type (and ce-… headers).
+    """Return the events of a decompressed body. The Content-Type and the ce-… headers decide how it is split.
 
     Args:
         body: the body.
@@ -120,7 +120,7 @@ def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Ev
         whole: whether CloudEvents are events with their attributes, in structured mode; else their data is.
 
     Raises:
-        Problem: unknown type (415), an unreadable or empty body (400), too many events (413).
+        Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events (413).
     """
     kind, _, parameters = headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
@@ -167,7 +167,7 @@ def _too_many(what: str) -> Problem:
 
 
 def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
-    """Return the event of CloudEvents' binary mode: the body is the data, headers are the attributes."""
+    """Return the event of CloudEvents' binary mode. The body is its data, and the headers are its attributes."""
     if kind and not _is_json(kind):
         raise Problem(415, "unsupported_media_type", f"a CloudEvent's data of type {kind!r}; send application/json")
     missing = [name for name in ("ce-id", "ce-source", "ce-type") if not headers.get(name)]

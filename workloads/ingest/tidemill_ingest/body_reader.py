@@ -1,4 +1,4 @@
-"""Reads request bodies, with limits for each request and for the process, also from slow or faulty clients."""
+"""Reads request bodies, also from slow or faulty clients. Each request and the whole process have a limit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
 
 MEMORY_BYTES = 256 * 1024 * 1024
-"""Maximum size of the bodies of all requests that are being read or decoded."""
+"""The maximum size of the bodies of all requests that are being read or decoded."""
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
-"""How much of a too large body is read and dropped, because many clients only read the answer after sending it."""
+"""How much of a too large body is read and dropped. Many clients only read the answer after they have sent the body."""
 _INLINE_BYTES = 64 * 1024
-"""Compressed bodies above this size are unpacked in a thread."""
+"""The size from which compressed bodies are unpacked in a thread."""
 
 
 class Memory:
-    """Counts the bytes that requests hold."""
+    """Counts the bytes in memory of all requests."""
 
     def __init__(self, limit: int = MEMORY_BYTES) -> None:
         self._left = limit
@@ -32,7 +32,7 @@ class Memory:
         """Reserve more bytes.
 
         Raises:
-            Problem: 503, the limit is reached.
+            Problem: the limit is reached (503).
         """
         if count > self._left:
             raise unavailable("busy", "too many request bodies are being read; send again later", 1.0)
@@ -44,7 +44,7 @@ class Memory:
 
 
 class Held:
-    """The bytes of one request."""
+    """The bytes in memory of one request."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory, self._bytes = memory, 0
@@ -53,7 +53,7 @@ class Held:
         """Reserve more bytes.
 
         Raises:
-            Problem: 503, the limit of all requests is reached.
+            Problem: the limit of all requests is reached (503).
         """
         self._memory.take(count)
         self._bytes += count
@@ -69,7 +69,8 @@ async def read_body(request: Request, held: Held) -> bytes:
     """Return the decompressed body.
 
     Raises:
-        Problem: too large (413), damaged or of an unknown encoding (400, 415), the limit of all requests (503).
+        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the limit of all
+            requests is reached (503).
         ClientDisconnect: the client disconnected.
     """
     encoding = request.headers.get("content-encoding", "")

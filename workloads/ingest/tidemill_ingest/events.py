@@ -1,4 +1,4 @@
-"""`POST /v1/pipelines/{pipeline}/events`: handles a request from its body to its answer."""
+"""Handles requests to `POST /v1/pipelines/{pipeline}/events`, from the body to the answer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Options:
         """Parse the query parameters of a request.
 
         Raises:
-            Problem: 400, a parameter is unknown or wrong.
+            Problem: a parameter is unknown or wrong (400).
         """
         given = dict(request.query_params)
         options = cls(
@@ -77,7 +77,7 @@ def _bad_parameter(name: str, detail: str) -> Problem:
 
 @dataclass(frozen=True)
 class _Sent:
-    """The events of a request and its options."""
+    """The events and the options of a request."""
 
     pipeline: Pipeline
     events: Events
@@ -99,7 +99,7 @@ class _Sent:
         """Return the records of the events.
 
         Raises:
-            _NothingSentError: some are invalid, and `accept_partial` is false.
+            _NothingSentError: some events are invalid, and `accept_partial` is false.
         """
         records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000), self.headers)
         if records.invalid and not self.options.accept_partial:
@@ -109,7 +109,7 @@ class _Sent:
 
 
 class _NothingSentError(Exception):
-    """Carries the answer to a request of which nothing was sent."""
+    """The error for a request of which nothing was sent. It has the answer."""
 
     def __init__(self, found: Answer) -> None:
         super().__init__("nothing was sent")
@@ -143,7 +143,7 @@ class EventsHandler:
                 passed_on = pipeline.judge.passed_on(request.headers)
                 found = await self._answer(request, _Sent(pipeline, events, options, len(body), passed_on), body)
         except ClientDisconnect:
-            return Response(status_code=400)  # the client is gone, and nothing was sent
+            return Response(status_code=400)  # the client has disconnected, and nothing was sent
         return Response(found.body, found.status, found.headers, media_type=found.media_type)
 
     async def _answer(self, request: Request, sent: _Sent, body: bytes) -> Answer:
@@ -167,7 +167,7 @@ class EventsHandler:
         return replace(found, headers={**found.headers, **quota}) if quota else found
 
     async def _take_once(self, batch: Batch, sent: _Sent, deadline: Deadline) -> Answer:
-        """Handle a batch with a key: events that are known to be written are not sent again."""
+        """Handle a batch with an Idempotency-Key. Events that are known to be written are not sent again."""
         quota: dict[str, str] = {}
 
         def begin(before: Known | None) -> Attempt:
@@ -191,7 +191,7 @@ class EventsHandler:
             raise
 
     def _begin(self, sent: _Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
-        """Queue the events that are not known to be written. They are retried until each outcome is known."""
+        """Queue the events that are not known to be written. They are retried until the outcome of each is known."""
         if before is not None:
             records = records.subset(indexes)
         pending = self._queue(sent, records, sure=True)
@@ -235,7 +235,7 @@ class EventsHandler:
         return answer(outcome, wait=True, everything=options.everything)
 
     def _see_through(self, pipeline: Pipeline, records: Records, pending: Pending) -> None:
-        """Watch the delivery of records whose sender did not wait."""
+        """Watch the delivery of records whose client does not wait."""
 
         async def attend() -> None:
             deadline = Deadline.after(self._sink.publish_seconds + FULL_SECONDS)
@@ -249,7 +249,7 @@ class EventsHandler:
         task.add_done_callback(self._unanswered.discard)
 
     async def close(self, seconds: float) -> None:
-        """Wait, up to `seconds`, for deliveries that no request waits for."""
+        """Wait at most `seconds` for deliveries that no request waits for."""
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=seconds)
 

@@ -1,4 +1,7 @@
-"""The OpenAPI description of the events route. It is no FastAPI route, because bodies go to Kafka without a model."""
+"""The OpenAPI description of the events route.
+
+The route is no FastAPI route, because bodies are sent to Kafka without a model.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ to be sent again. An event has at most {MAX_EVENT_BYTES} bytes, a body {MAX_BODY
 {MAX_EVENTS} events.
 
 A request with an `Idempotency-Key` is executed once, whichever process gets the repeated request. While its events are
-on their way, a repeated request is answered with 503 `batch_under_way`, and afterwards with their outcome
-(`idempotency-replayed: true`); only events with status `retry` are sent again. `idempotency-unsure: true` means that a
-process ended during the batch, and an event may be written twice."""
+being sent, a repeated request is answered with 503 `batch_under_way`. Afterwards, it is answered with the outcome of
+the events (`idempotency-replayed: true`), and only events with status `retry` are sent again. `idempotency-unsure:
+true` means that a process ended during the batch, so an event may be written twice."""
 
 _INTEGER, _STRING = {"type": "integer", "minimum": 0}, {"type": "string"}
-_EVENT = {"type": "object", "description": "An event: the members that `source.fields` are read from."}
+_EVENT = {"type": "object", "description": "An event, with the members that `source.fields` are read from."}
 _CLOUD_EVENT = {
     "type": "object",
     "required": ["specversion", "id", "source", "type"],
@@ -39,18 +42,18 @@ _CLOUD_EVENT = {
             "type": "string",
             "contentEncoding": "base64",
             "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
-            "description": "In place of `data`.",
+            "description": "The data in base64, instead of `data`.",
         },
     },
 }
 _COUNTS = {
-    "accepted": {**_INTEGER, "description": "Valid events, acknowledged by Kafka (`wait=false`: queued)."},
-    "quarantined": {**_INTEGER, "description": "Invalid events, written as dead letters."},
-    "retry": {**_INTEGER, "description": "Events that were not acknowledged: send them again."},
+    "accepted": {**_INTEGER, "description": "Valid events that Kafka acknowledged (`wait=false`: that are queued)."},
+    "quarantined": {**_INTEGER, "description": "Invalid events, which become dead letters."},
+    "retry": {**_INTEGER, "description": "Events that Kafka did not acknowledge. Send them again."},
     "results": {
         "type": "array",
         "items": {"$ref": "#/components/schemas/EventResult"},
-        "description": "A row for each event that is not accepted; for each event with `results=all`.",
+        "description": "A row for each event that is not accepted, or with `results=all` for each event.",
     },
 }
 
@@ -62,22 +65,22 @@ SCHEMAS: dict[str, Any] = {
             "index": {**_INTEGER, "description": "Index of the event in the request, from 0."},
             "id": {**_STRING, "description": "The CloudEvents id."},
             "status": {"enum": ["accepted", "quarantined", "retry", "rejected"]},
-            "code": {**_STRING, "description": f"Why: {', '.join(Reason)}, or Kafka's error, `kafka_…`."},
-            "field": {**_STRING, "description": "The faulty field."},
-            "partition": {**_INTEGER, "description": "Partition of its record (`results=all`)."},
+            "code": {**_STRING, "description": f"The reason: {', '.join(Reason)}, or the error of Kafka, `kafka_…`."},
+            "field": {**_STRING, "description": "The field with the fault."},
+            "partition": {**_INTEGER, "description": "Partition of the event's record (`results=all`)."},
             "offset": _INTEGER,
         },
     },
     "EventResults": {"type": "object", "required": list(_COUNTS), "properties": _COUNTS},
     "Problem": {
         "type": "object",
-        "description": "RFC 9457 problem details. Answers about events hold the members of EventResults as well.",
+        "description": "RFC 9457 problem details. Answers about events also have the members of EventResults.",
         "required": ["type", "title", "status", "code"],
         "properties": {
             "type": {"type": "string", "format": "uri"},
             "title": _STRING,
             "status": {"type": "integer"},
-            "code": {**_STRING, "description": "Stable identifier of the kind of problem."},
+            "code": {**_STRING, "description": "The kind of problem. It is stable, so clients can compare it."},
             "detail": _STRING,
             **_COUNTS,
         },
@@ -90,13 +93,13 @@ _RETRY_AFTER = {
     }
 }
 _WAIT = {name: {**header, "required": True} for name, header in _RETRY_AFTER.items()}
-_AUTHENTICATE = {"WWW-Authenticate": {"description": "How to send the key.", "required": True, "schema": _STRING}}
-_NOT_KEPT = {"Cache-Control": {"description": "Nobody keeps it.", "required": True, "schema": {"const": "no-store"}}}
+_AUTHENTICATE = {"WWW-Authenticate": {"description": "How to send the API key.", "required": True, "schema": _STRING}}
+_NOT_KEPT = {"Cache-Control": {"description": "Not cacheable.", "required": True, "schema": {"const": "no-store"}}}
 _MARKS = {
     "RateLimit": {"description": "The remaining quota of the pipeline.", "schema": _STRING},
     "RateLimit-Policy": {"description": "The pipeline's limits.", "schema": _STRING},
     "Idempotency-Replayed": {
-        "description": "True: the answer is that of an earlier request with this key.",
+        "description": "True: the answer comes from an earlier request with this Idempotency-Key.",
         "schema": {"const": "true"},
     },
     "Idempotency-Unsure": {
@@ -122,24 +125,24 @@ def _flag(name: str, description: str) -> dict[str, Any]:
 
 _PARAMETERS = [
     {"name": "pipeline", "in": "path", "required": True, "description": "The pipeline's name.", "schema": _STRING},
-    _flag("wait", "Answer when Kafka has acknowledged; `false`: when the events are queued (202)."),
-    _flag("accept_partial", "`false`: if one event is invalid, none is sent (422)."),
+    _flag("wait", "Answer when Kafka has acknowledged the events. `false`: answer when they are queued (202)."),
+    _flag("accept_partial", "`false`: if an event is invalid, no event is sent (422)."),
     {
         "name": "results",
         "in": "query",
-        "description": "Which events get a row in the answer.",
+        "description": "The events that have a row in the answer.",
         "schema": {"enum": ["failed", "all"], "default": "failed"},
     },
     {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "A name for this batch, chosen by the sender; a new one for each.",
+        "description": "A name for this batch. The sender chooses a new name for each batch.",
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": "^[!-~]+$"},
     },
 ]
 _BODY = {
     "required": True,
-    "description": f"At most {MAX_EVENTS} events; compressed as `Content-Encoding` says, gzip or zstd.",
+    "description": f"At most {MAX_EVENTS} events. `Content-Encoding` can be gzip or zstd.",
     "content": {
         "application/x-ndjson": {
             "schema": {"type": "string", "pattern": r"[^ \t\r\n\uFEFF]", "description": "One event per line."}
@@ -152,19 +155,19 @@ _BODY = {
 _RESPONSES = {
     "200": _results("All events are valid and acknowledged by Kafka."),
     "202": _results("`wait=false`: the events are queued."),
-    "207": _results("Mixed: see the rows.", _RETRY_AFTER),
+    "207": _results("Some events are not accepted. See the rows.", _RETRY_AFTER),
     "400": _problem("The body or a parameter cannot be read."),
-    "401": _problem("No API key of this pipeline.", _AUTHENTICATE),
+    "401": _problem("The API key is missing or wrong.", _AUTHENTICATE),
     "403": _problem("The API key lacks the scope events:append.", _AUTHENTICATE),
-    "404": _problem("No such pipeline, or it takes no events over HTTP."),
-    "413": _problem("The body is too large, or holds too many events."),
-    "415": _problem("An unsupported media type, encoding or charset."),
+    "404": _problem("There is no such pipeline, or it accepts no events over HTTP."),
+    "413": _problem("The body is too large, or has too many events."),
+    "415": _problem("The media type, the encoding or the charset is not supported."),
     "422": _problem(
-        "No event is valid; or one is invalid and `accept_partial=false`; or the key was used for another request.",
+        "No event is valid, an event is invalid with `accept_partial=false`, or the Idempotency-Key was used before.",
         _MARKS,
     ),
-    "429": _problem("A limit of the pipeline is exceeded; the problem names it.", {**_WAIT, **_MARKS}),
-    "503": _problem("Kafka, or the buffer before it, is unavailable.", {**_WAIT, **_MARKS}),
+    "429": _problem("A limit of the pipeline is exceeded. `detail` names it.", {**_WAIT, **_MARKS}),
+    "503": _problem("Kafka is unavailable, or the queue to Kafka is full.", {**_WAIT, **_MARKS}),
     "504": _problem("The request took too long."),
 }
 

@@ -1,4 +1,4 @@
-"""The pipelines that this process serves, and the checks of API keys."""
+"""Finds the pipelines that this process serves, and checks API keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Pipeline:
         return self.config.name
 
     def count(self, outcomes: dict[str, int]) -> None:
-        """Add to the metric of ingested events."""
+        """Add numbers to the metric of ingested events."""
         for outcome, events in outcomes.items():
             if events:
                 metrics.EVENTS_INGESTED.labels(self.name, outcome).inc(events)
@@ -41,10 +41,11 @@ class Pipelines:
         self._compiled: dict[str, Pipeline] = {}
 
     def open(self, name: str, authorization: str | None) -> Pipeline:
-        """Return a pipeline, after checking the API key.
+        """Check the API key, and return the pipeline.
 
         Raises:
-            Problem: no valid key (401, 403); there is no such pipeline, or it accepts no events over HTTP (404).
+            Problem: the API key is not valid (401, 403). Or there is no such pipeline, or the pipeline accepts no
+                events over HTTP (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         try:
@@ -70,14 +71,17 @@ class Pipelines:
         return compiled
 
     def _guarded(self) -> bool:
-        """Whether any pipeline requires a key; then requests for unknown pipelines are refused in the same way."""
+        """Return whether any pipeline requires an API key.
+
+        Then requests for unknown pipelines are refused the same way.
+        """
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)
 
     def names(self) -> list[str]:
-        """The pipelines that accept events."""
+        """Return the names of the pipelines that accept events."""
         return [c.name for c in self._directory.all() if c.spec.takes_http and self._only in ("", c.name)]
 
     def faults(self) -> dict[str, str]:
-        """Errors of unreadable config files, by pipeline."""
+        """Return the errors of unreadable config files, by pipeline."""
         return self._directory.faults

@@ -1,4 +1,4 @@
-"""Limits of each pipeline in this process: events and bytes per second, and unacknowledged bytes."""
+"""Limits events and bytes per second, and unacknowledged bytes, of each pipeline in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_FLIGHT_VARIABLE = "TIDEMILL_INGEST_IN_FLIGHT_BYTES"
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of each pipeline in each process; 0: no limit."""
+    """The limits of each pipeline in each process. 0 means that there is no limit."""
 
     events_per_second: float = EVENTS_PER_SECOND
     bytes_per_second: float = BYTES_PER_SECOND
@@ -28,10 +28,10 @@ class Limits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Limits:
-        """Read the limits from the environment; unset ones have their defaults.
+        """Read the limits from the environment. Limits that are not set have their defaults.
 
         Raises:
-            ValueError: a limit is not a number of 0 or more; the message names the variable.
+            ValueError: a limit is not a number of at least 0. The message names the variable.
         """
         return cls(
             _number(environ, VARIABLE, cls.events_per_second, "events a second"),
@@ -52,7 +52,7 @@ def _number(environ: Mapping[str, str], variable: str, default: float, unit: str
 
 
 class _Rate:
-    """A token bucket for each pipeline that holds one second's tokens.
+    """A token bucket for each pipeline. A bucket has the tokens of one second.
 
     A request is accepted if any token is left, however large it is. Later requests are refused until the bucket is
     positive again. So batches may be larger than the rate, and the average rate is still kept.
@@ -62,17 +62,17 @@ class _Rate:
         self.unit, self.rate = unit, rate
         self.policy = f'"{unit}";q={math.ceil(rate)};w=1'
         self._buckets: dict[str, tuple[float, float]] = {}
-        """(tokens left, time) by pipeline."""
+        """The tokens that were left at a time, as (tokens, time), by pipeline."""
 
     def left(self, pipeline: str, now: float) -> float:
-        """Return the tokens left now."""
+        """Return the tokens that are left now."""
         left, at = self._buckets.get(pipeline, (self.rate, now))
         left = min(self.rate, left + (now - at) * self.rate)
         self._buckets[pipeline] = left, now
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Take tokens, after `left`, and return the rest."""
+        """Take tokens and return the remaining ones. `left` must be called before."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count
@@ -87,8 +87,8 @@ class Quota:
     """The rates of a process.
 
     Args:
-        limits: of each pipeline.
-        clock: monotonic seconds.
+        limits: the limits of each pipeline.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -101,15 +101,15 @@ class Quota:
         """Charge a request to the quotas.
 
         Args:
-            pipeline: of the events.
-            events: number of events.
-            size: of all events, in bytes.
+            pipeline: the pipeline of the events.
+            events: the number of events.
+            size: the size of all events, in bytes.
 
         Returns:
-            The RateLimit headers of the answer; empty without a quota.
+            The RateLimit headers of the answer. Without a quota, there are none.
 
         Raises:
-            Problem: 429, a quota is used up.
+            Problem: a quota is used up (429).
         """
         if not self._rates:
             return {}

@@ -1,7 +1,7 @@
-"""Converts raw events to Kafka records: validates them with the contract's decoder, adds keys, marks invalid ones.
+"""Converts raw events to Kafka records. It validates events, adds record keys and marks invalid events.
 
-An invalid event goes to the events topic as well, with a leading byte that no JSON has, and the verdict in headers.
-Only the processor writes dead letters, so that each has a topic, a partition and an offset.
+Invalid events are also sent to the events topic. They have a leading byte that no JSON text has, and the verdict is in
+headers. Only the processor writes dead letters, so each dead letter has a topic, a partition and an offset.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.runtime import PipelineConfig
 
 KEPT_BYTES = 64 * 1024
-"""How much of a too large event is sent; the size of a dead letter's value."""
+"""How much of a too large event is sent. It is the maximum size of a dead letter's value."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class Records:
     """The records of a request, one per event, in order.
 
     Attributes:
-        values: the values; of invalid events in their marked form.
-        keys: record keys; None if the pipeline has none.
-        headers: of invalid events, and those that a request's headers are passed on to, by index.
-        invalid: the verdicts of invalid events, by index.
+        values: the values of the records. The values of invalid events are marked.
+        keys: the record keys; None: the pipeline has no record keys.
+        headers: the headers of records by index. Records of invalid events have headers, and all records have headers
+            if fields are read from the headers of requests.
+        invalid: the verdicts on invalid events, by index.
     """
 
     values: list[bytes]
@@ -38,7 +39,7 @@ class Records:
     invalid: dict[int, InvalidEvent]
 
     def key(self, index: int) -> bytes | None:
-        """Return the key of one record."""
+        """Return the record key of one record."""
         return self.keys[index] if self.keys is not None else None
 
     def single(self, index: int) -> Records:
@@ -47,7 +48,7 @@ class Records:
         return Records([self.values[index]], [self.key(index)], headers, {})
 
     def subset(self, indexes: Sequence[int]) -> Records:
-        """Return some of the records, in this order."""
+        """Return the records with these indexes, in the same order."""
         return Records(
             [self.values[index] for index in indexes],
             [self.keys[index] for index in indexes] if self.keys is not None else None,
@@ -56,14 +57,14 @@ class Records:
         )
 
     def shrunk(self, index: int, verdict: InvalidEvent) -> Records:
-        """Return one of the records as that of an invalid event, with a truncated value."""
+        """Return one of the records as the record of an invalid event, with a truncated value."""
         value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:KEPT_BYTES]
         return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(verdict)}, {0: verdict})
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A record before it is sent: its key and headers, without timestamp, partition and offset."""
+    """A record before it is sent. It has a key and headers, but no timestamp, partition and offset."""
 
     own_key: bytes | None
     own_headers: Headers
@@ -88,7 +89,7 @@ class _Sent:
 
 
 class Judge:
-    """Validates the events of one pipeline and computes their keys.
+    """Validates the events of one pipeline and computes the record keys.
 
     Attributes:
         headers: the names of the headers that fields are read from.
@@ -104,8 +105,8 @@ class Judge:
         self._encode = _encoder(kinds.get(self._key or "", ""))
 
     def passed_on(self, headers: Mapping[str, str]) -> Headers:
-        """The headers of a request that records get."""
-        # An ASGI server gives bytes as Latin-1.
+        """Return the headers of a request that are copied to records."""
+        # Values are encoded as Latin-1, because the server has decoded their bytes as Latin-1.
         return [(name, headers[name].encode("latin-1")) for name in self.headers if name in headers]
 
     def judge(self, values: Sequence[bytes], now_ms: int, passed_on: Headers | None = None) -> Records:
@@ -113,8 +114,8 @@ class Judge:
 
         Args:
             values: the events.
-            now_ms: when they arrived.
-            passed_on: headers of each record.
+            now_ms: the wall time of their arrival.
+            passed_on: the headers that each record gets.
         """
         decoded = self._decoder.decode_all(values, now_ms)
         keys = self._keys(self._key, decoded.events) if self._key is not None else None
@@ -138,7 +139,7 @@ class Judge:
 
 
 def _encoder(kind: str) -> Callable[[Any], bytes]:
-    """Return what makes keys of the values of a type."""
+    """Return the function that converts values of a type to record keys."""
     scale = scale_of(kind)
     if scale is not None:
         return lambda scaled: text_of(value_of(scaled, scale), scale).encode()

@@ -1,4 +1,4 @@
-"""Builds the HTTP answer about a request's events: status code, counts, and rows of events that are not accepted."""
+"""Builds the HTTP answer about a request's events: a status code, counts, and rows of events that are not accepted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; `final` if a repeated request can get the same answer."""
+    """An HTTP answer. If it is `final`, a repeated request can get the same answer."""
 
     status: int
     body: bytes
@@ -47,8 +47,8 @@ class Outcome:
 
     Attributes:
         records: the records.
-        delivery: the failed ones; empty if the delivery is unknown (`wait=false`).
-        ids: the sender's ids of the events, if any.
+        delivery: the outcome of the delivery. It is empty if it is not known yet (`wait=false`).
+        ids: the sender's ids of the events; None: there are no ids.
     """
 
     records: Records
@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return the number of events by status."""
+        """The number of events by status."""
         failed, invalid = self.delivery.failed, self.records.invalid
         quarantined = len(invalid) if not failed else sum(index not in failed for index in invalid)
         total = len(self.records.values)

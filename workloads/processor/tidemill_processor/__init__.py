@@ -2,6 +2,7 @@
 
 import os
 
-# Polars works on a few thousand rows at a time. Distributing these to threads would cost more CPU than it saves time,
-# and a container would get a thread for each core of its node. Polars reads the variable when it is first imported.
+# Polars uses one thread, because it works on a few thousand rows at a time: more threads would cost more CPU than they
+# save time, and a container would get a thread for each core of its node. Polars reads the variable when it is first
+# imported.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")

@@ -1,4 +1,4 @@
-"""Runs the processor of one pipeline: `python -m tidemill_processor`, configured by TIDEMILL_… variables."""
+"""Runs the processor of one pipeline: `python -m tidemill_processor`. The variables TIDEMILL_… configure it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STUCK_SECONDS = 120.0
 
 
 class Processor:
-    """The loop, the keeper, the checks of servers, and their state for `/health`."""
+    """A processor: its loop, its keeper and its checks of servers, and their state for `/health`."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         config = settings.load_pipeline(settings.pipeline)
@@ -71,7 +71,7 @@ class Processor:
             registry=self._registry,
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # A replay's windows are closed, scanned and published after it has become live.
+        # A replay has no keeper: its windows are closed, scanned and published after its versions have become live.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -102,7 +102,7 @@ class Processor:
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        # No retries within a pass: the next pass begins in a moment anyway.
+        # A pass does not retry, because the next pass begins in a moment anyway.
         return self._guards.redis.call(lambda: call(*args, **kwargs), retry=False)
 
     def health(self) -> tuple[int, dict[str, Any]]:
@@ -113,7 +113,8 @@ class Processor:
         partly = self._lookout.kafka_partly if kafka_ok else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         dependencies = [
-            # If only some brokers answer, the partitions that they lead are still counted.
+            # If only some brokers answer, Kafka is not required here, because events in their partitions are still
+            # counted.
             Dependency("kafka", kafka_ok and not partly, not partly, silent or partly, guards.kafka_consumer.state),
             Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
         ]
@@ -141,17 +142,17 @@ class Processor:
         )
 
     def ready(self) -> bool:
-        """Whether this process has been healthy once and is not superseded. Later outages of servers do not matter."""
+        """Return whether this process has been healthy once and is not superseded. Later outages do not matter."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 
     def live(self) -> bool:
-        """Whether both threads make progress; waiting for a server within its timeout counts as progress."""
+        """Return whether both threads make progress. Waiting for a server within its timeout counts as progress."""
         alive = [self.loop.alive_at, *([self.keeper.alive_at] if self.keeper is not None else [])]
         return time.monotonic() - min(alive) < STUCK_SECONDS
 
     def run(self) -> None:
-        """Process until stopped."""
+        """Process events until the loop is stopped."""
         if self.keeper is not None:
             self.keeper.start()
         self._lookout.start()
@@ -164,7 +165,7 @@ class Processor:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the processor and return the exit code."""
     settings = WorkloadSettings.from_env()
     logging.basicConfig(
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

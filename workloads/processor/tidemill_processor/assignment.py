@@ -1,7 +1,7 @@
-"""The partitions that the consumer group assigned to this process: which ones are read, from where, and until when.
+"""The partitions that the consumer group assigned to this process, and the positions from which they are read.
 
 Reading an assigned partition begins when its stored position is known. It ends when the partition is assigned to
-another process, or when a replay hands it over to live processors.
+another process, or when a replay hands the partition over to live processors.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Assignment:
 
     Args:
         config: the pipeline.
-        database: its schema.
-        source: its topic.
-        kafka: whether Kafka answers.
+        database: the pipeline's schema.
+        source: the pipeline's topic.
+        kafka: the state of Kafka.
         link: the connection to Postgres.
-        start_from: where a replay begins; empty: at the spec's `startFrom`.
+        start_from: the start of a replay; empty: it is `startFrom` of the spec.
 
     Attributes:
-        partitions: the assigned partitions when the loop last checked.
+        partitions: the partitions that were assigned when the loop last checked.
         positions: the last committed positions of the partitions that are read.
         backlog: how far the partitions are behind.
     """
@@ -63,7 +63,8 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # Nobody watches a replay's lag in Kafka, and Kafka removes an empty group at once if it has no offsets.
+        # A replay does not report offsets: nobody watches its lag in Kafka, and Kafka removes an empty group at once if
+        # the group has no offsets.
         self._reports = database.reader == LIVE
         self._topic_id = ""
         self._topic_checked_at = -TOPIC_CHECK_SECONDS
@@ -82,7 +83,7 @@ class Assignment:
         The connection to Postgres must be open. The partitions in `held` have to wait.
         """
         connection, source = self._link.connection, self._source
-        assert connection is not None  # noqa: S101 - the caller saw to it
+        assert connection is not None  # noqa: S101 - the caller has opened it
         waiting = source.assigned - source.ready - held
         stale = time.monotonic() - self._topic_checked_at >= TOPIC_CHECK_SECONDS
         if not (waiting or stale):
@@ -108,7 +109,8 @@ class Assignment:
         self._kafka.answered(self._topic_checked_at)
         if topic_id != self._topic_id:
             if self._topic_id:
-                # The client still knows the leaders of the deleted topic, and would read nothing of the new one.
+                # The consumer is replaced, because it still has the leaders of the deleted topic and would read nothing
+                # of the new one.
                 self._source.renew()
             self._topic_id = topic_id
         others = len(self._source.assigned) < partitions
@@ -116,27 +118,28 @@ class Assignment:
         self._coverage.note(untaken - self._source.assigned)
 
     def see_changes(self) -> None:
-        """Note a rebalance: forget all positions if the assigned partitions have changed."""
+        """Forget all positions if a rebalance has changed the assigned partitions."""
         assigned = self._source.assigned
         if assigned == self.partitions:
             return
         metrics.REBALANCES.inc()
-        # No partition is read now. Others may have moved the positions, so they are read from Postgres again.
+        # No partition is read now. Other processes may have advanced the positions, so they are read from Postgres
+        # again.
         self.positions.clear()
         self.partitions = assigned
 
     def advance(self, batch: Batch, committed: Committed) -> None:
-        """Note the positions after a commit, and continue to read from there."""
+        """Store the positions after a commit, and continue to read from there."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
         # A replay reads the records beyond the live position again later, unless the partition was handed over. It
-        # waits first: live processors may be far behind, and repeated reading would slow them down.
+        # waits before, because live processors may be far behind, and repeated reading would slow them down.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)
 
     def hand_over(self) -> None:
-        """Hand over a replay's partitions to live processors where nothing is left to read."""
+        """Hand over to live processors the partitions of a replay in which nothing is left to read."""
         handover, connection, ready = self._handover, self._link.connection, self._source.ready
         if handover is None or connection is None:
             return
@@ -154,7 +157,7 @@ class Assignment:
             self._source.stop(partitions)
 
     def confirm_ends(self) -> None:
-        """Record which partitions were read to their ends, if Kafka has reported new ends since the last call."""
+        """Store which partitions were read to their ends, if Kafka reported new ends since the last call."""
         answer = self.backlog.news()
         if answer is None or self._link.connection is None:
             return
@@ -167,7 +170,7 @@ class Assignment:
             self._link.lose(error)
 
     def report(self, *, force: bool = False) -> None:
-        """Report the positions to Kafka: every two seconds, or at once with `force`."""
+        """Report the positions to Kafka every two seconds, or at once with `force`."""
         if self._reports and (force or time.monotonic() - self._reported_at >= REPORT_SECONDS):
             self._reported_at = time.monotonic()
             ready = self._source.ready

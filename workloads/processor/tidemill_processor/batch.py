@@ -1,4 +1,4 @@
-"""A micro-batch: turns Kafka records into a typed frame of valid events, and dead letters for invalid ones."""
+"""Converts a micro-batch of Kafka records to a typed frame of valid events, and dead letters of invalid events."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Batch:
 
     Attributes:
         frame: valid events that passed the filter: needed fields, derived fields, `_t`, `_p`, `_i`, `_o` if needed.
-        times: `_t` and `_p` of all valid events, including filtered ones, in consume order.
-        messages: the records; `_i` is the index into them.
+        times: `_t` and `_p` of all valid events, including filtered events, in the order of consumption.
+        messages: the records. `_i` is the index in this list.
         dead: dead letters of the invalid records.
         next_offsets, consumed, filtered: by partition; the latter two are numbers of records and of events.
-        arrived: when Kafka got the first record of each partition, epoch ms.
-        elements: where the events are from if an array is exploded; None: `_i` is the index into the records.
+        arrived: the time at which the first record of each partition arrived in Kafka (epoch ms).
+        elements: the origins of the events if an array is exploded; None: `_i` is the index of a record.
     """
 
     frame: pl.DataFrame
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def invalid(self) -> Counter[int]:
-        """Number of invalid events by partition."""
+        """The number of invalid events by partition."""
         return Counter(letter.partition for letter in self.dead)
 
     def latest_times(self) -> dict[int, int]:
@@ -69,9 +69,12 @@ class Batch:
         return dict(latest.iter_rows())
 
     def times_of(self, partition: int) -> list[int]:
-        """Return a partition's event times (epoch ms) in offset order; of an exploded record the greatest."""
+        """Return a partition's event times (epoch ms) in offset order.
+
+        An exploded record counts by its greatest time.
+        """
         times = self.times.filter(pl.col(PARTITION) == partition)
-        if self.elements is not None:  # the elements of one record do not confirm each other
+        if self.elements is not None:  # because elements of one record must not confirm each other
             times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
         return times[TIME].to_list()
 
@@ -80,7 +83,7 @@ class Batch:
         return self.messages[index if self.elements is None else self.elements.place(index)[0]]
 
     def element(self, index: int) -> int | None:
-        """Return an event's place in the exploded array; None: it is a whole record."""
+        """Return an event's index in the exploded array, or None if the event is a whole record."""
         return None if self.elements is None else self.elements.place(index)[1]
 
     def letter(
@@ -102,7 +105,7 @@ class Batch:
         )
 
     def without(self, partitions: Collection[int]) -> Batch:
-        """Return the batch without some partitions, which have a newer owner."""
+        """Return the batch without the partitions that have a newer owner."""
         gone = list(partitions)
 
         def keep(values: dict[int, int]) -> dict[int, int]:
@@ -120,7 +123,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the records before these offsets, one for each partition. The frame must have the column `_o`."""
+        """Return the batch with only the records before an offset of each partition. The frame must have `_o`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self
@@ -146,17 +149,17 @@ class Batch:
         )
 
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
-        """Return the batch with these valid events as dead letters instead."""
+        """Return the batch with some of its valid events changed to dead letters."""
         letters = tuple(self.letter(i, InvalidEvent(reason, None, detail)) for i in indexes)
         return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Records of one consume call, decoded but not transformed. The other fields are those of `Batch`.
+    """The decoded, but not transformed records of one consume call. Other attributes are as in `Batch`.
 
     Attributes:
-        size: bytes of the records; 0 if all records are so small that their number is limit enough.
+        size: the bytes of the records, or 0 if all records are so small that a limit of their number is enough.
     """
 
     size: int
@@ -171,12 +174,12 @@ class Piece:
 
     @property
     def events(self) -> int:
-        """Number of events, valid or not."""
+        """The number of events, valid or invalid."""
         return len(self.messages) if self.elements is None else self.elements.starts[-1]
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return the next offset, the number of records and the first one's arrival by partition. Offsets ascend."""
+    """Return by partition the next offset, the number of records and the arrival of the first. Offsets must ascend."""
     place = pl.col(INDEX)
     found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
     rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
@@ -188,7 +191,7 @@ def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[i
 
 
 def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
-    """Return a field's values as a column; timestamps are epoch ms."""
+    """Return a field's values as a column. Timestamps are given in epoch ms."""
     stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
     column = pl.Series(name, values, dtype=stored)
     if dtype == pl.Float64:
@@ -200,14 +203,14 @@ class BatchReader:
     """Decodes, validates and transforms micro-batches of one pipeline.
 
     A batch is decoded in pieces. The objects of a few thousand events are still in the CPU's cache when the next step
-    reads them; those of fifty thousand are not, which more than doubles the time of every step.
+    reads them. Those of fifty thousand events are not, which more than doubles the time of every step.
     """
 
     def __init__(self, spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> None:
         """Prepare.
 
         Args:
-            spec: the pipeline's.
+            spec: the pipeline's spec.
             offsets: whether frames always have `_o`.
             registry: has the schemas of records, if their format has any.
         """
@@ -248,7 +251,7 @@ class BatchReader:
         return found
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
-        """Decode records of one or several partitions, in consume order, at wall time `now_ms`."""
+        """Decode records of one or several partitions, in the order of consumption, at wall time `now_ms`."""
         pieces: list[Piece] = []
         while messages or not pieces:
             piece, messages = self.decode_some(messages, now_ms, sum(piece.events for piece in pieces))
@@ -256,14 +259,14 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode records like `decode`. If they may hold very many events, only the first; the others are returned."""
+        """Decode records as `decode` does, and return the records that are left because there are too many events."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch; `first` is the number of its records that are decoded already.
+        """Decode the next records of a batch. `first` is the number of records that were decoded before.
 
         Raises:
-            RegistryAwayError: some have to wait, see `waiting`.
+            RegistryAwayError: some records have to wait, see `waiting`.
         """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
@@ -305,7 +308,7 @@ class BatchReader:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # Ingest validated it when Kafka got it. Its time may have been too far in the future then, but not now.
+            # It is validated with the time of its arrival, because its time may have been too far in the future then.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
@@ -314,7 +317,7 @@ class BatchReader:
         return dead_letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """Join decoded pieces, of which there must be at least one, into a batch."""
+        """Join decoded pieces into a batch. There must be at least one piece."""
         return self._transformed(self._joined(pieces)) if self._transforms else self._joined(pieces)
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
@@ -371,7 +374,10 @@ class BatchReader:
         return replace(batch, frame=frame)
 
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-        """Return the transformed frame, and (index, error) of events whose expressions fail, found by bisection."""
+        """Return the transformed frame, and (index, error) of each event whose expressions fail.
+
+        Bisection finds them.
+        """
         try:
             return self._transform.apply(frame), []
         except pl.exceptions.PolarsError as error:

@@ -1,4 +1,4 @@
-"""Classifies errors: a server is away, so retrying helps; or data or code is at fault, so retrying fails again."""
+"""Classifies errors. Either a server fails, so a retry helps, or data or code is wrong, so a retry fails again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor.publish.producer import PublishFailed
 
 _OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
-"""SQLSTATE classes: connection, transaction state, login, no such database, serialization, resources, locks, operator
-intervention (statement timeouts too), system, configuration."""
+"""The SQLSTATE classes of errors of a server: connection, transaction state, login, missing database, serialization,
+resources, locks, operator intervention (such as statement timeouts), system and configuration."""
 _MAX_REASON = 500
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether a retry would fail again, because a value, a row, a table or our own code is at fault, not a server."""
+    """Return whether a retry would fail again, because a value, a row, a table or our code is wrong, not a server."""
     if isinstance(error, PublishFailed | redis.RedisError | BreakerOpen | OSError):
         return False
     if isinstance(error, psycopg.Error):
@@ -28,7 +28,7 @@ def is_fault(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Return an error as one line of text."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # The text of e.g. a KeyError or an OverflowError says little without the name of the type.
+    # The name of the type is added, because the text of, for example, a KeyError says little without it.
     if not isinstance(error, psycopg.Error | PublishFailed | redis.RedisError | OSError):
         text = f"{type(error).__name__}: {text}" if str(error).strip() else text
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"

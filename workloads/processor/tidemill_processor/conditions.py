@@ -1,7 +1,7 @@
-"""Columns of frames for metrics with a condition (`where`): a field's values in the events that fulfil it.
+"""Columns of frames for metrics with a condition (`where`). They have a field's values in events that fulfil it.
 
-Functions skip nulls. So the values of all other events are null in such a column, and every function then counts what
-its condition lets through, like any other field. A pipeline without conditions has no such columns.
+Functions skip nulls. So such a column is null in every event that does not fulfil the condition, and a function reads
+it like an ordinary field. A pipeline without conditions has no such columns.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 def conditional_columns(spec: PipelineSpec, types: Mapping[str, str]) -> tuple[pl.Expr, ...]:
-    """Return the columns of a pipeline's conditions, each once; later ones read earlier ones.
+    """Return the columns of a pipeline's conditions, without repeats. Later columns can read earlier ones.
 
     Args:
-        spec: of a valid pipeline.
-        types: spec types of fields and derives by name.
+        spec: the spec of a valid pipeline.
+        types: the spec types of fields and derives by name.
     """
     found: dict[str, pl.Expr] = {}
     for metric in (metric for aggregation in spec.aggregations for metric in aggregation.metrics):

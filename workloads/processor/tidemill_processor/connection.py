@@ -1,4 +1,4 @@
-"""The connection that batches are written over. It knows how long it has waited for the server."""
+"""The connection over which batches are written. It measures how long it has waited for the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""Storing a batch takes far less than this, unless the server is slow."""
+"""The time from which the server counts as slow. Usually, storing a batch takes far less."""
 
 
 class WriterConnection(BoundedConnection):
@@ -22,20 +22,23 @@ class WriterConnection(BoundedConnection):
 
     @property
     def slow(self) -> str:
-        """A message if the server answers each statement in time, but a batch takes too long; empty: it does not."""
+        """A message if the server answers each statement in time, but a batch takes too long.
+
+        Otherwise, it is empty.
+        """
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """Note that the batch was stored or given up, and count the waits from zero again."""
+        """Count the waits from zero again, because the batch was stored or given up."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
         """Wait for the answer to a statement. psycopg calls this.
 
         Raises:
-            psycopg.errors.ConnectionTimeout: there was no answer in time; the connection is closed.
+            psycopg.errors.ConnectionTimeout: there was no answer in time, and the connection was closed.
         """
         began = self._waits_since = time.monotonic()
         try:

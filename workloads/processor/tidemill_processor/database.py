@@ -1,4 +1,4 @@
-"""Connects a processor to its pipeline's schema, and reads which tables are there."""
+"""Connects a processor to the schema of its pipeline, and reads which tables exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class AggregationStore:
-    """An aggregation version's row in `_aggregations`, with its table and layout.
+    """A version of an aggregation: its row in `_aggregations`, its table and its layout.
 
     Attributes:
         since: the value of `_since` in rows that this process writes.
@@ -47,18 +47,19 @@ class AggregationStore:
 
 
 class Database:
-    """Opens connections with the writer's login; keeps none open itself.
+    """Opens connections with the writer's login. It keeps no connection open itself.
 
     Args:
         settings: the address of Postgres.
-        config: the pipeline, whose schema is used.
-        timeout_seconds: of each statement. The server enforces it; a little later, the connection does.
+        config: the pipeline.
+        timeout_seconds: the timeout of each statement. The server enforces it. If the server does not, the connection
+            enforces it a little later.
 
     Attributes:
-        pipeline: its name.
-        reader: name of the reader whose positions this process moves: the live one, or a replay.
-        schema: the quoted name.
-        quotas: maximum bytes of the rows of a table.
+        pipeline: the name of the pipeline.
+        reader: the name of the reader whose positions this process advances: `live`, or the name of a replay.
+        schema: the quoted name of the pipeline's schema.
+        quotas: the maximum size of the rows in each table with a quota, in bytes.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
@@ -71,20 +72,20 @@ class Database:
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
     def look(self, seconds: float) -> None:
-        """Check whether Postgres answers within so many seconds.
+        """Check whether Postgres answers within some seconds.
 
         Raises:
-            psycopg.OperationalError: Postgres is not there or refuses the login.
+            psycopg.OperationalError: Postgres cannot be reached or refuses the login.
         """
         with self.connect(seconds) as connection:
             connection.answer_seconds = seconds
             connection.execute("SELECT 1")
 
     def connect(self, seconds: float | None = None) -> WriterConnection:
-        """Open a connection in autocommit mode and UTC. If its node is lost, its locks end within 10 s.
+        """Open a connection in autocommit mode and UTC. If this node is lost, the connection's locks end within 10 s.
 
         Raises:
-            psycopg.OperationalError: Postgres is not there or refuses the login.
+            psycopg.OperationalError: Postgres cannot be reached or refuses the login.
         """
         login = self._settings.credentials(self._config.name, "writer")
         statement_ms = int(self._timeout * 1000)
@@ -99,7 +100,8 @@ class Database:
             connect_timeout=max(2, int(seconds or min(self._timeout, CONNECT_SECONDS))),
             **KEEPALIVE,
             application_name=f"tidemill-processor/{self._config.name}",
-            # Compiling the long expressions that merge partials would take longer than interpreting them.
+            # JIT is off, because compiling the long expressions that merge partials takes longer than interpreting
+            # them.
             options=f"-c TimeZone=UTC -c jit=off -c statement_timeout={statement_ms}"
             f" -c idle_in_transaction_session_timeout=10000 -c lock_timeout={statement_ms}"
             " -c client_min_messages=warning",
@@ -108,10 +110,12 @@ class Database:
         return connection
 
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
-        """Return the aggregation versions that this process writes, by id, which is the order of their locks.
+        """Return the aggregation versions that this process writes.
+
+        They are ordered by id, which is the order of locks.
 
         Raises:
-            LookupError: the schema has no row for one of them; the operator has not written it yet.
+            LookupError: the schema has no row for a version, because the operator has not written it yet.
         """
         found = self._versions(connection)
         if self.reader != LIVE:
@@ -125,18 +129,21 @@ class Database:
             if (aggregation.name, version) not in stores:
                 raise LookupError(
                     f"{self.schema}._aggregations has no row for {aggregation.name} version {version};"
-                    " the operator makes it: look at the pipeline's SchemaReady condition"
+                    " the operator writes it: see the pipeline's condition SchemaReady"
                 )
         return [store for store in stores.values() if store.version == self._config.version(store.name)]
 
     def others(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
-        """Return the wanted versions that exist, by id. A replay has handed them over to this process."""
+        """Return those of the wanted versions that exist, by id. A replay has handed them over to this process."""
         return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
 
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
-        """Return every version of the spec's aggregations with its reader, by id, with the layout of the spec."""
+        """Return all versions of the spec's aggregations in the order of ids.
+
+        Each has its reader and the spec's layout.
+        """
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))
         specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
@@ -152,7 +159,10 @@ class Database:
         return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the schema's generation if it is newer than the config's. This process must then stop storing."""
+        """Return the schema's generation if it is newer than the config's, or else None.
+
+        If it is newer, this process must not store anything more.
+        """
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 
@@ -161,13 +171,16 @@ class Database:
         return f"{self.schema}.{quote(table)}"
 
     def lock(self, aggregation_id: int) -> sql.SQL:
-        """Return the statement that locks an aggregation version for the transaction. Writers and closer use it."""
+        """Return the statement that locks an aggregation version until the end of the transaction.
+
+        Writers and the closer use this lock.
+        """
         schema = names_literal(self._config.schema_name)
         return sql.SQL(f"SELECT pg_advisory_xact_lock(hashtext('{schema}'), {int(aggregation_id)})")
 
 
 def names_literal(name: str) -> str:
-    """Return a name for use inside an SQL string literal. Names are validated, so a quote in one is a defect."""
+    """Return a name for use inside an SQL string literal. Names are validated, so a quote in a name is a defect."""
     if "'" in name or "\\" in name:
         raise ValueError(f"not a name: {name!r}")
     return name

@@ -1,4 +1,4 @@
-"""The loop's connection to Postgres: closed after a failure, and opened again after a pause that grows."""
+"""The loop's connection to Postgres. It is closed after a failure, and opened again after a growing pause."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""After a refused write, a connection counts as good after so long, even if there was nothing to write."""
+"""If a write was refused, the next connection counts as good after this time, even if there was nothing to write."""
 
 
 class DatabaseLink:
@@ -28,14 +28,17 @@ class DatabaseLink:
 
     Args:
         config: the pipeline.
-        database: its schema.
-        guard: of Postgres.
-        on_change: called after the connection was opened or lost; records that were read ahead must be read again.
+        database: the pipeline's schema.
+        guard: the guard of Postgres.
+        on_change: the function that is called after the connection was opened or lost. Records that were read ahead
+            must then be read again.
 
     Attributes:
-        connection, committer: None while there is no connection.
-        error: why there is no connection, or why the server refuses to write; empty: all is well.
-        silent: the server does not answer at all. Then `Lookout` checks it, and no connection is attempted here.
+        connection: the connection; None: there is none.
+        committer: the committer of the connection; None: there is no connection.
+        error: the reason why there is no connection, or why the server refuses writes. It is empty without failures.
+        silent: whether the server does not answer at all. While it does not, `Lookout` checks the server, and no
+            connection is opened here.
     """
 
     def __init__(self, config: PipelineConfig, database: Database, guard: Guard, on_change: Callable[[], None]) -> None:
@@ -54,24 +57,24 @@ class DatabaseLink:
 
     @property
     def heard_at(self) -> float:
-        """When the server last answered or was given up, monotonic seconds; 0: there is no connection."""
+        """The time at which the server last answered or was given up (monotonic seconds); 0: there is no connection."""
         connection = self.connection
         return connection.heard_at if connection is not None else 0.0
 
     @property
     def slow(self) -> str:
-        """A message if the server answers, but too slowly; empty: it does not."""
+        """A message if the server answers too slowly. Otherwise, it is empty."""
         return self.connection.slow if self.connection is not None else ""
 
     def turned(self) -> None:
-        """Note the end of one round of the loop: its batch was stored or given up."""
+        """Handle the end of one round of the loop, whose batch was stored or given up."""
         if self.connection is not None:
             self.connection.done()
             if self._writes_refused and time.monotonic() - self._connected_at >= HOLDS_SECONDS:
                 self._note_good()
 
     def is_open(self) -> bool:
-        """Whether there is a connection. Opens one if there is none and it is time."""
+        """Return whether there is a connection. If there is none and the pause is over, open one."""
         if self.connection is not None and not self.connection.closed:
             return True
         if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
@@ -84,12 +87,13 @@ class DatabaseLink:
         return True
 
     def lose(self, error: Exception) -> None:
-        """Drop the connection because of an error; the next one is opened after a pause."""
+        """Drop the connection because of an error. The next connection is opened after a pause."""
         text = str(error).strip() or type(error).__name__
         log.warning("postgres: %s; again in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.error = text
-        # A server with a full disk accepts each new connection, and refuses the next write.
+        # This is kept for the next connection, because a server with a full disk accepts connections but refuses
+        # writes.
         self._writes_refused = database_refuses_writes(error)
         self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
         self._guard.failure(error)
@@ -99,13 +103,13 @@ class DatabaseLink:
         self._on_change()
 
     def stored(self) -> None:
-        """Note that a batch was committed."""
+        """Handle the commit of a batch."""
         self._guard.success()
         if self._writes_refused:
             self._note_good()
 
     def answers(self) -> None:
-        """Note that the server answers again: a connection may be opened at once. Any thread may call this."""
+        """Allow a connection at once, because the server answers again. Any thread may call this."""
         self.silent, self._connect_at = False, 0.0
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads records whose array is exploded: the frame has a row for each element, with the fields of its record."""
+"""Reads records with an exploded array. The frame has a row for each element, with the fields of its record."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ from tidemill_processor.formats.registry import Registry
 from tidemill_processor.letters import Message, dead_letter
 
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
-"""Bytes of the records that are decoded together. A megabyte holds at most half a million elements."""
+"""The limits of the bytes of records that are decoded together. A megabyte has at most half a million elements."""
 MOST_ELEMENTS = 8_000
-"""Elements of a piece, unless one record alone has more."""
+"""The maximum number of elements in a piece. A single record may have more."""
 KEPT_BYTES = 640
-"""What an event may take in memory where events are kept, each with the fields of its record; more counts as more."""
+"""The size of a stored event that counts as one element. If events are stored, each has the fields of its record, so a
+larger event counts as several elements."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,15 @@ class _Records:
     """Decoded records.
 
     Attributes:
-        events: of all; None for invalid ones.
-        at: the indexes of the valid ones.
-        arrays: their arrays.
-        times: event times of all (epoch ms), if these are no fields of elements.
-        ignored: the indexes of those that the format's policy leaves out.
+        messages: the Kafka records.
+        raws: the values of the records.
+        events: the decoded record for each value; None for an invalid record.
+        at: the indexes of the valid records.
+        arrays: the arrays of the valid records.
+        invalid: the verdicts on invalid records, by index.
+        times: the event times of all records (epoch ms). The list is empty if the event time is a field of elements.
+        micros: the microseconds of event times, see `Decoded`.
+        ignored: the indexes of records that the format's policy leaves out.
     """
 
     messages: Sequence[Message]
@@ -64,7 +69,7 @@ class _Records:
     ignored: frozenset[int]
 
     def first(self, number: int) -> _Records:
-        """Return the first records."""
+        """Return only the first `number` records."""
         at = self.at[: bisect_left(self.at, number)]
         invalid = {index: verdict for index, verdict in self.invalid.items() if index < number}
         return replace(
@@ -79,7 +84,7 @@ class _Records:
 
 
 def batch_reader(spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> BatchReader:
-    """The reader of a pipeline's batches; arguments as those of `BatchReader`."""
+    """Return the reader for a pipeline's batches. The arguments are those of `BatchReader`."""
     if spec.source.array is not None:
         return ExplodingReader(spec)
     return BatchReader(spec, offsets=offsets, registry=registry)
@@ -89,7 +94,7 @@ class ExplodingReader(BatchReader):
     """Decodes, validates and transforms micro-batches of a pipeline that explodes an array."""
 
     def __init__(self, spec: PipelineSpec) -> None:
-        """Prepare."""
+        """Prepare the decoders of records and elements."""
         super().__init__(spec, offsets=True)
         self._elements = ElementDecoder(spec, exact=self._ordered)
         self._decoder = RecordDecoder(spec, exact=self._ordered, elements=self._elements.kind)
@@ -97,11 +102,11 @@ class ExplodingReader(BatchReader):
         self._bytes = LEAST_BYTES
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch; `join` counts their events through."""
+        """Decode the next records of a batch. `first` is not used, because `join` numbers the events of all pieces."""
         return self._decode(messages, now_ms, bounded=False)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode the first of these records, so many that memory is bounded, and return the others."""
+        """Decode the first records, as many as the memory allows, and return the piece and the other records."""
         sizes = accumulate(len(m.value() or b"") for m in messages)
         some = messages[: max(1, sum(size <= self._bytes for size in sizes))]
         piece = self._decode(some, now_ms, bounded=True)
@@ -124,7 +129,7 @@ class ExplodingReader(BatchReader):
     def _some(
         self, messages: Sequence[Message], raws: list[bytes], decoded: Decoded, now_ms: int, *, bounded: bool
     ) -> _Records:
-        """The decoded records; `bounded`: only the first ones, as many as make a piece."""
+        """Return the decoded records. With `bounded`, return only as many as fit into a piece."""
         events, invalid = decoded.events, decoded.invalid
         times = [] if self._elements.has_time else self._event_times(messages, decoded, now_ms)
         at = [index for index, event in enumerate(events) if event is not None]
@@ -135,7 +140,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = sum(weight <= MOST_ELEMENTS for weight in weights)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # Records that do not fit are decoded again, so next time fewer are tried.
+        # Records that do not fit have to be decoded again, so the next call tries fewer of them.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return found.first(number)
@@ -160,7 +165,7 @@ class ExplodingReader(BatchReader):
         return Piece(size, frame, messages, tuple(dead), ends, consumed, arrived, filtered, origins)
 
     def _frame(self, records: _Records, elements: Elements) -> pl.DataFrame:
-        """The valid elements, with the columns of their records repeated."""
+        """Return the valid elements. The columns of a record are repeated for each of its elements."""
         events: Sequence[Any] = elements.events
         index = pl.Series(range(len(events)), dtype=pl.UInt32)
         counts = pl.Series(elements.counts, dtype=pl.UInt32)
@@ -187,7 +192,7 @@ class ExplodingReader(BatchReader):
         return pl.DataFrame(columns)
 
     def _repeated(self, records: _Records) -> dict[str, pl.Series]:
-        """Columns of the valid records."""
+        """Return the columns of the valid records."""
         at, events = records.at, [records.events[index] for index in records.at]
         messages = [records.messages[index] for index in at]
         columns = {
@@ -208,10 +213,10 @@ class ExplodingReader(BatchReader):
         return columns
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
-        """Events are counted through from one piece to the next."""
+        """Join the pieces to a batch. The events of all pieces are numbered consecutively."""
         starts, frames, ignored = [0], [], set[int]()
         for piece in pieces:
-            assert piece.elements is not None  # noqa: S101 - of this reader
+            assert piece.elements is not None  # noqa: S101 - pieces of this reader have it
             before = starts[-1]
             ignored |= {len(starts) - 1 + index for index in piece.elements.ignored}
             frames.append(piece.frame.with_columns(pl.col(INDEX) + before))
@@ -224,5 +229,5 @@ class ExplodingReader(BatchReader):
 
 
 def _merged(text: str, other: str) -> str:
-    """Two JSON objects as one."""
+    """Return two JSON objects joined to one."""
     return f"{text[:-1]},{other[1:]}" if min(len(text), len(other)) > 2 else max(text, other, key=len)

@@ -1,4 +1,4 @@
-"""Dead letters: records, and elements of exploded arrays, that count nowhere or not in every window."""
+"""Makes dead letters of records and elements of exploded arrays that do not count in every window, or in none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 from tidemill_contract.events.decoder import InvalidEvent
 
 STORED_VALUE_BYTES = 64 * 1024
-"""Maximum length of a refused record's value in its dead letter."""
+"""The maximum size of the value in a dead letter, in bytes."""
 
 
 class Message(Protocol):
@@ -29,7 +29,7 @@ class DeadLetter:
 
     Attributes:
         windows: the starts (epoch ms) of the closed windows.
-        element: the place in the exploded array; None: it is the whole record.
+        element: the index in the exploded array; None: the dead letter is a whole record.
     """
 
     partition: int
@@ -56,7 +56,7 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """Return the dead letter of a record, or of one element of it; `value`: its bytes."""
+    """Return the dead letter of a record, or of one element of a record. `value` has the bytes of either."""
     return DeadLetter(
         partition=message.partition(),
         offset=message.offset(),
@@ -74,7 +74,7 @@ def dead_letter(
 
 
 def _storable(text: str | None, characters: int) -> str | None:
-    """Return a text of an event or a header with the characters replaced that Postgres refuses; None if it is empty."""
+    """Return a text without characters that Postgres refuses, which are escaped. An empty text becomes None."""
     if not text:
         return None
     return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

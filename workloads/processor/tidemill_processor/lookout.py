@@ -1,6 +1,6 @@
 """Checks Kafka, Postgres and Redis regularly, each in its own thread, independently of the loop and the keeper.
 
-So /health names a server that hangs even while the loop or the keeper waits for it. The lag is reported while nothing
+So /health names a hung server even while the loop or the keeper waits for it. The lag is reported even while nothing
 can be stored. And an open breaker closes at the first answer.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
-"""Longer than it takes to choose new leaders, or another coordinator."""
+"""The time after which a part of Kafka counts as failed. Electing leaders or a coordinator takes less time."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
@@ -34,13 +34,13 @@ class Lookout:
     """The checks of one processor.
 
     Args:
-        loop: gets the results.
-        keeper: its failures are taken into account; None: there is none.
+        loop: the loop, which gets the results.
+        keeper: the keeper, whose failures are considered; None: there is no keeper.
         source: the topic.
-        database: opens connections.
-        guards: circuit breakers.
-        ping: sends a PING to Redis; None: there is no Redis.
-        registry: has the schemas of records; None: there is none.
+        database: the object that opens connections.
+        guards: the guards with the circuit breakers.
+        ping: the function that sends a PING to Redis; None: there is no Redis.
+        registry: the client of the schema registry; None: there is no registry.
     """
 
     def __init__(
@@ -62,7 +62,10 @@ class Lookout:
 
     @property
     def kafka_partly(self) -> str:
-        """Which part of Kafka has not answered for a while, although other brokers do; empty: none."""
+        """A message if a part of Kafka has not answered for a while, although other brokers do.
+
+        Otherwise, it is empty.
+        """
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
             return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"
@@ -72,25 +75,25 @@ class Lookout:
 
     @property
     def redis_error(self) -> str:
-        """Why Redis does not answer; empty if it does, or if this process does not use it."""
+        """The reason why Redis does not answer. It is empty if Redis answers, or if this process does not use Redis."""
         if self._keeper is None:
             return ""
         return self._redis_error if self._keeper_waits else self._keeper.redis_error
 
     @property
     def _keeper_waits(self) -> bool:
-        """Whether the keeper waits for Postgres, so that it does not use Redis meanwhile."""
+        """Whether the keeper waits for Postgres. Meanwhile, it does not use Redis."""
         return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
-        """Start the threads. They are daemons, so that a check that hangs does not delay the end of the process."""
+        """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
         looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
         looks += [self._look_at_registry] if self._registry is not None else []
         for look in looks:
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop checking."""
+        """Stop the checks."""
         self._stopping.set()
 
     def _repeat(self, look: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The loop: consumes a micro-batch, stores it, and repeats. While that is impossible, it polls with paused partitions.
+"""The loop: consumes a micro-batch, stores it, and repeats. While it cannot store, it polls with paused partitions.
 
 Every failure to store a batch is handled alike: the batch is dropped, and the positions and then the events are read
 again. That is safe, because the positions in Postgres only change together with the rows.
@@ -34,11 +34,11 @@ from tidemill_processor.transaction import Change, Committed, Fenced, Superseded
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
-# An event may have a megabyte, and a batch is kept in memory.
+# The size of a batch is limited too, because an event may have a megabyte and a batch is kept in memory.
 BATCH_BYTES = 32 * 1024 * 1024
 # Records that are consumed and decoded together: few enough for their objects to stay in the CPU's cache (BatchReader).
 PIECE_LIMIT = 4_000
-# Records and events form no reference cycles, but their number would trigger a garbage collection all the time.
+# The interval of garbage collections. Records and events form no cycles, but their number would trigger them often.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
 # One consume call waits no longer, however long flushInterval is. So a call returns few records, and stopping is fast.
@@ -65,19 +65,19 @@ class Loop:
 
     Args:
         config: the pipeline.
-        database: its schema.
-        source: its topic.
-        guards: circuit breakers.
-        on_commit: called with the changes of every commit.
-        start_from: where a replay begins; empty: at the spec's `startFrom`.
-        rate: maximum events per second; 0: no limit.
-        registry: has the schemas of records, if their format has any.
+        database: the pipeline's schema.
+        source: the pipeline's topic.
+        guards: the guards with the circuit breakers.
+        on_commit: the function that gets the changes of every commit.
+        start_from: the start of a replay; empty: it is `startFrom` of the spec.
+        rate: the maximum number of events per second; 0: there is no limit.
+        registry: the client of the schema registry, if the format of the records needs one.
 
     Attributes:
-        kafka: whether Kafka answers.
+        kafka: the state of Kafka.
         link: the connection to Postgres.
         assignment: the partitions of this process, their positions and their lag.
-        superseded: why this process must be replaced; empty: it need not.
+        superseded: the reason why this process must be replaced; empty: it need not be replaced.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Loop:
         self._source = source
         self._on_commit = on_commit
         self._reader = batch_reader(config.spec, offsets=database.reader != LIVE, registry=registry)
-        # Of records with exploded arrays fewer are read at once, and what a batch cannot hold waits for the next.
+        # If arrays are exploded, fewer records are read at once, and records beyond a batch wait for the next batch.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
         self._registry = registry
@@ -115,15 +115,15 @@ class Loop:
 
     @property
     def alive_at(self) -> float:
-        """When the loop last made progress (monotonic seconds). Giving up after a server's timeout is progress, too."""
+        """The time of the last progress (monotonic seconds). Giving up after a server's timeout counts as progress."""
         return max(self._turned_at, self._source.heard_at, self.link.heard_at)
 
     def stop(self) -> None:
-        """End after the current round."""
+        """Let the loop end after the current round."""
         self._stopping = True
 
     def run(self) -> None:
-        """Repeat rounds until stopped, then leave the group. Garbage is only collected between rounds."""
+        """Repeat rounds until stopped, then leave the consumer group. Garbage is only collected between rounds."""
         self._source.subscribe()
         gc.collect()
         gc.freeze()
@@ -158,7 +158,10 @@ class Loop:
         self.assignment.report()
 
     def _process_rest(self, ready: frozenset[int]) -> None:
-        """Process a further batch of the same records. If some were not stored, all that is left is read again."""
+        """Process a further batch of the same records.
+
+        If some were not stored, all remaining records are read again.
+        """
         if self._stopping or self.superseded or self._source.ready != ready:
             self._source.stop()
             self._rest = ()
@@ -169,7 +172,7 @@ class Loop:
         self._turned_at = time.monotonic()
 
     def _gather(self, seconds: float) -> list[Piece]:
-        """Consume and decode records for so many seconds, or until the batch is full."""
+        """Consume and decode records for some seconds, or until the batch is full."""
         pieces: list[Piece] = []
         count, size, generation, deadline = 0, 0, self._source.generation, time.monotonic() + seconds
         limit = self._pace.limit(self._limit)
@@ -181,7 +184,8 @@ class Loop:
             polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
-                # After a rebalance, all partitions are read again from their stored positions, so these events too.
+                # After a rebalance, all partitions are read again from their stored positions, so the pieces are
+                # dropped.
                 pieces.clear()
                 break
             if polled.messages:
@@ -196,7 +200,7 @@ class Loop:
         return pieces
 
     def _decode(self, records: Sequence[Message], first: int, room: int) -> tuple[list[Piece], Sequence[Message]]:
-        """Decode records until there are so many events; also return the records that are left."""
+        """Decode records until `room` events are reached. Return the pieces, and the records that are left."""
         pieces: list[Piece] = []
         now_ms, events, size = time.time_ns() // 1_000_000, 0, 0
         while records and (not pieces or (events < room and size < BATCH_BYTES)):
@@ -230,7 +234,7 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
-        # Records do not prove that Kafka answers: they may have been prefetched. `Lookout` checks it every second.
+        # Records do not prove that Kafka answers, because they may be prefetched. `Lookout` checks Kafka every second.
         if polled.failed is not None:
             self.kafka.failed(polled.failed)
 
@@ -263,7 +267,7 @@ class Loop:
                 return
 
     def _after_error(self, batch: Batch, error: Exception) -> Batch | None:
-        """Return the batch to try after a failed commit: without the events that Postgres refuses. None: wait first."""
+        """Return the batch to try next, without the events that Postgres refuses, or None if the loop must wait."""
         try:
             if is_refusal(error):
                 return without_culprits(batch, error, self._storable)

@@ -20,7 +20,7 @@ DEAD_LETTERS = Counter("tidemill_dead_letters_total", "Dead letters.", ("reason"
 KEPT_BYTES = Gauge("tidemill_kept_bytes", "Bytes of dead letters or anomalies in Postgres.", ("table",))
 NOT_KEPT = Gauge(
     "tidemill_not_kept_records",
-    "Dead letters or anomalies not stored in full: bare (no value), counted (no row), expired, evicted by the quota.",
+    "Dead letters or anomalies that are not stored in full: bare (no value), counted (no row), expired, or evicted.",
     ("table", "why"),
 )
 LAG = Gauge("tidemill_lag_events", "Records in a partition that are not committed yet.", ("partition",))
@@ -32,13 +32,13 @@ FRESHNESS_SECONDS = Histogram(
 WATERMARK_TIMESTAMP = Gauge("tidemill_watermark_timestamp_seconds", "The watermark, as a Unix time.")
 KEEPER_PASSED = Gauge(
     "tidemill_keeper_pass_timestamp_seconds",
-    "When the keeper last completed a pass (close, scan, publish), as a Unix time; before the first, when it started.",
+    "Unix time at which the keeper last completed a pass (close, scan, publish), or started, before its first pass.",
 )
 BATCH_EVENTS = Histogram("tidemill_batch_events", "Events per batch.", buckets=_BATCH_EVENTS)
 BATCH_SECONDS = Histogram(
     "tidemill_batch_seconds", "Time to decode, aggregate and commit a batch.", buckets=_BATCH_SECONDS
 )
-CLOSINGS = Counter("tidemill_closings_total", "How often closed_until of an aggregation was advanced.")
+CLOSINGS = Counter("tidemill_closings_total", "Number of times that closed_until of an aggregation was advanced.")
 FENCED = Counter("tidemill_fenced_batches_total", "Batches rolled back because another processor had moved a position.")
 ROLLED_BACK = Counter("tidemill_rolled_back_batches_total", "Batches rolled back for another reason.", ("reason",))
 REBALANCES = Counter("tidemill_rebalances_total", "Changes of the assigned partitions.")
@@ -65,7 +65,7 @@ def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
 
 
 def begin_at_zero(config: PipelineConfig) -> None:
-    """Export each counter at 0 before the first occurrence. Prometheus only sees an increase of an existing series."""
+    """Export each counter at 0 before its first increase. Prometheus only sees an increase of a series that exists."""
     for rule in config.spec.anomalies:
         ANOMALIES_DETECTED.labels(config.name, rule.name)
     for aggregation in config.spec.aggregations:

@@ -1,10 +1,12 @@
-"""How a replay catches up with live processors. It never passes them; where it meets them, they take over.
+"""Lets a replay catch up with live processors. A replay never passes them. Where it meets them, they take over.
 
-1. A replay stores no event that live processors have not counted: its batch is cut at the live position.
-2. A batch that reaches the live position is stored with that position locked, so that both positions are equal.
-3. The same transaction marks the live position. Live processors count later records for the replay's versions, too.
+1. A replay stores no event that live processors have not counted, so its batch is cut at the live position.
+2. A batch that reaches the live position is stored while that position is locked, so both positions are equal.
+3. The same transaction marks the live position. From the mark on, live processors also count records for the replay's
+   versions.
 
-So every record is counted once for these versions: before the mark by the replay, after it by live processors.
+So every record is counted once for these versions. Before the mark, the replay counts it, and after the mark, live
+processors do.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ ASK_SECONDS = 0.5
 
 
 class Handover:
-    """Compares a replay's positions with the live ones, and hands over partitions where they are equal.
+    """Compares a replay's positions with the live positions, and hands over partitions where both are equal.
 
     Args:
-        database: of the replay's processor.
-        versions: ids of the aggregation versions that the replay fills.
+        database: the database of the replay's processor.
+        versions: the ids of the aggregation versions that the replay fills.
     """
 
     def __init__(self, database: Database, versions: Iterable[int]) -> None:
@@ -41,18 +43,19 @@ class Handover:
     ) -> tuple[Batch, frozenset[int]]:
         """Cut a batch at the live positions, and mark the partitions that it hands over.
 
-        Call it in the batch's transaction, when the replay's own positions are locked and the aggregations are not.
+        Call it in the batch's transaction, when the replay's own positions are locked but the aggregations are not.
         Live processors lock in the same order.
 
         Args:
-            connection: of the transaction.
+            connection: the connection, in the transaction.
             batch: the records that were read.
-            starts: the batch's first offsets, by partition.
+            starts: the first offset of the batch by partition.
 
         Returns:
-            The part of the batch to store; the partitions that are handed over.
+            The part of the batch to store, and the partitions that are handed over.
         """
-        # Another process of this replay may have handed over a partition without moving its position.
+        # Partitions are checked, because another process of this replay may have handed over one without changing the
+        # replay's position.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
@@ -66,13 +69,13 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Hand over partitions where nothing is left to read, and return them. Checks at most every half second.
+        """Hand over partitions in which nothing is left to read, and return them. It checks at most every half second.
 
         Args:
-            connection: outside a transaction.
-            positions: next offset by partition, as this process last stored it; all that was read is stored.
-            ends: the end of each partition where the consumer has met it. Between position and end there are no
-                records, but there may be transaction markers. The live position may be beyond these.
+            connection: a connection without a transaction.
+            positions: the next offset by partition that this process last stored. All records that it read are stored.
+            ends: the end of each partition that the consumer read to its end. Between position and end there are no
+                records, but there may be transaction markers. The live position may be beyond these markers.
         """
 
         def meets(partition: int, live: int | None) -> bool:
@@ -94,13 +97,13 @@ class Handover:
         return met
 
     def handed(self, connection: psycopg.Connection[Any]) -> frozenset[int]:
-        """Return the partitions that have been handed over."""
+        """Return the partitions that were handed over."""
         return frozenset(p for (p,) in connection.execute(offsets.fed(self._schema), (self._versions,)))
 
     def _live(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], *, lock: bool = False
     ) -> dict[int, int]:
-        """Return the live positions by partition, without partitions that live processors have not begun to read."""
+        """Return the live positions by partition. Partitions that live processors have not read yet are left out."""
         query = offsets.live_next(self._schema, lock=lock)
         return dict(connection.execute(query, (self._reader, list(partitions))).fetchall())
 
@@ -113,8 +116,8 @@ class Handover:
 class Course:
     """Decides which partitions a replay reads now.
 
-    It does not read partitions that live processors have taken over. Where it has reached the live position, it waits
-    for half a second.
+    A replay does not read partitions that live processors have taken over. Where it has reached the live position, it
+    waits for half a second.
     """
 
     def __init__(self) -> None:
@@ -129,7 +132,7 @@ class Course:
         return partitions - handover.handed(connection) - self._resume_at.keys()
 
     def wait(self, partitions: Iterable[int]) -> None:
-        """Do not read these partitions for half a second."""
+        """Exclude `partitions` from reading for half a second."""
         self._resume_at |= dict.fromkeys(partitions, time.monotonic() + ASK_SECONDS)
 
 
@@ -137,7 +140,7 @@ class Pace:
     """Limits the rate at which a replay reads.
 
     Args:
-        rate: maximum events per second; 0: no limit.
+        rate: the maximum number of events per second; 0: there is no limit.
     """
 
     def __init__(self, rate: int) -> None:
@@ -145,7 +148,7 @@ class Pace:
         self._free_at = time.monotonic()
 
     def limit(self, most: int) -> int:
-        """Return how many events to read at once: `most`, or about half a second's if that is less."""
+        """Return how many events to read at once: `most`, or the events of about half a second if they are fewer."""
         return min(most, max(1, self._rate // 2)) if self._rate else most
 
     def rest(self, events: int) -> None:

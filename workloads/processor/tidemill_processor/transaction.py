@@ -1,15 +1,15 @@
-"""The transaction that counts each event exactly once: rows and offsets change together, or not at all.
+"""The transaction that counts each event exactly once. Rows and offsets change together, or not at all.
 
 1. Lock the `_offsets` rows of the batch's partitions, in partition order.
-2. Check that each still has the position that this process left; otherwise it has a newer owner (`Fenced`).
-3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
-4. Read `closed_until` again under the locks. Where it has changed, aggregate again, because more events are late now.
-   Aggregate sessions again if some may be late: only now it is certain which sessions are open.
-5. Merge. Write dead letters, kept events, and states and anomalies of detectors of single events. Advance the offsets.
-   Commit.
+2. Check that each partition still has the position that this process stored. Otherwise, it has a newer owner
+(`Fenced`). 3. COPY the partials into temporary tables, then take the aggregations' locks in id order. 4. Read
+`closed_until` again under the locks. If it has changed, aggregate again, because more events are late now.
+   Aggregate sessions again if some may be late, because only now it is certain which sessions are open.
+5. Merge. Write dead letters, raw events, and the states and anomalies of detectors for single events. Advance the
+   offsets. Commit.
 
-Where a replay has handed over a partition, later records also count for the replay's versions (see `replay`). The mark
-that says so is read together with the position.
+If a replay has handed over a partition, later records also count for the replay's versions (see `replay`). The mark of
+such a partition is read together with its position.
 
 A process that dies before the commit has changed nothing. After the commit, its successor finds the new offsets.
 """
@@ -41,7 +41,7 @@ from tidemill_processor.time.watermark import PartitionTime
 
 
 class Fenced(Exception):
-    """Another owner has moved the positions of some partitions; nothing was written."""
+    """The error if another owner has advanced the positions of some partitions. Nothing was written."""
 
     def __init__(self, partitions: set[int]) -> None:
         super().__init__(f"partitions {sorted(partitions)} have a newer owner")
@@ -49,16 +49,16 @@ class Fenced(Exception):
 
 
 class Superseded(Exception):
-    """The schema belongs to a newer spec than this process has; it must stop."""
+    """The error if the schema has a newer spec than this process. The process must stop."""
 
 
 class _Marked(Exception):
-    """Partitions now count for versions that this process did not know; nothing was written."""
+    """The error if partitions now count for versions that this process does not know yet. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a partition's next record is expected, as this process last read or committed it."""
+    """The position of a partition, which this process last read or committed. It is the offset of the next record."""
 
     next_offset: int
     epoch: int
@@ -66,7 +66,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """The rows that a commit changed in one aggregation: they have `rev`, and panes in [first, last] (epoch ms)."""
+    """The rows that a commit changed in one aggregation. They have `rev`, and panes in [first, last] (epoch ms)."""
 
     aggregation: str
     rev: int
@@ -79,9 +79,12 @@ class Committed:
     """The result of a commit.
 
     Attributes:
-        late: number of late events by (aggregation, policy).
-        anomalies: number of anomalies found in single events, by rule.
-        handed: partitions that a replay has handed over to live processors.
+        positions: the new positions by partition.
+        changes: the changed rows of each aggregation.
+        late: the number of late events by (aggregation, policy).
+        rows: the number of rows that were merged.
+        anomalies: the number of anomalies found in single events, by rule.
+        handed: the partitions that a replay has handed over to live processors.
     """
 
     positions: dict[int, Position]
@@ -97,9 +100,11 @@ class _Offset:
     """A row of `_offsets`, in the order of the selected columns.
 
     Attributes:
-        maximum, suspects, last_event_at: see `PartitionTime`.
-        clock_ms: the server's clock, epoch milliseconds.
-        feeds: versions that the partition counts for in addition to the spec's.
+        maximum: the greatest accepted event time, see `PartitionTime`.
+        suspects: the event times that are not accepted yet, see `PartitionTime`.
+        last_event_at: the wall time at which events last arrived, see `PartitionTime`.
+        clock_ms: the server's clock, in epoch milliseconds.
+        feeds: the versions, besides the spec's, for which the partition's events count.
     """
 
     partition: int
@@ -126,7 +131,7 @@ class Committer:
     """Writes batches of one pipeline over one connection.
 
     Attributes:
-        handover: of a replay; None: this process reads live events.
+        handover: the handover of a replay; None: this process reads live events.
     """
 
     def __init__(
@@ -151,7 +156,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # Marked versions by partition, as last read, and the stores of these versions.
+        # These are the marked versions by partition, as last read, and the stores of these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
@@ -161,8 +166,8 @@ class Committer:
         Raises:
             Fenced: some partitions have a newer owner.
             Superseded: the spec has a newer generation.
-            psycopg.DataError, psycopg.IntegrityError: Postgres refuses values; find the event by bisection.
-            psycopg.Error: anything else. The batch may have been committed, so read the positions again.
+            psycopg.DataError, psycopg.IntegrityError: Postgres refuses values. Bisection finds the event.
+            psycopg.Error: another failure. The batch may have been committed, so the positions must be read again.
         """
         while True:
             try:
@@ -221,7 +226,10 @@ class Committer:
         return works
 
     def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        """Return the events of each version, by id: all for the spec's, those of marked partitions for others."""
+        """Return the events of each version, in the order of ids.
+
+        Versions of the spec get all events. Other versions get only the events of partitions that are marked for them.
+        """
         fed = [(store, frame) for store in self._stores]
         for id_, store in self._others.items():
             marked = [p for p, ids in self._marks.items() if id_ in ids]
@@ -229,7 +237,7 @@ class Committer:
         return sorted(fed, key=lambda pair: pair[0].id)
 
     def _learn(self) -> None:
-        """Prepare the versions that partitions are marked for and that are not the spec's."""
+        """Prepare the versions for which partitions are marked and that are not in the spec."""
         own = {store.id for store in self._stores}
         wanted = set().union(*self._marks.values()) - own
         self._others = self._database.others(self._connection, wanted)
@@ -265,7 +273,7 @@ class Committer:
         return {row[0]: _Offset(*row) for row in rows}
 
     def _check_owner(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
-        """Step 2: check that positions, generation and marked versions are those that this process knows."""
+        """Step 2: check that positions, generation and marked versions are still the same that this process knows."""
         fenced = {p for p in batch.next_offsets if p not in rows or rows[p].position != positions.get(p)}
         if fenced:
             raise Fenced(fenced)
@@ -285,7 +293,7 @@ class Committer:
             self._connection.execute(self._database.lock(work.store.id))
 
     def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
-        """Step 4: where windows were closed meanwhile, aggregate again, because more events are late now."""
+        """Step 4: aggregate again where windows were closed meanwhile, because more events are late now."""
         closed = self._closed()
         for work in works:
             if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
@@ -300,7 +308,7 @@ class Committer:
         for work in works:
             if work.result.rows.height:
                 change = self._merge_one(work)
-                if work.store.id not in self._others:  # these have no live listeners yet
+                if work.store.id not in self._others:  # versions of a replay have no live listeners yet
                     changes.append(change)
         return changes
 
@@ -348,7 +356,7 @@ class Committer:
                 times = [latest[partition]] if ordinary else batch.times_of(partition)
                 time = time.observe(times, max_advance_ms=self._max_advance_ms, now_ms=now_ms)
             else:
-                time = replace(time, last_event_at=now_ms)  # invalid events count as activity
+                time = replace(time, last_event_at=now_ms)  # because invalid events count as activity too
             values.append((
                 next_offset, time.maximum, list(time.suspects[-100:]), batch.arrived[partition],
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),
@@ -358,5 +366,5 @@ class Committer:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether an error says that some event's values cannot be stored (SQLSTATE class 22, 23 or 54)."""
+    """Return whether an error means that values of an event cannot be stored (SQLSTATE class 22, 23 or 54)."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")

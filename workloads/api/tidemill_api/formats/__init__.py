@@ -1,1 +1,1 @@
-"""The formats of answers. Each has its own module, and `registry` finds them."""
+"""The formats of answers. Each format is a module, and `registry` finds the modules."""

@@ -1,4 +1,4 @@
-"""Arrow IPC streams: typed columns in record batches of bounded size, for pyarrow, pandas, polars and R."""
+"""Writes Arrow IPC streams, with typed columns in record batches of limited size, for pyarrow, pandas, polars and R."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _TYPES: dict[str, Any] = {
 }  # fmt: skip
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 _DIGITS = 38
-"""Of decimals of 128 bits."""
-# A stream is a sequence of messages, of which the first is the schema, and an end mark of eight bytes. A message begins
+"""The number of digits of Arrow's 128-bit decimals."""
+# A stream is a sequence of messages and an end mark of eight bytes. The first message is the schema. A message begins
 # with four bytes 0xff and the length of its metadata (Arrow's "encapsulated message format").
 _MARK_BYTES = 4
 _END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -65,14 +65,14 @@ class ArrowWriter:
 
 
 def _stream(frame: pl.DataFrame) -> bytes:
-    """Return a complete stream, with types that old readers know."""
+    """Return a complete stream. Its types are also known to old readers."""
     written = io.BytesIO()
     frame.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
     return written.getvalue()
 
 
 def _decoder(column: Column) -> Callable[[Any], Any] | None:
-    """Return what decodes a column; None: Arrow needs the values themselves, not their JSON texts."""
+    """Return the function that decodes a column, or None. Values are not converted to JSON, because Arrow has types."""
     return column.decode
 
 
@@ -139,7 +139,7 @@ def _items(column: Column, items: Sequence[Any]) -> list[Any]:
 
 
 def _member(member: Column, value: Any) -> Any:
-    """Convert a member of an object in a list. Stored lists hold times and decimals as texts."""
+    """Convert a member of an object in a list. In these objects, times and decimals are texts."""
     if scale_of(member.kind) is not None:
         return _decimal(member, value)
     return read_time(value) if member.kind == "timestamp" and isinstance(value, str) else value
@@ -147,11 +147,11 @@ def _member(member: Column, value: Any) -> Any:
 
 FORMAT = Format(
     "Arrow", "arrow", "application/vnd.apache.arrow.stream",
-    "An Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`), uncompressed, in record batches of"
-    " at most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, lists of"
-    " frequent values are lists of structs, objects are texts of JSON, decimals have 38 digits. An integer of more than"
-    " 64 bits, such as a large sum, and a decimal of more than 38 digits are refused with 400 `value_too_large`. If"
-    " rows were sent before it, the answer ends without its end mark.",
+    "An uncompressed Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`) with record batches of at"
+    " most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, and decimals"
+    " have 38 digits. Lists of frequent values are lists of structs, and objects are JSON texts. If an integer, such as"
+    " a large sum, has more than 64 bits, or a decimal has more than 38 digits, the status is 400 `value_too_large`. If"
+    " rows were sent already, the answer then stops without its end mark.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The definition of a format of answers: a suffix, a media type, and a writer that streams rows."""
+"""The definition of a format of answers. A format has a suffix, a media type, and a writer that streams rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Writer(Protocol):
         """Return the bytes of some rows.
 
         Args:
-            rows: rows of psycopg, with their values in the order of `columns`.
+            rows: the rows from psycopg. Their values are in the order of `columns`.
 
         Raises:
             Problem: the format cannot express a value.
@@ -35,7 +35,8 @@ class Writer(Protocol):
 
 
 WriterOf = Callable[[Sequence[Column], Converters], Writer]
-"""Creates the writer for some columns. Converters, by column name, replace those of the format."""
+"""A function that creates the writer for some columns. It also gets converters by column name, which replace the
+converters of the format."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ class Format:
     """A format of answers.
 
     Attributes:
-        name: its name, for people.
+        name: the name of the format in texts.
         suffix: the suffix of paths in this format, without the dot.
         media_type: the media type in Accept headers.
-        description: sentences in Markdown, for the reference page and the OpenAPI document.
-        writer: creates the writer of a streamed answer; None: answers come in pages.
+        description: the description in Markdown, for the reference page and the OpenAPI document.
+        writer: the function that creates the writer of a streamed answer; None: answers are pages.
         aliases: further media types of the format.
-        content_type: the Content-Type header of answers; empty: the media type.
-        schema: schema of the body, for the OpenAPI document.
-        of_items: whether the body is a sequence of rows, each with the schema of a row.
+        content_type: the Content-Type header of answers; empty: it is the media type.
+        schema: the schema of the body, for the OpenAPI document.
+        of_items: whether the body is a sequence of rows, and the OpenAPI document has the schema of a row.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""CSV as in RFC 4180, which is safe to open in spreadsheets."""
+"""Writes CSV as in RFC 4180. The files are safe to open in spreadsheets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tidemill_api.formats.rows import RowEncoder, json_converter
 from tidemill_api.query.selection import Column
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Spreadsheets run a text with such a beginning as a formula, also with the full-width forms of these characters."""
+"""A spreadsheet runs a text that begins with one of these characters as a formula. The last four are the full-width
+forms of the first four."""
 
 
 class CsvWriter:
@@ -25,7 +26,7 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        # As a number, a negative decimal needs no apostrophe.
+        # Decimals are written as numbers, because as texts, negative decimals would get an apostrophe.
         self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:

@@ -1,4 +1,4 @@
-"""JSON: pages with the names and types of the columns, the rows as objects, and the cursor of the next page."""
+"""Writes pages in JSON, with names and types of the columns, rows as objects, and the cursor of the next page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = Format(
     "JSON", "json", JSON,
     "The default. An answer is a page of at most `limit` rows: `meta` has the names and types of the columns, `data`"
     " has the rows as objects, and `next_cursor` leads to the next page. Integers of any size have all their digits."
-    " Decimals are texts, or with `decimals=number` numbers, with all their digits.",
+    " Decimals are texts with all their digits. With `decimals=number`, they are numbers with all their digits.",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def meta(columns: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def described(kind: str) -> dict[str, Any]:
-    """Return the type of a column for JSON; of a decimal also its scale."""
+    """Return the type of a column for JSON. For a decimal, the scale is added."""
     scale = scale_of(kind)
     return {"type": kind} if scale is None else {"type": family(kind), "scale": scale}
 
@@ -34,7 +34,7 @@ def described(kind: str) -> dict[str, Any]:
 def page_body(
     columns: Sequence[Column], records: Sequence[dict[str, Any]], next_cursor: str | None, **further: Any
 ) -> bytes:
-    """Return the body of a page; `further` are more members."""
+    """Return the body of a page. `further` are additional members."""
     return msgspec.json.encode({
         "meta": meta(columns),
         "data": records,

@@ -1,4 +1,4 @@
-"""NDJSON: one line of JSON for each row."""
+"""Writes NDJSON, which has one line of JSON for each row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_api.query.selection import Column
 
 
 class NdjsonWriter:
-    """Writes rows as lines of JSON. Each is an object like those in `data` of a JSON page."""
+    """Writes rows as lines of JSON. Each line is an object like the objects in `data` of a JSON page."""
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
@@ -33,7 +33,7 @@ class NdjsonWriter:
 
 FORMAT = Format(
     "NDJSON", "ndjson", "application/x-ndjson",
-    "One line for each row. A line is an object like those in `data` of JSON.",
+    "One line for each row. A line is the same object as in `data` of a JSON answer.",
     NdjsonWriter,
     aliases=("application/ndjson",),
     of_items=True,

@@ -1,7 +1,7 @@
-"""Encodes rows in separate threads if that takes long: for many rows, and for sketches.
+"""Encodes rows in separate threads if encoding takes long, which is so for many rows and for sketches.
 
-Python switches between threads every few milliseconds. There are only a few threads, so that the event loop keeps
-running.
+Python switches between threads every few milliseconds. There are only a few threads, so that the event loop gets its
+turn soon.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_api.query.selection import Column
 
 T = TypeVar("T")
 QUICK_ROWS = 200
-"""Up to this number, encoding rows without sketches is faster than using a thread."""
+"""Up to this number of rows, encoding without sketches is faster than starting work in a thread."""
 _WORKERS = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
 

@@ -1,6 +1,7 @@
 """Finds the formats of answers, which are the modules of this package with a `FORMAT`.
 
-A new format is a new module. Suffixes, media types, the OpenAPI document and docs/reference/formats.md use all of them.
+To add a format, add a module. The suffixes, the media types, the OpenAPI document and docs/reference/formats.md then
+include the new format.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ def _registered() -> dict[str, Format]:
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
-    # These two modules import the formats.
+    # These two modules are left out, because they import the formats.
     return [found for found in pkgutil.iter_modules(formats.__path__) if found.name not in ("registry", "reference")]
 
 
 FORMATS = _registered()
-"""The formats by suffix. The first is the default, JSON."""
+"""The formats by suffix. The first one is JSON, the default."""
 STREAMED = [found for found in FORMATS.values() if found.writer is not None]
 STREAMED_NAMES = listed([found.name for found in STREAMED])
-"""The names of the streamed formats, as a list for sentences."""
+"""The names of the streamed formats as part of a sentence, such as `A, B and C`."""
 _BY_MEDIA_TYPE = {media: found for found in FORMATS.values() for media in (found.media_type, *found.aliases)}
 
 
 @lru_cache(maxsize=1024)
 def negotiate(suffix: str | None, accept: str | None) -> Format:
-    """Return the format of an answer: that of the path's suffix, else that of the Accept header, else JSON."""
+    """Return the format of an answer. The path's suffix decides, then the Accept header, and the default is JSON."""
     if suffix is not None:
         return FORMATS[suffix]
     ranked: list[tuple[float, Format]] = []

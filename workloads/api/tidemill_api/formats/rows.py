@@ -1,4 +1,4 @@
-"""Converts rows of psycopg to values that a format can write."""
+"""Converts rows from psycopg to values that a format can write."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[Any], Any] | None:
-    """Return what converts a column's values of psycopg for msgspec; None: they need no conversion.
+    """Return the function that converts a column's values from psycopg for msgspec, or None if none is needed.
 
     Args:
         column: the column.
-        numbers: whether decimals become numbers; None: as the column says.
+        numbers: whether decimals become numbers; None: `numbers` of the column decides.
     """
     numbers = column.numbers if numbers is None else numbers
     decode, convert = column.decode, encoder(column.kind, numbers=numbers)
@@ -33,7 +33,7 @@ def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[
 
 
 def _members_converter(column: Column) -> Callable[[Any], Any] | None:
-    """Return what makes numbers of the decimals in a list of objects, which are texts there."""
+    """Return the function that converts decimals in a list of objects from texts to numbers."""
     kinds = {member.name: member.kind for member in column.members if scale_of(member.kind) is not None}
     found = [(name, encoder(kind, numbers=True)) for name, kind in kinds.items()]
 
@@ -46,12 +46,12 @@ def _members_converter(column: Column) -> Callable[[Any], Any] | None:
 
 
 class RowEncoder:
-    """Converts rows of psycopg to the values of answers.
+    """Converts rows from psycopg to the values of answers.
 
     Args:
         columns: the columns, in the order of the rows' values.
-        converters: converters by column name. They replace the default converters.
-        of_column: returns the default converter of a column; None: its values stay unchanged.
+        converters: converters by column name, which replace the default converters.
+        of_column: a function that returns the default converter of a column, or None if its values stay unchanged.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class RowEncoder:
         self._converters = [(index, convert) for index, convert in found if convert is not None]
 
     def values(self, row: Row) -> list[Any]:
-        """Return the converted values of a row. A value that cannot be converted is null."""
+        """Return the converted values of a row. A value that cannot be converted becomes null."""
         values = list(row)
         for index, convert in self._converters:
             try:
                 values[index] = convert(values[index])
             except Exception as error:
-                # One damaged value, such as a sketch, must not prevent the answer.
+                # The value becomes null, because one damaged value, such as a sketch, must not prevent the answer.
                 log.warning("%s of a row cannot be read: %s: %s", self.names[index], type(error).__name__, error)
                 values[index] = None
         return values

@@ -1,7 +1,7 @@
 """Checks the access to pipelines.
 
-If any pipeline requires a key, a request for an unknown pipeline gets the same answer as one with a wrong key, so that
-nobody can find out the names of pipelines.
+If any pipeline requires an API key, a request for an unknown pipeline gets the same answer as a request with a wrong
+key. So nobody can find out the names of pipelines.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from tidemill_chassis.web.problems import not_found
 
 
 def wants_key(services: Services, name: str) -> bool:
-    """Whether a request for a pipeline of this name has to send a key."""
+    """Return whether a request for a pipeline of this name needs an API key."""
     config = services.catalog.config(name)
     return services.catalog.guarded if config is None else config.spec.auth.required is not False
 
 
 def open_pipeline(services: Services, name: str, authorization: str | None) -> PipelineModel:
-    """Return a pipeline, after checking the API key.
+    """Check the API key, and return the pipeline.
 
     Raises:
-        Unauthorized: the key is missing or wrong, or there is no such pipeline while other pipelines require keys.
+        Unauthorized: the API key is missing or wrong. It is also raised for an unknown pipeline if any pipeline
+            requires a key.
         Forbidden: the key is valid, but lacks the scope.
         Problem: there is no such pipeline (404).
     """

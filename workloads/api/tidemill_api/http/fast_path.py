@@ -1,7 +1,7 @@
 """Sends fresh answers from the cache, without routing, parsing and encoding.
 
-The application answers the first request with a request line, and registers it here. API keys are checked for every
-request.
+The application answers the first request of each request line, and registers the line here. Later requests with this
+line are answered from the cache. API keys are checked for every request.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Known:
     """The query of a request line.
 
     Attributes:
-        model: the pipeline. If the catalog has a different object for it, its config has changed.
-        key: key of the answer in the cache.
-        operation: label of metrics.
+        model: the pipeline. If the catalog has a different object for the pipeline, the config has changed.
+        key: the key of the answer in the cache.
+        operation: the label for metrics.
         shared: whether everybody may see the answer, so that shared caches may store it.
         route: the route of the request, for its metrics.
     """
@@ -111,7 +111,7 @@ class Front:
 
 
 async def _send(send: Send, slot: Slot, if_none_match: str | None, *, shared: bool) -> None:
-    # The cache may replace the answer while it is sent, so headers and body are read before the first await.
+    # Headers and body are read before the first await, because the cache may replace the answer while it is sent.
     answer, headers = slot.answer, slot_headers(slot, shared=shared)
     status, body = 200, answer.body
     if if_none_match is not None and matches(if_none_match, answer.etag):

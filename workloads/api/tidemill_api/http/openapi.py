@@ -28,7 +28,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": TITLE,
             "version": VERSION,
-            "description": "Windows, anomalies, dead letters and kept events of pipelines, and live changes.",
+            "description": "The windows, anomalies, dead letters and kept events of pipelines, and live changes.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "security": [{"key": []}, {}],
@@ -61,7 +61,7 @@ def _rest_paths() -> dict[str, Any]:
     lists = {
         "anomalies": ("Anomalies, newest windows first", "Anomaly", listings.ANOMALIES),
         "dead-letters": ("Dead letters, newest first", "DeadLetter", listings.DEAD_LETTERS),
-        "events": ("Kept events, newest first, if the pipeline keeps them", "Event", None),
+        "events": ("Kept events, newest first, if the pipeline keeps events", "Event", None),
     }
     for name, (summary, row, listing) in lists.items():
         parameters = [pipeline + listing_parameters(listing, stream=stream) for stream in (False, True)]
@@ -77,7 +77,7 @@ def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any
         name: the operation's id.
         summary: the operation's summary.
         row: the schema of a row.
-        parameters: the parameters for pages, and those for streams.
+        parameters: the parameters for pages, and the parameters for streams.
     """
     page = f"{row}Page"
     found = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
@@ -101,10 +101,10 @@ def _pipelines() -> Operation:
 
 
 def _get(name: str, summary: str, parameters: list[Any], answer: Any, *, cached: bool = True) -> Operation:
-    """Return a GET operation. If `cached`, it takes If-None-Match and can answer 304."""
+    """Return a GET operation. If `cached` is true, it accepts If-None-Match and can answer 304."""
     condition = {
         "name": "If-None-Match", "in": "header", "schema": STRING,
-        "description": "The ETag of an earlier answer. If that answer is still current, the status is 304.",
+        "description": "The ETag of an earlier answer. If the earlier answer is still current, the status is 304.",
     }  # fmt: skip
     return {
         "operationId": name,

@@ -12,25 +12,25 @@ from tidemill_api.http.openapi_schemas import STRING, Schema, ref
 from tidemill_chassis.web.asgi import PROBLEM_TYPE
 
 _PROBLEMS = {
-    400: "A parameter is unknown or wrong; `detail` names it and says what to write.",
+    400: "A parameter is unknown or wrong. `detail` names the parameter and the remedy.",
     401: "The API key is missing or wrong.",
     403: "The API key lacks the scope query:read.",
     404: "There is no such pipeline, aggregation or path.",
     413: "The body is too large.",
-    503: "The database does not answer, and there is no earlier answer in the cache; see Retry-After.",
+    503: "The database does not answer, and the cache has no earlier answer. See Retry-After.",
     504: "There was no answer in time.",
 }
 _SECONDS: Schema = {"type": "integer", "minimum": 1}
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Age": ("Seconds since a stale answer was last known to be current.", {"type": "integer", "minimum": 0}),
-    "Cache-Control": ("How long the answer can be cached; longer if no event can change it.", STRING),
-    "Content-Disposition": ("A name for the file.", {"type": "string", "pattern": "^attachment; filename="}),
+    "Cache-Control": ("How long the answer can be cached. It is longer if no event can change the answer.", STRING),
+    "Content-Disposition": ("A file name for the answer.", {"type": "string", "pattern": "^attachment; filename="}),
     "ETag": ("The version of the data.", {"type": "string", "pattern": '^W/"[0-9a-f]+"$'}),
     "Retry-After": ("Seconds to wait before the next attempt.", _SECONDS),
-    "Tidemill-Next-Cursor": ("The `cursor` for the rows that `limit` cut off.", {"type": "string", "minLength": 1}),
+    "Tidemill-Next-Cursor": ("The `cursor` for the rows after `limit`.", {"type": "string", "minLength": 1}),
     "Tidemill-Stale": ("Present if the answer is stale.", {"const": "true"}),
     "Vary": ("The request headers on which the answer depends.", STRING),
-    "WWW-Authenticate": ("How to send the key.", STRING),
+    "WWW-Authenticate": ("How to send the API key.", STRING),
     "Warning": ("110 if the answer is stale.", {"type": "string", "pattern": "^110 "}),
 }
 _STALE = ("Age", "Warning", "Tidemill-Stale")
@@ -38,7 +38,7 @@ _OF_PROBLEMS = {401: "WWW-Authenticate", 503: "Retry-After"}
 
 
 def headers(*names: str, required: Collection[str] = ()) -> dict[str, Any]:
-    """Return the headers of an answer. The `required` ones are always present."""
+    """Return the headers of an answer. The headers in `required` are always present."""
     return {
         name: {"description": _HEADERS[name][0], "schema": _HEADERS[name][1], "required": name in required}
         for name in (*names, *required)
@@ -64,10 +64,10 @@ def plain(schema: str, description: str) -> dict[str, Any]:
 
 
 def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
-    """Return a JSON answer from the cache and, if it has rows, the streamed formats that `Accept` can ask for."""
+    """Return a JSON answer from the cache. If it has rows, add the streamed formats that `Accept` can request."""
     forms = _forms(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
-    text = f"A page of rows as JSON. With `Accept`: {STREAMED_NAMES}, which are streamed with all rows up to `limit`."
+    text = f"A page of rows as JSON, or with `Accept` a stream of all rows up to `limit`: {STREAMED_NAMES}."
     return {
         "description": text if row else "The current state.",
         "headers": headers(*names, required=["Cache-Control"]),

@@ -1,4 +1,4 @@
-"""The live routes in the OpenAPI document: server-sent events, and a description of the WebSocket on the same path."""
+"""The live routes in the OpenAPI document: server-sent events, and the description of the WebSocket on this path."""
 
 from __future__ import annotations
 
@@ -23,38 +23,40 @@ from tidemill_api.live.events import MEDIA
 from tidemill_api.live.query import RESERVED
 
 _DESCRIPTION = """
-Server-sent events. The same path takes a WebSocket, whose text messages are the `data` of these events.
+Server-sent events. The same path accepts a WebSocket. Its text messages are the `data` of the events.
 
 | Message | When | Members |
 |---|---|---|
 | `hello` | first | `protocol`, `namespace`, `pipeline`, `aggregations` (as in the pipeline's description), `heartbeat_seconds` |
 | `snapshot` | without `resume`, and after a `reset` | `aggregation`, `rev`, `rows` (the latest 1000 windows, oldest first), `truncated` (whether there are older windows), `watermark`, `closed_until` |
 | `upsert` | windows have changed | `aggregation`, `rev`, `rows`: replace the rows with the same group columns and `window_start` |
-| `progress` | after changes, and every 15 s | `watermark`, `closed_until` by aggregation, `resume`, `degraded` (whether changes come later than usual, by polling) |
-| `reset` | changes were missed | `aggregation`, `reason`; forget the rows of the aggregation, a `snapshot` follows |
-| `error` | before the connection ends, or after a client's message that is not valid; with `aggregation`: only this aggregation cannot be read, and the connection goes on | `code`, `detail`, `aggregation` |
+| `progress` | after changes, and every 15 s | `watermark`, `closed_until` by aggregation, `resume`, `degraded` (whether changes come later than usual, because they are found by polling) |
+| `reset` | changes were missed | `aggregation`, `reason`: discard the rows of the aggregation, because a `snapshot` follows |
+| `error` | before the connection ends, or after an invalid message from the client. If it has `aggregation`, only this aggregation cannot be read, and the connection continues | `code`, `detail`, `aggregation` |
 
-Rows are those of the aggregates route. Ignore a row if its `rev` is lower than that of a row already received for the
-same window. A window is closed if its `window_end` is not after `closed_until`. A window that closes without new events
-is not sent again. A session that was joined to an earlier one is sent again, empty, with its `window_end` equal to its
-`window_start`: forget it. If changes come faster than the client reads, only the newest row of each window is sent.
+The rows are the same as in answers of the aggregates route. Ignore a row if you already received a row of the same
+window with a higher `rev`. A window is closed if its `window_end` is not after `closed_until`. A window that closes
+without new events is not sent again. If a session was joined to an earlier session, it is sent once more, without
+events, with `window_end` equal to `window_start`: discard this session. If changes come faster than the client reads,
+only the newest row of each window is sent.
 
-To continue after a break, send the `resume` of the latest `progress` (for server-sent events: its `id`), with the same
-parameters. Then only later changes are sent, or a `reset` if these are unknown.
+To continue after an interruption, send the same parameters and the `resume` of the latest `progress`. For server-sent
+events, this is the `id` of the event. Then only later changes are sent, or a `reset` if the later changes are unknown.
 
-WebSocket: send the key in the header `Authorization`, or as the first message `{"type": "auth", "token": "tm_…"}`
+WebSocket: send the API key in the header `Authorization`, or as the first message `{"type": "auth", "token": "tm_…"}`
 within 5 s. Pages can connect from the same host, or from an origin in `TIDEMILL_API_CORS_ORIGINS`. Close codes: 1001
 the server stops, 1012 the pipeline has changed, 1013 the client was too slow or the database is down, 4400 wrong
 parameter, 4401 no valid key, 4403 the key lacks `query:read`, 4404 no such pipeline. The number of connections without
-a key is limited, for each address (429 in place of the handshake) and in total (503).
+an API key is limited. If the limit for an address is reached, the handshake is answered with 429. If the total limit is
+reached, it is answered with 503.
 """  # noqa: E501 - a Markdown table
 _PROBLEMS = {
     400: "A parameter is unknown or wrong.",
     401: "The API key is missing or wrong.",
     403: "The API key lacks the scope query:read.",
     404: "There is no such pipeline.",
-    429: "There are too many connections without a key from this address.",
-    503: "The process stops, or has too many connections without a key; connect again.",
+    429: "There are too many connections without an API key from this address.",
+    503: "The process stops, or has too many connections without an API key. Connect again later.",
 }
 
 
@@ -100,7 +102,7 @@ LIVE_SCHEMAS: dict[str, Schema] = {
             "event": {"enum": ["hello", "snapshot", "upsert", "progress", "reset", "error"]},
             "data": {"type": "string", "contentMediaType": JSON, "contentSchema": ref("LiveMessage")},
         },
-        {"id": {"type": "string", "description": "For `progress`: its `resume`."}, "retry": INTEGER},
+        {"id": {"type": "string", "description": "The `resume` of a `progress` message."}, "retry": INTEGER},
     ),
 }  # fmt: skip
 

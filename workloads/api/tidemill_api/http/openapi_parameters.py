@@ -1,6 +1,6 @@
 """The parameters in the OpenAPI document, for query strings and for the body of a query.
 
-The columns depend on the pipeline, so the document only has patterns for their names and values.
+Columns depend on the pipeline, so the document only has patterns for names and values of columns.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tidemill_contract.functions.registry import ZERO_FILLED
 from tidemill_contract.functions.registry import listed as joined
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
-"""The years 1 to 9999 in epoch milliseconds."""
+"""The first and the last millisecond of the years 1 to 9999."""
 _TIMES = "RFC 3339, a date (midnight in UTC), or epoch milliseconds"
 _COLUMN = "[a-z][a-z0-9_]{0,40}"
 _FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
 
 
 def _durations() -> str:
-    """Return a pattern of durations up to the longest one allowed."""
+    """Return a pattern for durations up to the longest allowed duration."""
     lengths = UNITS_MS | {unit: DAY_MS * days for unit, days in {"w": 7, "mo": 31, "q": 93, "y": 372}.items()}
     units = (f"{_up_to(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in lengths.items())
     return f"0({'|'.join(UNITS_MS)})|{'|'.join(units)}"
 
 
 def _up_to(most: int) -> str:
-    """Return a pattern of the numbers from 1 to `most`."""
+    """Return a pattern for the numbers from 1 to `most`."""
     digits = str(most)
     found = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
     for at, digit in enumerate(digits):
@@ -46,7 +46,7 @@ def _up_to(most: int) -> str:
 
 
 MOMENT: Schema = {
-    "description": f"A time of the years 1 to 9999: {_TIMES}. Numbers that look like epoch seconds are refused.",
+    "description": f"A time in the years 1 to 9999: {_TIMES}. Numbers that look like epoch seconds are refused.",
     "anyOf": [
         {"type": "string", "format": "date-time"},
         {"type": "string", "format": "date"},
@@ -88,9 +88,9 @@ def query(name: str, description: str, schema: Schema = STRING, *, example: Any 
 
 
 def filters(what: str, schema: Schema) -> Any:
-    """Return the filters. Each filter is a parameter whose name has a column and an operator."""
+    """Return the filters. The name of each filter is a column, or a column and an operator."""
     operators = ", ".join(f"`__{name}`" for name in OPERATORS if name != "eq")
-    how = f"`column=value`, or with an operator: {operators}. The values of `__in` are separated by commas."
+    how = f"`column=value`, or `column` with an operator: {operators}. The values of `__in` are separated by commas."
     return {
         "name": "filters", "in": "query", "style": "form", "explode": True, "schema": schema,
         "description": f"{what}: {how}",
@@ -104,7 +104,7 @@ def any_filters(reserved: Iterable[str]) -> Schema:
 
 
 def column_filters(columns: Iterable[Column]) -> Schema:
-    """Return the schema of filters on these columns only."""
+    """Return the schema of filters on certain columns only."""
     kinds: dict[str, list[str]] = {}
     for column in columns:
         if column.comparable:
@@ -118,7 +118,7 @@ def column_filters(columns: Iterable[Column]) -> Schema:
 
 
 def _listed(kind: str) -> Schema:
-    """Return the schema of values of a type, separated by commas."""
+    """Return the schema for values of a type that are separated by commas."""
     one = {"integer": "[+-]?[0-9]{1,40}", "number": r"[+-]?[0-9]{1,40}(\.[0-9]+)?", "boolean": "(true|false)"}.get(kind)
     if kind == "timestamp":
         one = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?Z)?"
@@ -135,19 +135,19 @@ def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
         query("to", f"Latest time, exclusive, later than `from`: {_TIMES}.", ref("Moment")),
         query(
             "order",
-            f"Columns to sort by, most significant first, each once; `-` before a column sorts it in descending order."
-            f" Default: {order}.",
+            f"Columns to sort by, the most significant first. Name each column once. `-` before a column means"
+            f" descending order. Default: {order}.",
             columns,
             example=[order],
         ),
         query(
             "limit",
-            f"JSON: maximum rows of a page. {STREAMED_NAMES}: maximum rows of the answer; default and maximum: {most}.",
+            f"Maximum number of rows, in JSON of a page. {STREAMED_NAMES}: of the answer; default and maximum: {most}.",
             limit,
         ),
         query(
             "cursor",
-            "The `next_cursor` of an earlier answer. All other parameters except `limit` must stay the same.",
+            "The `next_cursor` of an earlier answer. All other parameters except `limit` must be the same as before.",
             CURSOR,
         ),
     ]
@@ -157,7 +157,7 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
     """Return the parameters for windows of an aggregation.
 
     Args:
-        stream: whether the path's suffix is that of a streamed format.
+        stream: whether the path has the suffix of a streamed format.
     """
     most = aggregate_query.MAX_STREAM_ROWS
     limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
@@ -166,33 +166,33 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         query(
             "granularity",
             "Length of combined windows: a multiple of the stored length, such as `1d`, or weeks, months, quarters or"
-            " years of the calendar (`1w`, `1mo`, `1q`, `1y`); `all`: one window for all.",
+            " years of the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines everything to one window.",
             GRANULARITY,
         ),
         query(
             "tz",
-            "Time zone of the days, such as America/New_York, if the granularity is in days or longer units. A day"
-            " starts at the first instant of its date. Default: the zone of the stored windows, else UTC.",
+            "Time zone of days, such as America/New_York, if the granularity is in days or longer units. A day starts"
+            " at the first instant of its date. Default: the time zone of the stored windows, or else UTC.",
             ZONE,
         ),
         query(
             "fill",
-            "Whether to add windows without events between `from` and `to`, and with which values. `zero`: 0 for the"
-            f" functions {joined(sorted(ZERO_FILLED))}, null for all others.",
+            "Adds windows without events between `from` and `to`. `null`: their metrics are null. `zero`: metrics with"
+            f" the functions {joined(sorted(ZERO_FILLED))} are 0, and all other metrics are null.",
             FILL,
         ),
         query(
             "decimals",
-            "How JSON and NDJSON have decimals: `string`, the default, or `number`. Both have all their digits, which"
-            " many readers of JSON numbers lose.",
+            "The type of decimals in JSON and NDJSON: `string`, which is the default, or `number`. Both have all"
+            " digits, but many JSON readers lose digits of numbers.",
             DECIMALS,
         ),
-        query("group_by", "Only these dimensions, separated by commas; empty: one group.", _NAMES),
-        query("metrics", "Only these metrics, separated by commas.", _names(NAME, least=1)),
+        query("group_by", "Dimensions of the answer, separated by commas. If it is empty, there is one group.", _NAMES),
+        query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
         query(
             "closed",
-            "Only closed windows (true), or only open windows (false). A combined window is closed when all stored"
-            " windows that share events with it are closed.",
+            "true: only closed windows. false: only open windows. A combined window is closed when all stored windows"
+            " that share events with it are closed.",
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
@@ -200,7 +200,7 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
 
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
-    """Return the parameters of a listing; None: those of kept events."""
+    """Return the parameters of a listing. None means the listing of kept events."""
     time = listing.time if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]
@@ -218,10 +218,10 @@ def live_parameters(reserved: Collection[str]) -> list[Any]:
     found = filters(what, any_filters(reserved))
     return [
         query("aggregations", "Names of aggregations, separated by commas. Default: all.", _names(NAME, least=1)),
-        query("resume", "The `resume` of the latest `progress`."),
+        query("resume", "The `resume` of the latest `progress` message."),
         {
             "name": "Last-Event-ID", "in": "header", "schema": STRING,
-            "description": "The same as `resume`; browsers send it when an event source reconnects.",
+            "description": "The same as `resume`. Browsers send it when an event source reconnects.",
         },
         found,
     ]  # fmt: skip
@@ -229,7 +229,7 @@ def live_parameters(reserved: Collection[str]) -> list[Any]:
 
 QUERY: Schema = {
     "type": "object",
-    "description": 'The parameters of the GET. Filters are further members, e.g. `"carrier": "AA"`.',
+    "description": 'The same parameters as for GET. Filters are further members, such as `"carrier": "AA"`.',
     "properties": {
         "from": ref("Moment"),
         "to": ref("Moment"),

@@ -47,11 +47,11 @@ def maybe(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-_SCALE: Schema = {"type": "integer", "minimum": 0, "description": "Of a decimal, its digits after the point."}
+_SCALE: Schema = {"type": "integer", "minimum": 0, "description": "The number of a decimal's digits after the point."}
 _COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}}, {"scale": _SCALE})
 _STALE: Schema = {
     "type": "boolean",
-    "description": "True if the database does not answer and this is an older answer. Absent otherwise.",
+    "description": "True if this is an older answer, because the database does not answer. Absent otherwise.",
 }
 _CELL: dict[str, Schema] = {
     "string": STRING, "integer": INTEGER, "number": maybe(NUMBER), "boolean": BOOLEAN, "timestamp": TIME,
@@ -74,7 +74,7 @@ def _page(what: str, row: str, required: dict[str, Schema] | None = None) -> Sch
 
 _PAGE = {
     "meta": array(ref("Column")),
-    "next_cursor": {**maybe(STRING), "description": "The `cursor` of the next page; null: this is the last page."},
+    "next_cursor": {**maybe(STRING), "description": "The `cursor` of the next page. It is null on the last page."},
     "truncated": {"type": "boolean", "description": "Whether there are more rows."},
     "stats": structure("Statistics of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
 }
@@ -136,7 +136,7 @@ _DESCRIPTION = structure(
         "watermark": maybe(TIME),
         "aggregations": array(ref("Aggregation")),
         "anomalies": array({**OBJECT, "description": "An anomaly rule as in the resource."}),
-        "events": structure("Whether events are kept, and how long.", {"store": BOOLEAN, "retention": STRING}),
+        "events": structure("Whether raw events are kept, and for how long.", {"store": BOOLEAN, "retention": STRING}),
         "fields": array(
             structure(
                 "A field of events.",
@@ -171,7 +171,7 @@ SCHEMAS: dict[str, Schema] = {
             "type": STRING,
             "title": STRING,
             "status": INTEGER,
-            "code": {"type": "string", "description": "The kind of problem. It is stable, so clients can test it."},
+            "code": {"type": "string", "description": "The kind of problem. It is stable, so clients can compare it."},
         },
         {"detail": STRING, "parameter": STRING},
     ),
@@ -187,7 +187,7 @@ SCHEMAS: dict[str, Schema] = {
     **_ITEMS,
     "Anomaly": _row("An anomaly.", listings.ANOMALIES.columns),
     "AnomalyPage": _page("Anomalies.", "Anomaly"),
-    "DeadLetter": _row("An event that could not be counted, and why.", listings.DEAD_LETTERS.columns),
+    "DeadLetter": _row("An event that could not be counted, with the reason.", listings.DEAD_LETTERS.columns),
     "DeadLetterPage": _page("Dead letters.", "DeadLetter"),
     "Event": _row("A kept event.", listings.EVENT_COLUMNS, [listings.EVENT_ELEMENT]),
     "EventPage": _page("Kept events.", "Event"),

@@ -1,4 +1,4 @@
-"""Serves /openapi.json, and /docs, a page that shows the document and loads nothing from other hosts."""
+"""Serves /openapi.json and the page /docs, which shows the document. The page loads nothing from other hosts."""
 
 from __future__ import annotations
 

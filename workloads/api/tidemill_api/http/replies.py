@@ -1,4 +1,4 @@
-"""HTTP answers: headers, conditional requests, cache times, stale answers and streams."""
+"""Makes HTTP answers, with headers, conditional requests, cache times, stale answers and streams."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tidemill_chassis.web.asgi import Receive, Scope, Send
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
-# Even final answers are cached for a minute only, because they change when a replay puts a new version in force.
+# Final answers are cached for a minute only, because they change when the new version of a replay comes into force.
 FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""The client of a stream must read at this rate, and may pause for this time. Another request waits a little longer for
-a free stream (`database.SLOT_SECONDS`), so that it does not fail because of a client that does not read."""
+"""The longest pause and the lowest rate of a client that reads a stream. Another request waits a little longer for a
+free stream (`database.SLOT_SECONDS`), so that it does not fail because of a client that does not read."""
 NEXT_CURSOR = "tidemill-next-cursor"
-"""The header of a stream that `limit` has cut. Its value is the same as `next_cursor` in JSON."""
+"""The header of a stream after which more rows follow. Its value is the same as `next_cursor` in JSON."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
@@ -48,13 +48,13 @@ def slot_headers(slot: Slot, *, shared: bool) -> Headers:
 
 
 def validators(answer: Answer, *, shared: bool) -> Headers:
-    """Return the headers of an answer that a 304 repeats."""
+    """Return those headers of an answer that a 304 has too."""
     control = f"{'public' if shared else 'private'}, {FINAL if answer.final else OPEN}"
     return [(b"etag", answer.etag.encode()), (b"cache-control", control.encode()), (b"vary", b"accept")]
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether the client already has the answer with this ETag (weak comparison)."""
+    """Return whether the client already has the answer with this ETag (weak comparison)."""
     if not if_none_match:
         return False
     if if_none_match.strip() == "*":
@@ -102,14 +102,14 @@ def _stale_reply(answer: Answer) -> Response:
 
 
 class Slow(Exception):
-    """The client of a stream reads too slowly."""
+    """The error for the client of a stream that reads too slowly."""
 
 
 class Allowance:
     """The time that a client has for reading.
 
-    It starts with PATIENCE_SECONDS, and every byte that the client reads adds time, at the slowest allowed rate. It
-    never exceeds PATIENCE_SECONDS, because the network's buffers take some data at once even if the client reads none.
+    The time is PATIENCE_SECONDS at first. Every byte that is sent adds time, by the slowest allowed rate. The time
+    never exceeds PATIENCE_SECONDS, because the network's buffers accept some data even if the client does not read.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -119,7 +119,7 @@ class Allowance:
         """Await `send`, which sends `size` bytes to the client.
 
         Raises:
-            Slow: the client did not read them in the time that is left.
+            Slow: the client did not read the bytes in the time that is left.
         """
         started = self._clock()
         try:
@@ -132,7 +132,7 @@ class Allowance:
 
 
 class PiecesReply(StreamingResponse):
-    """A streamed answer. If the client disconnects or reads too slowly, its connection to Postgres is freed at once."""
+    """A streamed answer. If the client disconnects or reads too slowly, the connection to Postgres is freed at once."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, headers={"cache-control": "no-store", "vary": "accept", **headers})
@@ -140,7 +140,7 @@ class PiecesReply(StreamingResponse):
         self._pieces = pieces
 
     async def stream_response(self, send: Send) -> None:
-        """Send the answer in small parts. A client that reads too slowly gets a chunked body without its end."""
+        """Send the answer in small parts. If the client reads too slowly, the chunked body stops without its end."""
         allowance = Allowance()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:

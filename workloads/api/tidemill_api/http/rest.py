@@ -33,7 +33,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
-"""How long before a request's deadline its queries are ended; at most this share of the time that is left."""
+"""How long before a request's deadline its queries are ended. It is at most this share of the time that is left."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -49,14 +49,17 @@ class Rest:
 
     Args:
         services: the shared services.
-        front: the middleware with which answers are registered, so that it can repeat them.
+        front: the middleware where answers are registered, so that it can send them again.
     """
 
     def __init__(self, services: Services, front: Front) -> None:
         self._services, self._front = services, front
 
     def routes(self) -> list[TemplateRoute]:
-        """Return all routes. A path with a suffix comes before the same path without one."""
+        """Return all routes.
+
+        A path with a suffix comes before the same path without suffix, so that it matches first.
+        """
         found = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
             TemplateRoute(PIPELINE, self.pipeline, methods=["GET"]),
@@ -95,7 +98,7 @@ class Rest:
         return await self._windows(request, parameters, _format(request))
 
     async def query(self, request: Request) -> Response:
-        """Answer with windows of an aggregation, for parameters in the body."""
+        """Answer with windows of an aggregation. The parameters are in the body."""
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
         self._model(request)
         return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _format(request))
@@ -129,7 +132,7 @@ class Rest:
         """Return the pipeline of the path, if the caller may query it.
 
         Raises:
-            Problem: there is no such pipeline (404), no valid key (401), or the key lacks the scope (403).
+            Problem: there is no such pipeline (404), no valid API key (401), or the key lacks the scope (403).
         """
         try:
             return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
@@ -173,7 +176,7 @@ def _stream_reply(request: Request, stream: Stream, wanted: Format, name: str) -
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:
-    """Return the header by which browsers save the answer of a path with a suffix as a file."""
+    """Return the header that makes browsers save the answer as a file, if the path has a suffix."""
     suffix = request.scope["path"].rpartition(".")[2]
     return {"content-disposition": f'attachment; filename="{name}.{suffix}"'} if suffix in FORMATS else {}
 

@@ -1,4 +1,7 @@
-"""A route that stores itself in the scope, where the request's metrics find its template."""
+"""A route that puts itself into the request's ASGI scope.
+
+The HTTP metrics read the route's path template from there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from starlette.types import Scope
 
 
 class TemplateRoute(Route):
-    """A route that stores itself in the scope. FastAPI's router does this for its own class of routes only."""
+    """A route that puts itself into the ASGI scope. FastAPI's router does this only for its own class of routes."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return whether the route matches a request, and the scope with the path's parameters."""

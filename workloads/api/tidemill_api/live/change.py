@@ -1,4 +1,4 @@
-"""Changes of aggregations for live listeners. A change is encoded once for all listeners with the same filters."""
+"""The changes of aggregations for live listeners. A change is encoded once for all listeners with equal filters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGE_BYTES = 256 * 1024
 """Maximum size of the rows in a message, unless a single row is larger. Common clients refuse messages over 1 MiB."""
 
 _WAITING = 16
-"""Maximum number of entries whose parts are collected at the same time."""
+"""Maximum number of split entries whose parts are collected at the same time."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class RowFilter:
     filters: tuple[Filter, ...] = ()
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row passes the filters."""
+        """Return whether a row passes the filters."""
         return all(_fits(wanted, row.get(wanted.column)) for wanted in self.filters)
 
 
 def _fits(wanted: Filter, value: Any) -> bool:
-    """Whether a value passes a filter, by the same rules as in SQL (`selection.condition`)."""
+    """Return whether a value passes a filter, by the same rules as in SQL (`selection.condition`)."""
     if wanted.operator == "isnull":
         return bool((value is None) == wanted.values[0])
     if value is None:
@@ -59,7 +59,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry of the Redis stream. Processors write one after they have committed a batch or closed windows.
+    """An entry of the Redis stream. Processors write an entry after they have committed a batch or closed windows.
 
     Attributes:
         aggregation: the aggregation.
@@ -67,12 +67,13 @@ class Entry(msgspec.Struct, frozen=True):
         revs: the latest revisions of the rows.
         rows: the changed windows.
         watermark: the watermark (epoch ms).
-        closed_until: time up to which windows are closed (epoch ms).
-        version: version of the aggregation; None: an old processor, which does not send it.
+        closed_until: the time up to which windows are closed (epoch ms).
+        version: the version of the aggregation; None: an old processor wrote the entry, and sends no version.
         truncated: whether rows were left out.
-        begin: whether the processor starts to publish here, so that its earlier commits were not published.
-        part_of: if not empty, the rows belong to a later entry of this aggregation and `rev`.
-        parts: number of earlier entries with rows of this one. Without them, this entry is `truncated`.
+        begin: whether the processor starts to publish with this entry, so that its earlier commits were not published.
+        part_of: if it is not empty, this entry is a part: its rows belong to a later entry of the aggregation with this
+            name and the same `rev`.
+        parts: the number of earlier entries that are parts of this one. Without these parts, this entry is `truncated`.
     """
 
     aggregation: str = ""
@@ -106,15 +107,15 @@ def read_entry(data: bytes) -> Entry:
 
 
 class Parts:
-    """Joins entries that were split into parts because they have too many rows."""
+    """Joins the parts of entries that were split because they have too many rows."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
     def take(self, entry: Entry) -> Entry | None:
-        """Take an entry of the stream, and return it with the rows of its parts.
+        """Return an entry of the stream with the rows of its parts, or None if the entry is a part itself.
 
-        Returns None if the entry is a part. If parts were missed, the returned entry is truncated.
+        If parts were missed, the returned entry is truncated.
         """
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
@@ -135,7 +136,7 @@ def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
     """Return rows of one aggregation by group and window."""
     if not rows:
         return {}
-    # Group columns come first, then window_start.
+    # The key ends with window_start, because group columns come first in a row, and then window_start.
     names = list(rows[0])
     key = names[: names.index("window_start") + 1]
     return {msgspec.json.encode([_plain(row[name]) for name in key]): row for row in rows}
@@ -154,7 +155,7 @@ class Change:
         aggregation: the aggregation.
         rev: the newest revision of the rows.
         label: the revision that is sent to listeners. It never decreases within an aggregation, although entries of
-            several processors may arrive in a different order than they were committed.
+            several processors may arrive in another order than the order of their commits.
         rows: the rows by group and window.
     """
 
@@ -189,7 +190,7 @@ class Change:
 
 
 def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
-    """Return the `upsert` messages for encoded rows; none if there are no rows."""
+    """Return the `upsert` messages for encoded rows. Without rows, there is no message."""
     head = {"type": "upsert", "aggregation": aggregation, "rev": rev}
     return [with_rows(head, piece) for piece in pieces(rows)]
 
@@ -208,5 +209,5 @@ def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
 
 
 def with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:
-    """Return a message with encoded rows; `head` has its other members."""
+    """Return a message with encoded rows. `head` has the other members of the message."""
     return msgspec.json.encode(head)[:-1] + b',"rows":[' + b",".join(rows) + b"]}"

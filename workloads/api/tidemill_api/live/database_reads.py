@@ -1,4 +1,4 @@
-"""Reads the rows for live listeners from the database: the latest windows, and the windows changed since a revision."""
+"""Reads rows for live listeners from the database: the latest windows, or the windows changed since a revision."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _latest(model: AggregationModel, filters: tuple[Filter, ...], limit: int) ->
 async def read_latest(
     connection: Connection, aggregation: AggregationModel, filters: tuple[Filter, ...], state: State
 ) -> tuple[list[Row], bool]:
-    """Read the latest windows, oldest first, and whether there are older ones."""
+    """Return the latest windows, oldest first, and whether there are older windows."""
     query = _latest(aggregation, filters, SNAPSHOT_ROWS)
     rows, _ = await read_windows(connection, query, state)
     return await _records(query, rows[:SNAPSHOT_ROWS][::-1]), len(rows) > SNAPSHOT_ROWS
@@ -70,13 +70,13 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Read the windows that have changed since a mark, oldest first; None: there are more than READ_LIMIT.
+    """Return the windows that have changed since a mark, oldest first, or None if they are more than READ_LIMIT.
 
     Args:
         connection: a connection in the transaction in which `state` was read.
         aggregation: the aggregation.
-        state: its state.
-        mark: the mark. Revisions up to it are left out.
+        state: the state of the aggregation.
+        mark: the mark. Revisions up to the mark are left out.
         but: further revisions to leave out.
         filters: filters on group columns.
     """
@@ -89,8 +89,8 @@ async def read_changed(
         changed += f" AND _rev NOT IN ({listed})"
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
-        # A pane takes events until the last window with this pane is closed. So only panes that were open at the mark
-        # can have changed since, and they are in few time partitions.
+        # A pane can get events until the last window with this pane is closed. So only panes that were open at the mark
+        # can have changed since. The condition limits the query to these panes, which are in few time partitions.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

@@ -31,9 +31,9 @@ class EventStream(Response):
     Args:
         upstream: the source of changes, to which the listener is subscribed.
         listener: the listener of this client.
-        allowed: returns why the client must be disconnected; None: it can go on.
+        allowed: a function that returns the reason why the client must be disconnected, or None.
         patience: the maximum waits for the client.
-        place: a context manager that is held while the client is served.
+        place: the context manager that counts the connection while the client is served.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # A client that does not read would never take the last part, so its connection is closed without it.
+                # A client that does not read would never read the last part, so its connection is closed without that
+                # part.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:

@@ -2,8 +2,8 @@
 
 So no change is lost, and no row is sent after a newer row of the same window.
 
-Each commit increments the revision by one. So if a number never arrives, no processor has published that commit, for
-example because the processor was killed or could not reach Redis.
+Each commit increments the revision by one. If a revision never arrives, its commit was not published, for example
+because the processor was killed or could not reach Redis.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Ledger:
     """The revisions of one aggregation.
 
     Attributes:
-        complete: all revisions up to this one were sent.
+        complete: the revision up to which all revisions were sent.
         label: the highest revision that was sent.
-        expected: all revisions up to this one should have arrived before the next look at the database.
+        expected: the revision up to which all revisions should arrive before the next query to the database.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -37,15 +37,15 @@ class Ledger:
 
     @property
     def mark(self) -> Mark:
-        """The mark from which a listener can resume if it has received everything so far."""
+        """The mark from which a listener can resume if it received everything so far."""
         return Mark(self.table, self.complete, self._closed_until_ms)
 
     def take(self, revs: Iterable[int], rows: dict[Key, Row]) -> Change | None:
-        """Return published rows as a change; None if all their revisions were sent already.
+        """Return published rows as a change, or None if all their revisions were sent already.
 
         Args:
             revs: the revisions of the rows.
-            rows: the rows, as they were after the newest of these commits, or later.
+            rows: the rows in their state after the newest of these revisions, or later.
         """
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
@@ -63,7 +63,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return rows as a change. They were read from the database, and are all that was missing up to `rev`."""
+        """Return rows from the database as a change. They are all rows that were missing up to `rev`."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:

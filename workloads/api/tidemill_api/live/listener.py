@@ -1,7 +1,7 @@
-"""The state of one live connection: the messages that it is sent next. It is the same for WebSockets and events.
+"""The state of one live connection, from which the next messages are made. WebSockets and events both use it.
 
-Changes that arrive while the client is busy are conflated: only the newest row of each group and window is kept. So the
-client always gets the newest rows, and the memory for it is bounded.
+If changes arrive while the client is busy, only the newest row of each group and window is kept. So the client always
+gets the newest rows, and the memory for a client is limited.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
 UNREAD_SECONDS = 5.0
-"""Time after which an aggregation that could not be read is tried again."""
+"""The time after which an unreadable aggregation is read again."""
 _UNAVAILABLE = 1013
 
 
@@ -39,9 +39,10 @@ class Message(NamedTuple):
     """A message.
 
     Attributes:
-        kind: its type.
-        data: its JSON.
-        resume: the token with which a client that has received it can resume; empty if it changes nothing.
+        kind: the type of the message.
+        data: the JSON text of the message.
+        resume: the token with which a client that received the message can resume. It is empty if the message does not
+            change the token.
     """
 
     kind: str
@@ -50,7 +51,10 @@ class Message(NamedTuple):
 
 
 def error_message(code: str, detail: str, aggregation: str = "") -> Message:
-    """Return an `error` message. With an aggregation, it concerns only that one, and the connection goes on."""
+    """Return an `error` message.
+
+    If it names an aggregation, only this aggregation fails, and the connection continues.
+    """
     about = {"aggregation": aggregation} if aggregation else {}
     return Message("error", msgspec.json.encode({"type": "error", "code": code, "detail": detail, **about}))
 
@@ -61,8 +65,8 @@ class Pending:
 
     Attributes:
         label: the highest revision of the changes.
-        only: the change, if it is the only one. Its messages are encoded once for all listeners.
-        rows: if there are several changes, revision and encoded row by key.
+        only: the change, if there is only one. The messages of a change are encoded once for all listeners.
+        rows: the revision and the encoded row by key, if there are several changes.
     """
 
     label: int = 0
@@ -79,7 +83,7 @@ class Pending:
         self._merge(change, wanted)
 
     def drop(self, rev: int, wanted: RowFilter) -> None:
-        """Drop the rows up to a revision, because a snapshot of that revision has them."""
+        """Drop the rows up to a revision, because a snapshot of that revision contains these rows."""
         self._spread(wanted)
         self.rows = {key: row for key, row in self.rows.items() if row[0] > rev}
 
@@ -115,7 +119,8 @@ class Listener:
         self._pending: dict[str, Pending] = {}
         self._lost: dict[str, str] = {}
         self._floors: dict[str, int] = {}
-        # Aggregations that cannot be read: the detail that the client was sent, and the time of the next attempt.
+        # For each unreadable aggregation, this has the detail that was sent to the client, and the time of the next
+        # attempt.
         self._unread: dict[str, tuple[str, float]] = {}
         self._sent: Progress | None = None
         self._fault: Message | None = None
@@ -125,7 +130,7 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Take a change that the client may need."""
+        """Add a change, if the client needs it."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return
@@ -144,7 +149,7 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Wake the listener, because all changes up to this progress have been offered."""
+        """Wake the listener, because all changes up to this progress were offered."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
@@ -161,8 +166,8 @@ class Listener:
     async def next(self) -> list[Message]:
         """Wait for the next messages and return them.
 
-        If nothing changes within HEARTBEAT_SECONDS, the message is a `progress`. If `ending` is set afterwards, these
-        were the last messages.
+        If nothing changes within HEARTBEAT_SECONDS, the message is a `progress`. If `ending` is set afterwards, the
+        returned messages are the last ones.
         """
         if self._begun:
             with contextlib.suppress(TimeoutError):
@@ -206,7 +211,7 @@ class Listener:
         return Message("hello", msgspec.json.encode(hello))
 
     async def _resumed(self) -> dict[str, list[Message]]:
-        """Read the changes since the token, by aggregation. Aggregations whose changes are unknown are absent."""
+        """Return the changes since the token, by aggregation. Aggregations whose changes are unknown are left out."""
         marks, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
@@ -223,21 +228,22 @@ class Listener:
                 except Exception as error:
                     if not of_one_table(error):
                         raise
-                    continue  # a snapshot is tried instead; if that fails too, its error is sent
+                    continue  # a snapshot is read instead, and if it fails too, its error is sent
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
                     found[name] = (rev, [Message("upsert", text) for text in texts])
             return found
 
-        # The rows read here contain all changes that were offered before, because those were committed before.
+        # The rows that are read here contain all changes that were offered before, because these were committed
+        # earlier.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
             self._settle(name, rev)
         return {name: messages for name, (_, messages) in read.items()}
 
     def _settle(self, name: str, rev: int) -> None:
-        """Note that the client has the rows of this revision, so that earlier changes are not sent."""
+        """Record that the client has the rows of this revision, so that earlier changes are not sent."""
         self._floors[name] = rev
         if name in self._pending:
             self._pending[name].drop(rev, self._query.wanted[name])
@@ -259,15 +265,15 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._sent = None  # the next token has the aggregation's mark again, so a new progress is needed
+                self._sent = None  # a new `progress` is needed, because its token contains the aggregation again
             if name in self._lost:
-                continue  # its changes were dropped again while the snapshot was read; the next snapshot has them
+                continue  # changes were dropped while the snapshot was read, so the next snapshot is needed
             self._settle(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # Nothing is awaited from here on, so that the progress fits exactly the changes that are sent before it.
+        # Nothing is awaited from here on, so that the progress matches exactly the changes that are sent before it.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
@@ -275,14 +281,17 @@ class Listener:
         if not self._lost and (progress is not self._sent or not messages):
             self._sent = progress
             if self._unread:
-                # The client has no rows of these aggregations yet, so the token must not have marks of them.
+                # The token must not contain the unreadable aggregations, because the client has no rows of them yet.
                 marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
                 progress = replace(progress, marks=marks)
             messages.append(Message("progress", progress.message, progress.resume))
         return messages
 
     def _leave_out(self, name: str, error: Exception) -> list[Message]:
-        """Continue without an aggregation that cannot be read. Return an error message, unless it was sent before."""
+        """Continue without an unreadable aggregation.
+
+        Return an error message, unless the same message was sent before.
+        """
         problem = as_problem(error, self._model.name)
         code = problem.code if problem else "unreadable"
         text = f"{type(error).__name__}: {error}" if problem is None else problem.detail

@@ -1,6 +1,6 @@
-"""Limits the number of live connections without a key, for each address and in total.
+"""Limits the number of live connections without an API key, for each address and in total.
 
-A client with a key can be stopped by removing the key. Of a client without a key, only the address is known.
+A client with an API key can be stopped by removing the key. For a client without a key, only the address is known.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ MOST, MOST_OF_ADDRESS = 500, 100
 
 
 class Places:
-    """Counts the live connections without a key of a process.
+    """Counts the live connections of a process that have no API key.
 
     Args:
-        most: maximum in total.
-        most_of_address: maximum for one address. Behind a proxy, all clients have the proxy's address, unless uvicorn
-            is configured to trust the proxy.
+        most: the maximum number in total.
+        most_of_address: the maximum number for one address. Behind a proxy, all clients have the proxy's address,
+            unless uvicorn is configured to trust the proxy.
     """
 
     def __init__(self, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
@@ -49,7 +49,7 @@ class Places:
         """Count a connection while the context lasts.
 
         Args:
-            client: address and port of the client; None: unknown.
+            client: the address and the port of the client; None: they are unknown.
 
         Raises:
             Problem: the limit for the address (429) or the total limit (503) is reached.

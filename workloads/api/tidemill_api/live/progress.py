@@ -16,12 +16,13 @@ _MAX_TOKEN = 8_192
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """The changes of an aggregation that a listener has received.
+    """A position in the changes of an aggregation, up to which a listener has received everything.
 
     Attributes:
-        table: OID of the aggregation's table. With a different table, the mark is not valid.
-        rev: all revisions up to this one were received.
-        closed_until: later revisions changed only windows that end after this time (epoch ms); None: any windows.
+        table: the OID of the aggregation's table. If the aggregation has another table, the mark is not valid.
+        rev: the revision up to which all revisions were received.
+        closed_until: the time (epoch ms) after which all windows end that later revisions changed; None: later
+            revisions may have changed any window.
     """
 
     table: int
@@ -56,9 +57,9 @@ class Progress:
 
     Attributes:
         watermark_ms: the watermark (epoch ms).
-        closed_until_ms: times up to which windows are closed (epoch ms), by aggregation.
-        marks: the changes that were offered to listeners, by aggregation.
-        degraded: whether changes are found by polling, and so come later than usual.
+        closed_until_ms: the time up to which windows are closed (epoch ms), by aggregation.
+        marks: the position of the changes that were offered to listeners, by aggregation.
+        degraded: whether changes are found by polling, so that they come later than usual.
     """
 
     watermark_ms: int | None = None
@@ -68,7 +69,7 @@ class Progress:
 
     @cached_property
     def resume(self) -> str:
-        """The token for a listener that has received everything up to here."""
+        """The token for a listener that received everything up to this progress."""
         return write_token(self.marks)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Sends a listener's messages to its client, until one of them ends. It is the same for WebSockets and events."""
+"""Sends a listener's messages to its client, until either side ends. WebSockets and events both use it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tidemill_api.live.upstream import Ending
 
 @dataclass(frozen=True)
 class Patience:
-    """The times for a client, in seconds.
+    """The time limits for a client, in seconds.
 
     Attributes:
-        slow: maximum time to read a message; then the client is disconnected.
-        last: maximum time to read the last message.
-        auth: maximum time until the first message, with a key, arrives.
-        allowed: interval between the checks whether the client's key is still valid.
+        slow: the maximum time to read a message. After it, the client is disconnected.
+        last: the maximum time to read the last message.
+        auth: the maximum time until the first message arrives, which has the API key.
+        allowed: the interval between the checks whether the client's API key is still valid.
     """
 
     slow: float = 20.0
@@ -30,7 +30,7 @@ class Patience:
 
 
 class Left(Exception):
-    """The client has disconnected."""
+    """The error for a client that has disconnected."""
 
 
 class Carrier(Protocol):
@@ -55,11 +55,11 @@ async def serve(
     Args:
         listener: the listener, which is subscribed already.
         carrier: the connection.
-        allowed: returns why the client must be disconnected; None: it can go on.
-        patience: the times for the client.
+        allowed: a function that returns the reason why the client must be disconnected, or None.
+        patience: the time limits for the client.
 
     Returns:
-        Why the client has to be disconnected; None: it has disconnected itself.
+        The reason why the client has to be disconnected, or None if the client disconnected itself.
     """
     sending = asyncio.create_task(_send(listener, carrier, patience))
     leaving, ended = asyncio.create_task(carrier.left()), asyncio.create_task(listener.ended.wait())
@@ -68,7 +68,7 @@ async def serve(
     try:
         await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
-            # Time for the current message, and for the last one, which has the reason.
+            # This leaves time for the current message and for the last message, which has the reason.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
             return None if leaving.done() else listener.ending
@@ -106,6 +106,6 @@ async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patie
 
 
 def count_ending(ending: Ending | None) -> None:
-    """Count a connection that the server has ended; None: the client has ended it."""
+    """Count a connection that the server ended. None means that the client ended it, which is not counted."""
     if ending is not None:
         metrics.LIVE_DROPPED.labels(ending.code).inc()

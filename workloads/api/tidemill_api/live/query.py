@@ -21,7 +21,7 @@ class LiveQuery:
 
     Attributes:
         wanted: the filters by aggregation.
-        resume: the marks to resume from, by aggregation; None: start with snapshots.
+        resume: the marks to resume from, by aggregation; None: the connection starts with snapshots.
     """
 
     wanted: Mapping[str, RowFilter]
@@ -31,8 +31,8 @@ class LiveQuery:
 def take_live(model: PipelineModel, parameters: Parameters, last_event_id: str | None = None) -> LiveQuery:
     """Return the live query of a request.
 
-    A filter applies to the aggregations that have its column. An invalid token is no error, but leads to snapshots,
-    because a client that reconnects automatically would repeat the token for ever.
+    A filter applies to the aggregations that have its column. An invalid token is no error, but leads to snapshots.
+    With an error, a client that reconnects automatically would send the same token for ever.
 
     Args:
         model: the pipeline.

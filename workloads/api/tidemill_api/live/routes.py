@@ -33,9 +33,9 @@ def live_router(
 
     Args:
         services: the shared services.
-        origins: origins whose pages can open a WebSocket, besides those of the same host.
-        patience: the times for clients; None: the defaults.
-        places: limits of connections without a key; None: the defaults.
+        origins: the origins whose pages can open a WebSocket. Pages of the same host always can.
+        patience: the time limits for clients; None: the default limits.
+        places: the limits of connections without an API key; None: the default limits.
     """
     router, patience, places = APIRouter(), patience or Patience(), places or Places()
 

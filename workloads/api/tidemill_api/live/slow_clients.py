@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol, changed so that clients that do not read can be disconnected with a reason."""
+"""Changes uvicorn's WebSocket protocol, so that clients that do not read can be disconnected with a reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ LINGER_SECONDS = 30.0
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket whose close frame is sent even if the buffer is full. The client gets it after earlier messages."""
+    """A WebSocket that sends its close frame even if the buffer is full.
+
+    The client gets the frame after all messages.
+    """
 
     async def send(self, message: Any) -> None:
         """Send a message to the client."""

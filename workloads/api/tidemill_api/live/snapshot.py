@@ -1,4 +1,4 @@
-"""Snapshots of the latest windows for live listeners. Concurrent requests for the same snapshot share one query."""
+"""Reads snapshots of the latest windows for live listeners. Concurrent requests for a snapshot share one query."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Snapshots:
         self._flights: dict[Wanted, _Flight] = {}
 
     async def get(self, model: PipelineModel, aggregation: str, wanted: RowFilter, *, rev: int) -> Snapshot:
-        """Return the latest windows, at a revision or later.
+        """Return a snapshot of the latest windows. Its revision is `rev` or later.
 
         Raises:
             Exception: the error of the database.
@@ -53,7 +53,8 @@ class Snapshots:
         flight = self._flights.get(key)
         if flight is not None:
             found = await asyncio.shield(flight.task)
-            # An older snapshot may lack changes that were already offered to the listener.
+            # The revision is checked, because an older snapshot may lack changes that were already offered to the
+            # listener.
             if found.rev >= rev:
                 return found
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))
@@ -81,6 +82,6 @@ class Snapshots:
 
 
 def _heard(task: asyncio.Task[Snapshot]) -> None:
-    # Waiting requests have seen the error. Without any, asyncio would log it as never retrieved.
+    # The exception is retrieved here, because asyncio would log it if no request waits for the snapshot.
     if not task.cancelled():
         task.exception()

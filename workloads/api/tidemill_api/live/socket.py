@@ -1,4 +1,4 @@
-"""Live connections by WebSocket: the checks of origin and key, and the messages from the client."""
+"""Serves live connections by WebSocket. It checks origin and API key, and reads the messages from the client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HOW = 'send the header Authorization, or {"type": "auth", "token": "tm_<id>_<se
 
 
 class Refused(Exception):
-    """The client has to be disconnected."""
+    """The error for a client that has to be disconnected."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending.code)
@@ -42,14 +42,17 @@ class _Auth(msgspec.Struct, tag="auth", tag_field="type"):
 
 
 def origin_allowed(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
-    """Whether a page of this origin can connect: it is from the same host or in the list. No origin: it is no page."""
+    """Return whether a page of this origin can connect, because it is from the same host or in the list.
+
+    A client without origin is no page, and can connect.
+    """
     if origin is None or origin in allowed or "*" in allowed:
         return True
     return bool(host) and urlsplit(origin).netloc.lower() == (host or "").lower()
 
 
 def refusal(services: Services, model: PipelineModel, authorization: str | None) -> Ending | None:
-    """Return why a client with this key must be disconnected; None: the key is valid."""
+    """Return the reason why a client with this API key must be disconnected, or None if the key is valid."""
     try:
         services.authenticator.check(model.config, authorization, QUERY_READ)
     except Unauthorized as error:
@@ -103,7 +106,7 @@ class SocketSession:
         count_ending(ending)
 
     def _has_key(self, pipeline: str) -> bool:
-        """Whether the pipeline requires a key, and the handshake has a valid one."""
+        """Return whether the pipeline requires an API key, and the handshake has a valid key."""
         if self._authorization is None or not wants_key(self._services, pipeline):
             return False
         try:
@@ -124,7 +127,7 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # Closed while it is subscribed, because a process that stops waits until nobody is subscribed.
+            # The connection is closed while it is subscribed, because a process that stops waits for all subscribers.
             await self._close(ending)
             return ending
 
@@ -169,22 +172,22 @@ class SocketSession:
             raise Left from None
 
     async def left(self) -> None:
-        """Wait until the client disconnects. Its messages are answered with an error, except for a repeated key."""
+        """Wait until the client disconnects. Each message from it is answered with an error, except for an API key."""
         with contextlib.suppress(Left):
             while True:
                 text = await self._receive()
                 try:
-                    msgspec.json.decode(text, type=_Auth)  # clients may send a key that is not required
+                    msgspec.json.decode(text, type=_Auth)  # clients may send an API key although it is not needed
                 except msgspec.DecodeError:
                     assert self._listener is not None  # noqa: S101 - set before the client is served
                     self._listener.object_to("messages are not accepted here; use the parameters of the URL")
 
     async def _close(self, ending: Ending | None) -> None:
         if ending is not None:
-            # The reason is the code without the detail, because it can have at most 123 bytes.
+            # The reason of a close frame has at most 123 bytes, so it is the code without the detail.
             await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _last(self, saying: object) -> None:
-        """Send a last message, without waiting long for a client that does not read."""
+        """Send a last message. A client that does not read is not waited for long."""
         with contextlib.suppress(TimeoutError, Left, WebSocketDisconnect, RuntimeError, OSError):
             await asyncio.wait_for(saying, self._patience.last)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Reads the Redis stream of a pipeline's changes, and keeps the key that makes processors write to it."""
+"""Reads the Redis stream of a pipeline's changes, and renews the Redis key that makes processors write to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH_ENTRIES = 100
 
 
 class Unreachable(Exception):
-    """Redis does not answer, or is not configured."""
+    """The error if Redis does not answer or is not configured."""
 
 
 class ChangeStream:
@@ -30,8 +30,8 @@ class ChangeStream:
     Args:
         client: the Redis client; None: Redis is not configured.
         guard: the guard of Redis.
-        namespace: namespace of the pipeline.
-        pipeline: name of the pipeline.
+        namespace: the namespace of the pipeline.
+        pipeline: the name of the pipeline.
     """
 
     def __init__(self, client: redis.asyncio.Redis | None, guard: Guard, namespace: str, pipeline: str) -> None:
@@ -42,7 +42,7 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """Wait for the next entries for at most BLOCK_MS. Return them, and whether earlier ones may have been missed.
+        """Wait at most BLOCK_MS for the next entries. Return them, and whether earlier entries may have been missed.
 
         Raises:
             Unreachable: Redis does not answer.
@@ -69,7 +69,7 @@ class ChangeStream:
         return self._taken(_rows(found)), False
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Set the key by which processors know that changes are read."""
+        """Set the Redis key that tells processors that somebody reads changes."""
         await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
         self._listened_at = time.monotonic()
 
@@ -80,7 +80,7 @@ class ChangeStream:
             try:
                 entries.append(read_entry(fields.get(b"d", b"")))
             except ValueError as error:
-                # The next look at the database finds the changes of this entry.
+                # The entry is skipped, because the next query to the database finds its changes.
                 log.warning("%s: entry %s cannot be read: %s", self._stream, position.decode(), error)
         return entries
 
@@ -92,6 +92,6 @@ def _rows(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     streams = found.items() if isinstance(found, dict) else found
     rows: list[tuple[bytes, dict[bytes, bytes]]] = []
     for _, listed in streams:
-        # In protocol 3, the entries of a stream are in a further list.
+        # In protocol version 3, the entries of a stream are in an additional list.
         rows += listed[0] if listed and isinstance(listed[0], list) else listed
     return rows

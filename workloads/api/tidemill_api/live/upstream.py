@@ -1,7 +1,7 @@
-"""Reads the changes of a pipeline, once in each process, and offers them to all its live listeners.
+"""Reads the changes of a pipeline once in each process, and offers them to all live listeners of the pipeline.
 
-Changes come quickly from the Redis stream. Revisions that are missing in the stream are read from Postgres, and while
-Redis is down, Postgres is polled. The reader runs while there are listeners.
+Changes come from the Redis stream, which is fast. Revisions that are missing in the stream are read from Postgres.
+While Redis is down, Postgres is polled. The reader runs while there are listeners.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 5.0
-"""Interval of the looks at the database for changes that the stream lacks. Two looks after its commit, a change is
-certainly found."""
+"""The interval of queries to the database for changes that the stream lacks. The second query after a commit certainly
+finds its changes."""
 LINGER_SECONDS = 10.0
 READY_SECONDS = 5.0
 LEAVE_SECONDS = 3.0
@@ -40,12 +40,12 @@ LEAVE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Ending:
-    """Why listeners are disconnected.
+    """The reason why listeners are disconnected.
 
     Attributes:
-        code: code of the error.
-        detail: description and remedy.
-        close_code: close code of a WebSocket.
+        code: the code of the error.
+        detail: the description and the remedy.
+        close_code: the close code of a WebSocket.
     """
 
     code: str
@@ -62,13 +62,13 @@ class Subscriber(Protocol):
     """A receiver of changes. Its methods must not block."""
 
     def offer(self, change: Change) -> None:
-        """Take a change."""
+        """Handle a change."""
 
     def lose(self, aggregation: str) -> None:
-        """Read a snapshot of an aggregation, because some of its changes are not offered."""
+        """Read a snapshot of an aggregation, because some changes of the aggregation are not offered."""
 
     def advance(self, progress: Progress) -> None:
-        """Take the progress, after all changes up to it have been offered."""
+        """Handle the progress. All changes up to it were offered before."""
 
     def end(self, ending: Ending) -> None:
         """End, because no more changes are offered."""
@@ -76,12 +76,12 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True)
 class _Found:
-    """The result of a look at the database for one aggregation.
+    """The result of a query to the database for one aggregation.
 
     Attributes:
-        standing: its state.
+        standing: the state of the aggregation.
         asked: whether missing changes were read.
-        rows: the changed windows that the stream lacks; None: they are too many, or cannot be read.
+        rows: the changed windows that the stream lacks; None: there are too many, or they cannot be read.
     """
 
     standing: Standing
@@ -126,7 +126,7 @@ class Upstream:
                 self._deserted.set()
 
     async def ready(self) -> bool:
-        """Wait until the reader works, for at most READY_SECONDS. Return whether it does."""
+        """Wait at most READY_SECONDS until the reader works. Return whether it works."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
         return self._ready.is_set()
@@ -189,7 +189,7 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # Even urgent looks have an interval, so that a stream with many gaps does not overload the database.
+        # Even urgent queries keep an interval, so that a stream with many gaps does not overload the database.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})
@@ -205,7 +205,7 @@ class Upstream:
         self._advance(entry.watermark, {entry.aggregation: entry.closed_until})
 
     async def _look(self, model: PipelineModel) -> None:
-        """Read the changes that the stream lacks from the database."""
+        """Read from the database the changes that the stream lacks."""
         self._looked_at = time.monotonic()
 
         async def work(connection: Connection) -> dict[str, _Found]:
@@ -232,7 +232,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # Unless it is urgent, changes of now have until the next look to arrive by the stream.
+        # Unless the query is urgent, new changes have time until the next query to arrive by the stream.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -243,7 +243,8 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # Other aggregations go on. The listeners of this one read a snapshot, which fails and sends them the error.
+            # Other aggregations continue. Listeners of this one read a snapshot, which fails too and sends them the
+            # error.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -295,21 +296,21 @@ def _later(one: int | None, other: int | None) -> int | None:
 
 
 def _replaced(ledger: Ledger, standing: Standing) -> bool:
-    """Whether the tables were created again, or restored from an older state."""
+    """Return whether the tables were created again, or restored from an older state."""
     return standing.table != ledger.table or standing.state.rev < ledger.complete
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Whether an entry is of another version than the current one.
+    """Return whether an entry belongs to another version than the current one.
 
-    This happens after a switch of versions, when old and new processors run at the same time.
+    Such entries occur after a switch of versions, while old and new processors run at the same time.
     """
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 
 
 def _differ(before: PipelineModel, after: PipelineModel) -> bool:
-    """Whether listeners have to connect again, because aggregations or access have changed."""
+    """Return whether listeners have to connect again, because aggregations or access have changed."""
     one, other = before.config, after.config
     return (one.aggregations, one.spec.aggregations, one.spec.auth) != (
         other.aggregations,
@@ -333,7 +334,7 @@ class Upstreams:
         return self._upstreams[pipeline]
 
     async def leave(self) -> None:
-        """Disconnect all listeners, and wait at most LEAVE_SECONDS for that. Later listeners are refused.
+        """Disconnect all listeners, and wait at most LEAVE_SECONDS for their ends. Later listeners are refused.
 
         The server calls this before it waits for its connections to end.
         """

@@ -1,4 +1,4 @@
-"""Queries over windows of an aggregation, and their parameters. Their SQL is in sql.py."""
+"""Queries over windows of an aggregation, and the parameters of these queries. The SQL is in sql.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_chassis.web.problems import Problem, bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
 MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
-"""Maximum number of windows between `from` and `to` with `fill`, for one group and for all groups together."""
+"""The maximum number of windows between `from` and `to` with `fill`: for one group, and for all groups together."""
 RESERVED = (
     "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "decimals", "order", "limit", "cursor",
 )  # fmt: skip
@@ -40,14 +40,15 @@ class AggregateQuery:
         model: the aggregation.
         group_by: the group columns of the answer.
         metrics: the metrics of the answer.
-        since, until: window_start is in [since, until).
-        bucket: the roll-up to longer windows; None: the stored windows.
-        fill: the values of windows without events: `null`, `zero`, or `none` if they are not added.
-        closed: only closed (true) or open (false) windows; None: both.
+        since: the earliest window_start, inclusive.
+        until: the latest window_start, exclusive.
+        bucket: the roll-up to longer windows; None: the answer has the stored windows.
+        fill: the values of windows without events: `null` or `zero`, or `none` if such windows are not added.
+        closed: whether the answer has only closed (true) or only open (false) windows; None: it has both.
         filters: filters on group columns.
         having: filters on metrics.
-        page: order, limit and cursor.
-        numbers: whether decimals are JSON numbers, instead of texts.
+        page: the order, the limit and the cursor.
+        numbers: whether decimals are JSON numbers. Otherwise, they are texts.
     """
 
     model: AggregationModel
@@ -73,12 +74,12 @@ class AggregateQuery:
 
     @property
     def key(self) -> str:
-        """Identifies the query: queries with the same key have the same answer."""
+        """The key of the query. Queries with the same key have the same answer."""
         return repr((self.page.fingerprint, self.page.limit, self.page.after, self.numbers))
 
     @property
     def fill_points(self) -> int:
-        """The number of windows that `fill` adds or finds between `from` and `to`, for each group."""
+        """The number of windows between `from` and `to` that each group has with `fill`."""
         if self.since is None or self.until is None:
             return 0
         step = self.model.layout.pane_ms if self.bucket is None else self.bucket.least_ms or 1
@@ -86,16 +87,16 @@ class AggregateQuery:
 
     @property
     def natural(self) -> bool:
-        """Whether the rows are the stored windows, without a roll-up over time or groups."""
+        """Whether the rows are the stored windows, without roll-up over time or groups."""
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
-        """Whether no event can change the answer any more, because all its windows are closed for good."""
+        """Return whether no event can change the answer any more, because all its windows are closed for ever."""
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # The last window or bucket starts before `until`. The last pane of a bucket still takes events until all
-        # windows that contain it have ended: the length of a window later.
+        # The last window or bucket starts before `until`. The last pane of a bucket can get events until all windows
+        # that contain the pane have ended, so the length of a window is added.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
@@ -123,8 +124,8 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
     numbers = parameters.choice("decimals", DECIMALS) == "number"
-    # Group columns and metrics are matched together: `a__lt` is a filter on the metric `a__lt` if there is one, and
-    # else a filter on the column `a`.
+    # Names are compared with group columns and metrics together, because `a__lt` is a filter on the metric `a__lt` if
+    # there is such a metric, and otherwise a filter on the column `a`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
     given_filters = take_filters(parameters, answered, RESERVED)
     filters = [wanted for wanted in given_filters if wanted.column in model.groups]
@@ -208,7 +209,7 @@ def _check_fill(query: AggregateQuery) -> None:
 
 
 def too_filled(query: AggregateQuery, groups: int) -> Problem:
-    """Return the 400 for a `fill` with too many rows. `groups` is only known after a query to Postgres."""
+    """Return the problem (400) for a `fill` with too many rows. `groups` was counted by a query to Postgres."""
     rows = groups * query.fill_points
     return bad_parameter(
         "fill",

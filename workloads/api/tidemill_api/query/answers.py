@@ -39,7 +39,7 @@ T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
-"""How long descriptions and listings are used without asking the database."""
+"""How long descriptions and listings are used without a query to the database."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class State:
     """The state of an aggregation, read in the same snapshot as its rows.
 
     Attributes:
-        identity: identifies the table. It changes if the table or the schema is created again, or the spec changes.
-        rev: number of merged batches.
-        closed_until_ms: time up to which windows are closed (epoch ms).
+        identity: a text that changes if the table or the schema is created again, or if the spec changes.
+        rev: the number of merged batches.
+        closed_until_ms: the time up to which windows are closed (epoch ms).
         watermark_ms: the watermark (epoch ms).
-        feeds: since when each value column has been filled.
+        feeds: the periods in which each value column was filled.
     """
 
     identity: str
@@ -70,7 +70,7 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
     """Read the state of an aggregation.
 
     Raises:
-        Problem: its tables do not exist yet.
+        Problem: the tables of the aggregation do not exist yet.
     """
     cursor = await connection.execute(aggregations.state(model.schema), (aggregation, version))
     row = await cursor.fetchone()
@@ -78,14 +78,14 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
-    # The generation is included, because a changed spec can give the same names another meaning.
+    # The identity includes the generation, because the same names can mean something else in a changed spec.
     return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Read the rows of a query, and one row more than its limit if there is one. Return them and the statement."""
+    """Return the rows of a query, with one row more than the limit if there are more rows, and the SQL statement."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -103,7 +103,7 @@ async def read_windows(
 
 
 async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
-    """Check whether a query with `fill` has no rows because there would be too many.
+    """Check whether a query with `fill` returned no rows because there would be too many rows.
 
     Raises:
         Problem: there would be too many rows.
@@ -127,8 +127,8 @@ class Stream:
     """A streamed answer.
 
     Attributes:
-        pieces: the body, in pieces.
-        cursor: cursor of the rows that `limit` cut off; empty: there are none.
+        pieces: the pieces of the body.
+        cursor: the cursor of the rows after `limit`; empty: there are no more rows.
     """
 
     pieces: AsyncGenerator[bytes, None]
@@ -156,8 +156,8 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # A final answer only changes by retention, so its version has no watermark, although the answer shows
-                # the watermark: a new watermark alone is not worth a query.
+                # The version of a final answer has no watermark, although the answer shows the watermark. Such an
+                # answer only changes by retention, so a query only because of a new watermark would be wasteful.
                 version = (
                     f"{state.identity}/final"
                     if final
@@ -179,7 +179,7 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # The key has the version, because a new version can come into force without a change of the spec.
+        # The cache key includes the version, because a new version can come into force without a change of the spec.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 
@@ -240,7 +240,7 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows in a streamed format, from a server-side cursor. The first piece has already been read.
+        """Return windows in a streamed format, from a server-side cursor. The first piece was already read.
 
         Raises:
             Problem: the database does not answer, or is busy.
@@ -306,14 +306,17 @@ class Answers:
 
 
 async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
-    """Return the last row within the limit, if more rows follow. It is read before the rows, in the same snapshot."""
+    """Return the last row within the limit if more rows follow, or else None.
+
+    This row is read before all other rows, in the same snapshot.
+    """
     cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
     rows = await cursor.fetchall()
     return rows[0] if len(rows) > 1 else None
 
 
 async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
-    """Yield the batches. If there are none, call `check`, which can raise the reason."""
+    """Yield the batches. If there are no batches, call `check`, which can raise the reason."""
     empty = True
     async for batch in batches:
         empty = False
@@ -325,7 +328,7 @@ async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[
 async def _pieces(
     batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
-    # The head is sent together with the first rows, so that an error before them can have its own status code.
+    # The head is sent together with the first rows. So an error before the first rows can have its own status code.
     counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))
@@ -383,7 +386,7 @@ def _listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], starte
     cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(listing.columns, listing.converters)
     records = [encoder.record(row) for row in shown]
-    # The version leaves out `elapsed_ms`, so that the same rows have the same ETag.
+    # The version is made from the rows without `elapsed_ms`, so that the same rows have the same ETag.
     version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
     stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
     body = page_body(listing.columns, records, cursor, stats=stats)

@@ -1,4 +1,4 @@
-"""Roll-ups over time: the buckets to which stored windows or panes are combined."""
+"""Roll-ups over time, which combine stored windows or panes to buckets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Bucket:
     """A roll-up over time.
 
     Attributes:
-        grid: where buckets start; None: there is one bucket for everything.
-        least_ms: length of a bucket; of those that are not equally long, a lower bound.
+        grid: the starts of the buckets; None: there is one bucket for everything.
+        least_ms: the length of a bucket. If buckets have different lengths, it is a lower bound.
     """
 
     grid: Steps | Calendar | None
@@ -36,7 +36,7 @@ class Bucket:
 
 
 def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout) -> Bucket | None:
-    """Return the roll-up of a request; None: the stored windows.
+    """Return the roll-up of a request, or None if the request asks for the stored windows.
 
     Raises:
         Problem: the granularity is no multiple of the stored length, or the time zone is unknown or does not fit.
@@ -65,7 +65,7 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
 
 
 def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: Calendar) -> Calendar:
-    """Return buckets of windows that are units of the calendar: longer units of the same zone."""
+    """Return buckets for windows that are units of the calendar. Buckets are longer units in the same time zone."""
     if tz is not None and _zone(tz).removeprefix("Etc/") != grid.zone.removeprefix("Etc/"):
         text = f"the windows are cut in {grid.zone}, so that days of {tz[:64]} cannot be combined from them"
         raise bad_parameter("tz", f"{text}; leave it out")
@@ -84,7 +84,7 @@ def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: C
 
 
 def _of_days(granularity: str, zone: str | None, plan: AggregationLayout, grid: Steps) -> Calendar:
-    """Return buckets of days or longer units of a time zone."""
+    """Return buckets that are days or longer units in a time zone."""
     stored, what = format_ms(grid.length_ms), _stored(plan)
     if is_calendar(granularity):
         if DAY_MS % grid.length_ms:

@@ -1,4 +1,4 @@
-"""The listings of anomalies, dead letters and kept events: their columns, SQL, parameters and conversions."""
+"""The listings of anomalies, dead letters and kept events, with their columns, SQL, parameters and conversions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Listing:
     """A table that can be listed.
 
     Attributes:
-        kind: name of the listing in cache keys and metrics.
-        relation: a SELECT of `columns` and `hidden`; {schema} stands for the quoted schema.
+        kind: the name of the listing in cache keys and metrics.
+        relation: a SELECT of `columns` and `hidden`. {schema} is replaced with the quoted schema.
         columns: the columns of answers.
         time: the column to which `from` and `to` apply.
-        unique: columns that identify a row. They are appended to every order, so that it is total.
-        hidden: columns for filters, which are not in answers.
-        converters: converters of values, by column.
+        unique: the columns that identify a row. They are appended to every order, so that the order is total.
+        hidden: the columns that filters can use, but that are not in answers.
+        converters: the converters of values, by column.
     """
 
     kind: str
@@ -48,7 +48,10 @@ class Listing:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Return bytes as text if they are UTF-8, else as base64. The column `value_encoding` says which."""
+    """Return bytes as text if they are UTF-8, or else as base64.
+
+    The column `value_encoding` says which of both it is.
+    """
     if value is None:
         return None
     text = _decoded(value)
@@ -62,9 +65,9 @@ def _encoding(value: bytes | None) -> str | None:
 
 
 def _decoded(value: bytes) -> str | None:
-    """Return the text of UTF-8 bytes; None if they are not UTF-8.
+    """Return the text of UTF-8 bytes, or None if the bytes are not UTF-8.
 
-    Truncated bytes can end with a part of a character, which is left out.
+    Truncated bytes can end within a character. Such an incomplete character is left out.
     """
     whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
     try:
@@ -112,7 +115,7 @@ ANOMALIES = Listing(
     unique=("window_start", "id"),
 )
 
-# A record can be larger than 1 MiB, so answers have only its beginning, and its size in `value_bytes`.
+# A record can be larger than 1 MiB, so answers have only the start of the record, and its size in `value_bytes`.
 DEAD_LETTERS = Listing(
     kind="dead_letters",
     relation=dead_letters.listing("{schema}", key_bytes=SHOWN_KEY_BYTES, value_bytes=SHOWN_BYTES),
@@ -147,11 +150,11 @@ EVENT_COLUMNS = (
     Column("data", "object", nullable=False),
 )
 EVENT_ELEMENT = Column("element", "integer", nullable=False)
-"""Of pipelines that explode an array."""
+"""The additional column for pipelines that explode an array."""
 
 
 def events_listing(model: PipelineModel) -> Listing:
-    """Return the listing of a pipeline's kept events, with filters on their fields.
+    """Return the listing of a pipeline's kept events. Filters can use the fields of the events.
 
     Raises:
         Problem: the pipeline keeps no events (404).
@@ -188,9 +191,10 @@ class ListingQuery:
 
     Attributes:
         listing: the listing.
-        since, until: its time is in [since, until).
-        filters: filters on columns.
-        page: order, limit and cursor.
+        since: the earliest time of a row, inclusive.
+        until: the latest time of a row, exclusive.
+        filters: the filters on columns.
+        page: the order, the limit and the cursor.
     """
 
     listing: Listing
@@ -201,11 +205,11 @@ class ListingQuery:
 
     @property
     def key(self) -> str:
-        """Identifies the query: queries with the same key have the same answer."""
+        """The key of the query. Queries with the same key have the same answer."""
         return repr((self.listing.kind, self.page.fingerprint, self.page.limit, self.page.after))
 
     def statement(self, schema: str, binder: Binder) -> str:
-        """Return the SELECT. Its columns are those of the listing, in their order."""
+        """Return the SELECT. It has the columns of the listing, in the same order."""
         wanted = [condition(found, binder) for found in self.filters]
         time = quote(self.listing.time)
         if self.since is not None:
@@ -219,7 +223,7 @@ class ListingQuery:
 
 
 def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = False) -> ListingQuery:
-    """Return the query of a request. The default order is the newest first.
+    """Return the query of a request. By default, the newest rows come first.
 
     Args:
         listing: the listing.

@@ -1,4 +1,4 @@
-"""The parameters of a request, from a query string or a JSON body. Each is used once, and unknown ones are refused."""
+"""The parameters of a request, from a query string or a JSON body. Parameters that are not used are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 MAX_FIELDS = 100
 MAX_BODY_BYTES = 64 * 1024
 _EXACT = 2**53
-"""Up to this number, floating point represents every whole number exactly."""
+"""Doubles represent every whole number up to this one exactly."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Member:
 
     Attributes:
         types: the Python types of the decoded JSON values.
-        how: remedy of the error message: what to write.
+        how: the remedy in error messages, which says what to write.
         listed: whether the value is a list of these types.
     """
 
@@ -60,7 +60,7 @@ class Parameters:
     """The parameters of a request that are not used yet.
 
     Attributes:
-        given: the values, as texts, by name. Values of a JSON body are never split at commas.
+        given: the values by name, as texts. Values of a JSON body are never split at commas.
     """
 
     def __init__(self, given: dict[str, list[str]], *, split: bool) -> None:
@@ -87,14 +87,14 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Parse a JSON object. It has the same names as a query string, and lists in place of commas.
+        """Parse a JSON object. It has the same names as a query string, but lists instead of commas.
 
         Args:
             body: the JSON.
             members: the types of the known members. All other members are filters.
 
         Raises:
-            Problem: the body is no such object.
+            Problem: the body is not such an object.
         """
         try:
             document = msgspec.json.decode(body)
@@ -111,7 +111,7 @@ class Parameters:
         return cls(given, split=False)
 
     def one(self, name: str) -> str | None:
-        """Return the value of a parameter that can be given once; None if it is not given.
+        """Return the value of a parameter that can be given once, or None if it is not given.
 
         Raises:
             Problem: the parameter is given more than once.
@@ -124,17 +124,17 @@ class Parameters:
         return values[0]
 
     def many(self, name: str) -> list[str] | None:
-        """Return the values of a list, which is repeated or separated by commas; None if it is not given."""
+        """Return the values of a parameter, which are repeated or separated by commas, or None if it is not given."""
         values = self.given.pop(name, None)
         if values is None:
             return None
         return [part for value in values for part in (value.split(",") if self._split else [value])]
 
     def parsed(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """Return the parsed value of a parameter; None if it is not given.
+        """Return the parsed value of a parameter, or None if it is not given.
 
         Raises:
-            Problem: the parameter is given more than once, or `parse` raised a ValueError, whose text is the detail.
+            Problem: the parameter is given more than once, or `parse` raised a ValueError. Its text is the detail.
         """
         text = self.one(name)
         if text is None:
@@ -145,10 +145,10 @@ class Parameters:
             raise bad_parameter(name, str(error)) from None
 
     def choice(self, name: str, choices: Collection[str]) -> str | None:
-        """Return the value of a parameter that must be one of `choices`; None if it is not given.
+        """Return the value of a parameter that must be one of `choices`, or None if it is not given.
 
         Raises:
-            Problem: the parameter is given more than once, or is none of the choices.
+            Problem: the parameter is given more than once, or is not one of the choices.
         """
         text = self.one(name)
         if text is not None and text not in choices:
@@ -159,7 +159,7 @@ class Parameters:
         """Refuse parameters that were not used.
 
         Raises:
-            Problem: a parameter is unknown. The detail lists the known ones.
+            Problem: a parameter is unknown. The detail lists the known parameters.
         """
         for name in self.given:
             shown = name if len(name) <= 60 else name[:59] + "…"

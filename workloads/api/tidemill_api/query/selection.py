@@ -1,4 +1,4 @@
-"""Filters, order, limit and cursor of a request, as SQL over a relation, which is any SELECT with known columns.
+"""Filters, order, limit and cursor of a request, as SQL over a relation. A relation is a SELECT with known columns.
 
 Names in the SQL are always columns of the relation, and values are always SQL parameters.
 """
@@ -28,12 +28,12 @@ class Column:
     """A column of an answer.
 
     Attributes:
-        name: its name.
-        kind: its spec type, `object` or `array`.
-        nullable: whether it can be null.
-        decode: decodes the value of the query, e.g. a sketch; None: the query has the value itself.
-        members: for an array of objects, the members of each object. Other arrays hold texts.
-        numbers: whether decimals are JSON numbers in answers, instead of texts.
+        name: the name of the column.
+        kind: the type of the values: a spec type, `object` or `array`.
+        nullable: whether values can be null.
+        decode: the function that decodes a value from the query, such as a sketch; None: values need no decoding.
+        members: for an array of objects, the members of each object. Other arrays contain texts.
+        numbers: whether decimals are JSON numbers in answers. Otherwise, they are texts.
     """
 
     name: str
@@ -45,13 +45,16 @@ class Column:
 
     @property
     def comparable(self) -> bool:
-        """Whether filters and orders can use the column: SQL cannot compare objects, arrays and sketches."""
+        """Whether filters and orders can use the column. SQL cannot compare objects, arrays and sketches."""
         return self.kind not in ("object", "array") and self.decode is None
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter `column operator values`. The values are parsed; only `in` has several or none."""
+    """A filter `column operator values`.
+
+    The values are parsed. `in` has any number of values, other operators have one.
+    """
 
     column: str
     kind: str
@@ -82,10 +85,10 @@ def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved
     Args:
         parameters: the parameters of the request.
         columns: the columns by name.
-        reserved: names of parameters that are no filters.
+        reserved: the names of parameters that are no filters.
 
     Raises:
-        Problem: a value is not of its column's type, or the column cannot be filtered by.
+        Problem: a value does not have the type of its column, or the column cannot be filtered by.
     """
     found = []
     for name in list(parameters.given):
@@ -144,10 +147,10 @@ class Page:
     """A page of an ordered relation.
 
     Attributes:
-        order: a total order: the wanted columns, and then the columns that identify a row.
-        limit: maximum number of rows.
-        after: values of the order's columns in the last row of the page before; None: this is the first page.
-        fingerprint: identifies the query to which a cursor belongs.
+        order: a total order, which consists of the wanted columns and then the columns that identify a row.
+        limit: the maximum number of rows.
+        after: the values of the order's columns in the last row of the previous page; None: this is the first page.
+        fingerprint: a text that identifies the query. A cursor is only valid for its own query.
     """
 
     order: tuple[Order, ...]
@@ -174,11 +177,11 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT. The limit is one row higher, to find out whether there are more rows."""
+        """Return ORDER BY and LIMIT. The limit is one row higher, which shows whether there are more rows."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
-        """Return the cursor of the rows after a row, given with unconverted values."""
+        """Return the cursor of the rows after `row`, which has unconverted values."""
         values = [None if row[o.column.name] is None else to_text(row[o.column.name]) for o in self.order]
         packed = msgspec.msgpack.encode([1, self.fingerprint, values])
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
@@ -199,11 +202,11 @@ def take_page(
     Args:
         parameters: the parameters of the request.
         columns: the columns that can be sorted by, by name.
-        default_order: columns, and whether they descend, if the request has no order.
-        unique: columns that identify a row.
+        default_order: the columns if the request has no order, each with whether it is descending.
+        unique: the columns that identify a row.
         default_limit: the limit if the request has none.
         max_limit: the highest limit.
-        fingerprint: identifies the rest of the query.
+        fingerprint: a text that identifies the rest of the query.
 
     Raises:
         Problem: a column is unknown, the limit is too high or too low, or the cursor belongs to another query.
@@ -233,7 +236,8 @@ def _take_order(
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
-    # The identifying columns sort in the direction of the last wanted column, so that one index serves all of them.
+    # The identifying columns have the direction of the last wanted column, so that one index can be used for all
+    # columns.
     down = wanted[-1][1] if wanted else False
     wanted += [(name, down) for name in unique if name not in named]
     return [Order(columns[name], descending) for name, descending in wanted]

@@ -1,7 +1,7 @@
-"""The SQL of a query over windows of an aggregation.
+"""Writes the SQL of a query over windows of an aggregation.
 
-Stored rows are combined to windows or buckets, and to fewer groups. Then metrics are computed from the merged partials,
-and filters, order and limit are applied.
+The SQL combines stored rows to windows or buckets, and to fewer groups. Then it computes metrics from merged partials,
+and applies filters, order and limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false",
 
 
 def narrowed(query: AggregateQuery) -> AggregateQuery:
-    """Return the query with the range of times that its cursor leaves, so that later pages read fewer rows."""
+    """Return the query with a range of times that starts at its cursor, so that later pages read fewer rows."""
     page = query.page
     if page.after is None or page.order[0].column.name != "window_start" or query.fill != "none":
         return query
@@ -44,10 +44,11 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 
 
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
-    """Return SQL for the start of the pane up to which a page of hopping windows is certainly full; None: not needed.
+    """Return SQL for the horizon of a page of hopping windows, or None if the query needs no horizon.
 
-    Each stored pane of a group is also the start of a window of that group. So the first `limit` panes give at least
-    `limit` windows, and later windows need not be combined.
+    The horizon is the start of a pane up to which the page is certainly full. Each stored pane of a group is also the
+    start of a window of that group. So the first `limit` panes lead to at least `limit` windows, and later windows need
+    not be combined.
     """
     page, plan = query.page, query.model.layout
     first = page.order[0]
@@ -56,7 +57,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Rows with the cursor's own window_start are skipped, because all of them may be before the cursor.
+    # Rows with the cursor's window_start are not counted, because all of them may be before the cursor.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -67,7 +68,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """Return the query limited to its horizon, the time of `horizon_sql`; None: there is none."""
+    """Return the query limited to the horizon from `horizon_sql`. If the horizon is None, the query is unchanged."""
     if horizon is None:
         return query
     if query.page.order[0].descending:
@@ -76,7 +77,7 @@ def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery
 
 
 def _bounds(query: AggregateQuery, binder: Binder, *, reach_ms: int) -> list[str]:
-    """Return the conditions on window_start. The upper bound is `reach_ms` later."""
+    """Return the conditions on window_start. The upper bound is `reach_ms` later than `until`."""
     found = []
     if query.since is not None:
         found.append(f"window_start >= {binder.bind(query.since, 'timestamp')}")
@@ -95,7 +96,7 @@ def _all(conditions: Sequence[str]) -> str:
 
 
 def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
-    """Return the SELECT of a query. Its columns are `query.columns`, in their order."""
+    """Return the SELECT of a query. It has the columns of `query.columns`, in the same order."""
     merged = _merged(query, binder)
     metrics = [f"{query.model.metrics[name][1]} AS {quote(name)}" for name in query.metrics]
     compared = dict.fromkeys(wanted.column for wanted in query.having)
@@ -121,14 +122,15 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A pane takes events until the last window with this pane is closed.
+        # A bucket is only closed when no pane in it can get events, and a pane can get events until the last window
+        # with this pane is closed.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND
     return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"
 
 
 def _years(query: AggregateQuery) -> tuple[int, int]:
-    """Return the first and the last year with times of a query."""
+    """Return the first and the last year that the times of a query can be in."""
     first = FIRST_YEAR if query.since is None else query.since.year
     last = dt.datetime.now(dt.UTC).year + YEARS_AHEAD
     if query.fill == "none":
@@ -178,12 +180,12 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     last = grid_sql(plan.grid).shift(quote(edges[1].column), 1)
     end = binder.bind(query.until, "timestamp") if query.until else last
     listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
-    # Without keys, an SQL aggregate over no rows gives one row of nulls, which is no window.
+    # Without keys, an SQL aggregate over no rows returns one row of nulls. It is removed, because it is no window.
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
 
 
 def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
-    """Return the relation with a row for each of its groups and each window between `from` and `to`."""
+    """Return the relation with a row for each group and each window between `from` and `to`."""
     since, until = binder.bind(query.since, "timestamp"), binder.bind(query.until, "timestamp")
     times = _times(query, since, until)
     groups = [(quote(name), query.model.groups[name].kind) for name in query.group_by]
@@ -194,7 +196,8 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
         f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
-        # If there are too many groups, there are no rows. The caller then finds the reason with `filled_groups_sql`.
+        # If there are too many groups, the answer has no rows, and the caller finds the reason with
+        # `filled_groups_sql`.
         f" WHERE (SELECT count(*) FROM g) <= {MAX_FILL_ROWS // max(1, query.fill_points)}"
     )
 
@@ -222,16 +225,20 @@ def _distinct(query: AggregateQuery) -> str:
 
 
 def _same(one: str, other: str, kind: str) -> str:
-    """Return a null-safe equality of group columns. Postgres can hash it, unlike IS NOT DISTINCT FROM.
+    """Return SQL for a null-safe comparison of group columns, which is true if they are equal.
 
-    Values are compared by their type, not as texts, because -0.0 and 0.0 are the same group.
+    Postgres can use a hash join for this comparison, but not for IS NOT DISTINCT FROM. Values are compared by their
+    type, not as texts, because -0.0 and 0.0 are the same group.
     """
     stand_in = f"{_STAND_INS[family(kind)]}::{SQL_TYPES[kind]}"
     return f"({one} IS NULL) = ({other} IS NULL) AND coalesce({one}, {stand_in}) = coalesce({other}, {stand_in})"
 
 
 def _filling(query: AggregateQuery, name: str) -> str:
-    """Return the SQL of a metric of a window that may be missing. Only counts and sums of no events are zero."""
+    """Return the SQL of a metric in a window that may have no events.
+
+    Without events, only counts and sums can be zero.
+    """
     column, (metric, _) = quote(name), query.model.metrics[name]
     if query.fill != "zero" or query.model.functions[name] not in ZERO_FILLED:
         return f"d.{column}"

@@ -1,4 +1,4 @@
-"""Converts texts of requests to values, values to SQL parameters, and values of Postgres to JSON.
+"""Converts texts of requests to values, values to SQL parameters, and values from Postgres to JSON.
 
 SQL parameters are texts with a cast, so that a value never becomes part of a statement.
 """
@@ -24,7 +24,7 @@ UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
-"""An integer can be written as 2 or 2.0, which are the same number in JSON."""
+"""The pattern of an integer. It can be written as 2 or 2.0, because both are the same number in JSON."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {
@@ -40,7 +40,7 @@ _HOW = {
 def parse_time(text: str) -> dt.datetime:
     """Parse a time in RFC 3339, a date (midnight in UTC) or epoch milliseconds.
 
-    A blank in place of the `+` of an offset is accepted, because `+` means a blank in URLs.
+    A blank instead of the `+` of an offset is accepted, because `+` in URLs means a blank.
 
     Raises:
         ValueError: the text has none of these forms.
@@ -59,7 +59,7 @@ def parse_time(text: str) -> dt.datetime:
 
 
 def whole(text: str) -> int | None:
-    """Return the whole number in a text; None if the text is no whole number."""
+    """Return the whole number in a text, or None if the text is no whole number."""
     found = _INTEGER.fullmatch(text)
     return int(found[1]) if found else None
 
@@ -104,17 +104,18 @@ def to_text(value: Any) -> str:
 def cast(value: Any, kind: str) -> str:
     """Return the SQL type to which a parameter of a spec type is cast."""
     if kind == "integer":
-        # Stored integers are bigint, except sums. Indexes are only used if the types are the same.
+        # Stored integers are bigint, except for sums. The cast has this type where possible, because an index is only
+        # used if both types are the same.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 
 
 def encoder(kind: str, *, numbers: bool = False) -> Callable[[Any], Any] | None:
-    """Return the function that converts a type's values of psycopg for msgspec; None: no conversion is needed.
+    """Return the function that converts values of a type from psycopg for msgspec, or None if none is needed.
 
     Args:
         kind: the type.
-        numbers: whether decimals become JSON numbers with all their digits, instead of texts.
+        numbers: whether decimals become JSON numbers with all their digits. Otherwise, they become texts.
     """
     scale = scale_of(kind)
     if scale is not None:

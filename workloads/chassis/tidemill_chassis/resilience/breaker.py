@@ -1,8 +1,8 @@
 """A circuit breaker for threads and asyncio, based on pybreaker.
 
 pybreaker's own `call` holds its lock while the guarded function runs, does not support asyncio, and uses the wall
-clock. Therefore this module decides which calls are made, and reports their outcomes to pybreaker afterwards.
-pybreaker keeps the state and the counters.
+clock. So this module decides which calls are made, and reports their outcomes to pybreaker afterwards. pybreaker keeps
+the state and the counters.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _MAX_STEP = 60
 
 
 class BreakerOpen(Exception):
-    """A call was not made, because the dependency has recently failed several times in a row.
+    """The error for a call that was not made, because the dependency has recently failed several times in a row.
 
     Attributes:
         name: the guard's name.
-        retry_after_seconds: time until the next call is allowed.
+        retry_after_seconds: the time until the next call is allowed.
     """
 
     def __init__(self, name: str, retry_after_seconds: float) -> None:
@@ -44,7 +44,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """Represents any failure to pybreaker, so that it adds nothing to the traceback of the caller's exception."""
+    """The error that pybreaker gets for any failure, so that it adds nothing to the traceback of the caller's error."""
 
 
 def _fail() -> None:
@@ -58,14 +58,14 @@ def _succeed() -> None:
 class Breaker:
     """A circuit breaker.
 
-    It is closed until several calls in a row fail; then it is open. After a pause it is half open and allows one trial
-    call at a time. A trial's success closes it, and a failure opens it again.
+    A breaker is closed until several calls in a row fail, and then it is open. After a pause it is half open and allows
+    one trial call at a time. If the trial succeeds, the breaker is closed. If it fails, the breaker is open again.
 
     A caller gets a ticket from `admit` and passes it on with the outcome of the call. Outcomes of calls that began
     before the latest change of state are ignored, because they are out of date.
 
-    During an outage each pause is about twice as long as the one before, for example 2, 5, 10, 20, 50, … seconds, at
-    most `open_seconds`. Without `first_pause_seconds`, every pause takes `open_seconds`.
+    During an outage, each pause is about twice as long as the previous one, for example 2, 5, 10, 20, 50, … seconds,
+    but at most `open_seconds`. Without `first_pause_seconds`, every pause takes `open_seconds`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Breaker:
         self._open_seconds = open_seconds
         self._first_pause = open_seconds if first_pause_seconds is None else first_pause_seconds
         self._openings = 0
-        """How often the breaker has opened since it was last closed."""
+        """The number of times that the breaker has opened since it was last closed."""
         self._pause = open_seconds
         self._clock = clock
         self._lock = threading.RLock()
@@ -89,7 +89,9 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """When the current trial counts as lost. None: there is no trial. Infinite: a call always reports its end."""
+        """The time at which the current trial counts as lost; None: there is no trial. It is infinite for a call, which
+        always
+reports its end."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,
@@ -108,7 +110,7 @@ class Breaker:
 
     @property
     def retry_after_seconds(self) -> float:
-        """Seconds until the next call is allowed; 0 if it is allowed now."""
+        """The seconds until the next call is allowed; 0: it is allowed now."""
         with self._lock:
             if self._state == OPEN:
                 return max(0.0, self._opened_at + self._pause - self._clock())
@@ -147,14 +149,15 @@ class Breaker:
         self._report(ticket, _succeed)
 
     def failed(self, ticket: int) -> None:
-        """Report that the call of this ticket failed, and that the dependency is to blame."""
+        """Report that the call of this ticket failed because of the dependency."""
         self._report(ticket, _fail)
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because the dependency has answered a probe made outside of the guarded calls.
+        """Close the breaker, because the dependency has answered a probe that was not a guarded call.
 
         Args:
-            asked_at: when the probe was sent, by the breaker's clock. If the breaker opened later, nothing changes.
+            asked_at: the time at which the probe was sent, by the breaker's clock. If the breaker opened later, nothing
+                changes.
         """
         if self._state == CLOSED:
             return
@@ -166,13 +169,13 @@ class Breaker:
             self._circuit.call(_succeed)
 
     def abandoned(self, ticket: int) -> None:
-        """Report that the call of this ticket ended without a finding on the dependency. Another trial is allowed."""
+        """Report that the call of this ticket ended without a result about the dependency. Another trial is allowed."""
         with self._lock:
             if ticket == self._ticket:
                 self._trial_ends = None
 
     def current_ticket(self) -> int:
-        """Return the ticket for the calls of a loop, which does not use `admit` for each call."""
+        """Return the ticket for the calls of a loop. A loop does not use `admit` for each call."""
         return self._ticket
 
     def _report(self, ticket: int, outcome: Callable[[], None]) -> None:
@@ -197,7 +200,7 @@ class Breaker:
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
-        # For the same reason there is one warning for each outage.
+        # For the same reason, there is only one warning for each outage.
         level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
         log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
 

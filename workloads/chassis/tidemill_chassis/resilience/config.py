@@ -1,7 +1,7 @@
 """Reads the resilience settings from `config/resilience.yaml` and the environment, and creates the guards from them.
 
 Environment variables override the file: `TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FAILURES=7` sets
-`breakers.database.failures`. See guard.py for the behaviour of guards, and failures.py for what counts as a failure.
+`breakers.database.failures`. guard.py describes how guards work, and failures.py decides which errors are failures.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WaitSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class ConfigError(ValueError):
-    """The resilience settings are wrong. The message has one line for each fault: place, fault and remedy."""
+    """The error for wrong resilience settings. The message has a line with place, fault and remedy for each fault."""
 
 
 class _Section(BaseModel):
@@ -47,7 +47,7 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """After how many failures in a row a circuit breaker opens, and its shortest and longest pause."""
+    """The number of failures in a row after which a circuit breaker opens, and its shortest and longest pause."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
@@ -64,7 +64,7 @@ class BreakersSettings(_Section):
 
 
 class RetrySettings(_Section):
-    """Exponential backoff: retry n waits initial_seconds * factor ** (n - 1), at most max_seconds, plus jitter."""
+    """The exponential backoff. Retry n waits initial_seconds * factor ** (n - 1), at most max_seconds, plus jitter."""
 
     retries: int = Field(3, ge=0, le=100)
     initial_seconds: WaitSeconds = 1.0
@@ -90,7 +90,7 @@ class RetriesSettings(_Section):
 
 
 class TimeoutSettings(_Section):
-    """Maximum durations of one attempt by dependency, and of one API request with all its attempts."""
+    """The maximum duration of one attempt by dependency, and of one API request with all its attempts."""
 
     kafka_publish_seconds: Seconds = 30.0
     kafka_consume_seconds: Seconds = 60.0
@@ -107,14 +107,14 @@ class MemoryCacheSettings(_Section):
 
 
 class StaleResultsSettings(_Section):
-    """Answers from the cache, marked stale, while the database is down."""
+    """Answers from the cache while the database is down. They are marked as stale."""
 
     enabled: bool = True
     max_age_seconds: Seconds = 3_600.0
 
 
 class FallbackSettings(_Section):
-    """The replacements for a dependency that is down."""
+    """The settings for replacing a dependency that is down."""
 
     memory_cache: MemoryCacheSettings = MemoryCacheSettings()
     stale_results: StaleResultsSettings = StaleResultsSettings()
@@ -130,7 +130,7 @@ class ResilienceConfig(_Section):
 
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
-        """Return the settings of a YAML file (None: the defaults), overridden by the environment.
+        """Return the settings of a YAML file, or the defaults without a file. The environment overrides both.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
@@ -156,8 +156,8 @@ class ResilienceConfig(_Section):
         """Create the guards of a process. Each process calls this once.
 
         Args:
-            is_failure: predicates by guard name, which replace those of failures.py.
-            is_retryable: likewise.
+            is_failure: the predicates for failures, by guard name. They replace the predicates of failures.py.
+            is_retryable: the predicates for retries, by guard name. They replace those of failures.py too.
             clock: a monotonic clock, in seconds.
         """
         kinds = {
@@ -217,7 +217,7 @@ def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict):
-            # An empty section changes nothing. A value that is no section is kept, and refused by the validation.
+            # An empty section changes nothing. A value that is no section is kept, so that the validation refuses it.
             value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
         result[str(key)] = value
     return result
@@ -227,7 +227,7 @@ def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dic
     """Write the environment's values into the document.
 
     Returns:
-        The variables by the path of keys that they set, and one fault for each variable that sets nothing.
+        The variables by the path of the keys that they set, and a fault for each variable that sets nothing.
     """
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):
@@ -255,7 +255,7 @@ def _scalar(text: str) -> Any:
 
 
 def _settings(path: tuple[str, ...]) -> type[BaseModel] | None:
-    """Return the settings class at a path of keys; None if there is a plain value, or nothing."""
+    """Return the settings class at a path of keys, or None if the path leads to a plain value or to nothing."""
     model: Any = ResilienceConfig
     for name in path:
         field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
@@ -273,7 +273,7 @@ def _known(path: tuple[str, ...]) -> str:
 
 
 def _nearest(path: tuple[str, ...]) -> str:
-    """Return a hint for a path that does not exist: the keys of the last section of the path that exists."""
+    """Return a hint for a path that does not exist. It has the keys of the last section on the path that exists."""
     known = path
     while known and _settings(known) is None:
         known = known[:-1]

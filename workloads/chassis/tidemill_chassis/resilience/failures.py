@@ -1,7 +1,7 @@
-"""Decides which exceptions mean that a dependency is broken, and which calls can be retried.
+"""Decides which exceptions mean that a dependency does not work, and which calls can be retried.
 
-Exceptions are recognised by SQLSTATE, Kafka error name or class name, so that no client library is imported.
-A caller's mistake (bad SQL, a too large record, a wrong type in Redis) is no failure: the dependency works.
+Exceptions are recognised by SQLSTATE, Kafka error name or class name, so that no client library is imported. A mistake
+of the caller (wrong SQL, a too large record, a wrong type in Redis) is no failure, because the dependency works.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 Predicate = Callable[[BaseException], bool]
 
 _FAILED_SQLSTATE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0", "XX"})
-"""In this order: connection, login, no such database, resources, operator intervention, system, config file,
-internal error."""
+"""The SQLSTATE classes of failures, in this order: connection, login, missing database, resources, operator
+intervention, system, config file, and internal error."""
 _READ_ONLY = "25006"
 """The error of a write to a standby, for example after a failover."""
 _SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
@@ -60,7 +60,7 @@ def _is_system(error: BaseException) -> bool:
 
 
 def database_failed(error: BaseException) -> bool:
-    """Whether Postgres or the connection to it is broken. Statement timeouts count as broken."""
+    """Return whether Postgres or the connection to it does not work. A statement timeout counts as a failure."""
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate:
         return sqlstate[:2] in _FAILED_SQLSTATE_CLASSES or sqlstate == _READ_ONLY
@@ -69,15 +69,15 @@ def database_failed(error: BaseException) -> bool:
 
 
 def database_refuses_writes(error: BaseException) -> bool:
-    """Whether Postgres answers, but cannot write: its disk is full or fails, or it is a standby."""
+    """Return whether Postgres answers but cannot write, because its disk is full or fails, or it is a standby."""
     sqlstate = getattr(error, "sqlstate", None) or ""
     return sqlstate[:2] in ("53", "58") or sqlstate == _READ_ONLY
 
 
 def database_retryable(error: BaseException) -> bool:
-    """Whether the statement is likely to succeed if it is retried soon.
+    """Return whether the statement is likely to succeed if it is retried soon.
 
-    False after a statement timeout, because a retry would double the load, and after a refused login.
+    It is not retried after a statement timeout, because a retry would double the load, nor after a refused login.
     """
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):
@@ -93,10 +93,10 @@ def _kafka_error(error: BaseException) -> object:
 
 
 def kafka_failed(error: BaseException) -> bool:
-    """Whether the Kafka cluster or the connection to it is broken.
+    """Return whether the Kafka cluster or the connection to it does not work.
 
     A full local queue (BufferError) is backpressure and no failure. A missing or forbidden topic is no failure either,
-    because it concerns one pipeline only.
+    because it affects only one pipeline.
     """
     inner = _kafka_error(error)
     name = getattr(inner, "name", None)
@@ -106,18 +106,18 @@ def kafka_failed(error: BaseException) -> bool:
 
 
 def kafka_retryable(error: BaseException) -> bool:
-    """Whether the request is likely to succeed if it is retried soon. After a fatal error no request does."""
+    """Return whether the request is likely to succeed if it is retried soon. After a fatal error, no request does."""
     return not kafka_fatal(_kafka_error(error)) and kafka_failed(error)
 
 
 def kafka_fatal(error: object) -> bool:
-    """Whether the error makes its Kafka client unusable: it is fatal itself, or reports an earlier fatal error."""
+    """Return whether the Kafka client is unusable, because the error is fatal or reports an earlier fatal error."""
     fatal, name = getattr(error, "fatal", None), getattr(error, "name", None)
     return bool((callable(fatal) and fatal()) or (callable(name) and name() == "_FATAL"))
 
 
 def redis_failed(error: BaseException) -> bool:
-    """Whether Redis or the connection to it is broken. Out of memory and read-only count as broken."""
+    """Return whether Redis or the connection to it does not work. Out of memory and read-only count as failures."""
     names = set(_class_names(error))
     if names & _REDIS_FAILURES:
         return True
@@ -127,9 +127,9 @@ def redis_failed(error: BaseException) -> bool:
 
 
 def redis_retryable(error: BaseException) -> bool:
-    """Whether the command is likely to succeed if it is retried soon.
+    """Return whether the command is likely to succeed if it is retried soon.
 
-    False after a refused login, and while the memory or the number of connections is exhausted.
+    It is not retried after a refused login, nor while the memory or the number of connections is exhausted.
     """
     names = set(_class_names(error))
     if names & {"AuthenticationError", "AuthorizationError", "MaxConnectionsError", "OutOfMemoryError"}:

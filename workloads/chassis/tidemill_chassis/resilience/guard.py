@@ -1,4 +1,4 @@
-"""Guards, through which all workloads call Kafka, Postgres and Redis: breaker, retries, timeout and deadline."""
+"""Guards, through which all workloads call Kafka, Postgres and Redis. A guard has breaker, retries and timeouts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Clock = Callable[[], float]
 
 
 LOOK_SECONDS = 2.0
-"""Maximum duration of a probe while the breaker is open. It is short, because probes are repeated soon."""
+"""The maximum duration of a probe while the breaker is open. It is short, because probes are repeated soon."""
 
 
 class DeadlineExceeded(TimeoutError):
-    """The deadline of a request passed before its call was answered."""
+    """The error if the deadline of a request passed before a call was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ class Guard:
     There are three ways to use it:
 
     - `call` and `acall` make one call.
-    - Work that ends in a callback gets a ticket from `admit`, and the callback passes it to `settle`.
-    - A loop asks `allow`, does its work, and reports `success` or `failure`. If its work is the trial of a half-open
-      breaker, its thread or task is allowed to go on until it has reported.
+    - Work that ends in a callback gets a ticket from `admit`. The callback passes the ticket to `settle`.
+    - A loop calls `allow`, does its work, and reports `success` or `failure`. If its work is the trial of a half-open
+      breaker, `allow` returns true for the same thread or task until it has reported.
 
     A background task should probe the dependency with `look` or `alook`, or report answers with `recovered`. Then
     the breaker closes soon after an outage, without a request that has to be the trial.
@@ -111,7 +111,7 @@ class Guard:
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
         self._holder: tuple[object, int] | None = None
-        """Thread or task, and ticket, of the loop that makes the trial."""
+        """The thread or task of the loop that makes the trial, and its ticket."""
         self._wait = policy.wait()
 
     @property
@@ -121,18 +121,18 @@ class Guard:
 
     @property
     def retry_after_seconds(self) -> float:
-        """Seconds until the next call is allowed; 0 if it is allowed now."""
+        """The seconds until the next call is allowed; 0: it is allowed now."""
         return self._breaker.retry_after_seconds
 
     def call(self, fn: Callable[..., T], *args: Any, deadline: Deadline | None = None, retry: bool = True) -> T:
         """Return `fn(*args)`, with retries by the policy.
 
-        A thread cannot be interrupted: give `fn` its own timeout, e.g. `timeout_seconds`.
+        A thread cannot be interrupted, so `fn` must have its own timeout, such as `timeout_seconds`.
 
         Args:
             fn: the function to call. It may be called several times, unless `retry` is false.
-            args: its arguments.
-            deadline: no retry begins after it, and no wait reaches beyond it.
+            args: the arguments of the function.
+            deadline: the time after which no retry begins. No wait before a retry reaches beyond it.
             retry: whether the call may be repeated.
 
         Raises:
@@ -156,8 +156,8 @@ class Guard:
     ) -> T:
         """Return `await fn(*args)`, with retries by the policy.
 
-        An attempt is cancelled after `timeout_seconds`, or at the deadline. An attempt that the deadline or a
-        cancellation ends does not count as a failure of the dependency.
+        An attempt is cancelled after `timeout_seconds`, or at the deadline. If the deadline or a cancellation ends an
+        attempt, this does not count as a failure of the dependency.
 
         Raises:
             BreakerOpen: the breaker refused the first attempt or a retry.
@@ -176,7 +176,7 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Whether a loop may do its work now. If so, the loop must report `success` or `failure` afterwards."""
+        """Return whether a loop may do its work now. If so, the loop must report `success` or `failure` afterwards."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()
@@ -206,7 +206,7 @@ class Guard:
     def look(self, fn: Callable[..., T], *args: Any) -> T:
         """Return `fn(*args)`, which probes the dependency, even while the breaker is open.
 
-        An answer closes an open breaker; a failure leaves it open. Give `fn` its own timeout: `look_seconds`.
+        An answer closes an open breaker, and a failure leaves it open. `fn` must have its own timeout, `look_seconds`.
 
         Raises:
             Exception: the error of `fn`.
@@ -236,11 +236,11 @@ class Guard:
         return result
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker: the dependency answered a probe that was sent at `asked_at` (`time.monotonic()`)."""
+        """Close the breaker, because a probe was answered that was sent at `asked_at` (`time.monotonic()`)."""
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:
-        """Return a ticket for work whose end is reported to `settle`, from any thread.
+        """Return a ticket for work whose end is reported to `settle`. Any thread may report it.
 
         If the work is a trial and is not settled within `timeout_seconds`, another trial is allowed.
 
@@ -250,7 +250,7 @@ class Guard:
         return self._breaker.admit(self.timeout_seconds)
 
     def settle(self, ticket: int, error: BaseException | None = None) -> None:
-        """Report that the work of this ticket succeeded, or its error. An error counts if `is_failure` accepts it."""
+        """Report that the work of this ticket succeeded or failed. An error only counts if `is_failure` accepts it."""
         if error is None:
             self._breaker.succeeded(ticket)
         else:
@@ -296,7 +296,7 @@ class Guard:
         return result
 
     def _judge(self, ticket: int, error: BaseException) -> None:
-        # Cancellation and SystemExit are not of the class Exception. They say nothing about the dependency.
+        # Cancellation and SystemExit, which are not of the class Exception, say nothing about the dependency.
         if isinstance(error, Exception) and self.policy.is_failure(error):
             self._breaker.failed(ticket)
         else:

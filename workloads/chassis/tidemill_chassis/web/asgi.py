@@ -1,6 +1,7 @@
 """ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
 
-It uses no web framework. It reads the route template from the scope, where Starlette and FastAPI put it.
+The middleware uses no web framework. It reads the route template from the ASGI scope, where Starlette and FastAPI put
+it.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ UNMATCHED = "unmatched"
 _KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
-"""Status of a request whose client disconnected before the answer began; nginx uses the same number."""
+"""The status of a request whose client disconnected before the answer began. nginx uses the same number."""
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
-    """Return a body of problem details. Its title is made of the code.
+    """Return a body of problem details. The title is made from the code.
 
     Args:
-        status: HTTP status code.
-        code: stable identifier of the kind of problem, in snake case, for clients to test.
-        detail: description and remedy of this occurrence.
-        extra: further members, e.g. `field="from"`.
+        status: the HTTP status code.
+        code: the kind of problem in snake case. It is stable, so clients can compare it.
+        detail: the description and the remedy of this problem.
+        extra: further members, such as `field="from"`.
     """
     title = code.replace("_", " ").title()
     body = {"type": f"urn:tidemill:problem:{code}", "title": title, "status": status, "code": code}
@@ -59,10 +60,10 @@ async def send_problem(
 
     Args:
         send: the ASGI send of the request.
-        status: HTTP status code.
-        code: stable identifier of the kind of problem.
-        detail: description and remedy of this occurrence.
-        headers: further headers, names in lower case, e.g. `(b"retry-after", b"3")`.
+        status: the HTTP status code.
+        code: the kind of problem.
+        detail: the description and the remedy of this problem.
+        headers: further headers with names in lower case, such as `(b"retry-after", b"3")`.
         extra: further members of the body.
     """
     body = problem(status, code, detail, **extra)
@@ -76,11 +77,11 @@ async def send_problem(
 
 
 def endpoint(scope: Scope) -> str:
-    """Return the template of the request's route, e.g. `/v1/pipelines/{pipeline}`; `unmatched` if it has no route."""
+    """Return the template of the request's route, e.g. `/v1/pipelines/{pipeline}`, or `unmatched` without a route."""
     route = scope.get("route")
     if route is None:
         return UNMATCHED
-    # The own path of a route in an included FastAPI router may lack the prefix of the inclusion.
+    # The context is used first, because the path of a route in an included FastAPI router may lack the prefix.
     included = scope.get("fastapi")
     context = included.get("effective_route_context") if isinstance(included, dict) else None
     template = (
@@ -111,7 +112,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # the stream itself lasts as long as its client listens
+                    ended = self._clock()  # the time ends here, because a stream lasts as long as its client listens
             await send(message)
 
         try:
@@ -169,7 +170,7 @@ class RequestTimeout:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
-                    return  # the app answers although it was cancelled; the 504 below is sent in its place
+                    return  # the app answers although it was cancelled, but the 504 below is sent instead
                 started = True
                 timer.reschedule(None)
             elif not started:
@@ -184,7 +185,7 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            # The connection is closed, because the rest of a slow request body would keep it busy.
+            # The connection is closed, because the rest of a slow request body would keep it in use.
             close = [(b"connection", b"close")]
             await send_problem(send, 504, "request_timeout", detail, headers=close)
 
@@ -225,7 +226,7 @@ class HostGuard:
 
 
 def _denial(scope: Scope, send: Send) -> Send:
-    """Return a send for an HTTP answer. To a WebSocket request it is sent in place of the handshake."""
+    """Return a send for an HTTP answer. To a WebSocket request, the answer is sent instead of the handshake."""
     if scope["type"] == "http":
         return send
 

@@ -1,7 +1,7 @@
-"""The host names that clients of a service may use, as a protection against DNS rebinding.
+"""Checks the host names that clients of a service use, as a protection against DNS rebinding.
 
-In that attack, a foreign page makes its own host name point to this service. Its requests carry that name in the
-Host header and are refused. IP addresses are always allowed, because they cannot be pointed elsewhere.
+In this attack, a foreign page makes its own host name resolve to this service. The requests of the page have this name
+in the Host header and are refused. IP addresses are always allowed, because they need no resolution.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class Hosts:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Parse names such as `api.example.com`, `*.example.com` (its subdomains) and `*` (all). No names: all.
+        """Parse names such as `api.example.com`, `*.example.com` (all subdomains) and `*` (all names).
+
+        Without names, all names are allowed.
 
         Raises:
             ValueError: a name is not valid.
@@ -41,7 +43,10 @@ class Hosts:
         return cls(text.split(","))
 
     def allow(self, header: str | None) -> bool:
-        """Whether a request with this Host header is allowed. One without it is, as it cannot come from a browser."""
+        """Return whether a request with this Host header is allowed.
+
+        A request without the header is allowed, because it cannot come from a browser.
+        """
         if self.any or not header:
             return True
         name = _without_port(header.strip().lower()).rstrip(".")

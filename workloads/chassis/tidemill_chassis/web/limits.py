@@ -1,7 +1,7 @@
 """Limits the number of connections, and the number, size and time of the headers of a request.
 
-uvicorn's own `limit_concurrency` limits requests, but not connections. Its parser accepts any number and size of
-headers and waits for them without a limit. Only packages that depend on uvicorn can import this module.
+uvicorn's setting `limit_concurrency` limits requests, but not connections. uvicorn's parser accepts any number and size
+of headers, and waits for headers without a limit. Only packages that depend on uvicorn can import this module.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class HttpLimits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpLimits:
-        """Return the limits with the connections of TIDEMILL_HTTP_CONNECTIONS, and the defaults of the others.
+        """Return the limits, with the number of connections in TIDEMILL_HTTP_CONNECTIONS. Other limits have defaults.
 
-        There are never more connections than the process can have open files.
+        The number of connections never exceeds the number of open files that the process can have.
 
         Raises:
             ValueError: the variable is no whole number of at least 1.
@@ -51,28 +51,28 @@ class HttpLimits:
         text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
         if not (text.isascii() and text.isdigit() and int(text)):
             raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r}; write a whole number of at least 1")
-        # Connections to Kafka, Postgres and Redis, logs and files need descriptors too.
+        # Some descriptors are left for connections to Kafka, Postgres and Redis, logs and files.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
         return cls(connections=min(int(text), most))
 
 
 class _TooLarge(Exception):
-    """The headers of a request exceed a limit. The parser reports it as an error of its own."""
+    """The error if the headers of a request exceed a limit. The parser converts it to its own error."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with limits. "Head" means the request line and the headers.
+    """uvicorn's protocol with limits. "Head" means the request line and the headers.
 
-    If a head arrives in one piece, the limits cost only a few comparisons.
+    If a head arrives in one piece, the limits take only a few comparisons.
     """
 
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
     _waited_for = 0
-    """Bytes received of an incomplete head."""
+    """The number of bytes of an incomplete head that were received."""
     _large = False
-    """Whether the head may be too large, so that its exact size has to be checked."""
+    """Whether the head may be too large. Then its exact size is checked."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -97,11 +97,12 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
             if cycle is before and cycle.response_complete and self._timer is None:
-                self._await_head()  # only empty lines came, which stop uvicorn's keep-alive timer without a request
+                self._await_head()  # empty lines stop uvicorn's keep-alive timer, but are no request
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection is closed, or became a WebSocket
-        # If a body ended within this data, the number of bytes that belong to the next head is unknown.
+        # Bytes are only counted if no body ended within this data. Otherwise, it is unknown how many belong to the
+        # head.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:
@@ -119,7 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
         HttpToolsProtocol.on_headers_complete(self)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer 431 if the head was too large, else uvicorn's own 400."""
+        """Answer 431 if the head was too large, or else 400 as uvicorn does."""
         if not self._too_large:
             super().send_400_response(msg)
         elif not self.transport.is_closing():

@@ -1,4 +1,4 @@
-"""Prometheus metrics of HTTP requests, of ingest and API."""
+"""Prometheus metrics of HTTP requests to ingest and API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of HTTP requests. Any code can raise a `Problem`; the application answers it as RFC 9457 problem details."""
+"""Errors of HTTP requests. Any code can raise a `Problem`. The application answers with RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
 
 
 class Problem(Exception):
-    """A request is refused.
+    """The error for a request that is refused.
 
     Attributes:
-        status: HTTP status code.
-        code: stable identifier of the kind of problem, in snake case, for clients to test.
-        detail: description and remedy of this occurrence.
+        status: the HTTP status code.
+        code: the kind of problem in snake case. It is stable, so clients can compare it.
+        detail: the description and the remedy of this problem.
         headers: further headers of the answer.
-        extra: further members of the body, e.g. `parameter`.
+        extra: further members of the body, such as `parameter`.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Problem(Exception):
 
 
 def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") -> Problem:
-    """Return the 400 for an unknown or wrong parameter; `detail` says what to write instead."""
+    """Return the problem (400) for an unknown or wrong parameter. `detail` says what to write instead."""
     return Problem(400, code, f"{name}: {detail}", parameter=name)
 
 
 def denied(error: Unauthorized | Forbidden, scope: str) -> Problem:
-    """Return the 401 for a missing or wrong key, or the 403 for a key that lacks the scope."""
+    """Return the problem for a missing or wrong API key (401), or for a key that lacks the scope (403)."""
     if isinstance(error, Unauthorized):
         return Problem(401, "unauthorized", str(error), headers={"www-authenticate": "Bearer"})
     challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
@@ -56,12 +56,12 @@ def denied(error: Unauthorized | Forbidden, scope: str) -> Problem:
 
 
 def not_found(code: str, detail: str) -> Problem:
-    """Return a 404."""
+    """Return a problem with status 404."""
     return Problem(404, code, detail)
 
 
 def unavailable(code: str, detail: str, retry_after_seconds: float, **extra: Any) -> Problem:
-    """Return a 503 with a Retry-After header."""
+    """Return a problem with status 503 and a Retry-After header."""
     return Problem(503, code, detail, headers=retry_after(retry_after_seconds), **extra)
 
 
@@ -72,6 +72,6 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
-    """Answer a `Problem`; this is the application's exception handler."""
+    """Answer with a `Problem`. This is the application's exception handler."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this class alone
     return error.response()

@@ -1,4 +1,4 @@
-"""The web server of ingest and API: uvicorn, and a second port for metrics and probes that clients cannot reach.
+"""The web server of ingest and API: uvicorn, and a second port for metrics and probes, which is not for clients.
 
 Only packages that depend on uvicorn can import this module.
 """
@@ -27,8 +27,8 @@ class Status:
 
     Attributes:
         health: returns the status code and the full body of /health.
-        ready: whether the service can take requests.
-        live: whether the service works; if not, it has to be restarted.
+        ready: returns whether the service can take requests.
+        live: returns whether the service works. If not, it has to be restarted.
     """
 
     health: Callable[[], tuple[int, dict[str, Any]]]
@@ -37,7 +37,7 @@ class Status:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application, and its status on the port `status_port`, if that is set."""
+    """Serves an application. If `status_port` is set, it serves the status of the application on this port."""
 
     def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
         super().__init__(config)
@@ -45,7 +45,7 @@ class HttpServer(uvicorn.Server):
         self._status_server: StatusServer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start serving. The status port starts last, so that the service is ready when it says so."""
+        """Start serving. The status port starts last, so that the service is not reported as ready before it is."""
         await super().startup(sockets)
         if self._settings.status_port:
             loop, status = asyncio.get_running_loop(), self._status

@@ -1,1 +1,1 @@
-"""Decodes events, and gives the reason why an event is not valid."""
+"""Decodes events, and finds the reason why an event is not valid."""

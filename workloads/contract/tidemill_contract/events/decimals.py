@@ -1,4 +1,4 @@
-"""Reads decimals of events as exact scaled integers. No float is in between."""
+"""Reads the decimals of events as exact scaled integers. No value becomes a float on the way."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from tidemill_contract.resource.spec import FieldSpec
 
 
 class DecimalFormat:
-    """Which decimals a field accepts.
+    """The precision and scale of a field. It decides which decimals the field accepts, and scales them.
 
     Attributes:
-        name: for messages, such as `decimal(18,2)`.
+        name: the type for messages, such as `decimal(18,2)`.
     """
 
     def __init__(self, precision: int, scale: int) -> None:
         self._precision, self._scale = precision, scale
         self.name = f"{DECIMAL}({precision},{scale})"
         self._unit, self._shift = Decimal((0, (1,), -scale)), Decimal(scale)
-        # Neither rounds nor takes more digits: both raise.
+        # This context never rounds. It raises an error for a value that needs rounding, or has too many digits.
         self._exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
 
     @classmethod
     def of(cls, field: FieldSpec) -> DecimalFormat | None:
-        """The format of a field; None: it is no decimal."""
+        """Return the format of a field, or None if the field is not a decimal."""
         if field.type != DECIMAL or field.scale is None:
             return None
         return cls(MOST_DIGITS if field.precision is None else field.precision, field.scale)
 
     def all_scaled(self, values: Sequence[Any]) -> list[Any]:
-        """Return the scaled integers of decimals; null of null.
+        """Return the scaled integers of decimals. Null stays null.
 
         Raises:
-            ArithmeticError, ValueError: one of them is not accepted.
+            ArithmeticError, ValueError: at least one decimal is not accepted.
         """
         if type(None) in set(map(type, values)):
             return [None if value is None else self._scaled(value) for value in values]
@@ -55,7 +55,7 @@ class DecimalFormat:
         """Return the scaled integer of a value of field `name`.
 
         Raises:
-            InvalidEvent: it is not accepted.
+            InvalidEvent: the value is not accepted.
         """
         try:
             return self._scaled(value)
@@ -79,7 +79,8 @@ class Decimals:
     """The decimals of one pipeline's events.
 
     Attributes:
-        shown: by field, what makes the text of a scaled integer; also of fields beside the events.
+        shown: for each decimal field, the function that returns the text of a scaled integer. It has fields from all
+            parts of the record.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str]) -> None:
@@ -92,7 +93,7 @@ class Decimals:
         }
 
     def scale_all(self, shape: Shape, events: Sequence[Any]) -> None:
-        """Replace the decimals of events by scaled integers.
+        """Replace the decimals of events with scaled integers.
 
         Raises:
             ArithmeticError, ValueError: a value is not accepted.
@@ -101,7 +102,7 @@ class Decimals:
             shape.put(events, name, written.all_scaled(shape.values(events, name)))
 
     def scale(self, shape: Shape, event: Any) -> None:
-        """Replace the decimals of one event by scaled integers.
+        """Replace the decimals of one event with scaled integers.
 
         Raises:
             InvalidEvent: a value is not accepted.

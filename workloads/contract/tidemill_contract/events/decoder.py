@@ -1,8 +1,8 @@
 """Decodes and validates events. Ingest and processor use the same decoder, so that they always agree.
 
-Nothing refuses a valid event later: Postgres can store all its values. An invalid event gets a verdict with a reason,
-the field and a detail. msgspec reads every event, because a vectorised reader disagrees with it on hostile values.
-Batches are judged as a whole where that is certain, and event by event (`judge`) where it is not.
+Postgres can store all values of a valid event, so nothing refuses the event later. An invalid event gets a verdict with
+a reason, the field and a detail. msgspec reads every event, because a vectorised reader gives other results for hostile
+values. A batch is checked as a whole if the result is certain. Otherwise, each event is checked by itself (`judge`).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Decoded:
     Attributes:
         events: the events in the order of the records; None for an invalid event.
         invalid: the verdicts on invalid events, by index.
-        micros: the microseconds within the millisecond of each event time, in order; None: all are 0, or the decoder
-            is not `exact`.
+        micros: the microseconds within the millisecond of each event time, in the order of `events`; None: all are 0,
+            or the decoder is not `exact`.
         ignored: the indexes of records that the format's policy leaves out; their events are None.
     """
 
@@ -57,8 +57,8 @@ class Decoded:
 class EventDecoder:
     """Decodes and validates the events of one pipeline.
 
-    An event is a msgspec Struct, whose fields `values` reads. Without paths, each field is an attribute. Timestamps are
-    epoch milliseconds, decimals scaled integers. Absent optional fields are None, or their default.
+    An event is a msgspec Struct. `values` reads its fields. Without paths, each field is an attribute. Timestamps are
+    epoch milliseconds, and decimals are scaled integers. An absent optional field has its default value, or None.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class EventDecoder:
         Args:
             spec: the pipeline's spec.
             exact: whether `Decoded` has the microseconds of event times.
-            array: the array that is exploded.
-            element: whether events are elements of one, so no envelopes.
+            array: the exploded array, for a decoder of records.
+            element: whether the events are elements of an exploded array. They are not checked for envelopes.
         """
         self._fields = fields = EventFields(spec, exact=exact, array=array, element=element)
         self._judge = EventJudge(fields)
@@ -83,13 +83,13 @@ class EventDecoder:
         return self._fields.shape.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is not read from the events."""
+        """Set the values of a field that is not read from the events."""
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object, by the fields' names; `raws` are the events' bytes.
+        """Return the fields of each event as a JSON object, by the names of the fields.
 
-        Decimals are texts.
+        `raws` are the bytes of the events. Decimals are written as texts.
         """
         texts = map(msgspec.json.encode, self._fields.shape.flattened(events, self._fields.decimals.shown))
         if self._fields.kept is not None:
@@ -105,7 +105,7 @@ class EventDecoder:
         return self._judge.judged(raw, now_ms)[0]
 
     def refusal(self, raw: bytes, now_ms: int) -> InvalidEvent | None:
-        """Return the verdict on `raw` at wall time `now_ms` (epoch milliseconds); None if the event is valid."""
+        """Return the verdict on `raw` at wall time `now_ms` (epoch milliseconds), or None if the event is valid."""
         try:
             self._judge.judged(raw, now_ms)
         except InvalidEvent as verdict:
@@ -122,14 +122,14 @@ class EventDecoder:
     def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
         """Decode a batch. The events and verdicts are the same as those of `decode`.
 
-        A first look at the bytes of all events shows whether they hold anything unusual. If not, the checks of single
-        events are skipped. Otherwise this is tried for groups of events, and the events of the remaining groups are
-        decoded one by one.
+        First, the bytes of all events together are searched for anything unusual. If nothing is found, the checks of
+        single events are skipped. Otherwise, the search is repeated for small groups of events. Only the events of
+        groups with something unusual are decoded one by one.
 
         Args:
             raws: the records' bytes.
             now_ms: wall time, epoch milliseconds.
-            largest: size of the largest record in bytes; None: it is computed.
+            largest: the size of the largest record in bytes; None: it is computed here.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
         plain = self.decode_plain(raws, now_ms, largest)
@@ -156,7 +156,7 @@ class EventDecoder:
         return Decoded(events, invalid, micros if self._fields.exact else None)
 
     def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
-        """Decode a batch, see `plain`."""
+        """Decode a batch without checks of single events, or return None if these checks are needed. See `plain`."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
         decode = self._decode
@@ -169,13 +169,18 @@ class EventDecoder:
     def plain(
         self, events: list[Any], raws: Sequence[bytes], now_ms: int, largest: int, *, whole: bool
     ) -> Decoded | None:
-        """Judge events that the JSON reader took from `raws` without looking at single ones; None: that is needed.
+        """Check events all together, and return them as valid. Return None if each event must be checked by itself.
 
-        `largest` is the size of the largest of `raws` in bytes; `whole`, whether each of them is one event.
+        Args:
+            events: the events that the JSON reader returned for `raws`.
+            raws: the bytes of the records.
+            now_ms: wall time, epoch milliseconds.
+            largest: the size of the largest record in bytes.
+            whole: whether each record is one event.
         """
         micros, rounded = None, None
         try:
-            # Events are joined in small parts, which fit the CPU's cache and need no new memory from the system.
+            # Events are joined in small parts, because these fit into the CPU's cache and need no new memory.
             parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
             if self._unusual(events, parts, largest):
                 return None
@@ -195,7 +200,8 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # Fields that were converted before have no times as text, so the events may be read again.
+                        # The fields that were converted before had no times as text, so reading the events again undoes
+                        # nothing.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None
@@ -216,8 +222,8 @@ class EventDecoder:
         return Decoded(events, {}, micros)
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
-        """Whether an event may hold a NUL or a too long key, or may be an envelope."""
-        # A search for one byte is much faster than for six, and most events have no backslash.
+        """Return whether an event may have a NUL character or a too long group column, or may be an envelope."""
+        # The backslash is searched first, because one byte is found much faster than six, and most events have none.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
         if self._fields.kept is not None and self._fields.kept.unusual(parts):

@@ -17,15 +17,15 @@ from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.paths import Steps, show_path
 
 SECONDS_FROM, SECONDS_TO = 631_152_000, 4_102_444_800
-"""The years 1990 to 2100 in epoch seconds. As milliseconds, these numbers would be days of early 1970, so an integer
-timestamp in this range is assumed to be in seconds, and refused."""
+"""The years 1990 to 2100 in epoch seconds. Read as milliseconds, these numbers are days of early 1970. So a timestamp
+in this range is assumed to be in seconds, and is refused."""
 TOMBSTONE = (
     "the record has no value: it is a tombstone, which deletes a key in compacted topics; events need a value, so keep"
     " tombstones out of this topic (Debezium: tombstones.on.delete=false)"
 )
 
 AS_WRITTEN = "timestamp as "
-"""In messages, the type of a timestamp that has a format starts with this, for example "timestamp as seconds"."""
+"""The start of the type in messages for a timestamp with a format, for example in "timestamp as %d.%m.%Y"."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60
@@ -95,7 +95,7 @@ def refused(
         raw: the event.
         error: the decoder's error.
         kinds: the spec types of the fields by name.
-        envelope: what the event is an envelope of, if that is known already.
+        envelope: the detail of `envelope_of`, if it is known already.
     """
     text = str(error)
     at, named = _AT.search(text), _NAMED.search(text)
@@ -104,7 +104,7 @@ def refused(
     try:
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
-        return not_json(raw, broken)  # the typed decoder had stopped before the place where the JSON is broken
+        return not_json(raw, broken)  # the typed decoder stopped before it reached the invalid JSON
     envelope = envelope or envelope_of(found, kinds)
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
@@ -120,7 +120,7 @@ def refused(
 
 
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
-    """Return the verdict on an event whose member at `steps` is no object or array, but must contain field `name`."""
+    """Return the verdict on an event in which the value at `steps`, on the path of `name`, is no object or array."""
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
@@ -128,7 +128,7 @@ def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidE
 
 
 def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
-    """Return the verdict on an event with an unknown member; `known` are the paths of the fields."""
+    """Return the verdict on an event with an unknown member. `known` are the paths of the fields."""
     listed = ", ".join(show_path(each) for each in known[:12])
     name = show_path(steps)
     detail = f"{_shortened(name)} is not declared; fields are read from {listed}"
@@ -136,7 +136,7 @@ def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Return the verdict with the path of its field in the detail; unchanged if `steps` is None."""
+    """Return the verdict with the path of its field in the detail. If `steps` is None, the verdict is unchanged."""
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(
@@ -149,7 +149,7 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
 
     Args:
         found: the event's members.
-        kinds: names of the members that are read.
+        kinds: the names of the members that are read.
     """
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
@@ -167,7 +167,7 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
 def unit_hint(value: int | float) -> str | None:
     """Return a detail if a timestamp is probably in another unit than milliseconds, else None.
 
-    This is so if the timestamp, in the other unit, is a time between 1990 and 2100.
+    This is likely if the timestamp is a time between 1990 and 2100 in the other unit.
     """
     for unit, scale in _UNITS:
         seconds = value / scale
@@ -178,7 +178,7 @@ def unit_hint(value: int | float) -> str | None:
 
 
 def counts_seconds(name: str | None, value: int) -> InvalidEvent:
-    """Return the verdict on a timestamp in seconds. `name` is its field; None: it is the record's own timestamp."""
+    """Return the verdict on a timestamp in seconds. `name` is its field, or None for the record's own timestamp."""
     detail = f"{name or 'record time'}: {value} reads as {_day(value)} in milliseconds; {unit_hint(value)}"
     return InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
 
@@ -196,7 +196,7 @@ def beyond_years(name: str, value: Any, hint: str | None = None) -> InvalidEvent
     Args:
         name: the field.
         value: milliseconds, a parsed time, or the text or number of a format.
-        hint: the remedy; None: it is derived from the value.
+        hint: the remedy; None: the remedy is derived from the value.
     """
     if isinstance(value, dt.datetime):
         detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"
@@ -220,7 +220,7 @@ def _not_an_object(raw: bytes, text: str) -> str:
 
 
 def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and the detail for a value that does not fit its field; `text` is the decoder's error."""
+    """Return the reason and the detail for a value that does not fit its field. `text` is the decoder's error."""
     got = _KINDS.get(value[:1], "number")
     if kind == STRINGS and got != "null":
         detail = f"{name}: expected an array of strings, got {got} {shown(value)}"
@@ -235,7 +235,7 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
         wide = "64 bits" if kind == "integer" else "a 64-bit float, at most 1.7e308"
         return Reason.OUT_OF_RANGE, f"{name}: {shown(value)} does not fit {wide}; send a smaller number"
     if kind.startswith(DECIMAL):
-        # Of a number, only its exponent can be too large for the reader.
+        # The reader accepts every number, unless its exponent is too large.
         return (Reason.OUT_OF_RANGE if got == "number" else Reason.MISTYPED), f"{came}; {_decimal_remedy(value, got)}"
     if kind.startswith(AS_WRITTEN):
         return Reason.MISTYPED, f"{came}; send it so, or correct the field's format"

@@ -1,7 +1,7 @@
-"""An exploded array: each of its elements is an event, with the fields of its record.
+"""Decodes exploded arrays. Each element of such an array is an event that also has the fields of its record.
 
-A record's own fields are read and judged once, as those of any event. Each element is read and judged as an event by
-itself, so one that is refused leaves the others as they are.
+The fields of the record itself are decoded and validated once, like the fields of any event. Each element is decoded
+and validated as a separate event, so an invalid element does not affect the others.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from tidemill_contract.resource.paths import Steps, show_path
 from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
 
 MAX_ELEMENTS = 10_000
-"""A record with more is a dead letter: a megabyte can hold half a million, and all of them are in one batch."""
+"""The maximum number of elements. A record with more becomes a dead letter: a megabyte can contain half a million
+elements, and all elements of a record are in one batch."""
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""What the fields of a record may take in the events that are kept of it, as each of them has these fields."""
+"""The maximum size of a record's own fields in its stored events together. Each stored event has these fields."""
 LIST = "_elements"
-"""Where an event has the texts of the elements; no field has such a name."""
+"""The name under which a decoded record has the JSON texts of its elements. No field can have this name."""
 
 
 class ExplodedArray:
-    """The array that a pipeline explodes, as a part of its records.
+    """The array that a pipeline explodes, and the check of its size in each record.
 
     Attributes:
-        record: the spec of records, without the fields of elements.
-        leaf: where the array is in them.
+        record: the pipeline's spec without the fields of elements.
+        leaf: the array, as a field of the record.
     """
 
     def __init__(self, spec: PipelineSpec, steps: Steps) -> None:
-        """Prepare; `steps`: where the array is."""
+        """Prepare the array at the path `steps`."""
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps, self._field = steps, inside[0].name
         self._needed = next((field.name for field in inside if field.required), None)
@@ -52,7 +53,7 @@ class ExplodedArray:
 
     @classmethod
     def of(cls, spec: PipelineSpec) -> ExplodedArray | None:
-        """The array that this pipeline explodes, if it does."""
+        """Return the array that this pipeline explodes, or None if it explodes no array."""
         return None if spec.source.array is None else cls(spec, spec.source.array)
 
     def judged(
@@ -62,12 +63,12 @@ class ExplodedArray:
         raws: Sequence[bytes],
         document: Callable[[bytes], bytes],
     ) -> Decoded:
-        """Judge the arrays of decoded records.
+        """Check the arrays of decoded records, and return the records with the verdicts on wrong arrays.
 
         Args:
             decoded: the records.
-            arrays: those of the valid ones, in order.
-            raws: the bytes of all.
+            arrays: the arrays of the valid records, in order.
+            raws: the bytes of all records.
             document: returns the event of a record as JSON.
         """
         if self.fits(arrays, max(map(len, raws), default=0)):
@@ -81,7 +82,7 @@ class ExplodedArray:
         return replace(decoded, events=events, invalid=decoded.invalid | refused)
 
     def fits(self, arrays: Sequence[list[Any] | None], largest: int) -> bool:
-        """Whether all arrays are certainly right; `largest` is the size of the largest record in bytes."""
+        """Return whether all arrays are certainly valid. `largest` is the size of the largest record in bytes."""
         longest = max((len(array or ()) for array in arrays), default=0)
         if self._needed is not None and any(array is None for array in arrays):
             return False
@@ -116,9 +117,10 @@ class Elements:
 
     Attributes:
         events: the events; None for an invalid element.
-        counts: number of elements by record.
-        raws: their JSON texts; empty if none is needed any more.
-        invalid, micros: as those of `Decoded`.
+        counts: the number of elements of each record.
+        raws: the JSON texts of the elements. The list is empty if the texts are not needed any more.
+        invalid: the verdicts on invalid elements, by index.
+        micros: the microseconds of event times, see `Decoded`.
     """
 
     events: list[Any]
@@ -129,20 +131,22 @@ class Elements:
 
 
 class ElementDecoder:
-    """Decodes and judges the elements of a pipeline's exploded array.
+    """Decodes and validates the elements of a pipeline's exploded array.
 
     Attributes:
         names: the fields that are read from elements.
-        has_time: whether the event time is one of them.
-        kind: the type of the array for a reader that takes elements together with their record; None: there is none.
+        has_time: whether the event time is one of these fields.
+        kind: the type of the array for a reader that decodes records and their elements together; None: they cannot be
+            decoded together.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
-        """Prepare; arguments as those of `EventDecoder`."""
+        """Prepare the decoder. The arguments are those of `EventDecoder`."""
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps: Steps = spec.source.array or ()
         self._field = inside[0].name
-        # A single value is written as a member of an object, so that one decoder judges all elements.
+        # An element that is no object, such as a number, is wrapped in an object with one member. So the same decoder
+        # validates all elements.
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]
@@ -173,13 +177,13 @@ class ElementDecoder:
     def plain(
         self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
     ) -> Elements | None:
-        """Judge elements that were read with their records, as `kind`; None: they have to be decoded one by one.
+        """Check elements that were decoded with their records as `kind`. Return None if each must be decoded by itself.
 
         Args:
-            arrays: the elements by record.
+            arrays: the decoded elements of each record.
             raws: the bytes of the records.
             now_ms: wall time, epoch milliseconds.
-            largest: size of the largest record in bytes.
+            largest: the size of the largest record in bytes.
         """
         events = list(chain.from_iterable(array or () for array in arrays))
         if self._member is not None:
@@ -191,7 +195,10 @@ class ElementDecoder:
         return Elements(events, [len(array or ()) for array in arrays], [], {}, decoded.micros)
 
     def _documents(self, raws: list[bytes]) -> list[bytes]:
-        """Each element as an object. A null is one without members, as a null on a path is."""
+        """Return each element as an object.
+
+        A null becomes an empty object, because nulls on paths are read that way.
+        """
         if self._member is not None:
             begin = b'{"%b":' % self._member.encode()
             return [b"%b%b}" % (begin, raw) for raw in raws]
@@ -204,21 +211,24 @@ class ElementDecoder:
         return InvalidEvent(verdict.reason, verdict.field, detail)
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """A field's value in each event."""
+        """Return a field's value in each event."""
         return self._decoder.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object; `raws` are the elements' texts, for fields of type json."""
+        """Return the fields of each event as a JSON object.
+
+        Fields of type json are taken from the JSON texts `raws`.
+        """
         return self._decoder.as_json(events, self._documents(list(raws)))
 
 
 @dataclass(frozen=True)
 class Origins:
-    """Where the events of exploded arrays are from.
+    """The records from which the events of exploded arrays come.
 
     Attributes:
         starts: the index of the first event of each record, and at the end the number of all events.
-        steps: where the array is in a record.
+        steps: the path of the array in a record.
         document: returns the event of a record as JSON.
         ignored: the indexes of records that the format's policy leaves out.
     """
@@ -229,7 +239,7 @@ class Origins:
     ignored: frozenset[int] = frozenset()
 
     def place(self, index: int) -> tuple[int, int]:
-        """Return the index of an event's record, and the place in its array."""
+        """Return the index of an event's record, and the index of the event in the record's array."""
         record = bisect_right(self.starts, index) - 1
         return record, index - self.starts[record]
 
@@ -238,18 +248,18 @@ class Origins:
         return _texts(self.document(raw), self.steps)[place]
 
 
-@lru_cache(maxsize=32)  # of a few records, several elements are asked for one after the other
+@lru_cache(maxsize=32)  # because several elements of the same record are requested one after the other
 def _texts(raw: bytes, steps: Steps) -> list[bytes]:
     return items(text_at(raw, steps) or b"[]")
 
 
 def _within(field: FieldSpec) -> Steps:
-    """Where a field is in an element."""
+    """Return the path of a field within an element."""
     return field.steps[len(field.array or ()) + 1 :]
 
 
 def _with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
-    """The pipeline as if these were all its fields; the event time may be none of them."""
+    """Return the pipeline with only these fields. If the event time is not one of them, it has no field."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})

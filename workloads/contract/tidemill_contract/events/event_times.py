@@ -1,4 +1,4 @@
-"""Checks event times: they must be from 1970 on, and not too far ahead of the clock."""
+"""Checks that event times are not before 1970 and not too far ahead of the clock."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO, counts_se
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 MIN_TIMESTAMP_MS, MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
-"""The years 1 to 9999."""
+"""The first and the last millisecond of the years 1 to 9999."""
 
 
 class EventTimes:
     """Checks the event times of one pipeline, in epoch milliseconds."""
 
     def __init__(self, field: str | None, max_future_ms: int) -> None:
-        """Create the check; `field` is the field with the event time, None: the record's own timestamp is used."""
+        """Create the check. `field` is the field with the event time, or None if the record's timestamp is used."""
         self._field, self._max_future_ms = field, max_future_ms
 
     def latest(self, now_ms: int) -> int:
@@ -23,7 +23,10 @@ class EventTimes:
         return now_ms + self._max_future_ms
 
     def surely(self, values: Sequence[int], *, own: bool, now_ms: int) -> bool:
-        """Whether all times of a field are certainly valid, `own`: as event times. If not, check them one by one."""
+        """Return whether all times of a field are certainly valid. If not, they must be checked one by one.
+
+        `own` says whether the field is the event time.
+        """
         low, high = min(values), max(values)
         if own:
             return low > SECONDS_TO and high <= self.latest(now_ms)
@@ -35,7 +38,7 @@ class EventTimes:
         """Check a record's own timestamp as the event time.
 
         Raises:
-            InvalidEvent: it is in seconds, before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the timestamp is in seconds, is before 1970, or is further ahead of `now_ms` than maxFuture.
         """
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
             raise counts_seconds(None, record_time_ms)
@@ -45,7 +48,7 @@ class EventTimes:
         """Check an event time.
 
         Raises:
-            InvalidEvent: it is before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the time is before 1970, or further ahead of `now_ms` than maxFuture.
         """
         if event_time_ms < 0:
             detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"

@@ -1,4 +1,4 @@
-"""The fields of a pipeline's events: where they are, what their values may be, and which structs read them."""
+"""The fields of a pipeline's events: their paths, the values they accept, and the structs that they are read into."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
-# The key is a field of the event, so a record may hold almost twice an event's bytes. The rest is for headers.
+# The record key is a copy of a field, so a record can have almost twice the bytes of its event. The rest is for
+# headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
@@ -24,25 +25,26 @@ class EventFields:
     """The fields of one pipeline's events.
 
     Attributes:
-        names: the fields that are read from the event, but those of type json.
-        event_time: the field of the event time; None: the record has the time, not the event.
-        exact: whether microseconds of event times are wanted.
-        kinds: names of the fields' types, for messages.
-        steps: the fields' paths.
-        timestamps: the fields of type timestamp. Those without a format come first, because an event may be read again
-            while they are converted.
-        formats: the formats of timestamps that have one.
+        names: the fields that are read from the event, except fields of type json.
+        event_time: the field with the event time; None: the event time is not in the event.
+        exact: whether the microseconds of event times are computed.
+        kinds: the type of each field, for messages.
+        steps: the path of each field.
+        timestamps: the fields of type timestamp. Timestamps without a format come first: while they are converted, the
+            event may be read again, which would undo conversions of timestamps with a format.
+        formats: the format of each timestamp that has a format.
         decimals: the fields of type decimal.
-        strings, lists: the fields of type string and strings.
-        group_strings: the strings that an aggregation groups by.
-        times: the limits of event times.
-        takes_any: whether an object with none of the fields would be valid, so that an envelope must be looked for.
-        kept: the fields of type json; None: there are none.
+        strings: the fields of type string.
+        lists: the fields of type strings.
+        group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
+        times: the check of event times.
+        takes_any: whether an object without any of the fields is valid. Such an object may be an envelope.
+        kept: the fields of type json; None: there is no such field.
         shape: the structs that events are read into.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, element: bool) -> None:
-        """Prepare the fields; the arguments are those of `EventDecoder`."""
+        """Prepare the fields. The arguments are those of `EventDecoder`."""
         fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
         kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
         self.kept = KeptJson(kept) if kept else None

@@ -1,6 +1,6 @@
-"""Reads and judges events one by one, and says what is wrong with an invalid one.
+"""Reads and validates events one by one, and returns the reason why an event is invalid.
 
-Some values that msgspec refuses or rounds have only one possible meaning. They are rewritten and read again.
+msgspec refuses or rounds some values that have only one possible meaning. Such values are rewritten and read again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tidemill_contract.events.types import read_time
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What a reader raises on bytes that are not JSON, or not JSON of the expected types."""
+"""The errors that a reader raises for bytes that are not JSON, or not JSON of the expected types."""
 
 
 class EventJudge:
-    """Reads and judges events one by one."""
+    """Reads and validates events one by one."""
 
     def __init__(self, fields: EventFields) -> None:
         """Create the judge of a pipeline's events."""
@@ -48,7 +48,7 @@ class EventJudge:
             if time is not value:
                 self._fields.shape.put([event], name, [time])
         self._fields.decimals.scale(self._fields.shape, event)
-        # JSON can only hold a NUL as an escape.
+        # JSON can contain NUL only as this escape, so all other events skip the check.
         if b"\\u0000" in raw:
             self._check_nul(event)
         if len(raw) > MAX_KEY_BYTES:
@@ -60,9 +60,9 @@ class EventJudge:
         return event, micros
 
     def cut(self, raw: bytes, event: Any) -> Any:
-        """Return the event with times that are truncated to microseconds, where msgspec may have rounded one up."""
-        # A time that was rounded up into another millisecond has 0 microseconds within it. Rounding within a
-        # millisecond only matters to an exact decoder.
+        """Return the event with its times truncated to microseconds. msgspec may have rounded a time up."""
+        # A time that was rounded up into the next millisecond has 0 microseconds within that millisecond. So only such
+        # times are checked, unless the decoder is exact: then rounding within a millisecond matters too.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -104,7 +104,7 @@ class EventJudge:
         raise refused(raw, error, self._fields.kinds) from None
 
     def _read_extracted(self, raw: bytes) -> Any:
-        """Read an event that the nested structs refused: find each field by its path, and read a flat event."""
+        """Find each field by its path, and read a flat event. It is used for events that the nested structs refused."""
         try:
             found = self._fields.shape.extracted(raw)
         except msgspec.ValidationError as error:

@@ -1,6 +1,6 @@
-"""Fields of type json: stored with the raw event, unchanged, and not used for anything else.
+"""Fields of type json. They are stored unchanged with the raw event, and not used for anything else.
 
-They are cut from an event's bytes only when the event is stored, so that other fields may have a path into them.
+A json field is taken from an event's bytes only when the event is stored, so other fields may have a path into it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
 
 JSON = "json"
-"""The type of these fields in the spec."""
+"""The name of this type in the spec."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -24,12 +24,12 @@ class KeptJson:
     """The fields of type json of one pipeline."""
 
     def __init__(self, places: dict[str, Steps]) -> None:
-        """Create it; `places` are the paths of the fields by name."""
+        """Prepare the fields. `places` has the path of each field by name."""
         self._places = places
 
     def unusual(self, parts: Sequence[bytes]) -> bool:
-        """Return whether some events must be checked one by one; `parts` are the bytes of many events together."""
-        # In members that it skips, the JSON reader accepts bytes that are not UTF-8.
+        """Return whether some events must be checked one by one. `parts` are the bytes of many events together."""
+        # This is checked here, because the JSON reader accepts bytes that are not UTF-8 in members that it skips.
         try:
             for part in parts:
                 part.decode()
@@ -54,7 +54,7 @@ class KeptJson:
                 raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
 
     def added(self, fields: bytes, raw: bytes) -> bytes:
-        """Return the JSON object `fields` with the json fields of an event added; an absent one is null."""
+        """Return the JSON object `fields` with the json fields of an event added. An absent field is null."""
         found = self._texts(raw)
         texts = (b'"%b":%b' % (name.encode(), found.get(name, b"null")) for name in self._places)
         begin = fields[:-1] + (b"," if len(fields) > 2 else b"")
@@ -66,7 +66,7 @@ class KeptJson:
 
 
 def text_at(raw: bytes, steps: Steps) -> bytes | None:
-    """The JSON text at a path; None: nothing is there, or what is on the path is neither object nor array."""
+    """Return the JSON text at a path, or None if the path leads to no value."""
     text: bytes | None = raw
     for step in steps:
         try:

@@ -1,8 +1,8 @@
 """Reads events member by member, and rewrites values that the typed decoder refuses although their meaning is clear.
 
-- An integer may be written as `200.0` or `2e2`, as data frames do.
+- An integer may be written as `200.0` or `2e2`, for example by data frame libraries.
 - A time may be a date alone, which means midnight UTC.
-- Fractions of seconds are truncated to microseconds. The typed decoder would round them, and so could move an event
+- Fractions of seconds are truncated to microseconds. The typed decoder would round them, which could move an event
   into the next window.
 
 The typed decoder then reads the rewritten event, so that it validates every event.
@@ -19,10 +19,10 @@ import msgspec
 Members = dict[str, bytes]
 """The JSON text of each member of an event. If a name occurs twice, the last member counts."""
 
-# The typed decoder rounds at the seventh digit. The pattern begins with the dot, because JSON has fewer dots than
-# colons.
+# This finds times that the typed decoder rounds up, by their seventh digit. The pattern begins with the dot, because
+# JSON has fewer dots than colons, so the search is faster.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
-# If a dot, a digit or a colon is written as an escape, the pattern above does not find the fraction.
+# This finds a dot, a digit or a colon that is written as an escape, because the pattern above cannot match escapes.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -53,12 +53,12 @@ def items(raw: bytes) -> list[bytes]:
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Whether the typed decoder may have rounded up a time in these bytes, which are one or more events."""
+    """Return whether the typed decoder may have rounded up a time in these bytes, which are one or more events."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
 def mended(found: Members, kinds: Mapping[str, str]) -> bytes | None:
-    """Return the event with its values rewritten for the typed decoder; None if there is nothing to rewrite.
+    """Return the event with its values rewritten for the typed decoder, or None if there is nothing to rewrite.
 
     Args:
         found: the event's members.
@@ -86,9 +86,9 @@ def as_object(found: Members) -> bytes:
 
 
 def whole_number(text: str) -> int | None:
-    """Return the exact integer of a JSON number such as `2e2`; None if it has a fraction, or is no number.
+    """Return the exact integer of a JSON number such as `2e2`, or None if the text has a fraction or is no number.
 
-    For a number far outside 64 bits, some other integer outside of 64 bits is returned, to bound time and memory.
+    For a number far outside 64 bits, another integer outside 64 bits is returned, which limits time and memory.
     """
     try:
         number = Decimal(text)

@@ -2,7 +2,7 @@
 
 Everybody who can write to the events topic can also write the mark. This does no harm to other events, because a
 marked record always becomes a dead letter. The headers are only trusted if the decoder refuses the event too, and if
-their reason is one that a decoder can give.
+the reason in them is one that a decoder can return.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _GIVEN = frozenset(Reason) - {Reason.EXPRESSION_FAILED, Reason.REFUSED_BY_DATABA
 def headers(verdict: InvalidEvent) -> Headers:
     """Return the headers for the record of a refused event."""
     made = [(REASON_HEADER, str(verdict.reason).encode())]
-    # Senders choose the names of unknown fields. So texts are truncated, and NUL, which Postgres refuses, is escaped.
+    # Senders choose the names of unknown fields, so a text can be long or contain NUL, which Postgres refuses. So texts
+    # are truncated, and NUL is escaped.
     for name, text, characters in (
         (FIELD_HEADER, verdict.field, _FIELD_CHARACTERS),
         (DETAIL_HEADER, verdict.detail, _DETAIL_CHARACTERS),
@@ -40,12 +41,12 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, found: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Return the verdict on a marked record; None if ingest cannot have written the record.
+    """Return the verdict on a marked record, or None if ingest cannot have written the record.
 
     Args:
         value: the record's bytes, with the mark.
         found: the record's headers.
-        refusal: returns the decoder's own verdict on an event's bytes; None: the event is valid.
+        refusal: a function that returns the decoder's verdict on an event's bytes, or None if the event is valid.
     """
     texts = {name: raw.decode("utf-8", "replace") for name, raw in found if raw is not None}
     if texts.get(REASON_HEADER) not in _GIVEN:

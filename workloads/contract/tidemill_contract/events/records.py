@@ -1,4 +1,4 @@
-"""Decodes whole records: the event, and fields from its envelope, the record's key, headers, time and place.
+"""Decodes whole records: the event, and fields from its envelope, the record's key, headers, timestamp and offset.
 
 Texts of the key and of headers are written as the members of an event of their own, so that one decoder judges both
 and gives the same reasons. Where an array is exploded, what is judged here is the record without its elements.
@@ -21,7 +21,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 _TEXTS = ("key", "header")
 _MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
-"""The most texts of headers and keys that are cached as JSON, because they repeat; and the longest of them."""
+"""The maximum number and size of the cached JSON texts of headers and keys. They are cached because they repeat."""
 
 
 class Record(Protocol):
@@ -91,9 +91,9 @@ class RecordDecoder:
     def decode_whole(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int, records: Sequence[Record]
     ) -> Decoded | None:
-        """Decode many with the elements of their arrays as `elements` says; None: that does not do.
+        """Decode records and their elements together, or return None if each record must be decoded by itself.
 
-        Arguments as those of `decode_all`.
+        The arguments are those of `decode_all`.
         """
         if self._whole is None or self._array is None or self._reader is not None:
             return None
@@ -121,7 +121,7 @@ class RecordDecoder:
     def _read_texts(
         self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
     ) -> Decoded:
-        """Decode the texts of the records at these places as events; verdicts are added to `invalid`."""
+        """Decode the texts of the records with the indexes `at` as events. Verdicts are added to `invalid`."""
         assert self._beside is not None  # noqa: S101 - checked by the caller
         documents = []
         for index in at:
@@ -133,7 +133,8 @@ class RecordDecoder:
         return self._beside.decode_all(documents, now_ms)
 
     def _document(self, record: Record) -> bytes:
-        # Of several headers with the same name the last counts, as for Kafka's clients. The key is stored under None.
+        # If several headers have the same name, the last one counts, as in Kafka's clients. The key is stored under
+        # None.
         held: dict[str | None, bytes | None] = dict(record.headers() or ())
         held[None] = record.key()
         texts = tuple(map(held.get, self._places))
@@ -152,7 +153,7 @@ class RecordDecoder:
         return msgspec.json.encode(members)
 
     def refusal(self, raw: bytes, now_ms: int, record: Record | None = None) -> InvalidEvent | None:
-        """Return the verdict on a record at wall time `now_ms`; None: the event is valid."""
+        """Return the verdict on a record at wall time `now_ms`, or None if the event is valid."""
         decoded = self.decode_all([raw], now_ms, records=[] if record is None else [record])
         return decoded.invalid.get(0)
 
@@ -187,4 +188,4 @@ def _own(record: Record, origin: str) -> int | None:
         case "offset":
             return record.offset()
     time = record.timestamp()[1]
-    return time if time is not None and time >= 0 else None  # -1: the record has none
+    return time if time is not None and time >= 0 else None  # a negative value means that the record has no timestamp

@@ -1,7 +1,7 @@
 """The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field in them.
 
-An event without paths is one flat struct. Paths make structs within structs, so that a value is read in place, without
-dictionaries and without a copy. An event that the reader refuses is taken apart member by member (`extracted`), and
+An event without paths is one flat struct. Paths lead to nested structs, so that a value is read without dictionaries
+and without a copy. If the reader refuses an event, the event's fields are found member by member (`extracted`) and
 read again as a flat event.
 """
 
@@ -24,14 +24,17 @@ from tidemill_contract.resource.paths import Step, Steps
 
 @dataclass(frozen=True)
 class Leaf:
-    """A field.
+    """A field in the layout of events.
 
     Attributes:
-        kind: the type that the JSON reader takes, without null.
-        default: the value of absent and null ones, as events have it.
-        beside: whether it is no member of the event; it is put there later (`put`).
-        unread: whether it is only there so that strict events may have it.
-        holds: of the array that is exploded, a field of its elements; it is no field itself.
+        name: the name of the field.
+        steps: the path of the field.
+        kind: the type that the JSON reader accepts, without null.
+        required: whether the event must have the field.
+        default: the value if the field is absent or null, as in decoded events.
+        beside: whether the value is not in the event. It is set later, by `put`.
+        unread: whether the value is not read. The field only exists so that strict events may contain it.
+        holds: for the exploded array, which is no field itself, the name of a field of its elements.
     """
 
     name: str
@@ -46,7 +49,7 @@ class Leaf:
 
 @dataclass
 class _Node:
-    """A member whose own members are read: an object by name, or an array by place."""
+    """A member whose own members are read: an object with members by name, or an array with elements by index."""
 
     steps: Steps = ()
     children: dict[Step, _Node | Leaf] = field(default_factory=dict)
@@ -75,17 +78,17 @@ class Shape:
         type: the struct that the JSON reader fills.
         flat: the struct with all fields by name; the same as `type` if no field has a path.
         nested: whether `type` and `flat` differ.
-        first: for each field whose member an earlier field reads too, the name of that field, which stands for it.
-        tops: the names of the event's own members that are read.
+        first: for each field whose member an earlier field reads too, the name of that earlier field.
+        tops: the names of the event's top-level members that are read.
     """
 
     def __init__(self, leaves: Sequence[Leaf], *, strict: bool) -> None:
         """Compile the structs.
 
         Args:
-            leaves: the fields. No path is the beginning of another one. Those of one path differ only in name and
-                `required`.
-            strict: whether members on no path are refused.
+            leaves: the fields. No path is the beginning of another path. Fields with the same path differ only in name
+                and `required`.
+            strict: whether an event with a member that is on no path is refused.
         """
         self._strict = strict
         self._root, self._inner = _Node(), list[_Node]()
@@ -113,7 +116,7 @@ class Shape:
         node = self._root
         for depth, step in enumerate(leaf.steps[:-1], 1):
             child = node.children.setdefault(step, _Node(leaf.steps[:depth]))
-            assert isinstance(child, _Node)  # noqa: S101 - no path begins with another one
+            assert isinstance(child, _Node)  # noqa: S101 - no path is the beginning of another path
             node = child
         node.children[leaf.steps[-1]] = leaf
 
@@ -162,7 +165,10 @@ class Shape:
         deque(map(setattr, owners, repeat(name), values), maxlen=0)
 
     def _fill(self, events: Sequence[Any]) -> None:
-        """Replace null objects on paths by empty ones. Few events have them, so this is only done when it is needed."""
+        """Replace null objects on paths with empty objects.
+
+        Few events have null there, so this is only done after an attribute was not found.
+        """
         for node in self._inner:  # outer nodes come before inner ones
             outer, _, attribute = node.owner[:-1].rpartition(".")
             held = events if not outer else list(map(attrgetter(outer), events))
@@ -171,7 +177,7 @@ class Shape:
                     setattr(holder, attribute, node.type())
 
     def read_flat(self, raw: bytes) -> Any:
-        """Read a flat event, whose members are the fields by name, and return it in the layout of `type`.
+        """Read a flat event, in which the members are the fields by name, and return it as an object of `type`.
 
         Raises:
             msgspec.ValidationError: the event is not valid.
@@ -193,7 +199,7 @@ class Shape:
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
         """Return the events as structs of all fields by name.
 
-        `shown`: for some fields, by name, the function that writes a value that is not null as a text.
+        `shown` has functions for some fields, by name. They convert a value that is not null to a text.
         """
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
@@ -207,7 +213,7 @@ class Shape:
         return [self._shown(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def extracted(self, raw: bytes) -> Members:
-        """Return the JSON texts of an event's fields by name; of an event without paths, the texts of all members.
+        """Return the JSON texts of an event's fields by name. If no field has a path, return the texts of all members.
 
         Raises:
             InvalidEvent: a member on a path is neither an object nor null, or a strict event has an unknown member.
@@ -272,13 +278,13 @@ def _new(kind: Any) -> Any:
 def _struct(
     name: str, fields: Sequence[Any], *, strict: bool, rename: Mapping[str, str] | None = None
 ) -> type[msgspec.Struct]:
-    # Fields without a default come first, as in the signature of a function.
+    # Fields without a default must come first, as in the signature of a function.
     ordered = [tuple(each) for each in fields if len(each) == 2] + [tuple(each) for each in fields if len(each) > 2]
     return msgspec.defstruct(name, ordered, kw_only=True, forbid_unknown_fields=strict, gc=False, rename=rename)
 
 
 def _array(name: str, fields: Sequence[Any]) -> type[msgspec.Struct]:
-    """Return the struct of an array's first items. Items that are not read stay raw JSON."""
+    """Return the struct for the first items of an array. Items that are not read stay raw JSON."""
     by_place = {step: rest for step, *rest in fields}
     last_needed = max((step for step, rest in by_place.items() if len(rest) == 2), default=-1)
     ordered: list[tuple[Any, ...]] = []

@@ -1,7 +1,8 @@
-"""Reads timestamps with a format or zone: numbers of a unit since 1970, texts by a pattern, times without a zone.
+"""Reads timestamps of fields with a format or a zone.
 
-The JSON reader returns the number or the text. This module converts it to microseconds since 1970. Fractions are
-truncated, never rounded, so that no time moves into a later window.
+Such a timestamp is a number in some unit since 1970, a text that follows a pattern, or a time without a zone. The JSON
+reader returns the number or the text, and this module converts it to microseconds since 1970. Fractions are truncated,
+never rounded, so that no time moves into a later window.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from tidemill_contract.times import read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
-"""The power of ten by which a unit is multiplied to get microseconds."""
+"""The power of ten by which a number in each unit is multiplied to get microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
 _TEXTS_KEPT = 16_384
 _MOST_DIGITS, _BEYOND = 25, 10**40
-"""Numbers with more digits are beyond the year 9999 in every unit. `_BEYOND` replaces them, to bound the memory."""
+"""Numbers with more digits are beyond the year 9999 in every unit. `_BEYOND` replaces them, to limit the memory."""
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _TRIED = dt.datetime(2000, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
@@ -35,7 +36,7 @@ def check_format(text: str) -> None:
     """Check a format.
 
     Raises:
-        ValueError: the text is not a format; the message is `message: remedy`.
+        ValueError: the text is not a format. The text of the error is `message: remedy`.
     """
     if text in UNITS or text == RFC3339:
         return
@@ -54,7 +55,7 @@ def check_zone(name: str) -> None:
     """Check the name of a time zone.
 
     Raises:
-        ValueError: no zone has this name; the message is `message: remedy`.
+        ValueError: no zone has this name. The text of the error is `message: remedy`.
     """
     try:
         if _ZONE.fullmatch(name) is None:
@@ -70,7 +71,7 @@ class TimeFormat:
     Attributes:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
-        guesses: whether numbers are checked for a wrong unit; not if the format names a unit or a pattern.
+        guesses: whether numbers are checked for a wrong unit. They are not if the format is a unit or a pattern.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:
@@ -81,12 +82,12 @@ class TimeFormat:
         self._read_text = lru_cache(maxsize=_TEXTS_KEPT)(self._micros_of_text)
         self.guesses = text == RFC3339
         self.name = text if zone is None else f"{text} in {zone}"
-        # The JSON reader makes a float of a number with a point, unless the type asks for a decimal.
+        # The type includes decimals, because the JSON reader would otherwise read a number with a point as a float.
         self.type: Any = int | str if self._unit is None else int | decimal.Decimal
 
     @classmethod
     def of(cls, field: FieldSpec) -> TimeFormat | None:
-        """Return the format of a timestamp field; None: the JSON reader itself reads RFC 3339 and milliseconds."""
+        """Return the format of a timestamp field, or None if the JSON reader itself can read the values."""
         if field.type != "timestamp" or (field.format in (None, RFC3339) and field.zone is None):
             return None
         return cls(field.format or RFC3339, field.zone)
@@ -95,7 +96,7 @@ class TimeFormat:
         """Return the microseconds since 1970 of a value from the JSON reader.
 
         Raises:
-            ValueError: the value does not have this format, or is no time.
+            ValueError: the value does not have this format, or is not a time.
         """
         if self._unit is not None:
             return _scaled(value, self._unit)
@@ -104,10 +105,10 @@ class TimeFormat:
         return self._read_text(value)
 
     def all_micros(self, values: Sequence[Any]) -> list[int | None]:
-        """Return the microseconds since 1970 of many values; None stays None.
+        """Return the microseconds since 1970 of many values. None stays None.
 
         Raises:
-            ValueError: at least one value does not have this format, or is no time.
+            ValueError: at least one value does not have this format, or is not a time.
         """
         kinds = set(map(type, values))
         if self._unit is not None and kinds == {int}:
@@ -141,7 +142,7 @@ class TimeFormat:
 
 
 def _scaled(value: int | decimal.Decimal, digits: int) -> int:
-    """Return a number times 10^digits, rounded down, as an integer. It converts a unit to microseconds."""
+    """Return a number times 10^digits, rounded down to an integer. This converts a unit to microseconds."""
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)

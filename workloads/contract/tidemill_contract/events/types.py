@@ -54,7 +54,7 @@ def epoch_ms(moment: dt.datetime) -> int:
 
 
 def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
-    """Epoch milliseconds of times of these kinds as the JSON reader gives them: numbers, moments, nulls."""
+    """Return times from the JSON reader as epoch milliseconds. `kinds` are their types: int, datetime and None."""
     if kinds != {dt.datetime}:
         return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
     spans = map(sub, values, repeat(EPOCH))
@@ -62,7 +62,7 @@ def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
 
 
 def micros_of(moment: dt.datetime | int | None) -> int:
-    """The microseconds of a moment beyond its millisecond."""
+    """Return the microseconds of a time within its millisecond, from 0 to 999."""
     return moment.microsecond % 1000 if isinstance(moment, dt.datetime) else 0
 
 
@@ -119,10 +119,10 @@ def check_default(field: FieldSpec) -> None:
 
 
 def default_of(field: FieldSpec) -> Any:
-    """Return a field's default as the JSON reader would return it; None: the field has no default.
+    """Return a field's default as the JSON reader would return it, or None if the field has no default.
 
     Raises:
-        ValueError: the default is not a value of the field's type; the text is `message: remedy`.
+        ValueError: the default is not a value of the field's type. The text of the error is `message: remedy`.
     """
     if field.default is None:
         return None

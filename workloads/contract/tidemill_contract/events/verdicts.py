@@ -1,16 +1,16 @@
-"""The reasons why an event is not counted, the verdict on one event, and the headers that carry it in a record."""
+"""The reasons why an event is not counted, the verdict on an event, and the headers that a record has for it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 QUARANTINE_PREFIX = b"\x00"
-"""First byte of an event that ingest has refused. No JSON text starts with it, so no decoder accepts such a record."""
+"""First byte of an event that ingest refused. No JSON text starts with this byte, so no decoder accepts the record."""
 REASON_HEADER, FIELD_HEADER, DETAIL_HEADER = "reason", "field", "detail"
 
 
 class Reason(StrEnum):
-    """Why an event is a dead letter."""
+    """The reason why an event is a dead letter."""
 
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
@@ -36,8 +36,8 @@ class InvalidEvent(Exception):
     """The verdict on an invalid event.
 
     Attributes:
-        reason: why it is invalid.
-        field: the field at fault; None: the fault concerns the whole event.
+        reason: the reason why the event is invalid.
+        field: the field with the fault; None: the fault is in the whole event.
         detail: the value received, the value expected, and the remedy.
     """
 

@@ -1,1 +1,1 @@
-"""Aggregate functions: their partials, how partials merge, and how an answer is read from them."""
+"""Aggregate functions: the partials that they store, and the SQL that merges partials and computes answers."""

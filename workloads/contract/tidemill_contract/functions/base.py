@@ -1,8 +1,9 @@
 """The base classes of aggregate functions and of the kinds of columns that they store.
 
-A function is one object: its parameters, the fields it takes, the columns it stores, how its answer is read from them
-and how it is documented. How columns merge and roll up belongs to their kind, which functions share. The registry lists
-the functions. The spec's enum, the rules, the CRD, the OpenAPI schema and the reference pages are generated from it.
+A function is one object. It has the function's parameters, the types of fields, the stored columns, the SQL of the
+answer, and the texts for the documentation. The SQL that merges and rolls up a column belongs to the column's kind,
+which several functions can share. The registry lists the functions. The spec's enum, the rules, the CRD, the OpenAPI
+schema and the reference pages are generated from the registry.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 ANY: tuple[str, ...] = get_args(FieldType)
 NUMERIC: tuple[str, ...] = ("integer", "number", "decimal", "boolean")
 STRINGS = "strings"
-"""The type of a field that is an array of strings; each string of it counts."""
+"""The type of a field that is an array of strings. A function counts each string in the array."""
 WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
 ORDERED: tuple[str, ...] = ("integer", "number", "decimal", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53
-"""A double represents every integer up to this exactly."""
+"""A double represents every integer up to this one exactly."""
 
 SQL_TYPES: dict[str, str] = {
     "string": 'text COLLATE "C"',
@@ -39,7 +40,7 @@ SQL_TYPES: dict[str, str] = {
     "timestamp": "timestamptz",
     **dict.fromkeys(DECIMALS, "numeric"),
 }
-"""By the type, with the scale of a decimal."""
+"""The SQL type for each spec type. Types of decimals include the scale."""
 
 
 class Metric(Protocol):
@@ -55,15 +56,15 @@ class Metric(Protocol):
 
     @property
     def field(self) -> str | None:
-        """The field whose values the function aggregates; None: it aggregates events."""
+        """The field whose values the function aggregates; None: the function aggregates events."""
 
     @property
     def where(self) -> str | None:
-        """The condition that an event must fulfil to count; None: every event counts."""
+        """The condition that an event must fulfil to count in the metric; None: every event counts."""
 
 
 class StoredColumn(Protocol):
-    """A stored column, with what the SQL of its kind needs."""
+    """A stored column, with the properties that the SQL of its kind uses."""
 
     @property
     def kind(self) -> str:
@@ -75,11 +76,11 @@ class StoredColumn(Protocol):
 
     @property
     def listed(self) -> int:
-        """The greatest number of values that a metric lists from it (`topk`); 0: none lists values."""
+        """The greatest number of values that a metric (`topk`) lists from the column; 0: no metric lists values."""
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """The bounds of a histogram; empty for other kinds."""
+        """The bounds of a histogram. They are empty for other kinds."""
 
     @property
     def quoted(self) -> str:
@@ -96,11 +97,11 @@ class PartialKind:
     Attributes:
         name: the first part of the columns' names.
         sql_type: returns the column's SQL type for a field's spec type.
-        merge: returns SQL that merges the values of row `old` and row `new` (aliases); nulls are allowed.
+        merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both may be null.
         rollup: returns an SQL aggregate that merges the values of many rows.
-        ordered: processors must read events in the order of event time to fill it.
-        refining: it only adds precision to another column; a null in it counts as zero.
-        sketch: it holds frames of `sketches`.
+        ordered: whether processors must read events in the order of event time to fill the column.
+        refining: whether the column only adds precision to another column. A null then counts as zero.
+        sketch: whether the column stores frames of `sketches`.
     """
 
     name: str
@@ -113,7 +114,7 @@ class PartialKind:
 
 
 def always(sql_type: str) -> Callable[[str], str]:
-    """Return a function that gives the same SQL type for fields of every type."""
+    """Return a function that returns the same SQL type for fields of every type."""
     return lambda _: sql_type
 
 
@@ -127,12 +128,13 @@ class Need:
     """A stored column that a metric needs.
 
     Attributes:
-        field: the metric's field; None: the column counts events, whatever their fields.
+        kind: the kind of the column.
+        field: the metric's field; None: the column counts events, and uses no field.
         by: a second field. Columns with the same `field` and a different `by` are different columns.
-        source: the field whose values the column holds; None: `field`.
+        source: the field whose values the column stores; None: the values are those of `field`.
         listed: the greatest number of values that the metric lists.
         bounds: the bounds of a histogram.
-        where: the metric's condition, normalised. `needed_partials` sets it; functions leave it out.
+        where: the metric's condition in its normal form. `needed_partials` sets it, functions do not.
     """
 
     kind: PartialKind
@@ -160,11 +162,11 @@ class Merged:
 
 
 class Parameters(BaseModel):
-    """The parameters of a function besides its field. Each is a member of the metric, with bounds and a description.
+    """The parameters of a function besides its field. Each parameter is a member of the metric in the spec.
 
     Attributes:
-        fields: the parameters that name a field or derive, with the types that this may have.
-        remedies: the remedy of the error about an absent parameter, by the parameter's name.
+        fields: the parameters that name a field or derive, each with the types that this field may have.
+        remedies: by parameter, the remedy in the error for an absent parameter.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
@@ -181,7 +183,7 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Item:
-    """The items of an answer that is a list: the OpenAPI schema of an object, with the schemas of its members."""
+    """The OpenAPI schema of the items of an answer that is a list. Each item is an object with these members."""
 
     name: str
     description: str
@@ -193,14 +195,15 @@ class Function:
 
     Attributes:
         name: the function's name in the spec.
-        value: what it answers, for the documentation.
+        value: the description of the answer, for the documentation.
         error: the greatest error of the answer, for the documentation.
-        takes: the types of fields that it aggregates.
-        alone: whether a metric may use it without a field.
-        parameters: its parameters besides the field, with an `example` of them.
-        kinds: the kinds of the columns that it stores for the metric's field.
-        zero_filled: the answer is 0 (not null) for a window without events, if a query asks for empty windows.
-        item: the items of its answer; None: the answer is not a list.
+        takes: the types of fields that the function aggregates.
+        alone: whether a metric may use the function without a field.
+        parameters: the class of the parameters besides the field.
+        example: values of the parameters, for the documentation.
+        kinds: the kinds of the columns that the function stores for the metric's field.
+        zero_filled: whether the answer for an empty window is 0, not null, if a query asks for empty windows.
+        item: the schema of the answer's items; None: the answer is not a list.
     """
 
     name: ClassVar[str]
@@ -219,9 +222,9 @@ class Function:
         return tuple(Need(kind, metric.field) for kind in self.kinds)
 
     def answer(self, merged: Merged) -> str:
-        """Return SQL for the answer, or for the bytes that the decoder reads. A value beyond a double is null.
+        """Return SQL for the answer, or for the bytes that the decoder reads. A value too large for a double is null.
 
-        The SQL of a decimal answers a scaled integer, with the scale of the answer's type.
+        If the answer is a decimal, the SQL returns a scaled integer with the scale of the answer's type.
         """
         raise NotImplementedError
 
@@ -234,5 +237,8 @@ class Function:
         return -math.inf, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any] | None:
-        """Return the function that turns the SQL result into the answer (null stays null); None: no decoding needed."""
+        """Return the function that converts the SQL result to the answer, or None if the result is the answer itself.
+
+        The function returns null for null.
+        """
         return None

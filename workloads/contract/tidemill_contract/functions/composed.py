@@ -1,7 +1,7 @@
-"""Metrics by `expression`: computed from the answers of other metrics of the aggregation, after merging.
+"""Metrics by `expression`. They are computed from the answers of other metrics of the aggregation, after merging.
 
-They store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules read answers from one
-SQL (`windows.answer_columns`), so a ratio is everywhere the ratio of the merged metrics.
+These metrics store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules all use the
+SQL of `windows.answer_columns`. So a ratio is always the ratio of the merged metrics.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from tidemill_contract.functions.base import Function, Metric
 from tidemill_contract.functions.registry import FUNCTIONS
 
 EXPRESSION = "expression"
-"""The function's name in a metric that has an expression instead."""
+"""The value of `function` in a metric that has an expression and no function."""
 
 
 def is_composed(metric: Metric) -> bool:
-    """Whether a metric is computed from other metrics."""
+    """Return whether a metric is computed from other metrics."""
     return metric.function == EXPRESSION
 
 
 def operands(metric: Metric) -> frozenset[str]:
-    """Return the names of the metrics in a metric's expression; none if it has a function."""
+    """Return the names of the metrics in a metric's expression. A metric with a function has no such names."""
     text = getattr(metric, EXPRESSION) if is_composed(metric) else None
     return columns(text) if text else frozenset()
 
@@ -34,7 +34,7 @@ def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
 
     Args:
         metrics: the aggregation's metrics by name.
-        name: the name of one of them.
+        name: the name of one of these metrics.
 
     Raises:
         ExpressionError: a metric is computed from itself.
@@ -78,7 +78,7 @@ def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str,
 
     Args:
         metrics: the aggregation's metrics by name.
-        answers: type and SQL of the answers of the metrics that have a function, by name.
+        answers: for each metric that has a function, by name, the type and the SQL of its answer.
         name: the name of a metric by expression, which is valid.
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
@@ -105,10 +105,10 @@ def _compiled(metrics: Mapping[str, Metric], metric: Metric, kinds: Mapping[str,
 
 
 def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:
-    """Refuse metrics whose answer is not a single value in SQL: lists, and answers decoded from a sketch.
+    """Refuse a metric whose answer is not a single value in SQL, because it is a list or is decoded from a sketch.
 
     Raises:
-        ExpressionError: the metric is one of these.
+        ExpressionError: the metric is such a metric.
     """
     metric = metrics.get(name)
     if metric is None or is_composed(metric):
@@ -125,7 +125,10 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the metrics with a function that a metric is computed from; the metric itself if it has a function."""
+    """Yield the metrics with a function that a metric is computed from.
+
+    If it has a function, yield the metric itself.
+    """
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):
         if not is_composed(by_name[needed]):

@@ -1,4 +1,4 @@
-"""Counts: of all events, of events in which a field is not null, and of values between bounds."""
+"""Functions that count all events, events in which a field is not null, and values between bounds."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _total(column: StoredColumn) -> str:
 
 
 COUNT = PartialKind(name="count", sql_type=always("bigint"), merge=_added, rollup=_total)
-"""The number of events. Every row has it."""
+"""The kind of the column with the number of events. Every row has this column."""
 VALUES = PartialKind(name="n", sql_type=always("bigint"), merge=_added, rollup=_total)
-"""The number of events in which the field is not null."""
+"""The kind of columns with the number of events in which the field is not null."""
 
 
 def _between(column: StoredColumn, old: str, new: str) -> str:
@@ -45,7 +45,8 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # array_agg makes a two-dimensional array from arrays of the same length; unnest reads it row by row.
+    # array_agg makes a two-dimensional array of the arrays, which have the same length, and unnest reads it row by row.
+    # So the place of a count follows from its number modulo the length.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -53,7 +54,7 @@ def _all_between(column: StoredColumn) -> str:
 
 
 BETWEEN = PartialKind(name="histogram", sql_type=always("bigint[]"), merge=_between, rollup=_all_between)
-"""The number of values below the first bound, between each bound and the next, and from the last bound on."""
+"""The kind of columns with numbers of values: below the first bound, from each bound to the next, and from the last."""
 KINDS = (COUNT, VALUES, BETWEEN)
 
 
@@ -95,7 +96,7 @@ class HistogramParameters(Parameters):
     remedies: ClassVar[Mapping[str, str]] = {"bounds": "add some in ascending order, such as bounds: [10, 100, 1000]"}
 
     bounds: Annotated[list[float], AfterValidator(_ascending)] = Field(
-        min_length=1, max_length=64, description="Ascending numbers between which values are counted."
+        min_length=1, max_length=64, description="Numbers in ascending order. The values between each two are counted."
     )
 
 
@@ -103,13 +104,13 @@ class Histogram(Function):
     """The number of values between each bound and the next."""
 
     name = "histogram"
-    value = "with ascending `bounds` (1 to 64): the number of values below the first, between two, and from the last on"
+    value = "the number of values between each two ascending `bounds` (1 to 64), below the first and from the last"
     takes = NUMERIC
     parameters = HistogramParameters
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
         "HistogramBucket",
-        "An item of a histogram: the number of values that are at least `from` and less than `to`; null: no bound.",
+        "An item of a histogram: the number of values that are at least `from` and less than `to`. Null is no bound.",
         {
             "from": {"anyOf": [{"type": "number"}, {"type": "null"}]},
             "to": {"anyOf": [{"type": "number"}, {"type": "null"}]},
@@ -118,7 +119,7 @@ class Histogram(Function):
     )
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return one column; each list of bounds has a column of its own."""
+        """Return one column. Each list of bounds has a separate column."""
         bounds = tuple(map(float, HistogramParameters.of(metric).bounds))
         return (Need(BETWEEN, metric.field, bounds=bounds),)
 

@@ -26,7 +26,7 @@ KINDS = (MEAN, LOW, M2)
 
 
 class Variance(Function):
-    """The variance of a field's values, as of a population."""
+    """The variance of a field's values as a population, not as a sample."""
 
     name = "variance"
     value = "the variance of the population"
@@ -35,7 +35,10 @@ class Variance(Function):
     kinds = (VALUES, MEAN, LOW, M2)
 
     def answer(self, merged: Merged) -> str:
-        """Return M2 divided by the count. For decimals, the M2 of their scaled integers is scaled back."""
+        """Return M2 divided by the count.
+
+        The M2 of decimals is that of scaled integers, so the quotient is scaled back.
+        """
         variance, scale = divided(finite(merged.columns["m2"]), merged.columns["n"]), scale_of(merged.field_type)
         return variance if not scale else f"({variance}) / 1e{2 * scale}::double precision"
 

@@ -1,8 +1,8 @@
-"""When processors began and stopped filling each partial column, and which rows contain all events of a metric.
+"""Computes which rows contain all events of a metric, from the periods in which processors filled each column.
 
-A column that was added later lacks the events counted before. So each set of filled columns has a number, its layout.
-Each row stores in `_since` the lowest layout of the processors that wrote it, and `_aggregations` stores the layout
-that each column was added with.
+A column that was added later lacks the events that were counted before. So each set of filled columns has a number, the
+layout. Each row stores in `_since` the lowest layout of the processors that wrote the row. `_aggregations` stores for
+each column the layout that added it.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""The column of every window table with the lowest layout of a row's writers."""
+"""The name of the column with the lowest layout of a row's writers. Every window table has it."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts in which processors fill one column; by default all of them.
+    """The layouts in which processors fill one column. By default, every layout fills it.
 
     Attributes:
-        since: the first layout that fills it now; None: it is no longer filled.
-        before: earlier periods, each as the layout that added the column and the `closed_until` (epoch ms) of the
-            moment when it was removed.
+        since: the first layout of the current period in which the column is filled; None: it is no longer filled.
+        before: the earlier periods. Each is the layout that added the column, and the value of `closed_until` (epoch
+            ms) when the column was removed.
     """
 
     since: int | None = 0
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return the SQL condition that the column contains all events of a row; None: true for every row.
+        """Return the SQL condition that the column contains all events of a row, or None if it does for every row.
 
-        A window that was closed when the column was removed took no event after that. So only its writers before the
-        removal matter.
+        A window that was closed when the column was removed got no event after that. So only the writers before the
+        removal matter for such a window.
 
         Args:
             end: SQL for the end of the row's window.
@@ -50,7 +50,7 @@ class Feed:
         return f"({' OR '.join(found)})" if found else "false"
 
     def left(self, closed_until: int | None) -> Feed:
-        """Return the feed after processors have stopped filling the column."""
+        """Return the feed after processors stopped filling the column."""
         if self.since is None or closed_until is None:
             return replace(self, since=None)
         return Feed(None, (*self.before, (self.since, closed_until)))
@@ -62,7 +62,7 @@ class Feeds:
 
     Attributes:
         layout: the number of the current set of columns. It grows with every change.
-        columns: the columns that were not filled from the first row on, by name.
+        columns: the feed of each column that was not filled from the first row on, by name.
     """
 
     layout: int = 0
@@ -70,7 +70,7 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """Read the columns `layout` and `fed` of `_aggregations`; None: an older schema has neither."""
+        """Read the columns `layout` and `fed` of `_aggregations`. Both are None if an older schema lacks them."""
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()
@@ -79,7 +79,7 @@ class Feeds:
 
     @property
     def fed(self) -> str:
-        """The columns as JSON; equal feeds give equal texts."""
+        """The columns as JSON. Equal feeds have equal texts."""
         columns = {name: {"since": feed.since, "before": feed.before} for name, feed in self.columns.items()}
         return json.dumps(columns, sort_keys=True)
 
@@ -90,13 +90,13 @@ class Feeds:
     def changed(
         self, known: Collection[str], wanted: Collection[str], *, there: Collection[str], closed_until: int | None
     ) -> Feeds:
-        """Return the feeds after the set of filled columns has changed; unchanged if the set is the same.
+        """Return the feeds after the set of filled columns changed. If the set is the same, the feeds are unchanged.
 
         Args:
             known: the columns of the table's last plan.
             wanted: the columns that processors fill from now on.
-            there: the columns that the table has now. A column that was lost is added again, empty.
-            closed_until: windows that end by this take no more events (epoch ms); None: no window is closed.
+            there: the columns that the table has now. A lost column is added again, and is then empty.
+            closed_until: windows that end by this time (epoch ms) get no more events; None: no window is closed.
         """
         fed = {column for column in known if column in there and self.of(column).since is not None}
         came, gone = set(wanted) - fed, fed - set(wanted)
@@ -110,13 +110,16 @@ class Feeds:
         return Feeds(layout, columns)
 
     def of_writer(self, columns: Collection[str]) -> int:
-        """Return what a writer of these columns stores in `_since`: the last layout of which it fills every column."""
+        """Return the layout that a writer of these columns stores in `_since`.
+
+        It is the last layout of which the writer fills every column.
+        """
         missing = [f.since for name, f in self.columns.items() if f.since is not None and name not in columns]
         return min(missing) - 1 if missing else self.layout
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the layout for readers, in which a metric is null if any of its rows lacks some of its events."""
+    """Return the layout for readers. A metric is null in it if any row lacks some events of the metric."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

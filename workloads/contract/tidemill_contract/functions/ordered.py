@@ -1,9 +1,10 @@
-"""The value of one event of a window: the first, the last, or the event in which another field is smallest or largest.
+"""Functions that return the value of one event of a window.
 
-Each value is stored with the position of its event: an array of event time, its microseconds, epoch, partition, offset
-and the place in an exploded array. Older rows have no microseconds. They compare by milliseconds, and a tie within one
-may go either way. `min_by` and `max_by` also store the value of the other field; of events with equal values the
-earliest counts.
+The event is the first one, the last one, or the one in which another field is smallest or largest. Each value is stored
+with the position of its event. A position is an array of event time, microseconds of the event time, epoch, partition,
+offset and the index in an exploded array. Positions in older rows have no microseconds. Such positions are compared by
+milliseconds, so the order of events within a millisecond is not certain. `min_by` and `max_by` also store the value of
+the other field. If this value is equal in several events, the earliest event counts.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tidemill_contract.functions.base import (
 
 
 def _of(name: str, *, earlier: str, pairwise: str, function: str, direction: str) -> tuple[PartialKind, PartialKind]:
-    """Return two kinds: the value, and the position of its event."""
+    """Return two kinds of columns: for the value, and for the position of its event."""
 
     def merged(column: StoredColumn, old: str, new: str) -> str:
         a, b, at = f"{old}.{column.quoted}", f"{new}.{column.quoted}", column.sibling(f"{name}_at")
@@ -56,7 +57,7 @@ LAST = _of("last", earlier=">", pairwise="greatest", function="max", direction="
 
 
 def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, PartialKind, PartialKind]:
-    """Return three kinds: the value, the other field's value, and the position of their event."""
+    """Return three kinds of columns: for the value, for the other field's value, and for the position of the event."""
 
     def merged(column: StoredColumn, old: str, new: str) -> str:
         key, at = column.sibling(f"key_{name}"), column.sibling(f"at_{name}")
@@ -75,7 +76,8 @@ def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, Par
         return best(column, column.quoted)
 
     def place(column: StoredColumn) -> str:
-        # As texts: array_agg of arrays gives an array of two dimensions, whose [1] is null.
+        # Positions are aggregated as texts, because array_agg of arrays returns a two-dimensional array, of which [1]
+        # is null.
         return f"{best(column, f'{column.quoted}::text')}::bigint[]"
 
     return (
@@ -95,8 +97,8 @@ class First(Function):
 
     name = "first"
     value = (
-        "the earliest value by event time, to the microsecond; equal times are ordered by partition, offset and place"
-        " in an exploded array"
+        "the earliest value by event time in microseconds; equal times are ordered by partition, offset and index in an"
+        " exploded array"
     )
     kinds = FIRST
 
@@ -118,19 +120,19 @@ class Last(Function):
 
 
 class RankedParameters(Parameters):
-    """The field that chooses the event."""
+    """The parameter `by` of `min_by` and `max_by`."""
 
     fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
     remedies: ClassVar[Mapping[str, str]] = {"by": "name the field or derive that is to be least or greatest"}
 
-    by: Name = Field(description="Field or derive that chooses the event whose value is taken.")
+    by: Name = Field(description="Field or derive that decides which event's value is returned.")
 
 
 class MinBy(Function):
     """The value in the event in which another field is smallest."""
 
     name = "min_by"
-    value = "the value of the event with the smallest `by` (of several, the earliest); both fields must not be null"
+    value = "the value in the event with the smallest `by`, or in the earliest such event; both must not be null"
     parameters = RankedParameters
     kinds = LOWEST
 
@@ -149,7 +151,7 @@ class MaxBy(MinBy):
     """The value in the event in which another field is largest."""
 
     name = "max_by"
-    value = "the same with the largest `by`"
+    value = "like `min_by`, but in the event with the largest `by`"
     kinds = HIGHEST
 
 

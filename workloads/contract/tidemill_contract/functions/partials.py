@@ -1,7 +1,7 @@
-"""Mergeable partial aggregates: which columns a metric needs, how two rows merge, how rows roll up.
+"""Mergeable partial aggregates: the columns that a metric needs, and the SQL that merges and rolls up their values.
 
-The operator creates the columns, the processor fills and merges them, the API rolls them up. This module writes SQL
-text and uses no database. Every identifier in it is a validated name in double quotes.
+The operator creates the columns, the processor fills and merges them, and the API rolls them up. This module writes SQL
+text and uses no database. Every identifier in the SQL is a validated name in double quotes.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ else:
     """The first part of a column's name."""
 
 _MAX_LABEL = 46
-"""Most bytes of a column's name besides its kind. Postgres allows names of 63 bytes."""
+"""The maximum number of bytes in a column's name besides its kind. Postgres allows names of 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
-"""Field types for callers that need only the names of columns, which do not depend on them."""
+"""Field types for callers that need only the names of columns. The names do not depend on the types."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
 ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
-    """Return a quoted SQL identifier. Callers validate names before; a double quote in one would be a defect."""
+    """Return a quoted SQL identifier. Callers have validated the name, so a double quote in it would be a defect."""
     if '"' in identifier or "\0" in identifier:
         raise ValueError(f"not an identifier: {identifier!r}")
     return f'"{identifier}"'
@@ -76,8 +76,9 @@ def quote(identifier: str) -> str:
 def column_of(kind: Kind, field: str) -> str:
     """Return the unquoted name of the column that stores `kind` of a field. It is unique for each kind and field.
 
-    The name is `_<kind>_<field>`. If that could also be a longer kind of another field (`last` of `at_home`,
-    `last_at` of `home`), a second underscore precedes the field: `_last__at_home`. No field begins with an underscore.
+    The name is `_<kind>_<field>`. This is ambiguous if it is also the name of a longer kind and another field, such as
+    `last` of `at_home` and `last_at` of `home`. Then two underscores precede the field, as in `_last__at_home`. No
+    field begins with an underscore.
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
@@ -91,8 +92,8 @@ class Conditional:
     """A column of a batch's frame: the values of a field in the events that fulfil a condition.
 
     Attributes:
-        where: the condition, normalised.
-        field: the field; None: the column only marks the events.
+        where: the condition in its normal form.
+        field: the field; None: the column only says which events fulfil the condition.
     """
 
     where: str
@@ -100,12 +101,12 @@ class Conditional:
 
     @property
     def condition(self) -> str:
-        """Name of the frame's column that is true where the condition is, else null. A field's name never has a `?`."""
+        """The name of the frame's column that is true where the condition is true, else null. No field has a `?`."""
         return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
 
     @property
     def column(self) -> str:
-        """Name of the frame's column with the field's value where the condition is true, else null."""
+        """The name of the frame's column with the field's value where the condition is true, else null."""
         return f"{self.field or ''}{self.condition}"
 
 
@@ -117,8 +118,8 @@ class Partial:
         listed: the greatest number of frequent values that a metric lists.
         by: a second field. Columns with the same `field` and a different `by` are different columns.
         bounds: the bounds of a histogram.
-        noted: the field whose values the column holds, and its spec type; None: it holds no field's values.
-        where: the normalised condition that an event must fulfil to count; None: all events count.
+        noted: the field whose values the column stores, and the field's spec type; None: it stores no field's values.
+        where: the condition that an event must fulfil to count, in its normal form; None: all events count.
     """
 
     kind: Kind
@@ -132,7 +133,7 @@ class Partial:
 
     @property
     def column(self) -> str:
-        """The column's name. It begins with an underscore, so that it differs from every name in a spec."""
+        """The column's name. It begins with an underscore, so it differs from every name in a spec."""
         plain = self.field is None and self.where is None
         return f"_{self.kind}" if plain else column_of(self.kind, self._label)
 
@@ -143,7 +144,7 @@ class Partial:
 
     @property
     def _label(self) -> str:
-        """The part of the name that differs between columns of a kind. A dot marks more than a field's name."""
+        """The part of the name that differs between columns of a kind. It has a dot unless it is a field's name."""
         field = self.field or ""
         if self.by is None and not self.bounds and self.where is None:
             return field
@@ -165,7 +166,7 @@ class Partial:
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a partial for internal use, merged like those of fields. A digit before its name makes it unique."""
+    """Return a partial for internal use, which is merged like partials of fields. No field begins with its digit 0."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -174,19 +175,21 @@ class AggregationLayout:
     """The columns of an aggregation's window table, and the lengths of its windows.
 
     Attributes:
-        group_by: group columns with their field types, in the spec's order.
-        partials: stored partial columns, without repeats; `_count` is always first.
-        metrics: the spec's metrics with the types of their fields; a metric by expression with the type of its answer.
-        size_ms: the length of a window; of sessions the greatest length, of calendar windows an upper bound.
-        pane_ms: the length of a stored row: the hop of hopping windows, otherwise the size; of calendar windows a lower
-            bound. Sessions are closed in steps of this length.
+        group_by: the group columns with their field types, in the spec's order.
+        partials: the stored partial columns, without repeats. `_count` is always the first.
+        metrics: the spec's metrics, each with the type of its field. For a metric by expression, this is the type of
+            its answer.
+        size_ms: the length of a window. For sessions it is the greatest length, for calendar windows an upper bound.
+        pane_ms: the length of a stored row, which is the hop of hopping windows, otherwise the size. For calendar
+            windows it is a lower bound. Sessions are closed in steps of this length.
+        grace_ms: how long a window stays open after the watermark has passed its end.
         grid: the starts and ends of stored rows.
         panes: the number of stored rows that make up a window.
         gap_ms: the silence that ends a session; None: the windows are no sessions.
-        reopen_ms: how long after its end a closed window still takes late events; None: never. If it does, each row
-            counts how often that happened.
-        whole: metrics of which some rows may lack events, each with the SQL condition that a stored row has them all
-            (see `feeds`). Only readers set it. The metric is null if the condition is false for any row.
+        reopen_ms: how long after its end a closed window can still change by late events; None: it never changes. If
+            windows can change, each row counts its changes.
+        whole: the metrics for which some rows may lack events. Each has the SQL condition that a stored row has all
+            events (see `feeds`). The metric is null if the condition is false for any row. Only readers set this.
     """
 
     name: str
@@ -204,17 +207,17 @@ class AggregationLayout:
 
     @property
     def sessions(self) -> bool:
-        """Whether windows are sessions; their rows have a `window_end`."""
+        """Whether the windows are sessions. Rows of sessions have a `window_end`."""
         return self.gap_ms is not None
 
     @property
     def hopping(self) -> bool:
-        """Whether a window is made of several stored panes."""
+        """Whether a window consists of several stored panes."""
         return self.panes > 1
 
     @property
     def spread_ms(self) -> int:
-        """How long after a window's start the last of its stored rows starts, at most; 0: a window is one row."""
+        """The longest time from a window's start to the start of its last stored row; 0: a window is one row."""
         return self.size_ms - self.pane_ms if self.hopping else 0
 
     @property
@@ -224,34 +227,37 @@ class AggregationLayout:
 
     @property
     def end_sql(self) -> str:
-        """SQL of a window's end, over a row with `window_start` (and, of sessions, `window_end`)."""
+        """The SQL of a window's end, over a row with `window_start`. Rows of sessions must also have `window_end`."""
         return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
 
     def end_of(self, start_ms: int) -> int:
-        """Return the end of the window that starts at a time; not of sessions."""
+        """Return the end of the window that starts at a time. It is not for sessions."""
         return self.grid.shift(start_ms, self.panes)
 
     def last_start(self, end_ms: int) -> int:
-        """Return the start of the last window that ends at a time or before; not of sessions."""
+        """Return the start of the last window that ends at a time or before. It is not for sessions."""
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
-        """Return the time (epoch ms) up to which windows take no more events; later than that, closed ones may reopen.
+        """Return the time (epoch ms) up to which windows get no more events. Closed windows that end later may change.
 
         Args:
-            closed_until: windows that end by this are closed (epoch ms); None: none is closed.
+            closed_until: windows that end by this time (epoch ms) are closed; None: no window is closed.
         """
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """Columns of the unique key, unquoted. `_after` separates events that came too late for some windows."""
+        """The columns of the unique key, unquoted.
+
+        `_after` separates events that were late for some windows of a pane.
+        """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
 
     @property
     def merged(self) -> tuple[Partial, ...]:
-        """The columns that an answer merges: the partials, and for some metrics whether all events are there."""
+        """The columns that an answer merges: the partials, and the columns that say whether rows have all events."""
         return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
 
     @property
@@ -267,7 +273,7 @@ def whole_partial(metric: str) -> Partial:
 
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
-    """Return the types of all fields and derives by name; those of decimals with their scale.
+    """Return the types of all fields and derives by name. Types of decimals include the scale.
 
     `derived` comes from `expressions.derived_types`.
     """
@@ -303,7 +309,7 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
 
 
 def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
-    """Return the metrics with the types of their fields; a metric by expression with the type of its answer."""
+    """Return the metrics, each with the type of its field. For a metric by expression, it is the type of the answer."""
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answered = {
@@ -360,7 +366,7 @@ def fields_of(metric: Metric) -> set[str]:
 
 
 def conditionals(metric: Metric) -> set[Conditional]:
-    """Return the frame's conditional columns that a metric is computed from; none if it has no condition."""
+    """Return the frame's conditional columns that a metric is computed from. Without a condition, there are none."""
     return {Conditional(need.where, need.field) for need in _needs(metric) if need.where is not None}
 
 
@@ -370,7 +376,7 @@ def columns_by_kind(metric: Metric) -> dict[str, str]:
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
-    """Return SQL that merges the column of row `old` with that of row `new` (aliases). It never raises an error."""
+    """Return SQL that merges the column of rows `old` and `new` (aliases). It never raises an error."""
     return KINDS[partial.kind].merge(partial, old, new)
 
 
@@ -380,10 +386,10 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     Args:
         partials: the columns to merge.
         source: a FROM item (table or parenthesised query with an alias) whose columns are the partials.
-        keys: for each key, an SQL expression over the source and the output name; none: all rows become one.
+        keys: for each key, an SQL expression over the source and the output name. Without keys, all rows become one.
 
     Returns:
-        SQL with the output columns: the keys by name, then every partial by its column name.
+        SQL whose output columns are the keys by name, then every partial by its column name.
     """
     names = [quote(name) for _, name in keys]
     selected = [f"{expression} AS {name}" for (expression, _), name in zip(keys, names, strict=True)]

@@ -1,4 +1,4 @@
-"""All aggregate functions and all kinds of stored columns, and tables derived from them."""
+"""The registry of all aggregate functions and all kinds of stored columns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, b
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of some functions: a member of the metrics that use them.
+    """A parameter of some functions. It is a member of each metric with one of these functions.
 
     Attributes:
         alias: the parameter's name in YAML.
-        functions: the functions that take it.
-        needed: whether these functions need it.
-        takes: the types of the field that it names; None: it does not name a field.
-        remedy: the remedy of the error when it is needed and absent.
+        functions: the functions that take the parameter.
+        needed: whether these functions need the parameter.
+        takes: the types that the field named by the parameter may have; None: the parameter names no field.
+        remedy: the remedy in the error for a needed parameter that is absent.
     """
 
     name: str

@@ -1,6 +1,9 @@
-"""Functions that store a sketch of some kilobytes, however many values there are: quantiles, distinct counts, top k.
+"""Functions that store a sketch: quantiles, distinct counts and top k.
 
-SQL returns the bytes of a sketch, and `sketches` decodes them. It loads numpy, so it is imported only when needed.
+A sketch takes some kilobytes for any input size.
+
+SQL returns the bytes of a sketch, and `sketches` decodes them. That module loads numpy, so it is imported only when it
+is needed.
 """
 
 from __future__ import annotations
@@ -48,11 +51,11 @@ KINDS = (QUANTILES, UNIQUES, FREQUENT)
 
 
 class QuantileParameters(Parameters):
-    """The quantile that is asked for."""
+    """The parameter of `quantile`."""
 
     remedies: ClassVar[Mapping[str, str]] = {"q": "add one between 0 and 1, such as q: 0.95"}
 
-    q: float = Field(gt=0, lt=1, description="The quantile, above 0 and below 1; for 0 and 1 use min and max.")
+    q: float = Field(gt=0, lt=1, description="The quantile, above 0 and below 1. For 0 and 1, use min and max.")
 
 
 class Quantile(Function):
@@ -60,8 +63,8 @@ class Quantile(Function):
 
     name = "quantile"
     value = (
-        "with `q`, above 0 and below 1: the smallest value whose rank is at least `q`; a sketch. For 0 and 1 use `min`"
-        " and `max`"
+        "the smallest value whose rank is at least `q`, which is above 0 and below 1 (for 0 and 1 use `min` and `max`);"
+        " a sketch"
     )
     error = "0.7 % of rank; exact up to 400 values"
     takes = NUMERIC
@@ -74,7 +77,10 @@ class Quantile(Function):
         return merged.columns["quantiles"]
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number`, or a decimal's own type. An integer beyond the exact doubles is answered as one."""
+        """Return `number`, or the type of the decimal.
+
+        The answer is an integer if a double cannot represent it exactly.
+        """
         return "number" if scale_of(field_type) is None else str(field_type)
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
@@ -139,16 +145,16 @@ class Distinct(Function):
 
 
 class TopKParameters(Parameters):
-    """The number of values that are listed."""
+    """The parameter of `topk`."""
 
-    k: int = Field(DEFAULT_K, ge=1, le=100, description=f"How many values are listed; default: {DEFAULT_K}.")
+    k: int = Field(DEFAULT_K, ge=1, le=100, description=f"Number of values that are listed. Default: {DEFAULT_K}.")
 
 
 class TopK(Function):
     """The most frequent values."""
 
     name = "topk"
-    value = f"with `k` (1 to 100, default {DEFAULT_K}): the most frequent values; a sketch"
+    value = f"the `k` most frequent values (1 to 100, default {DEFAULT_K}); a sketch"
     error = "0.7 % of the values counted; exact up to 384 different ones"
     takes = WITH_STRINGS
     parameters = TopKParameters
@@ -165,7 +171,7 @@ class TopK(Function):
     )
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return one column: a sketch with slots for the number of values that are listed."""
+        """Return one column for a sketch that can list `k` values."""
         return (Need(FREQUENT, metric.field, listed=TopKParameters.of(metric).k),)
 
     def answer(self, merged: Merged) -> str:

@@ -1,15 +1,15 @@
-"""Sketches by DataSketches: quantiles, distinct counts and frequent values in some kilobytes, whatever the number.
+"""Sketches by DataSketches: quantiles, distinct counts and frequent values. A sketch takes some kilobytes at most.
 
 `quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
-k = 400: the rank of an answer is off by at most 0.7 % (99 % confidence); up to 400 values it is exact. `uniques` is a
-HyperLogLog sketch (Flajolet et al. 2007, with HIP estimates) of 2^13 registers: 0.9 % relative standard error, exact
-for the first few hundred values. `frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance
-algorithm for identifying frequent items in data streams"), see `slots_lg`.
+k = 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
+`uniques` is a HyperLogLog sketch (Flajolet et al. 2007, with HIP estimates) with 2^13 registers. Its relative standard
+error is 0.9 %, and it is exact for the first few hundred values. `frequent` is a frequent items sketch (Anderson et al.
+2017, "A high-performance algorithm for identifying frequent items in data streams"), see `slots_lg`.
 
 A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
-merges two values by concatenation, and `compact` later makes one frame of many. Integers beyond the exact range of
-doubles have a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`; compacting then leaves one frame of
-each kind. This module loads numpy: import it only where a pipeline has such a metric.
+merges two values by concatenation, and `compact` later merges many frames into one. Integers that a double cannot
+represent exactly have a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`. A compacted value has at
+most one frame of each kind. This module loads numpy, so import it only if a pipeline has such a metric.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from tidemill_contract.times import rfc3339_ms
 QUANTILES_K = 400
 UNIQUES_LG_K = 13
 VALUE_BYTES = 256
-"""A longer text is shortened to its beginning, "…" and 16 digits of its SHA-256, so that different texts differ."""
+"""The maximum size of a text. A longer text is shortened to its beginning, "…" and 16 digits of its SHA-256, so that
+different texts stay different."""
 _SHOWN_BYTES = 200
 _HEADER_BYTES = 4
 _INTEGERS = b"\xff"
-"""First byte of a frame of integers. No sketch begins with it."""
+"""The first byte of a frame of integers. No sketch begins with this byte."""
 _LONGS = datasketches.PyLongsSerDe()
 _LOAD = 0.75
 _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
@@ -45,19 +46,19 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 def slots_lg(listed: int) -> int:
     """Return the binary logarithm of M, the number of slots of a sketch from which `listed` values are listed.
 
-    Up to 0.75 M different values, all counts are exact. Beyond that each is off by at most 3.5 / M of all values,
-    by the library's documentation. M is 16 times `listed`, and at least 512. For 512 that is 0.7 %, as for the ranks
-    of quantiles.
+    Up to 0.75 M different values, all counts are exact. With more values, the error of each count is at most 3.5 / M of
+    the number of all values, by the library's documentation. M is at least 16 times `listed`, and at least 512. For
+    M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
     """
     return max(9, (16 * listed - 1).bit_length())
 
 
 def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
-    """Return a sketch of values, as it is stored; None if there are no values.
+    """Return the stored form of a sketch of values, or None if there are no values.
 
     Args:
-        partial: the column. Quantiles take numbers, other kinds values of any type.
-        values: the values, timestamps as epoch milliseconds. For distinct counts, repeated values may be left out.
+        partial: the column. For quantiles, the values are numbers. For other kinds, they can have any type.
+        values: the values. Timestamps are epoch milliseconds. For distinct counts, repeated values may be left out.
     """
     if not len(values):
         return None
@@ -74,13 +75,13 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
         return _frame(_counted(values, slots_lg(partial.listed)).serialize())
     uniques = datasketches.hll_sketch(UNIQUES_LG_K, datasketches.tgt_hll_type.HLL_4)
     for value in values:
-        # The sketch ignores an empty text, so that texts get a prefix.
+        # The sketch ignores an empty text, so texts get a prefix.
         uniques.update(f"={value}" if isinstance(value, str) else value)
     return _frame(uniques.serialize_compact())
 
 
 def compact(partial: StoredColumn, stored: bytes) -> bytes:
-    """Merge the frames of a stored value into one; integers and doubles of quantiles into one frame each."""
+    """Merge the frames of a stored value into one. For quantiles, integers and doubles become one frame each."""
     match partial.kind:
         case "quantiles":
             doubles, integers = _quantiles(stored)
@@ -109,7 +110,7 @@ def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
 
 
 def read_distinct(stored: bytes | None) -> int | None:
-    """Return the number of different values in a stored sketch; None for null, 0 for an empty window (no bytes)."""
+    """Return the number of different values in a stored sketch, None for null, or 0 for an empty window (no bytes)."""
     if not stored:
         return None if stored is None else 0
     estimate: float = _uniques(stored).get_estimate()
@@ -117,7 +118,7 @@ def read_distinct(stored: bytes | None) -> int | None:
 
 
 def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
-    """Return the smallest value whose rank is at least q, of pairs of a value and its weight."""
+    """Return the smallest value whose rank is at least q, from pairs of a value and its weight."""
     weighted.sort()
     ranks = list(accumulate(weight for _, weight in weighted))
     value, _ = weighted[bisect_left(ranks, math.ceil(q * ranks[-1]))]
@@ -129,7 +130,7 @@ def _same(value: Any) -> Any:
 
 
 def _shower(field_type: str | None) -> Callable[[Any], Any]:
-    """What makes listed values of those that are counted."""
+    """Return the function that converts a counted value to the value that is listed."""
     scale = scale_of(field_type)
     if scale is not None:
         return lambda scaled: text_of(value_of(scaled, scale), scale)
@@ -141,11 +142,11 @@ def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict
 
     Equally frequent values are in ascending order. Each item is {value, count, error}: the value occurred at most
     `count` and at least `count - error` times. A value that is not listed occurred at most as often as the last listed
-    one. If fewer than k are listed, it occurred at most `error` times. If there are more different values than slots,
-    a value that does not occur more often than `error` may be missing, so that the list can be empty.
+    value. If fewer than k values are listed, a value that is not listed occurred at most `error` times. If there are
+    more different values than slots, values that occur at most `error` times may be missing, so the list can be empty.
     """
     read = _READ["integer"] if scale_of(field_type) is not None else _READ.get(str(field_type), str)
-    # Times are sorted as numbers, because as a text 10:00:00.5Z sorts before 10:00:00Z.
+    # Times are sorted as numbers and then written as texts, because the text 10:00:00.5Z sorts before 10:00:00Z.
     show = _shower(field_type)
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
@@ -187,8 +188,8 @@ def _shortened(text: str) -> str:
 def _counted(values: Sequence[Any], lg: int) -> Any:
     counts = list(Counter(values).items())
     if len(counts) > _LOAD * 2**lg:
-        # Rare values come first, so that they evict each other and not the frequent values. The order also makes equal
-        # batches give equal sketches.
+        # Rare values are counted first, so that they evict each other and not the frequent values. Because of the fixed
+        # order, equal batches also have equal sketches.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
     sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]
@@ -228,9 +229,10 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    """Merge the stored frames into a sketch with the most slots that any of them has. An edit of `k` changes the slots.
+    """Merge the stored frames into one sketch. It has as many slots as the largest frame.
 
-    Frames are sorted first: SQL concatenates them in any order, and the order matters once the slots are full.
+    Frames have different numbers of slots if `k` was edited. Frames are sorted first, because SQL concatenates them in
+    any order, and the result depends on the order once the slots are full.
     """
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))

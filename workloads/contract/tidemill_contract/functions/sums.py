@@ -24,14 +24,15 @@ def _rollup(column: StoredColumn) -> str:
 
 
 SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
-"""The sum of the field's values: of integers and decimals exact at any size, of numbers as a double."""
+"""The kind of columns with the sum of the field's values. Sums of integers and decimals are exact at any size, and
+sums of numbers are doubles."""
 KINDS = (SUM,)
 AVERAGE_SCALE = 6
-"""Digits after the point of a mean of decimals that have fewer, as Flink's AVG has."""
+"""The least number of digits after the point in a mean of decimals. It is the same as in Flink's AVG."""
 
 
 def _double(column: str, field_type: str | None) -> str:
-    """A sum of a field, or a count of events, as a double."""
+    """Return SQL for a sum of a field, or a count of events, as a double."""
     scale = scale_of(field_type)
     return f"{column if scale is None else value_sql(column, scale)}::double precision"
 
@@ -40,19 +41,19 @@ class Sum(Function):
     """The sum of a field's values."""
 
     name = "sum"
-    value = "the sum, of integers and decimals at any size; a boolean counts as 0 or 1"
+    value = "the sum; sums of integers and decimals can have any size; a boolean counts as 0 or 1"
     error = "exact for integers and decimals, else 1e-9 relative"
     takes = NUMERIC
     kinds = (SUM,)
     zero_filled = True
 
     def answer(self, merged: Merged) -> str:
-        """Return the sum; of numbers null if it is beyond a double."""
+        """Return the sum. A sum of numbers is null if it is too large for a double."""
         column = merged.columns["sum"]
         return doubles.finite(column) if merged.field_type == "number" else column
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return `number` for numbers, the decimal's own type for decimals, `integer` for integers and booleans."""
+        """Return `number` for numbers, the same type for decimals, and `integer` for integers and booleans."""
         return str(field_type) if field_type == "number" or scale_of(field_type) is not None else "integer"
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
@@ -64,18 +65,21 @@ class Average(Function):
     """The mean of a field's values."""
 
     name = "avg"
-    value = f"the mean; of decimals with at least {AVERAGE_SCALE} digits after the point"
-    error = "1e-9 relative; of decimals half a unit of the last digit"
+    value = f"the mean; a mean of decimals has at least {AVERAGE_SCALE} digits after the point"
+    error = "1e-9 relative; for decimals half a unit of the last digit"
     takes = NUMERIC
     kinds = (VALUES, SUM)
 
     def answer(self, merged: Merged) -> str:
-        """Return the sum divided by the count. The mean of decimals is rounded once, halves away from zero."""
+        """Return the sum divided by the count.
+
+        The mean of decimals is rounded once, and halves are rounded away from zero.
+        """
         total, count = merged.columns["sum"], merged.columns["n"]
         scale = scale_of(merged.field_type)
         if scale is None:
             return doubles.divided(doubles.finite(f"{total}::double precision"), count)
-        # `div` is exact, unlike `/`.
+        # `div` is used, because it is exact and `/` is not.
         scaled = f"{total} * {10 ** (_scale_of_average(scale) - scale)}"
         return f"sign({total}) * div(2 * abs({scaled}) + {count}, nullif(2 * {count}, 0))"
 

@@ -1,10 +1,11 @@
 """SQL that merges means and sums of squared deviations (M2).
 
-By Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample variances".
+The formulas are from Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
+variances".
 
 A mean is stored as two doubles, `mean` + `low`. One double is not enough where values are large and close to each
 other, such as balances and integers beyond 2^53: its rounding error would exceed their deviation. The formulas use only
-differences of means, so that equal values have a variance of exactly 0, however they were merged. In older rows `low`
+differences of means, so equal values have a variance of exactly 0, however they were merged. In older rows `low`
 is null, which counts as 0.
 
 The SQL never raises an error (see `doubles`): M2 becomes infinite instead, and the mean is then meaningless.
@@ -17,31 +18,31 @@ from collections.abc import Callable, Sequence
 from tidemill_contract.functions.doubles import INFINITE, divided, total
 
 Column = Callable[[str], str]
-"""Returns the quoted column of a field for a kind."""
+"""A function that returns the quoted column of a field for a kind."""
 SCRATCH = ("centre", "rest", "delta", "squares")
-"""Columns that exist only within a statement (see `prepared`). They are named like kinds."""
+"""The kinds of columns that exist only within a statement (see `prepared`)."""
 
 _ORDINARY, _LARGE = "1e140", "1e171"
-"""Means below the first are merged by plain arithmetic. Unequal doubles above the second differ by more than 1e154."""
+"""Means below `_ORDINARY` are merged by plain arithmetic. Unequal doubles above `_LARGE` differ by more than 1e154."""
 _NONE = "1e-160"
-"""A smaller difference counts as zero, because the square of it is hardly more than the smallest double."""
+"""A difference below this one counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
-"""Sums of larger differences do not underflow when they are divided by a count, also after cancellation."""
+"""Sums of differences above this one do not underflow when they are divided by a count, not even after cancellation."""
 _MOST = "'8e307'::double precision"
 """The largest finite M2, and the largest step by which it grows. The sum of two such values is finite."""
 
 
 def merged(kind: str, column: Column, old: str, new: str) -> str:
-    """Return SQL for the mean, its low part or the M2 of two rows (aliases) together. Row `new` must have a `low`."""
+    """Return SQL that merges the mean, its low part or the M2 of two rows (aliases). Row `new` must have a `low`."""
     a, b = f"{old}.{column('mean')}", f"{new}.{column('mean')}"
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # Most means are ordinary: for them a faster expression without the other checks is enough.
+    # Most means are below `_ORDINARY`. For these, `near` is enough: it is faster, because it has fewer checks.
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
-        limit = f"sqrt({_MOST} / least({na}, {nb}))"  # the weight of the square is below this `least`
+        limit = f"sqrt({_MOST} / least({na}, {nb}))"  # the square is multiplied by less than this `least`
         far = f"CASE WHEN abs({_difference((b, rest_b), (a, rest_a))}) >= {limit} THEN {INFINITE} ELSE {far} END"
     return (
         f"CASE WHEN {na} = 0 THEN {new}.{stored} WHEN {nb} = 0 THEN {old}.{stored}"
@@ -66,7 +67,7 @@ def _moved(kind: str, column: Column, old: str, new: str, delta: str) -> str:
 def _sum(kind: str, mean: str, move: str) -> str:
     """Return SQL for one of the two doubles of a moved mean.
 
-    The low part may itself be rounded. That error is negligible relative to `move`.
+    The low part may be rounded itself. This error is negligible compared with `move`.
     """
     return f"{mean} + {move}" if kind == "mean" else f"{move} - (({mean} + {move}) - {mean})"
 
@@ -89,7 +90,8 @@ def rolled(kind: str, column: Column) -> str:
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The squares are those of distances from the centre, which differs a little from the mean.
+    # The squares were taken of distances from the centre. The centre differs a little from the mean, so the excess is
+    # subtracted.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
@@ -107,13 +109,13 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
     rows = f"(SELECT {', '.join(selected)} FROM {source}) AS r"
     for step in (_centres, _deltas, _squares) if fields else ():
         further = [f"{expression} AS {name}" for field in fields for expression, name in step(field, by)]
-        # OFFSET keeps Postgres from inlining an expression, and computing it again, wherever its column is named.
+        # OFFSET prevents Postgres from inlining an expression, which would compute it again for each use of its column.
         rows = f"(SELECT *, {', '.join(further)} FROM {rows} OFFSET 0) AS r"
     return rows
 
 
 def _centres(column: Column, by: str) -> list[tuple[str, str]]:
-    """Return SQL for the centre: a value near the mean of all rows, and equal to it if all means are equal."""
+    """Return SQL for the centre, a value near the mean of all rows. If all means are equal, it is equal to them."""
     mean, n = column("mean"), column("n")
     weighed = f"sum(CASE WHEN abs({mean}) BETWEEN {_LEAST} AND {_LARGE} THEN {n} * {mean} ELSE 0 END) {by}"
     about = f"{weighed} / nullif(sum({n}::double precision) {by}, 0)"

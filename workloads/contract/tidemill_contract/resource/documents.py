@@ -1,6 +1,6 @@
 """Reads YAML text into documents as kubectl does: `y` and `on` are booleans, dates are strings.
 
-A repeated key is a fault.
+A repeated key is reported as a fault.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MAX_NODES = 100_000
 
 
 class DocumentError(ValueError):
-    """A text is not YAML, or a document in it is not a mapping. `faults` says where."""
+    """The error for a text that is not YAML, or has a document that is not a mapping. `faults` lists the places."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -124,7 +124,7 @@ def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
         TypeError,
         LookupError,
         AttributeError,
-    ) as error:  # an explicit tag, or a huge number
+    ) as error:  # caused by an explicit tag or a huge number
         faults.append(Fault("", ABSENT, f"a value cannot be read: {error}", "put the value in quotes"))
     finally:
         if loader is not None:

@@ -1,4 +1,4 @@
-"""Faults of a resource: path, value, message and remedy, and how they are written as text."""
+"""The faults of a resource. Each has a path, a value, a message and a remedy, and can be written as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 class Absent:
-    """The type of ABSENT, which stands for the value of a fault that has none."""
+    """The type of ABSENT, which is the value of a fault where the document has no value."""
 
 
 ABSENT = Absent()
@@ -23,9 +23,9 @@ class Fault:
     """One fault of a document.
 
     Attributes:
-        path: the place, such as `spec.aggregations[0].window.size`; empty: the whole document.
+        path: the place, such as `spec.aggregations[0].window.size`. It is empty for a fault of the whole document.
         value: the value at that place; ABSENT if there is none.
-        message: what is wrong with the value.
+        message: the description of the fault.
         remedy: how to correct it.
     """
 
@@ -48,7 +48,7 @@ def one_line(text: str) -> str:
 
 
 def show(value: Any) -> str:
-    """Return a value as YAML on one line, shortened; of a list or mapping only its kind."""
+    """Return a value as shortened YAML on one line. For a list or a mapping, return only a text such as `a list`."""
     match value:
         case dict():
             return "a mapping" if value else "an empty mapping"

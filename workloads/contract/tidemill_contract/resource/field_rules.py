@@ -26,7 +26,7 @@ _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integ
 
 
 def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of fields, except those of their names and types."""
+    """Yield the faults of fields, except faults of names and types."""
     needed = parts.event_time.field if parts.event_time else None
     groups = {name for aggregation in parts.aggregations for _, name in aggregation.group_by}
     groups |= {name for rule in parts.anomalies if rule.model is not None for name in rule.model.group_by}
@@ -54,7 +54,7 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
 
 
 def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of a json field, which is only stored. Other fields may have a path into it."""
+    """Yield the faults of a json field. Such a field is only stored, but other fields may have a path into it."""
     if parts.events is not None and not parts.events.store:
         message, remedy = "json is only kept with raw events", "set spec.events.store: true, or take the field out"
         yield Fault(f"{path}.type", JSON, message, remedy)
@@ -67,17 +67,24 @@ def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
 
 
 def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str]) -> Iterator[Fault]:
-    """Faults of a field of the exploded array; `arrays`: those of the fields before, which takes this one too."""
+    """Yield the faults of a field of the exploded array.
+
+    Args:
+        field: the field.
+        path: where the field is in the document.
+        parts: the parts of the document.
+        arrays: the name of a field by exploded array, from the earlier fields. This field's array is added.
+    """
     array = field.array
     if array is None:
         return
     if field.name == parts.key:
-        message = f"is in the elements of {show_path(array)}, and a record with many of them has one key"
+        message = f"is in the elements of {show_path(array)}, but a record has only one key"
         yield Fault("spec.source.key", field.name, message, "name a field of the record itself")
     other = next((one for one in arrays if one != array), None)
     if other is not None:
-        message = f"{show_path(other)} is exploded by field {arrays[other]} already, and a pipeline explodes one array"
-        remedy = f"read a place of it, such as {show_path((*array, 0))}, or explode it in a pipeline of its own"
+        message = f"field {arrays[other]} explodes {show_path(other)} already, and only one array can be exploded"
+        remedy = f"read one element of it, such as {show_path((*array, 0))}, or explode it in another pipeline"
         yield Fault(f"{path}.path", field.path, message, remedy)
     arrays.setdefault(array, field.name)
 
@@ -150,18 +157,18 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
                 message = f"{show_path(steps[:at])} would be an array, and an object too, as in the path of {name}"
                 yield Fault(where, written, message, "correct one of both paths")
             elif here != there:
-                message = f"{show_path(steps[:at])} is exploded, and has no places then, as in the path of {name}"
-                yield Fault(where, written, message, "write [] in both paths, or a place in both")
+                message = f"{show_path(steps[:at])} is exploded in one path, but not in the other, the path of {name}"
+                yield Fault(where, written, message, "write [] in both paths, or an index in both")
     read.setdefault(steps, field)
 
 
 def _parting(steps: Steps, other: Steps) -> int | None:
-    """Return the index of the first step in which two paths differ; None: one is the beginning of the other."""
+    """Return the index of the first step in which two paths differ, or None if one path begins with the other."""
     return next((at for at, pair in enumerate(zip(steps, other, strict=False)) if pair[0] != pair[1]), None)
 
 
 def _kind(step: Step) -> str:
-    """What has such a step."""
+    """Return what a path needs at such a step: an object, an array, or an exploded array."""
     return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 
@@ -184,7 +191,7 @@ def _format(field: FieldSpec, path: str) -> Iterator[Fault]:
 
 
 def _digits(field: FieldSpec, path: str) -> Iterator[Fault]:
-    """Faults of precision and scale."""
+    """Yield the faults of precision and scale."""
     if field.type != DECIMAL:
         for member, value in (("precision", field.precision), ("scale", field.scale)):
             if value is not None:

@@ -1,4 +1,4 @@
-"""The rules of `spec.deadLetters` and `spec.anomalyHistory`: a least retention and a least quota."""
+"""The rules of `spec.deadLetters` and `spec.anomalyHistory`: the minimum of the retention and of the quota."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def kept_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fau
                 f"write {MIN_RETENTION} or more",
             )
         if parse_bytes(kept.quota) < parse_bytes(MIN_QUOTA):
-            yield Fault(f"{path}.quota", kept.quota, "is hardly room for a record", f"write {MIN_QUOTA} or more")
+            yield Fault(f"{path}.quota", kept.quota, "is too small to store records", f"write {MIN_QUOTA} or more")

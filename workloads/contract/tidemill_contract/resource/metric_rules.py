@@ -1,4 +1,4 @@
-"""The rules of groups and metrics: their fields, the types of these, and the parameters of functions."""
+"""The rules of groups and metrics: which fields they use, the types of the fields, and the parameters of functions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Columns:
     """The fields and derives of a document.
 
     Attributes:
-        types: the spec types by name; None: the type is unknown, because the field or derive has a fault.
-        complete: every name could be read, so that no other column exists.
+        types: the spec type of each column by name; None: the type is unknown, because the column has a fault.
+        complete: whether the name of every column could be read, so that no other column exists.
     """
 
     types: Mapping[str, str | None]
@@ -59,7 +59,7 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
     try:
         used = expressions.columns(text)
         if any(name not in known and (name in columns.types or not columns.complete) for name in used):
-            return None, None  # a column has a fault, or its name could not be read: that is the fault to report
+            return None, None  # another rule reports the column, because the column or its name has a fault
         unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
             remedy = "declare a field with a path into it, and use that field"
@@ -72,7 +72,7 @@ def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) 
 
 
 def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of groups and metrics: missing fields, fields of a wrong type, parameters of other functions."""
+    """Yield the faults of groups and metrics: unknown fields, wrong types and wrong parameters."""
     for aggregation in parts.aggregations:
         for path, name in aggregation.group_by:
             fault = columns.unknown(path, name, "field or derive") or columns.kept_only(path, name)
@@ -85,9 +85,9 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
 
 
 def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[str, str | None], list[Fault]]:
-    """Return the types of the answers of an aggregation's metrics by name, and the faults of expressions over them.
+    """Return the types of an aggregation's metrics in answers by name, and the faults of expressions over metrics.
 
-    A type is None if it depends on something that has a fault.
+    A type is None if the metric depends on a field or metric that has a fault.
     """
     models = {metric.name: metric.model for metric in aggregation.metrics if metric.name and metric.model is not None}
     types = {name: None if is_composed(model) else _answer_type(model, columns) for name, model in models.items()}
@@ -112,7 +112,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
 
 
 def _answer_type(metric: Any, columns: Columns) -> str | None:
-    """Return the type of the answer of a metric with a function; None: its field has a fault."""
+    """Return the type of the answer of a metric with a function, or None if the metric's field has a fault."""
     kind = columns.types.get(metric.field) if metric.field else None
     if metric.field and kind is None:
         return None
@@ -120,7 +120,7 @@ def _answer_type(metric: Any, columns: Columns) -> str | None:
 
 
 def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
-    """Yield the faults of a metric, those of its parameters first."""
+    """Yield the faults of a metric. The faults of its parameters come first."""
     members = dict(METRICS.members)
     field, function = members.pop("field"), metric.function
     for name, member in members.items():
@@ -145,7 +145,7 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
 
 
 def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:
-    """Yield the faults of a field that a metric names. `told` is the beginning of the message and the remedy."""
+    """Yield the faults of a field that a metric names. `told` has the start of the message, and the remedy."""
     fault = columns.unknown(path, name, "field or derive")
     if fault:
         yield fault

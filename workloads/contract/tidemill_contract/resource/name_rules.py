@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from tidemill_contract.resource.faults import Fault
 
 SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
-"""Columns that every table of Postgres has. Fields and metrics may have these names, because they are no columns."""
+"""Columns that every table of Postgres has. Fields and metrics may have these names: no table has a column for them."""
 
 
 def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:

@@ -1,6 +1,6 @@
-"""Cuts a document into parts that are read separately, so that a fault in one part does not hide faults in others.
+"""Divides a document into parts that are read separately, so that a fault in one part does not hide faults in others.
 
-A part that cannot be read is None here. `validate.py` reports its faults.
+A part that cannot be read is None here. `validate.py` reports the faults of such a part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Part(Generic[M]):
-    """One item of a list: its path, its name if that can be read, and its model if the whole item can."""
+    """One item of a list: its path, its name if the name can be read, and its model if the whole item can be read."""
 
     path: str
     name: str | None
@@ -43,7 +43,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """An aggregation, each member by itself. Window and metrics are the classes as written, for all kinds."""
+    """The members of an aggregation, read separately. `window` and `metrics` are flat objects of all kinds."""
 
     path: str
     name: str | None
@@ -55,9 +55,9 @@ class AggregationPart:
 
 @dataclass(frozen=True)
 class AnomalyPart:
-    """An anomaly rule, and its detector as written, for all kinds. Both are None if either cannot be read.
+    """An anomaly rule and its detector. Both are None if either cannot be read.
 
-    The detector of `model` is the default; use `detector`.
+    `detector` is a flat object with all kinds' members. Do not use the detector of `model`: it is always the default.
     """
 
     path: str
@@ -68,7 +68,7 @@ class AnomalyPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a document that the rules check. `group_by` items, `key` and `filter` are unchecked texts."""
+    """The parts of a document that the rules check. The texts of `group_by`, `key` and `filter` were not validated."""
 
     namespace: str
     name: str | None
@@ -88,7 +88,7 @@ class Parts:
 
 
 def cut(document: Mapping[str, Any]) -> Parts:
-    """Cut a document into parts. It accepts any value and never raises."""
+    """Divide a document into parts. Any document is accepted, and nothing is raised."""
     metadata, spec = _mapping(document.get("metadata")), _mapping(document.get("spec"))
     source, transform = _mapping(spec.get("source")), _mapping(spec.get("transform"))
     namespace = metadata.get("namespace", "default")

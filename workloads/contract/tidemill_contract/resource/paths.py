@@ -1,7 +1,7 @@
-"""The path to a field's value in an event: names of members, and places in arrays.
+"""The path to a field's value in an event: names of members, and indexes in arrays.
 
-A path is a text, `order.items[0].sku`, or a list of names and places, for names with dots or brackets. `[]` stands for
-each element of an array, `order.items[].sku`: the array is exploded into an event for each element.
+A path is a text, such as `order.items[0].sku`. If names have dots or brackets, it is a list of names and indexes. In
+`order.items[].sku`, `[]` means each element of the array: the array is exploded, so each element becomes an event.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 EACH: tuple[()] = ()
-"""The step to each element of an array; `[]` in a list of names and places."""
+"""The step to each element of an array. It is written as `[]`, also in a list of names and indexes."""
 Step = str | int | tuple[()]
 Steps = tuple[Step, ...]
-"""Names of members, places in arrays from 0, and at most one `EACH`."""
+"""Names of members, indexes in arrays from 0, and at most one `EACH`."""
 
 MAX_STEPS, MAX_PLACE, MAX_CHARACTERS = 16, 99, 512
 _PART = re.compile(r"([^\[\]]+)((?:\[[0-9]*\])*)")
@@ -25,7 +25,7 @@ def read_path(written: Any) -> Steps:
     """Return the steps of a path of the spec.
 
     Raises:
-        ValueError: the value is not a path; the text is `message: remedy`.
+        ValueError: the value is not a path. The text of the error is `message: remedy`.
     """
     if isinstance(written, str):
         steps = _of_text(written)
@@ -78,7 +78,7 @@ def _check_each(steps: Sequence[Any]) -> None:
 
 
 def exploded(steps: Steps) -> Steps | None:
-    """Where the array is whose elements a path leads into; None: into those of none."""
+    """Return the path of the exploded array, or None if the path contains no `[]`."""
     return steps[: steps.index(EACH)] if EACH in steps else None
 
 

@@ -1,7 +1,7 @@
 """The rules between fields of a resource: names, references, types, windows, limits.
 
-A rule checks only parts that could be read, so that each fault is reported once. Rules are functions from Parts to
-faults, listed in RULES.
+A rule checks only the parts of a document that could be read, so that each fault is reported once. RULES lists the
+rules. Each rule is a function that takes Parts and yields faults.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What the platform's settings allow in addition: prefixes of topic names other than the namespace."""
+    """The prefixes that topic names may have besides the namespace, by the platform's settings."""
 
     topic_prefixes: tuple[str, ...] = ()
 
@@ -60,7 +60,8 @@ def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
     for field in parts.fields:
         if field.name is not None:
             told = field.model.kind if field.model else None
-            types.setdefault(field.name, None if told == DECIMAL else told)  # a decimal without its scale
+            # The type of a decimal without a scale is unknown.
+            types.setdefault(field.name, None if told == DECIMAL else told)
     faults = []
     names_known = bool(parts.fields) and all(field.name is not None for field in parts.fields)
     for derive in parts.derives:
@@ -126,7 +127,7 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
         yield Fault(f"{path}.startFrom", topic.start_from, "is not a place to start from", remedy)
     if parse_ms(topic.retention) < 60_000:
         yield Fault(
-            f"{path}.retention", topic.retention, "is too short to read events before they go", "write 1m or more"
+            f"{path}.retention", topic.retention, "is too short: Kafka deletes unread events", "write 1m or more"
         )
     yield from _topic_configs(topic.config, topic.replication_factor, f"{path}.config")
 
@@ -209,7 +210,7 @@ def _window_retention(aggregation: AggregationPart, written: Any, window: Window
     try:
         length = window.longest if window else getattr(written, WINDOWS.by_name[written.type].length)
         kept = parse_ms(aggregation.retention or "")
-    except ValueError:  # told elsewhere
+    except ValueError:  # another rule reports it
         return
     if length is not None and least_ms(length) + parse_ms(written.grace) > kept:
         remedy = f"keep windows for at least {length} + {written.grace}"
@@ -245,14 +246,14 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
         yield Fault(path, rule.name, message, "add metric: or field:")
     elif rule.metric is not None and rule.field is not None:
         message = f"the rule watches metric {rule.metric} already"
-        yield Fault(f"{path}.field", rule.field, message, "take one of both out, or make it two rules")
+        yield Fault(f"{path}.field", rule.field, message, "take one of them out, or write two rules")
     elif rule.metric is not None:
         if rule.aggregation is None:
             remedy = "name the aggregation of the metric, or watch a field"
             yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
         if rule.group_by:
             message = "windows have the groups of their aggregation"
-            yield Fault(f"{path}.groupBy", rule.group_by, message, "take it out; it belongs to field")
+            yield Fault(f"{path}.groupBy", rule.group_by, message, "take it out; only rules with field have it")
     elif rule.aggregation is not None:
         message = "single events are watched before they are aggregated"
         yield Fault(f"{path}.aggregation", rule.aggregation, message, "take it out; groupBy says how they are grouped")

@@ -1,4 +1,4 @@
-"""The rules of `spec.processor.scaling`: most replicas, bounds of durations, and a freshness that can be reached."""
+"""The rules of `spec.processor.scaling`: the number of replicas, the durations, and a freshness that can be met."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scaling_faults(scaling: ScalingSpec, partitions: int | None, *, flush_ms: in
 
     Args:
         scaling: the settings.
-        partitions: the number of partitions of the source topic; None: the platform decides.
+        partitions: the number of partitions of the source topic; None: the platform sets the number.
         flush_ms: the processor's flushInterval.
     """
     path = "spec.processor.scaling"
@@ -35,8 +35,8 @@ def scaling_faults(scaling: ScalingSpec, partitions: int | None, *, flush_ms: in
         message = f"is more than maxReplicas {scaling.max_replicas}"
         yield Fault(f"{path}.minReplicas", scaling.min_replicas, message, "lower it, or raise maxReplicas")
     if scaling.min_replicas == 0 and scaling.scale_to_zero_after is None and scaling.mode == "lag":
-        remedy = "write 1, or say after how long: scaleToZeroAfter: 15m"
-        yield Fault(f"{path}.minReplicas", 0, "no replicas, without saying when", remedy)
+        remedy = "write 1, or add scaleToZeroAfter, such as 15m"
+        yield Fault(f"{path}.minReplicas", 0, "is 0, but scaleToZeroAfter is not set", remedy)
     durations = {
         "catchUp": scaling.catch_up,
         "scaleUpCooldown": scaling.scale_up_cooldown,
@@ -50,9 +50,9 @@ def scaling_faults(scaling: ScalingSpec, partitions: int | None, *, flush_ms: in
         if text is not None and not parse_ms(least) <= parse_ms(text) <= parse_ms(most):
             yield Fault(f"{path}.{member}", text, "is out of bounds", f"write {least} to {most}")
     if parse_ms(scaling.lookback) < 2 * parse_ms(scaling.poll_interval):
-        message = f"holds no two polls of pollInterval {scaling.poll_interval}"
+        message = f"is too short for two polls: pollInterval is {scaling.poll_interval}"
         yield Fault(f"{path}.lookback", scaling.lookback, message, "make it at least twice as long")
     if scaling.target is not None and parse_ms(scaling.target.freshness) < 2 * flush_ms:
-        message = "cannot be met: results are committed each spec.processor.flushInterval"
+        message = "cannot be met: results are committed once per spec.processor.flushInterval"
         remedy = f"write {format_ms(2 * flush_ms)} or more, or shorten flushInterval"
         yield Fault(f"{path}.target.freshness", scaling.target.freshness, message, remedy)

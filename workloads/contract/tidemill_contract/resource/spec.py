@@ -35,19 +35,19 @@ ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 class TopicSpec(Model):
     """The Kafka topic that events arrive on."""
 
-    name: TopicName | None = Field(None, description="Topic name; default <namespace>.<name>.events.")
-    managed: bool = Field(True, description="False: an existing topic is used as it is and never altered.")
-    partitions: int | None = Field(None, ge=1, le=1024, description="May grow, never shrink; default: the platform's.")
+    name: TopicName | None = Field(None, description="Name of the topic. Default: <namespace>.<name>.events.")
+    managed: bool = Field(True, description="False: the topic exists already. Tidemill uses it, but never alters it.")
+    partitions: int | None = Field(None, ge=1, le=1024, description="Number of partitions. It can only grow.")
     replication_factor: int | None = Field(
-        None, ge=1, le=15, description="Copies of each partition; default: the platform's."
+        None, ge=1, le=15, description="Number of copies of each partition. Default: set by the platform."
     )
     start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
         "earliest",
-        description="Where a new pipeline begins to read an existing topic: earliest, latest or an RFC 3339 time.",
+        description="Where a new pipeline starts to read an existing topic: earliest, latest or an RFC 3339 time.",
     )
     retention: Duration = Field("7d", description="How long Kafka keeps events.")
     config: dict[str, ConfigValue] = Field(
-        default_factory=dict, max_length=32, description="Further topic configs, kept as written here."
+        default_factory=dict, max_length=32, description="Further configs of the topic, which Tidemill maintains."
     )
 
 
@@ -56,42 +56,42 @@ class FieldSpec(Model):
 
     name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
     type: Literal[FieldType, "strings", "json"] = Field(
-        description="JSON type; a timestamp is RFC 3339 or epoch milliseconds, or as format says; a decimal is an exact"
-        " number with scale digits after the point; strings is an array for topk and distinct; json is any value, which"
-        " is only kept with raw events."
+        description="Type of the value. timestamp: RFC 3339, epoch milliseconds, or the given format. decimal: an exact"
+        " number with scale digits after the point. strings: an array of strings, for topk and distinct. json: any"
+        " value, which is only stored with raw events."
     )
-    required: bool = Field(False, description="True: an event without it, or with null, is a dead letter.")
+    required: bool = Field(False, description="True: an event in which it is absent or null becomes a dead letter.")
     path: Path | None = Field(
         None,
-        description="Path of the value: order.items[0].sku, or a list of names and places if a name has dots."
-        " order.items[].sku explodes one array: an event for each element. Default: the member with the name of the"
-        " field. With from: header, the name of the header.",
+        description="Path of the value, such as order.items[0].sku. If a name has dots, write a list of names and array"
+        " indexes. order.items[].sku explodes the array: each element becomes an event. Default: the member with the"
+        " name of the field. With from: header, this is the name of the header.",
     )
     default: Scalar | None = Field(None, description="Value of the field if the member is absent or null.")
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None,
-        description="How a timestamp is written: rfc3339 (the default, epoch milliseconds too), s, ms, us or ns since"
-        " 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
+        description="Format of a timestamp: rfc3339 (the default, which also accepts epoch milliseconds), s, ms, us or"
+        " ns since 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
     )
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
-        None, description="Time zone of timestamps without one, such as Europe/Berlin; default: UTC for patterns."
+        None, description="Time zone of timestamps without one, such as Europe/Berlin. Default for patterns: UTC."
     )
     precision: int | None = Field(
-        None, ge=1, le=MOST_DIGITS, description=f"Most digits of a decimal; default: {MOST_DIGITS}."
+        None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
     )
     scale: int | None = Field(
-        None, ge=0, le=MOST_DIGITS, description="Digits of a decimal after the point; a decimal needs it."
+        None, ge=0, le=MOST_DIGITS, description="Number of digits of a decimal after the point. Every decimal needs it."
     )
     taken_from: Origin | None = Field(
         None,
         alias="from",
-        description="The part of the Kafka record that has the value; default: value. With envelope, path leads through"
-        " what is around the event. With timestamp, partition or offset it is the record's own.",
+        description="The part of the Kafka record that the field is read from. Default: value. With envelope, path"
+        " leads through what is around the event. timestamp, partition and offset are those of the record itself.",
     )
 
     @property
     def kind(self) -> str:
-        """Its type, of a decimal with the scale."""
+        """The type of the field. The type of a decimal includes the scale."""
         return self.type if self.type != DECIMAL or self.scale is None else decimal_type(self.scale)
 
     @property
@@ -101,7 +101,7 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """The path of the value in an event; for other parts of the record, a name that no member can have."""
+        """The path of the value in an event. If it is not in the event, this is a name that no member can have."""
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
@@ -111,7 +111,7 @@ class FieldSpec(Model):
 
     @property
     def array(self) -> Steps | None:
-        """The array that is exploded, if the value is in one of its elements."""
+        """The path of the exploded array that has the value in its elements, or None."""
         return exploded(self.steps)
 
     @property
@@ -132,19 +132,19 @@ class FieldSpec(Model):
 class EventTimeSpec(Model):
     """The time of an event, and how late or early events may be."""
 
-    field: Name | None = Field(None, description="A timestamp field; absent: the Kafka record's own timestamp.")
+    field: Name | None = Field(None, description="A field of type timestamp. Default: the Kafka record's timestamp.")
     max_disorder: Duration = Field(
-        "5s", description="How much older than the newest event another event may be and still be on time."
+        "5s", description="How much older than the newest event an event may be and still be on time."
     )
     idle_timeout: Duration = Field(
         "20m",
-        description="How long a partition that was read to its end must be silent before it stops holding event time"
-        " back. A sender that buffers for longer than this loses events as late.",
+        description="If a partition was read to its end and had no event for this long, it no longer holds back the"
+        " watermark. If a sender buffers events for longer, they may be late.",
     )
-    max_future: Duration = Field("1h", description="Events further ahead of the wall clock are dead letters.")
+    max_future: Duration = Field("1h", description="Events further ahead of the wall clock become dead letters.")
     max_advance: Duration = Field(
         "1d",
-        description="A jump of event time by more than this does not move the watermark until other events confirm it.",
+        description="If event time jumps ahead by more than this, the watermark waits until other events confirm it.",
     )
 
 
@@ -159,13 +159,13 @@ class SourceSpec(Model):
         " deadLetter, event); columns and delimiter of csv.",
     )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
-    strict: bool = Field(False, description="True: an event with a member not listed in fields is a dead letter.")
-    key: Name | None = Field(None, description="Field that ingest uses as the record key.")
+    strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")
+    key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
 
     @property
     def array(self) -> Steps | None:
-        """The array that is exploded: each of its elements is an event. None: each record is one."""
+        """The path of the exploded array, each element of which is an event. None: each record is one event."""
         return next((field.array for field in self.fields if field.array is not None), None)
 
     @property
@@ -186,7 +186,7 @@ class TransformSpec(Model):
 
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
     filter: Expression | None = Field(
-        None, description="SQL condition; events for which it is not true are counted as filtered."
+        None, description="SQL condition. An event for which it is not true is only counted as filtered."
     )
 
 
@@ -194,10 +194,10 @@ class AggregationSpec(Model):
     """Metrics per group and window."""
 
     name: Name = Field(description="Name of the aggregation.")
-    group_by: list[Name] = Field(default_factory=list, max_length=8, description="Group columns; empty: one group.")
+    group_by: list[Name] = Field(default_factory=list, max_length=8, description="Group columns. Default: one group.")
     window: Annotated[Window, WINDOWS] = Field(description="The window.")
     late_policy: Literal["deadLetter", "drop", "reopen"] = Field(
-        "deadLetter", description="What happens to an event whose window is closed."
+        "deadLetter", description="What happens to an event whose window is closed already."
     )
     metrics: list[Annotated[MetricSpec, METRICS]] = Field(min_length=1, max_length=32, description="The metrics.")
     retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
@@ -207,13 +207,13 @@ class AnomalySpec(Model):
     """A detector on a metric of closed windows, or on a field of single events."""
 
     name: Name = Field(description="Name of the rule.")
-    aggregation: Name | None = Field(None, description="Aggregation whose windows it watches (metric).")
-    metric: Name | None = Field(None, description="Metric that it watches. Give either metric or field.")
-    field: Name | None = Field(None, description="Field or derive of single events that it watches.")
+    aggregation: Name | None = Field(None, description="Only with metric: the aggregation that has the metric.")
+    metric: Name | None = Field(None, description="Metric that the rule watches. Write either metric or field.")
+    field: Name | None = Field(None, description="Field or derive that the rule watches in single events.")
     group_by: list[Name] = Field(
         default_factory=list,
         max_length=8,
-        description="Columns by which events are grouped (field). Each group is judged by itself; empty: one group.",
+        description="Only with field: columns to group events by. Each group is judged separately. Default: one group.",
     )
     detector: Annotated[DetectorSpec, DETECTORS] = Field(
         default_factory=AutoDetector, description="The detector and its settings."
@@ -226,135 +226,135 @@ class AnomalySpec(Model):
 
 
 class EventsSpec(Model):
-    """Keeping raw events."""
+    """The settings for storing raw events."""
 
-    store: bool = Field(False, description="Keep raw events, queryable.")
+    store: bool = Field(False, description="True: raw events are stored and can be queried.")
     retention: Duration = Field("7d", description="How long raw events are kept, counted back from the watermark.")
 
 
 class DeadLettersSpec(Model):
-    """Keeping events that were refused."""
+    """The settings for storing refused events."""
 
     retention: Duration = Field("7d", description="How long dead letters are kept in Postgres, by the wall clock.")
-    quota: Bytes = Field("1Gi", description="Most bytes of dead letters in Postgres; further ones are only counted.")
+    quota: Bytes = Field("1Gi", description="Maximum size of dead letters in Postgres. Further ones are only counted.")
 
 
 class AnomalyHistorySpec(Model):
-    """Keeping anomalies that were found."""
+    """The settings for storing anomalies."""
 
     retention: Duration = Field("90d", description="How long anomalies are kept in Postgres, by the wall clock.")
-    quota: Bytes = Field("1Gi", description="Most bytes of anomalies in Postgres; further ones are only counted.")
+    quota: Bytes = Field("1Gi", description="Maximum size of anomalies in Postgres. Further ones are only counted.")
 
 
 class ResultsSpec(Model):
-    """Publishing of closed windows."""
+    """The settings for publishing closed windows."""
 
-    publish: bool = Field(True, description="Publish closed windows to the results topic.")
+    publish: bool = Field(True, description="True: closed windows are published to the results topic.")
 
 
 class ScalingTargetSpec(Model):
-    """What scaling aims at instead of lag."""
+    """The target of scaling, instead of lag."""
 
-    freshness: Duration = Field(description="Longest time from an event's arrival to the row that counts it.")
+    freshness: Duration = Field(description="Longest time from arrival in Kafka to the commit of the result.")
 
 
 class ScalingSpec(Model):
     """How the number of processors follows the load."""
 
-    mode: Literal["lag", "external"] = Field("lag", description="lag: by consumer lag; external: left to HPA or KEDA.")
-    min_replicas: int = Field(1, ge=0, le=1024, description="Fewest replicas while events arrive.")
-    max_replicas: int | None = Field(None, ge=1, le=1024, description="Most replicas; default: the topic's partitions.")
-    lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag in events that one replica may carry.")
-    target: ScalingTargetSpec | None = Field(None, description="Aim at freshness; lagThreshold is then ignored.")
-    catch_up: Duration = Field("5m", description="How long it may take to work off the lag.")
+    mode: Literal["lag", "external"] = Field("lag", description="lag: by consumer lag. external: by an HPA or KEDA.")
+    min_replicas: int = Field(1, ge=0, le=1024, description="Minimum number while events arrive.")
+    max_replicas: int | None = Field(None, ge=1, le=1024, description="Maximum number. Default: one per partition.")
+    lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
+    target: ScalingTargetSpec | None = Field(None, description="Scale for freshness. lagThreshold is then ignored.")
+    catch_up: Duration = Field("5m", description="Time within which the lag is to be worked off.")
     target_utilization: int = Field(
         70,
         ge=30,
         le=80,
-        description="Target load of a replica, in percent of its capacity. Up to 15 more, no replica is added.",
+        description="Target load of a replica in percent of its capacity. Replicas are added from 15 above the target.",
     )
-    scale_up_cooldown: Duration = Field("90s", description="After a change, no scaling up for this long.")
+    scale_up_cooldown: Duration = Field("90s", description="Time after a change in which replicas are not added.")
     scale_down_stabilization: Duration = Field(
         "10m",
-        description="Scaling down goes to the highest number of replicas that was needed within this time. Removing"
-        " only some of the replicas that could go waits longer.",
+        description="Scaling down keeps as many replicas as were needed at most within this time. If only some of the"
+        " replicas that are not needed can be removed, it waits longer.",
     )
     max_step_up: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Most replicas added at once. Unset: as many as are running, and at least four.",
+        description="Maximum number of replicas added at once. Default: as many as are running, but at least four.",
     )
     max_step_down: int | None = Field(
-        None, ge=1, le=1024, description="Most replicas removed at once. Unset: all that are not needed."
+        None, ge=1, le=1024, description="Maximum number of replicas removed at once. Default: no limit."
     )
-    poll_interval: Duration = Field("15s", description="How often figures are read and a decision is made.")
-    lookback: Duration = Field("2m", description="Period over which arrivals and the speed of a replica are measured.")
+    poll_interval: Duration = Field("15s", description="How often lag and load are read and a decision is made.")
+    lookback: Duration = Field("2m", description="Period for measuring the arrival rate and the speed of a replica.")
     scale_to_zero_after: Duration | None = Field(
-        None, description="Stop all replicas when no event has arrived for this long; unset: never."
+        None, description="Stop all replicas when no event has arrived for this long. Default: never."
     )
-    dry_run: bool = Field(False, description="Only report what would be done.")
+    dry_run: bool = Field(False, description="True: decisions are only reported, not carried out.")
 
 
 class ResourceAmounts(Model):
     """Amounts of CPU and memory, written as in Kubernetes."""
 
     cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(
-        None, description="Cores, e.g. 500m."
+        None, description="CPU cores, such as 500m."
     )
-    memory: Bytes | None = Field(None, description="Bytes, e.g. 512Mi.")
+    memory: Bytes | None = Field(None, description="Bytes, such as 512Mi.")
 
 
 class ResourcesSpec(Model):
     """Requests and limits of a processor."""
 
     requests: ResourceAmounts | None = Field(None, description="Amounts that Kubernetes reserves.")
-    limits: ResourceAmounts | None = Field(None, description="Most that a processor may use.")
+    limits: ResourceAmounts | None = Field(None, description="Amounts that a processor may use at most.")
 
 
 class ProcessorSpec(Model):
-    """How events are processed."""
+    """The settings of processors."""
 
     flush_interval: Duration = Field("500ms", description="Longest time between commits of results.")
-    replicas: int = Field(1, ge=0, le=1024, description="Processors, while scaling is not set.")
-    scaling: ScalingSpec | None = Field(None, description="Automatic scaling; unset: replicas decides.")
+    replicas: int = Field(1, ge=0, le=1024, description="Number of processors. It is ignored if scaling is set.")
+    scaling: ScalingSpec | None = Field(None, description="Automatic scaling. Default: replicas applies.")
     resources: ResourcesSpec = Field(default_factory=lambda: ResourcesSpec(), description="Requests and limits.")
 
 
 class IngestSpec(Model):
     """The HTTP service that takes events."""
 
-    enabled: bool = Field(True, description="Accept events over HTTP.")
+    enabled: bool = Field(True, description="True: events are accepted over HTTP.")
 
 
 class ApiSpec(Model):
     """The query service."""
 
-    enabled: bool = Field(True, description="Serve queries.")
-    dedicated: bool = Field(False, description="Run a query service for this pipeline alone.")
-    cache_ttl: Duration = Field("5s", description="How long answers over open windows may be reused.")
+    enabled: bool = Field(True, description="True: queries are served.")
+    dedicated: bool = Field(False, description="True: the pipeline has a query service of its own.")
+    cache_ttl: Duration = Field("5s", description="How long answers that contain open windows may be reused.")
 
 
 class AuthSpec(Model):
     """Access to the services by API keys."""
 
     required: bool | None = Field(
-        None, description="Requests need an API key; default: true in a cluster, false in the local runtime."
+        None, description="True: requests need an API key. Default: true in a cluster, false in the local runtime."
     )
 
 
 class PipelineSpec(Model):
     """The desired state of a pipeline."""
 
-    suspend: bool = Field(False, description="True: no processors run; data and topics stay.")
+    suspend: bool = Field(False, description="True: no processors run. Data and topics are kept.")
     reclaim_policy: Literal["Retain", "Delete"] = Field(
-        "Retain", description="What happens to topics and the Postgres schema when the resource goes."
+        "Retain", description="What happens to topics and the Postgres schema when the resource is deleted."
     )
-    source: SourceSpec = Field(description="Where events come from.")
+    source: SourceSpec = Field(description="Source of the events.")
     transform: TransformSpec = Field(default_factory=lambda: TransformSpec(), description="Filter and computed fields.")
-    aggregations: list[AggregationSpec] = Field(min_length=1, max_length=16, description="What is computed.")
-    anomalies: list[AnomalySpec] = Field(default_factory=list, max_length=32, description="What is watched.")
-    events: EventsSpec = Field(default_factory=lambda: EventsSpec(), description="Keeping raw events.")
+    aggregations: list[AggregationSpec] = Field(min_length=1, max_length=16, description="Aggregations to compute.")
+    anomalies: list[AnomalySpec] = Field(default_factory=list, max_length=32, description="Anomaly rules.")
+    events: EventsSpec = Field(default_factory=lambda: EventsSpec(), description="Storing raw events.")
     dead_letters: DeadLettersSpec = Field(default_factory=lambda: DeadLettersSpec(), description="Refused events.")
     anomaly_history: AnomalyHistorySpec = Field(default_factory=lambda: AnomalyHistorySpec(), description="Anomalies.")
     results: ResultsSpec = Field(default_factory=lambda: ResultsSpec(), description="Publishing closed windows.")

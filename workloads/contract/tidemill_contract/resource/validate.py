@@ -1,4 +1,4 @@
-"""Validates a whole resource. It reports all faults at once: those of single fields, and those between fields."""
+"""Validates a whole resource. It reports all faults at once: faults of single fields, and faults between fields."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipelin
 
     Args:
         document: the resource as a YAML or JSON reader returns it; any value is accepted.
-        limits: what the platform allows.
+        limits: the limits that the platform sets.
 
     Returns:
         The resource if it has no fault, otherwise None; and all faults.
     """
     if not isinstance(document, dict):
         return None, [Fault("", document, "is not a mapping", "start with apiVersion, kind, metadata and spec")]
-    # Kubernetes drops null members, so they count as absent. Unknown ones stay, to be reported.
+    # Kubernetes drops null members, so they count as absent. Unknown members are kept, because they are reported.
     document = _without_nulls(document, _DEEPEST)
     pipeline, faults = None, []
     try:
         pipeline = AnalyticsPipeline.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        # Members of another kind are reported below, by the rules.
+        # Members of another kind are left out here, because the rules report them below.
         faults = [_translate(d) for d in error.errors(include_url=False) if d["type"] != MISPLACED]
     except RecursionError:
         return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
@@ -183,7 +183,7 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model of a member or of its items; for kinds, the class as written."""
+    """Return the model of a member or of its items. If the member has kinds, this is their flat class."""
     return next((found for part in (*field.metadata, field.annotation) if (found := _model_in(part))), None)
 
 

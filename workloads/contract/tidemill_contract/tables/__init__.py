@@ -1,5 +1,5 @@
-"""The tables that operator, processor and API share. Each module has the columns and the SQL statements of a table.
+"""The tables that operator, processor and API share. Each module has the columns and the SQL of one or two tables.
 
 Times that the program compares are epoch milliseconds (bigint), so that they do not depend on a session's time zone.
-Times for people are timestamptz.
+Times that only people read are timestamptz.
 """

@@ -1,10 +1,10 @@
-"""`_aggregations`: all versions of all aggregations.
+"""`_aggregations`: a row for each version of each aggregation.
 
 - `closed_until`: the event time up to which windows are closed.
 - `rev`: the number of merged batches.
 - `scanned_until`, `published_until`: the event times up to which windows were scanned and published.
 - `layout`: the number of the current set of value columns.
-- `fed`: for each value column that was added later, the layout that added it.
+- `fed`: for each value column that was added or removed later, the layouts in which it was filled (see `feeds`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def closed(schema: str) -> str:
 
 
 def close(schema: str) -> str:
-    """Close windows up to a time, unless they are closed further. Parameters: time (epoch ms), id, time again."""
+    """Close windows up to a time, unless later ones are closed already. Parameters: time (epoch ms), id, time again."""
     return (
         f"UPDATE {schema}._aggregations SET closed_until = %s"
         " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"
@@ -75,7 +75,7 @@ def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str
 
 
 def scanned(schema: str) -> str:
-    """Try to get the lock for scanning, until the end of the transaction.
+    """Try to get the lock for scanning. The lock is held until the end of the transaction.
 
     Parameters: name of the lock, id. Row: time up to which windows were scanned (epoch ms), whether the lock was free.
     """
@@ -111,12 +111,12 @@ def progress(schema: str) -> str:
     )
 
 
-# The JSON form gives null in old schemas, where the columns do not exist yet.
+# The columns are read through to_jsonb, which returns null if an old schema does not have them yet.
 _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
-    """Select the state of a version. Answers from the same state are the same.
+    """Select the state of a version. Two answers from the same state are equal.
 
     Parameters: name, version. Row: an identity that changes if the version is created again, rev, closed until,
     watermark, layout, fed.

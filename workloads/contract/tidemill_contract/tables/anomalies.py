@@ -1,8 +1,8 @@
 """`_anomalies`: the anomalies that detectors found. It is the outbox of the anomalies topic.
 
 `group_key` is a JSON object of the group columns. An anomaly of a single event has the aggregation '' and the field as
-`metric`. Its window starts and ends at the event time, and it has the position of its record. `element` is its place in
-an exploded array.
+`metric`. The window of such an anomaly starts and ends at the event time, and the row has the position of the event's
+record. `element` is the index of the event in an exploded array.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TABLE = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # The size of the row, as counted in `_kept`.
+        # `_kept` has the sum of these sizes of rows.
         ("bytes", "bigint"),
         ("element", "integer"),
     ),
@@ -108,7 +108,8 @@ def count(schema: str) -> str:
 def listing(schema: str) -> str:
     """Select the anomalies that are valid.
 
-    If late events have changed a window, only its newest revision counts. If that one is no anomaly, none is selected.
+    If late events have changed a window, only the newest revision of the window counts. If the newest revision is no
+    anomaly, the window is left out.
     """
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'

@@ -1,7 +1,7 @@
 """`_corrections`: batches that changed closed windows.
 
-A row stands for the windows with this `rev` that start in [first_start, last_start] (epoch ms). They are published and
-scanned again; then the row is deleted.
+A row describes the windows with this `rev` that start in [first_start, last_start] (epoch ms). These windows are
+published and scanned again, and then the row is deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 from tidemill_contract.tables.definition import Table, columns
 
 Duty = Literal["published", "scanned"]
-"""The two duties for each correction. They are also the columns that say whether the duty is done."""
+"""The two duties for each correction. Each is also the name of the column that says whether the duty is done."""
 
 TABLE = Table(
     "_corrections",

@@ -1,7 +1,7 @@
 """`_dead_letters`: events that could not be counted. It is the outbox of the topic of dead letters.
 
 `aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event. `element` is
-the event's place in an exploded array; `value` is then that element.
+the event's index in an exploded array, and `value` is then that element.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # The size of the row, as counted in `_kept`.
+        # `_kept` has the sum of these sizes of rows.
         ("bytes", "bigint"),
         ELEMENT,
     ),
@@ -44,8 +44,8 @@ _TRAVEL = {
     "reason": "text", "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
     "event_time": "bigint", "windows": "text", "bytes": "bigint",
 }  # fmt: skip
-"""The stored columns, and the types in which they are sent. `windows` are sent as texts, because Postgres has no
-arrays of arrays with different lengths."""
+"""The stored columns, and the types in which their values are sent. `windows` are sent as texts, because Postgres has
+no arrays of arrays with different lengths."""
 
 
 def insert(schema: str) -> str:

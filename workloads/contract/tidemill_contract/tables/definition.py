@@ -1,23 +1,26 @@
-"""The definition of a table: its columns, constraints, indexes and privileges as SQL; and conversions of times."""
+"""The definition of a table: its columns, constraints, indexes and privileges in SQL.
+
+It also has conversions of times.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-"""SQL of the server's clock, in epoch milliseconds."""
+"""The SQL of the server's clock, in epoch milliseconds."""
 
 
 NO_ELEMENT = -1
-"""In `element`: the row is about a whole record, not about an element of its exploded array."""
+"""The value of `element` in a row about a whole record, which is no element of an exploded array."""
 ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
-"""The column of the place in the exploded array."""
+"""The column with the index in the exploded array."""
 SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `definition` is its SQL type with constraints and default."""
+    """A column. `definition` is its SQL type with constraints and default."""
 
     name: str
     definition: str
@@ -33,9 +36,10 @@ class Table:
         constraints: SQL of the table constraints, which are created with the table.
         partition_by: SQL of the partitioning, e.g. `RANGE ("window_start")`; None: the table is not partitioned.
         storage: SQL of the storage parameters, e.g. `fillfactor = 70`.
-        indexes: names, and the SQL that follows `ON <table>`, e.g. `("published") WHERE NOT published`.
-        writer, reader: privileges of the two roles, e.g. `SELECT, INSERT, UPDATE`; empty: none.
-        key: columns of its first constraint, a key, that tables of earlier versions do not have in theirs.
+        indexes: the name of each index, and the SQL after `ON <table>`, e.g. `("published") WHERE NOT published`.
+        writer: the privileges of the writer's role, e.g. `SELECT, INSERT, UPDATE`; empty: it has none.
+        reader: the privileges of the reader's role.
+        key: the columns that the first constraint, a key, has in addition to the key in tables of earlier versions.
     """
 
     name: str

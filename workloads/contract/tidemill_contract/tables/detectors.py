@@ -1,4 +1,4 @@
-"""`_detectors` and `_detector_history`: the states of anomaly detectors, current and earlier."""
+"""`_detectors` and `_detector_history`: the current and the earlier states of anomaly detectors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TABLE = Table(
     storage="fillfactor = 70",
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""The state of each detector and group. Its size is bounded. The state of a detector for windows only changes together
-with `scanned_until`. A detector for single events has one state for each partition, with -1 - partition as
-`aggregation_id`. It only changes together with `next_offset`, and `seen` is the (epoch, offset) of the group's last
-event, with its place if an array is exploded.
+"""The state of each detector and group. The size of a state is limited. The state of a detector for windows only
+changes together with `scanned_until`. A detector for single events has one state for each partition and group, with -1
+- partition as `aggregation_id`. Such a state only changes together with `next_offset`. `seen` is the epoch and the
+offset of the group's last event. If an array is exploded, it also has the event's index in the array.
 """
 
 HISTORY = Table(
@@ -52,7 +52,7 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Select the groups with a state, the latest seen last. Parameters: anomaly, `aggregation_id`. Rows: group."""
+    """Select the groups with a state, ordered by `seen`. Parameters: anomaly, `aggregation_id`. Rows: group."""
     return f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
 
 

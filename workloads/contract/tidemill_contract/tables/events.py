@@ -1,6 +1,6 @@
-"""`_events`: the events themselves, if the spec stores them. `data` is the decoded event.
+"""`_events`: the raw events, if the spec stores them. `data` is the decoded event.
 
-Of an exploded array each element is an event; `element` is its place.
+Each element of an exploded array is an event, and `element` is its index.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ def copy(schema: str) -> str:
 
 
 def listing(schema: str, further: str) -> str:
-    """Select all events; `further` is SQL of more columns, each with a comma before it."""
+    """Select all events. `further` is the SQL of more columns, each with a comma before it."""
     return f'SELECT event_time, epoch, partition, "offset", data{further} FROM {schema}._events'

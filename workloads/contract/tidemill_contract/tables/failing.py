@@ -20,8 +20,9 @@ SKIPPED = Table(
     ),
     writer="SELECT, INSERT, DELETE",
 )
-"""The latest skipped data: `metrics` (empty: all) of the windows that start in [window_start, last_start], for the
-group (null: all). Dead letters and anomalies have no window, and the aggregation ''.
+"""The latest skipped data. A row is about the windows that start in [window_start, last_start]. `metrics` are the
+skipped metrics; if it is empty, all metrics were skipped. `group_key` is the group; if it is null, all groups were
+skipped. Dead letters and anomalies have no window, and their aggregation is ''.
 """
 
 HELD_UP = Table(
@@ -37,7 +38,8 @@ HELD_UP = Table(
     ("PRIMARY KEY (aggregation, version, duty)",),
     writer="SELECT, INSERT, UPDATE, DELETE",
 )
-"""Duties that currently fail for an aggregation ('': for the pipeline) and are retried. Success deletes the row."""
+"""The duties that currently fail and are retried. A row is deleted when its duty succeeds. If the aggregation is '',
+the duty belongs to the whole pipeline."""
 
 
 def skip(schema: str) -> str:

@@ -1,4 +1,4 @@
-"""`_kept`: the sizes of dead letters and anomalies against their quotas, with the sentences that report them."""
+"""`_kept`: the sizes of dead letters and anomalies, which have quotas, and the sentences about used up quotas."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ TABLE = Table(
     storage="fillfactor = 50",
     writer="SELECT, INSERT, UPDATE",
 )
-"""The numbers of rows of `_dead_letters` and `_anomalies`. Totals are sums over `place`.
+"""The numbers and sizes of rows in `_dead_letters` and `_anomalies`. Totals are sums over `place`.
 
 - `kind`: the table.
-- `place`: the writer. Each has its own row, so that none waits for another: the batches of a partition (its number),
-  the scanner of an aggregation (-1 - id), the operator (-1).
-- `rows`, `bytes`: number and size of the stored rows.
-- `bare`: number of rows that were stored without their value.
-- `counted`: number of rows that were not stored.
-- `expired`, `evicted`: number of rows that were deleted by retention, and by quota.
-- `full_at`: when the quota last took effect.
+- `place`: the number of the writer. Each writer has a separate row here, so that no writer waits for another one. The
+  batches of a partition have the number of the partition, the scanner of an aggregation has -1 - id, and the operator
+  has -1.
+- `rows`: the number of stored rows.
+- `bytes`: the size of the stored rows.
+- `bare`: the number of rows that were stored without their value.
+- `counted`: the number of rows that were not stored.
+- `expired`: the number of rows that were deleted by retention.
+- `evicted`: the number of rows that were deleted by quota.
+- `full_at`: the time at which the quota last took effect.
 """
 
 QUERY = (
     "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"
     " sum(evicted)::bigint, coalesce(max(full_at) > now() - interval '1 day', false) FROM {} GROUP BY kind"
 )
-"""Selects the totals of each kind from `_kept`. Rows: the attributes of `Kept`."""
+"""The SQL that selects the totals of each kind from `_kept`. Rows: the attributes of `Kept`."""
 
 _WORDS: Mapping[str, tuple[str, str]] = {
     DEAD_LETTERS: ("dead letters", "spec.deadLetters.quota"),
@@ -61,11 +64,11 @@ class Kept:
 
     Attributes:
         kind: the table.
-        bytes: size of the stored rows.
-        bare: number of rows that were stored without their value.
-        counted: number of rows that were not stored.
-        expired: number of rows that were deleted by retention.
-        evicted: number of rows that were deleted by quota.
+        bytes: the size of the stored rows.
+        bare: the number of rows that were stored without their value.
+        counted: the number of rows that were not stored.
+        expired: the number of rows that were deleted by retention.
+        evicted: the number of rows that were deleted by quota.
         full: whether the quota took effect within the last day.
     """
 
@@ -94,7 +97,7 @@ def add(schema: str) -> str:
 
 
 def quota_of(spec: PipelineSpec, kind: str) -> str:
-    """Return the quota of a table as the spec has it, e.g. `1Gi`."""
+    """Return the quota of a table as a text from the spec, e.g. `1Gi`."""
     return spec.dead_letters.quota if kind == DEAD_LETTERS else spec.anomaly_history.quota
 
 

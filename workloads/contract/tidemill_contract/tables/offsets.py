@@ -1,4 +1,4 @@
-"""`_offsets` and `_lost`: the positions of readers in the source topic, and the ranges that they could not read."""
+"""`_offsets` and `_lost`: the positions of readers in the source topic, and the ranges that readers could not read."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ TABLE = Table(
 """One row for each reader and partition. It is created before the partition in Kafka.
 
 - `next_offset`: the position. It only changes in the transaction that stores the results of the events before it.
-- `suspects`: event times that jumped ahead too far and are not confirmed yet.
-- `feeds`: for the reader `live`, ids of further versions for which its events count, because a replay of these versions
-  has caught up.
-- `former_topic_ids`: ids of deleted topics with the same name. A broker with old metadata may still answer with one.
+- `suspects`: the event times that jumped ahead too far and are not confirmed yet.
+- `feeds`: for the reader `live`, the ids of further versions that count its events. A replay of these versions has
+  caught up in the partition.
+- `former_topic_ids`: the ids of deleted topics with the same name. A broker with old metadata may still return such an
+  id.
 """
 
 LOST = Table(
@@ -52,7 +53,7 @@ LOST = Table(
     ("PRIMARY KEY (reader, partition, epoch, from_offset)",),
     writer="SELECT, INSERT",
 )
-"""Ranges of offsets that Kafka deleted before they were read."""
+"""The ranges of offsets that Kafka deleted before they were read."""
 
 
 def read(schema: str, reader: str) -> str:
@@ -67,9 +68,9 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Select the partitions, below a number, whose position is not in the topic with this id.
+    """Select the partitions with a number below a limit whose position is not in the topic with this id.
 
-    Parameters: number, topic id. Rows: partition.
+    Parameters: limit, topic id. Rows: partition.
     """
     return (
         f"SELECT partition FROM {schema}._offsets"
@@ -117,7 +118,7 @@ def lock(schema: str, reader: str) -> str:
 
 
 def advance(schema: str, reader: str) -> str:
-    """Move the position of a partition past a batch.
+    """Advance the position of a partition past a batch.
 
     Parameters: next offset, newest event time, suspects, arrival of the oldest record (epoch ms), numbers of records
     consumed, filtered and invalid, partition.
@@ -154,10 +155,10 @@ def lock_next(schema: str) -> str:
 
 
 def live_next(schema: str, *, lock: bool = False) -> str:
-    """Select the positions of the live processors in the topic that a replay reads; `lock` locks them too.
+    """Select the positions of the live processors in the topic that a replay reads. `lock` also locks them.
 
-    Parameters: the replay's reader, list of partitions. Rows: partition, next offset. Partitions that the live
-    processors have not begun are absent.
+    Parameters: the replay's reader, list of partitions. Rows: partition, next offset. A partition is left out if
+    the live processors have not read it yet.
     """
     query = (
         f"SELECT l.partition, l.next_offset FROM {schema}._offsets l JOIN {schema}._offsets o"
@@ -168,7 +169,7 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select partitions whose live events count for all these versions. Parameter: list of ids. Rows: partition."""
+    """Select partitions whose live events count for all of some versions. Parameter: list of ids. Rows: partition."""
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
@@ -201,7 +202,7 @@ def lose(schema: str, reader: str) -> str:
 
 
 LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
-"""Columns of `losses`."""
+"""The columns of `losses`."""
 
 
 def losses(schema: str) -> str:

@@ -1,7 +1,7 @@
-"""`_readers`: the readers of the source topic, which are `live` and one for each replay.
+"""`_readers`: the readers of the source topic. There is the reader `live`, and a reader for each replay.
 
-A row has the watermark and the state from which it is computed. A replay has no watermark, because no event is late
-for it. `switched_at` is the time at which the versions of a replay came into force.
+A row has the watermark, and the state from which the watermark is computed. A replay has no watermark, because no event
+is late for it. `switched_at` is the time at which the versions of a replay came into force.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from tidemill_contract.tables.definition import CLOCK_MS, Table, columns, from_ms, to_ms
 
 LIVE = "live"
-"""The reader of the processors that follow the topic. Each replay has its own reader."""
+"""The reader of the live processors, which read new events of the topic. Each replay has a separate reader."""
 
 TABLE = Table(
     "_readers",

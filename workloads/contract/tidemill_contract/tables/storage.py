@@ -9,18 +9,19 @@ from itertools import chain
 DAY_MS = 86_400_000
 MAX_PARTITION_TABLES = 400
 WIDEN_EVERY = 50
-"""Beyond MAX_PARTITION_TABLES, new partitions are twice as wide, and after each further 50 twice as wide again."""
+"""From MAX_PARTITION_TABLES on, new partitions are twice as wide. After each further 50, the width doubles again."""
 MAX_NEW_TABLES = 100
-"""The maximum number of new partitions for one batch. It is lower if the table has many partitions already."""
+"""The maximum number of new partitions for one batch. The limit is lower if the table has many partitions already."""
 
 Span = tuple[int, int]
-"""First day and end (excluded) of a partition, as days since the epoch."""
+"""The first day and the end (excluded) of a partition, as days since the epoch."""
 
 
 def partition_days(retention_ms: int) -> int:
     """Return the width of a time partition in days.
 
-    It is at least one day, and so large that the retention takes fewer than twice MAX_PARTITION_TABLES partitions.
+    The width is at least one day, and large enough that the retention needs fewer than 2 * MAX_PARTITION_TABLES
+    partitions.
     """
     return max(1, -(-retention_ms // DAY_MS) // MAX_PARTITION_TABLES)
 
@@ -28,9 +29,10 @@ def partition_days(retention_ms: int) -> int:
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
     """Return the partitions to create so that each day is in a partition.
 
-    They are in ascending order, and overlap neither each other nor `held`. The newest days get partitions of `width`.
-    If the table has many partitions already, all new ones are wider. If a batch needs many, its older days share wider
-    ones. So history of any length can be stored: the number of partitions grows with the logarithm of the days.
+    The partitions are in ascending order, and overlap neither each other nor `held`. The newest days get partitions of
+    `width`. If the table has many partitions already, all new partitions are wider. If a batch needs many partitions,
+    its older days share wider ones. So the number of partitions grows with the logarithm of the number of days, and
+    history of any length can be stored.
 
     Args:
         days: days since the epoch.

@@ -8,22 +8,23 @@ from tidemill_contract.tables.definition import Column, Table
 
 
 def window_table(name: str, plan: AggregationLayout) -> Table:
-    """Return the definition of a version's table; `plan` is the version's layout."""
+    """Return the definition of a version's table. `plan` is the version's layout."""
     columns = [Column(group, SQL_TYPES[kind]) for group, kind in plan.group_by]
     columns.append(Column("window_start", "timestamptz NOT NULL"))
     if plan.sessions:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # Rows from before the column SINCE existed get 0, which means: written before any value column was added.
+    # Rows that are older than the column SINCE get 0. It means that they were written before any value column was
+    # added.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]
-    # Group columns can be null, and null is a group like any other.
+    # Nulls are not distinct in the key, because null is a group like any other.
     unique = ", ".join(quote(column) for column in plan.key_columns)
     indexes = [(f"{name}_by_time"[:63], '("window_start")')]
     if plan.sessions:
-        # One index is for closing, which reads the sessions that ended last. The other is for merging, which looks for
-        # the sessions of a group that end after an event.
+        # The first index is for closing, which reads the sessions that ended last. The second index is for merging,
+        # which looks for the sessions of a group that end after an event.
         ends = ", ".join(quote(column) for column in (*(group for group, _ in plan.group_by), "window_end"))
         indexes += [(f"{name}_by_end"[:63], '("window_end")'), (f"{name}_open"[:63], f"({ends})")]
     return Table(

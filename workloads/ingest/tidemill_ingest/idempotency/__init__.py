@@ -1,1 +1,1 @@
-"""Requests with an Idempotency-Key: each of their events is written once."""
+"""Handles requests with an Idempotency-Key. Each of their events is written once."""

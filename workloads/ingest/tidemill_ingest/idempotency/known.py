@@ -1,4 +1,7 @@
-"""The known outcome of a batch with an Idempotency-Key: enough to repeat the answer and to send failed events again."""
+"""The known outcome of a batch with an Idempotency-Key.
+
+From the outcome, the answer can be repeated, and failed events can be sent again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome
 
 MAX_BYTES = 64 * 1024
-"""Maximum size of one encoded outcome; above it, positions and details are left out."""
+"""The maximum size of an encoded outcome. Positions and details of a larger outcome are left out."""
 _FIELD_CHARACTERS = 64
 
 
@@ -19,11 +22,11 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     """The outcome of a batch.
 
     Attributes:
-        total: number of its events.
-        invalid: [reason, field, detail] of invalid events, by index.
-        failed: Kafka's error codes of unacknowledged events, by index; they have to be sent again.
-        places: [partition, offset] by index, if they were requested.
-        unsure: an event may have been written twice, or may be if the failed ones are sent again.
+        total: the number of events in the batch.
+        invalid: [reason, field, detail] of each invalid event, by index.
+        failed: the error code of Kafka for each unacknowledged event, by index. These events have to be sent again.
+        places: [partition, offset] of each event by index, if they were requested.
+        unsure: whether an event may be written twice, already or after the failed events are sent again.
     """
 
     total: int
@@ -34,7 +37,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether certainly no event was written, so that the batch can be treated as new."""
+        """Whether certainly no event was written. Then the batch can be treated as a new one."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
@@ -52,10 +55,10 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
     """Return the known outcome after an attempt.
 
     Args:
-        before: the known outcome before it; None at the first attempt.
-        indexes: the index in the batch, for each record of this attempt.
+        before: the known outcome before the attempt; None: this was the first attempt.
+        indexes: the index in the batch for each record of this attempt.
         records: the records that were sent in this attempt.
-        delivery: what Kafka answered for them.
+        delivery: the outcome of the delivery of these records.
     """
     invalid = {} if before is None else {i: row for i, row in before.invalid.items() if i not in before.failed}
     places = {} if before is None else dict(before.places)
@@ -71,14 +74,14 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the outcome of a batch whose process ended: every unacknowledged event may have been written."""
+    """Return the outcome of a batch whose process ended. Every unacknowledged event may have been written."""
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome, without positions and details if it is too large."""
+    """Return the outcome. If it is too large, positions and details are left out."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

@@ -1,8 +1,8 @@
-"""Requests with an Idempotency-Key: each of their events is written once, however often a request is repeated.
+"""Handles requests with an Idempotency-Key. Each event is written once, however often a request is repeated.
 
 An attempt continues until the outcome of each of its events is known, even if no client waits any more. A repeated
-request with the same key waits for that. It is then answered from the known outcome, and only events that certainly
-were not written are sent again. All processes share the keys through Redis (shared.py).
+request with the same key waits until then. It is answered from the known outcome, and only events that certainly were
+not written are sent again. All processes share the keys through Redis (shared.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tidemill_ingest.idempotency.known import Known, bounded, lost
 from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Maximum size of the outcomes in this process, for each pipeline; the oldest are dropped first."""
+"""The maximum size of a pipeline's outcomes in this process. The oldest outcomes are dropped first."""
 _ENTRY_BYTES = 512
 _ANSWER_SECONDS = 0.3
-"""How long before its deadline a request is answered."""
+"""How long before the deadline a request is answered."""
 MAX_KEY_CHARACTERS = 255
 
 
@@ -42,8 +42,8 @@ class Attempt:
     """A delivery attempt.
 
     Attributes:
-        queued: the outcome that is known at once.
-        end: the final outcome.
+        queued: the outcome that is known once the events are queued.
+        end: an awaitable of the final outcome.
     """
 
     queued: Known
@@ -51,7 +51,7 @@ class Attempt:
 
 
 Begin = Callable[[Known | None], Attempt]
-"""Queues the events that are not known to be written; raises if none could be queued."""
+"""A function that queues the events that are not known to be written. It raises an error if none could be queued."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Found:
 
     Attributes:
         known: the outcome of the events.
-        replayed: whether it comes from an earlier request.
+        replayed: whether the outcome comes from an earlier request.
     """
 
     known: Known
@@ -98,7 +98,7 @@ class _Memory:
         self._entries[key] = entry
 
     def end(self, key: str, entry: _Entry, known: Known | None) -> None:
-        """Store an outcome, and drop the oldest ones if necessary."""
+        """Store an outcome. If the limit is exceeded, drop the oldest outcomes."""
         self._drop(key)
         if known is None:
             return
@@ -115,13 +115,14 @@ class _Memory:
 
 
 class Replays:
-    """The batches with keys of all pipelines.
+    """The batches with an Idempotency-Key of all pipelines.
 
     Args:
         shared: the keys of all processes.
-        max_bytes: maximum size of stored outcomes, for each pipeline.
-        clock: monotonic seconds.
-        away: returns a future that is done once Kafka is known to be away; then no request waits for it.
+        max_bytes: the maximum size of stored outcomes for each pipeline.
+        clock: a monotonic clock, in seconds.
+        away: a function that returns a future. The future is done once Kafka is known to be down, and then no request
+            waits for Kafka.
     """
 
     def __init__(
@@ -141,13 +142,13 @@ class Replays:
 
         Args:
             batch: the request.
-            begin: queues its events.
-            deadline: of the request; a begun attempt continues after it.
-            wait: wait for the final outcome; otherwise only until the events are queued.
+            begin: the function that queues the events.
+            deadline: the deadline of the request. An attempt that has begun continues after the deadline.
+            wait: whether to wait for the final outcome. Otherwise, wait only until the events are queued.
 
         Raises:
-            Problem: 422, the key was used for another request; 400, the key is too long; 503, the batch is under way.
-            Exception: the one that `begin` raises.
+            Problem: the key was used for another request (422), is too long (400), or its batch is under way (503).
+            Exception: the error of `begin`.
         """
         if not 0 < len(batch.key) <= MAX_KEY_CHARACTERS:
             raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key takes 1 to {MAX_KEY_CHARACTERS} characters")
@@ -169,10 +170,10 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all of it yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # lets its callback, which stores the outcome, run first
+            await asyncio.sleep(0)  # the callback of the task, which stores the outcome, runs first
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
-        """Wait for the task's result, the deadline, or the news that Kafka is away."""
+        """Wait for the task's result, or for the deadline, or until Kafka is known to be down."""
 
         async def first(*awaited: asyncio.Future[Any]) -> None:
             seconds = max(0.0, deadline.remaining() - _ANSWER_SECONDS)
@@ -215,7 +216,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this process ends meanwhile, the key stays its own, because the outcome is unknown.
+        # If this process ends during the attempt, it stays the owner of the key, because the outcome is unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)

@@ -1,11 +1,11 @@
-"""The keys of all ingest processes of a namespace, in Redis: the owner of each running batch, or its outcome.
+"""Shares Idempotency-Keys between all ingest processes of a namespace, through Redis.
 
-A key holds either its owner (the process of a running attempt), or the outcome of the last attempt. It is written by
-compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that was silent for
-`LEASE_SECONDS` has lost its queue, and others may take over its keys. Its events may be in Kafka or not, so the batch
-is then marked as unsure.
+The value of a key is either its owner (the process of a running attempt), or the outcome of the last attempt. It is
+written by compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that was
+silent for `LEASE_SECONDS` has lost its queue, and other processes may take over its keys. The events of such a batch
+may be in Kafka or not, so the batch is marked as unsure.
 
-While Redis is away, each process only knows its own keys. It writes missing values when Redis is back.
+While Redis is down, each process only knows its own keys. It writes missing values when Redis works again.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 24 * 3600
 MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
-"""Limits of each pipeline; the oldest keys are dropped first."""
+"""The limits for the keys of each pipeline. The oldest keys are dropped first."""
 BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
 AGAIN_SECONDS = 1.0
-"""Interval between probes of Redis while it does not answer."""
+"""The interval between probes of Redis while it does not answer."""
 _LOOK_SECONDS = 0.2
-"""Interval between reads of a key that another process owns."""
+"""The interval between reads of a key that another process owns."""
 _ANSWER_SECONDS = 0.5
 MAX_OWED = 10_000
 _AWAY = (redis.exceptions.RedisError, BreakerOpen, OSError)
 
 T = TypeVar("T")
 Place = tuple[str, str]
-"""A pipeline and the hash of a key."""
+"""A pipeline, and the hash of an Idempotency-Key."""
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a key; `owner` is empty once the attempt has ended."""
+    """The value of a key. `owner` is empty after the attempt has ended."""
 
     fingerprint: bytes
     owner: str
@@ -63,10 +63,10 @@ class Batch:
     """A request with an Idempotency-Key.
 
     Attributes:
-        pipeline: of the events.
-        key: from the request's header.
-        fingerprint: distinguishes different requests with the same key.
-        total: number of its events.
+        pipeline: the pipeline of the events.
+        key: the Idempotency-Key in the request's header.
+        fingerprint: a hash that distinguishes different requests with the same key.
+        total: the number of events in the request.
     """
 
     pipeline: str
@@ -85,7 +85,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     Attributes:
         known: the outcome of earlier attempts.
-        done: no event is left to send, and the key has no owner.
+        done: whether no event is left to send. Then the key has no owner.
     """
 
     known: Known | None = None
@@ -96,9 +96,9 @@ class SharedKeys:
     """This process's access to the shared keys.
 
     Args:
-        client: Redis; None: there is none, and keys are not shared.
-        guard: of Redis.
-        namespace: of the pipelines.
+        client: the client of Redis; None: there is no Redis, and keys are not shared.
+        guard: the guard of Redis.
+        namespace: the namespace of the pipelines.
         owner: a unique name of this process.
         lease_seconds: how long an owner may be silent.
     """
@@ -116,33 +116,33 @@ class SharedKeys:
         self._namespace, self._owner, self._lease = namespace, owner, lease_seconds
         self._put_script = client.register_script(PUT) if client is not None else None
         self._own: dict[Place, bytes] = {}
-        """Keys that this process owns, by (pipeline, hash), with their values."""
+        """The values of the keys that this process owns, by (pipeline, hash)."""
         self._owed: OrderedDict[Place, bytes] = OrderedDict()
-        """Values that still have to be written."""
+        """The values that still have to be written to Redis."""
         self._writing: dict[Place, asyncio.Task[None]] = {}
         self.error = ""
 
     def dependency(self) -> list[Dependency]:
-        """The dependency for /health; empty without Redis."""
+        """Return the dependency for /health. Without Redis, there is none."""
         if self._client is None:
             return []
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
 
     async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
-        """Become the owner of a batch's key; waits while another process owns it.
+        """Become the owner of a batch's key. While another process owns the key, wait.
 
         Args:
             batch: the batch.
             before: the outcome that this process knows.
-            deadline: of the request.
+            deadline: the deadline of the request.
 
         Raises:
-            Problem: 422, the key was used for another request; 503, another process still owns it.
+            Problem: the key was used for another request (422), or another process still owns the key (503).
         """
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._owed:  # written later, it would take the key away again
+        if place in self._owed:  # the older value is written first, because it would later overwrite the claim
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
@@ -152,7 +152,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # It is there already if the client asked twice, because the first answer was lost.
+                # The value can be there already, if the client repeated the request because the first answer was lost.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -186,7 +186,10 @@ class SharedKeys:
         return bool(owner) and owner != self._owner and await self._call(partial(self._lives, owner))
 
     def settle(self, batch: Batch, known: Known | None) -> None:
-        """Store the outcome of an attempt in the background. None: nothing was written, and the key becomes free."""
+        """Store the outcome of an attempt in the background.
+
+        None means that nothing was written: the key becomes free.
+        """
         if self._client is None:
             return
         place = batch.place
@@ -195,9 +198,9 @@ class SharedKeys:
         self._write(place)
 
     async def run(self) -> None:
-        """Send heartbeats and write missing values, until cancelled."""
+        """Send heartbeats and write missing values until the task is cancelled."""
         me = asyncio.current_task()
-        # The client sometimes loses a cancellation during a read.
+        # The task's state is checked, because the client sometimes loses a cancellation during a read.
         while self._client is not None and not (me is not None and me.cancelling()):
             pause = BEAT_SECONDS
             try:
@@ -224,7 +227,7 @@ class SharedKeys:
             self._owed.popitem(last=False)
 
     def _write(self, place: Place) -> asyncio.Task[None]:
-        """Write the value of a key that Redis does not have yet. Claims of the key wait for that."""
+        """Write the value of a key that Redis does not have yet. Claims of the key wait for this write."""
         self._writing[place] = task = asyncio.ensure_future(self._pay(place))
         task.add_done_callback(lambda _: self._writing.pop(place, None) if self._writing.get(place) is task else None)
         return task
@@ -242,7 +245,7 @@ class SharedKeys:
             del self._owed[place]
 
     async def _call(self, make: Callable[[], Awaitable[T]], *, look: bool = False) -> T:
-        """Send a request to Redis. After a failure, only background probes do so, until Redis answers."""
+        """Send a request to Redis. After a failure, only background probes are sent until Redis answers."""
         if self.error and not look:
             raise BreakerOpen(self._guard.name, AGAIN_SECONDS)
         try:
@@ -255,7 +258,10 @@ class SharedKeys:
         return found
 
     async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
-        """Set a key if it has the expected value (empty: absent); otherwise return its value."""
+        """Set a key if it has the expected value, or return its value otherwise.
+
+        An empty expected value means that the key is absent.
+        """
         pipeline, name = place
         prefix = names.ingest_keys(self._namespace, pipeline)
         keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
@@ -263,22 +269,22 @@ class SharedKeys:
             expected, value, KEPT_SECONDS, f"{time.time():.3f}", MAX_KEYS, MAX_BYTES,
             self._lease, int(force), name, prefix,
         ]  # fmt: skip
-        assert self._put_script is not None  # noqa: S101 - nobody comes here without a client
+        assert self._put_script is not None  # noqa: S101 - callers check that there is a client
         found = await self._put_script(keys, arguments)
         return found if isinstance(found, bytes) else None
 
     async def _lives(self, owner: str) -> bool:
-        assert self._client is not None  # noqa: S101 - nobody comes here without a client
+        assert self._client is not None  # noqa: S101 - callers check that there is a client
         return bool(await self._client.exists(self._owner_key(owner)))
 
     async def _beat(self) -> None:
-        """Renew the sign of life of this process.
+        """Renew the owner key of this process, which shows that the process runs.
 
-        If Redis has lost it, Redis has also lost the claims of running batches, so they are written again. A sign of
-        life that was only set together with a batch (scripts.py) does not prove that other claims are there. Redis may
-        be asked more than once.
+        If Redis has lost the owner key, it has also lost the claims of running batches, so they are written again. An
+        owner key that was only set together with a batch (scripts.py) does not prove that other claims are there. This
+        may send several requests to Redis.
         """
-        assert self._client is not None  # noqa: S101 - nobody comes here without a client
+        assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)
         if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease):
             return
@@ -291,13 +297,13 @@ class SharedKeys:
 
 
 def reused() -> Problem:
-    """Return the 422 for a key that was used for another request."""
+    """Return the problem (422) for an Idempotency-Key that was used for another request."""
     detail = "Idempotency-Key: the key was used for another request; use a new key for each batch"
     return Problem(422, "idempotency_key_reused", detail)
 
 
 def under_way(why: str) -> Problem:
-    """Return the 503 for a key whose first request is still running."""
+    """Return the problem (503) for an Idempotency-Key whose first request is still running."""
     detail = (
         f"the batch of this Idempotency-Key is under way to Kafka already ({why}): send it again later, with the key"
     )

@@ -1,1 +1,1 @@
-"""Records to Kafka."""
+"""Sends records to Kafka."""

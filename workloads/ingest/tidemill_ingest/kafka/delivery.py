@@ -1,4 +1,7 @@
-"""Sends a request's records and waits for their delivery. A record too large for the topic is marked as refused."""
+"""Sends a request's records and waits for the delivery.
+
+A record that is too large is sent again as an invalid event.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueF
 from tidemill_ingest.records import Records
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
-"""Values of Retry-After, when Kafka is down and when the queue is full."""
+"""The values of Retry-After if Kafka is down, and if the queue is full."""
 _ANSWER_SECONDS = 0.3
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
@@ -26,8 +29,8 @@ def begin(
     """Queue the records.
 
     Raises:
-        Problem: nothing was sent. Kafka is unavailable or its queue is full (503), or the pipeline's share of the queue
-            is used up (429).
+        Problem: nothing was sent, because Kafka is unavailable or its queue is full (503), or because the pipeline's
+            share of the queue is used up (429).
     """
     nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
     try:
@@ -59,8 +62,9 @@ async def finish(
 ) -> Delivery:
     """Wait until each record is acknowledged or has failed.
 
-    A record that is too large for the topic makes other records of its batch fail too. So each of them is sent again
-    alone. If it still is too large, it is shortened and sent with that verdict, which is added to `records.invalid`.
+    A record that is too large for the topic makes other records of its batch fail too. So each record that failed for
+    this reason is sent again alone. If it is still too large, it is shortened and sent as an invalid event, and the
+    verdict is added to `records.invalid`.
 
     Raises:
         TimeoutError: the deadline passed before all outcomes were known.
@@ -84,7 +88,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # it stays in `failed`, so that the client sends it again
+            return  # the record stays in `failed`, so that the client sends it again
         error = one.failed.get(0)
         if error is None:
             del delivery.failed[index]
@@ -99,5 +103,5 @@ async def _send_alone(
 
 
 async def _wait(pending: Pending, deadline: Deadline) -> Delivery:
-    # Shielded, so that later reports still settle the breaker's ticket.
+    # The future is shielded, so that later reports still settle the breaker's ticket.
     return await asyncio.wait_for(asyncio.shield(pending.future), max(0.0, deadline.remaining() - _ANSWER_SECONDS))

@@ -1,10 +1,11 @@
-"""The producers: one gives up a record after the publish timeout, the other retries until the outcome is known.
+"""The three producers of ingest. They differ in how long they retry a record.
 
-Both are idempotent: however often a producer repeats a record, Kafka appends it once. But a record that is given up
-after it was sent may have been written. For a request without an `Idempotency-Key`, the answer says so, and the client
-sends it again; otherwise a copy of each attempt would wait here for the end of an outage. For a request with a key, the
-outcome must be known before the next attempt, so that its records are not given up. Records whose client does not wait
-have a third producer, because the records of waiting clients are given up earlier when Kafka is down.
+All are idempotent: however often a producer repeats a record, Kafka appends it once. But a record that is given up
+after it was sent may have been written. For requests without an `Idempotency-Key`, the producer gives up a record after
+the publish timeout. The answer says so, and the client sends the record again. Otherwise, a copy of each attempt would
+wait here for the end of an outage. For requests with an `Idempotency-Key`, the outcome must be known before the next
+attempt, so a second producer retries until it is known. Records whose client does not wait have a third producer,
+because records of waiting clients are given up earlier if Kafka is down.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = 200_000
 QUEUE_BYTES = 256 * 1024 * 1024
 SURE_SECONDS = 24 * 3600
-"""How long the producer for requests with a key retries: as long as keys are kept."""
+"""How long the producer for requests with an Idempotency-Key retries. It is as long as these keys are kept."""
 _MOST_RETRIES = 2**31 - 1
 _OTHER_NAMES = ("message.timeout.ms", "message.send.max.retries")
-"""The client's other names for `delivery.timeout.ms` and `retries`."""
+"""The other names of `delivery.timeout.ms` and `retries` in the client's settings."""
 _LEAST_ANSWER_SECONDS = 10.0
 _DEFINITE = frozenset(
     {
@@ -55,7 +56,7 @@ _DEFINITE = frozenset(
 
 
 def is_definite(error: KafkaError) -> bool:
-    """Return whether a record with this error is certainly not in Kafka: it was not sent, or the broker refused it."""
+    """Return whether a record with this error is certainly not in Kafka, because it was not sent or was refused."""
     return error.name() in _DEFINITE
 
 
@@ -67,7 +68,8 @@ class Line:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        # A client keeps its callback. If that had a strong reference to this object, neither would ever be released.
+        # The reference is weak, because a client keeps its callback, and with a strong reference neither this object
+        # nor the client would ever be released.
         told = weakref.WeakMethod(self.on_error)
         self._settings = {**settings, "error_cb": lambda error: (method := told()) and method(error)}
         self.producer = Producer(self._settings)
@@ -88,18 +90,21 @@ class Line:
         return renewed
 
     def purge(self) -> None:
-        """Give up all records, and report that."""
+        """Give up all records, and call their delivery reports."""
         for producer in (self.producer, *self._retired):
             producer.purge()
             producer.poll(0)
 
     def on_error(self, error: KafkaError) -> None:
-        """Note a fatal error, of the client or of a call to queue a record."""
+        """Record a fatal error of the client, or of a call that queues a record."""
         if kafka_fatal(error):
             self._fatal = True
 
     def replace(self) -> None:
-        """Send further records by a new producer; the former one still sends those that it has. Keep one only."""
+        """Send further records by a new producer. The former producer still sends the records that it has.
+
+        Nothing is done while there is another former producer.
+        """
         if len(self.producer) and not self._retired:
             self._retired.append(self.producer)
             self.producer = Producer(self._settings)
@@ -110,7 +115,7 @@ class Line:
             old.purge()
 
     def renew(self) -> None:
-        """Replace the producer, and give up its records; the next polls report that."""
+        """Replace the producer, and give up its records. The next polls call their delivery reports."""
         old, self.producer = self.producer, Producer(self._settings)
         old.purge()
         self._retired.append(old)
@@ -118,18 +123,24 @@ class Line:
 
 
 def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
-    """Return the settings of the producer for requests with a key, made from those of the producer without."""
+    """Return the settings of the producer for requests with an Idempotency-Key.
+
+    They are made from `settings`, which are those of the producer for other requests.
+    """
     return {
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
         "delivery.timeout.ms": SURE_SECONDS * 1000,
         "retries": _MOST_RETRIES,
-        # After this time a silent broker is tried again; the default is a minute.
+        # A broker that does not answer is tried again after this time, because the default of a minute is too long.
         "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
     }
 
 
 def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
-    """Return the settings of the producer for requests without a key, which gives up after `publish_seconds`."""
+    """Return the settings of the producer for requests without an Idempotency-Key.
+
+    It gives up a record after `publish_seconds`.
+    """
     extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     policy = guard.policy
     return {
@@ -141,14 +152,15 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "compression.type": "lz4",
         "message.max.bytes": MAX_RECORD_BYTES,
         "delivery.timeout.ms": int(publish_seconds * 1000),
-        # Idempotence needs at least one retry.
+        # There is at least one retry, because idempotence needs it.
         "retries": max(1, policy.retries),
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),
         "reconnect.backoff.max.ms": 2000,
-        # A missing topic is reported after 5 s; the default is 30 s.
+        # A missing topic is reported after 5 s, because the default of 30 s is too long for a request.
         "topic.metadata.propagation.max.ms": 5000,
-        # The sink limits the queue, for each request as a whole; the client's limits are only a last resort.
+        # The sink limits the queue, by whole requests. So these limits of the client are never reached in normal
+        # operation.
         "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",

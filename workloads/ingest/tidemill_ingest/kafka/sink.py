@@ -1,7 +1,7 @@
-"""Sends records to Kafka: idempotent producers, one future for each request, a bounded queue, and a breaker.
+"""Sends records to Kafka with idempotent producers, a limited queue and a breaker. Each request has a future.
 
-All of this runs on the event loop, which also polls the producers. A polling thread would compete with it for Python's
-global lock at every delivery report. producers.py describes which producer sends the records of a request.
+All of this runs on the event loop, which also polls the producers. A separate thread for polling would compete with the
+event loop for Python's global lock at every delivery report. producers.py describes which producer sends a record.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = producers.QUEUE_MESSAGES
 QUEUE_BYTES = producers.QUEUE_BYTES
 IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
-"""The most records of one topic in the queue, so that an outage of one partition leaves room for other pipelines."""
+"""The maximum number of a topic's records in the queue. So an outage of a partition leaves room for other topics."""
 BUSY_SHARE = 0.8
-"""If more than this share of the queue is used, new requests are refused before they are decoded."""
+"""The used share of the queue from which new requests are refused before they are decoded."""
 LATELY_SECONDS = 5.0
-"""Requests that began or ended longer ago are no sign of whether Kafka works."""
+"""The time for which the start or end of a request counts as a sign whether Kafka works."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
-"""The time for the answer: Kafka's client gives up a request's records this long before the request's deadline."""
+"""The time for the answer. Kafka's client gives up a request's records this long before the request's deadline."""
 
 
 class QueueFullError(Exception):
-    """The producer's queue is full; nothing was sent."""
+    """The error if the producer's queue is full. Nothing was sent."""
 
 
 class TopicFullError(Exception):
-    """Too many records of this topic are in the queue; nothing was sent."""
+    """The error if too many records of a topic are in the queue. Nothing was sent."""
 
 
 class KafkaDownError(Exception):
-    """Kafka does not answer; nothing was sent."""
+    """The error if Kafka does not answer. Nothing was sent."""
 
 
 @dataclass
@@ -57,9 +57,9 @@ class Delivery:
     """The outcome of records.
 
     Attributes:
-        failed: the errors of failed records by index.
-        places: the partitions and offsets of written records by index, if requested.
-        unsure: whether a failed record may be in Kafka all the same.
+        failed: the error of each failed record, by index.
+        places: the partition and the offset of each written record by index, if they were requested.
+        unsure: whether a failed record may be in Kafka nevertheless.
     """
 
     failed: dict[int, KafkaError] = field(default_factory=dict)
@@ -67,17 +67,17 @@ class Delivery:
     unsure: bool = False
 
     def refuse(self, index: int, error: KafkaError) -> None:
-        """Note that a record was sent and failed."""
+        """Store the error of a record that was sent and failed."""
         self.failed[index] = error
         self.unsure = self.unsure or not producers.is_definite(error)
 
 
 class Pending:
-    """The records of one request that were sent; counts their delivery reports.
+    """The sent records of one request. It counts their delivery reports.
 
     Attributes:
-        future: gets `delivery` as its result when all reports have arrived.
-        delivery: the outcomes known so far.
+        future: the future whose result is `delivery` once all reports have arrived.
+        delivery: the outcomes that are known so far.
     """
 
     def __init__(self, records: Records, on_done: Callable[[Delivery], None]) -> None:
@@ -89,7 +89,7 @@ class Pending:
         self._refused: dict[bytes, list[KafkaError]] = defaultdict(list)
 
     def report(self, error: KafkaError | None, message: Any) -> None:
-        """Count a delivery report. A failed record is identified by its value, because equal records are the same."""
+        """Count a delivery report. A failed record is found by its value, because equal values are equal records."""
         if error is not None:
             self._refused[message.value()].append(error)
         self._left -= 1
@@ -97,7 +97,7 @@ class Pending:
             self._end()
 
     def reporter(self, index: int) -> Callable[[KafkaError | None, Any], None]:
-        """Return a callback for one record that also notes the record's place."""
+        """Return a callback for one record that also stores the record's partition and offset."""
 
         def report(error: KafkaError | None, message: Any) -> None:
             if error is not None:
@@ -111,7 +111,7 @@ class Pending:
         return report
 
     def unsent(self, index: int, error: KafkaError) -> None:
-        """Note that a record could not be queued."""
+        """Store the error of a record that could not be queued."""
         self.delivery.failed[index] = error
         self._left -= 1
         if not self._left:
@@ -134,15 +134,15 @@ class Sink:
 
     Args:
         settings: the settings, with Kafka's address.
-        guard: the guard `kafka_producer`. Its timeout is the publish timeout, its retries are those of the client.
-        request_seconds: the longest time of a request; the longest publish timeout of records without a key.
-        in_flight_bytes: the most bytes of one topic in the queue; 0: only the limit of the whole queue applies.
+        guard: the guard `kafka_producer`. It has the publish timeout, and the number of the client's retries.
+        request_seconds: the maximum time of a request. The publish timeout without an Idempotency-Key is shorter.
+        in_flight_bytes: the maximum size of a topic's records in the queue; 0: only the whole queue is limited.
 
     Attributes:
-        publish_seconds: the publish timeout of records without a key.
-        down: why Kafka counts as down; empty: it does not.
-        acknowledged_at: when Kafka last acknowledged records (monotonic seconds).
-        asked_at: when a request last wanted to send records (monotonic seconds).
+        publish_seconds: the publish timeout of records of requests without an Idempotency-Key.
+        down: the reason why Kafka counts as down; empty: it does not count as down.
+        acknowledged_at: the time at which Kafka last acknowledged records (monotonic seconds).
+        asked_at: the time at which a request last tried to send records (monotonic seconds).
     """
 
     def __init__(
@@ -161,27 +161,27 @@ class Sink:
         self._sure = producers.Line(producers.sure(config, self.publish_seconds))
         self._config = config
         self._unwaited: producers.Line | None = None
-        """Created on first use, because few clients do not wait."""
+        """The producer for clients that do not wait. It is created on its first use, because such clients are few."""
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """Since when requests come and Kafka acknowledges none; None: it acknowledges them."""
+        """The time since which requests come but Kafka acknowledges none; None: Kafka acknowledges them."""
         self._tried_at = float("-inf")
-        """When a request last began or ended."""
+        """The time at which a request last began or ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
         self._began: dict[int, float] = {}
-        """When each waiting request began (monotonic seconds), by number, so that the oldest is first."""
+        """The time at which each waiting request began (monotonic seconds), by number. The oldest is the first."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._records = self._bytes = 0
         self._topics: dict[str, tuple[int, int]] = {}
-        """The numbers of records and bytes in the queue, by topic."""
+        """The number and the size of the records in the queue, by topic."""
         self.down = ""
         self.acknowledged_at = float("-inf")
 
     def start(self) -> None:
-        """Begin to poll, on the running loop."""
+        """Start to poll the producers on the running event loop."""
         self._tick()
 
     async def close(self, seconds: float) -> int:
@@ -200,15 +200,15 @@ class Sink:
 
     @property
     def away(self) -> asyncio.Future[None]:
-        """A future that is done while Kafka counts as down; afterwards there is a new one."""
+        """A future that is done while Kafka counts as down. Afterwards, a new future replaces it."""
         if self._away is None or (self._away.done() and not self.down):
             self._away = asyncio.get_running_loop().create_future()
         return self._away
 
     def give_up(self, why: str) -> None:
-        """Count Kafka as down: waiting requests are answered now, and new ones are refused.
+        """Count Kafka as down. Waiting requests are answered now, and new requests are refused.
 
-        Records without a key are given up, because their clients send them again.
+        Records of requests without an Idempotency-Key are given up, because their clients send them again.
         """
         if not self.down and len(self._quick.producer):
             self._quick.renew()
@@ -217,24 +217,24 @@ class Sink:
             self.away.set_result(None)
 
     def replace(self) -> None:
-        """Send further records by new producers, which read the metadata again: a client trusts what it has read."""
+        """Send further records by new producers. They read the metadata again, which the former producers do not."""
         for line in self._lines():
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Give up records without a key in former producers; their clients send them again."""
+        """Give up records without an Idempotency-Key in former producers. Their clients send them again."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
 
     @property
     def producer(self) -> Producer:
-        """The producer of records without a key; it is replaced after a fatal error."""
+        """The producer for requests without an Idempotency-Key. It is replaced after a fatal error."""
         return self._quick.producer
 
     @property
     def queued(self) -> int:
-        """The number of records of requests that are not completely acknowledged."""
+        """The number of records of all requests that are not completely acknowledged."""
         return self._records
 
     @property
@@ -244,34 +244,34 @@ class Sink:
 
     @property
     def waited(self) -> float:
-        """Seconds that the oldest request has waited for an acknowledgement; 0: no request waits."""
+        """The seconds that the oldest request has waited for an acknowledgement; 0: no request waits."""
         return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
 
     @property
     def unheard(self) -> float:
-        """Seconds for which requests came and Kafka acknowledged none; 0: it did, or no request came lately."""
+        """The seconds for which Kafka has acknowledged no request; 0: it has, or no request came lately."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property
     def _idles(self) -> bool:
-        """Whether no request waits, and none came or ended lately."""
+        """Whether no request waits, and no request came or ended lately."""
         return not self._began and time.monotonic() - self._tried_at > LATELY_SECONDS
 
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
-        """Queue records. The future of the returned object is done when each was acknowledged by Kafka or has failed.
+        """Queue records. The future of the returned object is done when each record was acknowledged or has failed.
 
         Args:
             topic: the topic.
             records: the records.
-            places: note the partition and offset of each record.
-            sure: retry until the outcome of each record is known, however long that takes.
-            waited: a client waits, and can send the records again.
+            places: whether to store the partition and offset of each record.
+            sure: whether to retry until the outcome of each record is known, however long this takes.
+            waited: whether a client waits, which can send the records again.
 
         Raises:
-            BreakerOpen: Kafka has been failing; nothing was sent.
-            KafkaDownError: Kafka does not answer; nothing was sent.
-            QueueFullError: the queue has no room for all of them; nothing was sent.
-            TopicFullError: their topic's share of the queue has no room for all of them; nothing was sent.
+            BreakerOpen: Kafka has been failing. Nothing was sent.
+            KafkaDownError: Kafka does not answer. Nothing was sent.
+            QueueFullError: the queue has no room for all records. Nothing was sent.
+            TopicFullError: the topic's share of the queue has no room for all records. Nothing was sent.
         """
         now = time.monotonic()
         if self._unheard_since is None or self._idles:
@@ -282,7 +282,7 @@ class Sink:
         try:
             self._reserve(topic, count, size)
         except (KafkaDownError, QueueFullError, TopicFullError) as error:
-            # An attempt that would fail counts as a failure.
+            # For the breaker, a Kafka that is down counts as a failure. A full queue only gives the ticket back.
             down = isinstance(error, KafkaDownError)
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise
@@ -323,7 +323,7 @@ class Sink:
         if self._records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             raise QueueFullError("the queue to Kafka is full")
         held, held_bytes = self._topics.get(topic, (0, 0))
-        # A single request is always accepted, however small the limit.
+        # A topic without records in the queue is always accepted, so that a request can be larger than the limit.
         if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
             raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
         self._topics[topic] = held + count, held_bytes + size
@@ -371,7 +371,7 @@ class Sink:
 
 
 class _Ticket:
-    """Reports the outcome of a request to the breaker, once. A request that is still retried after its time failed."""
+    """Reports the outcome of a request to the breaker once. A request that is retried for too long counts as failed."""
 
     def __init__(self, guard: Guard, ticket: int) -> None:
         self._guard, self._ticket = guard, ticket

@@ -1,4 +1,4 @@
-"""Probes whether Kafka answers, with and without traffic, and makes the trial that closes an open breaker."""
+"""Probes whether Kafka answers, with and without traffic. A probe can also be the trial that closes an open breaker."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
 FRESH_SECONDS = 2.0
-"""Kafka is not probed for this long after it acknowledged records."""
+"""The time after an acknowledgement of records for which Kafka is not probed."""
 ASK_SECONDS = 3.0
 FAILURES = 2
-"""After this many failures in a row, which take about 8 s, Kafka counts as down."""
+"""The number of failures in a row after which Kafka counts as down. They take about 8 s."""
 STUCK_SECONDS = 10.0
-"""If records have waited this long for an acknowledgement, /health says so; usually they wait for milliseconds."""
+"""The wait of records for an acknowledgement from which /health reports it. Usually, records wait for milliseconds."""
 REPLACE_SECONDS = 5.0
-"""After this long, producers are replaced: their metadata may be of a topic that was deleted and created again."""
+"""The wait of records after which producers are replaced, because their metadata may be that of a deleted topic."""
 _AGAIN_SECONDS = 60.0
 IDLE_SECONDS = 10.0
-"""After this long without requests, a probe is the trial of an open breaker."""
+"""The time without requests after which a probe is the trial of an open breaker."""
 
 
 class Watch:
     """Probes Kafka periodically.
 
     Attributes:
-        error: the error of the latest probe; empty if Kafka answered.
+        error: the error of the latest probe; empty: Kafka answered.
     """
 
     def __init__(self, sink: Sink, guard: Guard) -> None:
@@ -47,28 +47,29 @@ class Watch:
 
     @property
     def up(self) -> bool:
-        """Whether Kafka has answered and is not known to be down."""
+        """Whether Kafka has ever answered, and is not known to be down."""
         return self._seen and not self._sink.down
 
     @property
     def seen(self) -> bool:
-        """Whether Kafka has ever answered. Until then the settings of this process may be wrong."""
+        """Whether Kafka has ever answered. Until then, the settings of this process may be wrong."""
         return self._seen
 
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Includes clients that no longer wait: after an outage, Kafka may answer probes but acknowledge no records.
+        # `unheard` includes requests that no longer wait, because Kafka may answer probes but acknowledge no records.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # Brokers may answer probes but accept no records. If others are acknowledged meanwhile, only a part is down.
+        # Brokers may answer probes but accept no records. If other records are acknowledged meanwhile, only a part of
+        # Kafka is down, so it is not required here.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
 
     async def run(self) -> None:
-        """Probe until cancelled."""
+        """Probe Kafka until the task is cancelled."""
         while True:
             if self._needs_asking():
                 await self._ask()
@@ -76,7 +77,7 @@ class Watch:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _see_to_stuck(self) -> None:
-        """Replace the producers if records wait although Kafka answers; if that helps, give up the former records."""
+        """Replace the producers if records wait although Kafka answers. If this helps, give up the waiting records."""
         sink, now = self._sink, time.monotonic()
         if not self.up or sink.waited < REPLACE_SECONDS:
             self._replaced_at = None
@@ -112,9 +113,9 @@ class Watch:
             self._answered(asked_at)
 
     def _trial(self) -> int | None:
-        """Return a ticket if the breaker waits for a trial and no request makes one.
+        """Return a ticket if the breaker waits for a trial and no request makes it, or else None.
 
-        A trial by a request is better: Kafka may answer probes but accept no records.
+        A trial by a request is better, because Kafka may answer probes but accept no records.
         """
         if self._guard.state == "closed" or time.monotonic() - self._sink.asked_at < IDLE_SECONDS:
             return None
@@ -127,7 +128,7 @@ class Watch:
         if self._sink.down:
             log.warning("Kafka answers again")
         if self._sink.down or self._failures or self._was_away:
-            # Kafka did not answer at all, so an answer is enough to close the breaker.
+            # Until now, Kafka did not even answer probes, so this answer is enough to close the breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
             # A trial that failed after this probe began keeps the breaker open until the next probe.
             self._was_away = self._guard.state != "closed"

@@ -21,11 +21,11 @@ from tidemill_processor.detect.detectors import State, Verdict
 from tidemill_processor.keeper.quotas import Kept, left, note
 
 CLEARED = "cleared"
-"""Severity of an anomaly whose window, after late events, is no longer anomalous."""
+"""The severity of an anomaly if late events changed its window so that it is no longer anomalous."""
 ANOMALY_BYTES = 500
-"""Bytes that a row and its index entries take, without its group. (The group is also in two of the indexes.)"""
+"""The size of a row and its index entries in bytes, without the group. The group is also in two of the indexes."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
-"""A number that was a float in Python. Integers of states, such as counts and hours, have fewer digits."""
+"""The pattern of a number that was a float in Python. Integers in states, such as counts and hours, are shorter."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,11 @@ class Anomaly:
     """A verdict on a group's window, or on a single event (see `_anomalies`).
 
     Attributes:
-        group: the group columns as stable JSON.
-        start, end: of the window, RFC 3339; for an event, both are its event time.
-        record: epoch, partition and offset of an event, and its place in the exploded array; None for a window.
+        group: the group columns as JSON, which is equal for equal groups.
+        start: the start of the window in RFC 3339, or the event time of an event.
+        end: the end of the window in RFC 3339, or the event time of an event.
+        record: the epoch, partition and offset of an event, and its index in the exploded array. All four are None for
+            a window.
     """
 
     rule: str
@@ -52,7 +54,10 @@ class Anomaly:
 
 @dataclass(frozen=True)
 class Known:
-    """The state of a rule's detector for one group. `place` and `seen` are columns of `_detectors`, see there."""
+    """The state of a rule's detector for one group.
+
+    `place` is `aggregation_id` in `_detectors`, `seen` has its name.
+    """
 
     rule: str
     place: int
@@ -62,20 +67,20 @@ class Known:
 
 
 def by_rule(found: Iterable[Anomaly]) -> Counter[str]:
-    """Return the number of anomalies by rule, without cleared ones."""
+    """Return the number of anomalies by rule. Cleared anomalies do not count."""
     return Counter(anomaly.rule for anomaly in found if anomaly.verdict.severity != CLEARED)
 
 
 def insert_anomalies(
     connection: psycopg.Connection[Any], database: Database, found: Sequence[Anomaly], place: int
 ) -> None:
-    """Store anomalies to be published, as far as the quota allows. Existing rows are kept.
+    """Store anomalies as far as the quota allows. They are published later. Existing rows are kept.
 
     Args:
-        connection: in the transaction that found the anomalies.
-        database: the pipeline's.
+        connection: the connection, in the transaction that found the anomalies.
+        database: the pipeline's schema.
         found: the anomalies.
-        place: the row of `_kept` that counts them, see there.
+        place: the number of the writer in `_kept`.
     """
     if not found:
         return
@@ -87,7 +92,7 @@ def insert_anomalies(
 
 
 def scanner_place(aggregation_id: int) -> int:
-    """Return the place in `_kept` that counts the anomalies of an aggregation's windows."""
+    """Return the number in `_kept` of the scanner that finds the anomalies of an aggregation's windows."""
     return -1 - aggregation_id
 
 
@@ -129,12 +134,12 @@ def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, pl
 def forget_states(
     connection: psycopg.Connection[Any], schema: str, rule: str, place: int, groups: Collection[str]
 ) -> None:
-    """Remove a rule's stored states of these groups."""
+    """Delete the stored states of a rule for some groups."""
     connection.execute(detectors.forget(schema), (rule, place, list(groups)))
 
 
 def parse_state(text: str) -> State:
-    """Parse a stored state. Postgres writes the float 1e+16 as an integer; such numbers become floats again."""
+    """Parse a stored state. Postgres writes the float 1e+16 as an integer, so such numbers are converted to floats."""
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state
 

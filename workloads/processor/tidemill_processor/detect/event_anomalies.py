@@ -1,8 +1,9 @@
-"""Anomaly rules over single events: each event that passes the filter is judged, in the order of its partition.
+"""Anomaly rules over single events. Each event that passes the filter is judged, in the order of its partition.
 
-Each partition has its own detectors. Their states are stored in the transaction that advances the partition's position.
-A batch is judged before that transaction, with the states at the positions where the batch begins. The transaction then
-checks that these positions still hold. So verdicts do not depend on batches, replicas or restarts, without a lock.
+Each partition has separate detectors. Their states are stored in the transaction that advances the partition's
+position. A batch is judged before that transaction, with the states at the positions where the batch begins. The
+transaction then checks that these positions still hold. So verdicts do not depend on batches, replicas or restarts,
+without a lock.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ from tidemill_processor.detect.anomalies import (
 from tidemill_processor.detect.detectors import State, judge
 
 MOST_GROUPS = 10_000
-"""Maximum number of groups with a state, per rule and partition. The least recent group is forgotten first."""
+"""The maximum number of groups with a state, for each rule and partition. The least recent group is forgotten first."""
 HELD_STATES = 5_000
-"""Maximum number of states in memory between batches; others are read when an event of their group comes."""
+"""The maximum number of states in memory between batches. Other states are read when an event of the group comes."""
 
 Groups = OrderedDict[str, State | None]
-"""The states of a rule in a partition by group, the most recent group last; None: the state is only in Postgres."""
+"""The states of a rule in a partition by group. The most recent group is the last. None means that the state is only in
+Postgres."""
 
 _VALUE = "_v"
 
@@ -56,7 +58,9 @@ class Judged:
 
     Attributes:
         groups: the states after the batch, by partition and rule.
-        changed, gone: rows of `_detectors` to write, and (rule, place, groups) of rows to remove.
+        changed: the rows of `_detectors` to write.
+        gone: the rows of `_detectors` to delete, as (rule, value of `aggregation_id` for the partition, groups).
+        found: the anomalies.
     """
 
     groups: dict[int, dict[str, Groups]] = field(default_factory=dict)
@@ -66,14 +70,17 @@ class Judged:
 
 
 class Watcher:
-    """Judges the events of one pipeline. A replay judges none: they were judged when they first arrived."""
+    """Judges the events of one pipeline.
+
+    A replay judges no events, because they were judged when they first arrived.
+    """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._database, self._schema = database, database.schema
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
         self._types = field_types(config.spec, derived_types(config.spec))
-        # By partition: a position, and the states at that position.
+        # This has, by partition, a position and the states at that position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
     def judge(
@@ -83,9 +90,9 @@ class Watcher:
         positions: Mapping[int, object],
         epochs: Mapping[int, int],
     ) -> Judged:
-        """Judge a batch that begins at these positions, outside its transaction.
+        """Judge a batch that begins at `positions`, outside of its transaction.
 
-        The states of its partitions are forgotten in memory until `keep` is called.
+        Until `keep` is called, the states of the batch's partitions are not kept in memory.
         """
         judged = Judged()
         if not self._rules:
@@ -102,7 +109,7 @@ class Watcher:
         return judged
 
     def store(self, connection: psycopg.Connection[Any], judged: Judged) -> None:
-        """Write states and anomalies, in the batch's transaction, after its positions were checked."""
+        """Write states and anomalies in the batch's transaction, after the positions were checked."""
         if judged.changed:
             save_states(connection, self._schema, judged.changed)
         for rule, place, groups in judged.gone:
@@ -112,7 +119,7 @@ class Watcher:
             insert_anomalies(connection, self._database, of_it, partition)
 
     def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
-        """Keep the states in memory, after the batch was stored and its partitions are at these positions."""
+        """Keep the states in memory, after the batch was stored and its partitions are at `positions`."""
         for partition, by_rule in judged.groups.items():
             self._held[partition] = (positions[partition], by_rule)
         share = HELD_STATES // max(1, sum(len(by_rule) for _, by_rule in self._held.values()))
@@ -129,7 +136,7 @@ class Watcher:
         by_rule: dict[str, Groups],
         wanted: Iterable[str],
     ) -> Groups:
-        """Return the groups of a rule, with the states of the wanted ones."""
+        """Return the groups of a rule, with the states of the wanted groups."""
         place = _place(partition)
         if (groups := by_rule.get(rule.name)) is None:
             known = known_groups(connection, self._schema, rule.name, place)
@@ -137,7 +144,7 @@ class Watcher:
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
             states = read_states(connection, self._schema, [rule.name], place, missing)
-            # If the rule watched another field before, its state does not apply.
+            # The state is only used for the same field, because the rule may have watched another field before.
             groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
         return groups
 
@@ -150,7 +157,7 @@ def _judge_events(
     source: tuple[int, Batch],
     judged: Judged,
 ) -> None:
-    """Judge and learn a partition's events one by one. `source` is the partition's epoch and the batch."""
+    """Judge and learn the events of a partition one by one. `source` is the partition's epoch and the batch."""
     epoch, batch = source
     partition = int(events[PARTITION][0])
     place, last, gone = _place(partition), dict[str, int](), set[str]()
@@ -175,19 +182,19 @@ def _judge_events(
 
 
 def _place(partition: int) -> int:
-    """Return the place in `_detectors` of the states of a partition's events."""
+    """Return the `aggregation_id` in `_detectors` for the states of a partition's events."""
     return -1 - partition
 
 
 def _valued(rule: AnomalySpec, frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
-    """Return the events that have a value, with the needed columns, in consume order."""
+    """Return the events that have a value, with the needed columns, in the order of consumption."""
     value = column(rule.watched, types[rule.watched])
     number = as_number(rule.name, value).alias(_VALUE)
     return frame.filter(value.expression.is_not_null()).select(PARTITION, TIME, INDEX, number, *rule.group_by)
 
 
 def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> list[str]:
-    """Return the group of each event, as stable JSON."""
+    """Return the group of each event as JSON, which is equal for equal groups."""
     scales = [scale_of(types[name]) for name in rule.group_by]
     texts: dict[tuple[Any, ...], str] = {}
     rows: Iterable[tuple[Any, ...]] = repeat((), events.height)
@@ -203,11 +210,11 @@ def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> 
 
 
 def _plain(value: Any, scale: int | None) -> Any:
-    """Return a group column's value for JSON; -0.0 becomes 0.0, because they are the same group.
+    """Return a group column's value for JSON. -0.0 becomes 0.0, because both are the same group.
 
     Args:
-        value: of a frame.
-        scale: of a decimal; None: it is none.
+        value: the value in the frame.
+        scale: the scale of a decimal; None: the value is no decimal.
     """
     if scale is not None and value is not None:
         return text_of(value_of(value, scale), scale)

@@ -1,7 +1,7 @@
-"""Judges closed windows again that late events have changed, with the detector's state before the window.
+"""Judges closed windows again after late events changed them. The detector's state before the window is used.
 
-For this, the states before each of a group's latest windows are stored. An older window keeps its verdict. The current
-state of the detector does not change: it keeps what it learnt from the window's first values.
+For this, the states before each of a group's latest windows are stored. An older window keeps its verdict. The
+detector's current state does not change, so it keeps what it learnt from the first values of the window.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
-"""For so many of a group's latest windows, the detectors' states before the window are stored."""
+"""The number of a group's latest windows for which the detectors' states before the window are stored."""
 
 
 @dataclass(frozen=True)
 class ClosedWindow:
-    """A closed window, with its group as stable JSON. A session that was merged into another one has no `metrics`."""
+    """A closed window, with its group as JSON. A session that was merged into another session has no `metrics`."""
 
     group: str
     start: str
@@ -43,7 +43,7 @@ class ClosedWindow:
 
     @classmethod
     def of(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
-        """Create it from a row of `WindowReader.closed` or `corrected`."""
+        """Return the window of a row from `WindowReader.closed` or `corrected`."""
         found = dict(zip(reader.columns, row, strict=False))
         group = json.dumps({name: found[name] for name in reader.groups}, sort_keys=True)
         start, end = found["window_start"], found["window_end"]
@@ -52,7 +52,7 @@ class ClosedWindow:
 
     @property
     def start_ms(self) -> int:
-        """Start of the window, epoch ms."""
+        """The start of the window, epoch ms."""
         return _epoch_ms(self.start)
 
     def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
@@ -64,7 +64,7 @@ class ClosedWindow:
 
 @lru_cache(maxsize=4096)
 def _epoch_ms(text: str) -> int:
-    """Return an RFC 3339 time in epoch ms; cached, because the windows of a span have few different starts."""
+    """Return an RFC 3339 time in epoch ms. It is cached, because the windows of a span have few different starts."""
     return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 
@@ -81,7 +81,10 @@ class Rescorer:
         self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """Store the detectors' states before these windows (by rule), if windows can be reopened."""
+        """Store the detectors' states before windows, if windows can be reopened.
+
+        `before` has (rule, window, state).
+        """
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
@@ -93,7 +96,7 @@ class Rescorer:
         )
 
     def forget(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
-        """Remove the stored states before windows that are too old."""
+        """Delete the stored states for windows that are too old."""
         plan = self._store.layout
         if plan.reopen_ms is not None:
             kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
@@ -102,7 +105,7 @@ class Rescorer:
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
     ) -> Sequence[Anomaly]:
-        """Judge some corrected windows that were judged before, and return the written anomalies.
+        """Judge some corrected windows again, and return the anomalies that were written.
 
         With `careful`, values that cannot be read are skipped.
         """
@@ -139,7 +142,7 @@ class Rescorer:
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
-        """Return the values of these windows' anomalies that are not cleared, by rule, group and start."""
+        """Return the values of the windows' anomalies that are not cleared, by rule, group and start."""
         rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value

@@ -1,4 +1,4 @@
-"""Anomaly rules over closed windows: detectors' states, anomalies and `scanned_until` change in one transaction."""
+"""Anomaly rules over closed windows. Detectors' states, anomalies and `scanned_until` change in one transaction."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from tidemill_processor.windows.reader import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
-"""Maximum number of panes that are scanned in a transaction."""
+"""The maximum number of panes that a transaction scans. For overlapping windows, `_advance` adds the overlap."""
 PIECE_WINDOWS = 2_000
-"""Maximum number of windows that are in memory at a time, with the states of their groups."""
+"""The maximum number of windows that are in memory at the same time, with the states of their groups."""
 _SHRINK = 8
-"""After a span failed, the next one is shorter by this factor."""
+"""The factor by which a span is shorter than a previous span that failed."""
 
 
 class Scanner:
     """Runs the anomaly rules of one aggregation.
 
     Attributes:
-        store: of the aggregation.
+        store: the aggregation's version.
     """
 
     def __init__(self, database: Database, store: AggregationStore, rules: list[AnomalySpec]) -> None:
@@ -56,9 +56,9 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge windows again that late events have changed, and return the number of written anomalies.
+        """Judge windows that late events changed again, and return the number of anomalies that were written.
 
-        Does nothing while another replica scans. Values that cannot be read are skipped.
+        It does nothing while another replica scans. Values that cannot be read are skipped.
         """
         if self._store.layout.reopen_ms is None:
             return 0
@@ -81,8 +81,8 @@ class Scanner:
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
         """Scan windows that were closed since the last scan, and return the number of anomalies found.
 
-        Does nothing while another replica scans. If a span cannot be read, shorter spans are tried; in the shortest
-        one, values that cannot be read are skipped.
+        It does nothing while another replica scans. If a span cannot be read, shorter spans are tried. In the shortest
+        span, values that cannot be read are skipped.
         """
         while True:
             try:
@@ -100,7 +100,7 @@ class Scanner:
                 return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to get the lock for scanning, for this transaction. Returns whether it was got, and `scanned_until`."""
+        """Try to get the lock for scanning until the end of the transaction. Return success, and `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),
@@ -115,7 +115,8 @@ class Scanner:
             may, scanned_until = self._turn(connection)
             if not may or (scanned_until is not None and scanned_until >= closed_until):
                 return Counter()
-            # Hopping windows overlap: a span of so many window ends reads more panes than it has ends.
+            # Hopping windows overlap: n window ends read n + layout.panes - 1 panes. The span is longer by the overlap,
+            # so that less than half of the panes that it reads were already read by the span before.
             panes = self._panes + self._store.layout.panes - 1 if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
             until, found = closed_until, Counter[str]()
@@ -126,7 +127,7 @@ class Scanner:
         return found
 
     def _scan(self, connection: psycopg.Connection[Any], span: Span, *, careful: bool) -> Counter[str]:
-        """Judge the windows of a span, some at a time, and return the number of anomalies by rule."""
+        """Judge the windows of a span in pieces, and return the number of anomalies by rule."""
         salvage = Salvage(connection, self._reader, partial(self._reader.of_closed, span))
         rows = salvage.rows() if careful else self._reader.closed(connection, span)
         count, skips = Counter[str](), list[Skip]()

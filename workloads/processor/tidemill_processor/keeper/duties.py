@@ -1,4 +1,4 @@
-"""Runs the keeper's duties separately. One that fails does not block others; it is reported and retried."""
+"""Runs the keeper's duties separately. A duty that fails is reported and retried, and does not block others."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""True: for a fault in data or code (`is_fault`), which somebody has to correct. False: for a failing server."""
+"""The maximum pause before a retry. True is for a fault in data or code (`is_fault`), which somebody has to correct.
+False is for a failing server."""
 TOLD_AFTER_SECONDS = 60.0
-"""A failure that is not a fault (a lock, a server) is only written to the table `_held_up` if it lasts this long."""
+"""A failure of a lock or a server, which is no fault in data or code, is only written to `_held_up` after this time."""
 
 
 @dataclass(frozen=True)
 class Duty:
-    """A repeated task of the keeper for one aggregation; an empty name: for the whole pipeline."""
+    """A repeated task of the keeper for one aggregation. If the name is empty, it is for the whole pipeline."""
 
     kind: Kind
     aggregation: str = ""
@@ -39,17 +40,27 @@ class Duty:
 
 
 Attempt = Callable[[psycopg.Connection[Any], Duty, Callable[[], int]], int]
-"""Runs a duty: `at_once` or `Trials.run`."""
+"""A function that runs a duty: `at_once` or `Trials.run`."""
 
 
 def at_once(connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-    """Run a duty, and let its errors pass."""
+    """Run a duty without handling its errors."""
     return work()
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A failing duty: the reason, since when (monotonic), the number of failures, and when it is tried next."""
+    """The failure of a duty.
+
+    Attributes:
+        reason: the reason.
+        fault: whether data or code is wrong.
+        kafka: whether Kafka did not accept records.
+        since: the time of the first failure (monotonic seconds).
+        tries: the number of failures in a row.
+        again_at: the time of the next attempt (monotonic seconds).
+        told: whether the failure was written to `_held_up`.
+    """
 
     reason: str
     fault: bool
@@ -75,16 +86,16 @@ class Trials:
 
     @property
     def troubles(self) -> Mapping[Duty, Trouble]:
-        """The duties that fail now."""
+        """The duties that currently fail."""
         with self._lock:
             return dict(self._troubles)
 
     def trouble(self, duty: Duty) -> Trouble | None:
-        """Return why a duty fails; None: it does not."""
+        """Return the failure of a duty, or None if the duty does not fail."""
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a duty and return its result; 0 if it fails, or if it is not time yet to retry it.
+        """Run a duty and return its result. If it fails, or if it is too early to retry it, return 0.
 
         Raises:
             psycopg.Error: the connection is closed.
@@ -110,7 +121,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
         if known is None or known.reason != text:
-            # For errors of our own code, the traceback says more than the text.
+            # Errors of our own code are logged with a traceback, because it says more than the text.
             log.warning(
                 "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),
@@ -137,7 +148,7 @@ class Trials:
         metrics.HELD_UP.labels(duty=duty.kind).set(failing)
 
     def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
-        """Write to the tables of failures. An error here must not block the duties."""
+        """Write to the table of failures. An error of this write must not block the duties."""
         try:
             connection.execute(text, values)
         except psycopg.Error as error:

@@ -1,4 +1,4 @@
-"""The keeper's part of /health: which duties of which aggregations fail, and why."""
+"""The members of /health about the keeper: the duties of aggregations that fail, with the reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3
-"""Fewer failures in a row, e.g. timeouts of a lock, do not make the process `degraded`."""
+"""The number of failures in a row that make the process `degraded`. Fewer failures, such as lock timeouts, do not."""
 _WORDS = {
     "closing": ("close",),
     "scanning": ("scan", "rescore"),
@@ -21,14 +21,14 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Standing:
-    """Members of /health, and whether they make it `degraded`."""
+    """The members of /health about the keeper, and whether they make the process `degraded`."""
 
     told: dict[str, Any]
     degraded: bool = False
 
 
 def standing(keeper: Keeper | None) -> Standing:
-    """Return the keeper's state; for None: there is no keeper, because the process replays."""
+    """Return the state of the keeper. None means that there is no keeper, because the process runs a replay."""
     if keeper is None:
         return Standing({"publishing": "replaying"})
     error = keeper.error

@@ -1,8 +1,8 @@
 """The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
 
-It has its own connection, so that the loop that commits events never waits for it. Every replica has a keeper. Its
-tasks are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs separately: one that
-fails does not block others. Only a lost connection ends a pass.
+The keeper has a separate connection, so the loop that commits events never waits for it. Every replica has a keeper.
+Its duties are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs separately, so
+a duty that fails does not block others. Only a lost connection ends a pass.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HELD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Duties:
-    """The parts of a keeper's pass. They are created again for each connection."""
+    """The objects that run the duties. They are created again for each connection."""
 
     closer: Closer
     scanners: list[Scanner]
@@ -49,15 +49,16 @@ class Keeper(threading.Thread):
     """Runs the duties every `interval_seconds` until stopped.
 
     Args:
-        connect: opens a connection; may raise psycopg.OperationalError.
-        duties: creates the duties for a connection.
-        trials: of the pipeline's schema.
-        interval_seconds: between passes.
+        connect: the function that opens a connection. It may raise psycopg.OperationalError.
+        duties: the function that creates the duties for a connection.
+        trials: the object that runs duties and remembers failures.
+        interval_seconds: the time between passes.
 
     Attributes:
-        error: why the last pass failed; empty: it was completed.
-        database_error: the same, if Postgres is the cause.
-        held: whether to wait, because Postgres is known not to answer; `Lookout` checks it.
+        error: the reason why the last pass failed; empty: it was completed.
+        database_error: the same reason if Postgres is the cause, or else an empty text.
+        held: a function that returns whether to wait, because Postgres is known not to answer. `Lookout` checks
+            Postgres meanwhile.
     """
 
     def __init__(
@@ -83,16 +84,17 @@ class Keeper(threading.Thread):
 
     @property
     def alive_at(self) -> float:
-        """When it last made progress (monotonic seconds); an answer of Postgres counts."""
+        """The time of the last progress (monotonic seconds). An answer of Postgres counts as progress."""
         return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
-        """Finish the current pass and end."""
+        """Finish the current pass, and end the thread."""
         self._stopping.set()
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
-        metrics.KEEPER_PASSED.set_to_current_time()  # so that alerts also find a keeper that never completes a pass
+        # The metric is also set at the start, so that alerts find a keeper that never completes a pass.
+        metrics.KEEPER_PASSED.set_to_current_time()
         while not self._stopping.is_set():
             if self.held():
                 self._passed_at = time.monotonic()
@@ -134,7 +136,7 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic. If Kafka refuses one aggregation's, the others are not tried.
+            # All results go to one topic. So if Kafka refuses the results of one aggregation, others are not tried.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

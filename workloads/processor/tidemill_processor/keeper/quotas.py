@@ -1,6 +1,6 @@
-"""Keeps dead letters and anomalies within their quotas. Those that are not stored are counted in `_kept`.
+"""Keeps dead letters and anomalies within their quotas. Rows that are not stored are counted in `_kept`.
 
-The remaining quota is read in the transaction that stores, so that it is up to date with several replicas, too.
+The remaining quota is read in the transaction that stores the rows, so it is also right with several replicas.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from tidemill_processor.database import Database
 from tidemill_processor.letters import DeadLetter
 
 MAX_BATCH_VALUES = 16 * 1024 * 1024
-"""Maximum bytes of values in the dead letters of one batch. A compressed body of 1 kB may contain 10,000 of them."""
+"""The maximum size of all values in the dead letters of one batch. A compressed body of 1 kB may contain 10,000 invalid
+events."""
 SPARE_SHARE = 8
-"""Dead letters without values may exceed the quota by this part of it (1/8)."""
+"""Dead letters without values may exceed the quota by 1 / SPARE_SHARE of the quota."""
 LETTER_BYTES = 300
-"""Bytes of a row with its entries in three indexes, without its value, key and texts."""
+"""The size in bytes of a row and its entries in three indexes, without value, key and texts."""
 BARE_KEY_BYTES = 1024
 REPORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The dead letters of a batch that are stored, and the numbers of others.
+    """The dead letters of a batch that are stored, and the numbers of those that are not stored in full.
 
     Attributes:
-        stored: (dead letter, its bytes), some without their value.
-        bare, counted: numbers by partition: stored without value, and not stored at all.
+        stored: the stored dead letters with their sizes in bytes. Some have no value.
+        bare: the number of dead letters that are stored without value, by partition.
+        counted: the number of dead letters that are not stored, by partition.
         full: whether the quota was the reason.
     """
 
@@ -47,7 +49,7 @@ class Fit:
 
 
 def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
-    """Choose the dead letters that fit into `room` bytes, and into `spare` more bytes for those without value."""
+    """Choose the dead letters that fit into `room` bytes. Dead letters without value may use `spare` bytes more."""
     found = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:
@@ -79,14 +81,14 @@ def _bare(letter: DeadLetter, *, by_quota: bool) -> DeadLetter:
 
 
 def left(connection: psycopg.Connection[Any], database: Database, kind: str) -> int:
-    """Return the remaining bytes of a table's quota; negative: it is exceeded."""
+    """Return the remaining bytes of a table's quota. The number is negative if the quota is exceeded."""
     row = connection.execute(kept_rows.held(database.schema), (kind,)).fetchone()
     return database.quotas[kind] - (row[0] if row else 0)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The numbers that one transaction adds to a row of `_kept`; see there."""
+    """The numbers that one transaction adds to a row of `_kept`."""
 
     rows: int = 0
     bytes: int = 0
@@ -96,7 +98,7 @@ class Kept:
 
 
 def note(connection: psycopg.Connection[Any], database: Database, kind: str, place: int, kept: Kept) -> None:
-    """Add numbers to a row of `_kept`, in the transaction that stores the rows."""
+    """Add numbers to a row of `_kept`, in the transaction that stores dead letters or anomalies."""
     connection.execute(
         kept_rows.add(database.schema),
         (kind, place, kept.rows, kept.bytes, kept.bare, kept.counted, kept.full),
@@ -104,10 +106,11 @@ def note(connection: psycopg.Connection[Any], database: Database, kind: str, pla
 
 
 class Report:
-    """Reports to /metrics and /health what is stored and what is not.
+    """Reports to /metrics and /health how many rows were stored, and how many were not.
 
     Attributes:
-        texts: by table, what was recently not stored because of its quota; empty: nothing.
+        texts: for each table whose quota recently kept rows from being stored, a text that says so. Without such a
+            table, it is empty.
     """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:

@@ -1,4 +1,4 @@
-"""Records in the table `_skipped` what could not be read, judged or published, so that nothing is skipped silently."""
+"""Records in the table `_skipped` all data that could not be read, judged or published. Nothing is skipped silently."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tidemill_processor.keeper.duties import Duty
 log = logging.getLogger(__name__)
 
 KEPT = 1_000
-"""Maximum number of rows in the table; the latest are kept."""
+"""The maximum number of rows in the table. The latest rows are kept."""
 NAMED = 100
-"""Maximum number of rows that are written at once; the metric counts all."""
+"""The maximum number of rows that are written at once. The metric counts all skipped data."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Skip:
     """Values, windows or a record that were skipped.
 
     Attributes:
-        reason: why.
-        start: start of the window, RFC 3339; None: no window, or an unknown one.
-        last: start of the last window, if there are several.
-        group: as stable JSON; None: unknown, or several groups.
-        metrics: the metrics whose values were skipped; empty: everything was.
+        reason: the reason.
+        start: the start of the window in RFC 3339; None: there is no window, or it is unknown.
+        last: the start of the last window, if there are several windows.
+        group: the group as JSON; None: it is unknown, or there are several groups.
+        metrics: the metrics whose values were skipped; empty: the whole window was skipped.
     """
 
     reason: str
@@ -40,7 +40,7 @@ class Skip:
 
 
 def record(connection: psycopg.Connection[object], schema: str, duty: Duty, skips: Sequence[Skip]) -> None:
-    """Store what a duty skipped, in the transaction that stores its progress."""
+    """Store the data that a duty skipped, in the transaction that stores the duty's progress."""
     if not skips:
         return
     rows = [

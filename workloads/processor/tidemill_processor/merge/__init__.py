@@ -1,1 +1,1 @@
-"""A batch's events into the rows of windows."""
+"""Merges the events of a batch into the rows of windows."""

@@ -24,9 +24,10 @@ from tidemill_processor.batch import ELEMENT, INDEX, MICROS, OFFSET, PARTITION, 
 from tidemill_processor.merge import exact_sums
 
 PANE, AFTER = "_pane", "_after_ms"
-"""Columns of partial frames besides groups and partials: the start of the pane, and `Aggregated.rows`' `_after_ms`."""
+"""The columns of partial frames besides groups and partials: the start of the pane, and `_after_ms` (see
+`Aggregated`)."""
 END = "_end_ms"
-"""Column with the end of a session. `_pane` then holds its start."""
+"""The column with the end of a session. `_pane` is then the start of the session."""
 
 NO_CUT = -(2**63)
 _AT = "_at"
@@ -34,14 +35,15 @@ _AT = "_at"
 
 @dataclass(frozen=True)
 class Aggregated:
-    """What a batch adds to one aggregation.
+    """The partials and the late events of a batch for one aggregation.
 
     Attributes:
-        rows: group columns, `_pane` (epoch ms), `_after_ms`, then the partials' columns. `_after_ms` exists for hopping
-            windows: windows that end by it were closed and do not count these events; NO_CUT: all windows count them.
+        rows: the group columns, `_pane` (epoch ms), `_after_ms`, and the partials' columns. Only hopping windows have
+            `_after_ms`: windows that end by this time were closed and do not count the row's events. NO_CUT means that
+            all windows count them.
         late: `_i`, `_t` and `_pane` of the events that came too late for at least one window.
+        doubtful: whether `late` depends on stored sessions that may have changed since they were read.
         reopening: the number of events that changed closed windows.
-        doubtful: `late` depends on stored sessions that may have changed since they were read.
     """
 
     rows: pl.DataFrame
@@ -58,15 +60,17 @@ def aggregate(
     Args:
         frame: valid events.
         plan: the aggregation's layout.
-        closed_until: windows that end by this are closed (epoch ms); None: none is closed.
-        epochs: the epoch of each partition. It orders `first` and `last` when the topic was created again.
+        closed_until: windows that end by this time (epoch ms) are closed; None: no window is closed.
+        epochs: the epoch of each partition. If the topic was created again, epochs decide the order for `first` and
+            `last`.
     """
     frame = frame.with_columns(_panes(frame, plan).alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # Of the windows that contain a pane, the first one ends where the next pane starts. The last one starts with the
-    # pane, and ends one window length later.
+    # The first window that contains a pane ends where the next pane starts. The last one starts with the pane, and ends
+    # one window length later. So an event is late for the first if its pane has ended, and for all if the last has
+    # ended.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)
@@ -84,7 +88,7 @@ def aggregate(
 
 
 def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
-    """The pane of each event: its start."""
+    """Return an expression for the start of each event's pane."""
     time, grid = pl.col(TIME), plan.grid
     if isinstance(grid, Steps):
         return time - (time - grid.offset_ms if grid.offset_ms else time) % grid.length_ms
@@ -98,12 +102,14 @@ def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
-    """The rows with a 1 in those that change closed windows, where late events do that.
+    """Return the rows with their revision: 1 for a row that changes a closed window, else 0.
+
+    If late events cannot change windows, the rows are unchanged.
 
     Args:
-        rows: partials.
+        rows: the partials.
         plan: the aggregation's layout.
-        late: whether a row is of a closed window; None: none is closed.
+        late: an expression for whether a row belongs to a closed window; None: no window is closed.
     """
     if plan.reopen_ms is None:
         return rows
@@ -119,7 +125,7 @@ def reopening(rows: pl.DataFrame) -> int:
 def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
-    """Return one row per key: the keys, the results of the `further` expressions, then the partials' columns."""
+    """Return one row per key, with the keys, the results of the `further` expressions, and the partials' columns."""
     if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
     frame = exact_sums.deviating(frame, plan, keys)
@@ -165,7 +171,7 @@ class _Field:
 
 
 def _sum(field: _Field) -> pl.Expr:
-    # A sum of 64 bits would overflow silently.
+    # Large values are summed in 128 bits, because a sum in 64 bits would overflow silently.
     value = field.value.cast(pl.Int128) if field.beyond(2**62, rows=field.frame.height) else field.value
     return pl.when(field.column.count() > 0).then(value.sum())
 
@@ -190,7 +196,10 @@ def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
 
 
 def _histogram(field: _Field) -> pl.Expr:
-    """Return the counts as the text of a Postgres array. A count is values >= a bound, minus values >= the next."""
+    """Return the counts as the text of a Postgres array.
+
+    A count is the number of values >= a bound, minus the number of values >= the next bound.
+    """
     reached = [field.column.count(), *(_reaching(field, bound).sum() for bound in field.partial.bounds), pl.lit(0)]
     counts = [(here.cast(pl.Int64) - beyond.cast(pl.Int64)).cast(pl.String) for here, beyond in pairwise(reached)]
     array = pl.concat_str(pl.lit("{"), pl.concat_str(counts, separator=","), pl.lit("}"))
@@ -200,7 +209,7 @@ def _histogram(field: _Field) -> pl.Expr:
 def _reaching(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
-    # Compared as integers, because a large value as a double may round up to the bound.
+    # Values are compared as integers, because a large value may be rounded up to the bound as a double.
     scale = scale_of(field.partial.noted[1]) if field.partial.noted else None
     least = math.ceil(bound) if scale is None else math.ceil(Decimal(repr(bound)).scaleb(scale))
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
@@ -233,6 +242,6 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
-    """Starts of the closed windows that an event of this pane belongs to, ascending."""
+    """Return the starts of the closed windows that an event of this pane belongs to, ascending."""
     starts = (plan.grid.shift(pane, -back) for back in range(plan.panes - 1, -1, -1))
     return tuple(takewhile(lambda start: plan.end_of(start) <= closed_until, starts))

@@ -1,4 +1,4 @@
-"""Closed windows that late events changed. Each is noted with the change, and later published and scanned again."""
+"""Stores which closed windows late events changed. They are later published and scanned again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_contract.tables import corrections
 from tidemill_processor.database import AggregationStore, Database
 
 MOST = 50
-"""The most corrections that one transaction handles."""
+"""The maximum number of corrections that one transaction handles."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def note(
     publish: bool,
     judge: bool,
 ) -> None:
-    """Note the closed windows that a batch changed, in the batch's transaction."""
+    """Store which closed windows a batch changed, in the batch's transaction."""
     insert = corrections.insert(database.schema)
     if publish or judge:
         for rev in corrected.revs:
@@ -41,7 +41,7 @@ def note(
 
 
 class Corrections:
-    """The noted corrections of one aggregation that one duty (publishing or scanning) still has to handle."""
+    """The stored corrections of one aggregation that one duty (publishing or scanning) still has to handle."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty
@@ -58,7 +58,7 @@ class Corrections:
         return Corrected(list(revs), min(firsts), max(lasts))
 
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
-        """Mark corrections as done, and remove those that the other duty has done too."""
+        """Mark corrections as done, and delete the corrections that the other duty has done too."""
         these = (self._store.id, corrected.revs)
         connection.execute(corrections.set_done(self._schema, self._duty), these)
         connection.execute(corrections.remove_done(self._schema, self._other), these)

@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
-    """Find the events that Postgres refuses by bisection, and make dead letters of them.
+    """Find the events that Postgres refuses by bisection, and change them to dead letters.
 
     Args:
         batch: the batch that Postgres refused.
         error: the error of Postgres.
-        storable: tests whether Postgres stores a batch's events, and rolls back.
+        storable: a function that tests whether Postgres stores a batch's events, and rolls back.
 
     Returns:
-        The batch with these events as dead letters.
+        The batch with the refused events as dead letters.
 
     Raises:
         Exception: `error`, if all events can be stored, so that no event caused it.

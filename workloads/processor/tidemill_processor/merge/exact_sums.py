@@ -1,9 +1,9 @@
-"""Computes the sums, means and M2 of a batch's groups, as exactly as doubles allow. Postgres never refuses them.
+"""Computes sums, means and M2 of a batch's groups as exactly as doubles allow. Postgres can store all results.
 
-Deviations are differences from a pivot, the group's smallest value. Such differences are exact for integers and for
-doubles close to each other, and equal values have a deviation of exactly 0. A result beyond a double is stored as
-infinite, see `tidemill_contract.functions.doubles`. A mean is stored as two doubles, see
-`tidemill_contract.functions.variance_sql`.
+Deviations are differences from a pivot, which is the group's smallest value. Such differences are exact for integers
+and for doubles close to each other, and equal values have a deviation of exactly 0. A result that is too large for a
+double is stored as infinite (see `tidemill_contract.functions.doubles`). A mean is stored as two doubles (see
+`tidemill_contract.functions.variance_sql`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import polars as pl
 from tidemill_contract.functions.partials import AggregationLayout, Partial
 
 DEVIATION = "_deviation_"
-"""Prefix of the names of columns that hold deviations."""
+"""The prefix in the names of columns with deviations."""
 _DOWN, _LOW_BITS = 2.0**-64, 2**32 - 1
 
 
@@ -25,7 +25,7 @@ def numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
 
 
 def widest(name: str, frame: pl.DataFrame) -> int:
-    """Return the greatest absolute value of an integer field; 0 for other fields."""
+    """Return the greatest absolute value of an integer field, or 0 for other fields."""
     edges = (frame[name].min(), frame[name].max())
     return max((abs(edge) for edge in edges if isinstance(edge, int)), default=0)
 
@@ -40,7 +40,7 @@ def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str])
     for name in _spread(plan):
         value = numeric(name, frame)
         if frame.schema[name] == pl.Int64 and widest(name, frame) >= 2**62:
-            value = value.cast(pl.Int128)  # differences in 64 bits wrap silently
+            value = value.cast(pl.Int128)  # because differences in 64 bits would wrap silently
         found.append((value - value.min().over(keys)).cast(pl.Float64).alias(DEVIATION + name))
     return frame.with_columns(found) if found else frame
 
@@ -52,12 +52,13 @@ def squares(name: str) -> pl.Expr:
 
 
 def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the rows with means, low parts and sums as they are stored.
+    """Return the rows with the stored form of means, low parts and sums.
 
-    Sums that are infinite only because of the order of addition are computed again.
+    A sum that is infinite only because of the order of addition is computed again.
 
     Args:
-        rows: aggregated rows, with pivots in the columns of low parts and mean deviations in those of means.
+        rows: the aggregated rows. The columns of low parts have the pivots, and the columns of means the mean
+            deviations.
         frame: the events that `rows` were aggregated from.
         plan: the aggregation's layout.
         keys: the columns that `rows` were grouped by.
@@ -74,7 +75,7 @@ def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, ke
 
 
 def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
-    """Return pivot + mean deviation as two doubles."""
+    """Return the sum of pivot and mean deviation as two doubles."""
     pivot, deviation = pl.col(low), pl.col(mean)
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation

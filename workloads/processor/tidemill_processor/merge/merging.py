@@ -1,4 +1,7 @@
-"""Merges a batch's partials into windows: first into a temporary table, then in one statement into the window table."""
+"""Merges a batch's partials into windows.
+
+The partials are copied into a temporary table, and then merged into the window table in one statement.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,19 @@ from tidemill_processor.merge import sessions, transit
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 
 SKETCH_BYTES = 16 * 1024
-"""Sketches that are longer after a merge are compacted. A sketch of a million values takes 9 kB, without long texts.
+"""The size from which a sketch is compacted after a merge. A sketch of a million values has 9 kB, without long texts.
 
-If the compacted sketch is still longer, it is compacted again when its length has doubled.
+If the compacted sketch is still larger, it is compacted again when its size has doubled.
 """
 
 
 @dataclass
 class Work:
-    """What a batch changes in one version of an aggregation.
+    """The changes of a batch in one version of an aggregation.
 
     Attributes:
         store: the version.
-        closed_until: the `closed_until` that `result` was computed with.
+        closed_until: the value of `closed_until` with which `result` was computed.
         result: the partials and the late events.
         frame: the events that count for this version.
     """
@@ -61,15 +64,15 @@ def temp_table_sql(store: AggregationStore) -> str:
 
 
 def _plain(sql_type: str) -> str:
-    """Return a column's type in the temporary table. Times are milliseconds there, so that no text has to be parsed."""
+    """Return a column's type in the temporary table. Times are milliseconds there, so no text has to be parsed."""
     return "bigint" if sql_type == "timestamptz" else sql_type
 
 
 def merge_sql(database: Database, store: AggregationStore) -> str:
-    """Return the statement that merges the temporary table into the window table. Its parameter `rev` is the batch's.
+    """Return the statement that merges the temporary table into the window table. Its parameter is the batch's `rev`.
 
-    If the aggregation has sketches, the statement returns the rows whose sketches are to be compacted: window start,
-    table oid, ctid, and the row's sketches.
+    If the aggregation has sketches, the statement returns the rows whose sketches must be compacted. A returned row has
+    the window start, the table's oid, the ctid, and the sketches.
     """
     plan = store.layout
     if plan.sessions:
@@ -79,7 +82,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
     columns_of_sketches = [quote(p.column) for p in sketched(store)]
     if columns_of_sketches:
         long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
-        # Only rows to be compacted are returned, because Postgres keeps the result until the merge is done.
+        # Only rows that must be compacted are returned, because Postgres keeps the result in memory during the merge.
         listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
         merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
@@ -89,7 +92,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
 
 
 def _has_grown(column: str) -> str:
-    """Return the SQL condition that a sketch has grown so long that it is to be compacted."""
+    """Return the SQL condition that a sketch has grown so large that it must be compacted."""
     first = f"('x' || encode(substr({column}, 1, 4), 'hex'))::bit(32)::integer"
     return f"CASE WHEN octet_length({column}) > {SKETCH_BYTES} THEN octet_length({column}) > 2 * {first} ELSE false END"
 
@@ -130,7 +133,8 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
     """Copy partials (see `Aggregated`) into the temporary table."""
     if not rows.height:
         return
-    # Postgres merges rows in this order, which is nearly the order of the index. Sorting here is cheaper than there.
+    # Rows are sorted, because Postgres merges them in this order, which is nearly the order of the index. Sorting here
+    # is cheaper than in Postgres.
     rows = rows.sort([*(name for name, _ in store.layout.group_by), PANE])
     stored = []
     for name, dtype in rows.schema.items():

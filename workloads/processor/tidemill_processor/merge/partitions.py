@@ -19,13 +19,13 @@ from tidemill_processor.batch import DATA, ELEMENT, OFFSET, PARTITION, TIME, Bat
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
-"""The most tables that one transaction creates: each takes some locks, and Postgres has a few thousand."""
+"""The maximum number of tables that one transaction creates. Each needs some locks, and Postgres has a few thousand."""
 
 
 class Partitions:
-    """Creates missing partitions, outside the batch's transaction.
+    """Creates missing partitions outside of the batch's transaction, so that no lock is held during that transaction.
 
-    If the batch fails afterwards, the empty table does no harm. No lock is held while the batch runs.
+    If the batch fails afterwards, the empty table does no harm.
     """
 
     def __init__(self, database: Database) -> None:
@@ -33,13 +33,13 @@ class Partitions:
         self._held: dict[str, set[int]] = {}
 
     def ensure(self, connection: psycopg.Connection[Any], table: str, width: int, times: pl.Series) -> None:
-        """Create the partitions that a table needs for these times.
+        """Create the partitions that a table needs for some times.
 
         Args:
-            connection: a connection outside the batch's transaction.
+            connection: a connection that is not in the batch's transaction.
             table: the table's name.
-            width: the width of a partition in days. It grows when a table has many partitions.
-            times: epoch ms, in any order.
+            width: the usual width of a partition in days. New partitions are wider if a table has many partitions.
+            times: the times in epoch ms, in any order.
         """
         held = self._held.setdefault(table, set())
         days = set((times // DAY_MS).unique().to_list()) - held
@@ -64,7 +64,7 @@ class Partitions:
 
 
 class KeptEvents:
-    """Stores raw events if the spec asks for it. A replay stores none, because its events are stored already."""
+    """Stores raw events if the spec says so. A replay stores no events, because its events are stored already."""
 
     def __init__(self, database: Database, config: PipelineConfig, partitions: Partitions) -> None:
         self._database, self._partitions = database, partitions
@@ -72,10 +72,10 @@ class KeptEvents:
         self._retention_ms = parse_ms(config.spec.events.retention)
 
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
-        """Return the events of a batch to store, and create their partitions; None: nothing to store.
+        """Return the events of a batch to store, or None if there are none, and create their partitions.
 
-        It runs outside the batch's transaction. An event older than the watermark minus the retention is left out,
-        because its partition would be removed at once.
+        It runs outside of the batch's transaction. An event that is older than the watermark minus the retention is
+        left out, because its partition would be removed at once.
         """
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None

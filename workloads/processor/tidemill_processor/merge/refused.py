@@ -1,4 +1,4 @@
-"""Events that do not count, or not in every window: late events are counted, and dead letters are stored."""
+"""Handles events that do not count in every window, or in none. Late events are counted, and dead letters stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tidemill_processor.merge.merging import Work
 def late(
     connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
 ) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
-    """Count late events in `_aggregations`. Return their dead letters, and their numbers by (aggregation, policy)."""
+    """Count late events in `_aggregations`. Return their dead letters, and their number by (aggregation, policy)."""
     letters: list[DeadLetter] = []
     found: dict[tuple[str, str], int] = {}
     for work in works:
@@ -34,10 +34,11 @@ def late(
         if not number:
             continue
         if policy == "reopen":
-            policy = "deadLetter"  # too late even for reopening
+            policy = "deadLetter"  # because such an event is too late even for reopening a window
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
-        # The statement returns the retention in force, because an edit of it does not restart the processor.
+        # The statement returns the current retention, because the processor is not restarted when the retention is
+        # edited.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
@@ -59,7 +60,7 @@ def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]
 
 
 def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEvent:
-    """Return why an event is late: its windows are closed, or they are already older than the retention."""
+    """Return the verdict on a late event: its windows are closed, or they are already older than the retention."""
     closed = work.closed_until or 0
     kept = closed - retention_ms
     if time >= kept:
@@ -75,7 +76,10 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
-    """Store dead letters as far as their quota allows; they are published from there. `epochs` are by partition."""
+    """Store dead letters as far as their quota allows.
+
+    They are published later. `epochs` has the epoch by partition.
+    """
     if not letters:
         return
     fitting = fit(letters, left(connection, database, DEAD_LETTERS), database.quotas[DEAD_LETTERS] // SPARE_SHARE)
@@ -92,9 +96,9 @@ def _store(
     letters: Sequence[tuple[DeadLetter, int]],
     epochs: Mapping[int, int],
 ) -> dict[int, tuple[int, int]]:
-    """Store dead letters. Return the numbers of rows and bytes by partition.
+    """Store dead letters. Return the number and the size of the rows by partition.
 
-    Existing rows stay: a replay meets events that are dead letters already.
+    Existing rows are kept, because a replay reads events that are dead letters already.
     """
     rows = [
         (

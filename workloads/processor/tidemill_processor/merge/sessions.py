@@ -1,11 +1,11 @@
-"""Session windows: the events of a group that follow each other within the gap, across batches and replicas.
+"""Session windows. A session has the events of a group that follow each other within the gap, in all batches.
 
-Each event at t starts as a session [t, t + gap) of its own. Overlapping sessions of a group are merged. Sessions are
-cut at the multiples of the greatest length. So no session grows for ever, and the cuts do not depend on the order of
-events.
+Each event at t starts as a separate session [t, t + gap). Overlapping sessions of a group are merged. Sessions are cut
+at multiples of the greatest length. So no session grows for ever, and the cuts do not depend on the order of events.
 
-An event whose own session ends by `closed_until` still counts if it joins an open session. Otherwise it is late. It is
-also late if it is within a closed session, because two sessions of a group must not start at the same time.
+If the session of a single event ends by `closed_until`, the event only counts if it joins an open session. Otherwise,
+it is late. An event is also late if it is within a closed session, because two sessions of a group must not start at
+the same time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, 
 _START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")
 _SINCE = own_partial("min", "since", "bigint")
 SINCE, OLD = _SINCE.column, "_old"
-"""Columns of the temporary table: the lowest layout of a row's writers, and whether it came from the window table."""
+"""The columns of the temporary table with the lowest layout of a row's writers, and with whether the row came from the
+window table."""
 
 _JOINS, _COVERED, _SESSION = "_joins", "_covered", "_session"
 
 Standing = Callable[[pl.DataFrame], pl.DataFrame]
-"""Returns for events with `_end_ms`: `_i`, whether the event joins an open session, whether it is in a closed one."""
+"""A function that returns, for events with `_end_ms`, `_i` and whether the event joins an open session and whether it
+is within a closed session."""
 
 
 def aggregate_sessions(
@@ -51,15 +53,15 @@ def aggregate_sessions(
     """Return the partial sessions of a frame.
 
     Args:
-        frame: as for `aggregate`.
-        plan: as for `aggregate`.
-        closed_until: as for `aggregate`.
-        epochs: as for `aggregate`.
-        standing: compares events with the stored sessions. It is called only for events that may be late.
+        frame: valid events, see `aggregate`.
+        plan: the aggregation's layout.
+        closed_until: the time up to which windows are closed, see `aggregate`.
+        epochs: the epoch of each partition, see `aggregate`.
+        standing: the function that compares events with stored sessions. It is called only for events that may be late.
 
     Returns:
-        `rows` with the group columns, `_pane` (the first event, epoch ms), `_end_ms` (the end), then the partials'
-        columns.
+        The result, in which `rows` has the group columns, `_pane` (the time of the first event, epoch ms), `_end_ms`
+        (the end), and the partials' columns.
     """
     assert plan.gap_ms is not None  # noqa: S101 - for the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
@@ -88,7 +90,7 @@ def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
     """Return the frame sorted by group and time, with the number of each event's session within the batch."""
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # Within a group, ends ascend. So a session continues while an event comes before the end of its predecessor.
+    # Within a group, ends ascend. So a session continues if an event is before the end of the previous event.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -106,7 +108,7 @@ def _aggregated(
 
 
 class SessionMerger:
-    """Merges a batch's sessions into the stored ones. Callers hold the aggregation's lock.
+    """Merges a batch's sessions into the stored sessions. Callers must hold the aggregation's lock.
 
     Args:
         database: the pipeline's schema.
@@ -124,7 +126,7 @@ class SessionMerger:
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """Return for each event whether it joins an open session, and whether it is in a closed one; see `Standing`."""
+        """Return for each event whether it joins an open session, and whether it is in a closed one (`Standing`)."""
         closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
@@ -144,7 +146,7 @@ class SessionMerger:
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
-        """Move stored sessions that overlap the batch's and still take events into the temporary table."""
+        """Move stored sessions that overlap the batch's and can still get events into the temporary table."""
         columns = [*(quote(name) for name, _ in self._plan.group_by), *(quote(p.column) for p in self._plan.partials)]
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
@@ -156,7 +158,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last of the partials
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the revision is the last of the partials
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
@@ -169,8 +171,8 @@ class SessionMerger:
     def put_sql(self) -> tuple[str, str]:
         """Return CTEs and an INSERT that merge overlapping sessions of the temporary table and store the result.
 
-        A stored session that is merged into an earlier one leaves an empty row with end = start. It tells live
-        listeners that the session is gone.
+        If a stored session is merged into an earlier session, an empty row with end = start remains. From this row,
+        live listeners learn that the session does not exist any more.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]
@@ -207,14 +209,14 @@ class SessionMerger:
         )
 
     def _overlap(self, nulls: frozenset[str], start: str) -> str:
-        """Return the SQL condition that session t is of the group of b and overlaps it.
+        """Return the SQL condition that session t has the same group as b and overlaps b.
 
-        An index supports `=` and IS NULL, but not IS NOT DISTINCT FROM. So rows with the same null columns share a
-        statement.
+        An index supports `=` and IS NULL, but not IS NOT DISTINCT FROM. So a statement handles rows that have nulls in
+        the same columns.
 
         Args:
-            nulls: the group columns that are null in b; no other one is.
-            start: the column of b with its start.
+            nulls: the group columns that are null in b. All other group columns are not null.
+            start: the name of the column with the start of b.
         """
         found = [
             f"t.{quote(name)} IS NULL"
@@ -230,13 +232,13 @@ class SessionMerger:
         return " AND ".join(found)
 
     def _reach(self, rows: pl.DataFrame, start: str) -> str:
-        """Return an SQL condition on the start of sessions that may overlap these rows, to read few partitions."""
+        """Return an SQL condition on the start of sessions that may overlap `rows`, so that few partitions are read."""
         first, last = int(rows[start].min()) - self._plan.size_ms, int(rows[END].max())  # type: ignore[arg-type]
         return f"t.window_start > {from_ms(str(first))} AND t.window_start < {from_ms(str(last))}"
 
 
 def _by_nulls(rows: pl.DataFrame, plan: AggregationLayout) -> Iterator[tuple[frozenset[str], pl.DataFrame]]:
-    """Yield the rows in parts that have the same null group columns, each part with the names of these columns."""
+    """Yield the rows in parts. In each part, the same group columns are null. Their names are yielded with the part."""
     groups = _groups(plan)
     if not groups or not any(rows[name].null_count() for name in groups):
         yield frozenset(), rows

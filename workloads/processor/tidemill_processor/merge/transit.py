@@ -1,6 +1,6 @@
-"""How values of group columns get from frames to Postgres: times as epoch milliseconds, decimals as scaled integers.
+"""Converts values of group columns between frames and Postgres.
 
-No text has to be parsed then.
+Times are sent as epoch milliseconds and decimals as scaled integers, so that no text has to be parsed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from tidemill_contract.tables.definition import from_ms, to_ms
 
 
 def sent_as(kind: str) -> str:
-    """The SQL type in which values of a type are sent."""
+    """Return the SQL type in which values of a spec type are sent."""
     integers = kind == "timestamp" or scale_of(kind) is not None
     return "bigint" if integers else SQL_TYPES[kind]
 
 
 def stored(kind: str, sent: str) -> str:
-    """SQL of the stored value of a sent one."""
+    """Return SQL that converts a sent value to the stored value."""
     if kind == "timestamp":
         return from_ms(sent)
     scale = scale_of(kind)
@@ -25,7 +25,7 @@ def stored(kind: str, sent: str) -> str:
 
 
 def sent_again(kind: str, stored: str) -> str:
-    """SQL of the sent value of a stored one."""
+    """Return SQL that converts a stored value to the value that is sent."""
     if kind == "timestamp":
         return to_ms(stored)
     scale = scale_of(kind)

@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
-"""Maximum bytes of rows in an entry of the stream. A larger change is divided into several entries."""
+"""The maximum size of the rows in an entry of the stream. A larger change is divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""The rows of a larger change are not sent. Listeners read them from the tables."""
+"""The maximum size of a change whose rows are sent. Listeners read the rows of a larger change from the tables."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
-"""The stream keeps at most this many entries and bytes of a processor. Older entries are removed."""
+"""The maximum number and size of a processor's entries in the stream. Older entries are removed."""
 ASK_SECONDS = 1.0
 
 Entry = dict[str, Any]
-"""One entry of the stream; see `Entry` of the API."""
+"""An entry of the stream (see `Entry` of the API)."""
 
 
 class Live:
-    """Sends the rows that commits changed, and the closings.
+    """Sends the rows that commits changed, and the times up to which windows are closed.
 
-    The thread that commits calls `note`; the keeper's thread calls `run`.
+    The thread that commits calls `note`, and the keeper's thread calls `run`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Live:
         self._bytes = 0
 
     def note(self, changes: Sequence[Change]) -> None:
-        """Remember the changes of a commit, if there are listeners."""
+        """Store the changes of a commit in memory, if there are listeners."""
         if not self._listening:
             return
         with self._lock:
@@ -78,11 +78,11 @@ class Live:
                 self._changes.setdefault(change.aggregation, []).append(change)
 
     def run(self, connection: psycopg.Connection[Any], clock: Clock, attempt: Attempt = at_once) -> None:
-        """Send the noted changes; each aggregation's changes are read in a separate attempt.
+        """Send the stored changes. The changes of each aggregation are read in a separate attempt.
 
         Raises:
-            redis.RedisError, BreakerOpen: Redis does not answer. The noted changes are dropped. The next entry after
-                that (`begin`) makes listeners read the tables.
+            redis.RedisError, BreakerOpen: Redis does not answer. The stored changes are dropped. The next entry has
+                `begin`, from which listeners learn that they must read the tables.
         """
         try:
             if not self._ask():
@@ -128,7 +128,7 @@ class Live:
     ) -> int:
         """Read the rows of some changes into `entries`, and return the number of rows.
 
-        If they cannot be read, an entry without rows says that there are changes, and the error is raised.
+        If the rows cannot be read, an entry without rows is added, and the error is raised.
         """
         store, closed = self._stores[name], clock.closed.get(name)
         revs = [c.rev for c in changes]
@@ -140,8 +140,8 @@ class Live:
         }  # fmt: skip
         try:
             with connection.transaction():
-                # A newer generation may write other columns, which this process cannot read. Listeners then notice the
-                # gap in the revisions.
+                # With a newer generation, nothing is read, because it may write columns that this process does not
+                # know. Listeners then notice the gap in the revisions.
                 if self._database.newer_generation(connection) is not None:
                     return 0
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))
@@ -174,7 +174,7 @@ class Live:
 
 
 def _pieces(rows: list[bytes]) -> list[list[msgspec.Raw]] | None:
-    """Divide encoded rows into pieces that fit into an entry, at least one; None: they are too large for the stream."""
+    """Divide encoded rows into pieces that fit into an entry. Return None if the rows are too large for the stream."""
     found: list[list[msgspec.Raw]] = [[]]
     room = ENTRY_BYTES
     if len(rows) > MAX_ROWS or sum(map(len, rows)) > CHANGE_BYTES:

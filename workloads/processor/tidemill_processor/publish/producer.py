@@ -1,4 +1,4 @@
-"""A Kafka producer that knows the outcome of each record: acknowledged, refused because of itself, or still unknown."""
+"""A Kafka producer that knows the outcome of each record: acknowledged, refused, or still unknown."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from tidemill_chassis.resilience.failures import kafka_fatal
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 8.0
-"""Must be less than `idle_in_transaction_session_timeout` of the connection."""
+"""The maximum wait for acknowledgements. It must be less than the connection's
+`idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
-"""Minimum age of a producer that is replaced after a failure."""
+"""The minimum age of a producer that is replaced after a failure."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG_SIZE,
     KafkaError.INVALID_RECORD,
 })  # fmt: skip
-"""Errors of records that a broker refuses, however often they are sent."""
+"""The errors of records that a broker refuses, however often they are sent."""
 
 
 class PublishFailed(Exception):
-    """Kafka did not acknowledge everything; the published marks must not change."""
+    """The error if Kafka did not acknowledge all records. Then no row may be marked as published."""
 
 
 class RecordRefused(Exception):
-    """One record is larger than Kafka accepts; others may still be sent."""
+    """The error for a record that is larger than Kafka accepts. Other records may still be sent."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class Refused:
 class Outlet:
     """Sends records, and waits for their acknowledgement. A producer that does not deliver is replaced.
 
-    A client may keep outdated leaders for ever: after an outage, or after the topic was created again.
+    It is replaced because a client may use outdated leaders for ever after an outage, or after the topic was created
+    again.
 
     Args:
-        make: creates a producer.
-        clock: monotonic seconds.
+        make: the function that creates a producer.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, make: Callable[[], Producer], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,18 +67,18 @@ class Outlet:
         self._plainly = partial(self._delivered, None)
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Any, *, keep: bool = True) -> None:
-        """Queue one record; wait while the queue is full.
+        """Queue one record. If the queue is full, wait.
 
         Args:
-            topic: where to send it.
-            key: of the record.
-            value: of the record.
-            headers: of the record. They are missing in the report of a refused record.
-            keep: whether to remember the headers for such a report. If not, `settle` has to create them again, which
-                saves memory.
+            topic: the topic.
+            key: the key of the record.
+            value: the value of the record.
+            headers: the headers of the record. Kafka's report about a refused record does not have them.
+            keep: whether to keep the headers until the report. If they are not kept, which saves memory, `settle` has
+                to create them again.
 
         Raises:
-            PublishFailed: the queue stays full, or the producer does not work any more.
+            PublishFailed: the queue stays full, or the producer failed.
             RecordRefused: the record is too large.
         """
         told = partial(self._delivered, headers) if keep else self._plainly
@@ -92,7 +94,7 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        # _PURGE_QUEUE is the late report of a record that was given up.
+        # _PURGE_QUEUE is ignored, because it is the late report of a record that was given up.
         if error is None or error.code() == KafkaError._PURGE_QUEUE:
             return
         if error.code() in _OF_THE_RECORD:
@@ -101,10 +103,10 @@ class Outlet:
             self._error = error
 
     def settle(self, headers_of: Callable[[Refused], Any] | None = None) -> list[Refused]:
-        """Wait until Kafka has acknowledged or finally refused all records, and return the refused ones.
+        """Wait until Kafka has acknowledged or finally refused all records, and return the refused records.
 
         Args:
-            headers_of: creates a record's headers that were not kept.
+            headers_of: a function that creates the headers of a record again, if they were not kept.
 
         Raises:
             PublishFailed: a record was not acknowledged within a few seconds.
@@ -117,13 +119,13 @@ class Outlet:
         return self._apart(refused, deadline)
 
     def forget(self) -> None:
-        """Give up the records that are not sent yet, and forget errors."""
+        """Give up the records that are not sent yet, and clear the errors."""
         self._producer.purge(in_flight=False)
         self._producer.poll(0)
         self._error, self._refused = None, []
 
     def _renew(self, *, at_once: bool = False) -> None:
-        """Replace the producer, so that it asks for the leaders again."""
+        """Replace the producer. The new one asks Kafka for the leaders."""
         if at_once or self._clock() - self._made_at >= RENEW_SECONDS:
             self._producer, self._made_at = self._make(), self._clock()
 
@@ -138,7 +140,7 @@ class Outlet:
             )
 
     def _apart(self, records: Sequence[Refused], deadline: float) -> list[Refused]:
-        """Return the records that are refused on their own. A broker refuses a whole batch because of one record."""
+        """Return the records that are refused alone, because a broker refuses a whole batch because of one record."""
         culprits: list[Refused] = []
         parts = [records]
         while parts:

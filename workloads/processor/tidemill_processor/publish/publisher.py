@@ -1,9 +1,9 @@
 """Publishes results, anomalies and dead letters from their tables to their topics, at least once.
 
-The tables are the outbox. `published_until` says up to where closed windows are published; `_corrections` lists those
-that late events changed afterwards; each dead letter and anomaly has a mark. Marks only change after Kafka has
-acknowledged the records. After a crash before that, records are published again with the same `id` header, so that
-readers can drop repeats.
+The tables are the outbox. `published_until` is the time up to which closed windows are published. `_corrections` lists
+the windows that late events changed afterwards. Each dead letter and each anomaly has a column `published`. All of
+these only change after Kafka has acknowledged the records. After a crash before that, records are published again with
+the same `id` header, so that readers can drop repeats.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ log = logging.getLogger(__name__)
 MARKED_ROWS = 1_000
 _FEW, _MANY = 5_000, 20_000
 _SHRINK = 8
-"""After a piece failed, the next one is smaller by this factor."""
+"""The factor by which a piece is smaller than a previous piece that failed."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class _ResultEncoder:
-    """Encodes windows of one aggregation as records: (key, value, headers).
+    """Encodes windows of one aggregation as records, which are (key, value, headers).
 
-    A window's value is {aggregation, version, group, window_start, window_end, revision, metrics}. To save time, the
-    part that windows of the same time share is encoded once, and the group, which is also the key, only once.
+    The value of a window is {aggregation, version, group, window_start, window_end, revision, metrics}. To save time,
+    the part that is equal for windows of the same time is encoded once for them. The group, which is also the key, is
+    encoded once for both.
     """
 
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
@@ -72,14 +73,14 @@ class _ResultEncoder:
 
 
 def _headers_of(refused: Refused) -> dict[str, str]:
-    """Create the headers of a result again, from its key and value."""
+    """Return the headers of a result, which are created again from its key and value."""
     told = msgspec.json.decode(refused.value or b"{}")
     head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
     return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
 
 
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
-    """Return an encoder of values as a JSON object with these names. It uses a struct, twice as fast as a dict."""
+    """Return an encoder of values as a JSON object with these names. It uses a struct, which is faster than a dict."""
     fields = [f"f{number}" for number in range(len(names))]
     members = [(field, Any) for field in fields]
     made = msgspec.defstruct("Members", members, rename=dict(zip(fields, names, strict=True)), gc=False)
@@ -87,7 +88,7 @@ def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
 
 
 class Publisher:
-    """Publishes one pipeline's outputs."""
+    """Publishes the results, anomalies and dead letters of one pipeline."""
 
     def __init__(
         self, database: Database, stores: list[AggregationStore], config: PipelineConfig, outlet: Outlet
@@ -103,7 +104,7 @@ class Publisher:
     def duties(
         self, connection: psycopg.Connection[Any], closed: dict[str, int | None]
     ) -> Iterator[tuple[Duty, Callable[[], int]]]:
-        """Yield the duties of publishing. Each publishes a limited piece, and returns the number of records.
+        """Yield the duties of publishing. Each duty publishes a limited piece, and returns the number of records.
 
         A duty raises PublishFailed if Kafka does not acknowledge the records.
         """
@@ -118,7 +119,7 @@ class Publisher:
                     yield Duty("corrections", name, version), partial(self._corrections, connection, store, until)
 
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        """Publish the next windows. If they cannot be read, try fewer; at last, skip the values that cannot be read."""
+        """Publish the next windows. If they cannot be read, try fewer windows, and at last skip unreadable values."""
         while True:
             panes = self._spans[store.id]
             try:
@@ -135,7 +136,10 @@ class Publisher:
     def _piece(
         self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int, panes: int
     ) -> int:
-        """Publish the next windows, about `panes` panes; 0: those that end next, without unreadable values."""
+        """Publish the next windows, of about `panes` panes.
+
+        With 0 panes, publish the windows that end next, without their unreadable values.
+        """
         reader, duty = self._readers[store.id], Duty("publish", store.name, store.version)
         with connection.transaction():
             if not self._locked(connection, store):
@@ -160,7 +164,7 @@ class Publisher:
         return max(count, 1 if until < closed_until else 0)
 
     def _corrections(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        """Publish closed windows that late events changed, with their new revision. Skip values that cannot be read."""
+        """Publish closed windows that late events changed, with their new revision. Skip unreadable values."""
         try:
             return self._corrected(connection, store, closed_until, careful=False)
         except Exception as error:
@@ -193,7 +197,7 @@ class Publisher:
         *,
         careful: bool,
     ) -> int:
-        """Publish the windows of a query, wait for Kafka, record what was skipped, and return the number of windows."""
+        """Publish the windows of a query, wait for Kafka, record skipped values, and return the number of windows."""
         reader, count, refused = self._readers[store.id], 0, list[Refused]()
         encoder, salvage = _ResultEncoder(store, reader), Salvage(connection, reader, query)
         for window in salvage.rows() if careful else reader.rows(connection, query()):
@@ -209,7 +213,10 @@ class Publisher:
         return count
 
     def _shorten(self, refused: Refused) -> Skip:
-        """Publish a window that is too large for Kafka, with null for its longest metrics. Return what was skipped."""
+        """Publish a window that is too large for Kafka, with null for its longest metrics.
+
+        Return the skipped metrics.
+        """
         window = msgspec.json.decode(refused.value or b"{}")
         values, missing = window["metrics"], list[str]()
         at, group = window["window_start"], json.dumps(window["group"], sort_keys=True)
@@ -225,7 +232,7 @@ class Publisher:
         return Skip(refused.reason, at, group=group)
 
     def _locked(self, connection: psycopg.Connection[Any], store: AggregationStore) -> bool:
-        """Try to get the lock for publishing the aggregation's results, for this transaction."""
+        """Try to get the lock for publishing the aggregation's results until the end of the transaction."""
         query = "SELECT pg_try_advisory_xact_lock(hashtext(%s), %s)"
         row = connection.execute(query, (f"{self._schema}/publish", store.id)).fetchone()
         return bool(row and row[0])
@@ -301,7 +308,10 @@ def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
 
 
 class _Outbox:
-    """Sends independent records: one that cannot be published is skipped and recorded, and does not block others."""
+    """Sends independent records.
+
+    A record that cannot be published is skipped and recorded, and does not block others.
+    """
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet, self._skips = outlet, list[Skip]()
@@ -318,6 +328,6 @@ class _Outbox:
         self._skips.append(Skip(f"record {id_}: {reason(error)}"))
 
     def settle(self) -> list[Skip]:
-        """Wait until the others are acknowledged, and return what was skipped."""
+        """Wait until all other records are acknowledged, and return the skipped records."""
         refused = self._outlet.settle()
         return [*self._skips, *(Skip(f"record {dict(r.headers or ()).get('id')}: {r.reason}") for r in refused)]

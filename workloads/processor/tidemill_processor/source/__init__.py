@@ -1,1 +1,1 @@
-"""The source topic: its consumer, the positions from which it is read, and the lag."""
+"""The source topic, with its consumer, the positions from which it is read, and the lag."""

@@ -1,6 +1,6 @@
 """The lag of each partition: the difference between its end in Kafka and its last committed position.
 
-The thread that checks Kafka updates it, even while the loop waits for Postgres. An unknown lag has no figure.
+The thread that checks Kafka updates the lag, even while the loop waits for Postgres. An unknown lag is not reported.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from tidemill_processor.source.consumer import Source
 from tidemill_processor.transaction import Position
 
 FRESH_SECONDS = 20.0
-"""If the ends were last read longer ago, the lag is unknown."""
+"""The time after which the lag counts as unknown, if the ends were not read again."""
 
 
 class Backlog:
-    """The lag of one process's partitions. One thread calls `measure` and `expire`; others call the rest.
+    """The lag of one process's partitions. One thread calls `measure` and `expire`, other threads all other methods.
 
     Args:
         source: the topic.
-        positions: the last committed positions of the partitions; the loop updates them.
+        positions: the last committed positions of the partitions, which the loop updates.
     """
 
     def __init__(self, source: Source, positions: Mapping[int, Position]) -> None:
@@ -32,7 +32,7 @@ class Backlog:
         self._news: tuple[dict[int, int], float] | None = None
 
     def reached(self, partition: int, position: Position) -> int:
-        """Return the offset where the next record is expected: beyond transaction markers if the consumer read them."""
+        """Return the offset at which the next record is expected. It is beyond transaction markers that were read."""
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read
@@ -50,7 +50,7 @@ class Backlog:
         self._asked_at, self._news = asked_at, (ends, asked_at)
 
     def expire(self) -> None:
-        """Note that Kafka did not report the ends: a lag that is too old becomes unknown."""
+        """Set a lag that is too old to unknown, because Kafka did not report the ends."""
         if time.monotonic() - self._asked_at > FRESH_SECONDS:
             self._show(None)
 
@@ -62,12 +62,12 @@ class Backlog:
         self._lag = lag
 
     def news(self) -> tuple[dict[int, int], float] | None:
-        """Return new ends and when they were asked for; None: there are none since the last call."""
+        """Return new ends with the time of the request, or None if there are no new ends since the last call."""
         news, self._news = self._news, None
         return news
 
     @property
     def events(self) -> int | None:
-        """The lag of all assigned partitions; None: that of a partition is unknown."""
+        """The lag of all assigned partitions; None: the lag of a partition is unknown."""
         lag = self._lag
         return sum(lag.values()) if lag is not None and self._source.assigned <= lag.keys() else None

@@ -1,7 +1,8 @@
 """Reads the source topic with Quix Streams' consumer: assigned partitions, their records and their ends.
 
-The assign callback does no I/O and never raises: it assigns, pauses and increments a generation. The loop then reads
-the positions, seeks and resumes. Until then a partition is not `ready`: its records are dropped, and are read again.
+The assign callback does no I/O and never raises. It assigns, pauses and increments a generation. Then the loop reads
+the positions, seeks and resumes. Until then, a partition is not `ready`: its records are dropped, and are read again
+later.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # With the default of 1 s, a fast consumer stalls whenever its queue is full.
+    # The default of 1 s is too long, because a fast consumer would stall whenever its queue is full.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
     # Limits the memory of prefetched records.
@@ -46,11 +47,11 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "linger.ms": 20,
-    # A delivery report costs as much as encoding the record, and only failures matter.
+    # Only failures are reported, because a delivery report costs as much as encoding the record.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The limit of the topics. A window with long texts is a long record. One over the limit is published with its
-    # longest metrics null, or skipped.
+    # This is the limit of the topics too. A window with long texts is a long record. If it is over the limit, it is
+    # published with null for its longest metrics, or skipped.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     "log_level": 3,
@@ -62,7 +63,7 @@ ASK_SECONDS = 5.0
 LEAVE_SECONDS = 3.0
 """How long leaving the group may take."""
 GAP_SIGHTINGS = 2
-"""How often the same gap after a seek must be seen before it is believed."""
+"""How often the same gap after a seek must be seen until it is accepted."""
 
 
 @dataclass
@@ -70,9 +71,9 @@ class Polled:
     """The result of one consume call.
 
     Attributes:
-        messages: records of ready partitions.
-        out_of_range: partitions where Kafka no longer has the record at our position.
-        failed: the first error of the connection or the topic, if any.
+        messages: the records of ready partitions.
+        out_of_range: the partitions in which Kafka no longer has the record at the position.
+        failed: the first error of the connection or the topic; None: there was no error.
     """
 
     messages: list[Any] = field(default_factory=list)
@@ -84,8 +85,9 @@ class Source:
     """Consumes one topic as a member of the pipeline's consumer group.
 
     Attributes:
-        heard_at: when Kafka last answered a request about offsets (monotonic seconds).
-        lost_at: when the group removed this member, because it could not reach the coordinator; None: it is a member.
+        heard_at: the time at which Kafka last answered a request about offsets (monotonic seconds).
+        lost_at: the time at which the group removed this member, because it could not reach the coordinator; None: this
+            process is a member.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
@@ -106,11 +108,14 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def producer(self) -> Producer:
-        """Create a producer for the same cluster. Quix Streams' own polls at each record, a fifth of all our CPU."""
+        """Return a producer for the same cluster.
+
+        It is not the producer of Quix Streams, which polls at each record and takes a fifth of the process' CPU time.
+        """
         return Producer({**self._connection, **PRODUCER_TUNING})
 
     def subscribe(self) -> None:
-        """Join the consumer group. A member joins again, without leaving."""
+        """Join the consumer group. A process that is a member joins again, without leaving."""
         self._consumer.subscribe(
             [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -124,8 +129,8 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # The partition is paused, and sought before anything is read. The offset here is absolute: librdkafka would
-            # have to ask Kafka for a logical one, and the answer could arrive after the seek and override it.
+            # The partition is paused, and the loop seeks before anything is read. The offset here must not be a logical
+            # one: librdkafka would ask Kafka for its value, and the answer could arrive after the seek and override it.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -150,7 +155,7 @@ class Source:
 
     @property
     def ready(self) -> frozenset[int]:
-        """The partitions that are read: those that were sought and resumed."""
+        """The partitions that are read, because they were sought and resumed."""
         return frozenset(self._ready)
 
     def poll(self, limit: int, timeout_seconds: float) -> Polled:
@@ -166,13 +171,13 @@ class Source:
             polled.failed = error.args[0]
             return polled
         if generation != self.generation:
-            # Some records may belong to an earlier assignment. All are read again, so they are dropped; only an error
-            # that makes the consumer unusable is kept.
+            # The records are dropped, because some may belong to an earlier assignment, and all are read again. Only an
+            # error that makes the consumer unusable is kept.
             polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
             return polled
         if self._sought:
             self._prove(messages)
-        # The value of a message with an error is the error's text. It must never be counted as a record.
+        # Messages with an error are removed. Their value is the error's text, which must never count as a record.
         troubled = [message for message in messages if message.error() is not None]
         for message in troubled:
             self._note(message, message.error(), polled)
@@ -184,10 +189,10 @@ class Source:
         return polled
 
     def _prove(self, messages: list[Any]) -> None:
-        """Check that the first record after a seek has the sought offset; if not, stop the partition to seek again.
+        """Check that the first record after a seek has the sought offset. If not, stop the partition to seek again.
 
-        There may be no record at that offset (compaction, transaction markers). So a gap that is seen repeatedly is
-        believed.
+        There may be no record at the sought offset, because of compaction or transaction markers. So a gap that is seen
+        repeatedly is accepted.
         """
         for message in messages:
             partition, error = message.partition(), message.error()
@@ -212,9 +217,9 @@ class Source:
             polled.failed = error
 
     def start(self, positions: Mapping[int, int]) -> None:
-        """Begin to read these assigned, paused partitions at these offsets.
+        """Begin to read assigned, paused partitions at the offsets in `positions`.
 
-        A partition that librdkafka has not set up yet stays paused; call `start` again for it.
+        A partition that librdkafka has not set up yet stays paused. Call `start` again for such a partition.
 
         Raises:
             KafkaException: seeking failed for another reason.
@@ -231,7 +236,7 @@ class Source:
             self._sought[partition] = offset
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
-        """Pause partitions until `start`, by default all, and drop their prefetched records."""
+        """Pause partitions (by default all) until `start`, and drop their prefetched records."""
         mine = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
         self._ready.difference_update(mine)
         for partition in mine:
@@ -244,7 +249,10 @@ class Source:
                 log.info("pausing %s: %s", mine, error)
 
     def report_offsets(self, offsets: Mapping[int, int]) -> None:
-        """Report offsets to Kafka, only for lag tools. Nothing here relies on them, so a failure is only logged."""
+        """Report offsets to Kafka for tools that show lag.
+
+        Nothing else uses these offsets, so a failure is only logged.
+        """
         mine = [TopicPartition(self.topic, p, offset) for p, offset in offsets.items() if p in self.assigned]
         if not mine:
             return
@@ -254,21 +262,22 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions; if there are none, of those assigned last.
+        """Return the end offsets of the assigned partitions, or else of the partitions that were assigned last.
 
-        Call it in a separate thread. Ends that a broker does not report in time are missing from the result.
+        Call it in a separate thread. Ends that a broker does not report in time are missing in the result.
 
         Raises:
-            KafkaException: none is known.
+            KafkaException: no end is known.
         """
         asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned or self._had}
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         done, _ = wait(futures.values(), ASK_SECONDS + 1)
         answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
-        # If a leader does not answer in time, librdkafka raises no error but returns an invalid offset.
+        # Negative offsets are ignored, because librdkafka returns one if a leader does not answer in time.
         told = {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
         if len(told) < len(futures):
-            # The leaders may have changed, and the client would use outdated metadata for minutes.
+            # The client is replaced, because the leaders may have changed and it would use outdated metadata for
+            # minutes.
             self._admin = AdminClient(self._connection)
         if not told:
             _result(next(iter(futures.values())), 0.0)
@@ -280,16 +289,16 @@ class Source:
         return (self.assigned or self._had) - ends.keys()
 
     def end_read(self, partition: int) -> int:
-        """Return where the consumer last reached the partition's end, beyond transaction markers; -1: not yet."""
+        """Return the end offset that the consumer last reached, beyond transaction markers, or -1 if there is none."""
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> tuple[str, int]:
         """Return the topic's id, which changes when the topic is created again, and its number of partitions.
 
         Raises:
-            KafkaException: it does not exist or Kafka is not reachable.
+            KafkaException: the topic does not exist, or Kafka is not reachable.
         """
-        admin = self._admin  # keeps the client alive: `ends` may replace it during this request
+        admin = self._admin  # a local reference keeps the client alive if `ends` replaces it meanwhile
         described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=ASK_SECONDS)
         topic = _result(described[self.topic])
         return str(topic.topic_id), len(topic.partitions)
@@ -305,7 +314,7 @@ class Source:
         return low, high
 
     def offset_at(self, partition: int, time_ms: int) -> int:
-        """Return the offset of the first record at or after a wall time; the end if there is none.
+        """Return the offset of the first record at or after a wall time, or the end offset if there is no such record.
 
         Raises:
             KafkaException: Kafka is not reachable.
@@ -315,7 +324,10 @@ class Source:
         return int(found) if found >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:
-        """Leave the group, so that others take over at once. Otherwise Kafka waits for a static member to return."""
+        """Leave the group, so that other members take over at once.
+
+        Otherwise, Kafka waits for a static member to return.
+        """
         with suppress(KafkaException):
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             deadline = time.monotonic() + LEAVE_SECONDS

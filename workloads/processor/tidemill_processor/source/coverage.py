@@ -1,9 +1,10 @@
 """Checks that the consumer group reads all partitions of its topic, and joins the group again if it does not.
 
 A group distributes partitions when a member joins or leaves, or when its leader joins again. A static member that was
-killed and returns in time neither joins nor leaves: it gets its former partitions. If it leads the group and the topic
-has got more partitions meanwhile, the new ones would never be assigned: its new client sees no change of the topic, so
-it does not join again. Another member that joins again only gets its own partitions back.
+killed and returns in time neither joins nor leaves, and gets its former partitions. Assume that it leads the group, and
+that the topic got more partitions meanwhile. Then the new partitions would never be assigned, because its new client
+sees no change of the topic and does not join again. If another member joins again, it only gets its former partitions
+back.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 8.0
-"""A member needs less time to begin to read a partition that it has just got."""
+"""The first pause. A member needs less time to begin to read a partition that it just got."""
 MAX_PATIENCE_SECONDS = 600.0
 
 
 class Coverage:
-    """Joins the group again while nobody reads some partitions, after pauses that grow.
+    """Joins the group again while nobody reads some partitions, after growing pauses.
 
     Every member does so, because no member knows which one leads the group. The group only distributes its partitions
-    when the leader joins; other members get their own back at once.
+    when the leader joins. Other members get their former partitions back at once.
 
     Args:
-        join: joins the group again, without leaving it.
+        join: the function that joins the group again, without leaving it.
     """
 
     def __init__(self, join: Callable[[], None]) -> None:
@@ -35,7 +36,7 @@ class Coverage:
         self._since: float | None = None
 
     def note(self, untaken: frozenset[int]) -> None:
-        """Note which partitions nobody reads, and join the group again if that lasts.
+        """Join the group again if nobody has read the partitions `untaken` for some time.
 
         Raises:
             KafkaException: joining failed.

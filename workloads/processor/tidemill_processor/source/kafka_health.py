@@ -1,4 +1,4 @@
-"""Whether Kafka answers, according to the loop and the regular checks."""
+"""The state of Kafka, according to the loop and the regular checks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class KafkaHealth:
     """The state of Kafka, and the breaker that keeps the loop from reading while Kafka fails.
 
     Args:
-        guard: with the breaker.
-        renew: replaces the consumer.
+        guard: the guard with the breaker.
+        renew: the function that replaces the consumer.
 
     Attributes:
-        error: why Kafka fails; empty: it works.
-        answered_at: when the last answered request was sent, monotonic seconds.
+        error: the reason why Kafka fails; empty: Kafka works.
+        answered_at: the time at which the last request that was answered was sent (monotonic seconds).
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
@@ -35,23 +35,26 @@ class KafkaHealth:
         self.answered_at = 0.0
 
     def allows(self) -> bool:
-        """Whether the breaker lets the loop read."""
+        """Return whether the breaker lets the loop read."""
         return self._guard.allow()
 
     def failed(self, error: Any) -> None:
-        """Note a failure. After a fatal one, the consumer is replaced."""
+        """Record a failure. After a fatal failure, the consumer is replaced."""
         text = error.str() if isinstance(error, KafkaError) else str(error)
         if self.error != text:
             log.warning("kafka: %s", text)
         self.error, self._failed_at = text, time.monotonic()
         self._guard.failure()
         if kafka_fatal(error):
-            # E.g. a static member rejoined after an outage with a new id, and Kafka then refuses its own pending
-            # request with the former id (FENCED_INSTANCE_ID).
+            # For example, a static member rejoins after an outage and gets a new member id. Kafka then refuses a
+            # pending request of this member that has the former id (FENCED_INSTANCE_ID).
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Note an answer to a request of `asked_at`. It does not clear a later failure. Any thread may call this."""
+        """Record an answer to a request that was sent at `asked_at`. A failure after that time stays recorded.
+
+        Any thread may call this.
+        """
         if asked_at < self._failed_at:
             return
         self.error, self.answered_at = "", asked_at

@@ -1,8 +1,8 @@
-"""Determines where to read each partition from: by `_offsets`, Kafka's ranges and the spec's `startFrom`.
+"""Determines the position from which each partition is read, from `_offsets`, Kafka's ranges and `startFrom`.
 
-A topic that was created again starts a new epoch. Offsets that Kafka no longer has are recorded in `_lost`, never
-skipped silently. A broker with outdated metadata may answer with the topic's former id, or with an end before our
-position. Starting a new epoch then would count events twice, so such an answer is not believed at once.
+If a topic was created again, a new epoch starts. Offsets that Kafka no longer has are recorded in `_lost`, and never
+skipped silently. A broker with outdated metadata may return the topic's former id, or an end before the stored
+position. Starting a new epoch then would count events twice, so such an answer is not accepted at once.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""For how long Kafka must report an end before our position until it is believed."""
+"""How long Kafka must report an end before the stored position until this end is accepted."""
 
 
 class Positions:
     """Reads and repairs the positions of a pipeline's partitions.
 
     Args:
-        database: its schema.
+        database: the pipeline's schema.
         config: the pipeline.
-        source: its topic.
-        start_from: where a reader without a position begins; empty: at the spec's `startFrom`.
+        source: the pipeline's topic.
+        start_from: the start for a reader without a position; empty: it is `startFrom` of the spec.
     """
 
     def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:
@@ -46,17 +46,17 @@ class Positions:
     def take_up(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], topic_id: str
     ) -> dict[int, Position]:
-        """Return where to read these partitions from.
+        """Return the positions from which to read `partitions`.
 
-        The result lacks partitions whose row the operator has not written yet, and those with an answer of Kafka that
-        may be outdated.
+        A partition is left out if the operator has not written its row yet, or if Kafka's answer about it may be
+        outdated.
 
         Raises:
-            KafkaException, psycopg.Error: try again later.
+            KafkaException, psycopg.Error: Kafka or Postgres failed. The caller tries again later.
         """
         query = offsets.read(self._schema, self._reader)
         wanted = list(partitions)
-        # Doubts about partitions that are no longer assigned are forgotten.
+        # Partitions that are no longer assigned are removed here, so that their ends are checked from the beginning.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
@@ -72,10 +72,10 @@ class Positions:
         return positions
 
     def untaken(self, connection: psycopg.Connection[Any], count: int, topic_id: str) -> frozenset[int]:
-        """Return the partitions, of the topic's first `count`, that nobody has read since the topic has this id.
+        """Return the partitions among the topic's first `count` that nobody has read since the topic has this id.
 
         Raises:
-            psycopg.Error: try again later.
+            psycopg.Error: Postgres failed. The caller tries again later.
         """
         query = offsets.untaken(self._schema, self._reader)
         return frozenset(partition for (partition,) in connection.execute(query, (count, topic_id)))
@@ -135,7 +135,7 @@ class Positions:
         epoch: int,
         offset: int,
     ) -> Position | None:
-        """Set a position if it is still `before`; None: another process has set it, so read it again later."""
+        """Set a position if it is still `before`. Return None if another process has changed it meanwhile."""
         update = offsets.move(self._schema, self._reader)
         moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
         return Position(offset, epoch) if moved else None
@@ -148,7 +148,7 @@ class Positions:
     def confirm_ends(
         self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
     ) -> None:
-        """Record that these partitions were read to their end of `age_seconds` ago, if their position is unchanged."""
+        """Record that partitions were read to their ends of `age_seconds` ago, if their positions are unchanged."""
         if not caught_up:
             return
         connection.execute(

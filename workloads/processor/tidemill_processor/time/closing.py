@@ -22,7 +22,13 @@ from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance
 
 @dataclass(frozen=True)
 class Clock:
-    """The result of a pass (epoch ms): the watermark, each aggregation's closed_until, and those this pass changed."""
+    """The result of a pass, with all times in epoch ms.
+
+    Attributes:
+        watermark: the watermark.
+        closed: the value of `closed_until` by aggregation.
+        newly_closed: the values of `closed_until` that this pass changed, by aggregation.
+    """
 
     watermark: int | None
     closed: dict[str, int | None]
@@ -41,7 +47,7 @@ class Closer:
         self._idle_timeout_ms = parse_ms(times.idle_timeout)
 
     def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
-        """Run one pass; each aggregation is a separate attempt."""
+        """Run one pass. The windows of each aggregation are closed in a separate attempt."""
         watermark = self._advance(connection)
         until = dict(connection.execute(aggregations.closed(self._schema)).fetchall())
         closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}
@@ -60,7 +66,7 @@ class Closer:
         closed: dict[str, int | None],
         newly: dict[str, int],
     ) -> int:
-        """Close an aggregation's windows up to the watermark. Update `closed`, and `newly` if this pass closed them."""
+        """Close an aggregation's windows up to the watermark. Update `closed`, and `newly` if this call closed them."""
         until = closed_until(watermark, grace_ms=store.layout.grace_ms, grid=store.layout.grid)
         before = closed[store.name]
         if before is not None and until <= before:

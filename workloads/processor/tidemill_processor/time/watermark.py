@@ -1,4 +1,4 @@
-"""Computes the greatest event time of each partition, and the watermark of the pipeline. Pure.
+"""Computes the greatest event time of each partition, and the watermark of the pipeline, with pure functions.
 
 All event times are epoch milliseconds. All wall times are milliseconds of the database's clock, which all replicas
 share. Nothing here reads a clock.
@@ -12,20 +12,21 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""A jump by more than maxAdvance is accepted when this many events in a row are beyond it."""
+"""The number of events in a row beyond maxAdvance after which a jump of event time is accepted."""
 
 STALE_MS = 10_000
-"""For how long a confirmation counts that a partition was read to its end. Owners renew it about every second."""
+"""How long a confirmation that a partition was read to its end is valid. Owners renew it about every second."""
 
 
 @dataclass(frozen=True)
 class PartitionTime:
-    """One partition's progress in event time; a row of `_offsets`.
+    """The progress of one partition in event time, from a row of `_offsets`.
 
     Attributes:
-        maximum: greatest event time that is believed.
-        suspects: event times, in order of arrival, that are too far ahead to be believed yet.
-        last_event_at: wall time when events last arrived.
+        partition: the number of the partition.
+        maximum: the greatest event time that is accepted.
+        suspects: the event times, in order of arrival, that are too far ahead to be accepted yet.
+        last_event_at: the wall time at which events last arrived.
         end_confirmed_at: the last wall time at which all records of the partition had been read.
     """
 
@@ -36,10 +37,11 @@ class PartitionTime:
     end_confirmed_at: int | None = None
 
     def observe(self, times: Sequence[int], *, max_advance_ms: int, now_ms: int) -> PartitionTime:
-        """Return the progress after events with these event times, in offset order, arrived at wall time `now_ms`.
+        """Return the progress after events arrived at wall time `now_ms`. `times` are their event times by offset.
 
-        A time may exceed the maximum by maxAdvance plus the wall time since events last arrived. A time beyond that is
-        a suspect. An ordinary event afterwards clears it; more events beyond the limit confirm it.
+        A time may exceed the maximum by maxAdvance plus the wall time since events last arrived. A time beyond this
+        limit is a suspect. If an event within the limit follows, the suspect is dropped. If enough events beyond the
+        limit follow, the suspects are accepted.
         """
         if not times:
             return self
@@ -63,13 +65,15 @@ class PartitionTime:
 
 @dataclass(frozen=True)
 class ReaderTime:
-    """The pipeline's event-time clock; a row of `_readers`.
+    """The event-time clock of the pipeline, from a row of `_readers`.
 
     Attributes:
-        watermark: no event before it is expected; never decreases.
-        candidate / candidate_at: a watermark that idle partitions still have to confirm, and when it was set.
-        active_since: when the current period of activity began; silence before it does not count.
-        idle_since / idle_base: since when all partitions are idle, and the watermark at that time.
+        watermark: the watermark: no event before this time is expected. It never decreases.
+        candidate: a watermark that idle partitions still have to confirm.
+        candidate_at: the wall time at which `candidate` was set.
+        active_since: the wall time at which the current period of activity began. Silence before it does not count.
+        idle_since: the wall time since which all partitions are idle.
+        idle_base: the watermark at `idle_since`.
     """
 
     watermark: int | None = None
@@ -81,7 +85,7 @@ class ReaderTime:
 
 
 def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: int, now_ms: int) -> bool:
-    """Whether a partition is read to its end, and had no event for idleTimeout since the reader became active."""
+    """Return whether a partition was read to its end, and had no event for idleTimeout in the current activity."""
     confirmed = partition.end_confirmed_at
     if confirmed is None or now_ms - confirmed > STALE_MS or confirmed < (partition.last_event_at or 0):
         return False
@@ -94,11 +98,12 @@ def advance(
 ) -> ReaderTime:
     """Advance the clock to wall time `now_ms`.
 
-    1. Every partition that is not idle limits the watermark to its maximum minus maxDisorder. A partition without a
-       believed event time stops the watermark.
-    2. Idle partitions do not limit it. But each must be found empty again after the candidate was set. Otherwise, if
-       the partitions are filled one after another, the watermark would pass the events of the last ones.
-    3. When all are idle, the watermark advances with the wall clock from the greatest time seen.
+    1. Every partition that is not idle limits the watermark to its maximum minus maxDisorder. A partition without an
+       accepted event time stops the watermark.
+    2. Idle partitions do not limit the watermark. But each must be found empty again after the candidate was set.
+       Otherwise, if the partitions are filled one after another, the watermark would pass the events of the last
+       partitions.
+    3. If all partitions are idle, the watermark advances with the wall clock, from the greatest event time.
     """
     rows = list(partitions)
     latest = max((p.last_event_at for p in rows if p.last_event_at is not None), default=None)
@@ -131,8 +136,8 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # The first events of a partition are suspects, because there is no maximum to compare them with. If no event
-        # follows, their times are accepted.
+        # The least suspect is accepted for a partition without a maximum. Its first events are suspects, because there
+        # is no maximum to compare them with, and no event followed.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:
@@ -153,5 +158,5 @@ def _later(watermark: int | None, reached: int) -> int:
 
 
 def closed_until(watermark_ms: int, *, grace_ms: int, grid: Grid) -> int:
-    """Return the end of the last window that a watermark closes. Window ends are starts of the grid's panes."""
+    """Return the end of the last window that a watermark closes. Every window ends where a pane of the grid starts."""
     return grid.start_of(watermark_ms - grace_ms)

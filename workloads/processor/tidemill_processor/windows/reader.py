@@ -21,12 +21,12 @@ from tidemill_processor.database import AggregationStore, Database
 FETCH_ROWS = 5_000
 
 Query = tuple[str, tuple[Any, ...]]
-"""SQL that selects windows, and its parameters."""
+"""The SQL that selects windows, and the parameters of the SQL."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Closed windows that are read together: those that end in [first, last] (epoch ms)."""
+    """The closed windows that are read together. They end in [first, last] (epoch ms)."""
 
     first_ms: int
     last_ms: int
@@ -34,12 +34,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Cut:
-    """Selects a part of some windows; by default all.
+    """Selects a part of some windows. By default, it selects all of them.
 
     Attributes:
-        first_ms, last_ms: earliest and latest start (epoch ms); None: no limit.
-        depth, bits: only groups whose hash ends with these bits; `depth` is the number of bits.
-        without: metrics that are not read; they are null.
+        first_ms: the earliest start (epoch ms); None: there is no limit.
+        last_ms: the latest start (epoch ms); None: there is no limit.
+        depth: the number of bits in `bits`.
+        bits: the last bits of the hash of a group. Groups with other bits are left out.
+        without: the metrics that are not read. They are null.
     """
 
     first_ms: int | None = None
@@ -67,16 +69,16 @@ class WindowReader:
         self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
-        # Most values need no conversion for JSON; only the others are converted, row by row.
+        # Only columns that need a conversion for JSON are converted row by row, and most need none.
         plain = [*(_converter(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [_converter(kind, decode.get(name)) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """Return the next span of windows that end in (after, until], about `panes` panes; None: there are none.
+        """Return the next span of windows that end in (after, until], or None if there are no such windows.
 
-        It begins with the first stored window, also after a long gap.
+        The span has about `panes` panes. It begins with the first stored window, even after a long gap.
         """
         plan = self._store.layout
         if plan.gap_ms is not None:
@@ -90,7 +92,7 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # Windows with the first pane may start up to size - hop before it. Windows up to `after` are done already.
+        # The first window with the first pane ends with this pane. Windows that end up to `after` are done already.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))
@@ -101,17 +103,20 @@ class WindowReader:
         return row[0] if row else None
 
     def _may_start(self, first_end_ms: int | None) -> str:
-        """SQL condition: the earliest start of sessions that end after a time. It limits the partitions to read."""
+        """Return an SQL condition on the start of sessions that end after a time, so that fewer partitions are read."""
         if first_end_ms is None:
             return ""
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """Yield the windows of a span by their end, as `rows`. If `revised`, the last value is the revision."""
+        """Yield the windows of a span in the form of `rows`, ordered by end.
+
+        If `revised`, the last value is the revision.
+        """
         return self.rows(connection, self.of_closed(span))
 
     def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:
-        """Return the query of `closed`, or of a part."""
+        """Return the query of `closed`, or the query of a part of these windows."""
         plan = self._store.layout
         if not plan.sessions:
             first, last = (plan.grid.shift(end, -plan.panes) for end in (span.first_ms, span.last_ms))
@@ -130,14 +135,14 @@ class WindowReader:
     def corrected(
         self, connection: psycopg.Connection[Any], first_ms: int, last_ms: int, revs: list[int], closed_until: int
     ) -> Iterator[list[Any]]:
-        """Yield closed windows that start in [first, last] and were changed by these revisions.
+        """Yield closed windows that start in [first, last] and were changed by the revisions `revs`.
 
-        This includes, as empty windows, sessions that were merged into another one.
+        Sessions that were merged into another session are included as empty windows.
         """
         return self.rows(connection, self.of_corrected(first_ms, last_ms, revs, closed_until))
 
     def of_corrected(self, first_ms: int, last_ms: int, revs: list[int], closed_until: int, cut: Cut = WHOLE) -> Query:
-        """Return the query of `corrected`, or of a part."""
+        """Return the query of `corrected`, or the query of a part of these windows."""
         closed = f"{self._store.layout.end_sql} <= {from_ms(str(closed_until))}"
         return self._started(first_ms, last_ms, revs=revs, further=closed, revised=self.revised, cut=cut)
 
@@ -150,7 +155,7 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield windows that start in [first, last], as dicts by column; with `revs`, only those changed by these."""
+        """Yield windows that start in [first, last] as dicts by column. With `revs`, only these revisions are read."""
         for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
             yield dict(zip(self.columns, row, strict=True))
 
@@ -182,7 +187,7 @@ class WindowReader:
         return self._select(text, revised=revised, cut=cut), parameters
 
     def _grouped(self, cut: Cut) -> str:
-        """SQL condition: the groups of a part."""
+        """Return an SQL condition for the groups of a part."""
         if not cut.depth:
             return ""
         groups = ", ".join(quote(name) for name in self.groups)
@@ -194,14 +199,14 @@ class WindowReader:
         return f"SELECT {', '.join([*self._keys, *answers, *revision])} FROM {source}"
 
     def rows(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[list[Any]]:
-        """Yield windows as lists of values for JSON: the groups, window start, window end, the metrics.
+        """Yield windows as lists of values for JSON: the groups, window start, window end, and the metrics.
 
-        Must run in a transaction, because it uses a server-side cursor to limit memory.
+        It must run in a transaction, because it uses a server-side cursor to limit memory.
         """
         return map(self.window, self.fetch(connection, query))
 
     def fetch(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query as Postgres returns them; `window` converts them."""
+        """Yield the rows of a query as Postgres returns them. `window` converts such a row."""
         with connection.cursor(name="windows", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
             cursor.execute(*query)
@@ -211,9 +216,9 @@ class WindowReader:
         """Convert a row to a list of values for JSON.
 
         Args:
-            row: of `fetch`.
-            unread: gets the metrics whose values cannot be converted, with the reason; these values become null. None:
-                an error is raised instead.
+            row: a row of `fetch`.
+            unread: a dict to which metrics are added whose values cannot be converted, with the reason. These values
+                become null. If `unread` is None, an error is raised instead.
         """
         values, keys = list(row), len(self._keys)
         for index, plain in self._plain:
@@ -243,12 +248,12 @@ def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.da
     return converted
 
 
-# Postgres returns an exact integer sum as a Decimal.
+# Integers are converted too, because Postgres returns an exact integer sum as a Decimal.
 _PLAIN: dict[str, Callable[[Any], Any]] = {"integer": int, "timestamp": lru_cache(maxsize=4096)(rfc3339)}
 
 
 def _converter(kind: str, decode: Callable[[Any], Any] | None = None) -> Callable[[Any], Any] | None:
-    """Return what converts values of a type for JSON, after they are decoded; None: they need no conversion."""
+    """Return the function that decodes values of a type and converts them for JSON, or None if none is needed."""
     scale = scale_of(kind)
     if scale is None:
         return decode or _PLAIN.get(kind)

@@ -1,7 +1,7 @@
-"""Reads what can be read if a query of windows fails: all other windows, with null for unreadable metrics.
+"""Reads all readable windows of a query that fails. Unreadable metrics become null.
 
-Bisection finds the bad rows: by time, then by group, then by metric. One bad row costs a few dozen queries. If there
-are very many, the search ends early, and the remaining bad parts are skipped as a whole.
+Bisection finds the bad rows by time, then by group, then by metric. One bad row takes a few dozen queries. If there are
+very many bad rows, the search ends early, and the remaining bad parts are skipped as a whole.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""Approximate maximum number of queries of one search, which takes seconds."""
+"""The approximate maximum number of queries in one search. So many queries take seconds."""
 MOST_HALVES = 40
-"""Groups whose hashes have this many bits in common are not separated."""
+"""Groups are not divided further if their hashes have this many bits in common."""
 _NOTHING = Cut(first_ms=1, last_ms=0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS = dt.timedelta(milliseconds=1)
@@ -31,7 +31,7 @@ _MS = dt.timedelta(milliseconds=1)
 
 @dataclass(frozen=True)
 class _Keys:
-    """The windows of a part: first and last start, whether there are several groups, and the first row."""
+    """The windows of a part: the first and the last start, whether there are several groups, and the first row."""
 
     first_ms: int
     last_ms: int
@@ -43,12 +43,12 @@ class Salvage:
     """Reads all windows of a query that can be read.
 
     Args:
-        connection: in a transaction.
-        reader: of the aggregation.
-        query: returns the query of a part of the windows.
+        connection: the connection, in a transaction.
+        reader: the reader of the aggregation.
+        query: a function that returns the query of a part of the windows.
 
     Attributes:
-        skips: what could not be read; complete after all `rows` were yielded.
+        skips: the windows and values that could not be read. They are complete after all `rows` were yielded.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Salvage:
         self.skips: list[Skip] = []
 
     def rows(self) -> Iterator[list[Any]]:
-        """Yield the windows like `WindowReader.rows`; only the windows of one group are in order of time.
+        """Yield the windows in the form of `WindowReader.rows`. Only windows of the same group are in order of time.
 
         Raises:
-            Exception: even an empty part cannot be read, so no row is at fault; e.g. a column is missing.
+            Exception: even an empty part cannot be read, so the cause is no row, but e.g. a missing column.
         """
         if (error := self._failure(_NOTHING)) is not None:
             raise error
@@ -78,7 +78,7 @@ class Salvage:
                 yield from self._without(part, error)
 
     def _failure(self, part: Cut) -> Exception | None:
-        """Return why a part cannot be read; None: it can be read."""
+        """Return the error of reading a part, or None if the part can be read."""
         self._probes += 1
         try:
             with self._connection.transaction():
@@ -91,7 +91,7 @@ class Salvage:
         return None
 
     def _halves(self, part: Cut) -> list[Cut]:
-        """Divide a part into two; empty: it is one window, or there were too many queries."""
+        """Return the two halves of a part, or nothing if it is a single window or there were too many queries."""
         if self._probes >= MOST_PROBES:
             return []
         keys = self._keys(part)
@@ -107,7 +107,7 @@ class Salvage:
         return []
 
     def _keys(self, part: Cut) -> _Keys | None:
-        """Return the windows of a part, read without metrics; None: even that fails."""
+        """Return the windows of a part, which are read without metrics, or None if even this fails."""
         first, first_ms, last_ms, several = None, 0, 0, False
         at = len(self._reader.groups)
         bare = replace(part, without=frozenset(self._reader.metrics))
@@ -126,7 +126,7 @@ class Salvage:
         return _Keys(first_ms, last_ms, several, first)
 
     def _without(self, part: Cut, error: Exception) -> Iterator[list[Any]]:
-        """Yield a part without its unreadable metrics; nothing if it still cannot be read."""
+        """Yield a part without its unreadable metrics, or nothing if it still cannot be read."""
         names, bad = frozenset(self._reader.metrics), dict[str, str]()
         for name in self._reader.metrics:
             if (found := self._failure(replace(part, without=names - {name}))) is not None:
@@ -139,7 +139,7 @@ class Salvage:
             self.skips.append(self._named(part, failure))
 
     def _named(self, part: Cut, error: Exception) -> Skip:
-        """Return the record of skipping a whole part."""
+        """Return the record about a part that is skipped as a whole."""
         keys = self._keys(part)
         if keys is None or keys.row is None:
             first, last = (None if ms is None else rfc3339_ms(ms) for ms in (part.first_ms, part.last_ms))

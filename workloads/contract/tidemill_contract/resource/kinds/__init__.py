@@ -1,1 +1,1 @@
-"""Windows, detectors and metrics: one class for each kind, with exactly the members of that kind."""
+"""The kinds of windows, detectors and metrics. Each kind has a class with exactly its members."""

@@ -1,7 +1,7 @@
-"""The base of kinds: one member (the tag) names the kind, and the kind decides which other members are allowed.
+"""The base of kinds. One member (the tag) names the kind, and the kind decides which other members are allowed.
 
 In YAML all members are on one level, and the schema of the CRD can only list the members of all kinds together. So a
-document is read twice. First it is read *as written*, by a flat class in which members that only some kinds have are
+value is read twice. First it is read *as written*, by a flat class in which members that only some kinds have are
 optional. Then it is read as its kind. The flat class, the CRD's schema and its rules are generated from the kinds.
 """
 
@@ -37,14 +37,14 @@ K = TypeVar("K", bound=Model)
 
 @dataclass(frozen=True)
 class Member:
-    """A member that only some kinds have, or only some need.
+    """A member that only some kinds have, or that only some kinds need.
 
     Attributes:
         name: the member's name in Python.
         alias: its name in YAML.
         kinds: the names of the kinds that have it.
-        needing: the names of the kinds that need it.
-        example: a value as written in YAML.
+        needing: the names of the kinds that must have it.
+        example: a value, as in YAML.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """The texts about misplaced members: functions of the kind's name and the member that return message and remedy.
+    """Functions that return message and remedy for a misplaced member, from the kind's name and the member.
 
     Attributes:
-        missing: the kind needs the member, which is absent.
-        foreign: the member belongs to another kind.
+        missing: the function for a member that is absent although the kind needs it.
+        foreign: the function for a member that belongs to another kind.
     """
 
     missing: Callable[[str, Member], tuple[str, str]]
@@ -72,9 +72,9 @@ class Kinds(Generic[K]):
 
     Attributes:
         tag: the name of the member that names the kind.
-        by_name: the kinds by the value of the tag.
+        by_name: the classes of the kinds, by the value of the tag.
         written: the flat class with the members of all kinds.
-        members: the members that only some kinds have or need, by name in the order of `written`.
+        members: the members that only some kinds have or need, by name, in the order of the fields of `written`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Kinds(Generic[K]):
         self.members: Mapping[str, Member] = {name: member for name, member in found.items() if member is not None}
 
     def make(self, **members: Any) -> K:
-        """Return an instance of the kind that the tag among these members names.
+        """Return an instance of the kind that the tag in `members` names.
 
         Raises:
             pydantic.ValidationError: the members do not fit a kind.
@@ -112,7 +112,7 @@ class Kinds(Generic[K]):
         return TypeAdapter(Annotated[Any, self])
 
     def narrow(self, written: Model) -> K | None:
-        """Return the flat object as its kind; None: a member that the kind needs is absent."""
+        """Return the flat object as an instance of its kind, or None if a member that the kind needs is absent."""
         kind: type[K] = self.by_name[getattr(written, self.tag)]
         given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
@@ -145,7 +145,8 @@ class Kinds(Generic[K]):
 
         The JSON schema is that of the flat class. A kind is dumped with its own members only.
         """
-        # Two functions, before and after: one function around would lose the setting of aliases in pydantic.
+        # This takes a before-validator and an after-validator, because a single wrap-validator would lose pydantic's
+        # alias settings.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
         as_it_is = core_schema.simple_ser_schema("any")
         return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
@@ -158,7 +159,7 @@ class Kinds(Generic[K]):
         if wrong := [_details(member, fault) for member, fault in placed if fault is not None]:
             raise ValidationError.from_exception_data(self.written.__name__, wrong)
         found = self.narrow(written)
-        assert found is not None  # noqa: S101 - no needed member is absent, as was checked above
+        assert found is not None  # noqa: S101 - the lines above have checked that no needed member is absent
         return found
 
     def _flattened(self, title: str, doc: str, tag_says: str) -> type[Model]:
@@ -167,7 +168,7 @@ class Kinds(Generic[K]):
         return create_model(title, __base__=Model, __module__=__name__, __doc__=doc, **made)
 
     def _as_written(self, name: str, tag_says: str) -> tuple[Any, Any]:
-        """Return a member of the flat class: its type and its field."""
+        """Return the type and the field of a member of the flat class."""
         having = self._having(name)
         first, *others = having.values()
         if name == self.tag:
@@ -227,7 +228,10 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(known: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """Return a description with the names of the kinds after its first clause, or `all but` the few other kinds."""
+    """Return a description with the names of the kinds in brackets after its first clause.
+
+    If only few kinds lack the member, the brackets contain `all but` and the names of these kinds.
+    """
     having, others = list(kinds), [name for name in known if name not in kinds]
     listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)

@@ -24,19 +24,19 @@ class DetectorSpec(Model):
         None,
         gt=0,
         le=1000,
-        description="Score at and above which a window or event is anomalous; default: the detector's own.",
+        description="Lowest score of an anomalous window or event. Default: depends on the detector.",
     )
     warmup: int = Field(
-        24, ge=2, le=100_000, description="Windows or events per group seen before anything is reported."
+        24, ge=2, le=100_000, description="Number of windows or events of a group before anomalies are reported."
     )
     cooldown: Duration | None = Field(
         None,
-        description="How long after an anomaly no further one of its group is reported; default: 24 windows or events.",
+        description="Time after an anomaly in which its group gets no other one. Default: 24 windows or events.",
     )
 
     @property
     def limit(self) -> float:
-        """The threshold that applies."""
+        """The threshold of the settings, or else the default one."""
         return self.standard if self.threshold is None else self.threshold
 
     @property
@@ -71,7 +71,7 @@ class EwmaDetector(DetectorSpec):
     standard = 6.0
 
     type: Literal["ewma"]
-    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value; default: 0.01.")
+    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value. Default: 0.01.")
 
     @property
     def signature(self) -> str:
@@ -85,7 +85,7 @@ class MadDetector(DetectorSpec):
     standard = 8.0
 
     type: Literal["mad"]
-    span: int | None = Field(None, ge=5, le=500, description="How many values are remembered; default: 300.")
+    span: int | None = Field(None, ge=5, le=500, description="Number of values that are remembered. Default: 300.")
 
     @property
     def signature(self) -> str:
@@ -100,7 +100,7 @@ class SeasonalDetector(DetectorSpec):
 
     type: Literal["seasonal"]
     period: Literal["day", "week"] | None = Field(
-        None, description="Whether hours of the day or of the week are compared; default: day."
+        None, description="Compare hours of the day or hours of the week. Default: day."
     )
 
     @property
@@ -146,6 +146,6 @@ DETECTORS: Kinds[DetectorSpec] = Kinds(
     tag="type",
     title="DetectorSpec",
     doc="How anomalies are detected.",
-    tag_says="Detector; auto needs no tuning.",
+    tag_says="The detector. auto needs no tuning.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -15,7 +15,7 @@ from tidemill_contract.functions.base import Expression, Function, Name
 from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
 from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words, type_of
 
-_FIELD = f"Field or derive that the function aggregates; {listed(ALONE)} may do without."
+_FIELD = f"Field or derive that the function aggregates. {listed(ALONE)} can be used without it."
 
 
 class MetricSpec(Model):
@@ -33,7 +33,7 @@ class FunctionMetric(MetricSpec):
 
     field: Name | None = Field(None, description=_FIELD)
     where: Expression | None = Field(
-        None, description="SQL condition; only events for which it is true count in this metric. Default: all events."
+        None, description="SQL condition. Only events for which it is true count in this metric. Default: all events."
     )
 
 
@@ -45,8 +45,8 @@ class ExpressionMetric(MetricSpec):
 
     function: Literal["expression"] = "expression"
     expression: Expression = Field(
-        description="SQL expression over other metrics of the aggregation; it takes the place of a function and is"
-        " computed after windows are merged."
+        description="SQL expression over other metrics of the aggregation. It replaces function, and is computed after"
+        " windows are merged."
     )
 
 
@@ -88,6 +88,6 @@ METRICS: Kinds[MetricSpec] = Kinds(
     tag="function",
     title="MetricSpec",
     doc="One number (or value) computed per group and window.",
-    tag_says="Aggregate function; absent in a metric by expression.",
+    tag_says="Aggregate function. A metric has either function or expression.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -1,7 +1,7 @@
 """The kinds of windows: tumbling, hopping, session.
 
-Of each kind `length` is the member that says how long a window is, and `cut` says how its windows are stored. Windows
-are cut by the calendar if they have a zone, or are weeks, months, quarters or years.
+In each kind, `length` names the member with the length of a window, and `cut` describes how windows are stored.
+Windows follow the calendar if they have a zone, or if their lengths are weeks, months, quarters or years.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ SESSION_STEP_MS = 1000
 Size = Annotated[
     WindowLength,
     Field(
-        description="Window length: a duration, or days, weeks, months, quarters or years of the calendar (1w, 1mo, 1q,"
-        " 1y).",
+        description="Length of a window: a duration, or days, weeks, months, quarters or years of the calendar, such as"
+        " 1w, 1mo, 1q and 1y.",
         examples=["1m"],
     ),
 ]
-Grace = Annotated[Duration, Field(description="How long after its end a window still takes events.")]
+Grace = Annotated[Duration, Field(description="How long after its end a window stays open.")]
 ZoneName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _ZONE_SAYS = (
-    "Time zone of the calendar, such as Europe/Oslo; size is then in days or longer units. Default: UTC for weeks and"
-    " longer units; without a zone, a day is 24 hours."
+    "Time zone of the calendar, such as Europe/Oslo. With it, lengths are in days or longer units. Without it, weeks"
+    " and longer units are in UTC, and a day is 24 hours."
 )
 _OFFSET_SAYS = (
-    "How much later windows start than at multiples of their length since the epoch or, by the calendar, than at"
-    " midnight; shorter than size and hop."
+    "Time that is added to the starts of windows. Without it, windows start at multiples of their length since the"
+    " epoch, or at midnight if they follow the calendar. It is shorter than size and hop."
 )
 
 
@@ -57,13 +57,13 @@ class Cut:
     """How the windows of an aggregation are stored.
 
     Attributes:
-        size_ms: how long a window is; of sessions the longest, of the calendar an upper bound.
-        pane_ms: how long a stored row is; a window consists of whole ones. Of sessions, how finely they close; of the
-            calendar, a lower bound.
-        gap_ms: the silence that ends a session; None: windows are cut by the clock.
-        offset_ms: start of a stored row, of those cut by the clock.
-        calendar: starts of stored rows that are units of the calendar; None: all are equally long.
-        panes: number of stored rows of a window; 0: as many as the lengths say.
+        size_ms: the length of a window. For sessions it is the greatest length, for the calendar an upper bound.
+        pane_ms: the length of a stored row; a window consists of whole rows. For sessions it is the step in which they
+            are closed, for the calendar a lower bound.
+        gap_ms: the silence that ends a session; None: the windows are not sessions.
+        offset_ms: the offset of the starts of stored rows that all have the same length.
+        calendar: the starts of stored rows that are units of the calendar; None: all rows have the same length.
+        panes: the number of stored rows of a window; 0: it follows from the lengths.
     """
 
     size_ms: int
@@ -75,12 +75,12 @@ class Cut:
 
     @property
     def grid(self) -> Steps | Calendar:
-        """Where stored rows start."""
+        """The starts of stored rows."""
         return self.calendar or Steps(self.pane_ms, self.offset_ms)
 
     @property
     def rows(self) -> int:
-        """Number of stored rows of a window."""
+        """The number of stored rows of a window."""
         return 1 if self.gap_ms is not None else self.panes or self.size_ms // self.pane_ms
 
 
@@ -89,7 +89,7 @@ class ClockWindow(Model):
 
     length: ClassVar[str] = "size"
     between: ClassVar[str] = "size"
-    """The member that says how far apart windows start."""
+    """The name of the member with the distance between the starts of windows."""
 
     type: str
     size: Size
@@ -98,7 +98,7 @@ class ClockWindow(Model):
 
     @property
     def step(self) -> str:
-        """Distance between the starts of windows."""
+        """The distance between the starts of windows."""
         return self.size
 
     @property
@@ -108,12 +108,12 @@ class ClockWindow(Model):
 
     @property
     def longest(self) -> str:
-        """How long a window may be."""
+        """The greatest length of a window."""
         return format_ms(self.cut.size_ms) if self.by_calendar else self.size
 
     @property
     def cut(self) -> Cut:
-        """A row lasts from one start of a window to the next."""
+        """The stored rows: each lasts from one start of a window to the next."""
         offset_ms = parse_ms(self.offset or "0s")
         if not self.by_calendar:
             return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)
@@ -121,7 +121,7 @@ class ClockWindow(Model):
         return Cut(size.longest_ms, least_ms(self.step), calendar=step, panes=size.count // step.count)
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Lengths are of the calendar where a zone is. Windows start before the next one would."""
+        """Yield the faults: with a zone, lengths are units of the calendar, and the offset is shorter than the step."""
         for member, text in {"size": self.size, self.between: self.step}.items():
             if self.by_calendar and calendar_units(text) is None:
                 remedy = "write days or longer, such as 1d, 1w or 1mo" + (", or take zone out" if self.zone else "")
@@ -147,16 +147,16 @@ class HoppingWindow(ClockWindow):
     between = "hop"
 
     type: Literal["hopping"]
-    hop: WindowLength = Field(description="Distance between window starts; divides size.", examples=["10s"])
+    hop: WindowLength = Field(description="Distance between the starts of windows. It divides size.", examples=["10s"])
     grace: Grace = "0s"
 
     @property
     def step(self) -> str:
-        """Distance between the starts of windows."""
+        """The distance between the starts of windows."""
         return self.hop
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """A window consists of whole panes, and not of too many."""
+        """Yield the faults: a window consists of a whole number of panes, and of at most MAX_PANES."""
         yield from super().faults(path)
         if not self.by_calendar:
             size, hop = parse_ms(self.size), parse_ms(self.hop)
@@ -178,16 +178,16 @@ class HoppingWindow(ClockWindow):
 
 
 class SessionWindow(Model):
-    """Windows that end when no event comes for the time of the gap."""
+    """Windows that end when no event comes for as long as the gap."""
 
     length: ClassVar[str] = "max_length"
 
     type: Literal["session"]
-    gap: Duration = Field(description="Silence that ends a session.", examples=["5m"])
+    gap: Duration = Field(description="Time without events that ends a session.", examples=["5m"])
     max_length: Duration | None = Field(
         None,
-        description="Longest session: sessions are cut at its multiples since the epoch. Default: 1d, or gap if that"
-        " is longer.",
+        description="Greatest length of a session. Sessions are cut at multiples of it since the epoch. Default: 1d, or"
+        " gap if gap is longer.",
     )
     grace: Grace = "0s"
 
@@ -198,7 +198,7 @@ class SessionWindow(Model):
 
     @property
     def cut(self) -> Cut:
-        """One row per session."""
+        """The stored rows: one for each session."""
         return Cut(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
 
     def faults(self, path: str) -> Iterator[Fault]:
@@ -221,7 +221,7 @@ WINDOWS: Kinds[Window] = Kinds(
     (TumblingWindow, HoppingWindow, SessionWindow),
     tag="type",
     title="WindowSpec",
-    doc="How event time is cut into windows.",
-    tag_says="tumbling, hopping or session.",
+    doc="The windows that event time is divided into.",
+    tag_says="Kind of window.",
     words=Words(missing=_missing, foreign=_foreign),
 )

@@ -1,7 +1,7 @@
-"""Anomaly detectors. Pure: each maps a state and a window's value to a verdict and the next state.
+"""Anomaly detectors. A detector is a pure function: it maps a state and a value to a verdict and the next state.
 
-A state is a small JSON object of bounded size. Equal states and values always give equal verdicts, also after a
-restart. A value is judged before it is learnt. docs/detectors.md has formulas, sources and measured scores.
+A state is a JSON object of limited size. Equal states and values always lead to equal verdicts, also after a restart. A
+value is judged before it is learnt. docs/detectors.md has formulas, sources and measured scores.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
-"""Default of `cooldown`: after an anomaly, this many windows of the group are not reported."""
+"""The default of `cooldown`: after an anomaly, this many windows or events of the group are not reported."""
 GREATEST = 1e140
-"""Larger values are replaced by this one, so that sums of squares stay finite."""
+"""The greatest value. Larger values are replaced with this one, so that sums of squares stay finite."""
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
-"""Takes settings (of the detector's own class), state, time (epoch ms) and value; returns a reading and the next state.
+"""The function of a detector. It takes settings (of the detector's class), state, time (epoch ms) and value, and
+returns a reading and the next state.
 """
 
 
@@ -44,13 +45,15 @@ _DETECTORS = _registered()
 
 @dataclass(frozen=True)
 class Verdict:
-    """An anomaly: how a value compares with what was expected.
+    """The verdict that a value is an anomaly.
 
     Attributes:
-        score: in the detector's unit; at least the threshold.
-        severity: info, warning (score ≥ 1.5 thresholds) or critical (≥ 3).
-        expected: the least surprising value; None: the detector computes none.
-        lower, upper: a value between them would not have been reported; None: the detector computes none.
+        value: the value.
+        score: the score in the detector's unit. It is at least the threshold.
+        severity: info, warning (at least 1.5 thresholds) or critical (at least 3 thresholds).
+        expected: the least surprising value; None: the detector computes no such value.
+        lower: the lower bound of values that would not have been reported; None: the detector computes no bound.
+        upper: the upper bound of these values; None: the detector computes no bound.
     """
 
     value: float
@@ -61,7 +64,10 @@ class Verdict:
     upper: float | None
 
     def within(self, least: float, greatest: float) -> Verdict:
-        """Return it with expected value and bounds limited to a metric's range, e.g. a share is never below 0."""
+        """Return the verdict with expected value and bounds limited to a metric's range.
+
+        A count, e.g., is never below 0.
+        """
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
             for bound in (self.expected, self.lower, self.upper)
@@ -74,29 +80,29 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
 
     Args:
         spec: the detector.
-        state: the state that was returned for the group's previous window; {} at first.
-        at_ms: start of the window, epoch ms.
-        value: of the metric; a value that is not finite is skipped.
+        state: the state that was returned for the group's previous value. At first, it is empty.
+        at_ms: the start of the window or the event time, in epoch ms.
+        value: the value of the metric or field. A value that is not finite is skipped.
 
     Returns:
-        A verdict if the value is anomalous (score ≥ threshold, after `warmup` values, outside the cooldown), else
-        None; the next state. The given state is not modified.
+        A verdict if the value is anomalous, or else None, and the next state. A value is anomalous if its score reaches
+        the threshold, after `warmup` values and outside the cooldown. The given state is not modified.
     """
     if not math.isfinite(value):
         return None, state
     try:
         reading, following = observe(spec, state, at_ms, value)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # This detector cannot have written the stored state. It starts again with an empty one.
+        # The stored state is damaged, because the detector cannot have written it. So it starts with an empty state.
         state = {}
         reading, following = observe(spec, state, at_ms, value)
     return decide(spec, state, following, reading, at_ms, value)
 
 
 def number(value: float | Decimal | str) -> float:
-    """Return a metric's value as a float; an integer that is too large becomes the greatest float.
+    """Return a metric's value as a float. An integer that is too large becomes the greatest float.
 
-    A decimal is a text.
+    A decimal is given as a text.
     """
     try:
         return float(value)
@@ -107,7 +113,7 @@ def number(value: float | Decimal | str) -> float:
 def decide(
     spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
-    """Apply threshold, warm-up and cooldown to a reading of `observe`. Returns verdict and next state."""
+    """Apply threshold, warm-up and cooldown to a reading of `observe`. Return the verdict and the next state."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
         return None, {**following, "quiet": quiet}
@@ -122,7 +128,7 @@ def decide(
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Return the reading of a value, regardless of threshold, warm-up and cooldown, and the next state."""
     of = spec.signature
-    # After a change of settings, the state of the former detector does not apply.
+    # If the settings were changed, the state of the former detector is not used.
     known = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, known, at_ms, max(-GREATEST, min(GREATEST, value)))
     if reading is not None and not math.isfinite(reading.score):

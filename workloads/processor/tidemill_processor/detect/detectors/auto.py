@@ -1,11 +1,12 @@
-"""auto: the detector that needs no tuning. Scores how rare a value and its recent average are.
+"""auto: the detector that needs no tuning. It scores how rare a value and its recent average are.
 
-After Lavin and Ahmad (2015, arXiv 1510.03336), who score the likelihood of recent prediction errors instead of the
-errors: the same error is usual in a noisy series and unusual in a calm one. Their memory network is replaced by two
-simple predictors: the long-run level, and the usual value at this hour of the day. Each predicts the value and its
-average over about twelve windows. Each of the four errors gives a surprise, which is -log10 of its tail probability
-(tail.py). The score is half of their sum: 4 if each has a probability of 1 in 100, or one pair 1 in 10,000 and the
-others are usual. So a value must be unusual in more than one way, which keeps false alarms rare.
+The method follows Lavin and Ahmad (2015, arXiv 1510.03336). They score the likelihood of recent prediction errors, not
+the errors themselves, because the same error is usual in a noisy series and unusual in a calm one. Their memory network
+is replaced with two simple predictors: the long-run level, and the usual value at this hour of the day. Each predicts
+the value, and the average of about twelve windows. Each of the four errors has a surprise, which is -log10 of its tail
+probability (tail.py). The score is half the sum of the four surprises. It is 4 if each error has a probability of 1 in
+100, or if the two errors of a pair have 1 in 10,000 and the others are usual. So a value must be unusual in more than
+one way, and false alarms are rare.
 """
 
 from __future__ import annotations
@@ -18,22 +19,26 @@ from tidemill_processor.detect.detectors import moments, rhythm, tail
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""Number of windows after which old values and errors have faded from the level and the spreads."""
+"""The number of windows after which old values and errors have faded from the level and the spreads."""
 SLOW = 12.0
-"""Number of windows in the recent average."""
+"""The number of windows in the recent average."""
 REACH = 30.0
-"""Before a value is learnt, it is cut to this many standard deviations from the expected value (Huber 1964)."""
+"""Before a value is learnt, it is limited to this many standard deviations from the expected value (Huber 1964)."""
 LARGEST = 1e4
-"""Maximum size of an error, in standard deviations. With a few larger ones in its tail, nothing else would be rare."""
+"""The maximum size of an error in standard deviations. With a few larger errors in the tail, no other error would be
+rare."""
 _LEAST = 10
 _STEPS = 30
 
 View = list[Any]
-"""One predictor's errors: [their moments, the tail of their sizes]."""
+"""The errors of one predictor: [moments of the errors, tail of the sizes of errors]."""
 
 
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score half the sum of the four surprises; while the hour is unknown, the sum of the level's two."""
+    """Score half the sum of the four surprises.
+
+    While the hour is unknown, score the sum of the level's two surprises.
+    """
     n = state.get("n", 0)
     before = state.get("slow", value)
     rhythms = state.get("rhythms") or [rhythm.start("day"), rhythm.start("day")]
@@ -70,10 +75,10 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
 
 
 def _learnable(views: list[View], usual: float | None, level: float, value: float) -> float:
-    """Return the value that is learnt: cut to REACH standard deviations from the expected value.
+    """Return the value that is learnt, which is limited to REACH standard deviations from the expected value.
 
-    The limits are the wider ones of the two predictors on each side. So a single huge value has a limited effect, but
-    a shift of the level is still learnt, because each cut value widens the spread.
+    On each side, the wider limit of the two predictors is used. So a single huge value has a limited effect. A shift of
+    the level is still learnt, because each limited value widens the spread.
     """
     reach = REACH * moments.spread(views[0][0], level)
     lowest, highest = level - reach, level + reach
@@ -85,7 +90,10 @@ def _learnable(views: list[View], usual: float | None, level: float, value: floa
 
 
 def _read(value: float, expected: float, score: Callable[[float], float], limit: float) -> Reading:
-    """Return the reading. Only an anomaly has bounds: the distance from the expected value that reaches the limit."""
+    """Return the reading.
+
+    Only the reading of an anomaly has bounds, at the distance at which the score is the limit.
+    """
     found = score(value)
     if found < limit:
         return Reading(found, expected)

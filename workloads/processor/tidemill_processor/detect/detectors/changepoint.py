@@ -1,7 +1,7 @@
-"""changepoint: detects a shift of the level, by comparing the mean of the last windows with the mean of earlier ones.
+"""changepoint: detects a shift of the level. It compares the mean of the last windows with the mean of earlier windows.
 
-The distance of the two means is measured in standard deviations of all these values (a two-sample statistic, as in
-CUSUM charts: Page 1954). The score says how rare such a distance is in this series (tail.py).
+The distance between the two means is measured in standard deviations of all their values. This is a two-sample
+statistic, as in CUSUM charts (Page 1954). The score says how rare such a distance is in this series (tail.py).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from tidemill_processor.detect.detectors import moments, tail
 from tidemill_processor.detect.detectors.reading import Reading, State
 
 LATEST = 12
-"""Number of latest windows, which may have a new level."""
+"""The number of latest windows, which may have a new level."""
 BEFORE = 288
-"""Number of earlier windows to compare with: a day of five-minute windows."""
+"""The number of earlier windows to compare with. It is a day of five-minute windows."""
 
 
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score -log10 of the tail probability of the distance; the expected value is the earlier mean."""
+    """Score -log10 of the tail probability of the distance. The expected value is the earlier mean."""
     distances = state.get("distances", [])
     # Nine digits are precise enough, and keep the state small.
     recent = [*state.get("recent", [])[-(LATEST + BEFORE - 1) :], float(f"{value:.9g}")]

@@ -1,8 +1,9 @@
-"""isolation: half-space trees. Detects unusual combinations of the value, its change and its recent average.
+"""isolation: detects unusual combinations of the value, its change and its recent average, with half-space trees.
 
-S. C. Tan, K. M. Ting, T. F. Liu: Fast Anomaly Detection for Streaming Data, IJCAI 2011. Random trees halve the space
-of features repeatedly. A point in a region with few earlier points (a small mass) is unusual. It is compared with the
-last full window of points, while the current window is collected. The score says how rare such a mass is (tail.py).
+The method is from S. C. Tan, K. M. Ting, T. F. Liu: Fast Anomaly Detection for Streaming Data, IJCAI 2011. Random trees
+halve the space of features repeatedly. A point in a region with few earlier points (a small mass) is unusual. Points
+are compared with the last full window of points, while the current window is collected. The score says how rare such a
+mass is (tail.py).
 
 The trees are made from a fixed seed. They are not part of the state, which only has the masses of their leaves.
 """
@@ -20,7 +21,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 TREES = 10
 DEPTH = 6
 WINDOW = 250
-"""Number of points in a window, as in the paper."""
+"""The number of points in a window, which is the same as in the paper."""
 SLOW = 12.0
 MEMORY = 2_000.0
 _FEATURES = 3
@@ -88,7 +89,7 @@ def _counted(counts: list[int], leaf: int) -> list[int]:
 
 
 def _squeeze(deviation: float) -> float:
-    """Map a deviation to a number between 0 and 1, usual ones to the middle half."""
+    """Map a deviation to a number between 0 and 1. Usual deviations are mapped to the middle half."""
     return 0.5 + math.atan(deviation / 2) / math.pi
 
 

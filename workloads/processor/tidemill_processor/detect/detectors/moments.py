@@ -1,4 +1,7 @@
-"""Running mean and variance, with or without forgetting. Moments are [count, mean, variance], [] before any value."""
+"""Computes a running mean and variance, with or without forgetting.
+
+Moments are [count, mean, variance], or [] before the first value.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ Moments = list[Any]
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
     """Return the moments with one more value.
 
-    The first `memory` values have equal weights (Welford 1962). Then the newest has the weight 1 / memory, and older
-    ones fade exponentially (Finch 2009, Incremental calculation of weighted mean and variance).
+    The first `memory` values have equal weights (Welford 1962). From then on, the newest value has the weight
+    1 / memory, and older values fade exponentially (Finch 2009, Incremental calculation of weighted mean and variance).
     """
     count, mean, variance = moments or (0, 0.0, 0.0)
     weight = max(1 / (count + 1), 1 / memory)
@@ -21,7 +24,7 @@ def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
 
 
 def spread(moments: Moments, level: float = 0.0) -> float:
-    """Return the standard deviation, with a minimum, so that tiny changes of a flat series are no anomalies."""
+    """Return the standard deviation. It has a minimum, so that tiny changes of a flat series are no anomalies."""
     _, mean, variance = moments
     return floored(math.sqrt(max(0.0, variance)), max(abs(mean), abs(level)))
 

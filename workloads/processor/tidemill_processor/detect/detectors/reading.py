@@ -1,4 +1,4 @@
-"""The result of every detector."""
+"""The result that every detector returns."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The usual value at an hour of the day or week: the mean of the hour over its last occurrences.
+"""Learns the usual value at an hour of the day or week, which is the mean over the last occurrences of the hour.
 
-A rhythm is {"hour", "count", "sum", "usual"}: the current hour since the epoch, count and sum of its values so far, and
-for each hour of the period [occurrences, mean] or null. An hour counts once, however many values it has.
+A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch, `count` and `sum` are those
+of the hour's values so far. `usual` has [occurrences, mean] or null for each hour of the period. Every occurrence of an
+hour has the same weight, however many values it has.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from tidemill_processor.detect.detectors.reading import State
 HOUR_MS = 3_600_000
 HOURS = {"day": 24, "week": 168}
 OCCURRENCES = 7
-"""Number of occurrences of an hour that are remembered; older ones fade."""
+"""The number of occurrences of an hour that are remembered. Older occurrences fade."""
 ENOUGH = 2
-"""After so many occurrences, the usual value of an hour is known."""
+"""The number of occurrences after which the usual value of an hour is known."""
 
 
 def start(period: str) -> State:
@@ -22,7 +23,7 @@ def start(period: str) -> State:
 
 
 def usual(rhythm: State, at_ms: int) -> float | None:
-    """Return the usual value at a time; None: it is not known yet."""
+    """Return the usual value at a time, or None if it is not known yet."""
     known = rhythm["usual"][at_ms // HOUR_MS % len(rhythm["usual"])]
     return known[1] if known and known[0] >= ENOUGH else None
 
@@ -32,14 +33,14 @@ def learn(rhythm: State, at_ms: int, value: float) -> State:
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # If times jump back further than a day, they continue from there.
+    # If times jump back by a day or more, the rhythm continues from the earlier time.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}
 
 
 def _settled(rhythm: State) -> list[list[float] | None]:
-    """Return the hours' means at the end of the current hour."""
+    """Return the means of all hours at the end of the current hour."""
     mean = rhythm["sum"] / rhythm["count"]
     place = rhythm["hour"] % len(rhythm["usual"])
     times, before = rhythm["usual"][place] or (0, 0.0)

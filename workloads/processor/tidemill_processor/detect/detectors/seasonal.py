@@ -1,4 +1,7 @@
-"""seasonal: distance from the usual value at this hour of the day or week, in standard deviations of such distances."""
+"""seasonal: measures the distance from the usual value at this hour of the day or week.
+
+The unit is the standard deviation of such distances.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from tidemill_processor.detect.detectors import moments, rhythm
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""Number of windows after which old distances have faded."""
+"""The number of windows after which old distances have faded."""
 _LEAST = 10
 
 
 def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score |r - mean r| / standard deviation of r, for r = x - usual; no reading while the hour is unknown."""
+    """Score |r - mean r| / standard deviation of r, for r = x - usual. While the hour is unknown, return no reading."""
     known = state.get("rhythm") or rhythm.start(spec.period or "day")
     distances = state.get("distances", [])
     usual = rhythm.usual(known, at_ms)

@@ -1,7 +1,8 @@
-"""How rare a size is in a stream: an estimate of the upper tail of the distribution, from the largest sizes.
+"""Estimates how rare a size is in a stream, from the upper tail of the distribution of sizes.
 
-Weissman (1978) with Hill's estimator (1975): of n sizes, the k largest are kept. For x above the smallest of them, u,
-P(size > x) ≈ k/n · (x/u)^(-1/ξ), where ξ is the mean of ln(kept / u). A tail is [n, kept in ascending order].
+The method is that of Weissman (1978) with Hill's estimator (1975). Of n sizes, the k largest are kept. Let u be the
+smallest kept size. For x above u, P(size > x) ≈ k/n · (x/u)^(-1/ξ), where ξ is the mean of ln(kept / u). A tail is
+[n, kept sizes in ascending order].
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from typing import Any
 Tail = list[Any]
 KEPT = 50
 SHARE = 20
-"""One of this many sizes is kept: at least LEAST, at most KEPT."""
+"""One of this many sizes is kept. At least LEAST and at most KEPT sizes are kept."""
 LEAST = 5
 MEMORY = 8_000
-"""After this many sizes, half of them are forgotten."""
+"""The number of sizes after which half of the sizes are forgotten."""
 RAREST = 12.0
 _THINNEST = 0.02
 _NOTHING = 1e-6
 
 
 def surprise(tail: Tail, size: float) -> float:
-    """Return -log10 of the probability of a size this large or larger, at most 12; 0 for a usual size."""
+    """Return -log10 of the probability of this size or a larger one. It is at most 12, and 0 for a usual size."""
     n, kept = tail or (0, [])
     if n < SHARE or len(kept) < LEAST or size <= max(kept[0], _NOTHING):
         return 0.0
@@ -43,6 +44,7 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Every second size is kept, which halves both numbers. The greatest is dropped, so that none stays for ever.
+        # Every second size is kept, which halves both numbers. The greatest size is dropped, so that no size stays for
+        # ever.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
