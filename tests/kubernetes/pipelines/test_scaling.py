@@ -20,7 +20,7 @@ from tidemill_operator.cluster.telemetry import Measures
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.scaling_figures import FiguresReader
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 
 PARTITIONS = 4
 QUICK = {

@@ -22,7 +22,7 @@ from tidemill_operator.actuators.kubernetes.api import EVENT, Document
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 
 PARTITIONS = 4
 SCALING = {
