@@ -115,7 +115,9 @@ class Bench:
         if self.disk is None:
             raise RuntimeError("Postgres' data are not on a disk of their own")
         with (self.disk / "filler").open("wb") as filler:
-            os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(self.disk).free)
+            while free := shutil.disk_usage(self.disk).free:
+                with suppress(OSError):  # Postgres has written since the space was asked for
+                    os.posix_fallocate(filler.fileno(), 0, os.fstat(filler.fileno()).st_size + free)
 
     def empty_disk(self) -> None:
         """Give the space back, and start Postgres again if it has ended."""
