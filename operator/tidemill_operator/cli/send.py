@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_contract.files import read_text
-from tidemill_contract.resource.spec import AnalyticsPipeline, FieldSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.cli.explain import find_pipeline
 from tidemill_operator.cli.init import add_reading, reading_of
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError

@@ -13,7 +13,7 @@ import msgspec
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.timestamps import RFC3339, UNITS
 from tidemill_contract.resource.paths import Steps, show_path
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.csv_dialect import Dialect
 from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
 

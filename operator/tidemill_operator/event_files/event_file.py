@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.cells import RowWriter
 from tidemill_operator.event_files.content import Content, EventFileError
 from tidemill_operator.event_files.csv_file import CsvFile

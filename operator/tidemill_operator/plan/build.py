@@ -9,7 +9,8 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from tidemill_contract import names
-from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec, TopicSpec
+from tidemill_contract.resource.source import TopicSpec
+from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.kafka.claims import made
 from tidemill_operator.plan.kafka.topics import bereave, desired_topics

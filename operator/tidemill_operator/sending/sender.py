@@ -15,7 +15,7 @@ import msgspec
 
 from tidemill_contract.resource.faults import show
 from tidemill_contract.resource.paths import Steps
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.event_file import EventFile
 from tidemill_operator.sending.batches import MOST_EVENTS, Batch, cut
 from tidemill_operator.sending.client import Client, Outcome, SendError

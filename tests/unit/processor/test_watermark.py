@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.grids import Steps
-from tidemill_contract.resource.spec import EventTimeSpec
+from tidemill_contract.resource.source import EventTimeSpec
 from tidemill_processor.time.watermark import STALE_MS, PartitionTime, ReaderTime, advance, closed_until, is_idle
 
 DAY = 86_400_000

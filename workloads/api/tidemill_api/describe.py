@@ -9,7 +9,8 @@ from tidemill_api.catalog import AggregationModel, PipelineModel
 from tidemill_api.database import Connection
 from tidemill_api.formats.json import described, meta
 from tidemill_contract.resource.kinds.detectors import DETECTORS
-from tidemill_contract.resource.spec import AnomalySpec, FieldSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.tables import aggregations, anomalies, offsets, readers
 from tidemill_contract.times import rfc3339, rfc3339_ms
 

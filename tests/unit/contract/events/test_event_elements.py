@@ -13,7 +13,8 @@ from tidemill_contract.events.elements import LIST, MAX_ELEMENTS, ElementDecoder
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.paths import read_path, show_path
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 NOW = 1_700_000_000_000
 ITEMS: list[dict[str, Any]] = [

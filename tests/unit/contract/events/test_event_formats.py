@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
 from tidemill_contract.events.types import check_default
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 NOW = 1_700_000_000_000
 BERLIN = "Europe/Berlin"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
 from tidemill_contract.resource.paths import show_path
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 NOW = 1_700_000_000_000
 FIELDS: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.csv_dialect import find_dialect, unique_names
 from tidemill_operator.event_files.event_file import EventFile, Reading

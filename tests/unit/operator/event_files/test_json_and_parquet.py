@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.event_file import EventFile, Reading
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.event_file import Event, EventFile
 from tidemill_operator.sending import sender as sending

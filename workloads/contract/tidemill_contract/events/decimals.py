@@ -13,7 +13,7 @@ from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, text_of, value_of
 from tidemill_contract.events.details import shown
 from tidemill_contract.events.shapes import Shape
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 
 
 class DecimalFormat:

@@ -23,7 +23,8 @@ from tidemill_contract.events.members import items
 from tidemill_contract.events.shapes import Leaf
 from tidemill_contract.events.types import type_of
 from tidemill_contract.resource.paths import Steps, show_path
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_ELEMENTS = 10_000
 """The maximum number of elements. A record with more becomes a dead letter: a megabyte can contain half a million

@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import NoneType
 from typing import Any
 
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.times import read_local
 
 RFC3339 = "rfc3339"

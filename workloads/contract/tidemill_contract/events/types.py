@@ -23,7 +23,7 @@ from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP
 from tidemill_contract.events.members import as_object, members, mended
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.verdicts import InvalidEvent
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)

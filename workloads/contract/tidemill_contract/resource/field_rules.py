@@ -14,7 +14,7 @@ from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.faults import ABSENT, Fault
 from tidemill_contract.resource.parts import Parts
 from tidemill_contract.resource.paths import EACH, Step, Steps, show_path
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 """Headers in which ingest writes why it refused an event."""

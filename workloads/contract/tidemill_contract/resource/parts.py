@@ -16,6 +16,7 @@ from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
+from tidemill_contract.resource.source import EventTimeSpec, FieldSpec, TopicSpec
 from tidemill_contract.resource.spec import (
     AggregationSpec,
     AnomalyHistorySpec,
@@ -23,10 +24,7 @@ from tidemill_contract.resource.spec import (
     DeadLettersSpec,
     DeriveSpec,
     EventsSpec,
-    EventTimeSpec,
-    FieldSpec,
     ProcessorSpec,
-    TopicSpec,
 )
 
 M = TypeVar("M", bound=BaseModel)

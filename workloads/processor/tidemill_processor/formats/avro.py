@@ -18,7 +18,7 @@ from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.formats.typed import TypedDecoder
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
 from tidemill_processor.formats.avro_types import AvroSchema, counted_as, fits, written_as
 from tidemill_processor.formats.changes import row_of

@@ -10,7 +10,7 @@ from typing import Any
 import fastavro
 
 from tidemill_contract.resource.paths import Steps
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_processor.formats.registry import Schema
 from tidemill_processor.formats.times import retimed
 

@@ -16,7 +16,7 @@ from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.formats.typed import TypedDecoder
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_processor.formats.changes import row_of
 from tidemill_processor.formats.protobuf_types import (
     TIMESTAMP,

@@ -17,7 +17,8 @@ from tidemill_contract.events.formats.framing import FRAME_BYTES, check_framed
 from tidemill_contract.events.formats.opening import Deletes
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.formats.registry import Registry, Schema, UnknownSchemaError
 
 _GROUP = 64

@@ -6,7 +6,7 @@ import datetime as dt
 
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.types import EPOCH, default_of
-from tidemill_contract.resource.spec import FieldSpec
+from tidemill_contract.resource.source import FieldSpec
 
 
 def retimed(field: FieldSpec, written: str | None, zone: str | None = None) -> FieldSpec:

@@ -11,7 +11,8 @@ from tidemill_contract.events.details import shown
 from tidemill_contract.events.formats.opening import Content, Deletes, Opener
 from tidemill_contract.events.texts import as_json
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 _BOM = "\ufeff"
 _encode = msgspec.json.encode

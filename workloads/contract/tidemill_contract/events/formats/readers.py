@@ -17,7 +17,8 @@ from tidemill_contract.events.formats.opening import Opened, Opener
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.shapes import Leaf
 from tidemill_contract.events.verdicts import InvalidEvent
-from tidemill_contract.resource.spec import FieldSpec, PipelineSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
 
 
 class Reader(Protocol):

@@ -1,0 +1,161 @@
+"""`spec.source` of the AnalyticsPipeline resource: the topic, the format of its records, the fields and event time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
+from tidemill_contract.duration import Duration
+from tidemill_contract.functions.base import FieldType, Name
+from tidemill_contract.resource.kinds.any_json import Path, Scalar
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.formats import Format, FormatSpec
+from tidemill_contract.resource.paths import Steps, exploded, read_path, show_path
+
+TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
+Origin = Literal["value", "envelope", "key", "header", "timestamp", "partition", "offset"]
+ConfigValue = Annotated[str, StringConstraints(max_length=256)]
+
+
+class TopicSpec(Model):
+    """The Kafka topic that events arrive on."""
+
+    name: TopicName | None = Field(None, description="Name of the topic. Default: <namespace>.<name>.events.")
+    managed: bool = Field(True, description="False: the topic exists already. Tidemill uses it, but never alters it.")
+    partitions: int | None = Field(None, ge=1, le=1024, description="Number of partitions. It can only grow.")
+    replication_factor: int | None = Field(
+        None, ge=1, le=15, description="Number of copies of each partition. Default: set by the platform."
+    )
+    start_from: Annotated[str, StringConstraints(max_length=40)] = Field(
+        "earliest",
+        description="Where a new pipeline starts to read an existing topic: earliest, latest or an RFC 3339 time.",
+    )
+    retention: Duration = Field("7d", description="How long Kafka keeps events.")
+    config: dict[str, ConfigValue] = Field(
+        default_factory=dict, max_length=32, description="Further configs of the topic, which Tidemill maintains."
+    )
+
+
+class FieldSpec(Model):
+    """One field of the event."""
+
+    name: Name = Field(description="Name of the field, and of the JSON member if there is no path.")
+    type: Literal[FieldType, "strings", "json"] = Field(
+        description="Type of the value. timestamp: RFC 3339, epoch milliseconds, or the given format. decimal: an exact"
+        " number with scale digits after the point. strings: an array of strings, for topk and distinct. json: any"
+        " value, which is only stored with raw events."
+    )
+    required: bool = Field(False, description="True: an event in which it is absent or null becomes a dead letter.")
+    path: Path | None = Field(
+        None,
+        description="Path of the value, such as order.items[0].sku. If a name has dots, write a list of names and array"
+        " indexes. order.items[].sku explodes the array: each element becomes an event. Default: the member with the"
+        " name of the field. With from: header, this is the name of the header.",
+    )
+    default: Scalar | None = Field(None, description="Value of the field if the member is absent or null.")
+    format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None,
+        description="Format of a timestamp: rfc3339 (the default, which also accepts epoch milliseconds), s, ms, us or"
+        " ns since 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
+    )
+    zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None, description="Time zone of timestamps without one, such as Europe/Berlin. Default for patterns: UTC."
+    )
+    precision: int | None = Field(
+        None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
+    )
+    scale: int | None = Field(
+        None, ge=0, le=MOST_DIGITS, description="Number of digits of a decimal after the point. Every decimal needs it."
+    )
+    taken_from: Origin | None = Field(
+        None,
+        alias="from",
+        description="The part of the Kafka record that the field is read from. Default: value. With envelope, path"
+        " leads through what is around the event. timestamp, partition and offset are those of the record itself.",
+    )
+
+    @property
+    def kind(self) -> str:
+        """The type of the field. The type of a decimal includes the scale."""
+        return self.type if self.type != DECIMAL or self.scale is None else decimal_type(self.scale)
+
+    @property
+    def origin(self) -> Origin:
+        """The part of the record that has the value."""
+        return self.taken_from or "value"
+
+    @property
+    def steps(self) -> Steps:
+        """The path of the value in an event. If it is not in the event, this is a name that no member can have."""
+        return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
+
+    @property
+    def member(self) -> Steps:
+        """The path of the value in what it is read from, an event or an envelope."""
+        return (self.name,) if self.path is None else read_path(self.path)
+
+    @property
+    def array(self) -> Steps | None:
+        """The path of the exploded array that has the value in its elements, or None."""
+        return exploded(self.steps)
+
+    @property
+    def header(self) -> str:
+        """The name of the header that the field is read from."""
+        return self.path if isinstance(self.path, str) else self.name
+
+    @property
+    def place(self) -> str:
+        """The place of the value as a text for error messages."""
+        if self.origin == "value":
+            return show_path(self.steps)
+        if self.origin == "envelope":
+            return f"the envelope's {show_path(self.member)}"
+        return f"header {self.header}" if self.origin == "header" else f"the record's {self.origin}"
+
+
+class EventTimeSpec(Model):
+    """The time of an event, and how late or early events may be."""
+
+    field: Name | None = Field(None, description="A field of type timestamp. Default: the Kafka record's timestamp.")
+    max_disorder: Duration = Field(
+        "5s", description="How much older than the newest event an event may be and still be on time."
+    )
+    idle_timeout: Duration = Field(
+        "20m",
+        description="If a partition was read to its end and had no event for this long, it no longer holds back the"
+        " watermark. If a sender buffers events for longer, they may be late.",
+    )
+    max_future: Duration = Field("1h", description="Events further ahead of the wall clock become dead letters.")
+    max_advance: Duration = Field(
+        "1d",
+        description="If event time jumps ahead by more than this, the watermark waits until other events confirm it.",
+    )
+
+
+class SourceSpec(Model):
+    """Where events come from and what they look like."""
+
+    topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
+    format: Format | None = Field(
+        None,
+        description="How records are written: type (json, jsonSchema, csv, avro, protobuf), or that alone as a text;"
+        " registry (url, secretRef) of both latter; envelope (none, cloudevents, debezium, connect); deletes (ignore,"
+        " deadLetter, event); columns and delimiter of csv.",
+    )
+    fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
+    strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")
+    key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
+    event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+
+    @property
+    def array(self) -> Steps | None:
+        """The path of the exploded array, each element of which is an event. None: each record is one event."""
+        return next((field.array for field in self.fields if field.array is not None), None)
+
+    @property
+    def written(self) -> FormatSpec:
+        """How records are written."""
+        return self.format or FormatSpec()
