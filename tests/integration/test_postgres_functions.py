@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+import sys
 from typing import Any
 
 import polars as pl
@@ -10,6 +12,7 @@ import psycopg
 import pytest
 
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform
+from tidemill_contract.functions import doubles
 from tidemill_contract.functions.base import SQL_TYPES
 from tidemill_contract.resource.spec import PipelineSpec
 
@@ -87,3 +90,23 @@ def test_functions_give_what_postgres_gives(admin: psycopg.Connection[Any]) -> N
         if ours != theirs
     ]
     assert wrong == []
+
+
+def test_quotients_at_the_edges_of_doubles_raise_no_error(admin: psycopg.Connection[Any]) -> None:
+    """Rates of windows of any length, a session of less than half a second too, and means of any number of values."""
+    largest = sys.float_info.max
+    values = [0.0, 5e-324, -5e-324, 1e-323, 1e-300, 1.0, -7.5, 1e300, largest, -largest]
+    lengths = [0.0, 0.001, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.4, 86_400.0, 315_360_000.0]
+    counts = [0, 1, 2, 3, 10**9, 2**63 - 1]
+    for quotient, kind, divisors in ((doubles.per, "float8", lengths), (doubles.divided, "bigint", counts)):
+        rows = admin.execute(
+            f"SELECT v, d, {quotient('v', 'd')} FROM unnest(%s::float8[]) AS v, unnest(%s::{kind}[]) AS d",
+            (values, divisors),
+        ).fetchall()
+        assert len(rows) == len(values) * len(divisors)
+        for value, divisor, answer in rows:
+            expected = value / divisor if divisor else math.inf
+            if math.isinf(expected):
+                assert answer is None, (value, divisor)
+            else:
+                assert answer == pytest.approx(expected, rel=1e-9, abs=5e-324), (value, divisor)

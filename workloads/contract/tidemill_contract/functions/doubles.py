@@ -59,9 +59,11 @@ def per(value: str, seconds: str) -> str:
 
     The result is null for 0 seconds, or if it is too large for a double.
     """
+    # A quotient can be too large only if it is divided by less than 1, and too small only if by more than 1.
     return (
         f"CASE WHEN abs({value}) > {LARGEST} * least({seconds}, 1) THEN NULL"
-        f" WHEN abs({value}) < {seconds} * {TINIEST} THEN 0 ELSE {value} / nullif({seconds}, 0) END"
+        f" WHEN abs({value}) < {TINIEST} * greatest({seconds}, 1) THEN 0 / nullif({seconds}, 0)"
+        f" ELSE {value} / nullif({seconds}, 0) END"
     )
 
 
