@@ -15,7 +15,7 @@ import msgspec
 from tidemill_contract.events.decoder import Decoded, EventDecoder
 from tidemill_contract.events.elements import LIST, ExplodedArray
 from tidemill_contract.events.formats.readers import Reader, joined, only, reader_for
-from tidemill_contract.events.texts import as_json
+from tidemill_contract.events.formats.texts import as_json
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.spec import PipelineSpec
 

@@ -9,7 +9,7 @@ import msgspec
 
 from tidemill_contract.events.details import shown
 from tidemill_contract.events.formats.opening import Content, Deletes, Opener
-from tidemill_contract.events.texts import as_json
+from tidemill_contract.events.formats.texts import as_json
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
