@@ -94,7 +94,7 @@ class GridSql(Protocol):
             pane: the start of the pane, which is a step of the grid.
             count: the number of panes in a window.
             first: the start of the first wanted window. A few earlier windows may be included. None: all are wanted.
-            last: the start of the last wanted window; None: all are wanted.
+            last: the start of the last wanted window, or None if all windows are wanted.
         """
 
 

@@ -27,7 +27,7 @@ class Records:
 
     Attributes:
         values: the values of the records. The values of invalid events are marked.
-        keys: the record keys; None: the pipeline has no record keys.
+        keys: the record keys, or None if the pipeline has no record keys.
         headers: the headers of records by index. Records of invalid events have headers, and all records have headers
             if fields are read from the headers of requests.
         invalid: the verdicts on invalid events, by index.

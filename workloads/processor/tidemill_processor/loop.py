@@ -68,14 +68,14 @@ class Loop:
         source: the pipeline's topic.
         guards: the guards with the circuit breakers.
         on_commit: the function that gets the changes of every commit.
-        start_from: the start of a replay; empty: it is `startFrom` of the spec.
-        rate: the maximum number of events per second; 0: there is no limit.
+        start_from: the start of a replay, or an empty text for `startFrom` of the spec.
+        rate: the maximum number of events per second, or 0 if there is no limit.
 
     Attributes:
         kafka: the state of Kafka.
         link: the connection to Postgres.
         assignment: the partitions of this process, their positions and their lag.
-        superseded: the reason why this process must be replaced; empty: it need not be replaced.
+        superseded: the reason why this process must be replaced, or an empty text if it need not be replaced.
     """
 
     def __init__(

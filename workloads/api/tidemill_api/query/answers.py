@@ -128,7 +128,7 @@ class Stream:
 
     Attributes:
         pieces: the pieces of the body.
-        cursor: the cursor of the rows after `limit`; empty: there are no more rows.
+        cursor: the cursor of the rows after `limit`, or an empty text if there are no more rows.
     """
 
     pieces: AsyncGenerator[bytes, None]

@@ -35,7 +35,7 @@ _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
 
 
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
-    """Return the sum, difference, product or remainder of decimals and integers; None: it is one of doubles."""
+    """Return the exact sum, difference, product or remainder of the arguments, or None if doubles are used instead."""
     args = with_exact_constants(args)
     found = scales(args)
     if found is None or name == "/":

@@ -147,7 +147,7 @@ def _decimal(value: Value) -> Value:
 
 
 def _scales(values: Sequence[Value]) -> list[int] | None:
-    """The scales of decimals and integers; None: there is no decimal, or something else."""
+    """Return the scales of the values, or None if no value is a decimal, or one is no decimal and no integer."""
     found = [0 if value.kind == "integer" else scale_of(value.kind) for value in values]
     known = [scale for scale in found if scale is not None]
     return known if len(known) == len(found) and any(value.kind in DECIMALS for value in values) else None

@@ -110,7 +110,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def scales(args: Sequence[Typed]) -> list[int] | None:
-    """Return the scales of decimals and integers; None: no argument is a decimal, or one is something else."""
+    """Return the scales of the arguments, or None if none is a decimal, or one is no decimal and no integer."""
     found = [0 if argument.kind == "integer" else scale_of(argument.kind) for argument in args]
     known = [scale for scale in found if scale is not None]
     exact = len(known) == len(found) and any(argument.kind != "integer" for argument in args)
