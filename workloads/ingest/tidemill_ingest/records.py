@@ -18,7 +18,7 @@ from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.runtime import PipelineConfig
 
 KEPT_BYTES = 64 * 1024
-"""How much of a too large event is sent. It is the maximum size of a dead letter's value."""
+"""The number of bytes that are sent of a too large event. It is the maximum size of a dead letter's value."""
 
 
 @dataclass(frozen=True)

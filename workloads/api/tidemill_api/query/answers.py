@@ -39,7 +39,7 @@ T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
-"""How long descriptions and listings are used without a query to the database."""
+"""The time for which descriptions and listings are used without a query to the database."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tidemill_contract.expressions.values import (
 )
 
 DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
-"""What types of decimals begin with in TRY_CAST."""
+"""The beginnings of decimal types in TRY_CAST."""
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)

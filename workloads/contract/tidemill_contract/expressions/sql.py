@@ -133,7 +133,7 @@ def _number(name: str, value: Value) -> Value:
 
 
 def _with_exact_constants(values: Sequence[Value]) -> Sequence[Value]:
-    """The values, beside a decimal with constants as decimals that have all the digits that are written."""
+    """Return the values. If one is a decimal, constants become decimals with all the digits that are written."""
     return [_decimal(value) for value in values] if any(value.kind in DECIMALS for value in values) else values
 
 

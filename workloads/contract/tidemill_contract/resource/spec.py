@@ -162,7 +162,7 @@ class EventTimeSpec(Model):
 
 
 class SourceSpec(Model):
-    """Where events come from and what they look like."""
+    """The source of the events, and the form of the events."""
 
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")

@@ -59,11 +59,11 @@ PRODUCER_TUNING: Mapping[str, Any] = {
 
 
 ASK_SECONDS = 5.0
-"""How long Kafka may take to answer a request."""
+"""The maximum time until Kafka answers a request."""
 LEAVE_SECONDS = 3.0
-"""How long leaving the group may take."""
+"""The maximum time to leave the group."""
 GAP_SIGHTINGS = 2
-"""How often the same gap after a seek must be seen until it is accepted."""
+"""The number of times that the same gap after a seek must be seen until it is accepted."""
 
 
 @dataclass

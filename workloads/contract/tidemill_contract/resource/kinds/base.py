@@ -56,7 +56,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return the message and the remedy for a misplaced member. Arguments: the kind's name, the member.
+    """Functions that return the message and the remedy for a misplaced member. They get the kind's name and the member.
 
     Attributes:
         missing: the function for a member that is missing in a kind that needs the member.

@@ -54,7 +54,7 @@ _OFFSET_SAYS = (
 
 @dataclass(frozen=True)
 class Cut:
-    """How the windows of an aggregation are stored.
+    """The layout of the stored windows of an aggregation.
 
     Attributes:
         size_ms: the length of a window. For sessions it is the greatest length, for the calendar an upper bound.
