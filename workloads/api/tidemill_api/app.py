@@ -36,9 +36,9 @@ def create_app(
     Args:
         services: the shared services, which are closed when the application ends.
         cors_origins: origins whose pages can read answers and open WebSockets, besides the API's own origin.
-        hosts: the host names that clients can use; None: all host names.
-        upkeep: the background tasks, if the caller uses them too; None: they are created.
-        places: the limits of live connections without an API key; None: the default limits.
+        hosts: the host names that clients can use, or None for all host names.
+        upkeep: the background tasks, if the caller uses them too, or None to create them.
+        places: the limits of live connections without an API key, or None for the default limits.
     """
     upkeep, front = upkeep or Upkeep(services), Front(services)
 

@@ -79,10 +79,10 @@ class AnswerCache:
     """The cache in memory and in Redis.
 
     Args:
-        client: the Redis client; None: Redis is not used.
+        client: the Redis client, or None if Redis is not used.
         guard: the guard of Redis.
-        max_entries: the maximum number of answers in memory; 0: no answer is kept.
-        stale_seconds: the maximum age of an answer that is sent while the database is down; 0: none is sent.
+        max_entries: the maximum number of answers in memory, or 0 if no answer is kept.
+        stale_seconds: the maximum age of an answer that is sent while the database is down, or 0 if none is sent.
 
     Attributes:
         redis_error: the last error of Redis. Redis is not used until the background probe of Redis clears it.

@@ -121,7 +121,7 @@ class Catalog:
 
     Args:
         directory: the config files.
-        only: the name of the pipeline, if the API serves a single one; empty: all pipelines are served.
+        only: the name of the pipeline, if the API serves a single one, or an empty text if all pipelines are served.
     """
 
     def __init__(self, directory: PipelineDirectory, only: str = "") -> None:

@@ -25,7 +25,7 @@ class Dependency:
         detail: the latest error. `report` removes credentials from it.
         breaker: the state of the circuit breaker: closed, half_open or open. While it is open, the dependency counts as
             down.
-        latency_ms: the duration of the latest call; None: it was not measured.
+        latency_ms: the duration of the latest call, or None if it was not measured.
     """
 
     name: str

@@ -22,7 +22,7 @@ LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
 MAX_MS = 10 * 365 * 86_400_000
 _DAYS = {"day": (1, 1), "month": (28, 31)}
-"""The least and the greatest number of days of a day and of a month."""
+"""The minimum and the maximum number of days in each unit."""
 
 
 def parse_ms(text: str) -> int:

@@ -13,9 +13,9 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The first year of counted events, and how many years after the current one the last of them can be.
+"""The first year of counted events, and the number of years after the current one that can have counted events.
 
-`maxFuture` is at most ten years, and no window is longer either."""
+Eleven years are enough, because `maxFuture` and windows are at most ten years long."""
 
 
 class Grid(Protocol):
@@ -94,7 +94,7 @@ class GridSql(Protocol):
             pane: the start of the pane, which is a step of the grid.
             count: the number of panes in a window.
             first: the start of the first wanted window. A few earlier windows may be included. None: all are wanted.
-            last: the start of the last wanted window; None: all are wanted.
+            last: the start of the last wanted window, or None if all windows are wanted.
         """
 
 

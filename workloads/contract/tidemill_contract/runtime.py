@@ -117,9 +117,11 @@ class WorkloadSettings(_Config):
     host: str = "127.0.0.1"
     port: int = 8080
     status_port: int = 0
-    """The separate port on which ingest and API serve metrics, full health and probes; 0: there is no such port."""
+    """The separate port on which ingest and API serve metrics, full health and probes, or 0 if there is no such
+    port."""
     allowed_hosts: str = ""
-    """The host names that clients may use, separated by commas; empty: all names. IP addresses are always allowed."""
+    """The host names that clients may use, separated by commas, or an empty text for all names. IP addresses are always
+    allowed."""
     kafka_brokers: str = ""
     kafka_config: Path | None = None
     postgres_host: str = "127.0.0.1"
@@ -127,10 +129,10 @@ class WorkloadSettings(_Config):
     postgres_database: str = "tidemill"
     postgres_sslmode: str = "prefer"
     postgres_ca: str = ""
-    """The PEM file of the authorities that sign Postgres' certificate; empty: the default of libpq."""
+    """The PEM file of the authorities that sign Postgres' certificate, or an empty text for the default of libpq."""
     redis_url: str = ""
     redis_ca: str = ""
-    """The PEM file of the authorities that sign Redis' certificate; empty: the system's authorities."""
+    """The PEM file of the authorities that sign Redis' certificate, or an empty text for the system's authorities."""
     config_dir: Path = Path("/etc/tidemill/pipelines")
     pipeline: str = ""
     secrets_dir: Path = Path("/etc/tidemill/secrets")
@@ -147,7 +149,7 @@ class WorkloadSettings(_Config):
     start_from: str = ""
     """The start of a replay: `earliest`, or a time in RFC 3339."""
     rate: int = 0
-    """Maximum events per second of a replay; 0: no limit."""
+    """Maximum events per second of a replay, or 0 for no limit."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> WorkloadSettings:

@@ -37,7 +37,7 @@ def redis_options(url: str, ca: str) -> dict[str, Any]:
 
     Args:
         url: a URL with redis:// or rediss://.
-        ca: the PEM file of the trusted authorities; empty: the system's authorities are trusted.
+        ca: the PEM file of the trusted authorities, or an empty text if the system's authorities are trusted.
 
     Raises:
         ValueError: a PEM file is given, but the URL does not use TLS.

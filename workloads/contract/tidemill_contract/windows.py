@@ -35,7 +35,7 @@ def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) 
 
     Args:
         metric: a metric of the layout, with a function.
-        field_type: the spec type of the metric's field; None: the metric has no field.
+        field_type: the spec type of the metric's field, or None if the metric has no field.
         seconds: the SQL of the window's length in seconds, as a double.
     """
     answer = FUNCTIONS[metric.function].answer(Merged(columns_by_kind(metric), field_type, seconds))
@@ -122,7 +122,7 @@ def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tupl
 
     Args:
         plan: the aggregation's layout.
-        end: the SQL of the end of the windows in the answer; None: they are the windows of the layout.
+        end: the SQL of the end of the windows in the answer, or None if the answer has the windows of the layout.
     """
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
     metrics = {metric.name: metric for metric, _ in plan.metrics}

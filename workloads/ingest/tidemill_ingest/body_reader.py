@@ -13,7 +13,7 @@ from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
 MEMORY_BYTES = 256 * 1024 * 1024
 """The maximum size of the bodies of all requests that are being read or decoded."""
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
-"""How much of a too large body is read and dropped. Many clients only read the answer after they have sent the body."""
+"""The number of bytes of a too large body that are read and dropped, because clients send it before they read."""
 _INLINE_BYTES = 64 * 1024
 """The size from which compressed bodies are unpacked in a thread."""
 

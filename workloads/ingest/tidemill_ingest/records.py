@@ -18,7 +18,7 @@ from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.runtime import PipelineConfig
 
 KEPT_BYTES = 64 * 1024
-"""How much of a too large event is sent. It is the maximum size of a dead letter's value."""
+"""The number of bytes that are sent of a too large event. It is the maximum size of a dead letter's value."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Records:
 
     Attributes:
         values: the values of the records. The values of invalid events are marked.
-        keys: the record keys; None: the pipeline has no record keys.
+        keys: the record keys, or None if the pipeline has no record keys.
         headers: the headers of records by index. Records of invalid events have headers, and all records have headers
             if fields are read from the headers of requests.
         invalid: the verdicts on invalid events, by index.

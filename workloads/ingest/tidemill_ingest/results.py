@@ -48,7 +48,7 @@ class Outcome:
     Attributes:
         records: the records.
         delivery: the outcome of the delivery. It is empty if it is not known yet (`wait=false`).
-        ids: the sender's ids of the events; None: there are no ids.
+        ids: the sender's ids of the events, or None if there are no ids.
     """
 
     records: Records

@@ -42,7 +42,7 @@ class Assignment:
         source: the pipeline's topic.
         kafka: the state of Kafka.
         link: the connection to Postgres.
-        start_from: the start of a replay; empty: it is `startFrom` of the spec.
+        start_from: the start of a replay, or an empty text for `startFrom` of the spec.
 
     Attributes:
         partitions: the partitions that were assigned when the loop last checked.

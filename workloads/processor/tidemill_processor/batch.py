@@ -45,7 +45,7 @@ class Batch:
         dead: dead letters of the invalid records.
         next_offsets, consumed, filtered: by partition; the latter two are numbers of records and of events.
         arrived: the time at which the first record of each partition arrived in Kafka (epoch ms).
-        elements: the origins of the events if an array is exploded; None: `_i` is the index of a record.
+        elements: the origins of the events if an array is exploded, or None if `_i` is the index of a record.
     """
 
     frame: pl.DataFrame

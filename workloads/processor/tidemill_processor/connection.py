@@ -11,7 +11,7 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""The time from which the server counts as slow. Usually, storing a batch takes far less."""
+"""The time from which the server counts as slow. Usually, storing a batch takes far less time."""
 
 
 class WriterConnection(BoundedConnection):

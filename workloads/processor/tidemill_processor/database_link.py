@@ -34,8 +34,8 @@ class DatabaseLink:
             must then be read again.
 
     Attributes:
-        connection: the connection; None: there is none.
-        committer: the committer of the connection; None: there is no connection.
+        connection: the connection, or None if there is none.
+        committer: the committer of the connection, or None if there is no connection.
         error: the reason why there is no connection, or why the server refuses writes. It is empty without failures.
         silent: whether the server does not answer at all. While it does not, `Lookout` checks the server, and no
             connection is opened here.
@@ -57,7 +57,7 @@ class DatabaseLink:
 
     @property
     def heard_at(self) -> float:
-        """The time at which the server last answered or was given up (monotonic seconds); 0: there is no connection."""
+        """The monotonic time at which the server last answered or was given up, or 0 if there is no connection."""
         connection = self.connection
         return connection.heard_at if connection is not None else 0.0
 

@@ -29,7 +29,7 @@ class DeadLetter:
 
     Attributes:
         windows: the starts (epoch ms) of the closed windows.
-        element: the index in the exploded array; None: the dead letter is a whole record.
+        element: the index in the exploded array, or None if the dead letter is a whole record.
     """
 
     partition: int

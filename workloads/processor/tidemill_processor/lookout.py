@@ -35,12 +35,12 @@ class Lookout:
 
     Args:
         loop: the loop, which gets the results.
-        keeper: the keeper, whose failures are considered; None: there is no keeper.
+        keeper: the keeper, whose failures are considered, or None if there is no keeper.
         source: the topic.
         database: the object that opens connections.
         guards: the guards with the circuit breakers.
-        ping: the function that sends a PING to Redis; None: there is no Redis.
-        registry: the client of the schema registry; None: there is no registry.
+        ping: the function that sends a PING to Redis, or None if there is no Redis.
+        registry: the client of the schema registry, or None if there is no registry.
     """
 
     def __init__(

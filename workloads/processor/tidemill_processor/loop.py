@@ -69,15 +69,15 @@ class Loop:
         source: the pipeline's topic.
         guards: the guards with the circuit breakers.
         on_commit: the function that gets the changes of every commit.
-        start_from: the start of a replay; empty: it is `startFrom` of the spec.
-        rate: the maximum number of events per second; 0: there is no limit.
-        registry: the client of the schema registry, if the format of the records needs one.
+        start_from: the start of a replay, or an empty text for `startFrom` of the spec.
+        rate: the maximum number of events per second, or 0 if there is no limit.
+        registry: the client of the schema registry, or None if the format of the records needs none.
 
     Attributes:
         kafka: the state of Kafka.
         link: the connection to Postgres.
         assignment: the partitions of this process, their positions and their lag.
-        superseded: the reason why this process must be replaced; empty: it need not be replaced.
+        superseded: the reason why this process must be replaced, or an empty text if it need not be replaced.
     """
 
     def __init__(

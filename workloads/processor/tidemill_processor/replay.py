@@ -140,7 +140,7 @@ class Pace:
     """Limits the rate at which a replay reads.
 
     Args:
-        rate: the maximum number of events per second; 0: there is no limit.
+        rate: the maximum number of events per second, or 0 if there is no limit.
     """
 
     def __init__(self, rate: int) -> None:

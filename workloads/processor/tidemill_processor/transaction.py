@@ -131,7 +131,7 @@ class Committer:
     """Writes batches of one pipeline over one connection.
 
     Attributes:
-        handover: the handover of a replay; None: this process reads live events.
+        handover: the handover of a replay, or None if this process reads live events.
     """
 
     def __init__(

@@ -48,9 +48,9 @@ class Format:
         suffix: the suffix of paths in this format, without the dot.
         media_type: the media type in Accept headers.
         description: the description in Markdown, for the reference page and the OpenAPI document.
-        writer: the function that creates the writer of a streamed answer; None: answers are pages.
+        writer: the function that creates the writer of a streamed answer, or None if answers are pages.
         aliases: further media types of the format.
-        content_type: the Content-Type header of answers; empty: it is the media type.
+        content_type: the Content-Type header of answers, or an empty text if it is the media type.
         schema: the schema of the body, for the OpenAPI document.
         of_items: whether the body is a sequence of rows, and the OpenAPI document has the schema of a row.
     """

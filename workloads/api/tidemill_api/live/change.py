@@ -68,7 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
         rows: the changed windows.
         watermark: the watermark (epoch ms).
         closed_until: the time up to which windows are closed (epoch ms).
-        version: the version of the aggregation; None: an old processor wrote the entry, and sends no version.
+        version: the version of the aggregation, or None if an old processor wrote the entry without a version.
         truncated: whether rows were left out.
         begin: whether the processor starts to publish with this entry, so that its earlier commits were not published.
         part_of: if it is not empty, this entry is a part: its rows belong to a later entry of the aggregation with this

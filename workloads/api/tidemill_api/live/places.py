@@ -49,7 +49,7 @@ class Places:
         """Count a connection while the context lasts.
 
         Args:
-            client: the address and the port of the client; None: they are unknown.
+            client: the address and the port of the client, or None if they are unknown.
 
         Raises:
             Problem: the limit for the address (429) or the total limit (503) is reached.

@@ -21,7 +21,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         table: the OID of the aggregation's table. If the aggregation has another table, the mark is not valid.
         rev: the revision up to which all revisions were received.
-        closed_until: the time (epoch ms) after which all windows end that later revisions changed; None: later
+        closed_until: the time (epoch ms) after which all windows end that later revisions changed, or None if later
             revisions may have changed any window.
     """
 

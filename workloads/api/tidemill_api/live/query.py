@@ -21,7 +21,7 @@ class LiveQuery:
 
     Attributes:
         wanted: the filters by aggregation.
-        resume: the marks to resume from, by aggregation; None: the connection starts with snapshots.
+        resume: the marks to resume from, by aggregation, or None if the connection starts with snapshots.
     """
 
     wanted: Mapping[str, RowFilter]

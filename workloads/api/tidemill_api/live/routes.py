@@ -34,8 +34,8 @@ def live_router(
     Args:
         services: the shared services.
         origins: the origins whose pages can open a WebSocket. Pages of the same host always can.
-        patience: the time limits for clients; None: the default limits.
-        places: the limits of connections without an API key; None: the default limits.
+        patience: the time limits for clients, or None for the default limits.
+        places: the limits of connections without an API key, or None for the default limits.
     """
     router, patience, places = APIRouter(), patience or Patience(), places or Places()
 

@@ -28,7 +28,7 @@ class ChangeStream:
     """Reads the stream from its current end. After an outage of Redis it starts at the end again.
 
     Args:
-        client: the Redis client; None: Redis is not configured.
+        client: the Redis client, or None if Redis is not configured.
         guard: the guard of Redis.
         namespace: the namespace of the pipeline.
         pipeline: the name of the pipeline.

@@ -81,7 +81,7 @@ class _Found:
     Attributes:
         standing: the state of the aggregation.
         asked: whether missing changes were read.
-        rows: the changed windows that the stream lacks; None: there are too many, or they cannot be read.
+        rows: the changed windows that the stream lacks, or None if there are too many or they cannot be read.
     """
 
     standing: Standing

@@ -42,9 +42,9 @@ class AggregateQuery:
         metrics: the metrics of the answer.
         since: the earliest window_start, inclusive.
         until: the latest window_start, exclusive.
-        bucket: the roll-up to longer windows; None: the answer has the stored windows.
+        bucket: the roll-up to longer windows, or None if the answer has the stored windows.
         fill: the values of windows without events: `null` or `zero`, or `none` if such windows are not added.
-        closed: whether the answer has only closed (true) or only open (false) windows; None: it has both.
+        closed: whether the answer has only closed (true) or only open (false) windows, or None if it has both.
         filters: filters on group columns.
         having: filters on metrics.
         page: the order, the limit and the cursor.

@@ -39,7 +39,7 @@ T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
-"""How long descriptions and listings are used without a query to the database."""
+"""The time for which descriptions and listings are used without a query to the database."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Stream:
 
     Attributes:
         pieces: the pieces of the body.
-        cursor: the cursor of the rows after `limit`; empty: there are no more rows.
+        cursor: the cursor of the rows after `limit`, or an empty text if there are no more rows.
     """
 
     pieces: AsyncGenerator[bytes, None]

@@ -22,7 +22,7 @@ class Bucket:
     """A roll-up over time.
 
     Attributes:
-        grid: the starts of the buckets; None: there is one bucket for everything.
+        grid: the starts of the buckets, or None if there is one bucket for everything.
         least_ms: the length of a bucket. If buckets have different lengths, it is a lower bound.
     """
 

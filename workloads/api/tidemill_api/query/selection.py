@@ -31,7 +31,7 @@ class Column:
         name: the name of the column.
         kind: the type of the values: a spec type, `object` or `array`.
         nullable: whether values can be null.
-        decode: the function that decodes a value from the query, such as a sketch; None: values need no decoding.
+        decode: the function that decodes a value from the query, such as a sketch, or None if values need no decoding.
         members: for an array of objects, the members of each object. Other arrays contain texts.
         numbers: whether decimals are JSON numbers in answers. Otherwise, they are texts.
     """
@@ -149,7 +149,8 @@ class Page:
     Attributes:
         order: a total order, which consists of the wanted columns and then the columns that identify a row.
         limit: the maximum number of rows.
-        after: the values of the order's columns in the last row of the previous page; None: this is the first page.
+        after: the values of the order's columns in the last row of the previous page, or None if this is the first
+            page.
         fingerprint: a text that identifies the query. A cursor is only valid for its own query.
     """
 

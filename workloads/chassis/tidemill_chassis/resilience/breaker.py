@@ -89,9 +89,10 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """The time at which the current trial counts as lost; None: there is no trial. It is infinite for a call, which
-        always
-reports its end."""
+        """The time at which the current trial counts as lost, or None if there is no trial.
+
+        It is infinite for a call, because a call always reports its end.
+        """
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,
@@ -110,7 +111,7 @@ reports its end."""
 
     @property
     def retry_after_seconds(self) -> float:
-        """The seconds until the next call is allowed; 0: it is allowed now."""
+        """The seconds until the next call is allowed, or 0 if it is allowed now."""
         with self._lock:
             if self._state == OPEN:
                 return max(0.0, self._opened_at + self._pause - self._clock())

@@ -121,7 +121,7 @@ class Guard:
 
     @property
     def retry_after_seconds(self) -> float:
-        """The seconds until the next call is allowed; 0: it is allowed now."""
+        """The seconds until the next call is allowed, or 0 if it is allowed now."""
         return self._breaker.retry_after_seconds
 
     def call(self, fn: Callable[..., T], *args: Any, deadline: Deadline | None = None, retry: bool = True) -> T:

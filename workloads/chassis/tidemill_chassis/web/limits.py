@@ -72,7 +72,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _waited_for = 0
     """The number of bytes of an incomplete head that were received."""
     _large = False
-    """Whether the head may be too large. Then its exact size is checked."""
+    """Return whether the head may be too large. If so, its exact size is checked."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

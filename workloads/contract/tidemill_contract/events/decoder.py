@@ -43,8 +43,8 @@ class Decoded:
     Attributes:
         events: the events in the order of the records; None for an invalid event.
         invalid: the verdicts on invalid events, by index.
-        micros: the microseconds within the millisecond of each event time, in the order of `events`; None: all are 0,
-            or the decoder is not `exact`.
+        micros: the microseconds within the millisecond of each event time, in the order of `events`, or None if all are
+            0, or the decoder is not `exact`.
         ignored: the indexes of records that the format's policy leaves out; their events are None.
     """
 
@@ -129,7 +129,7 @@ class EventDecoder:
         Args:
             raws: the records' bytes.
             now_ms: wall time, epoch milliseconds.
-            largest: the size of the largest record in bytes; None: it is computed here.
+            largest: the size of the largest record in bytes, or None if it is computed here.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
         plain = self.decode_plain(raws, now_ms, largest)

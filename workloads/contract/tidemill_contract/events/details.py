@@ -196,7 +196,7 @@ def beyond_years(name: str, value: Any, hint: str | None = None) -> InvalidEvent
     Args:
         name: the field.
         value: milliseconds, a parsed time, or the text or number of a format.
-        hint: the remedy; None: the remedy is derived from the value.
+        hint: the remedy, or None if the remedy is derived from the value.
     """
     if isinstance(value, dt.datetime):
         detail = f"{name}: {value.isoformat()} is outside the years 1 to 9999 in UTC"

@@ -137,8 +137,8 @@ class ElementDecoder:
     Attributes:
         names: the fields that are read from elements.
         has_time: whether the event time is one of these fields.
-        kind: the type of the array for a reader that decodes records and their elements together; None: they cannot be
-            decoded together.
+        kind: the type of the array for a reader that decodes records and their elements together, or None if they
+            cannot be decoded together.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:

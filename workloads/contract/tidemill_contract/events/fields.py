@@ -26,7 +26,7 @@ class EventFields:
 
     Attributes:
         names: the fields that are read from the event, except fields of type json.
-        event_time: the field with the event time; None: the event time is not in the event.
+        event_time: the field with the event time, or None if the event time is not in the event.
         exact: whether the microseconds of event times are computed.
         kinds: the type of each field, for messages.
         steps: the path of each field.
@@ -39,7 +39,7 @@ class EventFields:
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
         times: the check of event times.
         takes_any: whether an object without any of the fields is valid. Such an object may be an envelope.
-        kept: the fields of type json; None: there is no such field.
+        kept: the fields of type json, or None if there is no such field.
         shape: the structs that events are read into.
     """
 

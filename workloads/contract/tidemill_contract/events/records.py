@@ -39,7 +39,7 @@ class RecordDecoder:
     """Decodes and validates the records of one pipeline: `EventDecoder`, and the fields beside the event.
 
     Attributes:
-        event_time_field: the field with the event time; None: the record's own timestamp is the event time.
+        event_time_field: the field with the event time, or None if the record's own timestamp is the event time.
         headers: the names of the headers that fields are read from.
         beside: whether any field is read from another part of the record than its value.
     """

@@ -37,7 +37,7 @@ class InvalidEvent(Exception):
 
     Attributes:
         reason: the reason why the event is invalid.
-        field: the field with the fault; None: the fault is in the whole event.
+        field: the field with the fault, or None if the fault is in the whole event.
         detail: the value received, the value expected, and the remedy.
     """
 

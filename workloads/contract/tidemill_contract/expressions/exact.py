@@ -27,7 +27,7 @@ from tidemill_contract.expressions.values import (
 )
 
 DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
-"""What types of decimals begin with in TRY_CAST."""
+"""The beginnings of decimal types in TRY_CAST."""
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
@@ -35,7 +35,7 @@ _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
 
 
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
-    """Return the sum, difference, product or remainder of decimals and integers; None: it is one of doubles."""
+    """Return the exact sum, difference, product or remainder of the arguments, or None if doubles are used instead."""
     args = with_exact_constants(args)
     found = scales(args)
     if found is None or name == "/":

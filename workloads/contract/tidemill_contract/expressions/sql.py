@@ -133,7 +133,7 @@ def _number(name: str, value: Value) -> Value:
 
 
 def _with_exact_constants(values: Sequence[Value]) -> Sequence[Value]:
-    """The values, beside a decimal with constants as decimals that have all the digits that are written."""
+    """Return the values. If one is a decimal, constants become decimals with all the digits that are written."""
     return [_decimal(value) for value in values] if any(value.kind in DECIMALS for value in values) else values
 
 
@@ -147,7 +147,7 @@ def _decimal(value: Value) -> Value:
 
 
 def _scales(values: Sequence[Value]) -> list[int] | None:
-    """The scales of decimals and integers; None: there is no decimal, or something else."""
+    """Return the scales of the values, or None if no value is a decimal, or one is no decimal and no integer."""
     found = [0 if value.kind == "integer" else scale_of(value.kind) for value in values]
     known = [scale for scale in found if scale is not None]
     return known if len(known) == len(found) and any(value.kind in DECIMALS for value in values) else None

@@ -105,7 +105,10 @@ def parse(text: str) -> Node:
 
 
 class _Parser:
-    """A parser by precedence climbing. From weak to strong: OR, AND, NOT, comparison, ||, + -, * / %, sign, primary."""
+    """A parser by precedence climbing.
+
+    Operators bind from weak to strong: OR, AND, NOT, comparison, ||, + -, * / %, sign.
+    """
 
     def __init__(self, tokens: list[Token]) -> None:
         self._tokens, self._next, self._depth = tokens, 0, 0

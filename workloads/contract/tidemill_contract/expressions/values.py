@@ -110,7 +110,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def scales(args: Sequence[Typed]) -> list[int] | None:
-    """Return the scales of decimals and integers; None: no argument is a decimal, or one is something else."""
+    """Return the scales of the arguments, or None if none is a decimal, or one is no decimal and no integer."""
     found = [0 if argument.kind == "integer" else scale_of(argument.kind) for argument in args]
     known = [scale for scale in found if scale is not None]
     exact = len(known) == len(found) and any(argument.kind != "integer" for argument in args)
@@ -118,7 +118,7 @@ def scales(args: Sequence[Typed]) -> list[int] | None:
 
 
 def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
-    """Return the arguments, beside a decimal with constants as decimals that have all the digits that are written."""
+    """Return the arguments. If one is a decimal, constants become decimals with all the digits that are written."""
     if all(scale_of(argument.kind) is None for argument in args):
         return args
     return [_exact(argument) if argument.kind == "number" and argument.is_constant else argument for argument in args]
@@ -233,7 +233,7 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Whether the two can be compared in this order, with the value that varies by row before the fixed value.
+    """Return whether the two can be compared in this order: the value that varies by row, then the fixed value.
 
     Polars computes `fixed < varying` as a single value if the varying side happens to be equal in all rows of a batch.
     """

@@ -56,11 +56,11 @@ class Metric(Protocol):
 
     @property
     def field(self) -> str | None:
-        """The field whose values the function aggregates; None: the function aggregates events."""
+        """The field whose values the function aggregates, or None if the function aggregates events."""
 
     @property
     def where(self) -> str | None:
-        """The condition that an event must fulfil to count in the metric; None: every event counts."""
+        """The condition that an event must fulfil to count in the metric, or None if every event counts."""
 
 
 class StoredColumn(Protocol):
@@ -76,7 +76,7 @@ class StoredColumn(Protocol):
 
     @property
     def listed(self) -> int:
-        """The greatest number of values that a metric (`topk`) lists from the column; 0: no metric lists values."""
+        """The maximum number of values that a metric (`topk`) lists from the column, or 0 if no metric lists any."""
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -129,9 +129,9 @@ class Need:
 
     Attributes:
         kind: the kind of the column.
-        field: the metric's field; None: the column counts events, and uses no field.
+        field: the metric's field, or None if the column counts events, and uses no field.
         by: a second field. Columns with the same `field` and a different `by` are different columns.
-        source: the field whose values the column stores; None: the values are those of `field`.
+        source: the field whose values the column stores, or None if the values are those of `field`.
         listed: the greatest number of values that the metric lists.
         bounds: the bounds of a histogram.
         where: the metric's condition in its normal form. `needed_partials` sets it, functions do not.
@@ -152,7 +152,7 @@ class Merged:
 
     Attributes:
         columns: the quoted column names by kind.
-        field_type: the spec type of the metric's field; None: the metric has no field.
+        field_type: the spec type of the metric's field, or None if the metric has no field.
         seconds: SQL for the window's length in seconds, a double.
     """
 
@@ -203,7 +203,7 @@ class Function:
         example: values of the parameters, for the documentation.
         kinds: the kinds of the columns that the function stores for the metric's field.
         zero_filled: whether the answer for an empty window is 0, not null, if a query asks for empty windows.
-        item: the schema of the answer's items; None: the answer is not a list.
+        item: the schema of the answer's items, or None if the answer is not a list.
     """
 
     name: ClassVar[str]

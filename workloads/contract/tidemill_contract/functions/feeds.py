@@ -25,7 +25,7 @@ class Feed:
     """The layouts in which processors fill one column. By default, every layout fills it.
 
     Attributes:
-        since: the first layout of the current period in which the column is filled; None: it is no longer filled.
+        since: the first layout of the current period in which the column is filled, or None if it is no longer filled.
         before: the earlier periods. Each is the layout that added the column, and the value of `closed_until` (epoch
             ms) when the column was removed.
     """
@@ -96,7 +96,7 @@ class Feeds:
             known: the columns of the table's last plan.
             wanted: the columns that processors fill from now on.
             there: the columns that the table has now. A lost column is added again, and is then empty.
-            closed_until: windows that end by this time (epoch ms) get no more events; None: no window is closed.
+            closed_until: the time (epoch ms) up to which windows get no more events, or None if no window is closed.
         """
         fed = {column for column in known if column in there and self.of(column).since is not None}
         came, gone = set(wanted) - fed, fed - set(wanted)

@@ -93,7 +93,7 @@ class Conditional:
 
     Attributes:
         where: the condition in its normal form.
-        field: the field; None: the column only says which events fulfil the condition.
+        field: the field, or None if the column only says which events fulfil the condition.
     """
 
     where: str
@@ -118,8 +118,8 @@ class Partial:
         listed: the greatest number of frequent values that a metric lists.
         by: a second field. Columns with the same `field` and a different `by` are different columns.
         bounds: the bounds of a histogram.
-        noted: the field whose values the column stores, and the field's spec type; None: it stores no field's values.
-        where: the condition that an event must fulfil to count, in its normal form; None: all events count.
+        noted: the field whose values the column stores, and the field's spec type, or None if it stores no values.
+        where: the condition that an event must fulfil to count, in its normal form, or None if all events count.
     """
 
     kind: Kind
@@ -185,9 +185,9 @@ class AggregationLayout:
         grace_ms: how long a window stays open after the watermark has passed its end.
         grid: the starts and ends of stored rows.
         panes: the number of stored rows that make up a window.
-        gap_ms: the silence that ends a session; None: the windows are no sessions.
-        reopen_ms: how long after its end a closed window can still change by late events; None: it never changes. If
-            windows can change, each row counts its changes.
+        gap_ms: the silence that ends a session, or None if the windows are no sessions.
+        reopen_ms: how long after its end a closed window can still change by late events, or None if it never changes.
+            If windows can change, each row counts its changes.
         whole: the metrics for which some rows may lack events. Each has the SQL condition that a stored row has all
             events (see `feeds`). The metric is null if the condition is false for any row. Only readers set this.
     """
@@ -217,7 +217,7 @@ class AggregationLayout:
 
     @property
     def spread_ms(self) -> int:
-        """The longest time from a window's start to the start of its last stored row; 0: a window is one row."""
+        """The longest time from a window's start to the start of its last stored row, or 0 if a window is one row."""
         return self.size_ms - self.pane_ms if self.hopping else 0
 
     @property
@@ -242,7 +242,7 @@ class AggregationLayout:
         """Return the time (epoch ms) up to which windows get no more events. Closed windows that end later may change.
 
         Args:
-            closed_until: windows that end by this time (epoch ms) are closed; None: no window is closed.
+            closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         """
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 

@@ -22,7 +22,7 @@ class Parameter:
         alias: the parameter's name in YAML.
         functions: the functions that take the parameter.
         needed: whether these functions need the parameter.
-        takes: the types that the field named by the parameter may have; None: the parameter names no field.
+        takes: the types that the field named by the parameter may have, or None if the parameter names no field.
         remedy: the remedy in the error for a needed parameter that is absent.
     """
 

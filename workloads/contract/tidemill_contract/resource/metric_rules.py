@@ -29,7 +29,7 @@ class Columns:
     """The fields and derives of a document.
 
     Attributes:
-        types: the spec type of each column by name; None: the type is unknown, because the column has a fault.
+        types: the spec type of each column by name, or None if the type is unknown, because the column has a fault.
         complete: whether the name of every column could be read, so that no other column exists.
     """
 

@@ -41,7 +41,7 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The prefixes that topic names may have besides the namespace, by the platform's settings."""
+    """The prefixes that topic names may have besides the namespace, according to the platform's settings."""
 
     topic_prefixes: tuple[str, ...] = ()
 

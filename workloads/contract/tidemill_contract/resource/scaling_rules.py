@@ -23,7 +23,7 @@ def scaling_faults(scaling: ScalingSpec, partitions: int | None, *, flush_ms: in
 
     Args:
         scaling: the settings.
-        partitions: the number of partitions of the source topic; None: the platform sets the number.
+        partitions: the number of partitions of the source topic, or None if the platform sets the number.
         flush_ms: the processor's flushInterval.
     """
     path = "spec.processor.scaling"

@@ -136,7 +136,7 @@ class EventTimeSpec(Model):
 
 
 class SourceSpec(Model):
-    """Where events come from and what they look like."""
+    """The source of the events, and the form of the events."""
 
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     format: Format | None = Field(

@@ -34,10 +34,10 @@ class Table:
         name: the table's name.
         columns: the columns.
         constraints: SQL of the table constraints, which are created with the table.
-        partition_by: SQL of the partitioning, e.g. `RANGE ("window_start")`; None: the table is not partitioned.
+        partition_by: SQL of the partitioning, e.g. `RANGE ("window_start")`, or None if the table is not partitioned.
         storage: SQL of the storage parameters, e.g. `fillfactor = 70`.
         indexes: the name of each index, and the SQL after `ON <table>`, e.g. `("published") WHERE NOT published`.
-        writer: the privileges of the writer's role, e.g. `SELECT, INSERT, UPDATE`; empty: it has none.
+        writer: the privileges of the writer's role, e.g. `SELECT, INSERT, UPDATE`, or an empty text if it has none.
         reader: the privileges of the reader's role.
         key: the columns that the first constraint, a key, has in addition to the key in tables of earlier versions.
     """

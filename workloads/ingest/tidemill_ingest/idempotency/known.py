@@ -55,7 +55,7 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
     """Return the known outcome after an attempt.
 
     Args:
-        before: the known outcome before the attempt; None: this was the first attempt.
+        before: the known outcome before the attempt, or None if this was the first attempt.
         indexes: the index in the batch for each record of this attempt.
         records: the records that were sent in this attempt.
         delivery: the outcome of the delivery of these records.

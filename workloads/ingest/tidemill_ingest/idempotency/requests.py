@@ -26,7 +26,7 @@ MAX_BYTES = 8 * 1024 * 1024
 """The maximum size of a pipeline's outcomes in this process. The oldest outcomes are dropped first."""
 _ENTRY_BYTES = 512
 _ANSWER_SECONDS = 0.3
-"""How long before the deadline a request is answered."""
+"""The time before the deadline at which a request is answered."""
 MAX_KEY_CHARACTERS = 255
 
 

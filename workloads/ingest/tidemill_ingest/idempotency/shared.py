@@ -96,7 +96,7 @@ class SharedKeys:
     """This process's access to the shared keys.
 
     Args:
-        client: the client of Redis; None: there is no Redis, and keys are not shared.
+        client: the client of Redis, or None if there is no Redis. Without Redis, keys are not shared.
         guard: the guard of Redis.
         namespace: the namespace of the pipelines.
         owner: a unique name of this process.

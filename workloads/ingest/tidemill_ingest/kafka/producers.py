@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = 200_000
 QUEUE_BYTES = 256 * 1024 * 1024
 SURE_SECONDS = 24 * 3600
-"""How long the producer for requests with an Idempotency-Key retries. It is as long as these keys are kept."""
+"""The time for which the producer for requests with an Idempotency-Key retries. Keys are kept equally long."""
 _MOST_RETRIES = 2**31 - 1
 _OTHER_NAMES = ("message.timeout.ms", "message.send.max.retries")
 """The other names of `delivery.timeout.ms` and `retries` in the client's settings."""

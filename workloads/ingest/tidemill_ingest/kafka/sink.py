@@ -136,11 +136,11 @@ class Sink:
         settings: the settings, with Kafka's address.
         guard: the guard `kafka_producer`. It has the publish timeout, and the number of the client's retries.
         request_seconds: the maximum time of a request. The publish timeout without an Idempotency-Key is shorter.
-        in_flight_bytes: the maximum size of a topic's records in the queue; 0: only the whole queue is limited.
+        in_flight_bytes: the maximum size of a topic's records in the queue, or 0 if only the whole queue is limited.
 
     Attributes:
         publish_seconds: the publish timeout of records of requests without an Idempotency-Key.
-        down: the reason why Kafka counts as down; empty: it does not count as down.
+        down: the reason why Kafka counts as down, or an empty text if it does not count as down.
         acknowledged_at: the time at which Kafka last acknowledged records (monotonic seconds).
         asked_at: the time at which a request last tried to send records (monotonic seconds).
     """
@@ -165,7 +165,7 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time since which requests come but Kafka acknowledges none; None: Kafka acknowledges them."""
+        """The time since which requests come but Kafka acknowledges none, or None if Kafka acknowledges them."""
         self._tried_at = float("-inf")
         """The time at which a request last began or ended."""
         self._timer: asyncio.TimerHandle | None = None
@@ -244,12 +244,12 @@ class Sink:
 
     @property
     def waited(self) -> float:
-        """The seconds that the oldest request has waited for an acknowledgement; 0: no request waits."""
+        """The seconds that the oldest request has waited for an acknowledgement, or 0 if no request waits."""
         return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
 
     @property
     def unheard(self) -> float:
-        """The seconds for which Kafka has acknowledged no request; 0: it has, or no request came lately."""
+        """The seconds since Kafka stopped acknowledging requests, or 0 if it acknowledges them or none came lately."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property

@@ -33,7 +33,7 @@ class Watch:
     """Probes Kafka periodically.
 
     Attributes:
-        error: the error of the latest probe; empty: Kafka answered.
+        error: the error of the latest probe, or an empty text if Kafka answered.
     """
 
     def __init__(self, sink: Sink, guard: Guard) -> None:

@@ -214,7 +214,7 @@ def _plain(value: Any, scale: int | None) -> Any:
 
     Args:
         value: the value in the frame.
-        scale: the scale of a decimal; None: the value is no decimal.
+        scale: the scale of a decimal, or None if the value is no decimal.
     """
     if scale is not None and value is not None:
         return text_of(value_of(value, scale), scale)

@@ -24,8 +24,8 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause before a retry. True is for a fault in data or code (`is_fault`), which somebody has to correct.
-False is for a failing server."""
+"""The maximum pause before a retry. The key is true for a fault in data or code (`is_fault`), which somebody has to
+correct, and false for a failing server."""
 TOLD_AFTER_SECONDS = 60.0
 """A failure of a lock or a server, which is no fault in data or code, is only written to `_held_up` after this time."""
 

@@ -55,7 +55,7 @@ class Keeper(threading.Thread):
         interval_seconds: the time between passes.
 
     Attributes:
-        error: the reason why the last pass failed; empty: it was completed.
+        error: the reason why the last pass failed, or an empty text if it was completed.
         database_error: the same reason if Postgres is the cause, or else an empty text.
         held: a function that returns whether to wait, because Postgres is known not to answer. `Lookout` checks
             Postgres meanwhile.

@@ -26,10 +26,10 @@ class Skip:
 
     Attributes:
         reason: the reason.
-        start: the start of the window in RFC 3339; None: there is no window, or it is unknown.
+        start: the start of the window in RFC 3339, or None if there is no window or the start is unknown.
         last: the start of the last window, if there are several windows.
-        group: the group as JSON; None: it is unknown, or there are several groups.
-        metrics: the metrics whose values were skipped; empty: the whole window was skipped.
+        group: the group as JSON, or None if the group is unknown or there are several groups.
+        metrics: the metrics whose values were skipped, or nothing if the whole window was skipped.
     """
 
     reason: str

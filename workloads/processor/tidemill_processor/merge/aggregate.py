@@ -60,7 +60,7 @@ def aggregate(
     Args:
         frame: valid events.
         plan: the aggregation's layout.
-        closed_until: windows that end by this time (epoch ms) are closed; None: no window is closed.
+        closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         epochs: the epoch of each partition. If the topic was created again, epochs decide the order for `first` and
             `last`.
     """
@@ -109,7 +109,7 @@ def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -
     Args:
         rows: the partials.
         plan: the aggregation's layout.
-        late: an expression for whether a row belongs to a closed window; None: no window is closed.
+        late: an expression for whether a row belongs to a closed window, or None if no window is closed.
     """
     if plan.reopen_ms is None:
         return rows

@@ -68,6 +68,6 @@ class Backlog:
 
     @property
     def events(self) -> int | None:
-        """The lag of all assigned partitions; None: the lag of a partition is unknown."""
+        """The lag of all assigned partitions, or None if the lag of a partition is unknown."""
         lag = self._lag
         return sum(lag.values()) if lag is not None and self._source.assigned <= lag.keys() else None

@@ -59,11 +59,11 @@ PRODUCER_TUNING: Mapping[str, Any] = {
 
 
 ASK_SECONDS = 5.0
-"""How long Kafka may take to answer a request."""
+"""The maximum time until Kafka answers a request."""
 LEAVE_SECONDS = 3.0
-"""How long leaving the group may take."""
+"""The maximum time to leave the group."""
 GAP_SIGHTINGS = 2
-"""How often the same gap after a seek must be seen until it is accepted."""
+"""The number of times that the same gap after a seek must be seen until it is accepted."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Polled:
     Attributes:
         messages: the records of ready partitions.
         out_of_range: the partitions in which Kafka no longer has the record at the position.
-        failed: the first error of the connection or the topic; None: there was no error.
+        failed: the first error of the connection or the topic, or None if there was no error.
     """
 
     messages: list[Any] = field(default_factory=list)
@@ -86,8 +86,8 @@ class Source:
 
     Attributes:
         heard_at: the time at which Kafka last answered a request about offsets (monotonic seconds).
-        lost_at: the time at which the group removed this member, because it could not reach the coordinator; None: this
-            process is a member.
+        lost_at: the time at which the group removed this member, because it could not reach the coordinator, or None if
+            this process is a member.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:

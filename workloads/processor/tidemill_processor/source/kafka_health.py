@@ -23,7 +23,7 @@ class KafkaHealth:
         renew: the function that replaces the consumer.
 
     Attributes:
-        error: the reason why Kafka fails; empty: Kafka works.
+        error: the reason why Kafka fails, or an empty text if Kafka works.
         answered_at: the time at which the last request that was answered was sent (monotonic seconds).
     """
 

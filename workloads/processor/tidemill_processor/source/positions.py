@@ -24,7 +24,7 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""How long Kafka must report an end before the stored position until this end is accepted."""
+"""The time for which Kafka must report an end before the stored position until this end is accepted."""
 
 
 class Positions:
@@ -34,7 +34,7 @@ class Positions:
         database: the pipeline's schema.
         config: the pipeline.
         source: the pipeline's topic.
-        start_from: the start for a reader without a position; empty: it is `startFrom` of the spec.
+        start_from: the start for a reader without a position, or an empty text for `startFrom` of the spec.
     """
 
     def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:

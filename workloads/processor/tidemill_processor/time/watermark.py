@@ -15,7 +15,7 @@ CONFIRMATIONS = 3
 """The number of events in a row beyond maxAdvance after which a jump of event time is accepted."""
 
 STALE_MS = 10_000
-"""How long a confirmation that a partition was read to its end is valid. Owners renew it about every second."""
+"""The time for which a confirmation is valid that a partition was read to its end. Owners renew it every second."""
 
 
 @dataclass(frozen=True)

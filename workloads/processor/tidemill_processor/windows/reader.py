@@ -37,8 +37,8 @@ class Cut:
     """Selects a part of some windows. By default, it selects all of them.
 
     Attributes:
-        first_ms: the earliest start (epoch ms); None: there is no limit.
-        last_ms: the latest start (epoch ms); None: there is no limit.
+        first_ms: the earliest start (epoch ms), or None if there is no limit.
+        last_ms: the latest start (epoch ms), or None if there is no limit.
         depth: the number of bits in `bits`.
         bits: the last bits of the hash of a group. Groups with other bits are left out.
         without: the metrics that are not read. They are null.

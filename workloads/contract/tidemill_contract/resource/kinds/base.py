@@ -56,11 +56,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return message and remedy for a misplaced member, from the kind's name and the member.
+    """Functions that return the message and the remedy for a misplaced member. They get the kind's name and the member.
 
     Attributes:
-        missing: the function for a member that is absent although the kind needs it.
-        foreign: the function for a member that belongs to another kind.
+        missing: the function for a member that is missing in a kind that needs the member.
+        foreign: the function for a member that only other kinds have.
     """
 
     missing: Callable[[str, Member], tuple[str, str]]

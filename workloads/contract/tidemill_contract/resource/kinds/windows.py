@@ -54,16 +54,16 @@ _OFFSET_SAYS = (
 
 @dataclass(frozen=True)
 class Cut:
-    """How the windows of an aggregation are stored.
+    """The layout of the stored windows of an aggregation.
 
     Attributes:
         size_ms: the length of a window. For sessions it is the greatest length, for the calendar an upper bound.
         pane_ms: the length of a stored row; a window consists of whole rows. For sessions it is the step in which they
             are closed, for the calendar a lower bound.
-        gap_ms: the silence that ends a session; None: the windows are not sessions.
+        gap_ms: the silence that ends a session, or None if the windows are not sessions.
         offset_ms: the offset of the starts of stored rows that all have the same length.
-        calendar: the starts of stored rows that are units of the calendar; None: all rows have the same length.
-        panes: the number of stored rows of a window; 0: it follows from the lengths.
+        calendar: the starts of stored rows that are units of the calendar, or None if all rows have the same length.
+        panes: the number of stored rows of a window, or 0 if it follows from the lengths.
     """
 
     size_ms: int

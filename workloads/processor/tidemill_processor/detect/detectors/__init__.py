@@ -51,9 +51,9 @@ class Verdict:
         value: the value.
         score: the score in the detector's unit. It is at least the threshold.
         severity: info, warning (at least 1.5 thresholds) or critical (at least 3 thresholds).
-        expected: the least surprising value; None: the detector computes no such value.
-        lower: the lower bound of values that would not have been reported; None: the detector computes no bound.
-        upper: the upper bound of these values; None: the detector computes no bound.
+        expected: the least surprising value, or None if the detector computes no such value.
+        lower: the lower bound of values that would not have been reported, or None if the detector computes no bound.
+        upper: the upper bound of these values, or None if the detector computes no bound.
     """
 
     value: float
