@@ -23,7 +23,14 @@ HOLDS = f"has more than {MAX_BYTES:,} bytes; at most {MAX_BYTES:,} are allowed"
 # Of the process that is asked, so that a read without an end is a failure and not the end of this machine.
 _MEMORY = 2 * 1024**3
 # Devices of the kernel, and files that the distribution itself carries.
-_UNBOUNDED = {"processes/child.py", "processes/files.py", "files.py", "http/reference.py", "dashboard.py"}
+_UNBOUNDED = {
+    "processes/child.py",
+    "processes/ports.py",
+    "processes/files.py",
+    "files.py",
+    "http/reference.py",
+    "dashboard.py",
+}
 
 
 def bounded() -> None:
