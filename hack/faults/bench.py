@@ -35,6 +35,7 @@ BROKERS = ("kafka", "kafka-2", "kafka-3")
 LEADER = "leader"
 _SESSION_MS = 6_000
 _DISK_BYTES = 1_500_000_000
+_FILLING_SECONDS, _FILLING_PAUSE_SECONDS = 3.0, 0.05
 
 
 class Bench:
@@ -114,10 +115,14 @@ class Bench:
         """
         if self.disk is None:
             raise RuntimeError("Postgres' data are not on a disk of their own")
+        until = time.monotonic() + _FILLING_SECONDS
         with (self.disk / "filler").open("wb") as filler:
-            while free := shutil.disk_usage(self.disk).free:
-                with suppress(OSError):  # Postgres has written since the space was asked for
-                    os.posix_fallocate(filler.fileno(), 0, os.fstat(filler.fileno()).st_size + free)
+            # Postgres writes meanwhile, and gives space back when a transaction fails. Both need another try.
+            while time.monotonic() < until:
+                with suppress(OSError):
+                    taken, free = os.fstat(filler.fileno()).st_size, shutil.disk_usage(self.disk).free
+                    os.posix_fallocate(filler.fileno(), taken, max(free, 1))
+                time.sleep(_FILLING_PAUSE_SECONDS)
 
     def empty_disk(self) -> None:
         """Give the space back, and start Postgres again if it has ended."""
