@@ -180,3 +180,17 @@ def test_what_it_does_not_read_it_refuses_when_it_is_made(kind: Any, path: Steps
     schema = schema_of({"type": "record", "name": "R", "fields": fields})
     with pytest.raises(UnsupportedError):
         generate(schema, [Wanted(path, wanted)], row_of(1))
+
+
+def test_a_schema_that_would_be_written_out_a_million_times_is_refused_at_once() -> None:
+    """Each level holds the one below ten times, so six levels have a million leaves."""
+    kind: Any = "int"
+    for level in range(6):
+        named = {"type": "record", "name": f"L{level}", "fields": [{"name": "f0", "type": kind}]}
+        below = f"L{level - 1}" if level else "int"
+        named["fields"] += [{"name": f"f{place}", "type": below} for place in range(1, 10)]
+        kind = named
+    kind["fields"].append({"name": "id", "type": "long"})
+    schema = schema_of(kind)
+    with pytest.raises(UnsupportedError, match="large"):
+        generate(schema, [Wanted(("id",), "integer")], msgspec.defstruct("Row", [("id", Any, None)]))

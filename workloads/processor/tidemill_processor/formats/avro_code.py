@@ -20,6 +20,8 @@ _DAY_MS = 86_400_000
 _SIZES = {"float": 4, "double": 8}
 _MOST_BRANCHES = 64
 """Indexes of this many branches, or symbols, have one byte."""
+_MOST_LINES = 20_000
+"""Types that hold others several times, in several levels, would be written out exponentially often."""
 
 
 class UnsupportedError(Exception):
@@ -144,6 +146,8 @@ class _Maker:
         return "\n".join([*head, *self._lines, *end, "    return rows, told"])
 
     def _add(self, line: str) -> None:
+        if len(self._lines) >= _MOST_LINES:
+            raise UnsupportedError("a large schema")
         self._lines.append(f"{'    ' * self._depth}{line}")
 
     def _number(self, name: str = "b") -> None:
