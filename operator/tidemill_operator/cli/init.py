@@ -70,17 +70,31 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--zone", metavar="ZONE", help="zone of times that name none, e.g. Europe/Berlin; default: this machine's"
     )
-    parser.add_argument("--run", action="store_true", dest="go_on", help="go on to `up` and `send`")
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument(
+        "--run", action="store_true", dest="go_on", help="then run the pipeline (`up`) and send it the events (`send`)"
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="with --run: data folder of `up`; default: .tidemill",
+    )
     ports.add_options(parser.add_argument_group("with --run, as for `up`"))
     add_reading(parser)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Declare the options that say how a file is read."""
-    parser.add_argument("--format", choices=FORMATS, help="default: found out from the file's beginning and name")
-    parser.add_argument("--encoding", metavar="NAME", help="encoding of a text, such as cp1252; default: found out")
-    parser.add_argument("--delimiter", metavar="CHARACTER", help="what separates cells of CSV; default: found out")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="format of the file; default: found out from the file's beginning and name"
+    )
+    parser.add_argument(
+        "--encoding", metavar="NAME", help="encoding of a CSV or JSON file, such as cp1252; default: found out"
+    )
+    parser.add_argument(
+        "--delimiter", metavar="CHARACTER", help="character that separates the cells of CSV; default: found out"
+    )
 
 
 def reading_of(args: argparse.Namespace) -> Reading:

@@ -28,8 +28,14 @@ def add_parser(subparsers: Any) -> None:
         epilog="example:\n  tidemill status --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
-    parser.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of the running `up`; default: .tidemill",
+    )
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="form of the output; default: text")
     parser.add_argument(
         "--retained", action="store_true", help="show what deleted pipelines have left in Kafka and Postgres"
     )

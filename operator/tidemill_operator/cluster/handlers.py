@@ -100,7 +100,7 @@ def _place(kind: Kind) -> tuple[str, str, str]:
 
 
 def fingerprint(body: Body) -> str:
-    """Return a hash of the members of a resource that a pass depends on. The status is not among them."""
+    """Return the members of a resource that a pass depends on, as JSON. The status is not among them."""
     metadata = body["metadata"]
     members = ("generation", "annotations", "finalizers", "deletionTimestamp")
     return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)

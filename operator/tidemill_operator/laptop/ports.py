@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--port-{component}",
             type=_port,
             metavar="N",
-            help=f"0: any free one; default: {default}, or the next free one",
+            help=f"port of the {component} service; 0: any free port; default: {default}, or the next free port",
         )
 
 

@@ -90,7 +90,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # This creates and does not apply. So of two operators one fails, and reads the other's passwords next time.
+            # The Secret is created, not applied: if two operators do so at once, one gets a conflict and reads the
+            # other's passwords at the next pass.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.

@@ -78,7 +78,7 @@ def connected(
     Args:
         address: the database and the administrator's login.
         doing: what the session is for. Messages of errors begin with it.
-        timeout_seconds: the timeout of connecting.
+        timeout_seconds: how long connecting may take.
         read_only: let Postgres refuse every write, and do not create a missing database.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The webhook's certificate and its authority. Both are kept in one Secret, and renewed long before they expire.
+"""The webhook's certificate and its authority. The two are kept in one Secret, and renewed long before they expire.
 
 The first replica creates them. A replica that tries at the same time gets a conflict and uses the existing ones.
 """

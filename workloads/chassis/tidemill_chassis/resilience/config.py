@@ -135,7 +135,8 @@ class ResilienceConfig(_Section):
         Raises:
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
         """
-        # The file is merged into the defaults, because sections of one class have different defaults (see redis).
+        # The file is merged into the defaults. Otherwise pydantic would fill the gaps of a section with the defaults of
+        # its class, but `redis` has defaults of its own.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:

@@ -200,8 +200,8 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # The fields that were converted before had no times as text, so reading the events again undoes
-                        # nothing.
+                        # Reading the events again undoes no conversion: the fields before this one hold only epoch
+                        # milliseconds, and fields with a format come later (see `EventFields.timestamps`).
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

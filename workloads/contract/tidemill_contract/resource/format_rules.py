@@ -51,11 +51,11 @@ def _exploded(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
             continue
         place = show_path(tuple(0 if step == EACH else step for step in field.member))
         if field.origin == "envelope":
-            message, remedy = "arrays of an envelope are not exploded", f"read a place of it, such as {place}"
+            message, remedy = "arrays of an envelope are not exploded", f"read one element of it, such as {place}"
             yield Fault(f"{part.path}.path", field.path, message, remedy)
         elif field.origin == "value" and written.type in WITH_SCHEMAS:
             message = f"arrays of {_PATH} type: {written.type} are not exploded"
-            remedy = f"read a place of it, such as {place}, or send JSON"
+            remedy = f"read one element of it, such as {place}, or send JSON"
             yield Fault(f"{part.path}.path", field.path, message, remedy)
 
 

@@ -142,7 +142,8 @@ class SourceSpec(Model):
     format: Format | None = Field(
         None,
         description="How records are written: type (json, jsonSchema, csv, avro, protobuf), or that alone as a text;"
-        " registry (url, secretRef) of both latter; envelope (none, cloudevents, debezium, connect); deletes (ignore,"
+        " registry (url, secretRef) of avro and protobuf; envelope (none, cloudevents, debezium,"
+        " connect); deletes (ignore,"
         " deadLetter, event); columns and delimiter of csv.",
     )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")

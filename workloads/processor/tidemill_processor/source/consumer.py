@@ -189,10 +189,10 @@ class Source:
         return polled
 
     def _prove(self, messages: list[Any]) -> None:
-        """Check that the first record after a seek has the sought offset. If not, stop the partition to seek again.
+        """Check that the first record after a seek has the sought offset.
 
-        There may be no record at the sought offset, because of compaction or transaction markers. So a gap that is seen
-        repeatedly is accepted.
+        If it has not, pause the partition, so that the next `start` seeks again. There may be no record at the sought
+        offset, because of compaction or transaction markers. So a gap that is seen repeatedly is accepted.
         """
         for message in messages:
             partition, error = message.partition(), message.error()

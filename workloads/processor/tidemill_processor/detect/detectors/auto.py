@@ -37,7 +37,7 @@ View = list[Any]
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Score half the sum of the four surprises.
 
-    While the hour is unknown, score the sum of the level's two surprises.
+    While the usual value of this hour is not known yet, score the sum of the level's two surprises.
     """
     n = state.get("n", 0)
     before = state.get("slow", value)
