@@ -156,7 +156,7 @@ class EventDecoder:
         return Decoded(events, invalid, micros if self._fields.exact else None)
 
     def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
-        """Decode a batch without checks of single events, or return None if these checks are needed. See `plain`."""
+        """Decode a batch and check all its events together, or return None if each event must be checked by itself."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
         decode = self._decode

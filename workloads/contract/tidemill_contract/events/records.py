@@ -107,7 +107,7 @@ class RecordDecoder:
         return self.complete(decoded, records, now_ms)
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
-        """Set and validate the fields that are not read from the events. There is one event for each record."""
+        """Set and validate the fields that are not read from the events. Each record has one event."""
         if not self.beside:
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]

@@ -19,9 +19,9 @@ from tidemill_contract.resource.source import FieldSpec
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 """Headers in which ingest writes why it refused an event."""
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
-"""What fields that read the same member have in common, because it is read once."""
+"""The settings that must be equal in all fields that read the same member, because the member is read once."""
 MEMBERS = ("value", "envelope")
-"""What fields are members of."""
+"""The parts of a record from which fields are read by a path."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
@@ -171,7 +171,7 @@ def _parting(steps: Steps, other: Steps) -> int | None:
 
 
 def _kind(step: Step) -> str:
-    """Return what a path needs at such a step: an object, an array, or an exploded array."""
+    """Return what a path needs before a step: an object, an array, or an exploded array."""
     return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 

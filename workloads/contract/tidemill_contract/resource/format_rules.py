@@ -12,11 +12,11 @@ from tidemill_contract.resource.paths import EACH, exploded, show_path
 
 _PATH = "spec.source.format"
 _ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
-"""The envelopes of formats that do not have all."""
+"""The allowed envelopes of the formats that do not allow every envelope."""
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Faults of the format beyond its members' own values."""
+    """Yield the faults of the format, except faults of single members."""
     written = parts.format
     if written is None:
         return
@@ -44,7 +44,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
 
 
 def _exploded(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Faults of fields in the elements of an array, which are read from events in JSON only."""
+    """Yield the faults of fields in the elements of an array. Only events in JSON can have such fields."""
     for part in parts.fields:
         field = part.model
         if field is None or exploded(field.member) is None:
@@ -60,7 +60,7 @@ def _exploded(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
 
 
 def _registry(written: FormatSpec) -> Iterator[Fault]:
-    """Faults of the registry: it is there if schemas are asked for, and its address holds no secret."""
+    """Yield the faults of the registry: a format with schemas needs it, and its URL must not contain a password."""
     registry, path = written.registry, f"{_PATH}.registry"
     if registry is None:
         if written.type in WITH_SCHEMAS:
@@ -84,7 +84,7 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
 
 
 def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Faults of CSV: its columns, and fields that no cell can have."""
+    """Yield the faults of CSV: of its delimiter and columns, and of fields that cannot be read from a cell."""
     if written.delimiter in '"\r\n\0':
         yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot be between cells", "write ',', ';' or \"\\t\"")
     twice = next((name for at, name in enumerate(written.columns) if name in written.columns[:at]), None)
