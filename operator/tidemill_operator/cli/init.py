@@ -220,7 +220,7 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
 
 
 def _platform() -> Platform:
-    """The settings of the environment.
+    """Return the settings of the environment.
 
     Raises:
         CommandError: one of them is wrong.
@@ -244,12 +244,12 @@ def _now_ms() -> int:
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without its suffixes, such as `.csv` or `.csv.gz`."""
+    """Return the name of a file without its suffixes, such as `.csv` or `.csv.gz`."""
     return path.name.partition(".")[0] or path.name
 
 
 def _words(topic: str) -> str:
-    """The part of a topic's name that says what is in it. For `shop.orders.events` it is `orders`."""
+    """Return the part of a topic's name that says what is in it. For `shop.orders.events` it is `orders`."""
     return topic.partition(".")[2].removesuffix(".events") or topic
 
 
@@ -271,7 +271,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _content(path: Path) -> str | None:
-    """The text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
+    """Return the text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
     try:
         return read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError):

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """The last report of an `up` on a data folder, or None if there is none."""
+    """Return the last report of an `up` on a data folder, or None if there is none."""
     try:
         state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
 
 
 def is_running(state: Mapping[str, Any]) -> bool:
-    """Whether the `up` that wrote the report still runs."""
+    """Return whether the `up` that wrote the report still runs."""
     return start_time(int(state["pid"])) == str(state["started"])
 
 

@@ -110,7 +110,7 @@ class Schedule:
         return key
 
     def next_at(self) -> float | None:
-        """The time when the next key is due, or None if no key is waiting."""
+        """Return the time when the next key is due, or None if no key is waiting."""
         return min(self._due.values(), default=None)
 
     def done(self, key: Key, result: Result, now: float) -> None:

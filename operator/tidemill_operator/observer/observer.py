@@ -54,7 +54,8 @@ class _Pipeline:
         fault: why `standing` is not up to date, or empty if it is.
         look: the progress of each partition in the last round, or why it is unknown.
         arrivals: offset and arrival (epoch seconds) of the oldest record that is not counted, by partition.
-        noticed: the offset of that record, and when it was first seen. It is used if the arrival cannot be read.
+        noticed: offset of the oldest record that is not counted, and when it was first seen, by partition. This time is
+            used if the arrival cannot be read.
         voids: offset and end of each partition that has only transaction markers, and no record, between these two
             offsets.
         figures: the last figures.
@@ -160,7 +161,7 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions that Postgres returns in time. The others stay as they were."""
+        """Update the positions that Postgres returns in time. All other positions stay as they were."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:

@@ -179,7 +179,10 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the growth of arrivals in events/s per second. The least of the last polls counts, so a step is none."""
+    """Return the growth of arrivals in events/s per second.
+
+    The least growth of the last polls counts, so a single step counts as no growth.
+    """
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0

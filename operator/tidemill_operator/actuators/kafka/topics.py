@@ -53,7 +53,7 @@ class KafkaTopics:
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
     def brokers(self) -> int:
-        """The number of brokers that answer.
+        """Return the number of brokers that answer.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -89,7 +89,7 @@ class KafkaTopics:
         return {name: _live(described) for name, described in found.items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """All config values of existing topics.
+        """Return all config values of existing topics.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -246,7 +246,10 @@ class KafkaTopics:
         return True
 
     def _has(self, name: str, config: Mapping[str, str]) -> bool:
-        """Whether Kafka shows the given configs. It does not if the broker that answers does not know the topic yet."""
+        """Return whether Kafka shows the given configs.
+
+        The result is False if the broker that answers does not know the topic yet.
+        """
         try:
             return config.items() <= self.configs([name])[name].items()
         except TidemillError as error:

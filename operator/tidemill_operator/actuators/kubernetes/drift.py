@@ -104,7 +104,7 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Whether a manager's applied fields include a field, e.g. `"f:spec", "f:replicas"`."""
+    """Return whether a manager's applied fields include a field, e.g. `"f:spec", "f:replicas"`."""
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})

@@ -40,7 +40,7 @@ class NamespaceLocks:
         self._guard = threading.Lock()
 
     def of(self, namespace: str) -> threading.Lock:
-        """The lock of a namespace."""
+        """Return the lock of a namespace."""
         with self._guard:
             return self._locks[namespace]
 
@@ -149,7 +149,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether the resource exists. The result is True if the operator has no permission to see it.
+        """Return whether the resource exists. The result is True if the operator has no permission to see it.
 
         Raises:
             TidemillError: the API does not answer.

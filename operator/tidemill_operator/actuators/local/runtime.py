@@ -101,11 +101,11 @@ class LocalRuntime:
         self._supervisor.close()
 
     def states(self) -> Mapping[str, ReplicaState]:
-        """The state of every process, by `<namespace>.<workload>-<n>`."""
+        """Return the state of every process, by `<namespace>.<workload>-<n>`."""
         return self._supervisor.states()
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
-        """The processes of a workload."""
+        """Return the processes of a workload."""
         return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
@@ -164,7 +164,7 @@ class LocalRuntime:
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
-        """Whether all replicas of the workload run as specified and are ready, and no other replica runs."""
+        """Return whether all replicas of the workload run as specified and are ready, and no other replica runs."""
         states = self.replicas(workload.namespace, workload.name)
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 
@@ -224,11 +224,11 @@ class LocalRuntime:
         return HOST if self._host == HOST else socket.gethostname()
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether the pipeline runs here, or still has its data."""
+        """Return whether the pipeline runs here, or still has its data."""
         return (self.config_root / namespace / f"{pipeline}.json").exists()
 
     def targets(self) -> list[dict[str, object]]:
-        """The scrape targets of all processes, in the format of Prometheus' file discovery."""
+        """Return the scrape targets of all processes, in the format of Prometheus' file discovery."""
         host = self.target_host
         with self._lock:
             workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
@@ -298,11 +298,11 @@ class LocalRuntime:
 
 
 def _status(name: str) -> str:
-    """The name under which the status port of a replica is remembered."""
+    """Return the name under which the status port of a replica is remembered."""
     return f"{name}/status"
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
-    """The pipelines to which the workloads belong."""
+    """Return the pipelines to which the workloads belong."""
     named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
     return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

@@ -96,7 +96,7 @@ def drop_roles(session: Session, schema: Schema) -> None:
 
 
 def roles_of(schema: Schema) -> tuple[str, ...]:
-    """All roles that a schema may have."""
+    """Return all roles that a schema may have."""
     return (schema.owner, *(role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))))
 
 
@@ -183,7 +183,7 @@ def _knows_password(session: Session, role: str, password: str, comment: str | N
 
 
 def verifies(password: str, verifier: str) -> bool:
-    """Whether a SCRAM-SHA-256 verifier (RFC 5803, as Postgres stores it) belongs to an ASCII password."""
+    """Return whether a SCRAM-SHA-256 verifier (RFC 5803, as Postgres stores it) belongs to an ASCII password."""
     method, _, rest = verifier.partition("$")
     if method != "SCRAM-SHA-256" or rest.count(":") != 2:
         return False

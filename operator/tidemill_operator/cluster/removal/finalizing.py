@@ -80,10 +80,10 @@ class Finalizing:
 
 
 def held(document: Document) -> bool:
-    """Whether the resource has the operator's finalizer."""
+    """Return whether the resource has the operator's finalizer."""
     return FINALIZER in document["metadata"].get("finalizers", ())
 
 
 def is_paused(document: Document) -> bool:
-    """Whether reconciliation of the resource is paused."""
+    """Return whether reconciliation of the resource is paused."""
     return bool((document["metadata"].get("annotations") or {}).get(PAUSE) == "true")

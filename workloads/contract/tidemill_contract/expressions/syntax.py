@@ -118,7 +118,7 @@ class _Parser:
         return self._tokens[self._next]
 
     def _word(self, *words: str) -> bool:
-        """Whether the next token is one of these keywords. If so, the parser moves past it."""
+        """Return whether the next token is one of these keywords. If so, move past it."""
         if self._token.kind == "word" and self._token.text.lower() in words:
             self._next += 1
             return True

@@ -50,7 +50,7 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # Only failures are reported, because a delivery report costs as much as encoding the record.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # This is the limit of the topics too. A window with long texts is a long record. If it is over the limit, it is
+    # The topics have this limit too. A window with long texts is a long record. If it is over the limit, it is
     # published with null for its longest metrics, or skipped.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",

@@ -1,8 +1,8 @@
 """Learns the usual value at an hour of the day or week, which is the mean over the last occurrences of the hour.
 
-A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch, `count` and `sum` are those
-of the hour's values so far. `usual` has [occurrences, mean] or null for each hour of the period. Every occurrence of an
-hour has the same weight, however many values it has.
+A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch. `count` and `sum` are the
+number and the sum of the values in this hour so far. `usual` has [occurrences, mean] or null for each hour of the
+period. Every occurrence of an hour has the same weight, however many values it has.
 """
 
 from __future__ import annotations
