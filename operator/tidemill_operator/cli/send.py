@@ -77,7 +77,10 @@ def add_parser(subparsers: Any) -> None:
         help="number of requests at a time; with several, events arrive out of order by some batches; default: 1",
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="PATH", help="keep the position in the file in this file, and continue from it"
+        "--resume",
+        type=Path,
+        metavar="PATH",
+        help="resume file: keeps how far FILE was sent, and the next run continues from there",
     )
     parser.add_argument(
         "--again", action="store_true", help="send events that were sent before, and count them once more"

@@ -1,6 +1,6 @@
 """Watches the cluster with kopf. Every event only puts the key of its pipeline into the queue.
 
-kopf's handling of changes is not used: several handlers of one object may run at once, and it has its own retries,
+kopf's own handling of changes is not used: it may run several handlers of one object at once, and has its own retries,
 timers and annotations. So kopf writes nothing.
 """
 

@@ -29,7 +29,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str:
-    """Return why no server could listen on the port, with the process that does; empty: one could."""
+    """Return why no server could listen on the port (which process uses it), or an empty text if one could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -101,9 +101,9 @@ class _Offset:
     """A row of `_offsets`, in the order of the selected columns.
 
     Attributes:
-        maximum: the greatest accepted event time, see `PartitionTime`.
-        suspects: the event times that are not accepted yet, see `PartitionTime`.
-        last_event_at: the wall time at which events last arrived, see `PartitionTime`.
+        maximum: the greatest accepted event time.
+        suspects: the event times, in order of arrival, that are too far ahead to be accepted yet.
+        last_event_at: the wall time at which events last arrived.
         clock_ms: the server's clock, in epoch milliseconds.
         feeds: the versions, besides the spec's, for which the partition's events count.
     """

@@ -35,8 +35,9 @@ class KafkaTopics:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
         timeout_seconds: the timeout of each request.
-        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas; 0: no limit.
-        offsets_replicas: replication factor of Kafka's own topic of committed offsets; 0: it is not changed.
+        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
+            limit.
+        offsets_replicas: replication factor of Kafka's own topic of committed offsets. With 0, it is not changed.
     """
 
     def __init__(
@@ -229,7 +230,8 @@ class KafkaTopics:
             return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
         if described is None:
             return _report(topic, None, 0)
-        # The broker that was asked before did not know the topic yet. So the topic is handled like any existing one.
+        # Kafka says that the topic exists, although the broker that `observe` asked did not know it yet. So the topic
+        # is handled like any existing one.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:

@@ -1,6 +1,7 @@
 """Pure: compares a live object with the applied one, and finds fields that other managers have added.
 
-A forced server-side apply reverts fields that others changed, but keeps fields that others added. So both are checked.
+A forced server-side apply reverts fields that others changed, but keeps fields that others added. So changed and added
+fields are both searched.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class KubernetesSecrets:
         """Put the staged logins in force.
 
         Raises:
-            TidemillError: as `ensure`.
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
@@ -59,7 +59,7 @@ class KubernetesSecrets:
         """Retire the former logins.
 
         Raises:
-            TidemillError: as `ensure`.
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
         return self._rewritten(namespace, pipeline, credentials.retired)
 

@@ -1,7 +1,7 @@
 """The local runtime. Workloads are child processes of this one, and their configs are files below the data folder.
 
-The pipelines of a namespace share ingest and API. Both run as long as a pipeline needs them, and read the config files
-again when they change. A processor reads its config once, so it is restarted when the config changes.
+The pipelines of a namespace share ingest and API. Ingest and API run as long as a pipeline needs them, and read the
+config files again when they change. A processor reads its config once, so it is restarted when the config changes.
 """
 
 from __future__ import annotations
@@ -212,7 +212,8 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):  # its own win
+        # The pipeline's own processes come last, so that they take precedence over shared ones.
+        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:
                 found[workload.component] = f"http://{HOST}:{states[0].port}"
@@ -269,7 +270,7 @@ class LocalRuntime:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )
-        # A process that reads its config once also reads its login once, so both are part of the revision.
+        # A process that reads its config once also reads its login once, so config and login are part of the revision.
         revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 

@@ -35,7 +35,8 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
         session: a session in a transaction.
         schema: the schema in the plan.
         owner: the pipeline.
-        gone: tells whether another pipeline no longer exists, so that its claim may be taken over. None: no claim is.
+        gone: returns whether another pipeline no longer exists, so that its claim may be taken over. With None, no
+            claim is taken over.
 
     Raises:
         TidemillError: another pipeline owns one of the topics.

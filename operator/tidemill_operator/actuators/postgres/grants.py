@@ -25,7 +25,7 @@ class Grant(NamedTuple):
 
 
 def parse_privileges(text: str) -> set[tuple[str, str]]:
-    """`SELECT, UPDATE (a, b)` → {("SELECT", ""), ("UPDATE", "a"), ("UPDATE", "b")}."""
+    """Parse privileges: `SELECT, UPDATE (a, b)` → {("SELECT", ""), ("UPDATE", "a"), ("UPDATE", "b")}."""
     found = set()
     for privilege, columns in re.findall(r"([A-Z]+)(?:\s*\(([^)]*)\))?", text):
         for column in columns.split(",") if columns else [""]:

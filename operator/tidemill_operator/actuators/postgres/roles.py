@@ -1,6 +1,6 @@
 """The roles of a schema. Owner, writer and reader have the privileges. Logins are members of writer or reader.
 
-Writer and reader have two logins each, A and B. Usually one of them may log in; during a rotation both may.
+Writer and reader have two logins each, A and B. Usually one login of each may log in. During a rotation, A and B may.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
     """Make the roles match the plan. Only logins that are current, staged or not yet retired may log in.
 
     Raises:
-        TidemillError: a role of that name belongs to somebody else.
+        TidemillError: a role with one of the names belongs to somebody else.
     """
     live = _observe(session, roles_of(schema))
     logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}

@@ -51,7 +51,8 @@ class Finalizing:
         """Delete the topics and schema of a resource that is being deleted, then remove the finalizer.
 
         Raises:
-            Conflict, TidemillError: for the same reasons as `prepared`.
+            Conflict: somebody else has written the resource meanwhile. TidemillError: the API refuses or does not
+                answer.
         """
         key = Key.of(document["metadata"])
         if not held(document):

@@ -39,7 +39,10 @@ WaitSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class ConfigError(ValueError):
-    """The error for wrong resilience settings. The message has a line with place, fault and remedy for each fault."""
+    """The error for wrong resilience settings.
+
+    The message has a line for each fault, with the key or the variable, the fault and the remedy.
+    """
 
 
 class _Section(BaseModel):
@@ -158,7 +161,7 @@ class ResilienceConfig(_Section):
 
         Args:
             is_failure: the predicates for failures, by guard name. They replace the predicates of failures.py.
-            is_retryable: the predicates for retries, by guard name. They replace those of failures.py too.
+            is_retryable: the predicates for retries, by guard name. They replace the predicates of failures.py too.
             clock: a monotonic clock, in seconds.
         """
         kinds = {

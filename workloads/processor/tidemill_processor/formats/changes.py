@@ -32,7 +32,7 @@ def row_of(change: Mapping[str, Any], deletes: Deletes) -> Any:
             return deletes.row("the change event truncates the table (op t)")
         case None:
             found = shown(", ".join(list(change)[:6]).encode())
-            remedy = "correct source.format.envelope (none: each record is an event), or send this envelope"
+            remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"
             detail = f"expected a Debezium change event (op, before, after), got the members {found}; {remedy}"
             raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
     detail = f"a change event of op {shown(str(op).encode())} has no row; take such change events out of the topic"

@@ -69,7 +69,7 @@ class SchemaReader(ABC):
     def __init__(
         self, spec: PipelineSpec, registry: Registry, *, exact: bool = False, needed: Collection[str] | None = None
     ) -> None:
-        """Prepare.
+        """Create the reader.
 
         Args:
             spec: the pipeline's spec.

@@ -157,5 +157,5 @@ def _no_envelope(raw: bytes, expected: str) -> InvalidEvent:
     found = list(members(raw))
     shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
     came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
-    remedy = "correct source.format.envelope (none: each record is an event), or send this envelope"
+    remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"
     return InvalidEvent(Reason.NOT_AN_ENVELOPE, None, f"expected a {expected}, got {came}; {remedy}")
