@@ -2,8 +2,8 @@
 
 1. A replay stores no event that live processors have not counted, so its batch is cut at the live position.
 2. A batch that reaches the live position is stored while the live position is locked, so that the two positions are
-equal. 3. The same transaction marks the live position. From the mark on, live processors also count records for the
-replay's
+   equal.
+3. The same transaction marks the live position. From the mark on, live processors also count records for the replay's
    versions.
 
 So every record is counted once for these versions. Before the mark, the replay counts it, and after the mark, live
