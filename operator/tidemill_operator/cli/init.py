@@ -78,7 +78,7 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         default=Path(".tidemill"),
         metavar="DIR",
-        help="with --run: data folder of `up`; default: .tidemill",
+        help="data folder of the running `up`, or of the `up` that --run starts; default: .tidemill",
     )
     ports.add_options(parser.add_argument_group("with --run, as for `up`"))
     add_reading(parser)
