@@ -91,7 +91,7 @@ class ClusterSettings:
         pod_name: name of this replica's pod.
         placement: settings of every workload.
         kafka: the operator's own Kafka client settings, without the brokers.
-        webhook_port: port of the admission webhook; 0: no webhook is served.
+        webhook_port: port of the admission webhook. With 0, no webhook is served.
         webhook_service, webhook_configuration, webhook_secret: names of the webhook's objects.
         status_port: port of /livez, /readyz, /health, /metrics.
         lease_name: name of the leader's Lease.

@@ -33,12 +33,13 @@ class Platform:
         replication_factor: default replication factor of topics.
         auth_required: whether pipelines require API keys by default.
         topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
-        ports: wanted port of each component; 0: any.
+        ports: wanted port of each component, or 0 for any free port.
         resilience_file: the file with the workloads' breakers, retries and timeouts.
         output_retention_ms: retention of the topics of results, anomalies and dead letters.
-        replication_throttle: bytes per second that each broker may send and receive for moving replicas; 0: no limit.
+        replication_throttle: bytes per second that each broker may send and receive for moving replicas. 0 means no
+            limit.
         recreate_topics: whether a deleted source topic is created again without its events.
-        offsets_replication: replication factor of Kafka's own `__consumer_offsets`; 0: it is not changed.
+        offsets_replication: replication factor of Kafka's own `__consumer_offsets`. With 0, it is not changed.
     """
 
     runtime: Runtime = "local"
@@ -123,7 +124,7 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def json_text(environ: Mapping[str, str], name: str) -> str:
-    """Return the text of the file that a variable names, which is a JSON object; empty: it is not set.
+    """Return the JSON object, as text, in the file that a variable names. The text is empty if the variable is not set.
 
     Raises:
         ValueError: the file cannot be read, or holds something else.

@@ -47,7 +47,7 @@ class Topics(Protocol):
     """Kafka topics."""
 
     def brokers(self) -> int:
-        """The number of brokers."""
+        """Return the number of brokers."""
         ...
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
@@ -77,7 +77,7 @@ class Schemas(Protocol):
         ...
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """The live schema; None if it does not exist."""
+        """Return the live schema, or None if it does not exist."""
         ...
 
     def ensure(
@@ -150,7 +150,7 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether a pipeline exists, in any state. The result is True if it cannot be determined."""
+        """Return whether a pipeline exists, in any state. The result is True if it cannot be determined."""
         ...
 
 

@@ -108,7 +108,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """The files that put the staged logins in force, the rotation's file last, or empty if none is staged."""
+    """Return the files that put the staged logins in force, the rotation's file last, or empty if none is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -120,7 +120,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """The file that retires the former logins, or empty if they are retired."""
+    """Return the file that retires the former logins, or empty if they are retired."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}

@@ -31,7 +31,13 @@ def add_parser(subparsers: Any) -> None:
         epilog="example:\n  tidemill down --delete-data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of the `up` to stop; default: .tidemill",
+    )
     parser.add_argument(
         "--delete-data",
         action="store_true",

@@ -22,9 +22,15 @@ def add_parser(subparsers: Any) -> None:
         epilog="examples:\n  tidemill explain flights\n  tidemill explain analytics/flights --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pipeline", metavar="NAME", help="name, or namespace/name")
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
-    parser.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+    parser.add_argument("pipeline", metavar="NAME", help="the pipeline: name, or namespace/name")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of the running `up`; default: .tidemill",
+    )
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="form of the output; default: text")
 
 
 def run(args: argparse.Namespace) -> int:

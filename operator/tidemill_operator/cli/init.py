@@ -70,17 +70,31 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--zone", metavar="ZONE", help="zone of times that name none, e.g. Europe/Berlin; default: this machine's"
     )
-    parser.add_argument("--run", action="store_true", dest="go_on", help="go on to `up` and `send`")
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument(
+        "--run", action="store_true", dest="go_on", help="then run the pipeline (`up`) and send it the events (`send`)"
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of the running `up`, or of the `up` that --run starts; default: .tidemill",
+    )
     ports.add_options(parser.add_argument_group("with --run, as for `up`"))
     add_reading(parser)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Declare the options that say how a file is read."""
-    parser.add_argument("--format", choices=FORMATS, help="default: found out from the file's beginning and name")
-    parser.add_argument("--encoding", metavar="NAME", help="encoding of a text, such as cp1252; default: found out")
-    parser.add_argument("--delimiter", metavar="CHARACTER", help="what separates cells of CSV; default: found out")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="format of the file; default: found out from the file's beginning and name"
+    )
+    parser.add_argument(
+        "--encoding", metavar="NAME", help="encoding of a CSV or JSON file, such as cp1252; default: found out"
+    )
+    parser.add_argument(
+        "--delimiter", metavar="CHARACTER", help="character that separates the cells of CSV; default: found out"
+    )
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
@@ -206,7 +220,7 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
 
 
 def _platform() -> Platform:
-    """The settings of the environment.
+    """Return the settings of the environment.
 
     Raises:
         CommandError: one of them is wrong.
@@ -230,12 +244,12 @@ def _now_ms() -> int:
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without its suffixes, such as `.csv` or `.csv.gz`."""
+    """Return the name of a file without its suffixes, such as `.csv` or `.csv.gz`."""
     return path.name.partition(".")[0] or path.name
 
 
 def _words(topic: str) -> str:
-    """The part of a topic's name that says what is in it. For `shop.orders.events` it is `orders`."""
+    """Return the part of a topic's name that says what is in it. For `shop.orders.events` it is `orders`."""
     return topic.partition(".")[2].removesuffix(".events") or topic
 
 
@@ -257,7 +271,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _content(path: Path) -> str | None:
-    """The text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
+    """Return the text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
     try:
         return read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError):

@@ -1,6 +1,7 @@
 """Reads the servers that pipelines run on, or would run on, without writing to them.
 
-The addresses come from the environment, else from a running `tidemill up`. If neither names a server, it is unknown.
+The addresses come from the environment, else from a running `tidemill up`. If neither has the address of a server,
+nothing is read from that server, and what it holds counts as unknown.
 """
 
 from __future__ import annotations

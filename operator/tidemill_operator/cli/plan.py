@@ -68,8 +68,16 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON file of one or more pipelines")
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
-    parser.add_argument("--output", choices=("diff", "yaml", "json"), default="diff", help="default: diff")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of a running `up`; default: .tidemill",
+    )
+    parser.add_argument(
+        "--output", choices=("diff", "yaml", "json"), default="diff", help="form of the output; default: diff"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -45,27 +45,34 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pipeline", metavar="NAME", help="name, or namespace/name")
+    parser.add_argument("pipeline", metavar="NAME", help="the pipeline: name, or namespace/name")
     parser.add_argument(
         "--aggregation",
         dest="aggregations",
         action="append",
         metavar="NAME",
-        help="may be repeated; default: all aggregations of the pipeline",
+        help="aggregation to fill again; may be repeated; default: all aggregations of the pipeline",
     )
     parser.add_argument(
         "--from",
         dest="start",
         default="earliest",
         metavar="WHERE",
-        help="earliest, or a time (RFC 3339): events that arrived in Kafka since then; default: earliest",
+        help="start of the replay: earliest, or a time (RFC 3339), for the events that arrived in"
+        " Kafka since then; default: earliest",
     )
     parser.add_argument(
         "--rate", type=int, default=0, metavar="N", help="at most N events per second; default: no limit"
     )
     parser.add_argument("--cancel", action="store_true", help="cancel the running replay")
     parser.add_argument("--no-wait", action="store_true", help="request the replay and return")
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of the running `up`; default: .tidemill",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -51,14 +51,22 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-f", "--file", required=True, metavar="FILE", help="- for standard input (default NDJSON)")
-    parser.add_argument("--pipeline", metavar="NAME", help="name, or namespace/name; default: the only one that runs")
-    parser.add_argument("--url", metavar="INGEST", help="URL of ingest; default: that of the running `up`")
+    parser.add_argument(
+        "-f",
+        "--file",
+        required=True,
+        metavar="FILE",
+        help="file with the events; - for standard input (default format: NDJSON)",
+    )
+    parser.add_argument(
+        "--pipeline", metavar="NAME", help="the pipeline: name, or namespace/name; default: the only pipeline that runs"
+    )
+    parser.add_argument("--url", metavar="INGEST", help="URL of ingest; default: the URL of the running `up`")
     parser.add_argument(
         "--spec",
         type=Path,
         metavar="FILE",
-        help="YAML of the pipeline, needed for CSV with --url; default: that of `up`",
+        help="YAML of the pipeline, needed for CSV with --url; default: the YAML that `up` runs",
     )
     parser.add_argument("--rate", type=float, metavar="N", help="at most N events per second; default: no limit")
     parser.add_argument(
@@ -66,12 +74,25 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="requests at a time; with several, events arrive out of order by some batches; default: 1",
+        help="number of requests at a time; with several, events arrive out of order by some batches; default: 1",
     )
-    parser.add_argument("--resume", type=Path, metavar="PATH", help="keep the position here, and continue from it")
-    parser.add_argument("--again", action="store_true", help="count events that were sent before once more")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="PATH",
+        help="resume file: keeps how far FILE was sent, and the next run continues from there",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="send events that were sent before, and count them once more"
+    )
     parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of the running `up`; default: .tidemill",
+    )
     add_reading(parser)
 
 

@@ -28,8 +28,14 @@ def add_parser(subparsers: Any) -> None:
         epilog="example:\n  tidemill status --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
-    parser.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="data folder of the running `up`; default: .tidemill",
+    )
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="form of the output; default: text")
     parser.add_argument(
         "--retained", action="store_true", help="show what deleted pipelines have left in Kafka and Postgres"
     )
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """The last report of an `up` on a data folder, or None if there is none."""
+    """Return the last report of an `up` on a data folder, or None if there is none."""
     try:
         state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:
@@ -71,7 +77,7 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
 
 
 def is_running(state: Mapping[str, Any]) -> bool:
-    """Whether the `up` that wrote the report still runs."""
+    """Return whether the `up` that wrote the report still runs."""
     return start_time(int(state["pid"])) == str(state["started"])
 
 

@@ -47,9 +47,22 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-f", "--file", dest="files", type=Path, action="append", required=True, metavar="FILE", help="may be repeated"
+        "-f",
+        "--file",
+        dest="files",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="YAML or JSON file of one or more pipelines; may be repeated",
     )
-    parser.add_argument("--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help="default: .tidemill")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".tidemill"),
+        metavar="DIR",
+        help="folder for state, logs and the local servers' data; default: .tidemill",
+    )
     parser.add_argument(
         "--ready-file", type=Path, metavar="PATH", help="write the endpoints here when each pipeline is ready or failed"
     )
@@ -61,7 +74,12 @@ def add_parser(subparsers: Any) -> None:
         help="address where the processes listen; default: 127.0.0.1 (in containers 0.0.0.0, with auth.required)",
     )
     parser.add_argument("--targets-file", type=Path, metavar="PATH", help="write Prometheus' scrape targets here")
-    parser.add_argument("--resilience", type=Path, metavar="FILE", help="default: config/resilience.yaml if it exists")
+    parser.add_argument(
+        "--resilience",
+        type=Path,
+        metavar="FILE",
+        help="file with settings of breakers, retries and timeouts; default: config/resilience.yaml if it exists",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

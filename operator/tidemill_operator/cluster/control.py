@@ -179,7 +179,7 @@ def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Docu
 
 
 def _essence(document: Document) -> tuple[Any, ...]:
-    """The parts of a resource that a pass reads or writes."""
+    """Return the parts of a resource that a pass reads or writes."""
     metadata = document["metadata"]
     looked_at = (metadata.get(member) for member in ("uid", "generation", "annotations", "deletionTimestamp"))
     return (*looked_at, figures.others(document.get("status") or {}))

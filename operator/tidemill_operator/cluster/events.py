@@ -140,7 +140,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
 
 
 def _graver(known: Document, condition: Document) -> bool:
-    """Whether a component that is not ready now has a more severe reason, or whether more was lost."""
+    """Return whether a component that is not ready now has a more severe reason, or whether more was lost."""
     if condition["type"] == "EventsLost":
         return bool(condition["message"] != known["message"])
     return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM

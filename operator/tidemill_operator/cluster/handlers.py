@@ -1,6 +1,6 @@
 """Watches the cluster with kopf. Every event only puts the key of its pipeline into the queue.
 
-kopf's handling of changes is not used: several handlers of one object may run at once, and it has its own retries,
+kopf's own handling of changes is not used: it may run several handlers of one object at once, and has its own retries,
 timers and annotations. So kopf writes nothing.
 """
 
@@ -100,7 +100,7 @@ def _place(kind: Kind) -> tuple[str, str, str]:
 
 
 def fingerprint(body: Body) -> str:
-    """Return a hash of the members of a resource that a pass depends on. The status is not among them."""
+    """Return the members of a resource that a pass depends on, as JSON. The status is not among them."""
     metadata = body["metadata"]
     members = ("generation", "annotations", "finalizers", "deletionTimestamp")
     return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)

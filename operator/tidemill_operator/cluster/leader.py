@@ -61,11 +61,11 @@ class Term:
         return self._renewed_at is not None
 
     def lost(self, now: float) -> bool:
-        """Whether a leader must end, because it has not renewed the Lease for too long."""
+        """Return whether a leader must end, because it has not renewed the Lease for too long."""
         return self._renewed_at is not None and now - self._renewed_at >= self._timing.deadline
 
     def may_take(self, lease: Document | None, now: float) -> bool:
-        """Whether the Lease is free, ours, or expired.
+        """Return whether the Lease is free, ours, or expired.
 
         Args:
             lease: the live Lease, or None if it does not exist.

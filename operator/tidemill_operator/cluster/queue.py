@@ -95,8 +95,8 @@ class Schedule:
     def take(self, now: float) -> Key | None:
         """Take the key that has been due longest and is not in work, and mark it as in work.
 
-        New pipelines and those with a change under way are taken in turn. So if hundreds are created at once, the first
-        ones become ready early, and pipelines that never become ready do not delay others.
+        New pipelines and pipelines with a change under way are taken in turn. So if hundreds are created at once, the
+        first ones become ready early, and pipelines that never become ready do not delay others.
         """
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
@@ -110,7 +110,7 @@ class Schedule:
         return key
 
     def next_at(self) -> float | None:
-        """The time when the next key is due, or None if no key is waiting."""
+        """Return the time when the next key is due, or None if no key is waiting."""
         return min(self._due.values(), default=None)
 
     def done(self, key: Key, result: Result, now: float) -> None:

@@ -133,7 +133,9 @@ def essence(memory: Memory) -> Memory:
 
 
 def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
-    """Whether to write a decision to the status. A new decision is written at once, changed figures after a while.
+    """Return whether to write a decision to the status.
+
+    A new decision is written at once, changed figures after a while.
 
     Args:
         told: the status of the decision that was written last.

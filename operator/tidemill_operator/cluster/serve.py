@@ -197,7 +197,7 @@ class Operator:
         )
 
     def _ready(self) -> bool:
-        """Whether requests can be answered. A replica that does not lead can be ready too."""
+        """Return whether requests can be answered. A replica that does not lead can be ready too."""
         return not self._stopping.is_set() and (self._webhook is None or self._webhook.ready)
 
     def _live(self) -> bool:

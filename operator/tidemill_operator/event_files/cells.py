@@ -32,7 +32,7 @@ class RowWriter:
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match columns and fields: by the path that a field is read from, else by the name of the field."""
         own = [field for field in fields if field.origin == "value"]
-        # Of fields of one column, the type of one that is read counts, not json, which may be any.
+        # If several fields read one column, the type of a field that is not json says how its cells are read.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -96,7 +96,7 @@ def _reader(field: FieldSpec, decimal: str) -> Cell:
 
 
 def _counts(field: FieldSpec) -> bool:
-    """Whether a timestamp may be a number."""
+    """Return whether a timestamp may be a number."""
     return field.format in (None, RFC3339, *UNITS)
 
 

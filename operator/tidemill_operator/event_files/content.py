@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 HEAD_BYTES = 1024 * 1024
-"""How many bytes of a file are read to find its form."""
+"""The number of bytes of a file that are read to find its format."""
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -37,7 +37,7 @@ _MOST_CONTROL = 0.002
 
 
 class EventFileError(Exception):
-    """A file of events cannot be read. The message names the file, the place in it, and the remedy."""
+    """A file of events cannot be read. The message has the file, the position in the file, and the remedy."""
 
 
 class Content:
@@ -105,7 +105,7 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """The encoding of a text: that of its byte order mark, else UTF-8, else that of Western Windows.
+        """Return the encoding of a text: the one of its byte order mark, else UTF-8, else cp1252 (Western Windows).
 
         Raises:
             EventFileError: the file is no text.
@@ -128,7 +128,7 @@ class Content:
         return "utf-8"
 
     def known_encoding(self, encoding: str | None) -> str:
-        """The encoding that the user has named, or else the one that `encoding` finds.
+        """Return the encoding that the user has named, or else the one that `encoding` finds.
 
         Raises:
             EventFileError: there is no such encoding, or the file is no text.

@@ -112,7 +112,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row has names of columns: then no cell of it is a value like the cells below it."""
+    """Return whether the first row has names of columns: then none of its cells is like the values below it."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -132,7 +132,10 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column. If its values show none, it is that of the other columns."""
+    """Return the decimal mark of each column.
+
+    If the values of a column show none, it gets the decimal mark of the other columns.
+    """
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in found if mark is not None)

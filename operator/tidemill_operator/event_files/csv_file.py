@@ -10,7 +10,7 @@ from tidemill_operator.event_files.content import Content, EventFileError
 from tidemill_operator.event_files.csv_dialect import Dialect, find_dialect
 
 _MOST_CELL = 1024 * 1024
-"""The greatest length of a cell. It is also that of an event."""
+"""The maximum length of a cell. It is the same as the maximum length of an event."""
 
 
 class CsvFile:
@@ -22,7 +22,7 @@ class CsvFile:
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
-        """Find the dialect. If encoding or delimiter is None, it is found too.
+        """Find the dialect. An encoding or a delimiter that is None is found out too.
 
         Raises:
             EventFileError: the file is no CSV file, or has no column.
@@ -68,7 +68,7 @@ class CsvFile:
             text.detach()
 
     def _head(self) -> str:
-        """The whole lines at the beginning of the file, as a text."""
+        """Return the whole lines at the beginning of the file, as a text."""
         head = self._content.head
         text = head.decode(self.encoding, errors="replace")
         whole = max(text.rfind("\n"), text.rfind("\r"))

@@ -1,4 +1,4 @@
-"""A file of events in any of the forms. It gives its events as Python values or as JSON."""
+"""A file of events in any of the formats. It returns its events as Python values or as JSON."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class EventFile:
     Attributes:
         name: the name of the file, for messages.
         format: one of FORMATS.
-        table: the CSV file, or None if the file has another form.
+        table: the CSV file, or None if the file has another format.
     """
 
     def __init__(self, path: Path | None, reading: Reading = Reading()) -> None:
         """Open a file, or the standard input if `path` is None.
 
         Raises:
-            EventFileError: the file cannot be read, or has none of the forms.
+            EventFileError: the file cannot be read, or has none of the formats.
         """
         self._content = Content(path)
         self.name = self._content.name
@@ -129,11 +129,11 @@ class EventFile:
 
     @property
     def place(self) -> str:
-        """The word for the place of an event in this file, such as `line`."""
+        """The word for the position of an event in this file, such as `line`."""
         return "row" if self.format == PARQUET else "item" if self.format == JSON else "line"
 
     def members(self) -> Iterator[tuple[int, Any]]:
-        """Yield the events as Python values, with their places. The value is None if a line is no JSON.
+        """Yield the events as Python values, with their positions. The value is None if a line is no JSON.
 
         Cells of CSV are texts here, because only the whole column shows their type.
 
@@ -190,7 +190,7 @@ class EventFile:
 
 
 def _form(content: Content) -> str:
-    """Return the form of a file. It is found from the beginning and the name of the file."""
+    """Return the format of a file. It is found from the beginning and the name of the file."""
     if content.head.startswith(_PARQUET):
         return PARQUET
     suffixes = [suffix.lower() for suffix in content.path.suffixes] if content.path is not None else []

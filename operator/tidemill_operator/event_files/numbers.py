@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 POINT, COMMA = ".", ","
 NULLS = frozenset({"", "-", "n/a", "na", "nan", "null", "none", "nil", "\\n", "#n/a", "#na", "?"})
-"""Texts, in lower case, that count as no value in a column whose type is not a text."""
+"""The texts, in lower case, that count as no value in a column whose type is not string."""
 BOOLEANS = {
     **dict.fromkeys(("true", "yes", "ja", "wahr", "oui", "y", "t", "1"), True),
     **dict.fromkeys(("false", "no", "nein", "falsch", "non", "n", "f", "0"), False),

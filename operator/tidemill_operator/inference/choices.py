@@ -19,7 +19,7 @@ _NICE_MS = (
 )  # fmt: skip
 _WINDOWS_MS = (10 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY)
 _MOST_WINDOWS = 200
-"""The window is chosen so short that the sample has at most this many of them."""
+"""The window is the shortest one of which the sample has at most this many."""
 _MOST_GROUPS = 200
 _TOLERATED_EMPTY = 0.1
 _MOST_NUMBERS = 4
@@ -49,7 +49,8 @@ class Clock:
     """The event times that a sample has.
 
     Attributes:
-        field: the field with the event times, or None if events have no time; then that of the Kafka record is used.
+        field: the field with the event times, or None if events have no time. Then the timestamp of the Kafka record is
+            used.
         disorder_ms: how much older than an earlier event an event may be.
         advance_ms: the longest step from the newest time so far to a newer one.
         window_ms: length of a sensible window.
@@ -186,7 +187,7 @@ def _metric(function: str, field: FieldDraft) -> dict[str, Any]:
 
 
 def _is_id(field: FieldDraft, events: int) -> bool:
-    """Whether a number only names something, so that its sum says nothing."""
+    """Return whether a number is only an identifier, so that its sum has no meaning."""
     if _IDS.search(field.name) or _CALENDAR.search(field.name):
         return True
     if field.type != INTEGER or _AMOUNTS.search(field.name) or events < 20:
@@ -196,7 +197,7 @@ def _is_id(field: FieldDraft, events: int) -> bool:
         return False
     numbers = [n for value in field.column.values[:1000] if isinstance(n := field.read(value), int | float)]
     steps = [later - before for before, later in itertools.pairwise(numbers)]
-    return bool(steps) and statistics.median(steps) == 1  # numbered one by one
+    return bool(steps) and statistics.median(steps) == 1  # consecutive numbers
 
 
 def _repeats(field: FieldDraft, events: int) -> bool:

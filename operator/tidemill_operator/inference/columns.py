@@ -156,6 +156,6 @@ def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, .
 
 
 def _overlap(steps: Steps, other: Steps) -> bool:
-    """Whether one path equals the other or is a prefix of it."""
+    """Return whether one path equals the other or is a prefix of it."""
     short, long = sorted((steps, other), key=len)
     return long[: len(short)] == short

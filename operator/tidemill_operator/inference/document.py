@@ -61,14 +61,16 @@ def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
     """Return the YAML of a pipeline for sampled events. The pipeline is valid.
 
     Raises:
-        NothingFound: there is no event, or none has a member that a field can be read from.
+        NothingFound: there is no event, or no member of the events can become a field.
     """
     if not sample.events:
         broken = f"; {sample.broken:,} are no JSON objects" if sample.broken else ""
         raise NothingFound(f"{origin.label} has no event{broken}; name a file or topic with at least one")
     fields = _drafts(sample, origin)
     if not any(field.type for field in fields):
-        raise NothingFound(f"{origin.label}: its events have no member that a field can be read from; check the file")
+        raise NothingFound(
+            f"{origin.label}: no member of its events can become a field; name a file or topic with other events"
+        )
     choices = choose([field for field in fields if field.type], sample.events, now_ms)
     text = "\n".join([*_head(sample, origin), *_source(fields, choices, origin), *_aggregations(choices, origin), ""])
     _assert_valid(text, origin)

@@ -23,7 +23,7 @@ _WRITTEN_OUT = {
     "&": " and ",
 }
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
-"""Words that YAML does not read as texts unless they are in quotes."""
+"""Words that YAML reads as something other than a string, unless they are in quotes."""
 # Names that fields cannot have: these words, and the names of columns that every answer or every table has.
 _TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 

@@ -119,7 +119,7 @@ def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
 
 
 def seems_time(name: str) -> bool:
-    """Whether the name of a field speaks of time."""
+    """Return whether the name of a field speaks of time."""
     return _SEEMS_TIME.search(name) is not None
 
 

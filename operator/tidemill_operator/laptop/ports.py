@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--port-{component}",
             type=_port,
             metavar="N",
-            help=f"0: any free one; default: {default}, or the next free one",
+            help=f"port of the {component} service; 0: any free port; default: {default}, or the next free port",
         )
 
 
@@ -34,7 +34,7 @@ def _port(text: str) -> int:
 
 @dataclass(frozen=True)
 class WantedPorts:
-    """The ports by component; None: the default or the next free one, 0: any free one."""
+    """The ports by component. None means the default or the next free port, and 0 means any free port."""
 
     ingest: int | None = None
     api: int | None = None
@@ -76,7 +76,7 @@ class WantedPorts:
         for component, port in self.first.items():
             why = obstacle(port, host) if port else ""
             if why and component in self.named:
-                remedy = f"stop it, or write another --port-{component} (0: any free one)"
+                remedy = f"stop it, or write another --port-{component} (0: any free port)"
                 raise ServerError(f"--port-{component} {port}: {why}; {remedy}")
             if why:
                 say(f"port {port}: {why}; {component} takes the next free port (--port-{component} N names one)")

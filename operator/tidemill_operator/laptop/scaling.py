@@ -30,7 +30,7 @@ class Runtime(Protocol):
     config_root: Path
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
-        """The processes of a workload."""
+        """Return the processes of a workload."""
         ...
 
 

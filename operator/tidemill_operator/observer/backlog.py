@@ -164,7 +164,7 @@ class Standing:
     Attributes:
         positions: the positions by partition.
         watermark_ms: the watermark in epoch ms, or None if there is none yet.
-        at: when both were read, in seconds of `time.monotonic()`.
+        at: when positions and watermark were read, in seconds of `time.monotonic()`.
     """
 
     positions: Mapping[int, Position]

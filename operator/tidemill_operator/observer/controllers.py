@@ -1,7 +1,7 @@
 """Checks whether Kafka's controllers answer. It does so in a separate thread, and only while no events are counted.
 
-Without controllers, brokers still report the ends of partitions, but may not accept records. For if replicas are away,
-the rest only suffices after a controller has removed the lost ones from the in-sync replicas.
+Without controllers, brokers still report the ends of partitions, but may not accept records. If replicas are away, the
+remaining replicas are enough only after a controller has removed the lost replicas from the in-sync replicas.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Figures:
 
     Attributes:
         lag: number of events in the topic that are not counted.
-        lag_seconds: time since the arrival of the oldest event that is not counted; 0: there is none.
+        lag_seconds: time since the arrival of the oldest event that is not counted, or 0 if there is no such event.
         freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
         watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
         positions_at: when the positions were read from Postgres, epoch seconds. It gets old if Postgres is away.
@@ -101,7 +101,7 @@ def others(status: Status) -> dict[str, Any]:
 
 
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
-    """Whether to write figures to the status. Small changes are written rarely, large ones sooner.
+    """Return whether to write figures to the status. Small changes are written rarely, large ones sooner.
 
     If figures become known or unknown, they are written at once.
 
@@ -118,12 +118,12 @@ def is_news(shown: Status, found: Status, seconds: float) -> bool:
 
 
 def changed(shown: Status, found: Status) -> bool:
-    """Whether figures have become known or unknown."""
+    """Return whether figures have become known or unknown."""
     return ("conditions" in shown) != ("conditions" in found)
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
-    """Whether figures differ much.
+    """Return whether figures differ much.
 
     `lagSeconds` differs much by one step of the series, because it grows all the time while nothing is counted. The
     other figures do so by two steps.

@@ -54,8 +54,10 @@ class _Pipeline:
         fault: why `standing` is not up to date, or empty if it is.
         look: the progress of each partition in the last round, or why it is unknown.
         arrivals: offset and arrival (epoch seconds) of the oldest record that is not counted, by partition.
-        noticed: the offset of that record, and when it was first seen. It is used if the arrival cannot be read.
-        voids: offset and end of the partitions that have only transaction markers between both, and no record.
+        noticed: offset of the oldest record that is not counted, and when it was first seen, by partition. This time is
+            used if the arrival cannot be read.
+        voids: offset and end of each partition that has only transaction markers, and no record, between these two
+            offsets.
         figures: the last figures.
         figures_at: when the figures were measured, in monotonic seconds.
     """
@@ -159,7 +161,7 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions that Postgres returns in time. The others stay as they were."""
+        """Update the positions that Postgres returns in time. All other positions stay as they were."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -236,7 +238,10 @@ class Observer:
 
 
 def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
-    """Return the progress of the partitions whose leaders answer. Outdated positions give no progress."""
+    """Return the progress of the partitions whose leaders answer.
+
+    If the positions or the topic's ends are not up to date, return the error that says why.
+    """
     if isinstance(pipeline.fault, NotThere):
         return {}  # no progress is expected without positions, and a pass reports why there are none
     if pipeline.fault or pipeline.standing is None or compared is None:

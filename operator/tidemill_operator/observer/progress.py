@@ -61,8 +61,8 @@ class _Watched:
         patience: seconds in which a position has to advance while events wait.
         told_at: when the progress was last known.
         still_since: since when events wait and no position has advanced, or None if one advances, or no event waits.
-        untold_since: since when some partitions are unknown and no other has advanced, or None if all are known, or if
-            one advances.
+        untold_since: since when some partitions are unknown and no other partition has advanced, or None if all are
+            known, or if one advances.
         counted_at: when a position last advanced.
     """
 

@@ -20,7 +20,8 @@ from tidemill_operator.errors import TidemillError
 log = logging.getLogger(__name__)
 _SECONDS = 2.0
 _WAIT_SECONDS = 1.0
-# A megabyte of new pages: a full disk may have some place in pages that exist. Rows of this size are not compressed.
+# A megabyte of new pages, because a full disk may still have some space in existing pages. Rows of this size are not
+# compressed.
 _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
     SELECT repeat('x', 1900) AS filler FROM generate_series(1, 512)"""
 
@@ -29,7 +30,8 @@ class Writes:
     """Whether Postgres stores what is written. `refusal` waits for a second at most.
 
     Args:
-        ask: returns why it does not; empty: it does. It may take as long as a client's timeout.
+        ask: returns why Postgres does not store what is written, or an empty text if it does. It may take as long as a
+            client's timeout.
     """
 
     def __init__(self, ask: Callable[[], str]) -> None:
@@ -43,7 +45,10 @@ class Writes:
         return cls(lambda: refusal_of(postgres))
 
     def refusal(self) -> str:
-        """Return why nothing is stored; empty: it is, or that is unknown. Starts a check, unless one goes on."""
+        """Return why Postgres stores nothing, or an empty text if it stores what is written, or if that is unknown.
+
+        Start a check, unless a check is running.
+        """
         if self._asking is None or not self._asking.is_alive():
             self._refusal = ""
             self._asking = threading.Thread(target=self._look, name="writes", daemon=True)
@@ -59,7 +64,10 @@ class Writes:
 
 
 def refusal_of(postgres: PostgresAddress) -> str:
-    """Write a temporary table, and return why Postgres refuses; empty: it does not, or does not answer."""
+    """Write a temporary table.
+
+    Return why Postgres refuses it, or an empty text if Postgres stores it or does not answer.
+    """
     try:
         with connected(postgres, "checking writes", timeout_seconds=_SECONDS) as session:
             session.connection.hurry(_SECONDS)

@@ -124,7 +124,7 @@ def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platfor
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # an earlier version of Tidemill accepted it by other rules
+    except ValidationError:  # an earlier version of Tidemill accepted the spec by other rules
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None
@@ -140,7 +140,8 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     known = live.topics.get(name)
     default = known.partitions if known else platform.partitions
-    # A position without a partition would stop the watermark for ever, so a new topic gets as many as before.
+    # A position without a partition would stop the watermark for ever, so a new topic gets as many partitions as the
+    # former topic.
     kept = live.schema.partitions if live.schema else 0
     partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
     replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)

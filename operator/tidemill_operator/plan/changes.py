@@ -16,7 +16,7 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One member that differs. `before` or `after` is None if the member is missing there."""
+    """One member that differs. `before` or `after` is None if the member is missing before or after the change."""
 
     member: str
     before: Any

@@ -122,7 +122,7 @@ class Workload:
         environment: plain TIDEMILL_… variables, the same in both runtimes. The runtime adds addresses and paths.
         configs: the text of each config file that it reads, by file name.
         secrets: the pipelines whose secret folders it reads, with the names of the files that it may see.
-        ports: the wanted port by name; 0: any. `http` is for clients, `status` for probes and metrics.
+        ports: the wanted port by name, or 0 for any free port. `http` is for clients, `status` for probes and metrics.
         scaled_elsewhere: whether an autoscaler sets the number of replicas. If there is none, `replicas` applies.
         scaled: whether Tidemill scales it by lag, and stores the decisions.
         revision: a hash of the settings that processes only read at their start. If it changes, processes are
@@ -159,7 +159,7 @@ class Replay:
         reader: the name in `_readers`. It is also part of the name of the consumer group.
         versions: the versions by aggregation.
         start_from: `earliest`, or a time in RFC 3339.
-        rate: the greatest number of events per second; 0: no limit.
+        rate: the greatest number of events per second, or 0 for no limit.
         handed: the partitions that live processors already count for these versions.
     """
 

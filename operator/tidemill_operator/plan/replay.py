@@ -95,7 +95,7 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the common prefix of all readers of a request. It lacks the generation.
+    """Return the common prefix of all readers of a request. The prefix does not contain the generation.
 
     Args:
         text: the text of the annotation.

@@ -64,7 +64,10 @@ def desired_workloads(
 
 
 def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> int:
-    """Return the number of a replay's processors. It is that of live traffic, or 1 with a rate, which one enforces."""
+    """Return the number of a replay's processors.
+
+    It is the number of live processors, or 1 if the replay has a rate, because one process enforces the rate.
+    """
     if config.spec.suspend:
         return 0
     if replay.rate:

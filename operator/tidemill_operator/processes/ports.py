@@ -24,12 +24,12 @@ _LISTEN = "0A"
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on the port."""
+    """Return whether a server could listen on the port."""
     return not obstacle(port, host)
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str:
-    """Return why no server could listen on the port, with the process that does; empty: one could."""
+    """Return why no server could listen on the port (which process uses it), or an empty text if one could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,7 +43,7 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str:
 
 
 def is_served_by(port: int, pids: Iterable[int]) -> bool:
-    """Whether one of the processes listens on the port; true as well if the system does not say (only Linux does)."""
+    """Return whether one of the processes listens on the port, or True if the system does not say (only Linux does)."""
     sockets = _listening(port)
     return not sockets or any(not (held := _sockets(pid)) or held & sockets for pid in pids)
 
@@ -60,7 +60,7 @@ def _listener(port: int) -> str:
 
 
 def _listening(port: int) -> set[str]:
-    """The listening sockets of a port, as `socket:[inode]`."""
+    """Return the listening sockets of a port, as `socket:[inode]`."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -72,7 +72,10 @@ def _listening(port: int) -> set[str]:
 
 
 def _sockets(pid: int) -> set[str]:
-    """What a process has open, in the words of Linux; empty: it has ended, or is another user's."""
+    """Return the names of a process's open files, as Linux writes them.
+
+    The set is empty if the process has ended, or belongs to another user.
+    """
     found = set()
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
@@ -85,8 +88,8 @@ class Ports:
     """The ports of one data folder by name. They are kept in a JSON file.
 
     Args:
-        path: of the file.
-        reserved: ports that somebody has asked for by number. Only who wants one of them gets it.
+        path: the path of the file.
+        reserved: ports that were requested by number. Only such a request gets one of these ports.
     """
 
     def __init__(self, path: Path, *, reserved: Collection[int] = ()) -> None:

@@ -153,7 +153,7 @@ class Replica:
 
 
 def is_ready(port: int, path: str) -> bool:
-    """Whether a GET on loopback answers with 200."""
+    """Return whether a GET on loopback answers with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_TIMEOUT_SECONDS)
     with contextlib.closing(connection):
         try:

@@ -15,13 +15,13 @@ _MOST_LISTED = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule about one place in the resource.
+    """One rule about the value at one path of the resource.
 
     Attributes:
         rule: the CEL condition.
         message: a general description of the rule.
         text: a CEL expression for the message about a specific resource, with the remedy.
-        at: the path of the faulty member below the place, or empty if the place itself is faulty.
+        at: the path of the faulty member within this value, or empty if the value itself is faulty.
     """
 
     rule: str

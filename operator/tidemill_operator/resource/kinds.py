@@ -61,7 +61,7 @@ def _days_of_zones() -> Rule:
     units = "|".join(CALENDAR_UNITS)
     return Rule(
         f"!has(self.window.zone) || !has(self.window.size) || self.window.size.matches('^[0-9]+({units})$')",
-        "in a zone, size is in days, weeks, months, quarters or years",
+        "with zone, size must be in days, weeks, months, quarters or years",
         say(f"{told}; {remedy}", "self.name", "self.window.size"),
         "window.size",
     )
@@ -94,7 +94,7 @@ def detector_rules() -> list[Rule]:
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
     types = "that type" if len(member.kinds) == 1 else "one of these"
-    # The default is written here, because members of lists have no defaults in the CRD.
+    # The default is repeated here, because our CRD leaves out the defaults of fields in list items (see `schema.py`).
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
     foreign = say(f"%s takes no {name}; take it out, or use {kinds}", kind)
     missing = say(f"%s needs {name}; add it", kind)
@@ -106,7 +106,7 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
-# The default is written here, because members of lists have no defaults in the CRD.
+# The default is repeated here, because our CRD leaves out the defaults of fields in list items (see `schema.py`).
 _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
 
 

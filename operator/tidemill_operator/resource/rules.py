@@ -1,8 +1,8 @@
-"""The CEL rules that the API server checks, by place, and the messages about resources that break the rules.
+"""The CEL rules that the API server checks, by path, and the messages about resources that break the rules.
 
 A message contains the written values. If it is too long for the server, the server shows the rule's `message`, which is
 also in the reference page. Durations cannot be compared here, because CEL has no days. Expressions cannot be typed
-here. `tidemill validate`, the webhook and reconcile check both.
+here. `tidemill validate`, the webhook and the operator's passes check durations and expressions.
 """
 
 from __future__ import annotations
@@ -353,7 +353,7 @@ _SCALING = (
     ),
 )
 
-# The rules by place. `[]` stands for each item of a list.
+# The rules by path. `[]` stands for each item of a list.
 RULES: dict[str, tuple[Rule, ...]] = {
     "": _RESOURCE,
     "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),

@@ -72,13 +72,13 @@ STATUS = _object(
                     "id": _text("Kafka's id of the topic, which changes if the topic is created again.", 64),
                     "partitions": _whole("Partitions."),
                     "replicationFactor": _whole("Copies of each partition."),
-                    "managed": {"type": "boolean", "description": "Whether the operator may alter it."},
+                    "managed": {"type": "boolean", "description": "Whether the operator may alter the topic."},
                     "replicasChange": _object(
-                        "The change of its replicas that is under way.",
+                        "The change of the topic's replicas that is under way.",
                         {
                             "targetReplicas": _whole("Copies that each partition will have."),
-                            "state": _text("pending: it cannot begin yet; ongoing: replicas move.", 16),
-                            "message": _text("Its progress, and what it waits for.", 1024),
+                            "state": _text("pending: the change cannot begin yet; ongoing: replicas move.", 16),
+                            "message": _text("The progress of the change, and what the change waits for.", 1024),
                         },
                     ),
                 },
@@ -92,7 +92,9 @@ STATUS = _object(
                 "phase": _text(
                     "Staged, RollingOut or Complete; when it is Complete, the former passwords are disabled.", 32
                 ),
-                "rotated": _text("The value of the annotation tidemill.dev/rotate-credentials that requested it.", 256),
+                "rotated": _text(
+                    "The value of the annotation tidemill.dev/rotate-credentials that requested the rotation.", 256
+                ),
             },
         ),
         "schema": _text("The Postgres schema.", 63),
@@ -103,8 +105,8 @@ STATUS = _object(
             _object(
                 "An aggregation.",
                 {
-                    "name": _text("Its name.", 41),
-                    "version": _whole("The version of its table that answers."),
+                    "name": _text("The aggregation's name.", 41),
+                    "version": _whole("The version whose table answers."),
                     "closedUntil": _time("Windows that end by this time are final."),
                 },
                 ("name",),
@@ -113,8 +115,8 @@ STATUS = _object(
         "replay": _object(
             "The last requested replay.",
             {
-                "reader": _text("Its name.", 64),
-                "phase": _text("Replaying or Done; when it is Done, its versions are in force.", 32),
+                "reader": _text("The replay's name.", 64),
+                "phase": _text("Replaying or Done; when it is Done, the replay's versions are in force.", 32),
                 "versions": {
                     "type": "object",
                     "description": "The versions that the replay fills, by aggregation.",

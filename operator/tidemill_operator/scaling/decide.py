@@ -195,7 +195,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Whether waiting for one more stabilisation would replace two changes by one.
+    """Return whether waiting for one more stabilisation would replace two changes by one.
 
     Without this wait, a slowly falling load causes a rebalance at every number of replicas.
     """
@@ -204,7 +204,7 @@ def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
 
 
 def _settled(poll: _Poll) -> bool:
-    """Whether the number of replicas has not changed during the whole lookback."""
+    """Return whether the number of replicas has not changed during the whole lookback."""
     changed = poll.state.changed_at
     return changed is None or poll.now - changed >= poll.settings.lookback_seconds
 

@@ -15,7 +15,7 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.SCALED_UP: "They are removed when they were not needed for the whole scaleDownStabilization.",
     ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
     ScalingReason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
-    ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add some.",
+    ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add replicas.",
     ScalingReason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     ScalingReason.LIMITED_BY_PARTITIONS: (
         "A replica reads whole partitions: raise source.topic.partitions, or spread keys."
@@ -23,7 +23,7 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
     ScalingReason.STABILIZING: (
-        "Replicas are removed when they were not needed for that time; scaleDownStabilization sets it."
+        "Replicas are removed when they were not needed for that time; scaleDownStabilization sets the time."
     ),
     ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
     ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",

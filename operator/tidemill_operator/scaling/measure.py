@@ -19,7 +19,8 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# Lag of less work than this many seconds does not make a replica busy, because it is normal between two commits.
+# A replica counts as busy if its lag is at least this many seconds of work, or four flush intervals if that is more. A
+# smaller lag is normal between two commits.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
 # If this many polls have no figures, the time between the polls with figures counts as not observed.
@@ -99,7 +100,11 @@ def _taken_in(
 
 
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
-    """Return (arrived, consumed) since the last poll by partition. Both are 0 in a new topic, or if a position fell."""
+    """Return the events that arrived and that were consumed since the last poll, by partition.
+
+    Both numbers of a partition that was not seen before are 0. An end or a position that fell, as in a new topic,
+    counts as unchanged.
+    """
     moved = {}
     for partition, at in figures.partitions.items():
         end, consumed, _ = state.seen.get(partition, (at.end, at.consumed, 0))
@@ -144,7 +149,10 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Return since when partitions with lag are stuck. If all are stuck, none is returned, because it is an outage."""
+    """Return the partitions with lag that are stuck, and since when.
+
+    If all get stuck, return none of them: it is an outage.
+    """
     going = any(consumed for _, consumed in moved.values())
     kept = {}
     for partition, at in figures.partitions.items():
@@ -155,8 +163,9 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 
 
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
-    """Return arrivals by partition. Their sum is the mean of the lookback, or the median of the last polls if higher.
+    """Return the expected events per second of each partition.
 
+    In total, they are the mean rate over the lookback or the median rate of the last three polls, whichever is higher.
     The median reacts to a step at the second poll, but not to a single spike. The mean includes bursts.
     """
     if not samples:
@@ -170,7 +179,10 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the growth of arrivals in events/s per second. The least of the last polls counts, so a step is none."""
+    """Return the growth of arrivals in events/s per second.
+
+    The least growth of the last polls counts, so a single step counts as no growth.
+    """
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0

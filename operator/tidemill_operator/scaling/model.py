@@ -124,7 +124,7 @@ class Settings:
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
-        """The highest number of replicas that is allowed and has partitions to read."""
+        """Return the highest number of replicas that is allowed and has partitions to read."""
         return min(self.max_replicas or partitions, partitions)
 
 

@@ -2,8 +2,9 @@
 
     need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
 
-The useful number is the sum of the shares of all partitions, where each counts for at most one replica. That is because
-one replica reads a whole partition, so several replicas cannot help a hot or stuck partition.
+L is the lag, and `in` the number of arriving events per second. The useful number is the sum of the shares of all
+partitions, where each partition counts for at most one replica. That is because one replica reads a whole partition, so
+several replicas cannot help a hot or stuck partition.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
 
 
 def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
-    """Whether `replicas` carry the load: the fullest one is at most `band` above the target utilisation."""
+    """Return whether `replicas` carry the load: the fullest one is at most `band` above the target utilisation."""
     if replicas == 0:
         return wanted.useful == 0
     by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))

@@ -10,7 +10,8 @@ from tidemill_operator.event_files.event_file import Event
 
 MOST_EVENTS = 5_000
 MOST_BYTES = 4 * 1024 * 1024
-"""These are below ingest's limits for a request, which are 10,000 events and 10 MiB."""
+"""The maximum numbers of events and of bytes in a batch. They are below ingest's limits for a request, which are 10,000
+events and 10 MiB."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Batch:
         first: how many events of the file come before the batch.
         lines: the line in the file at which each event begins.
         body: the events as NDJSON.
-        key: the Idempotency-Key. It is the same for the same events at the same place of the same file.
+        key: the Idempotency-Key. It is the same for the same events at the same position of the same file.
     """
 
     first: int

@@ -51,7 +51,7 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The greatest number of events in a batch. If there is a rate, it is that of half a second."""
+        """The greatest number of events in a batch. With a rate, it is the number of events in half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property

@@ -1,4 +1,4 @@
-"""Makes the body and the status code of /health. They have the same form in all workloads."""
+"""Makes the body and the status code of /health, by the same rules in all workloads."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class CalendarSql:
     """The SQL of units of the calendar.
 
     Attributes:
-        length_ms: the usual length of a unit, see `calendars.runs`.
+        length_ms: the usual length of a unit. Units of other lengths begin or end a run (`calendars.Runs`).
         firsts: the SQL array of `calendars.Runs.firsts`.
         lasts: the SQL array of `calendars.Runs.lasts`.
         numbers: the SQL array of `calendars.Runs.numbers`.

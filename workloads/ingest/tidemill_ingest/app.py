@@ -113,7 +113,10 @@ class Ingest:
         """Return the application with its middleware."""
         app = FastAPI(
             title="Tidemill ingest", version="1", lifespan=self._lifespan, docs_url=None, redoc_url=None,
-            redirect_slashes=False, description="Sends events over HTTP to Kafka. Each event has a result.",
+            redirect_slashes=False,
+            description="Receives events over HTTP and writes them to Kafka. The answer says for each event"
+                " whether it was"
+            " accepted.",
         )  # fmt: skip
         app.router.routes.append(_EventsRoute(EVENTS_PATH, self._events.append, methods=["POST"]))
         app.add_api_route("/", self._index, summary="What is here")

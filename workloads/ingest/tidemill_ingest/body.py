@@ -116,7 +116,7 @@ def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Ev
 
     Args:
         body: the body.
-        headers: the request's.
+        headers: the headers of the request.
         whole: whether CloudEvents are events with their attributes, in structured mode; else their data is.
 
     Raises:
@@ -167,7 +167,10 @@ def _too_many(what: str) -> Problem:
 
 
 def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
-    """Return the event of CloudEvents' binary mode. The body is its data, and the headers are its attributes."""
+    """Return the event of a CloudEvent in binary mode.
+
+    The body is the event's data, and the headers are its attributes.
+    """
     if kind and not _is_json(kind):
         raise Problem(415, "unsupported_media_type", f"a CloudEvent's data of type {kind!r}; send application/json")
     missing = [name for name in ("ce-id", "ce-source", "ce-type") if not headers.get(name)]
@@ -178,7 +181,7 @@ def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
 
 
 def _structured(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return an event of binary mode in structured mode."""
+    """Return a CloudEvent in binary mode as one in structured mode."""
     attributes = {name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}
     return msgspec.json.encode({**attributes, "data": msgspec.Raw(body.strip() or b"null")})
 

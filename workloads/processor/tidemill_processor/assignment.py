@@ -129,11 +129,12 @@ class Assignment:
         self.partitions = assigned
 
     def advance(self, batch: Batch, committed: Committed) -> None:
-        """Store the positions after a commit, and continue to read from there."""
+        """Store the positions after a commit, and continue to read from these positions."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # A replay reads the records beyond the live position again later, unless the partition was handed over. It
-        # waits before, because live processors may be far behind, and repeated reading would slow them down.
+        # A replay reads the records beyond the live position again later, unless the partition was handed over. Before
+        # it reads them again, it waits, because live processors may be far behind, and repeated reading would slow them
+        # down.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)

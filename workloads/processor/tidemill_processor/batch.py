@@ -31,7 +31,7 @@ from tidemill_processor.letters import DeadLetter, Message, dead_letter
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
 """Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
 events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`. If an array
-is exploded, the place in it."""
+is exploded, the index in this array."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Batch:
         times: `_t` and `_p` of all valid events, including filtered events, in the order of consumption.
         messages: the records. `_i` is the index in this list.
         dead: dead letters of the invalid records.
-        next_offsets, consumed, filtered: by partition; the latter two are numbers of records and of events.
+        next_offsets: the offset after the last record, by partition.
+        consumed: the number of records, by partition.
+        filtered: the number of valid events that the filter removed, by partition.
         arrived: the time at which the first record of each partition arrived in Kafka (epoch ms).
         elements: the origins of the events if an array is exploded, or None if `_i` is the index of a record.
     """
@@ -74,7 +76,7 @@ class Batch:
         An exploded record counts by its greatest time.
         """
         times = self.times.filter(pl.col(PARTITION) == partition)
-        if self.elements is not None:  # because elements of one record must not confirm each other
+        if self.elements is not None:  # elements must not confirm each other
             times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
         return times[TIME].to_list()
 
@@ -179,7 +181,10 @@ class Piece:
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return by partition the next offset, the number of records and the arrival of the first. Offsets must ascend."""
+    """Return by partition the next offset, the number of records and the arrival of the first record.
+
+    Offsets must ascend.
+    """
     place = pl.col(INDEX)
     found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
     rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
@@ -203,19 +208,21 @@ class BatchReader:
     """Decodes, validates and transforms micro-batches of one pipeline.
 
     A batch is decoded in pieces. The objects of a few thousand events are still in the CPU's cache when the next step
-    reads them. Those of fifty thousand events are not, which more than doubles the time of every step.
+    reads them. The objects of fifty thousand events are not in the cache, which more than doubles the time of every
+    step.
     """
 
     def __init__(self, spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> None:
-        """Prepare.
+        """Create the reader.
 
         Args:
             spec: the pipeline's spec.
             offsets: whether frames always have `_o`.
-            registry: has the schemas of records, if their format has any.
+            registry: the client of the schema registry, or None if the format of the records needs none.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        # Ingest only writes to topics of JSON; elsewhere the mark is the framing of a schema registry.
+        # Ingest writes only to topics of JSON. In other topics, a first byte like that of the mark is the framing of a
+        # schema registry.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
@@ -241,7 +248,7 @@ class BatchReader:
         self._decoder = RecordDecoder(spec, exact=self._ordered, reader=reader)
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
-        """The first offset of each partition that cannot be decoded, because the schema registry is away."""
+        """Return the first offset of each partition that cannot be decoded, because the schema registry is away."""
         found: dict[int, int] = {}
         if self._schemas is not None:
             frames = self._schemas.waiting(m.value() or b"" for m in messages)
@@ -266,7 +273,8 @@ class BatchReader:
         """Decode the next records of a batch. `first` is the number of records that were decoded before.
 
         Raises:
-            RegistryAwayError: some records have to wait, see `waiting`.
+            RegistryAwayError: some records have to wait for their schemas. `waiting` returns the first offsets of such
+                records.
         """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
@@ -308,7 +316,8 @@ class BatchReader:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # It is validated with the time of its arrival, because its time may have been too far in the future then.
+            # The event is validated with the time of its arrival, because its event time may have been too far in the
+            # future then.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)

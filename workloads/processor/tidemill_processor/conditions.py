@@ -1,7 +1,8 @@
-"""Columns of frames for metrics with a condition (`where`). They have a field's values in events that fulfil it.
+"""Columns of frames for metrics with a condition (`where`).
 
-Functions skip nulls. So such a column is null in every event that does not fulfil the condition, and a function reads
-it like an ordinary field. A pipeline without conditions has no such columns.
+Such a column has a field's values in the events that fulfil the condition. Functions skip nulls. So the column is null
+in every event that does not fulfil the condition, and a function reads the column like an ordinary field. A pipeline
+without conditions has no such columns.
 """
 
 from __future__ import annotations

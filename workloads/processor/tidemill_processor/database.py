@@ -142,7 +142,7 @@ class Database:
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
         """Return all versions of the spec's aggregations in the order of ids.
 
-        Each has its reader and the spec's layout.
+        Each version has its reader and the spec's layout.
         """
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))

@@ -54,7 +54,7 @@ class _Records:
         arrays: the arrays of the valid records.
         invalid: the verdicts on invalid records, by index.
         times: the event times of all records (epoch ms). The list is empty if the event time is a field of elements.
-        micros: the microseconds of event times, see `Decoded`.
+        micros: the microseconds within the millisecond of each event time, or None, as in `Decoded`.
         ignored: the indexes of records that the format's policy leaves out.
     """
 

@@ -56,7 +56,10 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """Return the dead letter of a record, or of one element of a record. `value` has the bytes of either."""
+    """Return the dead letter of a record, or of one element of a record.
+
+    `value` has the bytes of the record or the element.
+    """
     return DeadLetter(
         partition=message.partition(),
         offset=message.offset(),

@@ -38,10 +38,12 @@ BATCH_LIMIT = 50_000
 BATCH_BYTES = 32 * 1024 * 1024
 # Records that are consumed and decoded together: few enough for their objects to stay in the CPU's cache (BatchReader).
 PIECE_LIMIT = 4_000
-# The interval of garbage collections. Records and events form no cycles, but their number would trigger them often.
+# The interval of garbage collections. Records and events form no cycles, but their number would trigger collections
+# often.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
-# One consume call waits no longer, however long flushInterval is. So a call returns few records, and stopping is fast.
+# A consume call waits at most this long, however long flushInterval is. So a call returns few records, and stopping is
+# fast.
 POLL_SECONDS = 0.5
 
 
@@ -223,7 +225,7 @@ class Loop:
         return [m for m in records if m.partition() not in ends or m.offset() < ends[m.partition()]]
 
     def _waiting_for_schemas(self) -> frozenset[int]:
-        """The partitions that are not read until the registry answers."""
+        """Return the partitions that are not read until the registry answers."""
         if self._held and (self._registry is None or not self._registry.error):
             self._held.clear()
         return frozenset(self._held)

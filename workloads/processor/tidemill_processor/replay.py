@@ -1,7 +1,8 @@
-"""Lets a replay catch up with live processors. A replay never passes them. Where it meets them, they take over.
+"""Lets a replay catch up with live processors, but never pass them. They take over each partition that has caught up.
 
 1. A replay stores no event that live processors have not counted, so its batch is cut at the live position.
-2. A batch that reaches the live position is stored while that position is locked, so both positions are equal.
+2. A batch that reaches the live position is stored while the live position is locked, so that the two positions are
+   equal.
 3. The same transaction marks the live position. From the mark on, live processors also count records for the replay's
    versions.
 
@@ -25,7 +26,7 @@ ASK_SECONDS = 0.5
 
 
 class Handover:
-    """Compares a replay's positions with the live positions, and hands over partitions where both are equal.
+    """Compares a replay's positions with the live positions, and hands over partitions in which the two are equal.
 
     Args:
         database: the database of the replay's processor.
@@ -54,8 +55,8 @@ class Handover:
         Returns:
             The part of the batch to store, and the partitions that are handed over.
         """
-        # Partitions are checked, because another process of this replay may have handed over one without changing the
-        # replay's position.
+        # Partitions are checked, because another process of this replay may have handed over a partition without
+        # changing the replay's position.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
@@ -116,8 +117,8 @@ class Handover:
 class Course:
     """Decides which partitions a replay reads now.
 
-    A replay does not read partitions that live processors have taken over. Where it has reached the live position, it
-    waits for half a second.
+    A replay does not read partitions that live processors have taken over. In a partition that has reached the live
+    position, it waits for half a second.
     """
 
     def __init__(self) -> None:

@@ -2,8 +2,9 @@
 
 1. Lock the `_offsets` rows of the batch's partitions, in partition order.
 2. Check that each partition still has the position that this process stored. Otherwise, it has a newer owner
-(`Fenced`). 3. COPY the partials into temporary tables, then take the aggregations' locks in id order. 4. Read
-`closed_until` again under the locks. If it has changed, aggregate again, because more events are late now.
+   (`Fenced`).
+3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
+4. Read `closed_until` again under the locks. If it has changed, aggregate again, because more events are late now.
    Aggregate sessions again if some may be late, because only now it is certain which sessions are open.
 5. Merge. Write dead letters, raw events, and the states and anomalies of detectors for single events. Advance the
    offsets. Commit.
@@ -100,9 +101,9 @@ class _Offset:
     """A row of `_offsets`, in the order of the selected columns.
 
     Attributes:
-        maximum: the greatest accepted event time, see `PartitionTime`.
-        suspects: the event times that are not accepted yet, see `PartitionTime`.
-        last_event_at: the wall time at which events last arrived, see `PartitionTime`.
+        maximum: the greatest accepted event time.
+        suspects: the event times, in order of arrival, that are too far ahead to be accepted yet.
+        last_event_at: the wall time at which events last arrived.
         clock_ms: the server's clock, in epoch milliseconds.
         feeds: the versions, besides the spec's, for which the partition's events count.
     """
@@ -273,7 +274,7 @@ class Committer:
         return {row[0]: _Offset(*row) for row in rows}
 
     def _check_owner(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
-        """Step 2: check that positions, generation and marked versions are still the same that this process knows."""
+        """Step 2: check that positions, generation and marked versions are still those that this process knows."""
         fenced = {p for p in batch.next_offsets if p not in rows or rows[p].position != positions.get(p)}
         if fenced:
             raise Fenced(fenced)

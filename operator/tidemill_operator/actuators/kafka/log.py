@@ -38,7 +38,7 @@ class Offsets:
     faults: dict[Place, str] = field(default_factory=dict)
 
     def of(self, topic: str) -> dict[int, int]:
-        """The known offsets of one topic, by partition."""
+        """Return the known offsets of one topic, by partition."""
         return {partition: offset for (name, partition), offset in self.at.items() if name == topic}
 
 
@@ -138,7 +138,7 @@ class KafkaLog:
             consumer.close()
 
     def _admin(self) -> AdminClient:
-        """The client; created at first use."""
+        """Return the client, which is created at first use."""
         with self._lock:
             if self._client is None:
                 self._client = AdminClient(self.config)
@@ -164,7 +164,7 @@ _READING = {
 
 
 def _asked(client: AdminClient, places: Collection[Place], spec: OffsetSpec, seconds: float) -> Offsets:
-    """One attempt."""
+    """Make one attempt."""
     found = Offsets()
     try:
         futures = client.list_offsets({TopicPartition(*place): spec for place in places}, request_timeout=seconds)

@@ -32,7 +32,7 @@ class KafkaMoves:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """The partitions of a topic whose replicas are being moved, by number.
+        """Return the partitions of a topic whose replicas are being moved, by number.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -47,7 +47,7 @@ class KafkaMoves:
         }
 
     def any(self) -> bool:
-        """Whether any partition of the cluster is being reassigned, no matter who requested it.
+        """Return whether any partition of the cluster is being reassigned, no matter who requested it.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.

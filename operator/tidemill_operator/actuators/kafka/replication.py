@@ -59,7 +59,8 @@ class Replication:
 
     Args:
         session: makes the requests to the cluster.
-        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas; 0: no limit.
+        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
+            limit.
     """
 
     def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:

@@ -43,7 +43,7 @@ class KafkaSession:
         self._refused = ""
 
     def admin(self) -> AdminClient:
-        """The client; created at first use.
+        """Return the client, which is created at first use.
 
         Raises:
             TidemillError: no broker is known.
@@ -97,7 +97,7 @@ class KafkaSession:
         return self.settle(shows)
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
-        """All config values of topics or brokers that exist.
+        """Return all config values of topics or brokers that exist.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.

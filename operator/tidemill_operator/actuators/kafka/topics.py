@@ -35,8 +35,9 @@ class KafkaTopics:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
         timeout_seconds: the timeout of each request.
-        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas; 0: no limit.
-        offsets_replicas: replication factor of Kafka's own topic of committed offsets; 0: it is not changed.
+        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
+            limit.
+        offsets_replicas: replication factor of Kafka's own topic of committed offsets. With 0, it is not changed.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class KafkaTopics:
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
     def brokers(self) -> int:
-        """The number of brokers that answer.
+        """Return the number of brokers that answer.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -89,7 +90,7 @@ class KafkaTopics:
         return {name: _live(described) for name, described in found.items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """All config values of existing topics.
+        """Return all config values of existing topics.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -229,7 +230,8 @@ class KafkaTopics:
             return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
         if described is None:
             return _report(topic, None, 0)
-        # The broker that was asked before did not know the topic yet. So the topic is handled like any existing one.
+        # Kafka says that the topic exists, although the broker that `observe` asked did not know it yet. So the topic
+        # is handled like any existing one.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
@@ -246,7 +248,10 @@ class KafkaTopics:
         return True
 
     def _has(self, name: str, config: Mapping[str, str]) -> bool:
-        """Whether Kafka shows the given configs. It does not if the broker that answers does not know the topic yet."""
+        """Return whether Kafka shows the given configs.
+
+        The result is False if the broker that answers does not know the topic yet.
+        """
         try:
             return config.items() <= self.configs([name])[name].items()
         except TidemillError as error:

@@ -92,7 +92,7 @@ class Api:
     """The API of one cluster.
 
     Args:
-        configuration: address and credentials; None: the pod's own account, else KUBECONFIG.
+        configuration: address and credentials, or None for the pod's own account, or else KUBECONFIG.
         timeout_seconds: the timeout of each call.
 
     Attributes:

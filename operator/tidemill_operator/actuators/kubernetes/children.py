@@ -56,7 +56,7 @@ class Children:
                 self._live[kind.kind, item["metadata"]["name"]] = item
 
     def known(self, kind: str, name: str) -> Document | None:
-        """The object as it was at the start of the pass, or None if it did not exist then."""
+        """Return the object as it was at the start of the pass, or None if it did not exist then."""
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:

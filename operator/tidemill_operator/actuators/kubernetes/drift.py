@@ -1,6 +1,7 @@
 """Pure: compares a live object with the applied one, and finds fields that other managers have added.
 
-A forced server-side apply reverts fields that others changed, but keeps fields that others added. So both are checked.
+A forced server-side apply reverts fields that others changed, but keeps fields that others added. So changed and added
+fields are both searched.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Whether a manager's applied fields include a field, e.g. `"f:spec", "f:replicas"`."""
+    """Return whether a manager's applied fields include a field, e.g. `"f:spec", "f:replicas"`."""
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})

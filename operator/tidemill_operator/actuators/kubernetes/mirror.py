@@ -111,7 +111,7 @@ class Mirror:
             return {copy.uid: name for name, copy in self._copies[kind.kind, namespace].items()}
 
     def is_whole(self, kind: Kind, scope: str | None, *, seconds: float) -> bool:
-        """Whether all objects of a kind, in one namespace or in all, were listed within the last `seconds`."""
+        """Return whether all objects of a kind, in one namespace or in all, were listed within the last `seconds`."""
         with self._lock:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 

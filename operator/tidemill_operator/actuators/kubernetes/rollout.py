@@ -39,14 +39,14 @@ def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Out
 
 
 def rolled_out(live: Mapping[str, Any]) -> bool:
-    """Whether a Deployment's newest template runs in all replicas, and no other pod is left."""
+    """Return whether a Deployment's newest template runs in all replicas, and no other pod is left."""
     wanted, status = int(live["spec"].get("replicas", 1)), live.get("status", {})
     counts = [int(status.get(name, 0)) for name in ("replicas", "updatedReplicas", "availableReplicas")]
     return _is_seen(live) and all(count == wanted for count in counts)
 
 
 def _is_seen(live: Mapping[str, Any]) -> bool:
-    """Whether the Deployment's status is for its newest spec."""
+    """Return whether the Deployment's status is for its newest spec."""
     observed = int(live.get("status", {}).get("observedGeneration", 0))
     return observed >= int(live["metadata"].get("generation", 1))
 

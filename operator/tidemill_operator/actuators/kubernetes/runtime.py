@@ -1,8 +1,8 @@
 """The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
 
-The pipelines of a namespace share ingest and API. The pods of both read configs and credentials from files that change
-while the pods run, so a pipeline never restarts the pods of another. A shared object has all its pipelines as owners,
-and Kubernetes deletes it with the last of them.
+The pipelines of a namespace share ingest and API. The pods of ingest and API read configs and credentials from files
+that change while the pods run, so a pipeline never restarts the pods of another pipeline. A shared object has all its
+pipelines as owners, and Kubernetes deletes it with the last of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class NamespaceLocks:
         self._guard = threading.Lock()
 
     def of(self, namespace: str) -> threading.Lock:
-        """The lock of a namespace."""
+        """Return the lock of a namespace."""
         with self._guard:
             return self._locks[namespace]
 
@@ -149,7 +149,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether the resource exists. The result is True if the operator has no permission to see it.
+        """Return whether the resource exists. The result is True if the operator has no permission to see it.
 
         Raises:
             TidemillError: the API does not answer.
@@ -162,7 +162,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Read the namespace and act. Repeat both if another operator has written meanwhile."""
+        """Read the namespace and act. If another operator has written meanwhile, read and act again."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

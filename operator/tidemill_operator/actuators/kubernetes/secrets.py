@@ -51,7 +51,7 @@ class KubernetesSecrets:
         """Put the staged logins in force.
 
         Raises:
-            TidemillError: as `ensure`.
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
         return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
 
@@ -59,7 +59,7 @@ class KubernetesSecrets:
         """Retire the former logins.
 
         Raises:
-            TidemillError: as `ensure`.
+            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
         return self._rewritten(namespace, pipeline, credentials.retired)
 
@@ -90,7 +90,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # This creates and does not apply. So of two operators one fails, and reads the other's passwords next time.
+            # The Secret is created, not applied: if two operators do so at once, one gets a conflict and reads the
+            # other's passwords at the next pass.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.

@@ -1,7 +1,7 @@
 """The local runtime. Workloads are child processes of this one, and their configs are files below the data folder.
 
-The pipelines of a namespace share ingest and API. Both run as long as a pipeline needs them, and read the config files
-again when they change. A processor reads its config once, so it is restarted when the config changes.
+The pipelines of a namespace share ingest and API. Ingest and API run as long as a pipeline needs them, and read the
+config files again when they change. A processor reads its config once, so it is restarted when the config changes.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ class LocalRuntime:
         self._supervisor.close()
 
     def states(self) -> Mapping[str, ReplicaState]:
-        """The state of every process, by `<namespace>.<workload>-<n>`."""
+        """Return the state of every process, by `<namespace>.<workload>-<n>`."""
         return self._supervisor.states()
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
-        """The processes of a workload."""
+        """Return the processes of a workload."""
         return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
@@ -164,7 +164,7 @@ class LocalRuntime:
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
-        """Whether all replicas of the workload run as specified and are ready, and no other replica runs."""
+        """Return whether all replicas of the workload run as specified and are ready, and no other replica runs."""
         states = self.replicas(workload.namespace, workload.name)
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 
@@ -212,7 +212,8 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):  # its own win
+        # The pipeline's own processes come last, so that they take precedence over shared ones.
+        for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:
                 found[workload.component] = f"http://{HOST}:{states[0].port}"
@@ -224,11 +225,11 @@ class LocalRuntime:
         return HOST if self._host == HOST else socket.gethostname()
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Whether the pipeline runs here, or still has its data."""
+        """Return whether the pipeline runs here, or still has its data."""
         return (self.config_root / namespace / f"{pipeline}.json").exists()
 
     def targets(self) -> list[dict[str, object]]:
-        """The scrape targets of all processes, in the format of Prometheus' file discovery."""
+        """Return the scrape targets of all processes, in the format of Prometheus' file discovery."""
         host = self.target_host
         with self._lock:
             workloads = [(owner, running.workload) for (owner, _), running in self._workloads.items()]
@@ -269,7 +270,7 @@ class LocalRuntime:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )
-        # A process that reads its config once also reads its login once, so both are part of the revision.
+        # A process that reads its config once also reads its login once, so config and login are part of the revision.
         revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
@@ -298,11 +299,11 @@ class LocalRuntime:
 
 
 def _status(name: str) -> str:
-    """The name under which the status port of a replica is remembered."""
+    """Return the name under which the status port of a replica is remembered."""
     return f"{name}/status"
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
-    """The pipelines to which the workloads belong."""
+    """Return the pipelines to which the workloads belong."""
     named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
     return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

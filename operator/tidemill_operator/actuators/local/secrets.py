@@ -14,7 +14,8 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# The patience is short: processes read the files when they connect, and requests on older connections end soon.
+# How long to wait after a switch. It is short, because processes read the files when they connect, and requests on
+# older connections end soon.
 PATIENCE_SECONDS = 5.0
 
 

@@ -35,7 +35,8 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
         session: a session in a transaction.
         schema: the schema in the plan.
         owner: the pipeline.
-        gone: tells whether another pipeline no longer exists, so that its claim may be taken over. None: no claim is.
+        gone: returns whether another pipeline no longer exists, so that its claim may be taken over. With None, no
+            claim is taken over.
 
     Raises:
         TidemillError: another pipeline owns one of the topics.
@@ -70,7 +71,7 @@ def claim(session: Session, schema: Schema) -> None:
 
 
 def made(session: Session, schema: str) -> frozenset[str]:
-    """The topics that the operator created for a pipeline."""
+    """Return the topics that the operator created for a pipeline."""
     query = sql.SQL("SELECT name FROM {}").format(sql.Identifier(schema, TOPICS.name))
     return frozenset(name for (name,) in session.connection.execute(query))
 
@@ -87,7 +88,10 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Whether the pipeline already owns its topic. True also if it read the topic before claims were recorded."""
+    """Return whether the pipeline already owns its topic.
+
+    The result is also True if the pipeline read the topic before claims were recorded.
+    """
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 
@@ -97,14 +101,14 @@ def _marks(topic: str) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 
 def _mark(schema: Schema) -> str:
-    """The comment of a pipeline's table of positions, or empty if the pipeline reads no topic, and so claims none."""
+    """Return the comment of a pipeline's table of positions, or empty if the pipeline reads no topic."""
     if not schema.source:
         return ""
     return next(text for text, managed in _marks(schema.source) if managed == schema.managed)
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """The live comment of the table of positions, or empty if it has none, None if there is no table."""
+    """Return the live comment of the table of positions, or empty if it has none, None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

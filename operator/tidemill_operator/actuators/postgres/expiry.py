@@ -31,8 +31,8 @@ class _Partition:
 
     Attributes:
         since: when the partition was marked, or None if it is not marked.
-        pending: whether detaching it was interrupted.
-        due: whether it is past its retention, or was past it when detaching began.
+        pending: whether detaching the partition was interrupted.
+        due: whether the partition is past its retention, or was past its retention when detaching began.
     """
 
     parent: str

@@ -25,7 +25,7 @@ class Grant(NamedTuple):
 
 
 def parse_privileges(text: str) -> set[tuple[str, str]]:
-    """`SELECT, UPDATE (a, b)` → {("SELECT", ""), ("UPDATE", "a"), ("UPDATE", "b")}."""
+    """Parse privileges: `SELECT, UPDATE (a, b)` → {("SELECT", ""), ("UPDATE", "a"), ("UPDATE", "b")}."""
     found = set()
     for privilege, columns in re.findall(r"([A-Z]+)(?:\s*\(([^)]*)\))?", text):
         for column in columns.split(",") if columns else [""]:
@@ -34,7 +34,7 @@ def parse_privileges(text: str) -> set[tuple[str, str]]:
 
 
 def wanted_grants(schema: Schema) -> set[Grant]:
-    """All privileges of the two roles; PUBLIC has none."""
+    """Return all privileges of the two roles. PUBLIC has none."""
     grants = {Grant("SCHEMA", schema.name, "", role, "USAGE") for role in (schema.writer, schema.reader)}
     for table in schema.tables:
         for role, text in ((schema.writer, table.writer), (schema.reader, table.reader)):

@@ -71,7 +71,7 @@ def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
 def _versions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_aggregations" not in live.columns:
         return live
-    # Read `layout` and `fed` through to_jsonb, which gives null if the table of an older schema lacks these columns.
+    # Read `layout` and `fed` through to_jsonb, which returns null if the table of an older schema lacks these columns.
     query = sql.SQL(
         "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
         " FROM {} a"
@@ -94,7 +94,7 @@ def _accepted(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_offsets" not in live.columns:
         return live
-    # Read `former_topic_ids` through to_jsonb, which gives null if the table of an older schema lacks the column.
+    # Read `former_topic_ids` through to_jsonb, which returns null if the table of an older schema lacks the column.
     query = sql.SQL(
         "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
     ).format(sql.Identifier(schema, "_offsets"))

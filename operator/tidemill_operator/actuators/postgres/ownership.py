@@ -110,7 +110,7 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
 
 
 def epoch_of(comment: str | None) -> int | None:
-    """The epoch in a schema's comment, or None if the comment has none."""
+    """Return the epoch in a schema's comment, or None if the comment has none."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(comment or "")["epoch"])
     return None

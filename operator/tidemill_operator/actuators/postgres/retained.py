@@ -25,7 +25,7 @@ def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
 
 
 def noted_owner(comment: str | None) -> Owner | None:
-    """The owner in a schema's comment, or None if the comment names none."""
+    """Return the owner in a schema's comment, or None if the comment names none."""
     try:
         return Owner(**json.loads(comment or "")["tidemill"])
     except (ValueError, KeyError, TypeError):

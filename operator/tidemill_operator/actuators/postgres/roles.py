@@ -1,6 +1,6 @@
 """The roles of a schema. Owner, writer and reader have the privileges. Logins are members of writer or reader.
 
-Writer and reader have two logins each, A and B. Usually one of them may log in; during a rotation both may.
+Writer and reader have two logins each, A and B. Usually one login of each may log in. During a rotation, A and B may.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
     """Make the roles match the plan. Only logins that are current, staged or not yet retired may log in.
 
     Raises:
-        TidemillError: a role of that name belongs to somebody else.
+        TidemillError: a role with one of the names belongs to somebody else.
     """
     live = _observe(session, roles_of(schema))
     logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
@@ -96,7 +96,7 @@ def drop_roles(session: Session, schema: Schema) -> None:
 
 
 def roles_of(schema: Schema) -> tuple[str, ...]:
-    """All roles that a schema may have."""
+    """Return all roles that a schema may have."""
     return (schema.owner, *(role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))))
 
 
@@ -183,7 +183,7 @@ def _knows_password(session: Session, role: str, password: str, comment: str | N
 
 
 def verifies(password: str, verifier: str) -> bool:
-    """Whether a SCRAM-SHA-256 verifier (RFC 5803, as Postgres stores it) belongs to an ASCII password."""
+    """Return whether a SCRAM-SHA-256 verifier (RFC 5803, as Postgres stores it) belongs to an ASCII password."""
     method, _, rest = verifier.partition("$")
     if method != "SCRAM-SHA-256" or rest.count(":") != 2:
         return False

@@ -41,7 +41,7 @@ class Session:
         self.changed = 0
 
     def rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
-        """The rows of a query."""
+        """Return the rows of a query."""
         return self.connection.execute(sql.SQL(query), parameters).fetchall()
 
     def write(self, text: str, *names: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
@@ -73,12 +73,12 @@ class Session:
 def connected(
     address: PostgresAddress, doing: str, *, timeout_seconds: float = 10.0, read_only: bool = False
 ) -> Iterator[Session]:
-    """A session in autocommit mode.
+    """Open a session in autocommit mode.
 
     Args:
         address: the database and the administrator's login.
         doing: what the session is for. Messages of errors begin with it.
-        timeout_seconds: the timeout of connecting.
+        timeout_seconds: how long connecting may take.
         read_only: let Postgres refuse every write, and do not create a missing database.
 
     Raises:

@@ -1,6 +1,7 @@
-"""The webhook's certificate and its authority. Both are kept in one Secret, and renewed long before they expire.
+"""The webhook's certificate and its authority. The two are kept in one Secret, and renewed long before they expire.
 
-The first replica creates them. A replica that tries at the same time gets a conflict and uses the existing ones.
+The first replica creates certificate and authority. A replica that tries at the same time gets a conflict and uses the
+existing ones.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Certificates:
 
 
 class CertificateKeeper:
-    """Keeps the Secret up to date. Every replica may do it.
+    """Keeps the Secret up to date. Every replica may do so.
 
     Args:
         api: the API of the cluster.
@@ -120,7 +121,9 @@ class CertificateKeeper:
 
 
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """Return certificates. Those in the last third of their lifetime, or made for other hosts, are new ones.
+    """Return the known certificates.
+
+    Certificates in the last third of their lifetime, or for other hosts, are replaced by new ones.
 
     Args:
         known: the existing certificates, or None if there are none that can be used.

@@ -1,8 +1,8 @@
 """The admission webhook. It refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
 
 The webhook runs on every replica. The API server calls it twice. The first call is as a mutating webhook that changes
-nothing. It comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean in place
-of a name. The second call is as a validating webhook, after all mutations.
+nothing. This call comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean
+instead of a name. The second call is as a validating webhook, after all mutations.
 
 The webhook serves HTTPS in its own threads. A verdict depends only on the resource and on the platform's limits.
 """
@@ -67,7 +67,7 @@ class Webhook:
     Args:
         api: the API of the cluster.
         keeper: keeps the certificate up to date.
-        port: the listening port; 0: a free one.
+        port: the listening port, or 0 for a free port.
         configuration: name of the webhook's configurations.
         limits: the platform's limits.
     """

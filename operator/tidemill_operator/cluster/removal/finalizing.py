@@ -51,7 +51,8 @@ class Finalizing:
         """Delete the topics and schema of a resource that is being deleted, then remove the finalizer.
 
         Raises:
-            Conflict, TidemillError: for the same reasons as `prepared`.
+            Conflict: somebody else has written the resource meanwhile. TidemillError: the API refuses or does not
+                answer.
         """
         key = Key.of(document["metadata"])
         if not held(document):
@@ -80,10 +81,10 @@ class Finalizing:
 
 
 def held(document: Document) -> bool:
-    """Whether the resource has the operator's finalizer."""
+    """Return whether the resource has the operator's finalizer."""
     return FINALIZER in document["metadata"].get("finalizers", ())
 
 
 def is_paused(document: Document) -> bool:
-    """Whether reconciliation of the resource is paused."""
+    """Return whether reconciliation of the resource is paused."""
     return bool((document["metadata"].get("annotations") or {}).get(PAUSE) == "true")

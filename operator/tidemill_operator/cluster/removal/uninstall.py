@@ -61,7 +61,7 @@ class Installation:
         """Read TIDEMILL_OPERATOR_NAMESPACE, TIDEMILL_OPERATOR_DEPLOYMENT, …_WEBHOOK_CONFIGURATION, …_WATCH_NAMESPACES.
 
         Raises:
-            ValueError: one of the first two is missing.
+            ValueError: one of the first two variables is missing.
         """
         needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
         for name, value in needed.items():

@@ -97,7 +97,7 @@ def remove_data(data_dir: Path) -> None:
 
 
 def answers(address: PostgresAddress) -> bool:
-    """Whether the database currently accepts the login."""
+    """Return whether the database currently accepts the login."""
     return not trouble(address)
 
 
@@ -111,7 +111,7 @@ def trouble(address: PostgresAddress) -> str:
 
 
 def _serves(address: PostgresAddress) -> bool:
-    """Whether the server answers. At its first answer, the database is created."""
+    """Return whether the server answers. At its first answer, the database is created."""
     if answers(address):
         return True
     maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)

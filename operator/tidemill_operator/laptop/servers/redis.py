@@ -53,7 +53,7 @@ def redis_server(
 
 
 def answers(url: str) -> bool:
-    """Whether a Redis answers at the URL."""
+    """Return whether a Redis answers at the URL."""
     return not trouble(url)
 
 

@@ -86,12 +86,12 @@ class Server:
             self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
 
     def _has_port(self) -> bool:
-        """Whether the process itself listens on the port, and not another one that answers in its place."""
+        """Return whether the process itself listens on the port, and not another one that answers in its place."""
         pid = self.pid
         return pid is not None and is_served_by(self.port, [pid, *descendants(pid)])
 
     def is_ready(self) -> bool:
-        """Whether the server answers now."""
+        """Return whether the server answers now."""
         return self._ready()
 
     def terminate(self) -> None:

@@ -1,4 +1,4 @@
-"""Pure: decides which topics a pipeline owns, why another may not use them, and which are deleted with it.
+"""Pure: decides which topics a pipeline owns, why others may not use these topics, and which are deleted with it.
 
 Both the operator and `tidemill plan` use this.
 """
@@ -15,7 +15,7 @@ from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Schema, T
 
 _NAME = "spec.source.topic.name"
 
-# Topics that the operator created for the pipeline. No others are ever deleted.
+# Topics that the operator created for the pipeline. No other topics are ever deleted.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),

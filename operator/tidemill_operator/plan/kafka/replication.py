@@ -104,7 +104,7 @@ class Spread:
 
     @classmethod
     def asked(cls, text: str) -> Spread:
-        """Parse a request. Any new text is one. It may end with `without 2, 3`, which names brokers to empty.
+        """Parse a request. Any new text is a request. It may end with `without 2, 3`, which names brokers to empty.
 
         `2026-03-01` uses all brokers. `2026-03-01 without 3` empties broker 3.
         """
@@ -113,7 +113,7 @@ class Spread:
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Whether it is clear, without asking Kafka for reassignments, that there is nothing to do."""
+    """Return whether it is clear, without asking Kafka for reassignments, that there is nothing to do."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())

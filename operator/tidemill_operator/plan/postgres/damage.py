@@ -27,7 +27,7 @@ _POSITIONS = "; events that the topic still holds are then counted a second time
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Describe the objects that are gone, or empty for a schema without an accepted spec.
+    """Return descriptions of the objects that are gone, or none for a schema without an accepted spec.
 
     Args:
         schema: the schema in the plan.
@@ -39,7 +39,10 @@ def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
 
 
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
-    """Return the schema with descriptions of what is gone, so that it is not created again without a request."""
+    """Return the schema with descriptions of the objects that are gone.
+
+    They are not created again without a request.
+    """
     return replace(schema, lost=damage(schema, live))
 
 

@@ -1,8 +1,8 @@
 """Pure: translates what a schema records about window tables from the format of earlier versions.
 
 - `first` or `last` of a field `at_x` had a column of the same name as the column that orders `first` or `last` of `x`.
-  The types of both differ: the ordering column is bigint[], and no field is an array. If a spec had both, the table
-  had only the first one, with right values. The other one is added like any new column.
+  The types of the two columns differ: the ordering column is bigint[], and no field is an array. If a spec needed both
+  columns, the table had only the first one, with right values. The second one is added like any new column.
 - The shape of a version lacked the types of the fields behind its columns. They are taken from the accepted spec.
 """
 
@@ -82,5 +82,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted it by other rules
+    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted the spec by other rules
         return {}

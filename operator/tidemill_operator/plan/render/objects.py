@@ -40,7 +40,10 @@ def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
 
 
 def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: int, *, pipeline: str) -> Manifest:
-    """Return the Ingress of a pipeline's ingest or API. Each has its own host, because both have the same paths."""
+    """Return the Ingress of a pipeline's ingest or API.
+
+    Ingest and API have a host each, because they serve the same paths.
+    """
     host = f"{pipeline}-{workload.component}.{workload.namespace}.{exposure.domain}"
     backend = {"service": {"name": metadata["name"], "port": {"number": port}}}
     spec: dict[str, Any] = {

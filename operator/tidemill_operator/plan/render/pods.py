@@ -194,7 +194,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": _SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     if workload.registry_secret:
-        # Optional: without it the pods start, and their health says that the registry refuses them.
+        # The Secret is optional: without it the pods start, and their health says that the registry refuses them.
         secret = {"secretName": workload.registry_secret, "optional": True, "defaultMode": _SECRET_MODE}
         found.append({"name": "registry", "secret": secret})
     return found

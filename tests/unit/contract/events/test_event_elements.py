@@ -251,8 +251,8 @@ def test_a_path_through_each_element_is_read_and_shown_as_written(path: Any, ste
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("a[].b[]", "has [] twice: one array of an event is exploded"),
-        ("a[][0]", "has a place after []: elements are objects or single values"),
+        ("a[].b[]", "has [] twice, but only one array of an event can be exploded"),
+        ("a[][0]", "has an index after []: elements are objects or single values"),
         ("[].a", "is no path of members"),
         ([[], "a"], "does not begin with the name of a member"),
     ],

@@ -220,7 +220,7 @@ def test_nothing_gives_no_pipeline(events: list[Any]) -> None:
 
 
 def test_events_without_a_readable_member_give_no_pipeline() -> None:
-    with pytest.raises(NothingFound, match="no member that a field can be read from"):
+    with pytest.raises(NothingFound, match="no member of its events can become a field"):
         drafted([{"a": [{"b": 1}]}, {"a": []}])
 
 

@@ -139,7 +139,7 @@ def _items(column: Column, items: Sequence[Any]) -> list[Any]:
 
 
 def _member(member: Column, value: Any) -> Any:
-    """Convert a member of an object in a list. In these objects, times and decimals are texts."""
+    """Convert a member of an object in a list for Arrow. Times and decimals arrive as strings."""
     if scale_of(member.kind) is not None:
         return _decimal(member, value)
     return read_time(value) if member.kind == "timestamp" and isinstance(value, str) else value

@@ -44,7 +44,7 @@ class Format:
     """A format of answers.
 
     Attributes:
-        name: the name of the format in texts.
+        name: the format's name, as messages and pages show it.
         suffix: the suffix of paths in this format, without the dot.
         media_type: the media type in Accept headers.
         description: the description in Markdown, for the reference page and the OpenAPI document.
@@ -52,7 +52,8 @@ class Format:
         aliases: further media types of the format.
         content_type: the Content-Type header of answers, or an empty text if it is the media type.
         schema: the schema of the body, for the OpenAPI document.
-        of_items: whether the body is a sequence of rows, and the OpenAPI document has the schema of a row.
+        of_items: whether the body is a sequence of rows. The OpenAPI document then describes one row (`itemSchema`),
+            not the whole body.
     """
 
     name: str

@@ -143,7 +143,7 @@ def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
 
 
 def _plain(value: Any) -> Any:
-    """Return 0.0 for -0.0, because both are the same group, and other values unchanged."""
+    """Return 0.0 for -0.0, because the two are the same group, and other values unchanged."""
     return value + 0.0 if value.__class__ is float else value
 
 

@@ -274,7 +274,7 @@ class Upstream:
             subscriber.lose(name)
 
     def _advance(self, watermark_ms: int | None, closed_until_ms: dict[str, int | None]) -> None:
-        """Pass the progress to subscribers. Neither watermark nor closed times ever decrease."""
+        """Pass the progress to subscribers. The watermark and the closed times never decrease."""
         before = self.progress
         closed = dict(before.closed_until_ms)
         for name, value in closed_until_ms.items():

@@ -240,7 +240,7 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return windows in a streamed format, from a server-side cursor. The first piece was already read.
+        """Stream windows. The first piece is read before this returns, so that a failure is answered with a status.
 
         Raises:
             Problem: the database does not answer, or is busy.

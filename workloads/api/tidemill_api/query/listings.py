@@ -50,7 +50,7 @@ class Listing:
 def _text(value: bytes | None) -> str | None:
     """Return bytes as text if they are UTF-8, or else as base64.
 
-    The column `value_encoding` says which of both it is.
+    The column `value_encoding` says whether the value is text or base64.
     """
     if value is None:
         return None

@@ -24,7 +24,7 @@ UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
-"""The pattern of an integer. It can be written as 2 or 2.0, because both are the same number in JSON."""
+"""The pattern of an integer. It can be written as 2 or 2.0, because 2 and 2.0 are the same number in JSON."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {

@@ -39,7 +39,10 @@ WaitSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class ConfigError(ValueError):
-    """The error for wrong resilience settings. The message has a line with place, fault and remedy for each fault."""
+    """The error for wrong resilience settings.
+
+    The message has a line for each fault, with the key or the variable, the fault and the remedy.
+    """
 
 
 class _Section(BaseModel):
@@ -135,7 +138,8 @@ class ResilienceConfig(_Section):
         Raises:
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
         """
-        # The file is merged into the defaults, because sections of one class have different defaults (see redis).
+        # The file is merged into the defaults. Otherwise pydantic would fill the gaps of a section with the defaults of
+        # its class, but `redis` has defaults of its own.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -157,7 +161,7 @@ class ResilienceConfig(_Section):
 
         Args:
             is_failure: the predicates for failures, by guard name. They replace the predicates of failures.py.
-            is_retryable: the predicates for retries, by guard name. They replace those of failures.py too.
+            is_retryable: the predicates for retries, by guard name. They replace the predicates of failures.py too.
             clock: a monotonic clock, in seconds.
         """
         kinds = {

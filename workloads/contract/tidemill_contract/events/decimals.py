@@ -84,7 +84,10 @@ class Decimals:
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str]) -> None:
-        """Prepare the fields of type decimal. Fields in `first` (see `Shape`) are scaled with the field named there."""
+        """Prepare the fields of type decimal.
+
+        Fields in `first` read the same member as another field, and are scaled with it.
+        """
         own = [field for field in fields if field.origin == "value" and field.name not in first]
         found = {field.name: DecimalFormat.of(field) for field in own}
         self._formats = {name: written for name, written in found.items() if written is not None}

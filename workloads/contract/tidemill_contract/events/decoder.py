@@ -156,7 +156,7 @@ class EventDecoder:
         return Decoded(events, invalid, micros if self._fields.exact else None)
 
     def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
-        """Decode a batch without checks of single events, or return None if these checks are needed. See `plain`."""
+        """Decode a batch and check all its events together, or return None if each event must be checked by itself."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
         decode = self._decode
@@ -200,8 +200,8 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # The fields that were converted before had no times as text, so reading the events again undoes
-                        # nothing.
+                        # Reading the events again undoes no conversion: the fields before this one hold only epoch
+                        # milliseconds, and fields with a format come later (see `EventFields.timestamps`).
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None

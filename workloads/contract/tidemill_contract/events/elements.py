@@ -121,7 +121,7 @@ class Elements:
         counts: the number of elements of each record.
         raws: the JSON texts of the elements. The list is empty if the texts are not needed any more.
         invalid: the verdicts on invalid elements, by index.
-        micros: the microseconds of event times, see `Decoded`.
+        micros: the microseconds within the millisecond of each event time, or None, as in `Decoded`.
     """
 
     events: list[Any]
@@ -245,7 +245,7 @@ class Origins:
         return record, index - self.starts[record]
 
     def text(self, raw: bytes, place: int) -> bytes:
-        """Return the JSON text of the element at a place in the array of a valid record."""
+        """Return the JSON text of the element at an index in the array of a valid record."""
         return _texts(self.document(raw), self.steps)[place]
 
 

@@ -1,7 +1,8 @@
 """Decodes whole records: the event, and fields from its envelope, the record's key, headers, timestamp and offset.
 
-Texts of the key and of headers are written as the members of an event of their own, so that one decoder judges both
-and gives the same reasons. Where an array is exploded, what is judged here is the record without its elements.
+Texts of the key and of headers are written as the members of a separate event. So the same decoder judges the key, the
+headers and the event, and returns the same reasons. If an array is exploded, this module judges the record without the
+array's elements.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Record(Protocol):
 
 
 class RecordDecoder:
-    """Decodes and validates the records of one pipeline: `EventDecoder`, and the fields beside the event.
+    """Decodes and validates the records of one pipeline: the event, and the fields that are not read from the event.
 
     Attributes:
         event_time_field: the field with the event time, or None if the record's own timestamp is the event time.
@@ -47,12 +48,12 @@ class RecordDecoder:
     def __init__(
         self, spec: PipelineSpec, *, exact: bool = False, reader: Reader | None = None, elements: Any = None
     ) -> None:
-        """Prepare.
+        """Create the decoder.
 
         Args:
             spec: the pipeline's spec.
             exact: whether `Decoded` has the microseconds of event times.
-            reader: reads the values of records; None: the reader that the format needs, if it needs one.
+            reader: the reader of the values of records, or None for the reader that `reader_for` returns.
             elements: the type of the exploded array for `decode_whole`.
         """
         self._array, self._whole = ExplodedArray.of(spec), None
@@ -78,7 +79,10 @@ class RecordDecoder:
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
     ) -> Decoded:
-        """Decode events, see `EventDecoder.decode_all`. Without `records`, the fields beside them are null."""
+        """Decode events as `EventDecoder.decode_all` does.
+
+        Without `records`, fields that are not read from the event are null.
+        """
         if self._reader is None:
             decoded = self._plain.decode_all(raws, now_ms, largest=largest)
         else:
@@ -103,7 +107,7 @@ class RecordDecoder:
         return self.complete(decoded, records, now_ms)
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
-        """Set and validate the fields beside the events; there is one event for each record."""
+        """Set and validate the fields that are not read from the events. Each record has one event."""
         if not self.beside:
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]
@@ -129,7 +133,7 @@ class RecordDecoder:
                 documents.append(self._document(records[index]))
             except InvalidEvent as verdict:
                 invalid[index] = verdict
-                documents.append(b"")  # it is refused below too, but the first verdict counts
+                documents.append(b"")  # the text is refused below too, but the first verdict counts
         return self._beside.decode_all(documents, now_ms)
 
     def _document(self, record: Record) -> bytes:
@@ -162,7 +166,7 @@ class RecordDecoder:
         return self._events.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object, see `EventDecoder.as_json`."""
+        """Return the fields of each event as a JSON object, by the names of the fields."""
         return self._events.as_json(events, raws)
 
     def document(self, raw: bytes) -> bytes:
@@ -170,12 +174,16 @@ class RecordDecoder:
         return raw if self._reader is None else self._reader.document(raw)
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
-        """Check a record's own time, see `EventTimes.check_record`."""
+        """Check a record's own timestamp as the event time.
+
+        Raises:
+            InvalidEvent: it is in seconds, before 1970, or further ahead of `now_ms` than maxFuture.
+        """
         self._events.times.check_record(record_time_ms, now_ms)
 
 
 def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
-    """Return the places of the records without a value; their bytes are empty."""
+    """Return the indexes of the records without a value. Their bytes are empty."""
     if b"" not in raws:
         return []
     return [index for index, record in enumerate(records) if not raws[index] and record.value() is None]

@@ -1,4 +1,4 @@
-"""The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field in them.
+"""The layout of events in memory: the typed structs that the JSON reader fills, and where they have each field.
 
 An event without paths is one flat struct. Paths lead to nested structs, so that a value is read without dictionaries
 and without a copy. If the reader refuses an event, the event's fields are found member by member (`extracted`) and

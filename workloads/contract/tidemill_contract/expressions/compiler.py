@@ -40,7 +40,7 @@ class Transform:
     Attributes:
         derives: (name, spec type, polars expression) in order.
         condition: the filter.
-        further: columns that are added to what passes the filter, in order.
+        further: columns that are added to the rows that pass the filter, in order.
     """
 
     derives: tuple[tuple[str, str, pl.Expr], ...]
@@ -50,9 +50,9 @@ class Transform:
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return `frame` with the derived columns, and only with the rows for which the filter is true.
 
-        The columns of `frame` must have the dtypes of POLARS_TYPES, and the derived columns get them. A derived string
-        of more than 1,024 bytes is null, because a group column cannot hold it, and a chain of derives could otherwise
-        fill the memory.
+        The columns of `frame` must have the dtypes of POLARS_TYPES. The derived columns get dtypes of POLARS_TYPES too.
+        A derived string of more than 1,024 bytes is null, because a group column cannot hold it, and a chain of derives
+        could otherwise fill the memory.
         """
         for _, _, expression in self.derives:
             frame = _with_column(frame, expression)
@@ -129,10 +129,10 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
 
 
 def compile_condition(text: str, types: Mapping[str, str]) -> pl.Expr:
-    """Compile a condition over columns of these spec types; it gives true, false or null.
+    """Compile a condition over columns of these spec types. Its value is true, false or null.
 
     Raises:
-        ExpressionError: it is not a valid condition.
+        ExpressionError: the text is not a valid condition.
     """
     typed = _compile(parse(text), types)
     if typed.kind not in ("boolean", "null"):

@@ -1,6 +1,7 @@
 """Exact arithmetic of decimals in filter and derive expressions.
 
-A decimal is an integer of 64 bits there, its value times 10^scale. Where a result does not fit, it is NULL.
+In these expressions, a decimal is an integer of 64 bits: its value times 10^scale. A result that does not fit into 64
+bits is NULL.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from tidemill_contract.expressions.values import (
 )
 
 DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
-"""The beginnings of decimal types in TRY_CAST."""
+"""The words with which a decimal type begins in TRY_CAST."""
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
-"""Numbers of at most 309 digits before the point, and as many after it as decimals have, are rounded once."""
+"""The precision is high enough that a double is rounded only once: it has at most 309 digits before the point."""
 
 
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
@@ -52,9 +53,9 @@ def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
 
 
 def rounded(name: str, argument: Typed, digits: int) -> Built:
-    """Return a decimal with fewer digits after the point: by ROUND (halves away from zero), FLOOR or CEIL.
+    """Return a decimal with fewer digits after the point, by ROUND (halves away from zero), FLOOR, CEIL or TRUNCATE.
 
-    Without any digits it is an integer.
+    With 0 digits, the result is an integer.
     """
     scale = scale_of(argument.kind) or 0
     kind = decimal_type(min(digits, scale)) if digits else "integer"
@@ -65,7 +66,7 @@ def rounded(name: str, argument: Typed, digits: int) -> Built:
 
 def _rounded(name: str, step: int, numbers: pl.Series) -> pl.Series:
     whole = numbers // step
-    rest = numbers - whole * step  # of negative numbers it is not negative either
+    rest = numbers - whole * step  # never negative, because the quotient is rounded down
     match name:
         case "ROUND":
             up = (rest * 2 > step) | ((rest * 2 == step) & (numbers > 0))
@@ -88,10 +89,12 @@ def _text(scale: int, scaled: int) -> str:
 
 
 def to_decimal(name: str, source: Typed, wanted: str) -> Built:
-    """Return a value converted to a type such as `DECIMAL(18,2)`, rounded; NULL where it has too many digits.
+    """Return a value converted to a type such as `DECIMAL(18,2)`, and rounded.
+
+    A value with too many digits becomes NULL.
 
     Raises:
-        ExpressionError: there is no such type, or the value cannot become one.
+        ExpressionError: there is no such type, or the value cannot be converted to it.
     """
     match = _TYPE.fullmatch(wanted)
     precision, scale = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
@@ -112,10 +115,10 @@ def to_decimal(name: str, source: Typed, wanted: str) -> Built:
 
 
 def from_decimal(source: Typed, kind: str) -> Built:
-    """Return a decimal converted to another type; to an integer it loses its fraction.
+    """Return a decimal converted to another type. As an integer, it loses its fraction.
 
     Raises:
-        ExpressionError: it cannot become one.
+        ExpressionError: a decimal cannot be converted to this type.
     """
     match kind:
         case "string":
@@ -130,7 +133,7 @@ def from_decimal(source: Typed, kind: str) -> Built:
 
 
 def _number(written: float | str) -> Decimal:
-    """The value as it is written; of a double in the fewest digits that tell it apart."""
+    """Return a value as a decimal number. A double gets the fewest digits that identify it."""
     return Decimal(written.strip() if isinstance(written, str) else repr(written))
 
 

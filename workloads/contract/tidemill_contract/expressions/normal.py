@@ -17,7 +17,7 @@ def normal_form(text: str) -> str:
     `status>=500` and `(STATUS >= 500)` have the same normal form, `>=("status",500)`.
 
     Raises:
-        ExpressionError: it cannot be read.
+        ExpressionError: the text is not an expression.
     """
     return _written(parse(text))
 

@@ -20,9 +20,9 @@ from tidemill_contract.times import read_start, rfc3339
 
 NUMERIC = ("integer", "number")
 _EXACT = ("integer", *DECIMALS)
-"""Types that are of type numeric in SQL."""
+"""The spec types whose values are of type numeric in SQL."""
 _LARGEST_INTEGER = "1e38"
-"""An integer of this many digits is NULL, so that no product of metrics grows without bound."""
+"""An integer with this many digits or more becomes NULL, so that no product of metrics grows without bound."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Value:
     """An SQL expression with its spec type (or `null`).
 
     Attributes:
-        simple: whether it is a column or a constant, which may be written several times.
-        constant: the text of a constant string, which may become a timestamp.
-        exact: the value of a constant number, which may become a decimal. The SQL of decimals has their own values.
+        simple: whether the SQL is a column or a constant, so that it may be repeated.
+        constant: the text of a constant string, which may be converted to a timestamp.
+        exact: the value of a constant number, which may be converted to a decimal. In this SQL, a decimal is its exact
+            numeric value, not a scaled integer.
     """
 
     kind: str
@@ -47,10 +48,10 @@ def compile_sql(text: str, columns: Mapping[str, Value]) -> Value:
 
     Args:
         text: the expression.
-        columns: by name, the SQL of each column. It is written once for each use.
+        columns: the SQL of each column, by name. The SQL is repeated for each use of the column.
 
     Raises:
-        ExpressionError: it is not valid; the text says why and what to do.
+        ExpressionError: the expression is not valid. The message has the reason and the remedy.
     """
     found = _compile(parse(text), columns)
     match found.kind:
@@ -147,7 +148,7 @@ def _decimal(value: Value) -> Value:
 
 
 def _scales(values: Sequence[Value]) -> list[int] | None:
-    """Return the scales of the values, or None if no value is a decimal, or one is no decimal and no integer."""
+    """Return the scales of the values, or None if none is a decimal, or one is neither a decimal nor an integer."""
     found = [0 if value.kind == "integer" else scale_of(value.kind) for value in values]
     known = [scale for scale in found if scale is not None]
     return known if len(known) == len(found) and any(value.kind in DECIMALS for value in values) else None

@@ -1,7 +1,7 @@
 """Parses filter and derive expressions, which are a small part of SQL, into a tree of nodes.
 
-The parser does not use types or polars. Its errors name the place and a remedy. A general SQL parser is not used,
-because it accepts far more than can be computed for single events.
+The parser does not use types or polars. Its error messages have the position in the text and a remedy. A general SQL
+parser is not used, because it accepts far more than can be computed for single events.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Parser:
         return self._tokens[self._next]
 
     def _word(self, *words: str) -> bool:
-        """Whether the next token is one of these keywords. If so, the parser moves past it."""
+        """Return whether the next token is one of these keywords. If so, move past it."""
         if self._token.kind == "word" and self._token.text.lower() in words:
             self._next += 1
             return True

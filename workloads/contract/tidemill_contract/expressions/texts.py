@@ -1,4 +1,4 @@
-"""Functions of texts in filter and derive expressions: regular expressions, parts, JSON, hashes."""
+"""Functions of texts in filter and derive expressions: regular expressions, parts between delimiters, JSON, hashes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 def _groups(pattern: str) -> int:
     """Return the number of groups in a valid pattern."""
-    # A group is added first, because polars refuses a pattern without any.
+    # A group is added first, because polars refuses a pattern without groups.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -70,7 +70,7 @@ def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
 
 
 def _title(name: str, args: Sequence[Typed]) -> Built:
-    # As in Postgres: a word consists of letters and digits, so that "1st" stays.
+    # As in Postgres, a word consists of letters and digits. So "1st" stays "1st", and does not become "1St".
     return "string", _by_value(
         as_string(name, args[0]), lambda text: _WORD.sub(lambda word: word[0].capitalize(), text)
     )

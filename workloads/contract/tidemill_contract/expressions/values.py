@@ -21,7 +21,7 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     "timestamp": pl.Datetime("ms", "UTC"),
     **dict.fromkeys(DECIMALS, pl.Int64()),
 }
-"""By the type, with the scale of a decimal."""
+"""The dtype of each spec type. Types of decimals include the scale."""
 WIDE = pl.Int128()
 NUMERIC = ("integer", "number")
 
@@ -34,9 +34,9 @@ class Typed:
         expression: the polars expression.
         kind: its spec type, or `null` for the constant NULL.
         size: the number of nodes in the polars expression.
-        constant: the value of a constant.
-        is_constant: whether it is a constant.
-        fixed: whether it uses no column, so that its value is the same for all rows.
+        constant: the value, if the expression is a constant.
+        is_constant: whether the expression is a constant.
+        fixed: whether the expression uses no column, so that its value is the same for all rows.
     """
 
     expression: pl.Expr
@@ -110,7 +110,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def scales(args: Sequence[Typed]) -> list[int] | None:
-    """Return the scales of the arguments, or None if none is a decimal, or one is no decimal and no integer."""
+    """Return the scales of the arguments, or None if none is a decimal, or one is neither a decimal nor an integer."""
     found = [0 if argument.kind == "integer" else scale_of(argument.kind) for argument in args]
     known = [scale for scale in found if scale is not None]
     exact = len(known) == len(found) and any(argument.kind != "integer" for argument in args)
@@ -165,8 +165,8 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
     Args:
         name: the function.
         args: its arguments.
-        compared: whether the arguments are compared with each other, or one is chosen. Decimals may have 128 bits then,
-            and `chosen` makes the result of them.
+        compared: whether the arguments are compared with each other, or one of them is the result. Decimals may then
+            have 128 bits, and `chosen` converts the one that is the result to 64 bits.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -190,12 +190,12 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
 
 
 def chosen(kind: str, value: pl.Expr) -> pl.Expr:
-    """Return one of the arguments that were unified to be compared; NULL if it does not fit its type."""
+    """Return one of the arguments that `unify` returned for a comparison, or NULL if it does not fit into 64 bits."""
     return narrow(value) if kind in DECIMALS else value
 
 
 def _united(name: str, args: Sequence[Typed], *, compared: bool) -> tuple[str, list[pl.Expr]]:
-    """Return decimals with other numbers: exact unless there is a double among them."""
+    """Return the common type of decimals and other numbers: a decimal, or a double if one of them is a double."""
     found = scales([argument for argument in args if argument.kind != "null"])
     if found is None:
         return "number", [as_number(name, argument) for argument in args]
@@ -241,7 +241,7 @@ def varying_first(a: Typed, b: Typed) -> bool:
 
 
 def one_zero(numbers: pl.Series) -> pl.Series:
-    """Return the floats with 0.0 in place of -0.0. The two are equal, so they have to be one group and look alike."""
+    """Return the floats with 0.0 in place of -0.0. 0.0 and -0.0 are equal, so they must be one group with one text."""
     zeros = numbers == 0.0  # adding 0.0 to all numbers has no effect in polars
     return numbers.set(zeros, 0.0) if zeros.any() else numbers
 

@@ -46,7 +46,7 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 def _all_between(column: StoredColumn) -> str:
     # array_agg makes a two-dimensional array of the arrays, which have the same length, and unnest reads it row by row.
-    # So the place of a count follows from its number modulo the length.
+    # So the index of a count in its array follows from the row's number modulo the length.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -54,7 +54,8 @@ def _all_between(column: StoredColumn) -> str:
 
 
 BETWEEN = PartialKind(name="histogram", sql_type=always("bigint[]"), merge=_between, rollup=_all_between)
-"""The kind of columns with numbers of values: below the first bound, from each bound to the next, and from the last."""
+"""The kind of columns with numbers of values: below the first bound, from each bound to the next, and from the last
+bound on."""
 KINDS = (COUNT, VALUES, BETWEEN)
 
 
@@ -104,7 +105,10 @@ class Histogram(Function):
     """The number of values between each bound and the next."""
 
     name = "histogram"
-    value = "the number of values between each two ascending `bounds` (1 to 64), below the first and from the last"
+    value = (
+        "the number of values between each two ascending `bounds` (1 to 64), below the first bound,"
+        " and from the last bound on"
+    )
     takes = NUMERIC
     parameters = HistogramParameters
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}

@@ -111,7 +111,7 @@ class Last(Function):
     """The value of the latest event."""
 
     name = "last"
-    value = "the latest value, in the same order"
+    value = "the latest value, in the order of `first`"
     kinds = LAST
 
     def answer(self, merged: Merged) -> str:
@@ -132,7 +132,10 @@ class MinBy(Function):
     """The value in the event in which another field is smallest."""
 
     name = "min_by"
-    value = "the value in the event with the smallest `by`, or in the earliest such event; both must not be null"
+    value = (
+        "the value in the event with the smallest `by`, or in the earliest of several such events;"
+        " the value and `by` must not be null"
+    )
     parameters = RankedParameters
     kinds = LOWEST
 

@@ -4,7 +4,8 @@
 k = 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
 `uniques` is a HyperLogLog sketch (Flajolet et al. 2007, with HIP estimates) with 2^13 registers. Its relative standard
 error is 0.9 %, and it is exact for the first few hundred values. `frequent` is a frequent items sketch (Anderson et al.
-2017, "A high-performance algorithm for identifying frequent items in data streams"), see `slots_lg`.
+2017, "A high-performance algorithm for identifying frequent items in data streams"). `slots_lg` describes its size and
+its error.
 
 A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
 merges two values by concatenation, and `compact` later merges many frames into one. Integers that a double cannot

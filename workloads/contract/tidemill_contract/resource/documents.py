@@ -18,7 +18,10 @@ _MAX_NODES = 100_000
 
 
 class DocumentError(ValueError):
-    """The error for a text that is not YAML, or has a document that is not a mapping. `faults` lists the places."""
+    """The error for a text that is not YAML, or has a document that is not a mapping.
+
+    `faults` has a message for each fault.
+    """
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))

@@ -19,9 +19,9 @@ from tidemill_contract.resource.source import FieldSpec
 RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 """Headers in which ingest writes why it refused an event."""
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
-"""What fields that read the same member have in common, because it is read once."""
+"""The settings that must be equal in all fields that read the same member, because the member is read once."""
 MEMBERS = ("value", "envelope")
-"""What fields are members of."""
+"""The parts of a record from which fields are read by a path."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
@@ -146,16 +146,19 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
         if short == long:
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
-                remedy = "write the same in both, or take one of them out; a derive can give it another type"
+                remedy = (
+                    "write the same in both, or take one of the two fields out; a derive can convert"
+                    " the value to another type"
+                )
                 yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
             outer = f"{show_path(short)} is a value of field {name if other == short else field.name}"
-            yield Fault(where, written, f"{outer}, so nothing is in it", "take one of both fields out")
+            yield Fault(where, written, f"{outer}, so nothing is in it", "take one of the two fields out")
         elif (at := _parting(steps, other)) is not None:
             here, there = _kind(steps[at]), _kind(other[at])
             if "object" in (here, there) and here != there:
                 message = f"{show_path(steps[:at])} would be an array, and an object too, as in the path of {name}"
-                yield Fault(where, written, message, "correct one of both paths")
+                yield Fault(where, written, message, "correct one of the two paths")
             elif here != there:
                 message = f"{show_path(steps[:at])} is exploded in one path, but not in the other, the path of {name}"
                 yield Fault(where, written, message, "write [] in both paths, or an index in both")
@@ -168,7 +171,7 @@ def _parting(steps: Steps, other: Steps) -> int | None:
 
 
 def _kind(step: Step) -> str:
-    """Return what a path needs at such a step: an object, an array, or an exploded array."""
+    """Return what a path needs before a step: an object, an array, or an exploded array."""
     return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 

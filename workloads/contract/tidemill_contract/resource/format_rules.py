@@ -12,11 +12,11 @@ from tidemill_contract.resource.paths import EACH, exploded, show_path
 
 _PATH = "spec.source.format"
 _ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
-"""The envelopes of formats that do not have all."""
+"""The allowed envelopes of the formats that do not allow every envelope."""
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Faults of the format beyond its members' own values."""
+    """Yield the faults of the format, except faults of single members."""
     written = parts.format
     if written is None:
         return
@@ -44,23 +44,23 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
 
 
 def _exploded(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Faults of fields in the elements of an array, which are read from events in JSON only."""
+    """Yield the faults of fields in the elements of an array. Only events in JSON can have such fields."""
     for part in parts.fields:
         field = part.model
         if field is None or exploded(field.member) is None:
             continue
         place = show_path(tuple(0 if step == EACH else step for step in field.member))
         if field.origin == "envelope":
-            message, remedy = "arrays of an envelope are not exploded", f"read a place of it, such as {place}"
+            message, remedy = "arrays of an envelope are not exploded", f"read one element of it, such as {place}"
             yield Fault(f"{part.path}.path", field.path, message, remedy)
         elif field.origin == "value" and written.type in WITH_SCHEMAS:
             message = f"arrays of {_PATH} type: {written.type} are not exploded"
-            remedy = f"read a place of it, such as {place}, or send JSON"
+            remedy = f"read one element of it, such as {place}, or send JSON"
             yield Fault(f"{part.path}.path", field.path, message, remedy)
 
 
 def _registry(written: FormatSpec) -> Iterator[Fault]:
-    """Faults of the registry: it is there if schemas are asked for, and its address holds no secret."""
+    """Yield the faults of the registry: a format with schemas needs it, and its URL must not contain a password."""
     registry, path = written.registry, f"{_PATH}.registry"
     if registry is None:
         if written.type in WITH_SCHEMAS:
@@ -84,7 +84,7 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
 
 
 def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Faults of CSV: its columns, and fields that no cell can have."""
+    """Yield the faults of CSV: of its delimiter and columns, and of fields that cannot be read from a cell."""
     if written.delimiter in '"\r\n\0':
         yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot be between cells", "write ',', ';' or \"\\t\"")
     twice = next((name for at, name in enumerate(written.columns) if name in written.columns[:at]), None)

@@ -53,7 +53,7 @@ class AggregationPart:
 
 @dataclass(frozen=True)
 class AnomalyPart:
-    """An anomaly rule and its detector. Both are None if either cannot be read.
+    """An anomaly rule and its detector. If the rule or the detector cannot be read, both are None.
 
     `detector` is a flat object with all kinds' members. Do not use the detector of `model`: it is always the default.
     """

@@ -61,9 +61,11 @@ def _check(steps: Sequence[Any]) -> None:
         if step == EACH:
             continue
         if isinstance(step, bool) or not isinstance(step, str | int):
-            raise ValueError("has a step that is neither a name nor a place: write names in quotes, places as numbers")
+            raise ValueError(
+                "has a step that is neither a name nor an index: write names in quotes, indexes as numbers"
+            )
         if isinstance(step, int) and not 0 <= step <= MAX_PLACE:
-            raise ValueError(f"has the place {step}: arrays are read from 0 to {MAX_PLACE}")
+            raise ValueError(f"has the index {step}: arrays are read from 0 to {MAX_PLACE}")
         if isinstance(step, str) and (not step or len(step) > MAX_CHARACTERS):
             raise ValueError(f"has a name that is empty or too long: names have 1 to {MAX_CHARACTERS} characters")
         if isinstance(step, str) and _NEVER.search(step):
@@ -72,9 +74,11 @@ def _check(steps: Sequence[Any]) -> None:
 
 def _check_each(steps: Sequence[Any]) -> None:
     if steps.count(EACH) > 1:
-        raise ValueError("has [] twice: one array of an event is exploded, so write a place for the other, such as [0]")
+        raise ValueError(
+            "has [] twice, but only one array of an event can be exploded: write an index for the other, such as [0]"
+        )
     if EACH in steps and isinstance((*steps, None)[steps.index(EACH) + 1], int):
-        raise ValueError("has a place after []: elements are objects or single values, so name a member of them")
+        raise ValueError("has an index after []: elements are objects or single values, so name a member of them")
 
 
 def exploded(steps: Steps) -> Steps | None:

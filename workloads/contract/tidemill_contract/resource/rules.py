@@ -35,7 +35,7 @@ _OWNED_CONFIGS = {
     "message.timestamp.before.max.ms": "leave it out; events of any age are taken",
     "message.timestamp.after.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
     "message.timestamp.difference.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
-    "cleanup.policy": "leave it out; compaction would take events away",
+    "cleanup.policy": "leave it out; compaction would delete events",
 }
 
 
@@ -124,7 +124,7 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
         yield Fault(f"{path}.name", topic.name, "Kafka allows no such name", "use letters and digits too")
     if topic.start_from not in ("earliest", "latest") and not _is_time(topic.start_from):
         remedy = "write earliest, latest or a time with a zone, such as 2013-01-31T12:00:00Z"
-        yield Fault(f"{path}.startFrom", topic.start_from, "is not a place to start from", remedy)
+        yield Fault(f"{path}.startFrom", topic.start_from, "is not a position to start from", remedy)
     if parse_ms(topic.retention) < 60_000:
         yield Fault(
             f"{path}.retention", topic.retention, "is too short: Kafka deletes unread events", "write 1m or more"

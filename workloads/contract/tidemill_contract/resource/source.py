@@ -72,8 +72,9 @@ class FieldSpec(Model):
     taken_from: Origin | None = Field(
         None,
         alias="from",
-        description="The part of the Kafka record that the field is read from. Default: value. With envelope, path"
-        " leads through what is around the event. timestamp, partition and offset are those of the record itself.",
+        description="The part of the Kafka record that the field is read from. Default: value. With"
+        " envelope, path"
+        " is a path in the envelope around the event. timestamp, partition and offset are those of the record itself.",
     )
 
     @property
@@ -88,12 +89,15 @@ class FieldSpec(Model):
 
     @property
     def steps(self) -> Steps:
-        """The path of the value in an event. If it is not in the event, this is a name that no member can have."""
+        """The path of the value in an event.
+
+        If the value is not in the event, this is a name that no member can have.
+        """
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
     def member(self) -> Steps:
-        """The path of the value in what it is read from, an event or an envelope."""
+        """The path of the value in the event or the envelope that it is read from."""
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property
@@ -108,7 +112,7 @@ class FieldSpec(Model):
 
     @property
     def place(self) -> str:
-        """The place of the value as a text for error messages."""
+        """The part of the record with the value, and the value's path or name in it, for error messages."""
         if self.origin == "value":
             return show_path(self.steps)
         if self.origin == "envelope":
@@ -126,7 +130,7 @@ class EventTimeSpec(Model):
     idle_timeout: Duration = Field(
         "20m",
         description="If a partition was read to its end and had no event for this long, it no longer holds back the"
-        " watermark. If a sender buffers events for longer, they may be late.",
+        " watermark. If a sender buffers events for longer, these events may be late.",
     )
     max_future: Duration = Field("1h", description="Events further ahead of the wall clock become dead letters.")
     max_advance: Duration = Field(
@@ -141,8 +145,10 @@ class SourceSpec(Model):
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     format: Format | None = Field(
         None,
-        description="How records are written: type (json, jsonSchema, csv, avro, protobuf), or that alone as a text;"
-        " registry (url, secretRef) of both latter; envelope (none, cloudevents, debezium, connect); deletes (ignore,"
+        description="How records are written: type (json, jsonSchema, csv, avro, protobuf), or only the"
+        " type, as a text;"
+        " registry (url, secretRef) of avro and protobuf; envelope (none, cloudevents, debezium,"
+        " connect); deletes (ignore,"
         " deadLetter, event); columns and delimiter of csv.",
     )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")

@@ -72,7 +72,7 @@ class AnomalySpec(Model):
 
     @property
     def watched(self) -> str:
-        """The metric or the field."""
+        """The metric or the field that the rule watches."""
         return self.metric or self.field or ""
 
 
@@ -87,14 +87,18 @@ class DeadLettersSpec(Model):
     """The settings for storing refused events."""
 
     retention: Duration = Field("7d", description="How long dead letters are kept in Postgres, by the wall clock.")
-    quota: Bytes = Field("1Gi", description="Maximum size of dead letters in Postgres. Further ones are only counted.")
+    quota: Bytes = Field(
+        "1Gi", description="Maximum size of dead letters in Postgres. Further dead letters are only counted."
+    )
 
 
 class AnomalyHistorySpec(Model):
     """The settings for storing anomalies."""
 
     retention: Duration = Field("90d", description="How long anomalies are kept in Postgres, by the wall clock.")
-    quota: Bytes = Field("1Gi", description="Maximum size of anomalies in Postgres. Further ones are only counted.")
+    quota: Bytes = Field(
+        "1Gi", description="Maximum size of anomalies in Postgres. Further anomalies are only counted."
+    )
 
 
 class ResultsSpec(Model):
@@ -113,8 +117,10 @@ class ScalingSpec(Model):
     """How the number of processors follows the load."""
 
     mode: Literal["lag", "external"] = Field("lag", description="lag: by consumer lag. external: by an HPA or KEDA.")
-    min_replicas: int = Field(1, ge=0, le=1024, description="Minimum number while events arrive.")
-    max_replicas: int | None = Field(None, ge=1, le=1024, description="Maximum number. Default: one per partition.")
+    min_replicas: int = Field(1, ge=0, le=1024, description="Minimum number of processors while events arrive.")
+    max_replicas: int | None = Field(
+        None, ge=1, le=1024, description="Maximum number of processors. Default: one per partition."
+    )
     lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
     target: ScalingTargetSpec | None = Field(None, description="Scale for freshness. lagThreshold is then ignored.")
     catch_up: Duration = Field("5m", description="Time within which the lag is to be worked off.")
@@ -127,8 +133,9 @@ class ScalingSpec(Model):
     scale_up_cooldown: Duration = Field("90s", description="Time after a change in which replicas are not added.")
     scale_down_stabilization: Duration = Field(
         "10m",
-        description="Scaling down keeps as many replicas as were needed at most within this time. If only some of the"
-        " replicas that are not needed can be removed, it waits longer.",
+        description="Scaling down keeps as many replicas as were needed at most within this time. If only"
+        " some of the"
+        " replicas that are not needed can be removed, scaling down waits longer.",
     )
     max_step_up: int | None = Field(
         None,
@@ -173,7 +180,7 @@ class ProcessorSpec(Model):
 
 
 class IngestSpec(Model):
-    """The HTTP service that takes events."""
+    """The HTTP service that accepts events."""
 
     enabled: bool = Field(True, description="True: events are accepted over HTTP.")
 
@@ -216,7 +223,10 @@ class PipelineSpec(Model):
 
     @property
     def takes_http(self) -> bool:
-        """Whether ingest accepts events for it: it writes them as they come, which is JSON."""
+        """Whether ingest accepts events for the pipeline.
+
+        Ingest writes events to the topic as it receives them, as JSON.
+        """
         return self.ingest.enabled and self.source.written.type == "json"
 
     @property

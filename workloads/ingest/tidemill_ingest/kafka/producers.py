@@ -90,7 +90,7 @@ class Line:
         return renewed
 
     def purge(self) -> None:
-        """Give up all records, and call their delivery reports."""
+        """Give up all records, and call their delivery callbacks."""
         for producer in (self.producer, *self._retired):
             producer.purge()
             producer.poll(0)
@@ -115,7 +115,10 @@ class Line:
             old.purge()
 
     def renew(self) -> None:
-        """Replace the producer, and give up its records. The next polls call their delivery reports."""
+        """Replace the producer, and give up its records.
+
+        The next polls call the delivery callbacks of these records.
+        """
         old, self.producer = self.producer, Producer(self._settings)
         old.purge()
         self._retired.append(old)

@@ -23,7 +23,8 @@ from tidemill_processor.keeper.quotas import Kept, left, note
 CLEARED = "cleared"
 """The severity of an anomaly if late events changed its window so that it is no longer anomalous."""
 ANOMALY_BYTES = 500
-"""The size of a row and its index entries in bytes, without the group. The group is also in two of the indexes."""
+"""The size of a row and its index entries in bytes, without the group. The group is counted separately: it is in the
+row and in two of the indexes."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
 """The pattern of a number that was a float in Python. Integers in states, such as counts and hours, are shorter."""
 
@@ -56,7 +57,7 @@ class Anomaly:
 class Known:
     """The state of a rule's detector for one group.
 
-    `place` is `aggregation_id` in `_detectors`, `seen` has its name.
+    `place` is the column `aggregation_id` of `_detectors`. `seen` is the column `seen`.
     """
 
     rule: str

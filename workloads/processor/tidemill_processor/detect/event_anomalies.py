@@ -210,7 +210,7 @@ def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> 
 
 
 def _plain(value: Any, scale: int | None) -> Any:
-    """Return a group column's value for JSON. -0.0 becomes 0.0, because both are the same group.
+    """Return a group column's value for JSON. -0.0 becomes 0.0, because -0.0 and 0.0 are the same group.
 
     Args:
         value: the value in the frame.

@@ -115,8 +115,9 @@ class Scanner:
             may, scanned_until = self._turn(connection)
             if not may or (scanned_until is not None and scanned_until >= closed_until):
                 return Counter()
-            # Hopping windows overlap: n window ends read n + layout.panes - 1 panes. The span is longer by the overlap,
-            # so that less than half of the panes that it reads were already read by the span before.
+            # Hopping windows share panes. To read n windows, n + layout.panes - 1 panes are read. So a span gets
+            # layout.panes - 1 more panes. Then most panes that it reads are new: fewer than half were read for the
+            # previous span as well.
             panes = self._panes + self._store.layout.panes - 1 if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
             until, found = closed_until, Counter[str]()

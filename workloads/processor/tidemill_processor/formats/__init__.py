@@ -1,1 +1,1 @@
-"""Formats whose records need a schema: the registry that has it, and readers made for each schema of a writer."""
+"""Formats whose records need a schema: the client of the schema registry, and the readers for each writer's schema."""

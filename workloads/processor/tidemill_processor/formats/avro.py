@@ -1,4 +1,4 @@
-"""Avro: records are read by the schema that they were written with; a field is the member at its path."""
+"""Reads Avro records by the schema that they were written with. A field is the member at its path."""
 
 from __future__ import annotations
 
@@ -42,10 +42,14 @@ _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
 
 
 class AvroReader(SchemaReader):
-    """Reads Avro behind the framing of a registry."""
+    """Reads Avro records with the framing of a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Make the plan of a schema, see `SchemaReader`."""
+        """Make the plan of an Avro schema.
+
+        Raises:
+            ValueError: the schema is not a record of Avro.
+        """
         if schema.kind != "AVRO":
             raise ValueError(f"it is of the type {schema.kind}, not AVRO")
         parsed = AvroSchema.of(schema)
@@ -83,7 +87,7 @@ class _AvroPlan(Plan):
         return None if found is None else undeclared(found[len(self._row) :], known)
 
     def _generate(self, nodes: Mapping[str, Any], *, exact: bool) -> None:
-        """Make the reader of many records, if the schema allows it."""
+        """Generate the reader of many records. Generate none if it cannot read all fields."""
         flat, needed = self._reader.flat, self._reader.needed
         fields: dict[str, FieldSpec] = {}
         for field in flat.source.fields:
@@ -110,24 +114,24 @@ class _AvroPlan(Plan):
         self._typed = typed
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Read many, see `Plan`."""
+        """Decode many records, or return None if `single` has to decode each of them."""
         if self._typed is None:
             return None
         try:
             events, told = self._read(raws)
-        except Exception:  # whatever broken bytes lead to; they are judged one by one
+        except Exception:  # broken bytes can raise any error; the records are then judged one by one
             return None
         if self._reader.changes and not set(told) <= _WRITES:
             return None
         return self._typed.judged(events, now_ms)
 
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Read one, see `Plan`."""
+        """Decode one record by way of JSON, or return None if the policy for deletes leaves the record out."""
         document = self.document(raw)
         return None if document is None else self._documents.decode_all([document], now_ms)
 
     def document(self, raw: bytes) -> bytes | None:
-        """The event of a record as JSON, see `Plan`."""
+        """Return the event of a record as JSON, or None if the policy for deletes leaves the record out."""
         if self._refused is not None:
             raise self._refused
         value = self._value(raw)
@@ -142,13 +146,13 @@ class _AvroPlan(Plan):
         return msgspec.json.encode(found)
 
     def _value(self, raw: bytes) -> Any:
-        """A record by the general reader."""
+        """Return a record as fastavro reads it."""
         stream = io.BytesIO(raw)
         stream.seek(FRAME_BYTES)
         try:
             value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
-        except Exception as error:  # whatever broken bytes lead to
-            # Some texts name the stream's address in memory.
+        except Exception as error:  # broken bytes can raise any error
+            # Some error messages contain the address of the stream in memory.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
         left = len(raw) - stream.tell()
@@ -165,10 +169,10 @@ class _AvroPlan(Plan):
 
 
 def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
-    """What is at a path; None: nothing.
+    """Return the value at a path, or None if there is no value.
 
     Raises:
-        InvalidEvent: the path leads through what is no record or array.
+        InvalidEvent: a value on the path is neither a record nor an array, as the path needs.
     """
     for depth, step in enumerate(steps):
         if value is None:
@@ -185,10 +189,10 @@ def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
 
 
 def _json(value: Any, name: str) -> bytes:
-    """A value as JSON.
+    """Return a value as JSON.
 
     Raises:
-        InvalidEvent: it is a number that JSON does not have.
+        InvalidEvent: the value is infinite or NaN, which JSON does not have.
     """
     if isinstance(value, float) and not math.isfinite(value):
         detail = f"{name}: {value} is no finite number; send null, or a number"

@@ -1,8 +1,8 @@
-"""Generates the reader of one Avro schema: Python code that takes the members asked for, and skips the others.
+"""Generates the reader of one Avro schema: Python code that reads the wanted members, and skips all others.
 
-A general reader makes a dictionary of every record, which costs two to three times as much. What the generated code
-does not know (asked members in arrays and maps, recursive types) is refused when it is made. Bytes that it cannot read
-raise an error. In both cases the general reader, fastavro, judges.
+The general reader, fastavro, makes a dictionary of every record, which costs two to three times as much. For wanted
+members in arrays or maps, and for recursive types, no code is generated. Bytes that the generated code cannot read
+raise an error. In these two cases, fastavro reads the record.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from tidemill_processor.formats.avro_types import AvroSchema, Node
 _DAY_MS = 86_400_000
 _SIZES = {"float": 4, "double": 8}
 _MOST_BRANCHES = 64
-"""Indexes of this many branches, or symbols, have one byte."""
+"""If a union has at most this many branches, or an enum this many symbols, an index is one byte."""
 _MOST_LINES = 20_000
-"""Types that hold others several times, in several levels, would be written out exponentially often."""
+"""The maximum number of generated lines. Records that contain other records several times, in several levels, would
+otherwise need a number of lines that grows exponentially with the levels."""
 
 
 class UnsupportedError(Exception):
-    """The schema has something that generated code does not read."""
+    """The schema has a type that generated code does not read."""
 
 
 class BrokenError(Exception):
-    """The bytes are not of the schema, as far as the generated code can tell."""
+    """The generated code found bytes that do not fit the schema."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A member that is asked for.
+    """A member that the generated code reads.
 
     Attributes:
-        steps: where it is.
-        type: the type of its field.
+        steps: the path of the member.
+        type: the spec type of the field.
     """
 
     steps: Steps
@@ -46,10 +47,10 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Read twice the length at `p`, and return it with the place after it.
+    """Read a length at index `p`. Return twice the length, and the index after it.
 
     Raises:
-        BrokenError: it is negative.
+        BrokenError: the length is negative.
     """
     found, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
     if found & 1:
@@ -58,10 +59,10 @@ def size(x: bytes, p: int) -> tuple[int, int]:
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
-    """Read a number of at least two bytes at `p`, in zigzag form, and return it with the place after it.
+    """Read a number of at least two bytes at index `p`. Return it in zigzag form, and the index after it.
 
     Raises:
-        BrokenError: it has more than 64 bits.
+        BrokenError: the number has more than 64 bits.
     """
     found = x[p] - 128
     b = x[p + 1]
@@ -98,18 +99,18 @@ def generate(
     """Make the reader of many framed records.
 
     Args:
-        schema: their schema.
-        wanted: what is asked for, in the order of the row's attributes; None: the attribute is null.
-        row: makes an event of its attributes.
-        within: a member that the rows need; where it is null there is no row.
-        told: a member that is text, whose value is told for each record.
+        schema: the schema of the records.
+        wanted: the member for each attribute of a row, in order. None means that the attribute is null.
+        row: the class of events. Its arguments are the attributes.
+        within: the path of the record that contains the row. If this record is null, the event has no row.
+        told: the path of a string member whose value is also returned for each record, or None.
 
     Returns:
-        A function that returns the rows, and of each record what is `told`; None if it has no row. It raises all kinds
-        of errors for bytes that are not of the schema.
+        A function that returns the rows, and for each record the value of the member `told`, or None if the record has
+        no row. For bytes that do not fit the schema, the function can raise any error.
 
     Raises:
-        UnsupportedError: the general reader has to do it.
+        UnsupportedError: only the general reader can read records of this schema.
     """
     maker = _Maker(schema, wanted, within, told)
     code = compile(maker.code(), "<avro>", "exec")
@@ -128,7 +129,7 @@ class _Maker:
         self._depth = 2
 
     def code(self) -> str:
-        """The text of the function."""
+        """Return the source code of the function."""
         wants = [(slot, each) for slot, each in enumerate(self._wanted) if each is not None]
         if self._told is not None:
             wants.append((len(self._wanted), Wanted(self._told, "string")))
@@ -151,7 +152,7 @@ class _Maker:
         self._lines.append(f"{'    ' * self._depth}{line}")
 
     def _number(self, name: str = "b") -> None:
-        """Read a number; zigzag is not undone."""
+        """Add code that reads a number. The number stays in zigzag form."""
         self._add(f"{name} = x[p]")
         self._add(f"if {name} > 127: {name}, p = long(x, p)")
         self._add("else: p += 1")
@@ -162,7 +163,7 @@ class _Maker:
         self._add("else: p += 1")
 
     def _take(self, written: Any, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> None:
-        """Read a type, of which the members in `wants` are asked for; `at`: where it is."""
+        """Add code that reads a value of a type, with the members in `wants`. `at` is the path of the value."""
         node = self._schema.node(written)
         here = [(slot, each) for slot, each in wants if each.steps == at]
         if not wants and at != self._within[: len(at)]:
@@ -288,7 +289,8 @@ class _Maker:
             raise UnsupportedError("nested deeply")
         self._number(count)
         self._add(f"if not {count}: break")
-        # A negative count says that the block's size in bytes follows. The items tell it as well, and are checked.
+        # After a negative count, the block's size in bytes follows. The size is not needed, because all items are read
+        # and checked.
         self._add(f"if {count} & 1:")
         self._depth += 1
         self._size()

@@ -1,4 +1,4 @@
-"""Schemas of Avro: their named types, what is at a path, and which values fit a field of the spec."""
+"""Schemas of Avro: their named types, the type at a path, and which types fit a field of the spec."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MILLIS, _MICROS, _NANOS = "timestamp-millis", "timestamp-micros", "timestamp-na
 _LOCAL = "local-"
 _TIMES = (_MILLIS, _MICROS, _NANOS, f"{_LOCAL}{_MILLIS}", f"{_LOCAL}{_MICROS}", f"{_LOCAL}{_NANOS}", "date")
 _COUNTS = {_MICROS: "us", _NANOS: "ns"}
-"""The formats of those that count other units than milliseconds."""
+"""The field's format for each logical type that does not count milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class AvroSchema:
     """A writer's schema.
 
     Attributes:
-        parsed: as fastavro reads it.
-        named: its named types.
+        parsed: the schema as fastavro parses it.
+        named: the schema's named types, by name.
     """
 
     parsed: Any
@@ -36,10 +36,10 @@ class AvroSchema:
 
     @classmethod
     def of(cls, schema: Schema) -> AvroSchema:
-        """Parse a schema and those that it refers to.
+        """Parse a schema and the schemas that it refers to.
 
         Raises:
-            ValueError: it is not an Avro schema.
+            ValueError: one of the schemas is not an Avro schema.
         """
         named: dict[str, Any] = {}
         try:
@@ -50,7 +50,7 @@ class AvroSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def node(self, written: Any) -> Node:
-        """A type as an object: names of types are looked up, unions have the type `union`."""
+        """Return a type as an object. A name is replaced with the named type, and a union gets the type `union`."""
         if isinstance(written, str):
             named = self.named.get(written)
             return {"type": written} if named is None else named
@@ -63,7 +63,7 @@ class AvroSchema:
         return dict(written)
 
     def record(self, written: Any) -> Node | None:
-        """The record that a type is, alone or in a union with null; None: it is none."""
+        """Return the type if it is a record, or the record in a union with null, or else None."""
         node = self.node(written)
         if node["type"] == "union":
             others = [self.node(branch) for branch in node["branches"]]
@@ -72,7 +72,11 @@ class AvroSchema:
         return node if node["type"] in ("record", "error") else None
 
     def member(self, written: Any, steps: Steps) -> Node | None:
-        """The type at a path of members, null aside; None: there is none, or it leads through no record."""
+        """Return the type at a path of members, without null.
+
+        Return None if no type is at the path, if the type is a union of several types, or if a type on the path is no
+        record.
+        """
         for step in steps:
             record = self.record(written)
             if record is None or not isinstance(step, str):
@@ -86,7 +90,7 @@ class AvroSchema:
         return kinds[0] if len(kinds) == 1 else None
 
     def absent(self, steps: Steps) -> bool:
-        """Whether no record can have something at this path."""
+        """Return whether no record of this schema can have a value at a path."""
         written = self.parsed
         for step in steps:
             record = self.record(written)
@@ -98,7 +102,7 @@ class AvroSchema:
         return False
 
     def unread(self, written: Any, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-        """A member that no path leads to; None: all are read."""
+        """Return the path of a member to which none of `paths` leads, or None if all members are read."""
         record = self.record(written)
         for field in record["fields"] if record is not None else ():
             steps = (*at, field["name"])
@@ -113,7 +117,10 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """The field as its values are written in documents: the schema decides how a time is written, and not the spec."""
+    """Return the field with the format that its values have in documents.
+
+    The schema decides the format of a time, not the spec.
+    """
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -125,7 +132,10 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """The field as the generated reader gives its values, which are numbers; None: they need the document."""
+    """Return the field with the format that its values have from the generated reader, which returns times as numbers.
+
+    Return None if the generated reader cannot read the values, so that they must be written as JSON.
+    """
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -141,11 +151,11 @@ FITTING: Mapping[str, tuple[str, ...]] = {
     "boolean": ("boolean",),
     "timestamp": ("long", "int", "string"),
 }
-"""The types of Avro that a field of each type takes, as far as the generated reader reads them."""
+"""The types of Avro that the generated reader reads for a field of each type."""
 
 
 def fits(field: FieldSpec, node: Node) -> bool:
-    """Whether the generated reader reads values of this type for a field."""
+    """Return whether the generated reader reads values of this type for a field."""
     if node["type"] not in FITTING.get(field.type, ()):
         return False
     logical = node.get("logicalType")

@@ -1,4 +1,4 @@
-"""Change events of Debezium whose members are typed, as in Avro and Protobuf."""
+"""Finds the row in a change event of Debezium that was read from Avro or Protobuf."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 
 def row_of(change: Mapping[str, Any], deletes: Deletes) -> Any:
-    """The row that is the event of a change; None: it is left out by policy.
+    """Return the row that is the event of a change, or None if the policy for deletes leaves the change out.
 
     Raises:
-        InvalidEvent: it is a dead letter.
+        InvalidEvent: the record becomes a dead letter.
     """
     op = change.get("op")
     match op:
@@ -32,8 +32,8 @@ def row_of(change: Mapping[str, Any], deletes: Deletes) -> Any:
             return deletes.row("the change event truncates the table (op t)")
         case None:
             found = shown(", ".join(list(change)[:6]).encode())
-            remedy = "correct source.format.envelope (none: each record is an event), or what is sent"
+            remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"
             detail = f"expected a Debezium change event (op, before, after), got the members {found}; {remedy}"
             raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
-    detail = f"a change event of op {shown(str(op).encode())} has no row; take such out of the topic"
+    detail = f"a change event of op {shown(str(op).encode())} has no row; take such change events out of the topic"
     raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)

@@ -1,4 +1,4 @@
-"""Protobuf: records are read by the message of the writer's schema; a field is the member at its path."""
+"""Reads Protobuf records by the message of the writer's schema. A field is the member at its path."""
 
 from __future__ import annotations
 
@@ -48,37 +48,41 @@ _FITTING: Mapping[str, set[int]] = {
     "boolean": {FieldDescriptor.TYPE_BOOL},
     "timestamp": _INTEGERS | {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE},
 }
-"""The types of members that are read in columns; of messages only timestamps."""
+"""The Protobuf types that are read in columns for a field of each spec type. Of the messages, only timestamps are."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ProtobufReader(SchemaReader):
-    """Reads Protobuf behind the framing of a registry."""
+    """Reads Protobuf records with the framing of a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Make the plan of a schema, see `SchemaReader`."""
+        """Make the plan of a Protobuf schema.
+
+        Raises:
+            ValueError: the schema is not a schema of Protobuf, or cannot be loaded.
+        """
         if schema.kind != "PROTOBUF":
             raise ValueError(f"it is of the type {schema.kind}, not PROTOBUF")
         return _ProtobufPlan(self, ProtobufSchema(schema), number)
 
 
 class _ProtobufPlan(Plan):
-    """Reads the messages of one file, whichever each record names."""
+    """Decodes the records of one .proto file. Each record names its message in the file."""
 
     def __init__(self, reader: SchemaReader, schema: ProtobufSchema, number: int) -> None:
         self._reader, self._schema, self._number = reader, schema, number
         self._messages: dict[bytes, _MessagePlan] = {}
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Read many, see `Plan`."""
-        # Nearly all files have one message that is written, the first: then the places are one zero byte.
+        """Decode many records, or return None if `single` has to decode each of them."""
+        # In nearly all files, records use only the first message. Then the indexes of the message are one zero byte.
         heads = {raw[FRAME_BYTES : FRAME_BYTES + 1] for raw in raws}
         if heads != {b"\0"}:
             return None
         try:
             return self._first(b"\0", raws[0]).together(raws, FRAME_BYTES + 1, now_ms)
-        except Exception:  # whatever broken bytes lead to; they are judged one by one
+        except Exception:  # broken bytes can raise any error; the records are then judged one by one
             return None
 
     def _first(self, head: bytes, raw: bytes) -> _MessagePlan:
@@ -97,22 +101,22 @@ class _ProtobufPlan(Plan):
             raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
 
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Read one, see `Plan`."""
+        """Decode one record by way of JSON, or return None if the policy for deletes leaves the record out."""
         plan, start = self._of(raw)
         document = plan.document(raw, start)
         return None if document is None else plan.documents.decode_all([document], now_ms)
 
     def document(self, raw: bytes) -> bytes | None:
-        """The event of a record as JSON, see `Plan`."""
+        """Return the event of a record as JSON, or None if the policy for deletes leaves the record out."""
         plan, start = self._of(raw)
         return plan.document(raw, start)
 
 
 class _MessagePlan:
-    """Reads records of one message.
+    """Decodes the records of one message.
 
     Attributes:
-        documents: decodes their documents.
+        documents: the decoder of the events that `document` returns.
     """
 
     def __init__(self, reader: SchemaReader, message: type[Message], number: int) -> None:
@@ -141,7 +145,7 @@ class _MessagePlan:
         return None if found is None else undeclared(found[len(self._row) :], known)
 
     def _fits(self) -> bool:
-        """Whether all fields can be read in columns."""
+        """Return whether all fields can be read in columns."""
         return all(self._fits_one(field) for field in self._reader.fields)
 
     def _fits_one(self, field: FieldSpec) -> bool:
@@ -153,7 +157,10 @@ class _MessagePlan:
         return found.type != FieldDescriptor.TYPE_MESSAGE or _is_moment(found)
 
     def together(self, raws: Sequence[bytes], start: int, now_ms: int) -> Decoded | None:
-        """Read many whose messages begin at `start`, see `Plan`; broken bytes raise all kinds of errors."""
+        """Decode many records whose messages begin at index `start`, or return None if they must be decoded one by one.
+
+        Broken bytes can raise any error.
+        """
         typed = self._typed
         if typed is None:
             return None
@@ -184,12 +191,12 @@ class _MessagePlan:
         return next(field.type for field in self._reader.fields if field.name == name)
 
     def document(self, raw: bytes, start: int) -> bytes | None:
-        """The event of a record as JSON, see `Plan`."""
+        """Return the event of a record as JSON, or None if the policy for deletes leaves the record out."""
         if self._refused is not None:
             raise self._refused
         try:
             message = self._message.FromString(raw[start:])
-        except Exception as error:  # a DecodeError, and whatever else broken bytes lead to
+        except Exception as error:  # broken bytes can raise any error, mostly a DecodeError
             detail = f"the bytes are not of schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
             remedy = "write with the schema whose id the record names"
             raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}") from None
@@ -216,7 +223,7 @@ def _is_moment(found: FieldDescriptor | None) -> bool:
 
 
 def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[Any]:
-    """A member of each message, which may be none."""
+    """Return the values of a member in many messages, of which some may be None."""
     name = found.name
     if found.has_presence or None in messages:
         values = [None if each is None else value_of(each, found) for each in messages]
@@ -233,10 +240,10 @@ def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[
 
 
 def _at(message: Any, field: FieldSpec) -> Any:
-    """What is at a field's path, as JSON has it; None: nothing.
+    """Return the value at a field's path as in JSON, or None if there is no value.
 
     Raises:
-        InvalidEvent: the path leads through what is no message, map or array.
+        InvalidEvent: a value on the path is not a message, a map or an array, as the path needs.
     """
     value, found, single = message, None, False
     for depth, step in enumerate(field.member):

@@ -1,4 +1,4 @@
-"""Schemas of Protobuf: messages out of a registry's descriptors, and values of their members."""
+"""Schemas of Protobuf: makes messages from a registry's descriptors, and reads the values of their members."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _TEXTS = {TIMESTAMP, "google.protobuf.Duration", "google.protobuf.FieldMask"}
 _KNOWN = (
     any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2,
 )  # fmt: skip
-"""Files that every pool has. Serializers do not register them."""
+"""The files that are added to every descriptor pool, because serializers do not register them."""
 
 
 class ProtobufSchema:
-    """The messages of a writer's file."""
+    """The messages of a writer's .proto file."""
 
     def __init__(self, schema: Schema) -> None:
-        """Load the file and those that it imports.
+        """Load the file and the files that it imports.
 
         Raises:
-            ValueError: they are no descriptors, or one is missing.
+            ValueError: a file is not a descriptor, or is missing.
         """
         pool = descriptor_pool.DescriptorPool()
         for module in _KNOWN:
@@ -59,10 +59,10 @@ class ProtobufSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def message(self, indexes: Sequence[int]) -> type[Message]:
-        """The message at these places: a message of the file, and messages within it.
+        """Return a message by its indexes: of a message in the file, then of messages nested in it.
 
         Raises:
-            IndexError: there is none.
+            IndexError: no message has these indexes.
         """
         descriptor = list(self._file.message_types_by_name.values())[indexes[0]]
         for index in indexes[1:]:
@@ -75,7 +75,7 @@ def _file(text: str, name: str) -> FileDescriptorProto:
     try:
         file = FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
-        # Confluent's registry gives descriptors where `format=serialized` is asked for. Others ignore that.
+        # With `format=serialized`, Confluent's registry returns descriptors. Other registries ignore this parameter.
         remedy = "use a registry that knows format=serialized, or let writers register descriptors"
         raise ValueError(f"the registry gives the text of the .proto file, not its descriptor: {remedy}") from None
     if name:
@@ -84,11 +84,11 @@ def _file(text: str, name: str) -> FileDescriptorProto:
 
 
 def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
-    """The places of a record's message in its file, and where the message begins.
+    """Return the indexes of a record's message in its file, and the index of the byte at which the message begins.
 
     Raises:
-        IndexError: the record ends before.
-        ValueError: they are no places.
+        IndexError: the record ends before the message.
+        ValueError: the bytes are no message indexes.
     """
     count, at = _varint(raw, start)
     if count == 0:
@@ -118,13 +118,13 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
 
 
 def is_map(field: FieldDescriptor) -> bool:
-    """Whether a member is a map."""
+    """Return whether a member is a map."""
     inner = field.message_type
     return bool(field.is_repeated and inner is not None and inner.GetOptions().map_entry)
 
 
 def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
-    """The member at a path that leads through messages alone; None: there is none."""
+    """Return the member at a path through messages, or None if there is no such member."""
     found: FieldDescriptor | None = None
     inner: Descriptor | None = descriptor
     for step in steps:
@@ -136,7 +136,7 @@ def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
 
 
 def absent(descriptor: Descriptor, steps: Steps) -> bool:
-    """Whether no message can have something at this path."""
+    """Return whether no message of this type can have a value at a path."""
     inner: Descriptor | None = descriptor
     for step in steps:
         if inner is None or not isinstance(step, str):
@@ -149,7 +149,7 @@ def absent(descriptor: Descriptor, steps: Steps) -> bool:
 
 
 def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-    """A member that no path leads to; None: all are read."""
+    """Return the path of a member to which none of `paths` leads, or None if all members are read."""
     for field in descriptor.fields:
         steps = (*at, field.name)
         if steps in paths:
@@ -164,14 +164,14 @@ def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> St
 
 
 def value_of(message: Message, field: FieldDescriptor) -> Any:
-    """A member's value; None: it is not set, where a message can tell."""
+    """Return a member's value, or None if the member is not set. Without presence, an unset member has its default."""
     if field.has_presence and not message.HasField(field.name):
         return None
     return getattr(message, field.name)
 
 
 def plain(value: Any, field: FieldDescriptor, *, single: bool = False) -> Any:
-    """A member's value as JSON has it; `single`: one item of a repeated member."""
+    """Return a member's value as in JSON. With `single`, the value is one item of a repeated member."""
     if value is None:
         return None
     if is_map(field) and not single:

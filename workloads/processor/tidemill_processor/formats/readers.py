@@ -1,4 +1,4 @@
-"""Which reader a format needs, and the registry that it asks."""
+"""Creates the reader that a format needs, and the client of the registry from which it reads schemas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_processor.formats.schema_reader import SchemaReader
 
 
 def registry_of(spec: PipelineSpec, settings: WorkloadSettings) -> Registry | None:
-    """The registry of a pipeline's schemas; None: its format has none."""
+    """Return the client of a pipeline's schema registry, or None if its format needs no registry."""
     written = spec.source.written
     if written.registry is None or written.type not in WITH_SCHEMAS:
         return None
@@ -23,8 +23,8 @@ def registry_of(spec: PipelineSpec, settings: WorkloadSettings) -> Registry | No
 def schema_reader(
     spec: PipelineSpec, registry: Registry, *, exact: bool, needed: Collection[str] | None
 ) -> SchemaReader:
-    """What reads records with schemas; arguments as those of `SchemaReader`."""
-    # Imported here: pipelines of other formats do without fastavro and Protobuf.
+    """Return the reader of records with schemas. The arguments are those of `SchemaReader`."""
+    # These modules are imported only here, because pipelines of other formats do not need fastavro and Protobuf.
     if spec.source.written.type == "protobuf":
         from tidemill_processor.formats.protobuf import ProtobufReader
 

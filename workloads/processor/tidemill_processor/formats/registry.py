@@ -1,7 +1,7 @@
-"""A schema registry: schemas by their ids, each asked for once.
+"""The client of a schema registry. It reads each schema once, by its id.
 
-Asked in the loop's thread when records name an id for the first time. While the registry does not answer, the loop no
-longer asks; `look`, in a thread of its own, does, until it has what is missing.
+When a record has a new id, the loop's thread asks the registry. While the registry does not answer, the loop does not
+ask again. Then a separate thread calls `look`, which asks until the missing schemas are read.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 3.0
-"""How long the registry may take for one answer."""
+"""The timeout of a request to the registry."""
 _UNKNOWN_SECONDS = 10.0
-"""For so long an id that the registry does not know is not asked for again."""
+"""The time for which an id that the registry does not know is not requested again."""
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The keys of the Secret, all optional: of Kubernetes' types `basic-auth` and `tls`."""
+"""The keys of the Secret. All of them are optional. They are the keys of Kubernetes' Secret types `basic-auth` and
+`tls`."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Schema:
     """A schema of a writer.
 
     Attributes:
-        text: as it was registered.
+        text: the schema's text, as it was registered.
         kind: AVRO, PROTOBUF or JSON.
-        references: the texts of those that it refers to, each after those that it refers to itself; `names`: theirs.
+        references: the texts of the schemas that this schema refers to, directly or not. A schema comes after the
+            schemas that it refers to itself.
+        names: the names of these schemas, in the same order.
     """
 
     text: str
@@ -50,27 +53,27 @@ class Schema:
 
 
 class UnknownSchemaError(Exception):
-    """The registry does not have a schema; the text says which."""
+    """The registry does not have a schema. The message has its id."""
 
 
 class RegistryAwayError(Exception):
-    """The registry does not answer, or refuses to."""
+    """The registry does not answer, or answers with an error."""
 
 
 class Registry:
-    """The registry of one pipeline, shared by threads.
+    """The client of one pipeline's registry. Several threads share it.
 
     Attributes:
-        error: why it does not answer; empty: it does.
+        error: why the registry does not answer, or an empty text if it answers.
     """
 
     def __init__(self, spec: RegistrySpec, folder: Path | None = None, *, form: str | None = None) -> None:
-        """Prepare; nothing is asked yet.
+        """Create the client. It sends no request yet.
 
         Args:
-            spec: the pipeline's.
-            folder: has a file for each key of the Secret; None: there is none.
-            form: in which schemas are asked for; None: as they were registered.
+            spec: the registry in the pipeline's spec.
+            folder: the folder with a file for each key of the Secret, or None if there is no Secret.
+            form: the form in which schemas are requested, or None for the form in which they were registered.
         """
         self._url, self._folder, self._form = spec.url, folder, form
         self._lock = threading.Lock()
@@ -81,11 +84,11 @@ class Registry:
         self.error = ""
 
     def schema(self, number: int) -> Schema:
-        """The schema of this id.
+        """Return the schema of an id.
 
         Raises:
-            UnknownSchemaError: the registry does not have it.
-            RegistryAwayError: it does not answer, and the schema has not been asked for yet.
+            UnknownSchemaError: the registry does not have the schema.
+            RegistryAwayError: the registry does not answer, and the schema was not read before.
         """
         known = self._known.get(number)
         if known is not None:
@@ -100,7 +103,7 @@ class Registry:
             return self._fetch(number)
 
     def away(self, numbers: Iterable[int]) -> frozenset[int]:
-        """Those of these ids that cannot be told yet, because the registry does not answer."""
+        """Return the ids whose schemas are not known yet, because the registry does not answer."""
         found = set()
         for number in numbers:
             try:
@@ -117,7 +120,7 @@ class Registry:
         return bool(self._missing)
 
     def look(self) -> None:
-        """Ask for what is missing, if anything is. To be called regularly, by one thread.
+        """Request the missing schemas, if any are missing. One thread calls this regularly.
 
         Raises:
             RegistryAwayError: the registry still does not answer.
@@ -132,7 +135,7 @@ class Registry:
                 self.error = ""
 
     def close(self) -> None:
-        """Close the connections; the next question opens new ones."""
+        """Close the connections. The next request opens new ones."""
         if self._client is not None:
             self._client[1].__exit__()
             self._client = None
@@ -149,7 +152,7 @@ class Registry:
                 self._unknown[number] = time.monotonic()
                 raise UnknownSchemaError(self._says_unknown(number)) from None
             raise self._lost(number, f"HTTP {error.http_status_code}: {error.error_message}") from None
-        except Exception as error:  # whatever HTTP, TLS and a proxy in between may give
+        except Exception as error:  # HTTP, TLS or a proxy can raise any error
             raise self._lost(number, f"{type(error).__name__}: {error}") from None
         names = tuple(name for name, _ in referred)
         schema = Schema(found.schema_str or "", found.schema_type or "AVRO", tuple(text for _, text in referred), names)
@@ -157,7 +160,10 @@ class Registry:
         return schema
 
     def _referred(self, client: SchemaRegistryClient, schema: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
-        """The names and texts of what a schema refers to, directly and not, each after what it needs itself."""
+        """Yield the names and texts of all schemas that a schema refers to, directly or not.
+
+        A schema comes after the schemas that it refers to itself.
+        """
         for reference in schema.references or ():
             if depth > _MOST_REFERENCES:
                 raise ValueError("the references of the schema lead in a circle")
@@ -178,8 +184,8 @@ class Registry:
         return f"the registry {self._url} has no schema {number}"
 
     def _connected(self) -> SchemaRegistryClient:
-        """The client with the credentials as they are now."""
-        # Imported here, because it takes a second, and few pipelines have a registry.
+        """Return a client with the current credentials."""
+        # The module is imported only here, because the import takes a second, and few pipelines have a registry.
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
         credentials = self._credentials()

@@ -1,7 +1,8 @@
-"""Readers of records whose schema a registry has: one plan for each schema that writers use, remembered by its id.
+"""Reads records whose schemas are in a registry. There is one plan for each schema, which is kept by the schema's id.
 
-A plan first reads many records at once, for the fields that are needed. If anything is unusual, it does so in groups,
-and reads the records of the remaining groups one by one, as JSON that is judged like every other event.
+A plan first reads all records of a batch together, and only the needed fields. If a record is unusual, the plan reads
+smaller groups together. The records of groups with an unusual record are read one by one and written as JSON, which is
+judged like every other event.
 """
 
 from __future__ import annotations
@@ -25,54 +26,56 @@ _GROUP = 64
 
 
 class Plan(ABC):
-    """Reads the records of one schema."""
+    """Decodes the records of one schema."""
 
     @abstractmethod
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Read many; None: they have to be read one by one."""
+        """Decode many records, or return None if `single` has to decode each of them."""
 
     @abstractmethod
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Read one, which gives one event or one verdict; None: it is left out by policy.
+        """Decode one record to one event or verdict, or return None if the policy for deletes leaves the record out.
 
         Raises:
-            InvalidEvent: it cannot be read.
+            InvalidEvent: the record cannot be read.
         """
 
     @abstractmethod
     def document(self, raw: bytes) -> bytes | None:
-        """The event of a record as JSON, a member for each field; None: it is left out by policy.
+        """Return the event of a record as JSON, with a member for each field.
+
+        Return None if the policy for deletes leaves the record out.
 
         Raises:
-            InvalidEvent: it cannot be read.
+            InvalidEvent: the record cannot be read.
         """
 
 
 class SchemaReader(ABC):
-    """Reads the values of one pipeline's records, see `Reader`.
+    """Decodes the values of one pipeline's records. It implements `Reader`.
 
     Attributes:
-        times: which event times are valid.
-        registry: has the schemas.
-        fields: those of records' values.
-        flat: the pipeline whose events are documents, which have a member for each field.
-        needed: names of the fields that have to be read.
-        exact: whether microseconds of event times are told.
+        times: the check of event times.
+        registry: the client of the registry with the schemas.
+        fields: the fields that are read from records' values.
+        flat: the spec for the events that `document` returns, in which each field is a member of its own name.
+        needed: the names of the fields that have to be read.
+        exact: whether `Decoded` has the microseconds of event times.
         strict: whether schemas with members that no field reads are refused.
         changes: whether records are change events of Debezium.
-        deletes: what becomes of those that delete.
+        deletes: the policy for records that delete.
     """
 
     def __init__(
         self, spec: PipelineSpec, registry: Registry, *, exact: bool = False, needed: Collection[str] | None = None
     ) -> None:
-        """Prepare.
+        """Create the reader.
 
         Args:
-            spec: the pipeline's.
-            registry: has the schemas.
-            exact: as of `EventDecoder`.
-            needed: names of the fields that have to be read; None: all.
+            spec: the pipeline's spec.
+            registry: the client of the registry with the schemas.
+            exact: whether `Decoded` has the microseconds of event times.
+            needed: the names of the fields that have to be read, or None for all fields.
         """
         self.registry, self.exact = registry, exact
         self.strict = spec.source.strict
@@ -93,21 +96,24 @@ class SchemaReader(ABC):
         """Make the plan of a schema.
 
         Raises:
-            ValueError: the schema cannot be used; the text says why.
+            ValueError: the schema cannot be used. The message says why.
         """
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
-        """The frames of these records whose schemas cannot be told, because the registry is away."""
+        """Return the frames whose schemas are not known, because the registry is away.
+
+        A frame is the first bytes of a record, with the schema's id.
+        """
         frames = {raw[:FRAME_BYTES] for raw in raws}.difference(self._plans)
         numbers = {frame: int.from_bytes(frame[1:]) for frame in frames if len(frame) == FRAME_BYTES and frame[0] == 0}
         away = self.registry.away(numbers.values()) if numbers else frozenset()
         return frozenset(frame for frame, number in numbers.items() if number in away)
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode the values of records, see `Reader`.
+        """Decode the values of records at wall time `now_ms`. `tombstones` are the indexes of records without a value.
 
         Raises:
-            RegistryAwayError: a schema cannot be told; ask `waiting` before.
+            RegistryAwayError: a schema is not known. Callers leave out the records of the frames in `waiting` before.
         """
         frames = {raw[:FRAME_BYTES] for raw in raws}
         if len(frames) == 1 and not tombstones:
@@ -135,7 +141,7 @@ class SchemaReader(ABC):
         return Decoded(events, dict(sorted(invalid.items())), micros if self.exact else None, frozenset(ignored))
 
     def _of_schema(self, raws: Sequence[bytes], now_ms: int) -> Decoded:
-        """Decode records of one frame."""
+        """Decode records that all have the same frame, and so the same schema."""
         try:
             plan = self._plan_of(raws[0])
         except InvalidEvent as verdict:
@@ -191,33 +197,33 @@ class SchemaReader(ABC):
         return made
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """A field's value in each event."""
+        """Return a field's value in each event."""
         return self._plain.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is no member of the events."""
+        """Set a field that is not read from the events."""
         self._plain.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object, see `Reader`."""
+        """Return the fields of each event as a JSON object. `raws` are the records' values."""
         if self._keeps_json:
             raws = list(map(self.document, raws))
         return self._plain.as_json(events, raws)
 
     def document(self, raw: bytes) -> bytes:
-        """Return the event of a valid record as JSON, see `Reader`."""
+        """Return the event of a valid record as JSON."""
         return self._plan_of(raw).document(raw) or b"{}"
 
 
 def _within(spec: PipelineSpec) -> PipelineSpec:
-    """The pipeline whose fields of the envelope are members of the event, as they are in documents."""
+    """Return the spec with the fields of the envelope as members of the event, as `document` returns them."""
     fields = [_moved(field) for field in spec.source.fields]
     source = spec.source.model_copy(update={"fields": fields, "format": None})
     return spec.model_copy(update={"source": source})
 
 
 def with_fields(spec: PipelineSpec, fields: Mapping[str, FieldSpec]) -> PipelineSpec:
-    """The pipeline with some fields, by name, that are written otherwise."""
+    """Return the spec in which `fields` replace the fields of the same names."""
     changed = [fields.get(field.name, field) for field in spec.source.fields]
     return spec.model_copy(update={"source": spec.source.model_copy(update={"fields": changed})})
 

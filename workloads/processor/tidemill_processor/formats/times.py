@@ -1,4 +1,7 @@
-"""Timestamps of schemas that say their unit: the field's format gives way to it."""
+"""Changes the format of timestamp fields.
+
+If the schema has the unit of a timestamp, the unit replaces the field's format.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from tidemill_contract.resource.source import FieldSpec
 
 
 def retimed(field: FieldSpec, written: str | None, zone: str | None = None) -> FieldSpec:
-    """The field with another format, and its default in that."""
+    """Return the field with another format, and with its default written in that format."""
     default = field.default
     if default is not None:
         own, value = TimeFormat.of(field), default_of(field)

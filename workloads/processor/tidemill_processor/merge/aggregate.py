@@ -69,8 +69,8 @@ def aggregate(
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
     # The first window that contains a pane ends where the next pane starts. The last one starts with the pane, and ends
-    # one window length later. So an event is late for the first if its pane has ended, and for all if the last has
-    # ended.
+    # one window length later. So an event is late for the first window if its pane has ended, and for all windows if
+    # the last window has ended.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)

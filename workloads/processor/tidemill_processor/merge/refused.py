@@ -34,7 +34,7 @@ def late(
         if not number:
             continue
         if policy == "reopen":
-            policy = "deadLetter"  # because such an event is too late even for reopening a window
+            policy = "deadLetter"  # an event that is late here came too late even for reopening a window
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
         # The statement returns the current retention, because the processor is not restarted when the retention is

@@ -53,10 +53,11 @@ def aggregate_sessions(
     """Return the partial sessions of a frame.
 
     Args:
-        frame: valid events, see `aggregate`.
+        frame: valid events.
         plan: the aggregation's layout.
-        closed_until: the time up to which windows are closed, see `aggregate`.
-        epochs: the epoch of each partition, see `aggregate`.
+        closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
+        epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was created
+            again.
         standing: the function that compares events with stored sessions. It is called only for events that may be late.
 
     Returns:

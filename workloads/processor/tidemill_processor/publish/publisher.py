@@ -45,8 +45,8 @@ class _ResultEncoder:
     """Encodes windows of one aggregation as records, which are (key, value, headers).
 
     The value of a window is {aggregation, version, group, window_start, window_end, revision, metrics}. To save time,
-    the part that is equal for windows of the same time is encoded once for them. The group, which is also the key, is
-    encoded once for both.
+    the part that is equal for windows of the same time is encoded once for all of them. The group, which is also the
+    key, is encoded once for the key and the value.
     """
 
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:

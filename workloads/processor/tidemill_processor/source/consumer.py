@@ -50,7 +50,7 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # Only failures are reported, because a delivery report costs as much as encoding the record.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # This is the limit of the topics too. A window with long texts is a long record. If it is over the limit, it is
+    # The topics have this limit too. A window with long texts is a long record. If it is over the limit, it is
     # published with null for its longest metrics, or skipped.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
@@ -189,10 +189,10 @@ class Source:
         return polled
 
     def _prove(self, messages: list[Any]) -> None:
-        """Check that the first record after a seek has the sought offset. If not, stop the partition to seek again.
+        """Check that the first record after a seek has the sought offset.
 
-        There may be no record at the sought offset, because of compaction or transaction markers. So a gap that is seen
-        repeatedly is accepted.
+        If it has not, pause the partition, so that the next `start` seeks again. There may be no record at the sought
+        offset, because of compaction or transaction markers. So a gap that is seen repeatedly is accepted.
         """
         for message in messages:
             partition, error = message.partition(), message.error()

@@ -19,7 +19,7 @@ _encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
-    """The pipeline whose events are the documents of `CsvLines`: a member for each field, of its name."""
+    """Return the spec for the events that `CsvLines` makes, in which each field is a member of its own name."""
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]
@@ -28,10 +28,10 @@ def flat(spec: PipelineSpec) -> PipelineSpec:
 
 
 class CsvLines(Opener):
-    """Makes a JSON object of each line. An empty cell has no value."""
+    """Makes a JSON object of each line of CSV. A field whose cell is empty is absent from the object."""
 
     def __init__(self, spec: PipelineSpec) -> None:
-        """Prepare; `spec` is the pipeline's."""
+        """Find the columns of each field in the pipeline's spec."""
         written = spec.source.written
         super().__init__(Deletes(written.deletes))
         by_column: dict[str, list[FieldSpec]] = {}
@@ -45,7 +45,7 @@ class CsvLines(Opener):
         self._delimiter = written.delimiter
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """The events of many records, see `Opener`."""
+        """Return the events of many lines as JSON, or none if any line needs `single`."""
         try:
             rows = self._rows([raw.decode().removeprefix(_BOM) for raw in raws])
             # A quote that spans lines makes one row of several records.
@@ -57,7 +57,11 @@ class CsvLines(Opener):
         return documents, documents
 
     def single(self, raw: bytes) -> Content:
-        """The event of a record, see `Opener`."""
+        """Return the event of one line as JSON.
+
+        Raises:
+            InvalidEvent: the value is not one line of CSV with the columns of the spec.
+        """
         try:
             text = raw.decode().removeprefix(_BOM)
             rows = self._rows(text.splitlines(keepends=True))

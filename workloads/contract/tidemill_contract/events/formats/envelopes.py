@@ -20,7 +20,7 @@ _SHOWN = 6
 
 
 class _Change(msgspec.Struct, gc=False):
-    """A change event; with schemas, it is the payload."""
+    """A change event. If it was written with schemas, `payload` contains the change event."""
 
     op: str | None = None
     before: msgspec.Raw = msgspec.Raw()
@@ -33,7 +33,7 @@ _WRITES = {"c", "r", "u"}
 
 
 class _Debezium(Opener):
-    """Change events: an insert, an update and a row of a snapshot are events of the row after."""
+    """Opens change events. The event of an insert, an update or a snapshot is the row in `after`."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         changes = list(map(_change, raws))
@@ -62,7 +62,9 @@ class _Debezium(Opener):
             case None:
                 raise _no_envelope(raw, "Debezium change event (op, before, after)")
             case other:
-                detail = f"a change event of op {shown(other.encode())} has no row; take such out of the topic"
+                detail = (
+                    f"a change event of op {shown(other.encode())} has no row; take such change events out of the topic"
+                )
                 raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
         return None if row is None else Content(row, envelope)
 
@@ -77,7 +79,7 @@ _schemaed = msgspec.json.Decoder(_Schemaed).decode
 
 
 class _Connect(Opener):
-    """Kafka Connect's schema and payload: the payload is the event."""
+    """Opens Kafka Connect's objects of schema and payload. The payload is the event."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         return [bytes(each.payload) for each in map(_schemaed, raws)], raws
@@ -102,7 +104,7 @@ _cloud_event = msgspec.json.Decoder(_CloudEvent).decode
 
 
 class _CloudEvents(Opener):
-    """CloudEvents in structured mode: the data is the event; an event without data has its attributes only."""
+    """Opens CloudEvents in structured mode. The data is the event. Without data, the event is an empty object."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         events = list(map(_cloud_event, raws))
@@ -133,15 +135,15 @@ _KINDS: dict[str, type[Opener]] = {
 
 
 def envelope_for(written: FormatSpec) -> Opener:
-    """What opens records of this format in JSON."""
+    """Return the opener for records in JSON of this format."""
     return _KINDS[written.envelope](Deletes(written.deletes))
 
 
 def _read(decode: Callable[[bytes], T], raw: bytes) -> T:
-    """Read an envelope.
+    """Decode an envelope.
 
     Raises:
-        InvalidEvent: it is not JSON, or has a member of another type.
+        InvalidEvent: the envelope is not JSON, or a member has a wrong type.
     """
     try:
         return decode(raw)
@@ -155,5 +157,5 @@ def _no_envelope(raw: bytes, expected: str) -> InvalidEvent:
     found = list(members(raw))
     shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
     came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
-    remedy = "correct source.format.envelope (none: each record is an event), or what is sent"
+    remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"
     return InvalidEvent(Reason.NOT_AN_ENVELOPE, None, f"expected a {expected}, got {came}; {remedy}")

@@ -12,10 +12,10 @@ MAGIC, FRAME_BYTES = b"\0", 5
 
 
 def check_framed(raw: bytes) -> None:
-    """Judge the framing of a value.
+    """Check that a value has the framing.
 
     Raises:
-        InvalidEvent: it has none.
+        InvalidEvent: the value does not have the framing.
     """
     if raw[:1] != MAGIC or len(raw) < FRAME_BYTES:
         came = "an empty record" if not raw else f"{shown(raw[:1].hex().encode())}… in hexadecimal digits"
@@ -27,20 +27,27 @@ def check_framed(raw: bytes) -> None:
 
 
 class Framed(Opener):
-    """Values in JSON behind the framing. JSON tells its members itself, so no schema is asked for."""
+    """Opens JSON values with the framing.
+
+    JSON contains the names of its members, so no schema is read from the registry.
+    """
 
     def __init__(self, inner: Opener) -> None:
-        """Prepare; `inner` opens what is framed."""
+        """Create the opener. `inner` opens the JSON after the framing."""
         super().__init__(inner.deletes)
         self._inner = inner
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """The events and envelopes of many records, see `Opener`."""
+        """Return the events and envelopes of many records, or none if a record lacks the framing."""
         if not all(raw[:1] == MAGIC and len(raw) > FRAME_BYTES for raw in raws):
             return [], []
         return self._inner.together([raw[FRAME_BYTES:] for raw in raws])
 
     def single(self, raw: bytes) -> Content | None:
-        """The event and the envelope of a record, see `Opener`."""
+        """Return the event and the envelope of a record.
+
+        Raises:
+            InvalidEvent: the record lacks the framing, or cannot be opened.
+        """
         check_framed(raw)
         return self._inner.single(raw[FRAME_BYTES:])

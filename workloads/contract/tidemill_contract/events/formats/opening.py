@@ -1,6 +1,6 @@
-"""Opening of records: what a record has around its event is taken off, which leaves the event as JSON.
+"""Opens records: removes what is around the event in a record, and returns the event as JSON.
 
-The event is judged like one that came alone. What is around it stays as bytes too, for fields `from: envelope`.
+The event is then judged like an event without an envelope. The envelope is also returned, for fields `from: envelope`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 NOTHING = (b"", b"null")
-"""What is there in place of an event that is not."""
+"""The values that mean that there is no event: an empty text, and JSON's null."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The events of some records.
+    """The events of many records, and the verdicts on records without an event.
 
     Attributes:
-        at: the places of the records that have one.
-        documents: their events, as JSON.
-        envelopes: what is around each, as JSON.
-        invalid: the verdicts on records that cannot be opened, by place.
-        ignored: the places of records that are left out by policy.
+        at: the indexes of the records that have an event.
+        documents: the events of these records, as JSON.
+        envelopes: the envelope of each of these events, as JSON.
+        invalid: the verdicts on records that cannot be opened, by index.
+        ignored: the indexes of the records that `source.format.deletes` leaves out.
     """
 
     at: Sequence[int]
@@ -47,21 +47,21 @@ class Content(NamedTuple):
 
 
 class Deletes:
-    """What becomes of records that delete: the policy `source.format.deletes`."""
+    """Applies the policy `source.format.deletes` to records that delete a row or a key."""
 
     def __init__(self, policy: str) -> None:
-        """Prepare; `policy` as in the spec."""
+        """Keep the policy: `ignore`, `deadLetter` or `event`."""
         self._policy = policy
 
     def row(self, what: str, row: bytes = b"") -> bytes | None:
-        """The event of a delete, which is the row before it; None: it is left out.
+        """Return the event of a delete, which is the row before the delete, or None if the policy leaves deletes out.
 
         Args:
-            what: what deletes, for messages.
-            row: the row before, as JSON; empty or null if the record does not have it.
+            what: the words for the delete in messages.
+            row: the row before the delete, as JSON. It is empty or null if the record does not contain this row.
 
         Raises:
-            InvalidEvent: it is a dead letter.
+            InvalidEvent: the record becomes a dead letter.
         """
         if self._policy == "ignore":
             return None
@@ -74,10 +74,10 @@ class Deletes:
         return row
 
     def check_tombstone(self) -> None:
-        """Judge a record without a value. The delete before it has the row, so a tombstone is never an event.
+        """Check whether a record without a value is ignored. It never has an event: the delete before it has the row.
 
         Raises:
-            InvalidEvent: it is a dead letter.
+            InvalidEvent: the record becomes a dead letter.
         """
         if self._policy == "deadLetter":
             raise InvalidEvent(Reason.DELETED, None, f"{TOMBSTONE}, or set source.format.deletes: ignore")
@@ -87,14 +87,14 @@ class Opener(ABC):
     """Opens the records of one pipeline.
 
     Attributes:
-        deletes: what becomes of records that delete.
+        deletes: the policy for records that delete.
     """
 
     def __init__(self, deletes: Deletes) -> None:
         self.deletes = deletes
 
     def open(self, raws: Sequence[bytes], tombstones: Collection[int] = ()) -> Opened:
-        """Return the events in records; `tombstones` are the places of those without a value."""
+        """Return the events in records. `tombstones` are the indexes of the records without a value."""
         if not tombstones:
             try:
                 documents, envelopes = self.together(raws)
@@ -124,28 +124,30 @@ class Opener(ABC):
 
     @abstractmethod
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """The events and envelopes of many records; no events, or nothing in one's place: they are opened singly.
+        """Return the events and envelopes of many records.
+
+        If the list of events is empty, or one of the events is in `NOTHING`, the caller opens each record by itself.
 
         Raises:
-            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: one at least cannot be read.
+            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: at least one record cannot be read.
         """
 
     @abstractmethod
     def single(self, raw: bytes) -> Content | None:
-        """The event and the envelope of a record; None: it is left out by policy.
+        """Return the event and the envelope of a record, or None if `deletes` leaves the record out.
 
         Raises:
-            InvalidEvent: it cannot be opened.
+            InvalidEvent: the record cannot be opened.
         """
 
 
 class Plain(Opener):
-    """No envelope; only tombstones differ from events."""
+    """Returns records unchanged, because they have no envelope. Only tombstones are not events."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Each record is an event, see `Opener`."""
+        """Return the records as the events, and also as the envelopes."""
         return list(raws), raws
 
     def single(self, raw: bytes) -> Content | None:
-        """The record is an event, see `Opener`."""
+        """Return the record as the event, and also as the envelope."""
         return Content(raw, raw)

@@ -1,6 +1,6 @@
-"""Reading of records' values: JSON as it is, JSON that has to be opened first, and formats that others bring along.
+"""Readers of records' values: for JSON in envelopes, for CSV, and for formats that other packages implement.
 
-Plain JSON needs none of this; `RecordDecoder` decodes it by itself.
+Plain JSON has no reader. `RecordDecoder` decodes it.
 """
 
 from __future__ import annotations
@@ -25,42 +25,45 @@ class Reader(Protocol):
     """Decodes and judges the values of one pipeline's records.
 
     Attributes:
-        times: which event times are valid.
+        times: the check of event times.
     """
 
     times: EventTimes
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode the values of records at wall time `now_ms`; `tombstones` are the places of those without a value."""
+        """Decode the values of records at wall time `now_ms`.
+
+        `tombstones` are the indexes of records without a value.
+        """
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """A field's value in each event."""
+        """Return a field's value in each event."""
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is no member of the events."""
+        """Set a field that is not read from the events."""
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object; `raws` are the records' values."""
+        """Return the fields of each event as a JSON object. `raws` are the records' values."""
 
     def document(self, raw: bytes) -> bytes:
         """Return the event of a valid record as JSON."""
 
 
 class OpenedReader:
-    """Reads records that are opened into JSON.
+    """Reads records whose events an opener returns as JSON.
 
     Attributes:
-        times: which event times are valid.
+        times: the check of event times.
     """
 
     def __init__(self, spec: PipelineSpec, opener: Opener, *, exact: bool, array: Leaf | None = None) -> None:
-        """Prepare.
+        """Create the reader.
 
         Args:
-            spec: the pipeline's, with paths as they are in the documents of the opener.
-            opener: opens the records.
-            exact: as of `EventDecoder`.
-            array: as of `EventDecoder`.
+            spec: the pipeline's spec, with paths as in the events that the opener returns.
+            opener: the opener of the records.
+            exact: whether `Decoded` has the microseconds of event times.
+            array: the exploded array, or None if no array is exploded.
         """
         self._opener = opener
         self._events = EventDecoder(spec, exact=exact, array=array)
@@ -71,7 +74,7 @@ class OpenedReader:
         self._around = EventDecoder(only(spec, members), exact=exact) if members else None
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode the values of records, see `Reader`."""
+        """Open the values of records, and decode the events in them, as in `Reader.read`."""
         opened = self._opener.open(raws, tombstones)
         decoded = self._events.decode_all(opened.documents, now_ms)
         if self._around is not None:
@@ -81,29 +84,31 @@ class OpenedReader:
         return decoded if len(opened.at) == len(raws) else _spread(decoded, opened, len(raws))
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """A field's value in each event."""
+        """Return a field's value in each event."""
         return self._events.values(events, name)
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is no member of the events."""
+        """Set a field that is not read from the events."""
         self._events.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """The fields of each event as a JSON object, see `Reader`."""
+        """Return the fields of each event as a JSON object. `raws` are the records' values."""
         if self._keeps_json:
             raws = self._opener.open(raws).documents
         return self._events.as_json(events, raws)
 
     def document(self, raw: bytes) -> bytes:
-        """Return the event of a valid record as JSON, see `Reader`."""
+        """Return the event of a valid record as JSON, without its envelope."""
         return self._opener.open([raw]).documents[0]
 
 
 def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) -> Reader | None:
-    """What reads the values of a pipeline's records; None: they are plain JSON. Arguments as of `EventDecoder`.
+    """Return the reader of the values of a pipeline's records, or None if they are plain JSON.
+
+    The arguments are those of `EventDecoder`.
 
     Raises:
-        ValueError: the format needs a reader from outside.
+        ValueError: only processors have a reader for this format.
     """
     written = spec.source.written
     match written.type:
@@ -119,7 +124,7 @@ def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) ->
 
 
 def only(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
-    """The pipeline as if only these fields were its events."""
+    """Return the pipeline's spec with only these fields, all in plain JSON events."""
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
         time = time.model_copy(update={"field": None})
@@ -140,15 +145,15 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Put the fields that another decoder has read into events.
+    """Put fields that another decoder has read into events, and return the events with the verdicts of both decoders.
 
     Args:
         decoded: the events.
-        at: the places of those that are meant.
-        found: what the other decoder has read for each of them.
+        at: the indexes of the events to which the results of the other decoder belong.
+        found: the results of the other decoder, one for each index in `at`.
         by: the other decoder.
-        into: sets fields of the events.
-        fields: those that the other decoder reads, by name.
+        into: the decoder of `decoded`, which sets fields of its events.
+        fields: the fields that the other decoder reads, by name.
     """
     events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
     for place, refusal in found.invalid.items():
@@ -172,7 +177,7 @@ def _located(verdict: InvalidEvent, fields: Mapping[str, FieldSpec]) -> InvalidE
 
 
 def _spread(decoded: Decoded, opened: Opened, records: int) -> Decoded:
-    """What was decoded of records that have an event, by the places of all records."""
+    """Return the decoded events with the indexes of all records. A record without an event gets None."""
     events: list[Any] = [None] * records
     micros = None if decoded.micros is None else [0] * records
     for place, index in enumerate(opened.at):

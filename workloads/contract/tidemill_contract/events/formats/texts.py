@@ -1,4 +1,4 @@
-"""Texts that are values of fields, such as those of headers and of CSV, written as JSON of the field's type."""
+"""Writes texts that are values of fields, such as headers and cells of CSV, as JSON of the field's type."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def as_json(text: bytes, field: FieldSpec) -> bytes:
-    """A text as JSON of the field's type; what is none is a string, which its decoder then refuses.
+    """Return a text as JSON of the field's type.
+
+    If it has another type, return a JSON string, which the decoder refuses.
 
     Raises:
-        InvalidEvent: it is not UTF-8.
+        InvalidEvent: the text is not UTF-8.
     """
     if field.type != "string" and (_NUMBER.fullmatch(text) or text in (b"true", b"false", b"null")):
         return text

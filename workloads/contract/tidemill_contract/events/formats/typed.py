@@ -1,7 +1,7 @@
-"""Events whose values are typed already, as those of Avro: the checks that the reader of JSON makes while it reads.
+"""Checks events whose values already have types, such as Avro's. The JSON reader makes these checks while it reads.
 
-Only what is certainly valid passes. Everything else is written as JSON and judged as that, so that there is one set of
-reasons and remedies.
+Only events that are certainly valid pass. All other events are written as JSON and judged as JSON events, so that there
+is one set of reasons and remedies.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _EXPECTED: dict[str, type] = {"string": str, "integer": int, "number": float, "b
 
 
 class TypedDecoder(EventDecoder):
-    """Judges typed events of flat pipelines, whose fields are members of their own names.
+    """Judges typed events of pipelines in which each field is a member of its own name.
 
     Attributes:
-        row: makes an event of its values, which are in the order of `columns`.
-        columns: the fields, those beside the events too.
+        row: the class of events. Its arguments are the values of the fields in the order of `columns`.
+        columns: the names of all fields, also of those that are not read from the event.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, read: Collection[str]) -> None:
-        """Prepare.
+        """Create the decoder.
 
         Args:
-            spec: the flat pipeline's.
-            exact: as of `EventDecoder`.
-            read: names of the fields that are judged; no other field has a value.
+            spec: the spec of a pipeline in which each field is a member of its own name.
+            exact: whether `Decoded` has the microseconds of event times.
+            read: the names of the fields that are judged. No other field has a value.
         """
         super().__init__(spec, exact=exact)
         self.columns: tuple[str, ...] = self._fields.shape.flat.__struct_fields__
@@ -50,7 +50,10 @@ class TypedDecoder(EventDecoder):
         self._moments = [name for name in self._fields.timestamps if name in read]
 
     def judged(self, events: list[Any], now_ms: int) -> Decoded | None:
-        """Judge rows at wall time `now_ms`, and set their times; None: they have to be judged one by one."""
+        """Judge events at wall time `now_ms`, and convert their times.
+
+        Return None if each event must be judged by itself.
+        """
         for name, expected in self._plain.items():
             values = self._fields.shape.values(events, name)
             kinds = set(map(type, values))
@@ -80,7 +83,10 @@ class TypedDecoder(EventDecoder):
         return kinds <= {*expected, NoneType} and not (NoneType in kinds and name in self._required)
 
     def _moment(self, events: list[Any], name: str, now_ms: int) -> list[int] | None:
-        """Make milliseconds of a field's times, and return the microseconds beyond them; None: one is unusual."""
+        """Convert a field's times to epoch milliseconds, and return the microseconds within each time's millisecond.
+
+        Return None if a time needs the checks of single events.
+        """
         values = self._fields.shape.values(events, name)
         kinds = set(map(type, values))
         own = name == self.event_time_field

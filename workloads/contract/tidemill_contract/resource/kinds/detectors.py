@@ -31,7 +31,7 @@ class DetectorSpec(Model):
     )
     cooldown: Duration | None = Field(
         None,
-        description="Time after an anomaly in which its group gets no other one. Default: 24 windows or events.",
+        description="Time after an anomaly in which its group gets no other anomaly. Default: 24 windows or events.",
     )
 
     @property

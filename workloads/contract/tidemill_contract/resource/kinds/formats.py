@@ -35,7 +35,7 @@ class RegistrySpec(Model):
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The ports at which it is reached: the URL may be a list."""
+        """The ports of the registry. The URL may be a list of URLs."""
         parts = [urlsplit(url.strip()) for url in self.url.split(",")]
         return tuple(sorted({part.port or (443 if part.scheme == "https" else 80) for part in parts}))
 
@@ -44,23 +44,27 @@ class FormatSpec(Model):
     """How the value of a record is written."""
 
     type: Literal["json", "jsonSchema", "csv", "avro", "protobuf"] = Field("json", description="The encoding.")
-    registry: RegistrySpec | None = Field(None, description="Where the schemas of avro and protobuf are.")
+    registry: RegistrySpec | None = Field(
+        None, description="The schema registry with the schemas of avro and protobuf."
+    )
     envelope: Literal["none", "cloudevents", "debezium", "connect"] = Field(
-        "none", description="What is around the event."
+        "none", description="The envelope around the event."
     )
     deletes: Literal["ignore", "deadLetter", "event"] = Field(
-        "deadLetter", description="What becomes of tombstones and of records that delete a row."
+        "deadLetter", description="What happens to tombstones and to records that delete a row."
     )
     columns: list[ColumnName] = Field(
-        default_factory=list, max_length=200, description="Of csv the columns; default: the fields."
+        default_factory=list,
+        max_length=200,
+        description="Only for csv: the names of the columns. Default: the fields, in their order.",
     )
     delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = Field(
-        ",", description="Of csv the character between cells."
+        ",", description="Only for csv: the character between cells."
     )
 
 
 def _format(written: Any) -> Any:
-    """The format with its short form, a text, written out."""
+    """Return the format as an object, also if it is written as a text."""
     return {"type": written} if isinstance(written, str) else written
 
 

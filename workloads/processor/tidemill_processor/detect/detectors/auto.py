@@ -2,11 +2,11 @@
 
 The method follows Lavin and Ahmad (2015, arXiv 1510.03336). They score the likelihood of recent prediction errors, not
 the errors themselves, because the same error is usual in a noisy series and unusual in a calm one. Their memory network
-is replaced with two simple predictors: the long-run level, and the usual value at this hour of the day. Each predicts
-the value, and the average of about twelve windows. Each of the four errors has a surprise, which is -log10 of its tail
-probability (tail.py). The score is half the sum of the four surprises. It is 4 if each error has a probability of 1 in
-100, or if the two errors of a pair have 1 in 10,000 and the others are usual. So a value must be unusual in more than
-one way, and false alarms are rare.
+is replaced with two simple predictors: the long-run level, and the usual value at this hour of the day. Each predictor
+predicts the value, and the average of about twelve windows. Each of the four errors has a surprise, which is -log10 of
+its tail probability (tail.py). The score is half the sum of the four surprises. The score is 4 if each error has a
+probability of 1 in 100, or if two errors have a probability of 1 in 10,000 and the other two errors are usual. So a
+value must be unusual in more than one way, and false alarms are rare.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ View = list[Any]
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Score half the sum of the four surprises.
 
-    While the hour is unknown, score the sum of the level's two surprises.
+    While the usual value of this hour is not known yet, score the sum of the level's two surprises.
     """
     n = state.get("n", 0)
     before = state.get("slow", value)

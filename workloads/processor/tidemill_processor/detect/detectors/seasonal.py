@@ -15,7 +15,10 @@ _LEAST = 10
 
 
 def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score |r - mean r| / standard deviation of r, for r = x - usual. While the hour is unknown, return no reading."""
+    """Score |r - mean r| / standard deviation of r, for r = x - usual.
+
+    Return None instead of a reading while the usual value of this hour is not known yet.
+    """
     known = state.get("rhythm") or rhythm.start(spec.period or "day")
     distances = state.get("distances", [])
     usual = rhythm.usual(known, at_ms)

@@ -44,7 +44,7 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Every second size is kept, which halves both numbers. The greatest size is dropped, so that no size stays for
-        # ever.
+        # Every second kept size is removed. So the number of all sizes and the number of kept sizes are halved. The
+        # greatest size is one of the removed sizes, so that no size stays for ever.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
