@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_api.catalog import AggregationModel
+from tidemill_api.http.openapi_parameters import GRANULARITY
 from tidemill_api.query.aggregate import AggregateQuery, take_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Column, condition, take_filters, take_page
 from tidemill_api.query.sql import horizon_sql, narrowed, statement, within
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.calendars import MONDAY, Calendar
+from tidemill_contract.duration import least_ms
 from tidemill_contract.functions.partials import layout
 from tidemill_contract.grids import Steps
 from tidemill_contract.resource.spec import AggregationSpec
@@ -162,6 +164,35 @@ def test_windows_of_the_calendar_are_not_put_together_to_what_they_do_not_fit(
         query(text, model(window))
     assert reason in caught.value.detail
     assert caught.value.extra["parameter"] == parameter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1w",
+        "521w",
+        "522w",
+        "1mo",
+        "117mo",
+        "118mo",
+        "39q",
+        "40q",
+        "9y",
+        "10y",
+        "3650d",
+        "3651d",
+        "01w",
+        "1W",
+        "1m",
+        "0w",
+    ],
+)
+def test_the_described_granularity_is_the_one_that_is_taken(text: str) -> None:
+    try:
+        taken = bool(least_ms(text))
+    except ValueError:
+        taken = False
+    assert bool(re.search(GRANULARITY["pattern"], text)) == taken
 
 
 SESSIONS = {"type": "session", "gap": "5m"}
