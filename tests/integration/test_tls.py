@@ -175,7 +175,10 @@ def test_each_names_a_server_whose_authority_it_does_not_know(secured: Secured, 
                 text = str(found.get("detail", "")) if found.get("status") == "down" else ""
                 return text if "certificate" in text else ""
 
-            text = bench.eventually(detail, what=f"{module} says why {server} is down")
+            def what(at: int = index, of: str = server, by: str = module) -> str:
+                return f"{by} says why {of} is down, its health is {bench.health(at)}"
+
+            text = bench.eventually(detail, what=what)
             assert "certificate verify failed" in text, text
             assert str(ports[server]) in text, text
             assert text.endswith(f"TIDEMILL_{server.upper()}_CA (chart: {server}.caSecret)"), text
