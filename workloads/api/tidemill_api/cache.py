@@ -55,7 +55,10 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that gets the known answer. It returns a new answer, or None if the known answer is still current."""
+"""A function that is called with the known answer, or None if there is none.
+
+It returns a new answer, or None if the known answer is still current.
+"""
 
 
 @dataclass

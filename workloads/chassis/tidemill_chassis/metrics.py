@@ -1,6 +1,6 @@
 """Prometheus metrics of circuit breakers and retries, which every workload has.
 
-Each distribution declares its metrics in its module `metrics`, so that a process only exposes its own metrics.
+Each Python package declares its metrics in its own module `metrics`, so that a process exposes only its own metrics.
 Labels have a limited number of values, such as route templates, statuses and names in a spec.
 """
 

@@ -106,7 +106,7 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool) -> Answer:
 
 
 def refusal(outcome: Outcome) -> Answer:
-    """Return the answer if some events are invalid and `accept_partial` is false."""
+    """Return the answer to a request with invalid events, if `accept_partial` is false."""
     rows = [
         Row(index=row.index, id=row.id, status=REJECTED, code=row.code, field=row.field)
         for row in outcome.rows(everything=False)

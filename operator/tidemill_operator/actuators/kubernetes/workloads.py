@@ -96,7 +96,7 @@ class Pass:
         return outcomes
 
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
-        """Remove objects that are not kept, and withdraw the pipeline from shared ones.
+        """Remove the pipeline's own objects that are not kept, and its files from shared objects.
 
         Args:
             components: the shared components that the pipeline does not need.

@@ -14,7 +14,7 @@ from tidemill_operator.plan.kafka.claims import TOPICS, Claim, disputes
 from tidemill_operator.plan.model import Owner, Schema
 
 _TABLE = "_offsets"
-_LET_GO = "positions of before; the topic was let go"
+_LET_GO = "old positions; another pipeline has taken over the topic"
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
 # The claim on a topic is the comment of the table of positions.
 _CLAIMS = """

@@ -20,7 +20,7 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
     """Give each key the columns that it has in the plan, in a pipeline that needs the wider keys.
 
-    Other pipelines keep the key of the earlier version, because a new key takes as long as an index of the table.
+    Other pipelines keep the key that an earlier Tidemill created, because a new key takes as long as building an index.
     """
     tables = {table.name: table for table in schema.tables if table.key}
     if live is None or not schema.explodes:

@@ -56,7 +56,7 @@ def end_replays(session: Session, schema: Schema) -> None:
     """Delete the versions of cancelled replays. The API has never answered from them."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
-        # Live processors come first, because the table of a version is kept while they count for it.
+        # First, no live processor counts for these versions any more. While one does, the table of a version is kept.
         session.write_rows(
             sql.SQL(
                 "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -46,7 +46,7 @@ def missed(found: Collection[Loss]) -> str:
 
 
 def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
-    """Yield losses that positions show because they still belong to a deleted topic of the same name."""
+    """Yield a loss for each partition whose stored position belongs to a deleted topic of the same name."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
     # The id of a former topic shows no loss, because a broker with old metadata may still answer with it.

@@ -196,7 +196,7 @@ def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
 
 
 def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
-    """Split encoded rows into the rows of single messages."""
+    """Split encoded rows into lists that each fit into one message. A row that is too large gets its own message."""
     found: list[list[bytes]] = []
     room = 0
     for row in rows:

@@ -222,7 +222,7 @@ class EventDecoder:
         return Decoded(events, {}, micros)
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
-        """Return whether an event may have a NUL character or a too long group column, or may be an envelope."""
+        """Return whether an event may have a NUL, or a group column that is too long, or be an envelope."""
         # The backslash is searched first, because one byte is found much faster than six, and most events have none.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True

@@ -1,4 +1,4 @@
-"""Computes which rows contain all events of a metric, from the periods in which processors filled each column.
+"""Computes in which rows a metric counts all of its events, from the periods in which processors filled each column.
 
 A column that was added later lacks the events that were counted before. So each set of filled columns has a number, the
 layout. Each row stores in `_since` the lowest layout of the processors that wrote the row. `_aggregations` stores for
@@ -119,7 +119,7 @@ class Feeds:
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the layout for readers. A metric is null in it if any row lacks some events of the metric."""
+    """Return the layout for readers. A metric is answered as null if a merged row lacks some of its events."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

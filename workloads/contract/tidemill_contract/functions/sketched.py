@@ -120,7 +120,7 @@ class Distinct(Function):
 
     name = "distinct"
     value = "the number of different values; a sketch"
-    error = "2 % (two standard errors); exact for some hundred"
+    error = "2.3 % (two standard errors); exact for some hundred"
     takes = WITH_STRINGS
     kinds = (UNIQUES,)
     zero_filled = True

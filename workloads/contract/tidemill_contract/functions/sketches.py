@@ -2,10 +2,10 @@
 
 `quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
 k = 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
-`uniques` is a HyperLogLog sketch (Flajolet et al. 2007, with HIP estimates) with 2^13 registers. Its relative standard
-error is 0.9 %, and it is exact for the first few hundred values. `frequent` is a frequent items sketch (Anderson et al.
-2017, "A high-performance algorithm for identifying frequent items in data streams"). `slots_lg` describes its size and
-its error.
+`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. Its relative standard error is 1.15 %, as
+`hll_sketch.get_rel_err` gives it for merged sketches. The first few hundred values are counted exactly. `frequent` is a
+frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying frequent items in data
+streams"). `slots_lg` describes its size and its error.
 
 A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
 merges two values by concatenation, and `compact` later merges many frames into one. Integers that a double cannot

@@ -42,7 +42,8 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
-        limit = f"sqrt({_MOST} / least({na}, {nb}))"  # the square is multiplied by less than this `least`
+        # M2 grows by the squared difference times na * nb / (na + nb), which is less than least(na, nb).
+        limit = f"sqrt({_MOST} / least({na}, {nb}))"
         far = f"CASE WHEN abs({_difference((b, rest_b), (a, rest_a))}) >= {limit} THEN {INFINITE} ELSE {far} END"
     return (
         f"CASE WHEN {na} = 0 THEN {new}.{stored} WHEN {nb} = 0 THEN {old}.{stored}"

@@ -152,8 +152,9 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
                 )
                 yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
-            outer = f"{show_path(short)} is a value of field {name if other == short else field.name}"
-            yield Fault(where, written, f"{outer}, so nothing is in it", "take one of the two fields out")
+            reader = name if other == short else field.name
+            message = f"field {reader} reads {show_path(short)} as a whole value, so no other path can lead into it"
+            yield Fault(where, written, message, "take one of the two fields out")
         elif (at := _parting(steps, other)) is not None:
             here, there = _kind(steps[at]), _kind(other[at])
             if "object" in (here, there) and here != there:

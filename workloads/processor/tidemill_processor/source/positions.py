@@ -56,7 +56,7 @@ class Positions:
         """
         query = offsets.read(self._schema, self._reader)
         wanted = list(partitions)
-        # Partitions that are no longer assigned are removed here, so that their ends are checked from the beginning.
+        # Forget partitions that are no longer assigned. If one is assigned again, its waiting time starts anew.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():

@@ -92,7 +92,7 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # The first window with the first pane ends with this pane. Windows that end up to `after` are done already.
+        # The first window with the first pane ends with this pane. Windows ending by `after_ms` are done already.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))

@@ -91,7 +91,7 @@ class Salvage:
         return None
 
     def _halves(self, part: Cut) -> list[Cut]:
-        """Return the two halves of a part, or nothing if it is a single window or there were too many queries."""
+        """Return the two halves of a part. The list is empty if it cannot be divided, or after too many queries."""
         if self._probes >= MOST_PROBES:
             return []
         keys = self._keys(part)

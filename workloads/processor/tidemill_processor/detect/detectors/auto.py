@@ -92,7 +92,7 @@ def _learnable(views: list[View], usual: float | None, level: float, value: floa
 def _read(value: float, expected: float, score: Callable[[float], float], limit: float) -> Reading:
     """Return the reading.
 
-    Only the reading of an anomaly has bounds, at the distance at which the score is the limit.
+    Only the reading of an anomaly has bounds. At their distance from the expected value, the score reaches the limit.
     """
     found = score(value)
     if found < limit:
