@@ -327,7 +327,8 @@ class BatchReader:
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
         """Join decoded pieces into a batch. There must be at least one piece."""
-        return self._transformed(self._joined(pieces)) if self._transforms else self._joined(pieces)
+        batch = self._joined(pieces)
+        return self._transformed(batch) if self._transforms else batch
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
         frame = pl.concat([piece.frame for piece in pieces])

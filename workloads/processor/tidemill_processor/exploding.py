@@ -12,8 +12,7 @@ from typing import Any
 import polars as pl
 
 from tidemill_contract.events.decoder import Decoded, InvalidEvent
-from tidemill_contract.events.elements import LIST, ElementDecoder, Elements, Origins
-from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.events.elements import LIST, Elements, Origins
 from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batch import (
@@ -96,8 +95,7 @@ class ExplodingReader(BatchReader):
     def __init__(self, spec: PipelineSpec) -> None:
         """Prepare the decoders of records and elements."""
         super().__init__(spec, offsets=True)
-        self._elements = ElementDecoder(spec, exact=self._ordered)
-        self._decoder = RecordDecoder(spec, exact=self._ordered, elements=self._elements.kind)
+        self._elements = self._decoder.elements
         self._steps: Steps = spec.source.array or ()
         self._bytes = LEAST_BYTES
 

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
-from tidemill_contract.events.judge import BROKEN, EventJudge
-from tidemill_contract.events.members import may_be_rounded
+from tidemill_contract.events.judge import EventJudge
+from tidemill_contract.events.members import BROKEN, may_be_rounded
 from tidemill_contract.events.shapes import Leaf
 from tidemill_contract.events.types import all_epoch_ms, micros_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
@@ -76,7 +76,7 @@ class EventDecoder:
         self._judge = EventJudge(fields)
         self.names, self.event_time_field, self.times = fields.names, fields.event_time, fields.times
         self.type = fields.shape.type
-        self._decode = msgspec.json.Decoder(self.type).decode
+        self._decode = fields.decode
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
         """Return a field's value in each event."""

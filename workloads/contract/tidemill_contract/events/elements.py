@@ -18,6 +18,7 @@ import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder, InvalidEvent, Reason
 from tidemill_contract.events.details import misplaced
+from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.kept_json import JSON, text_at
 from tidemill_contract.events.members import items
 from tidemill_contract.events.shapes import Leaf
@@ -49,7 +50,7 @@ class ExplodedArray:
         self._steps, self._field = steps, inside[0].name
         self._needed = next((field.name for field in inside if field.required), None)
         self._keeps = spec.events.store
-        self.record = _with_fields(spec, [field for field in spec.source.fields if field.array is None])
+        self.record = with_fields(spec, [field for field in spec.source.fields if field.array is None])
         self.leaf = Leaf(LIST, steps, list[msgspec.Raw], required=False, holds=self._field)
 
     @classmethod
@@ -151,7 +152,7 @@ class ElementDecoder:
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]
-        self._decoder = EventDecoder(_with_fields(spec, own), exact=exact, element=True)
+        self._decoder = EventDecoder(with_fields(spec, own), exact=exact, element=True)
         self.names = frozenset(field.name for field in inside)
         self.has_time = spec.source.event_time.field in self.names
         self.kind: Any = None
@@ -257,12 +258,3 @@ def _texts(raw: bytes, steps: Steps) -> list[bytes]:
 def _within(field: FieldSpec) -> Steps:
     """Return the path of a field within an element."""
     return field.steps[len(field.array or ()) + 1 :]
-
-
-def _with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
-    """Return the pipeline with only these fields. If the event time is not one of them, it has no field."""
-    time = spec.source.event_time
-    if time.field not in {field.name for field in fields}:
-        time = time.model_copy(update={"field": None})
-    source = spec.source.model_copy(update={"fields": list(fields), "event_time": time})
-    return spec.model_copy(update={"source": source})

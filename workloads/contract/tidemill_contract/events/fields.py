@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.decimals import Decimals
@@ -12,6 +15,7 @@ from tidemill_contract.events.shapes import Leaf, Shape, unread
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.types import default_of, kind_of, type_of
 from tidemill_contract.functions.base import STRINGS
+from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
@@ -19,6 +23,18 @@ MAX_KEY_BYTES = 1024
 # The record key is a copy of a field, so a record can have almost twice the bytes of its event. The rest is for
 # headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
+
+
+def with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec], **source: Any) -> PipelineSpec:
+    """Return the pipeline's spec with only these fields, and with other changed members of `spec.source`.
+
+    If the field of the event time is not among the fields, no field is the event time.
+    """
+    time = spec.source.event_time
+    if time.field not in {field.name for field in fields}:
+        time = time.model_copy(update={"field": None})
+    update = {"fields": list(fields), "event_time": time, **source}
+    return spec.model_copy(update={"source": spec.source.model_copy(update=update)})
 
 
 class EventFields:
@@ -41,6 +57,7 @@ class EventFields:
         takes_any: whether an object without any of the fields is valid. Such an object may be an envelope.
         kept: the fields of type json, or None if there is no such field.
         shape: the structs that events are read into.
+        decode: reads JSON bytes into these structs.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, element: bool) -> None:
@@ -57,6 +74,7 @@ class EventFields:
         leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
         leaves += unread(kept, leaves) if spec.source.strict else []
         self.shape = Shape(leaves, strict=spec.source.strict)
+        self.decode = msgspec.json.Decoder(self.shape.type).decode
         # If several fields read the same member, the first one is judged for all.
         first = self.shape.first
         fields = [field for field in fields if field.name not in first]

@@ -12,12 +12,9 @@ import msgspec
 
 from tidemill_contract.events.details import envelope_of, not_json, refused, with_path
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
-from tidemill_contract.events.members import as_object, may_be_rounded, members, mended
+from tidemill_contract.events.members import BROKEN, as_object, may_be_rounded, members, mended
 from tidemill_contract.events.types import read_time
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
-
-BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""The errors that a reader raises for bytes that are not JSON, or not JSON of the expected types."""
 
 
 class EventJudge:
@@ -26,7 +23,7 @@ class EventJudge:
     def __init__(self, fields: EventFields) -> None:
         """Create the judge of a pipeline's events."""
         self._fields = fields
-        self._decode = msgspec.json.Decoder(fields.shape.type).decode
+        self._decode = fields.decode
 
     def judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
         """Return the event in `raw`, and the microseconds within the millisecond of its event time.

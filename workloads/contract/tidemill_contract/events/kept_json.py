@@ -10,14 +10,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidemill_contract.events.members import Members, items, members
+from tidemill_contract.events.members import BROKEN, Members, items, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
 
 JSON = "json"
 """The name of this type in the spec."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class KeptJson:
@@ -47,7 +46,7 @@ class KeptJson:
             try:
                 text.decode()
                 msgspec.json.decode(text)
-            except _BROKEN as error:
+            except BROKEN as error:
                 detail = f"{name} is not JSON in UTF-8 ({error}); send JSON in UTF-8"
                 raise InvalidEvent(Reason.BAD_STRING, name, detail) from None
             if _NUL.search(text):
@@ -77,6 +76,6 @@ def text_at(raw: bytes, steps: Steps) -> bytes | None:
             elif isinstance(step, int):
                 held = items(text)
                 text = held[step] if step < len(held) else None
-        except _BROKEN:
+        except BROKEN:
             return None
     return text

@@ -16,6 +16,8 @@ from decimal import Decimal, InvalidOperation
 
 import msgspec
 
+BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""The errors that a reader raises for bytes that are not JSON, or not JSON of the expected types."""
 Members = dict[str, bytes]
 """The JSON text of each member of an event. If a name occurs twice, the last member counts."""
 

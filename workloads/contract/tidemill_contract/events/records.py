@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.elements import LIST, ExplodedArray
-from tidemill_contract.events.formats.readers import Reader, joined, only, reader_for
+from tidemill_contract.events.elements import LIST, ElementDecoder, ExplodedArray
+from tidemill_contract.events.fields import with_fields
+from tidemill_contract.events.formats.readers import Reader, joined, reader_for
 from tidemill_contract.events.formats.texts import as_json
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.spec import PipelineSpec
@@ -45,27 +47,21 @@ class RecordDecoder:
         beside: whether any field is read from another part of the record than its value.
     """
 
-    def __init__(
-        self, spec: PipelineSpec, *, exact: bool = False, reader: Reader | None = None, elements: Any = None
-    ) -> None:
+    def __init__(self, spec: PipelineSpec, *, exact: bool = False, reader: Reader | None = None) -> None:
         """Create the decoder.
 
         Args:
             spec: the pipeline's spec.
             exact: whether `Decoded` has the microseconds of event times.
             reader: the reader of the values of records, or None for the reader that `reader_for` returns.
-            elements: the type of the exploded array for `decode_whole`.
         """
-        self._array, self._whole = ExplodedArray.of(spec), None
-        leaf = None
+        self._spec, self._exact = spec, exact
+        self._array, leaf = ExplodedArray.of(spec), None
         if self._array is not None:
             spec, leaf = self._array.record, self._array.leaf
-            if elements is not None:
-                self._whole = EventDecoder(spec, exact=exact, array=replace(leaf, kind=elements))
+        reader = reader_for(spec, exact=exact, array=leaf) if reader is None else reader
+        self._events = EventDecoder(spec, exact=exact, array=leaf) if reader is None else reader
         fields = spec.source.fields
-        self._plain = EventDecoder(spec, exact=exact, array=leaf)
-        self._reader = reader_for(spec, exact=exact, array=leaf) if reader is None else reader
-        self._events = self._plain if self._reader is None else self._reader
         self.event_time_field = spec.source.event_time.field
         self._own = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
         self._texts = {field.name: field for field in fields if field.origin in _TEXTS}
@@ -73,8 +69,21 @@ class RecordDecoder:
         self._known: dict[tuple[bytes | None, ...], bytes] = {}
         self.headers = tuple(field.header for field in self._texts.values() if field.origin == "header")
         texts = [field.model_copy(update={"taken_from": None, "path": None}) for field in self._texts.values()]
-        self._beside = EventDecoder(only(spec, texts), exact=exact) if texts else None
+        self._beside = EventDecoder(with_fields(spec, texts, strict=False, format=None), exact=exact) if texts else None
         self.beside = bool(self._own or self._texts)
+
+    @cached_property
+    def elements(self) -> ElementDecoder:
+        """The decoder of the elements of the exploded array. Ingest does not need it."""
+        return ElementDecoder(self._spec, exact=self._exact)
+
+    @cached_property
+    def _whole(self) -> EventDecoder | None:
+        """The decoder of records together with their elements, or None if they cannot be decoded together."""
+        kind = self.elements.kind
+        if self._array is None or kind is None or not isinstance(self._events, EventDecoder):
+            return None
+        return EventDecoder(self._array.record, exact=self._exact, array=replace(self._array.leaf, kind=kind))
 
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
@@ -83,10 +92,10 @@ class RecordDecoder:
 
         Without `records`, fields that are not read from the event are null.
         """
-        if self._reader is None:
-            decoded = self._plain.decode_all(raws, now_ms, largest=largest)
+        if isinstance(self._events, EventDecoder):
+            decoded = self._events.decode_all(raws, now_ms, largest=largest)
         else:
-            decoded = self._reader.read(raws, now_ms, _tombstones(raws, records))
+            decoded = self._events.read(raws, now_ms, _tombstones(raws, records))
         if self._array is not None:
             valid = [event for event in decoded.events if event is not None]
             decoded = self._array.judged(decoded, self.values(valid, LIST), raws, self.document)
@@ -99,7 +108,7 @@ class RecordDecoder:
 
         The arguments are those of `decode_all`.
         """
-        if self._whole is None or self._array is None or self._reader is not None:
+        if self._array is None or self._whole is None:
             return None
         decoded = self._whole.decode_plain(raws, now_ms, largest)
         if decoded is None or not self._array.fits(self.values(decoded.events, LIST), largest):
@@ -171,7 +180,7 @@ class RecordDecoder:
 
     def document(self, raw: bytes) -> bytes:
         """Return the event of a valid record as JSON."""
-        return raw if self._reader is None else self._reader.document(raw)
+        return raw if isinstance(self._events, EventDecoder) else self._events.document(raw)
 
     def check_record_time(self, record_time_ms: int, now_ms: int) -> None:
         """Check a record's own timestamp as the event time.

@@ -23,7 +23,7 @@ from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, gener
 from tidemill_processor.formats.avro_types import AvroSchema, counted_as, fits, written_as
 from tidemill_processor.formats.changes import row_of
 from tidemill_processor.formats.registry import Schema
-from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_fields
+from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
 
 _STREAM = re.compile(r" from <[^>]*>")
 _AFTER: Steps = ("after",)
@@ -67,7 +67,7 @@ class _AvroPlan(Plan):
         self._refused = self._undeclared() if reader.strict else None
         flat = [field for field in reader.flat.source.fields if field.name in nodes]
         documents = {field.name: written_as(field, nodes[field.name]) for field in flat}
-        self._documents = EventDecoder(with_fields(reader.flat, documents), exact=reader.exact)
+        self._documents = EventDecoder(with_changed(reader.flat, documents), exact=reader.exact)
         self._typed: TypedDecoder | None = None
         if self._refused is None:
             self._generate(nodes, exact=reader.exact)
@@ -99,7 +99,7 @@ class _AvroPlan(Plan):
             if node is None and path is not None and not self._schema.absent(path):
                 return
             fields[field.name] = counted
-        typed = TypedDecoder(with_fields(flat, fields), exact=exact, read=needed)
+        typed = TypedDecoder(with_changed(flat, fields), exact=exact, read=needed)
         kinds = {field.name: field.type for field in flat.source.fields}
         wanted = [
             Wanted(self._paths[name], kinds[name]) if name in needed and nodes.get(name) is not None else None

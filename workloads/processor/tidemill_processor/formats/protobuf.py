@@ -30,7 +30,7 @@ from tidemill_processor.formats.protobuf_types import (
     value_of,
 )
 from tidemill_processor.formats.registry import Schema
-from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_fields
+from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
 from tidemill_processor.formats.times import retimed
 
 _AFTER: Steps = ("after",)
@@ -131,11 +131,11 @@ class _MessagePlan:
         self._refused = self._undeclared() if reader.strict else None
         moments = [name for name, found in self._members.items() if _is_moment(found)]
         written = {f.name: retimed(f, None) for f in reader.flat.source.fields if f.name in moments}
-        self.documents = EventDecoder(with_fields(reader.flat, written), exact=reader.exact)
+        self.documents = EventDecoder(with_changed(reader.flat, written), exact=reader.exact)
         self._typed: TypedDecoder | None = None
         if self._refused is None and self._fits():
             counted = {f.name: retimed(f, "us") for f in reader.flat.source.fields if f.name in moments}
-            self._typed = TypedDecoder(with_fields(reader.flat, counted), exact=reader.exact, read=reader.needed)
+            self._typed = TypedDecoder(with_changed(reader.flat, counted), exact=reader.exact, read=reader.needed)
 
     def _undeclared(self) -> InvalidEvent | None:
         row = member(self._descriptor, self._row) if self._row else None

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.fields import MAX_EVENT_BYTES
+from tidemill_contract.events.fields import MAX_EVENT_BYTES, with_fields
 from tidemill_contract.events.formats.csv_lines import flat
 from tidemill_contract.events.formats.framing import FRAME_BYTES, check_framed
 from tidemill_contract.events.formats.opening import Deletes
@@ -217,15 +217,12 @@ class SchemaReader(ABC):
 
 def _within(spec: PipelineSpec) -> PipelineSpec:
     """Return the spec with the fields of the envelope as members of the event, as `document` returns them."""
-    fields = [_moved(field) for field in spec.source.fields]
-    source = spec.source.model_copy(update={"fields": fields, "format": None})
-    return spec.model_copy(update={"source": source})
+    return with_fields(spec, [_moved(field) for field in spec.source.fields], format=None)
 
 
-def with_fields(spec: PipelineSpec, fields: Mapping[str, FieldSpec]) -> PipelineSpec:
+def with_changed(spec: PipelineSpec, fields: Mapping[str, FieldSpec]) -> PipelineSpec:
     """Return the spec in which `fields` replace the fields of the same names."""
-    changed = [fields.get(field.name, field) for field in spec.source.fields]
-    return spec.model_copy(update={"source": spec.source.model_copy(update={"fields": changed})})
+    return with_fields(spec, [fields.get(field.name, field) for field in spec.source.fields])
 
 
 def _moved(field: FieldSpec) -> FieldSpec:

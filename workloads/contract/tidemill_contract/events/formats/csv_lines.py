@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tidemill_contract.events.details import shown
+from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.formats.opening import Content, Deletes, Opener
 from tidemill_contract.events.formats.texts import as_json
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
@@ -23,8 +24,7 @@ def flat(spec: PipelineSpec) -> PipelineSpec:
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]
-    source = spec.source.model_copy(update={"fields": fields, "strict": False})
-    return spec.model_copy(update={"source": source})
+    return with_fields(spec, fields, strict=False)
 
 
 class CsvLines(Opener):

@@ -9,8 +9,8 @@ from typing import TypeVar
 import msgspec
 
 from tidemill_contract.events.details import not_json, refused, shown
-from tidemill_contract.events.formats.opening import BROKEN, NOTHING, Content, Deletes, Opener, Plain
-from tidemill_contract.events.members import members
+from tidemill_contract.events.formats.opening import NOTHING, Content, Deletes, Opener, Plain
+from tidemill_contract.events.members import BROKEN, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.kinds.formats import FormatSpec
 

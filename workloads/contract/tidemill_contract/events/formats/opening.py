@@ -10,12 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import msgspec
-
 from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.events.members import BROKEN
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
-BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 NOTHING = (b"", b"null")
 """The values that mean that there is no event: an empty text, and JSON's null."""
 

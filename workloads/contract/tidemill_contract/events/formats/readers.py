@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
 from tidemill_contract.events.event_times import EventTimes
+from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.formats.csv_lines import CsvLines, flat
 from tidemill_contract.events.formats.envelopes import envelope_for
 from tidemill_contract.events.formats.framing import Framed
@@ -71,7 +72,9 @@ class OpenedReader:
         self._fields = {field.name: field for field in spec.source.fields if field.origin == "envelope"}
         members = [field.model_copy(update={"taken_from": None}) for field in self._fields.values()]
         self._keeps_json = any(field.type == JSON for field in spec.source.fields)
-        self._around = EventDecoder(only(spec, members), exact=exact) if members else None
+        self._around = (
+            EventDecoder(with_fields(spec, members, strict=False, format=None), exact=exact) if members else None
+        )
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
         """Open the values of records, and decode the events in them, as in `Reader.read`."""
@@ -121,15 +124,6 @@ def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) ->
         case "csv":
             return OpenedReader(flat(spec), CsvLines(spec), exact=exact)
     raise ValueError(f"{written.type} is read by processors only")
-
-
-def only(spec: PipelineSpec, fields: Sequence[FieldSpec]) -> PipelineSpec:
-    """Return the pipeline's spec with only these fields, all in plain JSON events."""
-    time = spec.source.event_time
-    if time.field not in {field.name for field in fields}:
-        time = time.model_copy(update={"field": None})
-    update = {"fields": list(fields), "strict": False, "event_time": time, "format": None}
-    return spec.model_copy(update={"source": spec.source.model_copy(update=update)})
 
 
 class _Fields(Protocol):
