@@ -13,7 +13,8 @@ import fastavro
 import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.details import misplaced, shown, undeclared
+from tidemill_contract.events.details import misplaced, shown
+from tidemill_contract.events.formats.changes import WRITES
 from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.formats.typed import TypedDecoder
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
@@ -21,13 +22,10 @@ from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
 from tidemill_processor.formats.avro_types import AvroSchema, counted_as, fits, written_as
-from tidemill_processor.formats.changes import row_of
 from tidemill_processor.formats.registry import Schema
 from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
 
 _STREAM = re.compile(r" from <[^>]*>")
-_AFTER: Steps = ("after",)
-_WRITES = {"c", "r", "u"}
 
 
 def _other(value: Any) -> Any:
@@ -61,9 +59,7 @@ class AvroReader(SchemaReader):
 class _AvroPlan(Plan):
     def __init__(self, reader: SchemaReader, schema: AvroSchema, number: int) -> None:
         self._reader, self._schema, self._number, self._fields = reader, schema, number, reader.fields
-        self._row: Steps = _AFTER if reader.changes else ()
-        self._paths = {field.name: self._path(field) for field in self._fields}
-        nodes = {name: schema.member(schema.parsed, path) for name, path in self._paths.items()}
+        nodes = {name: schema.member(schema.parsed, path) for name, path in reader.paths.items()}
         self._refused = self._undeclared() if reader.strict else None
         flat = [field for field in reader.flat.source.fields if field.name in nodes]
         documents = {field.name: written_as(field, nodes[field.name]) for field in flat}
@@ -72,19 +68,15 @@ class _AvroPlan(Plan):
         if self._refused is None:
             self._generate(nodes, exact=reader.exact)
 
-    def _path(self, field: FieldSpec) -> Steps:
-        return field.member if field.origin == "envelope" else (*self._row, *field.member)
-
     def _undeclared(self) -> InvalidEvent | None:
-        paths = list(self._paths.values())
         written: Any = self._schema.parsed
         if self._reader.changes:
             record = self._schema.record(written)
             assert record is not None  # noqa: S101 - asked before
             written = next((each["type"] for each in record["fields"] if each["name"] == "after"), "null")
-        found = self._schema.unread(written, paths, self._row)
-        known = [field.member for field in self._fields if field.origin == "value"]
-        return None if found is None else undeclared(found[len(self._row) :], known)
+        return self._reader.refusal(
+            self._schema.unread(written, list(self._reader.paths.values()), self._reader.at_row)
+        )
 
     def _generate(self, nodes: Mapping[str, Any], *, exact: bool) -> None:
         """Generate the reader of many records. Generate none if it cannot read all fields."""
@@ -95,19 +87,23 @@ class _AvroPlan(Plan):
             counted = counted_as(field, node)
             if counted is None or (node is not None and not fits(field, node)):
                 return
-            path = self._paths.get(field.name)
+            path = self._reader.paths.get(field.name)
             if node is None and path is not None and not self._schema.absent(path):
                 return
             fields[field.name] = counted
         typed = TypedDecoder(with_changed(flat, fields), exact=exact, read=needed)
         kinds = {field.name: field.type for field in flat.source.fields}
         wanted = [
-            Wanted(self._paths[name], kinds[name]) if name in needed and nodes.get(name) is not None else None
+            Wanted(self._reader.paths[name], kinds[name]) if name in needed and nodes.get(name) is not None else None
             for name in typed.columns
         ]
         try:
             self._read = generate(
-                self._schema, wanted, typed.row, within=self._row, told=("op",) if self._reader.changes else None
+                self._schema,
+                wanted,
+                typed.row,
+                within=self._reader.at_row,
+                told=("op",) if self._reader.changes else None,
             )
         except (UnsupportedError, SyntaxError):
             return
@@ -121,7 +117,7 @@ class _AvroPlan(Plan):
             events, told = self._read(raws)
         except Exception:  # broken bytes can raise any error; the records are then judged one by one
             return None
-        if self._reader.changes and not set(told) <= _WRITES:
+        if self._reader.changes and not set(told) <= WRITES:
             return None
         return self._typed.judged(events, now_ms)
 
@@ -135,7 +131,7 @@ class _AvroPlan(Plan):
         if self._refused is not None:
             raise self._refused
         value = self._value(raw)
-        row = row_of(value, self._reader.deletes) if self._reader.changes else value
+        row = self._reader.row(value) if self._reader.changes else value
         if row is None:
             return None
         found = {}

@@ -11,13 +11,12 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.details import misplaced, undeclared
+from tidemill_contract.events.details import misplaced
+from tidemill_contract.events.formats.changes import WRITES
 from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.formats.typed import TypedDecoder
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
-from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.source import FieldSpec
-from tidemill_processor.formats.changes import row_of
 from tidemill_processor.formats.protobuf_types import (
     TIMESTAMP,
     ProtobufSchema,
@@ -33,8 +32,6 @@ from tidemill_processor.formats.registry import Schema
 from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
 from tidemill_processor.formats.times import retimed
 
-_AFTER: Steps = ("after",)
-_WRITES = {"c", "r", "u"}
 _INTEGERS = {
     FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64,
     FieldDescriptor.TYPE_SFIXED32, FieldDescriptor.TYPE_SFIXED64, FieldDescriptor.TYPE_UINT32,
@@ -122,12 +119,7 @@ class _MessagePlan:
     def __init__(self, reader: SchemaReader, message: type[Message], number: int) -> None:
         self._reader, self._message, self._number = reader, message, number
         self._descriptor: Descriptor = message.DESCRIPTOR
-        self._row: Steps = _AFTER if reader.changes else ()
-        self._paths = {
-            field.name: field.member if field.origin == "envelope" else (*self._row, *field.member)
-            for field in reader.fields
-        }
-        self._members = {name: member(self._descriptor, path) for name, path in self._paths.items()}
+        self._members = {name: member(self._descriptor, path) for name, path in reader.paths.items()}
         self._refused = self._undeclared() if reader.strict else None
         moments = [name for name, found in self._members.items() if _is_moment(found)]
         written = {f.name: retimed(f, None) for f in reader.flat.source.fields if f.name in moments}
@@ -138,11 +130,10 @@ class _MessagePlan:
             self._typed = TypedDecoder(with_changed(reader.flat, counted), exact=reader.exact, read=reader.needed)
 
     def _undeclared(self) -> InvalidEvent | None:
-        row = member(self._descriptor, self._row) if self._row else None
+        at_row = self._reader.at_row
+        row = member(self._descriptor, at_row) if at_row else None
         descriptor = self._descriptor if row is None else row.message_type
-        found = unread(descriptor, list(self._paths.values()), self._row)
-        known = [field.member for field in self._reader.fields if field.origin == "value"]
-        return None if found is None else undeclared(found[len(self._row) :], known)
+        return self._reader.refusal(unread(descriptor, list(self._reader.paths.values()), at_row))
 
     def _fits(self) -> bool:
         """Return whether all fields can be read in columns."""
@@ -151,7 +142,7 @@ class _MessagePlan:
     def _fits_one(self, field: FieldSpec) -> bool:
         found = self._members[field.name]
         if found is None:
-            return absent(self._descriptor, self._paths[field.name])
+            return absent(self._descriptor, self._reader.paths[field.name])
         if found.is_repeated or found.type not in _FITTING.get(field.type, ()):
             return False
         return found.type != FieldDescriptor.TYPE_MESSAGE or _is_moment(found)
@@ -169,7 +160,7 @@ class _MessagePlan:
         if self._reader.changes:
             op = self._descriptor.fields_by_name["op"]
             row = self._descriptor.fields_by_name["after"]
-            if not set(_column(messages, op, "string")) <= _WRITES or None in _column(messages, row, ""):
+            if not set(_column(messages, op, "string")) <= WRITES or None in _column(messages, row, ""):
                 return None
         nothing: list[Any] = [None] * len(messages)
         columns = []
@@ -179,7 +170,7 @@ class _MessagePlan:
                 columns.append(nothing)
                 continue
             inner: list[Any] = messages
-            for step in self._paths[name][:-1]:
+            for step in self._reader.paths[name][:-1]:
                 way = inner[0].DESCRIPTOR.fields_by_name[step] if inner[0] is not None else None
                 if way is None:
                     return None
@@ -204,7 +195,7 @@ class _MessagePlan:
         if self._reader.changes:
             fields = self._descriptor.fields
             change = {field.name: value_of(message, field) for field in fields}
-            row = row_of(change, self._reader.deletes)
+            row = self._reader.row(change)
             if row is None:
                 return None
         found = {}

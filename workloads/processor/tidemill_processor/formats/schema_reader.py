@@ -12,12 +12,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.details import undeclared
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, with_fields
+from tidemill_contract.events.formats.changes import EXPECTED, row_of
 from tidemill_contract.events.formats.csv_lines import flat
+from tidemill_contract.events.formats.envelopes import no_envelope
 from tidemill_contract.events.formats.framing import FRAME_BYTES, check_framed
 from tidemill_contract.events.formats.opening import Deletes
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.formats.registry import Registry, Schema, UnknownSchemaError
@@ -63,6 +67,8 @@ class SchemaReader(ABC):
         exact: whether `Decoded` has the microseconds of event times.
         strict: whether schemas with members that no field reads are refused.
         changes: whether records are change events of Debezium.
+        at_row: the path of the row in a record: `after` of a change event, else the record itself.
+        paths: the path of each field in a record, by the field's name.
         deletes: the policy for records that delete.
     """
 
@@ -89,6 +95,11 @@ class SchemaReader(ABC):
         self.times = self._plain.times
         self.deletes = Deletes(spec.source.written.deletes)
         self.changes = spec.source.written.envelope == "debezium"
+        self.at_row: Steps = ("after",) if self.changes else ()
+        self.paths = {
+            field.name: field.member if field.origin == "envelope" else (*self.at_row, *field.member)
+            for field in self.fields
+        }
         self._plans: dict[bytes, Plan] = {}
 
     @abstractmethod
@@ -98,6 +109,22 @@ class SchemaReader(ABC):
         Raises:
             ValueError: the schema cannot be used. The message says why.
         """
+
+    def row(self, change: Mapping[str, Any]) -> Any:
+        """Return the row that is the event of a change, or None if the policy for deletes leaves the change out.
+
+        Raises:
+            InvalidEvent: the record becomes a dead letter.
+        """
+        op = change.get("op")
+        if op is None:
+            raise no_envelope(list(change), EXPECTED)
+        return row_of(op, change.get("before"), change.get("after"), self.deletes)
+
+    def refusal(self, unread: Steps | None) -> InvalidEvent | None:
+        """Return the verdict on records with a member that no field reads, or None if there is no such member."""
+        known = [field.member for field in self.fields if field.origin == "value"]
+        return None if unread is None else undeclared(unread[len(self.at_row) :], known)
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
         """Return the frames whose schemas are not known, because the registry is away.

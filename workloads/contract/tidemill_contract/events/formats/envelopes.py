@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from tidemill_contract.events.details import not_json, refused, shown
+from tidemill_contract.events.formats.changes import EXPECTED, WRITES, row_of
 from tidemill_contract.events.formats.opening import NOTHING, Content, Deletes, Opener, Plain
 from tidemill_contract.events.members import BROKEN, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
@@ -29,7 +30,6 @@ class _Change(msgspec.Struct, gc=False):
 
 
 _change = msgspec.json.Decoder(_Change).decode
-_WRITES = {"c", "r", "u"}
 
 
 class _Debezium(Opener):
@@ -40,7 +40,7 @@ class _Debezium(Opener):
         if None in {change.op for change in changes}:
             raws = [bytes(change.payload) for change in changes]
             changes = list(map(_change, raws))
-        if not {change.op for change in changes} <= _WRITES:
+        if not {change.op for change in changes} <= WRITES:
             return [], []
         return [bytes(change.after) for change in changes], raws
 
@@ -49,23 +49,9 @@ class _Debezium(Opener):
         if change.op is None and bytes(change.payload) not in NOTHING:
             envelope = bytes(change.payload)
             change = _read(_change, envelope)
-        match change.op:
-            case "c" | "r" | "u":
-                row: bytes | None = bytes(change.after)
-                if row in NOTHING:
-                    detail = f"the change event of op {change.op} has no row in after; see how its source is set up"
-                    raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
-            case "d":
-                row = self.deletes.row("the change event deletes a row (op d)", bytes(change.before))
-            case "t":
-                row = self.deletes.row("the change event truncates the table (op t)")
-            case None:
-                raise _no_envelope(raw, "Debezium change event (op, before, after)")
-            case other:
-                detail = (
-                    f"a change event of op {shown(other.encode())} has no row; take such change events out of the topic"
-                )
-                raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
+        if change.op is None:
+            raise no_envelope(list(members(raw)), EXPECTED)
+        row = row_of(change.op, _row(change.before), _row(change.after), self.deletes)
         return None if row is None else Content(row, envelope)
 
 
@@ -87,8 +73,10 @@ class _Connect(Opener):
     def single(self, raw: bytes) -> Content | None:
         payload = bytes(_read(_schemaed, raw).payload)
         if payload == b"":
-            raise _no_envelope(raw, "Kafka Connect envelope (schema, payload)")
-        row = self.deletes.row("the payload is null, which deletes a key") if payload == b"null" else payload
+            raise no_envelope(list(members(raw)), "Kafka Connect envelope (schema, payload)")
+        row: bytes | None = payload
+        if payload == b"null":
+            row = self.deletes.row("the payload is null, which deletes a key", before=None)
         return None if row is None else Content(row, raw)
 
 
@@ -115,7 +103,7 @@ class _CloudEvents(Opener):
     def single(self, raw: bytes) -> Content | None:
         event = _read(_cloud_event, raw)
         if event.specversion is None:
-            raise _no_envelope(raw, "CloudEvent (specversion, type, source, data)")
+            raise no_envelope(list(members(raw)), "CloudEvent (specversion, type, source, data)")
         data = bytes(event.data)
         if event.data_base64 is not None and data in NOTHING:
             try:
@@ -153,8 +141,13 @@ def _read(decode: Callable[[bytes], T], raw: bytes) -> T:
         raise not_json(raw, error) from None
 
 
-def _no_envelope(raw: bytes, expected: str) -> InvalidEvent:
-    found = list(members(raw))
+def _row(written: msgspec.Raw) -> bytes | None:
+    """Return a row as JSON, or None if it is absent or null."""
+    return None if bytes(written) in NOTHING else bytes(written)
+
+
+def no_envelope(found: Sequence[str], expected: str) -> InvalidEvent:
+    """Return the verdict on a record with the members `found`, which is not the expected envelope."""
     shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
     came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
     remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"

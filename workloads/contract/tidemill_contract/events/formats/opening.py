@@ -8,11 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tidemill_contract.events.details import TOMBSTONE
 from tidemill_contract.events.members import BROKEN
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
+
+T = TypeVar("T")
 
 NOTHING = (b"", b"null")
 """The values that mean that there is no event: an empty text, and JSON's null."""
@@ -51,12 +53,12 @@ class Deletes:
         """Keep the policy: `ignore`, `deadLetter` or `event`."""
         self._policy = policy
 
-    def row(self, what: str, row: bytes = b"") -> bytes | None:
+    def row(self, what: str, before: T | None) -> T | None:
         """Return the event of a delete, which is the row before the delete, or None if the policy leaves deletes out.
 
         Args:
             what: the words for the delete in messages.
-            row: the row before the delete, as JSON. It is empty or null if the record does not contain this row.
+            before: the row before the delete, or None if the record does not contain it.
 
         Raises:
             InvalidEvent: the record becomes a dead letter.
@@ -66,10 +68,10 @@ class Deletes:
         if self._policy == "deadLetter":
             remedy = "set source.format.deletes: ignore to leave deletes out, or event to count the row before"
             raise InvalidEvent(Reason.DELETED, None, f"{what}; {remedy}")
-        if row in NOTHING:
+        if before is None:
             remedy = "let the source send it (Postgres: REPLICA IDENTITY FULL), or set source.format.deletes: ignore"
             raise InvalidEvent(Reason.DELETED, None, f"{what}, and the record has no row before; {remedy}")
-        return row
+        return before
 
     def check_tombstone(self) -> None:
         """Check whether a record without a value is ignored. It never has an event: the delete before it has the row.
