@@ -7,6 +7,7 @@ the SQL of answers, and the conversion to text apply the scale. The type of a de
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 
 DECIMAL = "decimal"
@@ -45,3 +46,16 @@ def value_of(scaled: int, scale: int) -> Decimal:
 def text_of(value: Decimal, scale: int) -> str:
     """Return a value as text with all its digits. `scale` of them are after the point."""
     return f"{value:.{scale}f}"
+
+
+def scaled_text(scaled: int, scale: int) -> str:
+    """Return the value of a scaled integer as text with all its digits."""
+    return text_of(value_of(scaled, scale), scale)
+
+
+def common_scales(kinds: Iterable[str]) -> list[int] | None:
+    """Return the scales of decimals and integers. Return None if no type is a decimal, or one is another type."""
+    kinds = list(kinds)
+    found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
+    known = [scale for scale in found if scale is not None]
+    return known if len(known) == len(found) and any(kind in _SCALES for kind in kinds) else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill_contract.decimals import scale_of, text_of, value_of
+from tidemill_contract.decimals import scale_of, scaled_text
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.quarantine import Headers
@@ -142,7 +142,7 @@ def _encoder(kind: str) -> Callable[[Any], bytes]:
     """Return the function that converts values of a type to record keys."""
     scale = scale_of(kind)
     if scale is not None:
-        return lambda scaled: text_of(value_of(scaled, scale), scale).encode()
+        return lambda scaled: scaled_text(scaled, scale).encode()
     return _ENCODERS.get(kind, _encode_number)
 
 

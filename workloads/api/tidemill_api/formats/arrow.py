@@ -107,24 +107,19 @@ def _shaper(column: Column) -> Callable[[Sequence[Any]], Sequence[Any]]:
 def _integer(column: Column, value: int | Decimal) -> int:
     if _LEAST <= value <= _GREATEST:
         return int(value)
-    raise Problem(
-        400,
-        "value_too_large",
-        f"{column.name}: {int(value)} does not fit Arrow's integers of 64 bits; leave the column out with `metrics`,"
-        " or ask for JSON, NDJSON or CSV",
-    )
+    raise _too_large(column, f"{int(value)} does not fit Arrow's integers of 64 bits")
 
 
 def _decimal(column: Column, value: Any) -> Decimal:
     number, scale = Decimal(value), scale_of(column.kind) or 0
     if not number or number.adjusted() < _DIGITS - scale:
         return number
-    raise Problem(
-        400,
-        "value_too_large",
-        f"{column.name}: {number:f} does not fit Arrow's decimals of {_DIGITS} digits; leave the column out with"
-        " `metrics`, or ask for JSON, NDJSON or CSV",
-    )
+    raise _too_large(column, f"{number:f} does not fit Arrow's decimals of {_DIGITS} digits")
+
+
+def _too_large(column: Column, why: str) -> Problem:
+    remedy = "leave the column out with `metrics`, or ask for JSON, NDJSON or CSV"
+    return Problem(400, "value_too_large", f"{column.name}: {why}; {remedy}")
 
 
 def _text(value: Any) -> str | None:

@@ -9,7 +9,7 @@ from itertools import repeat
 from math import trunc
 from typing import Any
 
-from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, text_of, value_of
+from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, scaled_text
 from tidemill_contract.events.details import shown
 from tidemill_contract.events.shapes import Shape
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
@@ -92,7 +92,7 @@ class Decimals:
         found = {field.name: DecimalFormat.of(field) for field in own}
         self._formats = {name: written for name, written in found.items() if written is not None}
         self.shown: Mapping[str, Callable[[int], str]] = {
-            field.name: partial(_text, field.scale or 0) for field in fields if field.type == DECIMAL
+            field.name: partial(scaled_text, scale=field.scale or 0) for field in fields if field.type == DECIMAL
         }
 
     def scale_all(self, shape: Shape, events: Sequence[Any]) -> None:
@@ -114,7 +114,3 @@ class Decimals:
             (value,) = shape.values((event,), name)
             if value is not None:
                 shape.put((event,), name, (written.scaled(name, value),))
-
-
-def _text(scale: int, scaled: int) -> str:
-    return text_of(value_of(scaled, scale), scale)

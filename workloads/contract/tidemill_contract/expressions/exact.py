@@ -14,7 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, decimal_type, scale_of, text_of, value_of
+from tidemill_contract.decimals import (
+    DECIMALS,
+    MOST_DIGITS,
+    common_scales,
+    decimal_type,
+    scale_of,
+    scaled_text,
+    value_of,
+)
 from tidemill_contract.expressions.syntax import ExpressionError
 from tidemill_contract.expressions.values import (
     WIDE,
@@ -23,7 +31,6 @@ from tidemill_contract.expressions.values import (
     as_number,
     narrow,
     rescaled,
-    scales,
     with_exact_constants,
 )
 
@@ -38,7 +45,7 @@ _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
     """Return the exact sum, difference, product or remainder of the arguments, or None if doubles are used instead."""
     args = with_exact_constants(args)
-    found = scales(args)
+    found = common_scales(argument.kind for argument in args)
     if found is None or name == "/":
         return None
     if name == "*":
@@ -81,11 +88,9 @@ def _rounded(name: str, step: int, numbers: pl.Series) -> pl.Series:
 
 def text(argument: Typed) -> pl.Expr:
     """Return the text of a decimal, with all its digits after the point."""
-    return _mapped(argument, partial(_each, partial(_text, scale_of(argument.kind) or 0), pl.String()), pl.String())
-
-
-def _text(scale: int, scaled: int) -> str:
-    return text_of(value_of(scaled, scale), scale)
+    return _mapped(
+        argument, partial(_each, partial(scaled_text, scale=scale_of(argument.kind) or 0), pl.String()), pl.String()
+    )
 
 
 def to_decimal(name: str, source: Typed, wanted: str) -> Built:

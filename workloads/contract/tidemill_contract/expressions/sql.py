@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, decimal_type, family, scale_of
+from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, common_scales, decimal_type, family, scale_of
 from tidemill_contract.expressions.syntax import Call, Case, Column, ExpressionError, Literal, Node, parse
 from tidemill_contract.functions import doubles
 from tidemill_contract.functions.base import SQL_TYPES
@@ -147,13 +147,6 @@ def _decimal(value: Value) -> Value:
     return Value(decimal_type(scale), f"({value.exact:f}::numeric)", simple=True)
 
 
-def _scales(values: Sequence[Value]) -> list[int] | None:
-    """Return the scales of the values, or None if none is a decimal, or one is neither a decimal nor an integer."""
-    found = [0 if value.kind == "integer" else scale_of(value.kind) for value in values]
-    known = [scale for scale in found if scale is not None]
-    return known if len(known) == len(found) and any(value.kind in DECIMALS for value in values) else None
-
-
 def _united(name: str, values: Sequence[Value]) -> tuple[str, list[Value]]:
     """Return the common type of the values, and the values converted to it."""
     values = _with_exact_constants(values)
@@ -162,7 +155,7 @@ def _united(name: str, values: Sequence[Value]) -> tuple[str, list[Value]]:
         values = [_moment(value) for value in values]
         kinds = {value.kind for value in values} - {"null"}
     if len(kinds) > 1 and kinds <= {*NUMERIC, *DECIMALS}:
-        scales = _scales([value for value in values if value.kind != "null"])
+        scales = common_scales(value.kind for value in values if value.kind != "null")
         if scales is None:
             return "number", [_number(name, value) for value in values]
         kinds = {decimal_type(max(scales))}
@@ -234,7 +227,7 @@ def _arithmetic(name: str, args: Sequence[Value]) -> Value:
     args = _with_exact_constants(args)
     if name != "/" and all(value.kind == "integer" for value in args):
         return Value("integer", f"({args[0].sql} {name} {args[1].sql})")
-    scales = _scales(args)
+    scales = common_scales(value.kind for value in args)
     if name != "/" and scales is not None:
         scale = sum(scales) if name == "*" else max(scales)
         if scale <= MOST_DIGITS:
@@ -255,7 +248,7 @@ def _mod(name: str, args: Sequence[Value]) -> Value:
     for value in args:
         if value.kind not in _EXACT:
             raise ExpressionError(f"{name} takes integers and decimals, not a {value.kind}")
-    scales = _scales(args)
+    scales = common_scales(value.kind for value in args)
     kind = "integer" if scales is None else decimal_type(max(scales))
     return Value(kind, f"mod({args[0].sql}, nullif({args[1].sql}, 0))")
 

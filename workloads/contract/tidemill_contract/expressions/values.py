@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, decimal_type, family, scale_of
+from tidemill_contract.decimals import DECIMALS, MOST_DIGITS, common_scales, decimal_type, family, scale_of
 from tidemill_contract.expressions.syntax import ExpressionError
 from tidemill_contract.times import epoch_ms, read_start
 
@@ -109,14 +109,6 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
     return number
 
 
-def scales(args: Sequence[Typed]) -> list[int] | None:
-    """Return the scales of the arguments, or None if none is a decimal, or one is neither a decimal nor an integer."""
-    found = [0 if argument.kind == "integer" else scale_of(argument.kind) for argument in args]
-    known = [scale for scale in found if scale is not None]
-    exact = len(known) == len(found) and any(argument.kind != "integer" for argument in args)
-    return known if exact else None
-
-
 def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
     """Return the arguments. If one is a decimal, constants become decimals with all the digits that are written."""
     if all(scale_of(argument.kind) is None for argument in args):
@@ -196,7 +188,7 @@ def chosen(kind: str, value: pl.Expr) -> pl.Expr:
 
 def _united(name: str, args: Sequence[Typed], *, compared: bool) -> tuple[str, list[pl.Expr]]:
     """Return the common type of decimals and other numbers: a decimal, or a double if one of them is a double."""
-    found = scales([argument for argument in args if argument.kind != "null"])
+    found = common_scales(argument.kind for argument in args if argument.kind != "null")
     if found is None:
         return "number", [as_number(name, argument) for argument in args]
     kind, nothing = decimal_type(max(found)), pl.lit(None, dtype=pl.Int64())

@@ -26,7 +26,7 @@ from typing import Any
 import datasketches
 import numpy as np
 
-from tidemill_contract.decimals import scale_of, text_of, value_of
+from tidemill_contract.decimals import scale_of, scaled_text
 from tidemill_contract.functions.base import EXACT_INTEGERS, StoredColumn
 from tidemill_contract.times import rfc3339_ms
 
@@ -134,7 +134,7 @@ def _shower(field_type: str | None) -> Callable[[Any], Any]:
     """Return the function that converts a counted value to the value that is listed."""
     scale = scale_of(field_type)
     if scale is not None:
-        return lambda scaled: text_of(value_of(scaled, scale), scale)
+        return lambda scaled: scaled_text(scaled, scale)
     return rfc3339_ms if field_type == "timestamp" else _same
 
 

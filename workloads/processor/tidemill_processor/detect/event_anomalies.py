@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from tidemill_contract.decimals import scale_of, text_of, value_of
+from tidemill_contract.decimals import scale_of, scaled_text
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.expressions.values import as_number, column
 from tidemill_contract.functions.partials import field_types
@@ -217,7 +217,7 @@ def _plain(value: Any, scale: int | None) -> Any:
         scale: the scale of a decimal, or None if the value is no decimal.
     """
     if scale is not None and value is not None:
-        return text_of(value_of(value, scale), scale)
+        return scaled_text(value, scale)
     if isinstance(value, dt.datetime):
         return rfc3339(value)
     return value + 0.0 if isinstance(value, float) else value
