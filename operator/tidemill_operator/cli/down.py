@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.cli.main import CommandError
+from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.laptop.servers.postgres import remove_data
 from tidemill_operator.processes.files import LockTaken, locked
@@ -31,13 +32,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="example:\n  tidemill down --delete-data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="data folder of the `up` to stop; default: .tidemill",
-    )
+    add_data_dir(parser, "data folder of the `up` to stop")
     parser.add_argument(
         "--delete-data",
         action="store_true",

@@ -6,10 +6,10 @@ import argparse
 import datetime as dt
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tidemill_operator.cli.main import CommandError
+from tidemill_operator.cli.options import add_data_dir, add_output
 from tidemill_operator.cli.status import is_running, read_state
 
 
@@ -23,14 +23,8 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pipeline", metavar="NAME", help="the pipeline: name, or namespace/name")
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="data folder of the running `up`; default: .tidemill",
-    )
-    parser.add_argument("--output", choices=("text", "json"), default="text", help="form of the output; default: text")
+    add_data_dir(parser)
+    add_output(parser, "text", "json")
 
 
 def run(args: argparse.Namespace) -> int:

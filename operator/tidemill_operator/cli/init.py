@@ -19,6 +19,7 @@ from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_contract.resource.faults import one_line
 from tidemill_operator.actuators.kafka.samples import newest_values
 from tidemill_operator.cli.main import EXIT_USAGE, CommandError
+from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.event_files.content import EventFileError
@@ -73,13 +74,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--run", action="store_true", dest="go_on", help="then run the pipeline (`up`) and send it the events (`send`)"
     )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="data folder of the running `up`, or of the `up` that --run starts; default: .tidemill",
-    )
+    add_data_dir(parser, "data folder of the running `up`, or of the `up` that --run starts")
     ports.add_options(parser.add_argument_group("with --run, as for `up`"))
     add_reading(parser)
 

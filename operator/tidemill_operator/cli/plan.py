@@ -18,6 +18,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
 from tidemill_operator.cli.observe import World, find_world
+from tidemill_operator.cli.options import add_data_dir, add_output
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.laptop.sources import Sources
 from tidemill_operator.plan.build import build_plan, owner_of
@@ -68,16 +69,8 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="YAML or JSON file of one or more pipelines")
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="data folder of a running `up`; default: .tidemill",
-    )
-    parser.add_argument(
-        "--output", choices=("diff", "yaml", "json"), default="diff", help="form of the output; default: diff"
-    )
+    add_data_dir(parser, "data folder of a running `up`")
+    add_output(parser, "diff", "yaml", "json")
 
 
 def run(args: argparse.Namespace) -> int:

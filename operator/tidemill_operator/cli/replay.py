@@ -12,6 +12,7 @@ from typing import Any
 
 from tidemill_operator.cli.explain import find_pipeline
 from tidemill_operator.cli.main import EXIT_ERROR, CommandError
+from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.cli.status import how_far, is_running, read_state
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.laptop.requests import Requests
@@ -66,13 +67,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--cancel", action="store_true", help="cancel the running replay")
     parser.add_argument("--no-wait", action="store_true", help="request the replay and return")
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="data folder of the running `up`; default: .tidemill",
-    )
+    add_data_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.cli.explain import find_pipeline
 from tidemill_operator.cli.init import add_reading, reading_of
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
+from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.event_file import CSV, NDJSON, EventFile, Reading
@@ -86,13 +87,7 @@ def add_parser(subparsers: Any) -> None:
         "--again", action="store_true", help="send events that were sent before, and count them once more"
     )
     parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="data folder of the running `up`; default: .tidemill",
-    )
+    add_data_dir(parser)
     add_reading(parser)
 
 

@@ -12,6 +12,7 @@ import httpx
 
 from tidemill_contract.files import STATE_FILE, read_text
 from tidemill_operator.cli.main import CommandError
+from tidemill_operator.cli.options import add_data_dir, add_output
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.processes.child import start_time
 
@@ -28,14 +29,8 @@ def add_parser(subparsers: Any) -> None:
         epilog="example:\n  tidemill status --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="data folder of the running `up`; default: .tidemill",
-    )
-    parser.add_argument("--output", choices=("text", "json"), default="text", help="form of the output; default: text")
+    add_data_dir(parser)
+    add_output(parser, "text", "json")
     parser.add_argument(
         "--retained", action="store_true", help="show what deleted pipelines have left in Kafka and Postgres"
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.cli.main import EXIT_USAGE, CommandError
+from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.laptop import ports
 from tidemill_operator.laptop.run import Options, Run
 from tidemill_operator.laptop.servers import ServerError
@@ -56,13 +57,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="YAML or JSON file of one or more pipelines; may be repeated",
     )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(".tidemill"),
-        metavar="DIR",
-        help="folder for state, logs and the local servers' data; default: .tidemill",
-    )
+    add_data_dir(parser, "folder for state, logs and the local servers' data")
     parser.add_argument(
         "--ready-file", type=Path, metavar="PATH", help="write the endpoints here when each pipeline is ready or failed"
     )

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.processes.child import end_leftover
-from tidemill_operator.processes.ports import obstacle
+from tidemill_operator.processes.ports import HIGHEST_PORT, obstacle
 
 _DEFAULTS = {"ingest": 8080, "api": 8081}
-_HIGHEST = 65_535
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:6]) <= _HIGHEST):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1 to {_HIGHEST}, or 0 for any free one")
+    if not (text.isascii() and text.isdigit() and int(text[:6]) <= HIGHEST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1 to {HIGHEST_PORT}, or 0 for any free one")
     return int(text)
 
 

@@ -17,10 +17,9 @@ from tidemill_operator.processes.files import write_atomic
 
 # These are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we want.
 _LOWEST, _HIGHEST = 20_000, 32_000
-
-
-_HIGHEST_PORT = 65_535
+HIGHEST_PORT = 65_535
 _LISTEN = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -130,7 +129,7 @@ class Ports:
         taken |= set(self._ports.values())
         candidates: Collection[int] = random.sample(range(_LOWEST, _HIGHEST), 200)
         if wanted:
-            candidates = range(wanted, min(wanted + 200, _HIGHEST_PORT + 1))
+            candidates = range(wanted, min(wanted + 200, HIGHEST_PORT + 1))
         port = next((port for port in candidates if port not in taken and is_free(port)), None)
         if port is None:
             raise RuntimeError(

@@ -8,7 +8,6 @@ import json
 import math
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,7 +15,8 @@ from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegis
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from kafka_records import KafkaRecord
+from kafka_records import NOW_MS, read_alike
+from kafka_records import SentRecord as Record
 from schema_registry import SchemaRegistry, running_registry
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.kinds.formats import RegistrySpec
@@ -25,7 +25,6 @@ from tidemill_processor.batch import BatchReader
 from tidemill_processor.formats.avro import AvroReader
 from tidemill_processor.formats.registry import Registry, RegistryAwayError
 
-NOW = 1_795_800_000_000
 AT = dt.datetime(2026, 11, 1, 10, 0, 0, 123456, tzinfo=dt.UTC)
 AT_MS = 1_793_527_200_123
 CONTEXT = SerializationContext("shop.orders", MessageField.VALUE)
@@ -67,37 +66,6 @@ def decoder(registry: SchemaRegistry, fields: list[Any], **further: Any) -> Reco
     spec = spec_of(registry, fields, **further)
     asked = Registry(RegistrySpec(url=registry.url))
     return RecordDecoder(spec, exact=True, reader=AvroReader(spec, asked, exact=True))
-
-
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    sent: bytes | None
-    o: int = 0
-    p: int = 0
-
-    def value(self) -> bytes | None:  # type: ignore[override]
-        return self.sent
-
-
-def read(of: RecordDecoder, *raws: bytes | None) -> list[Any]:
-    """Of each record its fields, the verdict on it, or None if it is left out: the same alone and among others."""
-
-    def decoded(*chosen: bytes | None) -> list[Any]:
-        plain = [raw or b"" for raw in chosen]
-        found = of.decode_all(plain, NOW, records=[Record(raw, at) for at, raw in enumerate(chosen)])
-        micros = found.micros or [0] * len(plain)
-        values: list[Any] = []
-        for index, event in enumerate(found.events):
-            values.append(found.invalid.get(index))
-            if event is not None:
-                (text,) = of.as_json([event], [plain[index]])
-                values[-1] = {**json.loads(text), **({"us": micros[index]} if micros[index] else {})}
-                assert {name: of.values([event], name)[0] for name in json.loads(text)} == json.loads(text)
-        return values
-
-    together = decoded(*raws)
-    assert [str(each) for each in together] == [str(decoded(raw)[0]) for raw in raws]
-    return together
 
 
 def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> None:
@@ -144,17 +112,19 @@ def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> 
         "plain": AT_MS, "text": AT_MS, "us": 456,
     }  # fmt: skip
     of = decoder(registry, simple, time="micros")
-    assert read(of, raw, raw) == [expected, expected]
+    assert read_alike(of, raw, raw) == [expected, expected]
     further = [
         {"name": "amount", "type": "number"}, {"name": "k", "type": "string", "path": "more.k"},
         {"name": "second", "type": "string", "path": "tags[1]"}, {"name": "tags", "type": "strings"},
     ]  # fmt: skip
     with_others = {"amount": 12.5, "k": "v", "second": "t", "tags": ["s", "t"]}
     slow = decoder(registry, [*simple, *(field for field in further if field["name"] != "tags")], time="micros")
-    assert read(slow, raw) == [{name: value for name, value in (expected | with_others).items() if name != "tags"}]
-    assert read(decoder(registry, [further[0], further[3]]), raw) == [{"amount": 12.5, "tags": ["s", "t"]}]
+    assert read_alike(slow, raw) == [
+        {name: value for name, value in (expected | with_others).items() if name != "tags"}
+    ]
+    assert read_alike(decoder(registry, [further[0], further[3]]), raw) == [{"amount": 12.5, "tags": ["s", "t"]}]
     oslo = [{"name": "local", "type": "timestamp", "zone": "Europe/Oslo"}]
-    assert read(decoder(registry, oslo), raw) == [{"local": AT_MS - 3_600_000}]
+    assert read_alike(decoder(registry, oslo), raw) == [{"local": AT_MS - 3_600_000}]
 
 
 def test_decimals_of_avro_keep_every_digit(registry: SchemaRegistry) -> None:
@@ -165,7 +135,7 @@ def test_decimals_of_avro_keep_every_digit(registry: SchemaRegistry) -> None:
     of = decoder(registry, scaled)
     large = write(amount=decimal.Decimal("90071992547409.9300"), fee="0.07")
     raws = [large, write(amount=decimal.Decimal("-0.5"), fee=0.29), write(amount=decimal.Decimal("0.125"), fee=None)]
-    decoded = of.decode_all(raws, NOW, records=[Record(raw) for raw in raws])
+    decoded = of.decode_all(raws, NOW_MS, records=[Record(raw) for raw in raws])
     valid = [event for event in decoded.events if event is not None]
     assert (of.values(valid, "amount"), of.values(valid, "fee")) == ([9_007_199_254_740_993, -50], [7, 29])
     assert "amount: 0.1250 has more than 2 digits after the point" in str(decoded.invalid[2])
@@ -185,7 +155,7 @@ def test_a_field_is_read_from_whichever_schema_a_record_was_written_with(registr
     fields = [{"name": "id", "type": "integer"}, {"name": "shop", "type": "string", "default": "none"}]
     of = decoder(registry, [*fields, {"name": "at", "type": "timestamp"}], time="at")
     before, after = old(id=1, at=AT), new(id=2, shop="a", at=AT)
-    assert read(of, before, after, before) == [
+    assert read_alike(of, before, after, before) == [
         {"id": 1, "shop": "none", "at": AT_MS},
         {"id": 2, "shop": "a", "at": AT_MS, "us": 456},
         {"id": 1, "shop": "none", "at": AT_MS},
@@ -209,15 +179,15 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
         b"": ("unreadable", "got an empty record"),
         write(id=1, v=math.nan): ("out_of_range", "v: nan is no finite number"),
     }
-    found = read(of, good, *broken, good)
+    found = read_alike(of, good, *broken, good)
     assert (found[0], found[-1]) == ({"id": 1, "v": 1.5}, {"id": 1, "v": 1.5})
     for verdict, (reason, detail) in zip(found[1:-1], broken.values(), strict=True):
         assert (str(verdict.reason), detail in verdict.detail) == (reason, True), verdict.detail
         assert len(verdict.detail) < 450
     plain = decoder(registry, [{"name": "id", "type": "string"}, {"name": "w", "type": "string", "path": "v.w"}])
-    (verdict,) = read(plain, good)
+    (verdict,) = read_alike(plain, good)
     assert (str(verdict.reason), verdict.field) == ("mistyped", "w")
-    (verdict,) = read(decoder(registry, [{"name": "id", "type": "string"}]), good)
+    (verdict,) = read_alike(decoder(registry, [{"name": "id", "type": "string"}]), good)
     assert verdict.detail.startswith("id: expected string, got number 1")
 
 
@@ -227,7 +197,7 @@ def test_strict_refuses_a_schema_with_members_that_no_field_reads(registry: Sche
     spec = spec_of(registry, fields)
     strict = spec.model_copy(update={"source": spec.source.model_copy(update={"strict": True})})
     of = RecordDecoder(strict, reader=AvroReader(strict, Registry(RegistrySpec(url=registry.url))))
-    (verdict,) = read(of, write(id=1, extra=2))
+    (verdict,) = read_alike(of, write(id=1, extra=2))
     assert verdict.detail == "extra is not declared; fields are read from id"
 
 
@@ -242,7 +212,7 @@ CHANGE = [
 
 
 @pytest.mark.parametrize("policy", ["ignore", "deadLetter", "event"])
-def test_changes_of_debezium(registry: SchemaRegistry, policy: str) -> None:
+def test_a_change_of_debezium_is_an_event_of_its_row(registry: SchemaRegistry, policy: str) -> None:
     write = Writer(registry, CHANGE)
     fields = [
         {"name": "id", "type": "integer"}, {"name": "amount", "type": "number"},
@@ -258,9 +228,9 @@ def test_changes_of_debezium(registry: SchemaRegistry, policy: str) -> None:
         write(before=row, after={"id": 1, "amount": None}, source=source, op="u"),
         write(before=None, after=None, source=source, op="u"),
     ]
-    found = read(of, *sent)
+    found = read_alike(of, *sent)
     counted = {"id": 1, "amount": 2.5, "op": "c", "at": AT_MS}
-    assert read(of, sent[0], sent[0]) == [counted, counted]
+    assert read_alike(of, sent[0], sent[0]) == [counted, counted]
     assert (found[0], found[3]) == (counted, {**counted, "amount": None, "op": "u"})
     assert str(found[4].reason) == "not_an_envelope"
     match policy:
@@ -277,7 +247,7 @@ def test_schemas_may_refer_to_others(registry: SchemaRegistry) -> None:
         {"name": "amount", "type": "double"}]})})  # fmt: skip
     write = Writer(registry, [{"name": "total", "type": "shop.Money"}], SchemaReference("shop.Money", "money", 1))
     fields = [{"name": "total", "type": "number", "path": "total.amount"}]
-    assert read(decoder(registry, fields), write(total={"amount": 2.5})) == [{"total": 2.5}]
+    assert read_alike(decoder(registry, fields), write(total={"amount": 2.5})) == [{"total": 2.5}]
 
 
 def test_only_what_is_needed_is_read_in_a_batch(registry: SchemaRegistry) -> None:
@@ -287,7 +257,7 @@ def test_only_what_is_needed_is_read_in_a_batch(registry: SchemaRegistry) -> Non
         fields = [{"name": "k", "type": "string"}, {"name": "v", "type": "number", "required": required}]
         asked = Registry(RegistrySpec(url=registry.url))
         batch = BatchReader(spec_of(registry, fields), registry=asked).read(
-            [Record(write(k="a", v=None), 0), Record(write(k="b", v=1.0), 1)], NOW
+            [Record(write(k="a", v=None), 0), Record(write(k="b", v=1.0), 1)], NOW_MS
         )
         assert (len(batch.dead), batch.frame.height) == (dead, 2 - dead)
 
@@ -296,7 +266,7 @@ def test_each_schema_is_asked_for_once(registry: SchemaRegistry) -> None:
     write = Writer(registry, [{"name": "once", "type": "long"}])
     of = decoder(registry, [{"name": "once", "type": "integer"}])
     registry.asked.clear()
-    read(of, *(write(once=number) for number in range(5)))
+    read_alike(of, *(write(once=number) for number in range(5)))
     assert len(registry.asked) == 1
 
 
@@ -308,23 +278,23 @@ def test_records_wait_while_the_registry_is_away() -> None:
         asked = Registry(RegistrySpec(url=registry.url))
         reader = BatchReader(spec, registry=asked)
         first, second = known(a=1), unknown(b=2)
-        assert reader.read([Record(first, 4)], NOW).dead == ()
+        assert reader.read([Record(first, 4)], NOW_MS).dead == ()
         registry.stop()
         records = [Record(first, 5), Record(second, 6), Record(first, 7), Record(second, 3, p=1)]
         with pytest.raises(RegistryAwayError):
-            reader.decode(records, NOW)
+            reader.decode(records, NOW_MS)
         assert reader.waiting(records) == {0: 6, 1: 3}
         assert asked.missing
         assert asked.error.startswith(f"{registry.url}: ")
-        assert reader.read(records[:1], NOW).consumed == {0: 1}
+        assert reader.read(records[:1], NOW_MS).consumed == {0: 1}
         with pytest.raises(RegistryAwayError):
             asked.look()
         registry.start()
         with pytest.raises(RegistryAwayError):
-            reader.decode(records, NOW)
+            reader.decode(records, NOW_MS)
         asked.look()
         assert (asked.error, asked.missing, reader.waiting(records)) == ("", False, {})
-        assert reader.read(records, NOW).consumed == {0: 3, 1: 1}
+        assert reader.read(records, NOW_MS).consumed == {0: 3, 1: 1}
 
 
 @pytest.mark.parametrize("status", [500, 401, 404])
@@ -336,7 +306,7 @@ def test_other_errors_than_an_unknown_schema_are_waited_for(status: int) -> None
         registry.failing = status
         of = decoder(registry, [{"name": "a", "type": "integer"}])
         with pytest.raises(RegistryAwayError, match=f"HTTP {status}: out of order"):
-            of.decode_all([raw], NOW)
+            of.decode_all([raw], NOW_MS)
 
 
 def test_credentials_are_read_from_the_files_of_the_secret_as_they_are(registry: SchemaRegistry, tmp_path: Any) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2, wrappers_pb2
 
-from kafka_records import KafkaRecord
+from kafka_records import read_alike
 from schema_registry import SchemaRegistry, running_registry
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.kinds.formats import RegistrySpec
@@ -23,7 +21,6 @@ from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.formats.protobuf import ProtobufReader
 from tidemill_processor.formats.registry import Registry
 
-NOW = 1_795_800_000_000
 AT = dt.datetime(2026, 11, 1, 10, 0, 0, 123456, tzinfo=dt.UTC)
 AT_MS = 1_793_527_200_123
 CONTEXT = SerializationContext("shop.orders", MessageField.VALUE)
@@ -101,36 +98,6 @@ def decoder(
     return RecordDecoder(spec, exact=True, reader=ProtobufReader(spec, asked, exact=True))
 
 
-@dataclass(frozen=True)
-class Record(KafkaRecord):
-    sent: bytes | None
-    o: int = 0
-    p: int = 0
-
-    def value(self) -> bytes | None:  # type: ignore[override]
-        return self.sent
-
-
-def read(of: RecordDecoder, *raws: bytes | None) -> list[Any]:
-    """Of each record its fields, the verdict on it, or None if it is left out: the same alone and among others."""
-
-    def decoded(*chosen: bytes | None) -> list[Any]:
-        plain = [raw or b"" for raw in chosen]
-        found = of.decode_all(plain, NOW, records=[Record(raw, at) for at, raw in enumerate(chosen)])
-        micros = found.micros or [0] * len(plain)
-        values: list[Any] = []
-        for index, event in enumerate(found.events):
-            values.append(found.invalid.get(index))
-            if event is not None:
-                (text,) = of.as_json([event], [plain[index]])
-                values[-1] = {**json.loads(text), **({"us": micros[index]} if micros[index] else {})}
-        return values
-
-    together = decoded(*raws)
-    assert [str(each) for each in together] == [str(decoded(raw)[0]) for raw in raws]
-    return together
-
-
 INNER = message("Inner", field(1, "code", "string"), field(2, "note", "string", optional=True))
 ORDER = message(
     "Order",
@@ -165,19 +132,19 @@ def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> 
         "maybe": 0.0, "origin": "eu", "millis": AT_MS, "none": None, "us": 456,
     }  # fmt: skip
     of = decoder(registry, SIMPLE, time="at")
-    assert read(of, raw, raw) == [expected, expected]
+    assert read_alike(of, raw, raw) == [expected, expected]
     without_time = decoder(registry, SIMPLE)
-    assert read(without_time, write(), raw) == [
+    assert read_alike(without_time, write(), raw) == [
         UNSET, {name: value for name, value in expected.items() if name != "us"},
     ]  # fmt: skip
     further = [
         {"name": "tags", "type": "strings"}, {"name": "blob", "type": "string"}, {"name": "wrapped", "type": "number"},
     ]  # fmt: skip
-    assert read(decoder(registry, further), raw) == [{"tags": ["s", "t"], "blob": "/w==", "wrapped": 1.5}]
-    assert read(decoder(registry, [{"name": "t", "type": "string", "path": "tags[1]"}]), raw, write()) == [
+    assert read_alike(decoder(registry, further), raw) == [{"tags": ["s", "t"], "blob": "/w==", "wrapped": 1.5}]
+    assert read_alike(decoder(registry, [{"name": "t", "type": "string", "path": "tags[1]"}]), raw, write()) == [
         {"t": "t"}, {"t": None},
     ]  # fmt: skip
-    (verdict,) = read(decoder(registry, [{"name": "big", "type": "integer"}]), raw)
+    (verdict,) = read_alike(decoder(registry, [{"name": "big", "type": "integer"}]), raw)
     assert (str(verdict.reason), verdict.field) == ("out_of_range", "big")
 
 
@@ -191,7 +158,7 @@ def test_a_field_is_read_from_whichever_schema_a_record_was_written_with(registr
     fields = [{"name": "id", "type": "integer"}, {"name": "shop", "type": "string", "default": "none"}]
     before, after = old(id=1), new(id=2, shop="a")
     assert after[5:7] == b"\x02\x02"  # a list of one place, 1 in zigzag form
-    assert read(decoder(registry, fields), before, after, before) == [
+    assert read_alike(decoder(registry, fields), before, after, before) == [
         {"id": 1, "shop": "none"}, {"id": 2, "shop": "a"}, {"id": 1, "shop": "none"},
     ]  # fmt: skip
 
@@ -212,18 +179,18 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
         b"\0" + text.to_bytes(4) + b"\0": ("unknown_schema", "the registry gives the text of the .proto file"),
         write(amount=math.inf): ("out_of_range", "amount: inf is no finite number"),
     }
-    found = read(of, good, *broken, good)
+    found = read_alike(of, good, *broken, good)
     assert (found[0], found[-1]) == ({"id": 1, "amount": 1.5}, {"id": 1, "amount": 1.5})
     for verdict, (reason, detail) in zip(found[1:-1], broken.values(), strict=True):
         assert (str(verdict.reason), detail in verdict.detail) == (reason, True), verdict.detail
-    (verdict,) = read(decoder(registry, [{"name": "w", "type": "string", "path": "shop.w"}]), good)
+    (verdict,) = read_alike(decoder(registry, [{"name": "w", "type": "string", "path": "shop.w"}]), good)
     assert verdict.detail.startswith('shop: expected object, got string ""; the path of w leads through it')
-    (verdict,) = read(decoder(registry, [{"name": "id", "type": "integer"}], strict=True), good)
+    (verdict,) = read_alike(decoder(registry, [{"name": "id", "type": "integer"}], strict=True), good)
     assert verdict.detail == "shop is not declared; fields are read from id"
 
 
 @pytest.mark.parametrize("policy", ["ignore", "event"])
-def test_changes_of_debezium(registry: SchemaRegistry, policy: str) -> None:
+def test_a_change_of_debezium_is_an_event_of_its_row(registry: SchemaRegistry, policy: str) -> None:
     row = message("Value", field(1, "id", "int32"), field(2, "amount", "double", optional=True))
     write = Writer(
         registry, "Envelope",
@@ -239,10 +206,10 @@ def test_changes_of_debezium(registry: SchemaRegistry, policy: str) -> None:
     of = decoder(registry, fields, envelope="debezium", deletes=policy)
     value = {"id": 1, "amount": 2.5}
     sent = [write(after=value, op="c"), write(before=value, op="d"), None, write(op="u"), write(after={}, op="r")]
-    created, deleted, tombstone, empty, read_row = read(of, *sent)
+    created, deleted, tombstone, empty, read_row = read_alike(of, *sent)
     assert created == {**value, "op": "c"}
     assert read_row == {"id": 0, "amount": None, "op": "r"}
     assert deleted == ({**value, "op": "d"} if policy == "event" else None)
     assert tombstone is None
     assert str(empty.reason) == "not_an_envelope"
-    assert read(of, sent[0], sent[0]) == [created, created]
+    assert read_alike(of, sent[0], sent[0]) == [created, created]

@@ -88,9 +88,8 @@ def _rounded(name: str, step: int, numbers: pl.Series) -> pl.Series:
 
 def text(argument: Typed) -> pl.Expr:
     """Return the text of a decimal, with all its digits after the point."""
-    return _mapped(
-        argument, partial(_each, partial(scaled_text, scale=scale_of(argument.kind) or 0), pl.String()), pl.String()
-    )
+    written = partial(scaled_text, scale=scale_of(argument.kind) or 0)
+    return _mapped(argument, partial(_each, written, pl.String()), pl.String())
 
 
 def to_decimal(name: str, source: Typed, wanted: str) -> Built:

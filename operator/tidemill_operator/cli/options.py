@@ -1,0 +1,18 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_data_dir(parser: argparse.ArgumentParser, what: str = "data folder of the running `up`") -> None:
+    """Declare --data-dir. `what` says in the help whose folder it is."""
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help=f"{what}; default: .tidemill"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
+    """Declare --output. The first form is the default."""
+    parser.add_argument("--output", choices=forms, default=forms[0], help=f"form of the output; default: {forms[0]}")
