@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
+from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import Servers
@@ -123,12 +124,12 @@ REFUSED: list[tuple[dict[str, int], Reason, str]] = [
 @pytest.fixture
 def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker that is asked first knows no topic yet, as when another client has just created it."""
-    behind, describe = [True], KafkaTopics._describe
+    behind, describe = [True], KafkaSession.described
 
-    def described(self: KafkaTopics, names: Sequence[str]) -> dict[str, Any]:
+    def described(self: KafkaSession, names: Sequence[str]) -> dict[str, Any]:
         return {} if behind and behind.pop() else describe(self, names)
 
-    monkeypatch.setattr(KafkaTopics, "_describe", described)
+    monkeypatch.setattr(KafkaSession, "described", described)
 
 
 def test_a_topic_that_the_asked_broker_does_not_know_yet_is_compared_and_not_made(

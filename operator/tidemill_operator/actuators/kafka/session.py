@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from tidemill_operator.errors import Reason, TidemillError
@@ -95,6 +95,26 @@ class KafkaSession:
             return all(told.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
+
+    def described(self, topics: Sequence[str]) -> dict[str, Any]:
+        """Return the descriptions of those of `topics` that exist, as the client gives them.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        if not topics:
+            return {}
+        found = {}
+        with self.told("describing topics"):
+            asked = self.admin().describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
+        for name, future in asked.items():
+            with self.told(f"describing topic {name}"):
+                try:
+                    found[name] = self.wait(future)
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                        raise
+        return found
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of topics or brokers that exist.

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewPartitions, NewTopic, ResourceType
 
 from tidemill_operator import outcome
@@ -73,11 +73,11 @@ class KafkaTopics:
         Raises:
             TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
         """
-        found = self._describe(names)
+        found = self._session.described(names)
         late = self._session.known_to_controller([name for name in names if name not in found])
 
         def all_found() -> bool:
-            found.update(self._describe(sorted(late)))
+            found.update(self._session.described(sorted(late)))
             return late <= found.keys()
 
         if not self._session.settle(all_found):
@@ -107,7 +107,7 @@ class KafkaTopics:
         Raises:
             TidemillError: Kafka does not answer.
         """
-        live = self._describe([topic.name for topic in topics])
+        live = self._session.described([topic.name for topic in topics])
         configs = self.configs([topic.name for topic in topics if topic.managed and topic.name in live])
         outcomes = []
         for topic in topics:
@@ -122,7 +122,7 @@ class KafkaTopics:
     def _secure_offsets(self) -> None:
         """Raise the replication factor of Kafka's own topic; never lower it. No condition reports it."""
         try:
-            described = self._describe([_OFFSETS]).get(_OFFSETS)
+            described = self._session.described([_OFFSETS]).get(_OFFSETS)
             if described is None:
                 return
             partitions, config = held(described), self.configs([_OFFSETS])[_OFFSETS]
@@ -164,21 +164,6 @@ class KafkaTopics:
             session.each(session.admin().delete_topics([name], request_timeout=session.timeout), okay=(_ABSENT,))
         log.info("topic %s: deleted", name)
         session.settle(lambda: name not in self.observe([name]))
-
-    def _describe(self, names: Sequence[str]) -> dict[str, Any]:
-        if not names:
-            return {}
-        session, found = self._session, {}
-        with session.told("describing topics"):
-            asked = session.admin().describe_topics(TopicCollection(list(names)), request_timeout=session.timeout)
-        for name, future in asked.items():
-            with session.told(f"describing topic {name}"):
-                try:
-                    found[name] = session.wait(future)
-                except KafkaException as error:
-                    if error.args[0].code() != _ABSENT:
-                        raise
-        return found
 
     def _ensure(self, topic: Topic, described: Any, config: Mapping[str, str], spread: Spread | None) -> Outcome:
         if described is None:
@@ -279,7 +264,7 @@ class KafkaTopics:
         found: dict[str, Any] = {}
 
         def shows() -> bool:
-            found.update(self._describe([topic.name]))
+            found.update(self._session.described([topic.name]))
             return topic.name in found and len(found[topic.name].partitions) >= topic.partitions
 
         self._session.settle(shows)

@@ -271,21 +271,13 @@ class LocalRuntime:
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )
         # A process that reads its config once also reads its login once, so config and login are part of the revision.
-        revision = f"{workload.revision}{self._mark_of_secrets(workload)}" if workload.revision else ""
+        revision = f"{workload.revision}{_mark_of_secrets(self.secrets_root, workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
     def _port(self, name: str, wanted: int) -> int:
         if name not in self._assigned:
             self._assigned[name] = self._ports.get(name, wanted=wanted)
         return self._assigned[name]
-
-    def _mark_of_secrets(self, workload: Workload) -> str:
-        folder, digest = self.secrets_root / workload.namespace, hashlib.sha256()
-        for pipeline, files in sorted(workload.secrets.items()):
-            for file in files:
-                with contextlib.suppress(FileNotFoundError):
-                    digest.update(read_bytes(folder / pipeline / file))
-        return f".{digest.hexdigest()[:16]}"
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
         """End the replicas with this number or a greater one, and return how many were ended."""
@@ -296,6 +288,16 @@ class LocalRuntime:
                 for name in (state.name, _status(state.name)):
                     self._assigned.pop(name, None)
         return changed
+
+
+def _mark_of_secrets(root: Path, workload: Workload) -> str:
+    """Return a hash of the secret files that a workload may read."""
+    folder, digest = root / workload.namespace, hashlib.sha256()
+    for pipeline, files in sorted(workload.secrets.items()):
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                digest.update(read_bytes(folder / pipeline / file))
+    return f".{digest.hexdigest()[:16]}"
 
 
 def _status(name: str) -> str:

@@ -271,10 +271,7 @@ class Source:
         """
         asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned or self._had}
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
-        done, _ = wait(futures.values(), ASK_SECONDS + 1)
-        answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
-        # Negative offsets are ignored, because librdkafka returns one if a leader does not answer in time.
-        told = {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
+        told = _known_ends(futures)
         if len(told) < len(futures):
             # The client is replaced, because the leaders may have changed and it would use outdated metadata for
             # minutes.
@@ -350,6 +347,14 @@ def _application(settings: WorkloadSettings, config: PipelineConfig, connection:
             **({"group.instance.id": settings.instance} if settings.instance else {}),
         },
     )
+
+
+def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[int, int]:
+    """Wait for the answers of `list_offsets`, and return the ends that are reported, by partition."""
+    done, _ = wait(futures.values(), ASK_SECONDS + 1)
+    answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
+    # Negative offsets are ignored, because librdkafka returns one if a leader does not answer in time.
+    return {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
 
 
 def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
