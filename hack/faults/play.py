@@ -31,6 +31,7 @@ class Seen:
         moved: The time from the end of the fault to the moment when events were counted again.
         well: The time from this moment until everything stayed healthy. If a process was killed, the time begins when
             the process serves again.
+        last: What was the last to become healthy, with its last report before.
         still: The longest time in which no event was counted while the fault lasted.
         counted: The number of events that were counted while the fault lasted.
         said: Each component's last report while the fault lasted.
@@ -49,6 +50,7 @@ class Seen:
     lies: Mapping[str, float] = field(default_factory=dict)
     alarms: Mapping[str, float] = field(default_factory=dict)
     restarted: tuple[str, ...] = ()
+    last: str = ""
 
     @property
     def told(self) -> float | None:
@@ -101,7 +103,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         on.bulk.begin(events, 10.0)
     moved = until(lambda: _moved(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: events are counted again")
     until(lambda: _all_well(on, mended), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: all is well ({_state(on)})")
-    well, back = _well_since(on, mended), _back(row, on, begin)
+    (well, last), back = _well_since(on, mended), _back(row, on, begin)
     ended = time.monotonic()
     told = {who: truth.first(watch.since(who, begin), begin, end, _has(part)) for who, part in row.told.items()}
     after = watch.latest("restarts") or {}
@@ -112,6 +114,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         tells=told,
         moved=max(0.0, moved - mended),
         well=max(0.0, well - max(moved, mended, back)),
+        last=last,
         still=max((other - one for one, other in inside), default=0.0),
         counted=_counted(counted, begin, end),
         said=said,
@@ -141,12 +144,16 @@ def _moved(on: Bench, since: float) -> float | None:
     return None
 
 
-def _well_since(on: Bench, mended: float) -> float:
-    """Return since when everything is healthy."""
-    ill = [at for name in COMPONENTS for at, said in on.watch.since(name, mended) if said != "healthy"]
-    ill += [at for at, said in on.watch.since("ready", mended) if said != "True"]
-    ill += [at for at, said in on.watch.since("gauge", mended) if said is None]
-    return max(ill, default=mended)
+def _well_since(on: Bench, mended: float) -> tuple[float, str]:
+    """Return since when everything is healthy, and which report was the last that was not."""
+    healthy: dict[str, Any] = {**dict.fromkeys(COMPONENTS, "healthy"), "ready": "True"}
+    ill = [
+        (at, f"{name}: {said}")
+        for name in (*COMPONENTS, "ready", "gauge")
+        for at, said in on.watch.since(name, mended)
+        if (said is None if name == "gauge" else said != healthy[name])
+    ]
+    return max(ill, default=(mended, ""))
 
 
 def _counted(counted: list[tuple[float, Any]], begin: float, end: float) -> int:
@@ -159,11 +166,14 @@ def _lies(on: Bench, begin: float, end: float) -> dict[str, float]:
     """Return for how long each component reported health, or an old figure, while nothing was counted."""
     still = truth.stalls(on.watch.since("counted", begin - 2), begin, end)
     since = {name: on.watch.since(name, begin) for name in ("processor", "ready", "gauge", "status")}
+    # Figures that carry their age are not shown as current ones.
+    current = [(at, said[0] if said and said[2] is None else None) for at, said in since["status"]]
+    waiting = on.watch.since("waiting", begin - 2)
     return {
         "processor": truth.longest(since["processor"], still, lambda said: said == "healthy"),
         "ready": truth.longest(since["ready"], still, lambda said: said == "True"),
-        "gauge": truth.unchanged(since["gauge"], still, lambda said: said is not None),
-        "status": truth.unchanged(since["status"], still, lambda said: said is not None and said[2] is None),
+        "gauge": truth.unchanged(truth.without_true_zeros(since["gauge"], waiting), still, lambda lag: lag is not None),
+        "status": truth.unchanged(truth.without_true_zeros(current, waiting), still, lambda lag: lag is not None),
     }
 
 
@@ -206,7 +216,8 @@ def holds(row: Row, seen: Seen, verdict: Verdict) -> list[str]:
     found += [f"{who} reported no fault for {at:.0f} s" for who, at in seen.lies.items() if at > TELLS_SECONDS]
     found += [f"{who} reported a fault for {at:.0f} s" for who, at in seen.alarms.items() if at > RECOVERS_SECONDS]
     if seen.well > RECOVERS_SECONDS:
-        found.append(f"healthy {seen.well:.0f} s after events were counted")
+        last = f" ({seen.last})" if seen.last else ""
+        found.append(f"healthy {seen.well:.0f} s after events were counted{last}")
     if row.moves and not row.restarts and seen.still > TELLS_SECONDS:
         found.append(f"nothing was counted for {seen.still:.0f} s")
     found += [f"{name} was restarted" for name in seen.restarted if not any(part in name for part in row.restarts)]

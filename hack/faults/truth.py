@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,22 @@ def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[A
             else:
                 most = max(most, at - since)
     return most
+
+
+def without_true_zeros(lags: Sequence[Sample], waiting: Sequence[Sample]) -> list[Sample]:
+    """Return the reports of a lag, with None for each 0 that is true although nothing is counted.
+
+    A lag of 0 is true while every acknowledged event is counted: producers may be unable to write meanwhile.
+
+    Args:
+        lags: The reported lags.
+        waiting: The number of acknowledged events that are not counted, at each time, or None if it is unknown.
+    """
+    found, times = [], [at for at, _ in waiting]
+    for at, lag in lags:
+        index = bisect_right(times, at) - 1
+        found.append((at, None if lag == 0 and index >= 0 and waiting[index][1] == 0 else lag))
+    return found
 
 
 def first(said: Sequence[Sample], begin: float, end: float, holds: Callable[[Any], bool]) -> float | None:

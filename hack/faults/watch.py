@@ -30,12 +30,13 @@ class Watch:
     Attributes:
         samples: The reports by source. The sources are `processor`, `ingest`, `api` (`/health`, with the failing
             dependencies), `ready` (the condition, with its reason), `gauge` (the lag in Prometheus), `status` (the lag
-            of `tidemill status`), `restarts`, and `counted`, the true number according to the positions in Postgres
-            (None if the positions cannot be read).
+            of `tidemill status`), `restarts`, `counted`, the true number according to the positions in Postgres, and
+            `waiting`, the number of acknowledged events that are not counted (both are None if the positions cannot be
+            read).
     """
 
-    def __init__(self, runtime: Runtime, postgres: str) -> None:
-        self._runtime, self._postgres = runtime, postgres
+    def __init__(self, runtime: Runtime, postgres: str, *, acknowledged: Callable[[], int]) -> None:
+        self._runtime, self._postgres, self._acknowledged = runtime, postgres, acknowledged
         self._schema = names.schema(runtime.namespace, runtime.name)
         self._connection: psycopg.Connection[Any] | None = None
         self._ended = threading.Event()
@@ -47,7 +48,7 @@ class Watch:
             "restarts": self._restarts,
             "counted": self._counted,
         }
-        self.samples: dict[str, list[Sample]] = {name: [] for name in asked}
+        self.samples: dict[str, list[Sample]] = {name: [] for name in (*asked, "waiting")}
         self._threads = [threading.Thread(target=self._ask, args=item, daemon=True) for item in asked.items()]
         for thread in self._threads:
             thread.start()
@@ -66,10 +67,13 @@ class Watch:
 
     def _ask(self, name: str, what: Callable[[], Any]) -> None:
         while not self._ended.is_set():
-            said = None
+            said, acknowledged = None, self._acknowledged()
             with suppress(Exception):
                 said = what()
             self.samples[name].append((time.monotonic(), said))
+            if name == "counted":
+                waiting = None if said is None else max(0, acknowledged - said)
+                self.samples["waiting"].append((time.monotonic(), waiting))
             self._ended.wait(EVERY_SECONDS)
 
     def _health(self, component: str) -> str:

@@ -60,6 +60,12 @@ def test_a_figure_is_old_while_it_does_not_change() -> None:
     assert truth.unchanged([(at, None) for at, _ in said], [(10.0, 40.0)], lambda what: what is not None) == 0.0
 
 
+def test_a_lag_of_zero_is_true_while_all_acknowledged_events_are_counted() -> None:
+    lags = [(1.0, 0), (2.0, 0), (3.0, 5), (4.0, 0), (5.0, 0), (6.0, None)]
+    waiting = [(1.5, 0), (3.5, None), (4.5, 7)]
+    assert truth.without_true_zeros(lags, waiting) == [(1.0, 0), (2.0, None), *lags[2:]]
+
+
 def test_when_something_was_said_first() -> None:
     said = [(1.0, "a"), (2.0, "b"), (3.0, "b")]
     assert truth.first(said, 0.5, 9, lambda what: what == "b") == 1.5
@@ -182,6 +188,12 @@ EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
         ("postgres-frozen", {"tells": {"api": None}, "lasted": 20.0}, {}, []),
         ("postgres-frozen", {"lies": {"ready": 31.0, "gauge": 30.0}}, {}, ["ready reported no fault for 31 s"]),
         ("postgres-frozen", {"well": 11.0}, {}, ["healthy 11 s after events were counted"]),
+        (
+            "postgres-frozen",
+            {"well": 11.0, "last": "ready: False Waiting"},
+            {},
+            ["healthy 11 s after events were counted (ready: False Waiting)"],
+        ),
         (
             "postgres-frozen",
             {"restarted": ("faults.faults-processor-0",)},
