@@ -90,7 +90,6 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         on.bulk.begin(events, max(lasts, 10.0))
     until(lambda: _is_well(on), seconds=_GIVEN_UP_SECONDS, what=f"{row.name}: all is well before it begins")
     on.find_leader()
-    restarts = watch.latest("restarts")
     begin = time.monotonic()
     row.strike(on)
     time.sleep(max(0.0, lasts - (time.monotonic() - begin)))
@@ -106,7 +105,6 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
     (well, last), back = _well_since(on, mended), _back(row, on, begin)
     ended = time.monotonic()
     told = {who: truth.first(watch.since(who, begin), begin, end, _has(part)) for who, part in row.told.items()}
-    after = watch.latest("restarts") or {}
     counted = watch.since("counted", begin - 2)
     inside = truth.stalls(counted, begin, end)
     return Seen(
@@ -120,7 +118,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         said=said,
         lies={} if row.asked or row.quiet else _lies(on, begin, end),
         alarms=_alarms(on, back, ended) if row.moves else {},
-        restarted=tuple(name for name, count in after.items() if count != (restarts or {}).get(name, 0)),
+        restarted=truth.increased(watch.since("restarts", begin - 2)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Sample = tuple[float, Any]
@@ -66,6 +66,24 @@ def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[A
             else:
                 most = max(most, at - since)
     return most
+
+
+def increased(counters: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the names of the counters that increased. A new process has a new counter, which begins with 0.
+
+    Args:
+        counters: The values by name, at each time, or None if they are unknown.
+    """
+    found: dict[str, None] = {}
+    last: Mapping[str, int] | None = None
+    for _, values in counters:
+        if values is None:
+            continue
+        for name, value in values.items():
+            if value > (value if last is None else last.get(name, 0)):
+                found[name] = None
+        last = values
+    return tuple(found)
 
 
 def without_true_zeros(lags: Sequence[Sample], waiting: Sequence[Sample]) -> list[Sample]:

@@ -60,6 +60,13 @@ def test_a_figure_is_old_while_it_does_not_change() -> None:
     assert truth.unchanged([(at, None) for at, _ in said], [(10.0, 40.0)], lambda what: what is not None) == 0.0
 
 
+def test_a_process_that_is_stopped_and_started_has_a_new_counter_of_restarts() -> None:
+    before = (0.0, {"a": 1, "b": 2})
+    assert truth.increased([before, (1.0, {"b": 2}), (2.0, None), (3.0, {"a": 0, "b": 2})]) == ()
+    assert truth.increased([before, (1.0, {"b": 2}), (2.0, {"a": 0, "b": 2}), (3.0, {"a": 1, "b": 2})]) == ("a",)
+    assert truth.increased([before, (1.0, {"a": 1, "b": 3})]) == ("b",)
+
+
 def test_a_lag_of_zero_is_true_while_all_acknowledged_events_are_counted() -> None:
     lags = [(1.0, 0), (2.0, 0), (3.0, 5), (4.0, 0), (5.0, 0), (6.0, None)]
     waiting = [(1.5, 0), (3.5, None), (4.5, 7)]
