@@ -36,6 +36,9 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     # Limits the memory of prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
+    # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again. With the
+    # default of a minute, partitions of that broker stay unread long after it is back.
+    "socket.timeout.ms": 30_000,
     "enable.partition.eof": True,
     "statistics.interval.ms": 0,
     "max.poll.interval.ms": 300_000,
