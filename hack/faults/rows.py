@@ -221,6 +221,7 @@ def _recreate_topic(bench: Bench) -> None:
     )
     bench.annotate(recreate_topics="")
     bench.checker.anew()
+    bench.bulk.renew()
 
 
 _MAJORITY = ("kafka-2", "kafka-3")

@@ -132,17 +132,16 @@ class Bulk:
         self._left = 0
         self._rate = 0.0
         self._ended = threading.Event()
-        self._producer = Producer(
-            {
-                "bootstrap.servers": brokers,
-                "enable.idempotence": True,
-                "compression.type": "lz4",
-                "linger.ms": 50,
-                "delivery.timeout.ms": _DELIVERY_SECONDS * 1000,
-                "queue.buffering.max.messages": 2_000_000,
-                "log_level": 0,
-            }
-        )
+        self._settings = {
+            "bootstrap.servers": brokers,
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 50,
+            "delivery.timeout.ms": _DELIVERY_SECONDS * 1000,
+            "queue.buffering.max.messages": 2_000_000,
+            "log_level": 0,
+        }
+        self._producer = Producer(self._settings)
         self._thread = threading.Thread(target=self._run, name="bulk", daemon=True)
         self._thread.start()
 
@@ -150,6 +149,14 @@ class Bulk:
         """Write so many more records, over so many seconds."""
         self._rate = max(1.0, events / seconds)
         self._left += events
+
+    def renew(self) -> None:
+        """Replace the producer while it has no records, as after the topic was created again.
+
+        librdkafka ignores the leaders of a topic whose leader epochs are lower than those it knows. The epochs of a new
+        topic begin with 0.
+        """
+        self._producer = Producer(self._settings)
 
     @property
     def idle(self) -> bool:
