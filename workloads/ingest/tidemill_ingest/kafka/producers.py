@@ -17,6 +17,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
+from tidemill_chassis.kafka_clients import RECONNECTING
 from tidemill_chassis.resilience.config import Guard
 from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
@@ -159,7 +160,7 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "retries": max(1, policy.retries),
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),
-        "reconnect.backoff.max.ms": 2000,
+        **RECONNECTING,
         # A missing topic is reported after 5 s, because the default of 30 s is too long for a request.
         "topic.metadata.propagation.max.ms": 5000,
         # The sink limits the queue, by whole requests. So these limits of the client are never reached in normal

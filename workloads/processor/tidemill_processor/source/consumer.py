@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
 
+from tidemill_chassis.kafka_clients import RECONNECTING
 from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
@@ -39,6 +40,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again. With the
     # default of a minute, partitions of that broker stay unread long after it is back.
     "socket.timeout.ms": 30_000,
+    **RECONNECTING,
     "enable.partition.eof": True,
     "statistics.interval.ms": 0,
     "max.poll.interval.ms": 300_000,
@@ -57,6 +59,7 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # published with null for its longest metrics, or skipped.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
+    **RECONNECTING,
     "log_level": 3,
 }
 
@@ -99,7 +102,7 @@ class Source:
         self.topic = config.events_topic
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
-        self._admin = AdminClient(self._connection)
+        self._admin = AdminClient({**RECONNECTING, **self._connection})
         self.generation = 0
         self.assigned: frozenset[int] = frozenset()
         self._ready: set[int] = set()
@@ -278,7 +281,7 @@ class Source:
         if len(told) < len(futures):
             # The client is replaced, because the leaders may have changed and it would use outdated metadata for
             # minutes.
-            self._admin = AdminClient(self._connection)
+            self._admin = AdminClient({**RECONNECTING, **self._connection})
         if not told:
             _result(next(iter(futures.values())), 0.0)
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader reported the end of its partition"))
