@@ -98,6 +98,20 @@ def waiting(
     return Outcome(Rank.WAITING, component, name, reason, message, changed, observed or {}, serving)
 
 
+def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
+    """Return the outcome of a workload that works, but for which keys of the user's Secrets are missing.
+
+    Args:
+        outcome: the outcome of the workload.
+        missing: the missing keys, as pairs of a Secret and a key.
+    """
+    told = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
+    if not told or outcome.rank is not Rank.DONE:
+        return outcome
+    message = f"{told}; add it, so that {outcome.name} can use it"
+    return waiting(outcome.component, outcome.name, message, changed=outcome.changed, serving=True)
+
+
 def failed(component: Component, name: str, error: TidemillError, *, changed: int = 0) -> Outcome:
     """Return an outcome for a failed change."""
     return Outcome(Rank.FAILED, component, name, error.reason, str(error), changed)

@@ -127,6 +127,8 @@ class Workload:
         scaled: whether Tidemill scales it by lag, and stores the decisions.
         revision: a hash of the settings that processes only read at their start. If it changes, processes are
             replaced. The hash is empty if they read changed settings while they run.
+        copied: files whose content is a key of a user's Secret: the Secret and the key, by file name. They belong to
+            the pipeline's secrets.
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
     """
@@ -147,6 +149,7 @@ class Workload:
     scaled_elsewhere: bool = False
     scaled: bool = False
     revision: str = ""
+    copied: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     registry_secret: str = ""
     reached_ports: tuple[int, ...] = ()
 

@@ -146,9 +146,18 @@ def _workload(
         scaled_elsewhere=scaled_elsewhere,
         scaled=scaled,
         revision=revision(config) if processes else "",
+        copied=_copied(config) if component == "ingest" else {},
         registry_secret=reference.name if reference is not None else "",
         reached_ports=registry.ports if registry is not None else (),
     )
+
+
+def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
+    """Return the files with the secrets of webhooks."""
+    return {
+        webhook.secret_file: (webhook.secret_ref.name, webhook.secret_ref.key)
+        for webhook in config.spec.source.webhooks or ()
+    }
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:

@@ -31,9 +31,11 @@ from tidemill_ingest.idempotency.requests import Replays
 from tidemill_ingest.idempotency.shared import SharedKeys
 from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.kafka.watch import Watch
-from tidemill_ingest.openapi import EVENTS_PATH, describe
+from tidemill_ingest.openapi import EVENTS_PATH, WEBHOOK_PATH, describe
 from tidemill_ingest.pipelines import Pipelines
 from tidemill_ingest.quota import Limits, Quota
+from tidemill_ingest.webhooks.handler import WebhookHandler
+from tidemill_ingest.webhooks.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ class Ingest:
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
         self._replays = Replays(self.keys, away=lambda: self.sink.away)
         self._events = EventsHandler(self.pipelines, self.sink, Quota(limits), self._replays)
+        self._secrets = Secrets(settings)
+        self._webhooks = WebhookHandler(self.pipelines, self._events, self._secrets)
 
     def app(self) -> App:
         """Return the application with its middleware."""
@@ -119,6 +123,7 @@ class Ingest:
             " accepted.",
         )  # fmt: skip
         app.router.routes.append(_EventsRoute(EVENTS_PATH, self._events.append, methods=["POST"]))
+        app.router.routes.append(_EventsRoute(WEBHOOK_PATH, self._webhooks.receive, methods=["POST"]))
         app.add_api_route("/", self._index, summary="What is here")
         app.add_api_route("/health", self._health, summary="Health", response_model=Health, responses=_UNHEALTHY)
         app.add_api_route("/livez", self._live, summary="Liveness", response_model=Check)
@@ -151,12 +156,16 @@ class Ingest:
             await asyncio.wait(watching)
 
     async def _index(self) -> Index:
-        links = {"events": EVENTS_PATH, "openapi": "/openapi.json", "health": "/health"}
+        links = {"events": EVENTS_PATH, "webhooks": WEBHOOK_PATH, "openapi": "/openapi.json", "health": "/health"}
         return Index(service="tidemill-ingest", namespace=self._settings.namespace, links=links)
 
     def _report(self) -> tuple[int, dict[str, Any]]:
+        lacking = [
+            f"{name}/{hook.name}" for name, hook in self.pipelines.webhooks() if not self._secrets.of(name, hook)
+        ]
         extra = {
             "pipelines": self.pipelines.names(), "queued": self.sink.queued, "faults": self.pipelines.faults(),
+            "webhooks_without_secret": lacking,
         }  # fmt: skip
         return report("ingest", [self.watch.dependency(), *self.keys.dependency()], extra)
 

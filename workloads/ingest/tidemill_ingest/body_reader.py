@@ -73,8 +73,17 @@ async def read_body(request: Request, held: Held) -> bytes:
             requests is reached (503).
         ClientDisconnect: the client disconnected.
     """
+    return await decompressed(request, await receive(request, held), held)
+
+
+async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
+    """Return the body of a request without the compression that its headers name.
+
+    Raises:
+        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the limit of all
+            requests is reached (503).
+    """
     encoding = request.headers.get("content-encoding", "")
-    body = await _receive(request, held)
     if len(body) > _INLINE_BYTES and encoding:
         plain = await asyncio.to_thread(decompress, body, encoding)
     else:
@@ -84,7 +93,13 @@ async def read_body(request: Request, held: Held) -> bytes:
     return plain
 
 
-async def _receive(request: Request, held: Held) -> bytes:
+async def receive(request: Request, held: Held) -> bytes:
+    """Return the body as it was sent.
+
+    Raises:
+        Problem: the body is too large (413), or the limit of all requests is reached (503).
+        ClientDisconnect: the client disconnected.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES and "expect" in request.headers:
         raise _last_word()

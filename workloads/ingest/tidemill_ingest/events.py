@@ -15,7 +15,7 @@ from tidemill_chassis.web.problems import Problem, bad_parameter, unavailable
 from tidemill_contract.events.quarantine import Headers
 from tidemill_ingest import metrics, results
 from tidemill_ingest.body import Events, split
-from tidemill_ingest.body_reader import Memory, read_body
+from tidemill_ingest.body_reader import Held, Memory, read_body
 from tidemill_ingest.idempotency.known import Known, merge
 from tidemill_ingest.idempotency.requests import Attempt, Replays, fingerprint
 from tidemill_ingest.idempotency.shared import Batch
@@ -39,6 +39,8 @@ class Options:
     wait: bool = True
     accept_partial: bool = True
     everything: bool = False
+    signed: bool = False
+    """Whether a webhook received the request. Then invalid events are no error of the sender."""
 
     @classmethod
     def of(cls, request: Request) -> Options:
@@ -76,7 +78,7 @@ def _bad_parameter(name: str, detail: str) -> Problem:
 
 
 @dataclass(frozen=True)
-class _Sent:
+class Sent:
     """The events and the options of a request."""
 
     pipeline: Pipeline
@@ -108,6 +110,14 @@ class _Sent:
         return records
 
 
+@dataclass(frozen=True)
+class Once:
+    """The key of a request that is executed once, and a hash that distinguishes requests with the same key."""
+
+    key: str
+    fingerprint: bytes
+
+
 class _NothingSentError(Exception):
     """The error for a request of which nothing was sent. It has the answer."""
 
@@ -132,41 +142,57 @@ class EventsHandler:
         """
         options = Options.of(request)
         pipeline = self._pipelines.open(request.path_params["pipeline"], request.headers.get("authorization"))
-        if self._sink.busy:
-            raise unavailable("buffer_full", "the queue to Kafka is nearly full; send again later", FULL_SECONDS)
         try:
-            with self._memory.hold() as held:
+            with self.room() as held:
                 body = await read_body(request, held)
-                events = split(body, request.headers, whole=pipeline.judge.whole)
-                metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
-                metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
-                passed_on = pipeline.judge.passed_on(request.headers)
-                found = await self._answer(request, _Sent(pipeline, events, options, len(body), passed_on), body)
+                sent = self.read(request, pipeline, options, body)
+                found = await self.accept(sent, _once(request, sent, body), request.state.deadline)
         except ClientDisconnect:
             return Response(status_code=400)  # the client has disconnected, and nothing was sent
-        return Response(found.body, found.status, found.headers, media_type=found.media_type)
+        return found.response()
 
-    async def _answer(self, request: Request, sent: _Sent, body: bytes) -> Answer:
-        deadline: Deadline = request.state.deadline
-        key = request.headers.get("idempotency-key")
+    def room(self) -> Held:
+        """Return the account of a request's memory.
+
+        Raises:
+            Problem: the queue to Kafka is nearly full (503).
+        """
+        if self._sink.busy:
+            raise unavailable("buffer_full", "the queue to Kafka is nearly full; send again later", FULL_SECONDS)
+        return self._memory.hold()
+
+    def read(self, request: Request, pipeline: Pipeline, options: Options, body: bytes) -> Sent:
+        """Split a decompressed body into events.
+
+        Raises:
+            Problem: the body is not what its headers say (400, 413, 415).
+        """
+        events = split(body, request.headers, whole=pipeline.judge.whole)
+        metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
+        metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
+        return Sent(pipeline, events, options, len(body), pipeline.judge.passed_on(request.headers))
+
+    async def accept(self, sent: Sent, once: Once | None, deadline: Deadline) -> Answer:
+        """Send the events of a request to Kafka, and return the answer.
+
+        Raises:
+            Problem: nothing was sent.
+        """
         try:
-            if key is None:
+            if once is None:
                 return await self._take(sent, deadline)
-            query = "&".join(sorted(request.url.query.split("&")))
-            passed_on = (f"{name}: {value!r}" for name, value in sent.headers)
-            parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""), *passed_on)
-            batch = Batch(sent.pipeline.name, key, fingerprint(body, *parts), len(sent.events.values))
+            batch = Batch(sent.pipeline.name, once.key, once.fingerprint, len(sent.events.values))
             return await self._take_once(batch, sent, deadline)
         except _NothingSentError as nothing:
             return nothing.answer
 
-    async def _take(self, sent: _Sent, deadline: Deadline) -> Answer:
+    async def _take(self, sent: Sent, deadline: Deadline) -> Answer:
         """Validate the events, send them, and return the answer."""
         quota = self._charge(sent, len(sent.events.values), sent.size)
         found = await self._send(sent, sent.judged(), deadline)
         return replace(found, headers={**found.headers, **quota}) if quota else found
 
-    async def _take_once(self, batch: Batch, sent: _Sent, deadline: Deadline) -> Answer:
+    async def _take_once(self, batch: Batch, sent: Sent, deadline: Deadline) -> Answer:
         """Handle a batch with an Idempotency-Key. Events that are known to be written are not sent again."""
         quota: dict[str, str] = {}
 
@@ -177,20 +203,21 @@ class EventsHandler:
 
         options = sent.options
         found = await self._replays.answer(batch, begin, deadline, wait=options.wait)
-        text = answer(found.known.outcome(sent.events.ids), wait=options.wait, everything=options.everything)
+        outcome = found.known.outcome(sent.events.ids)
+        text = answer(outcome, wait=options.wait, everything=options.everything, signed=options.signed)
         marks = {"idempotency-replayed": "true"} if found.replayed else {}
         if found.known.unsure:
             marks["idempotency-unsure"] = "true"
         return replace(text, headers={**text.headers, **quota, **marks})
 
-    def _charge(self, sent: _Sent, events: int, size: int) -> dict[str, str]:
+    def _charge(self, sent: Sent, events: int, size: int) -> dict[str, str]:
         try:
             return self._quota.take(sent.pipeline.name, events, size)
         except Problem:
             sent.pipeline.count({results.REJECTED: events})
             raise
 
-    def _begin(self, sent: _Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
+    def _begin(self, sent: Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
         """Queue the events that are not known to be written. They are retried until the outcome of each is known."""
         if before is not None:
             records = records.subset(indexes)
@@ -209,14 +236,14 @@ class EventsHandler:
 
         return Attempt(queued, end())
 
-    def _queue(self, sent: _Sent, records: Records, *, sure: bool = False) -> Pending:
+    def _queue(self, sent: Sent, records: Records, *, sure: bool = False) -> Pending:
         try:
             return begin(self._sink, sent.topic, records, places=sent.places, sure=sure, waited=sent.options.wait)
         except Problem:
             sent.pipeline.count({results.RETRY: len(records.values)})
             raise
 
-    async def _send(self, sent: _Sent, records: Records, deadline: Deadline) -> Answer:
+    async def _send(self, sent: Sent, records: Records, deadline: Deadline) -> Answer:
         pipeline, options, places = sent.pipeline, sent.options, sent.places
         pending = self._queue(sent, records)
         if not options.wait:
@@ -232,7 +259,7 @@ class EventsHandler:
             raise unavailable("not_acknowledged", detail, FULL_SECONDS, retry=len(records.values)) from None
         outcome = Outcome(records, delivery, sent.events.ids)
         pipeline.count(outcome.counts)
-        return answer(outcome, wait=True, everything=options.everything)
+        return answer(outcome, wait=True, everything=options.everything, signed=options.signed)
 
     def _see_through(self, pipeline: Pipeline, records: Records, pending: Pending) -> None:
         """Watch the delivery of records whose client does not wait."""
@@ -252,6 +279,17 @@ class EventsHandler:
         """Wait at most `seconds` for deliveries that no request waits for."""
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=seconds)
+
+
+def _once(request: Request, sent: Sent, body: bytes) -> Once | None:
+    """Return the request's Idempotency-Key, or None if it has none."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    query = "&".join(sorted(request.url.query.split("&")))
+    passed_on = (f"{name}: {value!r}" for name, value in sent.headers)
+    parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""), *passed_on)
+    return Once(key, fingerprint(body, *parts))
 
 
 def _tell_lost(pipeline: Pipeline, delivery: Delivery) -> None:

@@ -13,6 +13,11 @@ EVENTS_INGESTED = Counter(
 )
 INGEST_BYTES = Counter("tidemill_ingest_bytes_total", "Decompressed bytes of events received.", ("pipeline",))
 INGEST_BATCH_EVENTS = Histogram("tidemill_ingest_batch_events", "Events in a request.", buckets=_BATCH_EVENTS)
+WEBHOOK_REQUESTS = Counter(
+    "tidemill_webhook_requests_total",
+    "Requests to webhooks. The outcome is verified, ping, refused (a wrong signature) or no_secret.",
+    ("pipeline", "webhook", "outcome"),
+)
 PRODUCER_QUEUE = Gauge(
     "tidemill_producer_queue_messages", "Records in the producer queue that Kafka has not acknowledged yet."
 )

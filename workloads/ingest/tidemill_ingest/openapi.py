@@ -15,6 +15,7 @@ from tidemill_ingest.body import CLOUD_EVENT, CLOUD_EVENTS, MAX_BODY_BYTES, MAX_
 from tidemill_ingest.idempotency.requests import MAX_KEY_CHARACTERS
 
 EVENTS_PATH = "/v1/pipelines/{pipeline}/events"
+WEBHOOK_PATH = "/v1/pipelines/{pipeline}/webhooks/{webhook}"
 
 _DESCRIPTION = f"""Each event is validated separately. A valid event is written to the topic unchanged. An invalid
 event becomes a dead letter with its reason (`quarantined`). An event with status `retry` was not acknowledged and has
@@ -172,6 +173,28 @@ _RESPONSES = {
 }
 
 
+_WEBHOOK_DESCRIPTION = """Receives events from a service that signs its requests. `spec.source.webhooks` says how. The
+signature takes the place of an API key. It is verified over the body as it was sent. An invalid event becomes a dead
+letter, and is no error of the sender. A repeated delivery of GitHub, of Stripe, or with the header `idHeader`, is
+written once."""
+_WEBHOOK_PARAMETERS = [
+    _PARAMETERS[0],
+    {"name": "webhook", "in": "path", "required": True, "description": "The webhook's name.", "schema": _STRING},
+]
+_WEBHOOK_RESPONSES = {
+    "200": _results("All events are acknowledged by Kafka, or the request only tests the address."),
+    "400": _RESPONSES["400"],
+    "401": _problem(
+        "The signature is missing, malformed, wrong or too old. `code` says which.",
+        {"WWW-Authenticate": {"description": "The header of the signature.", "required": True, "schema": _STRING}},
+    ),
+    "404": _problem("There is no such webhook."),
+    **{code: _RESPONSES[code] for code in ("413", "415", "422", "429")},
+    "503": _problem("Kafka is unavailable, or the webhook has no secret yet.", {**_WAIT, **_MARKS}),
+    "504": _RESPONSES["504"],
+}
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
     """Return the whole OpenAPI document of an application."""
     document: dict[str, Any] = FastAPI.openapi(app)
@@ -186,6 +209,18 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "security": [{"apiKey": []}, {}],
     }
     document["paths"][EVENTS_PATH] = {"post": operation}
+    document["paths"][WEBHOOK_PATH] = {
+        "post": {
+            "operationId": "receive_webhook",
+            "summary": "Receive signed events",
+            "description": _WEBHOOK_DESCRIPTION,
+            "tags": ["events"],
+            "parameters": _WEBHOOK_PARAMETERS,
+            "requestBody": {**_BODY, "description": "Events, usually one. `Content-Encoding` can be gzip or zstd."},
+            "responses": _WEBHOOK_RESPONSES,
+            "security": [],
+        }
+    }
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(SCHEMAS)
     components["securitySchemes"] = {

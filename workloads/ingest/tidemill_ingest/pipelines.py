@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tidemill_chassis.auth import EVENTS_APPEND, Authenticator, Forbidden, Unauthorized
 from tidemill_chassis.pipelines import PipelineDirectory
 from tidemill_chassis.web.problems import denied, not_found
+from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest import metrics
 from tidemill_ingest.records import Judge
@@ -65,9 +66,30 @@ class Pipelines:
             written = config.spec.source.written.type
             detail = f"{name} reads {written} from its topic, and ingest writes JSON only; write to its Kafka topic"
             raise not_found("ingest_writes_json", detail)
-        compiled = self._compiled.get(name)
+        return self._pipeline(config)
+
+    def webhook(self, name: str, webhook: str) -> tuple[Pipeline, WebhookSpec]:
+        """Return a pipeline and one of its webhooks.
+
+        Raises:
+            Problem: there is no such webhook (404). The answer does not say whether there is such a pipeline.
+        """
+        config = self._directory.get(name) if not self._only or name == self._only else None
+        if config is not None and config.spec.takes_http:
+            for found in config.spec.source.webhooks or ():
+                if found.name == webhook:
+                    return self._pipeline(config), found
+        raise not_found("webhook_not_found", f"there is no webhook {name}/{webhook} here; check the address")
+
+    def webhooks(self) -> list[tuple[str, WebhookSpec]]:
+        """Return all webhooks, with the names of their pipelines."""
+        mine = (config for config in self._directory.all() if self._only in ("", config.name))
+        return [(config.name, webhook) for config in mine for webhook in config.spec.source.webhooks or ()]
+
+    def _pipeline(self, config: PipelineConfig) -> Pipeline:
+        compiled = self._compiled.get(config.name)
         if compiled is None or compiled.config is not config:
-            compiled = self._compiled[name] = Pipeline(config, Judge(config))
+            compiled = self._compiled[config.name] = Pipeline(config, Judge(config))
         return compiled
 
     def _guarded(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaError
+from starlette.responses import Response
 
 from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
 from tidemill_chassis.web.problems import retry_after
@@ -39,6 +40,10 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     media_type: str = "application/json"
     final: bool = True
+
+    def response(self) -> Response:
+        """Return the HTTP answer."""
+        return Response(self.body, self.status, self.headers, media_type=self.media_type)
 
 
 @dataclass(frozen=True)
@@ -88,17 +93,25 @@ def error_code(error: KafkaError) -> str:
     return f"kafka_{error.name().strip('_').lower()}"
 
 
-def answer(outcome: Outcome, *, wait: bool, everything: bool) -> Answer:
-    """Return the answer about records that were sent to Kafka."""
+def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = False) -> Answer:
+    """Return the answer about records that were sent to Kafka.
+
+    Args:
+        outcome: the records and their delivery.
+        wait: whether the client waits for the delivery.
+        everything: whether each event has a row.
+        signed: whether a webhook received the events. Its sender only reads the status: 200 if all events are in Kafka,
+            valid or as dead letters, and 503 if any is to be sent again.
+    """
     counts = outcome.counts
     total = len(outcome.records.values)
     body = {**counts, "results": outcome.rows(everything=everything)}
-    if counts[RETRY] == total:
-        detail = "Kafka acknowledged none of the events; send them again later"
+    if counts[RETRY] == total or (signed and counts[RETRY]):
+        detail = f"Kafka acknowledged {total - counts[RETRY] or 'none'} of the events; send them again later"
         return _problem(503, "kafka_unavailable", detail, body, headers=retry_after(RETRY_SECONDS), final=False)
-    if counts[QUARANTINED] == total:
+    if counts[QUARANTINED] == total and not signed:
         return _problem(422, "no_valid_event", "no event is valid; the dead letters have the reasons", body)
-    status = 200 if counts[ACCEPTED] == total else 207
+    status = 200 if counts[ACCEPTED] == total or signed else 207
     if counts[RETRY]:
         headers = {"cache-control": "no-store", **retry_after(RETRY_SECONDS)}
         return Answer(status, msgspec.json.encode(body), headers, final=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import logging
 import secrets
@@ -24,7 +26,7 @@ from tidemill_operator.actuators.kubernetes.rollout import rollout
 from tidemill_operator.actuators.kubernetes.secrets import WRITER, decoded
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.outcome import OF_WORKLOAD, Outcome, failed, skipped
+from tidemill_operator.outcome import OF_WORKLOAD, Outcome, failed, lacking, skipped
 from tidemill_operator.plan.model import Component, Workload
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.kubernetes import common, render
@@ -136,8 +138,9 @@ class Pass:
         if workload.scaled:
             self.kept.add((CONFIG_MAP.kind, marks.scaling(self.owner.name)))
         try:
+            copies = self._copies(workload)
             if shared:
-                self._share(workload, files)
+                self._share(workload, {**files, **copies})
             for manifest in manifests:
                 live = self.children.ensure(manifest)
         except (Conflict, Terminating):
@@ -149,7 +152,18 @@ class Pass:
         self.deployments[workload.component] = live
         if shared:
             self._show(workload)
-        return rollout(workload, live, changed=self.children.changed - before)
+        missing = [source for file, source in workload.copied.items() if file not in copies]
+        return lacking(rollout(workload, live, changed=self.children.changed - before), missing)
+
+    def _copies(self, workload: Workload) -> dict[str, str]:
+        """Return the files that are keys of users' Secrets, as far as the keys exist and are text."""
+        secrets = {name: self.api.get(SECRET, self.namespace, name) for name, _ in set(workload.copied.values())}
+        found = {}
+        for file, (name, key) in workload.copied.items():
+            data = (secrets[name] or {}).get("data") or {}
+            with contextlib.suppress(KeyError, ValueError):
+                found[file] = base64.b64decode(data[key]).decode()
+        return found
 
     def _share(self, workload: Workload, files: dict[str, str]) -> None:
         """Add the pipeline's config and secrets to the shared files of its namespace."""
@@ -159,7 +173,8 @@ class Pass:
         self.children.ensure(objects.config_map(self._shared(CONFIG_MAP.kind, config, "configs"), data))
         secret = marks.shared_secret(workload.component)
         known = decoded(self.children.get(SECRET, secret) or {})
-        own = {f"{self.owner.name}.{file}": files[file] for file in workload.secrets[self.owner.name] if file in files}
+        wanted = (*workload.secrets[self.owner.name], *workload.copied)
+        own = {f"{self.owner.name}.{file}": files[file] for file in wanted if file in files}
         data = {**self._of_the_living(known), **own}
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 

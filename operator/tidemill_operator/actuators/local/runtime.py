@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill_contract.files import read_bytes
-from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, waiting
+from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, lacking, waiting
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
@@ -124,7 +124,9 @@ class LocalRuntime:
     def _outcome(self, workload: Workload, changed: int) -> Outcome:
         component = OF_WORKLOAD[workload.component]
         if self.is_ready(workload):
-            return done(component, workload.name, changed=changed)
+            secrets = self.references_root / workload.namespace
+            missing = [(name, key) for name, key in workload.copied.values() if not (secrets / name / key).is_file()]
+            return lacking(done(component, workload.name, changed=changed), missing)
         states = self.replicas(workload.namespace, workload.name)
         updated, ready = sum(state.ready and state.current for state in states), sum(state.ready for state in states)
         message = f"{updated} of {workload.replicas} processes of {workload.name} run as specified, {ready} are ready"
@@ -155,6 +157,7 @@ class LocalRuntime:
             changed = 0
             for name, text in workload.configs.items():
                 changed += write_atomic(folder / name, text)
+            changed += self._link(workload)
             running = self._workloads.setdefault((workload.namespace, workload.name), _Running(workload))
             running.workload = workload
             running.pipelines.update(pipelines)
@@ -162,6 +165,21 @@ class LocalRuntime:
                 name = f"{workload.namespace}.{workload.name}-{index}"
                 changed += self._supervisor.want(name, self._spec(workload, name))
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
+
+    def _link(self, workload: Workload) -> int:
+        """Make the keys of users' Secrets that a workload reads files of its pipeline. Return the number of changes."""
+        changed = 0
+        for pipeline in workload.secrets if workload.copied else ():
+            folder = self.secrets_root / workload.namespace / pipeline
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for file, (secret, key) in workload.copied.items():
+                # A link, so that a changed key is used at once.
+                link, target = folder / file, (self.references_root / workload.namespace / secret / key).absolute()
+                if not link.is_symlink() or link.readlink() != target:
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(target)
+                    changed += 1
+        return changed
 
     def is_ready(self, workload: Workload) -> bool:
         """Return whether all replicas of the workload run as specified and are ready, and no other replica runs."""

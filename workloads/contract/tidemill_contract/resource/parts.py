@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.formats import FormatSpec
@@ -24,6 +25,7 @@ from tidemill_contract.resource.spec import (
     DeadLettersSpec,
     DeriveSpec,
     EventsSpec,
+    IngestSpec,
     ProcessorSpec,
 )
 
@@ -75,6 +77,7 @@ class Parts:
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
     event_time: EventTimeSpec | None
+    webhooks: tuple[Part[WebhookSpec], ...]
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
     aggregations: tuple[AggregationPart, ...]
@@ -83,6 +86,7 @@ class Parts:
     dead_letters: DeadLettersSpec | None
     anomaly_history: AnomalyHistorySpec | None
     processor: ProcessorSpec | None
+    ingest: IngestSpec | None
 
 
 def cut(document: Mapping[str, Any]) -> Parts:
@@ -98,6 +102,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),
+        webhooks=_parts(WebhookSpec, source.get("webhooks"), "spec.source.webhooks"),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
         aggregations=tuple(
@@ -108,6 +113,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         dead_letters=_read(DeadLettersSpec, spec.get("deadLetters", {})),
         anomaly_history=_read(AnomalyHistorySpec, spec.get("anomalyHistory", {})),
         processor=_read(ProcessorSpec, spec.get("processor", {})),
+        ingest=_read(IngestSpec, spec.get("ingest", {})),
     )
 
 

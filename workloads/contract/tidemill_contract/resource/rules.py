@@ -16,6 +16,7 @@ from tidemill_contract.events.timestamps import check_zone
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
 from tidemill_contract.resource.format_rules import format_faults
+from tidemill_contract.resource.inputs.rules import input_faults
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
@@ -316,6 +317,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     _source,
     field_faults,
     format_faults,
+    input_faults,
     _windows,
     metric_faults,
     _anomalies,

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType, Name
+from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.formats import Format, FormatSpec
@@ -155,6 +156,9 @@ class SourceSpec(Model):
     strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+    webhooks: list[WebhookSpec] | None = Field(
+        None, max_length=16, description="Services that post signed events to ingest. Default: none."
+    )
 
     @property
     def array(self) -> Steps | None:

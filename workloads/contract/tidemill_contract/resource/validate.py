@@ -27,6 +27,10 @@ _REMEDIES = (
     (r"^spec\.source\.topic\.name$", "use letters, digits, '.', '_' and '-', at most 249"),
     (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
     (r"\.quota$", "write an amount of bytes as Kubernetes does, such as 512Mi or 1Gi"),
+    (r"\.webhooks\[\d+\]\.name$", "use at most 40 of a-z, 0-9 and -, a letter or digit first and last"),
+    (r"\.secretRef\.name$", "write the name of a Secret, of a-z, 0-9, - and ."),
+    (r"\.secretRef\.key$", "write a key of the Secret, of letters, digits, -, _ and ."),
+    (r"\.(header|timestampHeader|idHeader)$", "write the name of a header, such as X-Signature"),
     (r"(\.name|\.key|\.field|\.metric|\.aggregation|\.groupBy\[\d+\])$", _NAME),
     *((rf"\.metrics\[\d+\]\.{p.alias}$", _NAME) for p in PARAMETERS.values() if p.takes is not None),
 )

@@ -1,0 +1,28 @@
+"""The rules of `spec.source.webhooks`: what webhooks need from the rest of the spec, and from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidemill_contract.resource.faults import Fault
+from tidemill_contract.resource.parts import Parts
+
+
+def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
+    """Yield the faults of webhooks, except faults of single members."""
+    seen: dict[str, str] = {}
+    for part in parts.webhooks:
+        if part.name is not None and part.name in seen:
+            message = f"the webhook is here twice, first at {seen[part.name]}"
+            yield Fault(f"{part.path}.name", part.name, message, "give each a name of its own")
+        seen.setdefault(part.name or "", part.path)
+        if part.model is not None:
+            yield from part.model.faults(part.path)
+    if not parts.webhooks:
+        return
+    if parts.ingest is not None and not parts.ingest.enabled:
+        message = "webhooks are received by ingest, which is off"
+        yield Fault("spec.ingest.enabled", False, message, "take it out, or take spec.source.webhooks out")
+    if parts.format is not None and parts.format.type != "json":
+        message = "webhooks are written as JSON"
+        yield Fault("spec.source.format.type", parts.format.type, message, "write json, or take webhooks out")

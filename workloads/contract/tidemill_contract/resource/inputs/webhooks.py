@@ -1,0 +1,121 @@
+"""Webhooks: the member `source.webhooks`. Services post events to ingest, and sign them with a shared secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from tidemill_contract.duration import Duration, parse_ms
+from tidemill_contract.resource.faults import ABSENT, Fault
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.formats import SecretRef
+
+WebhookName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", max_length=40)]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$", max_length=100)]
+SecretKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]{1,253}$", max_length=253)]
+Template = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+BODY, TIMESTAMP, IDENTIFIER = "{body}", "{timestamp}", "{id}"
+"""The placeholders of `signed`."""
+_ONLY_HMAC = ("header", "algorithm", "encoding", "prefix", "signed", "timestampHeader", "idHeader")
+_MOST_TOLERANCE_MS = 24 * 3_600_000
+
+
+class SecretKeyRef(SecretRef):
+    """A key of a Secret in the pipeline's namespace."""
+
+    key: SecretKey = Field(description="The key in the Secret.")
+
+
+class WebhookSpec(Model):
+    """A service that posts signed events."""
+
+    name: WebhookName = Field(description="Name of the webhook. It is the last part of the address.")
+    signature: Literal["github", "stripe", "hmac"] = Field(
+        description="How requests are signed: as by GitHub, as by Stripe, or as the other members say (hmac)."
+    )
+    secret_ref: SecretKeyRef = Field(
+        description="The key of a Secret with the shared secret. Several lines are several valid secrets."
+    )
+    header: HeaderName | None = Field(None, description="Only for hmac: the header with the signature.")
+    algorithm: Literal["sha256", "sha512", "sha1"] | None = Field(
+        None, description="Only for hmac: the hash function. Default: sha256."
+    )
+    encoding: Literal["hex", "base64"] | None = Field(
+        None, description="Only for hmac: how the signature is written. Default: hex."
+    )
+    prefix: Annotated[str, StringConstraints(min_length=1, max_length=40)] | None = Field(
+        None, description="Only for hmac: the text before the signature in the header, such as sha256=."
+    )
+    signed: Template | None = Field(
+        None,
+        description="Only for hmac: the signed text, with {body}, {timestamp} and {id}. Default: {body}, or"
+        " {timestamp}.{body} with timestampHeader.",
+    )
+    timestamp_header: HeaderName | None = Field(
+        None, description="Only for hmac: the header with the time of sending, in seconds or milliseconds since 1970."
+    )
+    tolerance: Duration | None = Field(
+        None, description="For stripe and for timestampHeader: greatest age of a request. Default: 5m."
+    )
+    id_header: HeaderName | None = Field(
+        None, description="Only for hmac: the header with the id of the delivery. A repeated id is counted once."
+    )
+
+    @property
+    def secret_file(self) -> str:
+        """The name of the file with the secrets, among the pipeline's secrets."""
+        return f"webhook-{self.name}"
+
+    @property
+    def signed_text(self) -> str:
+        """The signed text of `hmac`, with its placeholders."""
+        return self.signed or (f"{TIMESTAMP}.{BODY}" if self.timestamp_header else BODY)
+
+    @property
+    def tolerance_seconds(self) -> float:
+        """The greatest age of a request, in seconds."""
+        return parse_ms(self.tolerance or "5m") / 1000
+
+    def faults(self, path: str) -> Iterator[Fault]:
+        """Yield the faults between the webhook's members."""
+        if self.signature != "hmac":
+            written = self.model_dump(by_alias=True, exclude_none=True)
+            for member in _ONLY_HMAC:
+                if member in written:
+                    message = f"the signature of {self.signature} has no such setting"
+                    yield Fault(f"{path}.{member}", written[member], message, "take it out, or set signature: hmac")
+        elif self.header is None:
+            message = "hmac needs the header that has the signature"
+            yield Fault(f"{path}.header", ABSENT, message, "add header:, such as X-Signature")
+        yield from self._signed(path)
+        yield from self._tolerance(path)
+
+    def _signed(self, path: str) -> Iterator[Fault]:
+        if self.signature != "hmac":
+            return
+        text, where = self.signed_text, f"{path}.signed"
+        if text.count(BODY) != 1:
+            yield Fault(where, text, "the body is not signed, or is signed twice", f"write {BODY} once")
+        for placeholder, member, header in (
+            (TIMESTAMP, "timestampHeader", self.timestamp_header),
+            (IDENTIFIER, "idHeader", self.id_header),
+        ):
+            if placeholder in text and header is None:
+                message = f"no header has the value of {placeholder}"
+                yield Fault(where, text, message, f"set {member}, or take {placeholder} out")
+        if self.timestamp_header is not None and TIMESTAMP not in text:
+            message = "a time that is not signed can be replaced by anybody"
+            yield Fault(where, text, message, f"add {TIMESTAMP}, or take timestampHeader out")
+
+    def _tolerance(self, path: str) -> Iterator[Fault]:
+        if self.tolerance is None:
+            return
+        where = f"{path}.tolerance"
+        if self.signature == "github" or (self.signature == "hmac" and self.timestamp_header is None):
+            remedy = "take it out" if self.signature == "github" else "take it out, or set timestampHeader"
+            yield Fault(where, self.tolerance, "requests have no time of sending", remedy)
+        elif not 1_000 <= parse_ms(self.tolerance) <= _MOST_TOLERANCE_MS:
+            yield Fault(where, self.tolerance, "is out of bounds", "write 1s to 24h")

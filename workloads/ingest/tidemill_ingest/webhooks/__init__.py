@@ -1,0 +1,1 @@
+"""Receives events from services that sign their requests with a shared secret."""

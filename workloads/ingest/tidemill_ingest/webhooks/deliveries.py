@@ -1,0 +1,49 @@
+"""What requests of services mean: the id of a delivery, and requests that are no events."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from tidemill_contract.resource.inputs.webhooks import WebhookSpec
+from tidemill_ingest.webhooks.signatures import Claim
+
+_MOST_CHARACTERS = 200
+
+
+class _Identified(msgspec.Struct):
+    id: str = ""
+
+
+_identified = msgspec.json.Decoder(_Identified)
+
+
+def is_ping(webhook: WebhookSpec, headers: Mapping[str, str]) -> bool:
+    """Return whether GitHub only tests the address."""
+    return webhook.signature == "github" and headers.get("x-github-event") == "ping"
+
+
+def delivery_key(webhook: WebhookSpec, claim: Claim, headers: Mapping[str, str], body: bytes) -> str | None:
+    """Return the Idempotency-Key of a delivery, or None if the delivery has no id.
+
+    Args:
+        webhook: the webhook.
+        claim: the signature.
+        headers: the headers of the request.
+        body: the decompressed body.
+    """
+    identifier = claim.identifier
+    if webhook.signature == "github":
+        identifier = headers.get("x-github-delivery", "").strip()
+    elif webhook.signature == "stripe":
+        try:
+            identifier = _identified.decode(body).id
+        except msgspec.MsgspecError:
+            identifier = ""
+    if not identifier:
+        return None
+    if len(identifier) > _MOST_CHARACTERS:
+        identifier = hashlib.sha256(identifier.encode()).hexdigest()
+    return f"webhooks/{webhook.name}/{identifier}"

@@ -1,0 +1,80 @@
+"""Handles requests to `POST /v1/pipelines/{pipeline}/webhooks/{webhook}`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tidemill_chassis.web.problems import Problem, unavailable
+from tidemill_contract.resource.inputs.webhooks import WebhookSpec
+from tidemill_ingest import metrics
+from tidemill_ingest.body_reader import decompressed, receive
+from tidemill_ingest.events import EventsHandler, Once, Options
+from tidemill_ingest.idempotency.requests import fingerprint
+from tidemill_ingest.pipelines import Pipeline, Pipelines
+from tidemill_ingest.webhooks.deliveries import delivery_key, is_ping
+from tidemill_ingest.webhooks.secrets import Secrets
+from tidemill_ingest.webhooks.signatures import claimed, verify
+
+_NO_SECRET_SECONDS = 30.0
+_INLINE_BYTES = 256 * 1024
+"""The size from which a body is hashed in a thread."""
+_OPTIONS = Options(signed=True)
+_NOTHING = b'{"accepted":0,"quarantined":0,"retry":0,"results":[]}'
+
+
+class WebhookHandler:
+    """Verifies the signatures of requests, and accepts their events as the events route does."""
+
+    def __init__(self, pipelines: Pipelines, events: EventsHandler, secrets: Secrets) -> None:
+        self._pipelines, self._events, self._secrets = pipelines, events, secrets
+
+    async def receive(self, request: Request) -> Response:
+        """Handle a request.
+
+        Raises:
+            Problem: nothing was sent.
+        """
+        pipeline, webhook = self._pipelines.webhook(request.path_params["pipeline"], request.path_params["webhook"])
+        try:
+            return await self._receive(request, pipeline, webhook)
+        except ClientDisconnect:
+            return Response(status_code=400)  # the client has disconnected, and nothing was sent
+
+    async def _receive(self, request: Request, pipeline: Pipeline, webhook: WebhookSpec) -> Response:
+        secrets = self._secrets.of(pipeline.name, webhook)
+        if not secrets:
+            self._count(pipeline, webhook, "no_secret")
+            wanted = webhook.secret_ref
+            detail = f"the secret of the webhook is not there yet: add the key {wanted.key} to the Secret {wanted.name}"
+            raise unavailable("no_secret", detail, _NO_SECRET_SECONDS)
+        try:
+            claim = claimed(webhook, request.headers)
+            with self._events.room() as held:
+                raw = await receive(request, held)
+                work = (webhook, claim, secrets, raw, time.time())
+                if len(raw) > _INLINE_BYTES:
+                    await asyncio.to_thread(verify, *work)
+                else:
+                    verify(*work)
+                if is_ping(webhook, request.headers):
+                    self._count(pipeline, webhook, "ping")
+                    return Response(_NOTHING, 200, {"cache-control": "no-store"}, media_type="application/json")
+                self._count(pipeline, webhook, "verified")
+                body = await decompressed(request, raw, held)
+                sent = self._events.read(request, pipeline, _OPTIONS, body)
+                key = delivery_key(webhook, claim, request.headers, body)
+                # The body of a repeated delivery may differ, such as by the number of attempts. So only the id counts.
+                once = None if key is None else Once(key, fingerprint(b"", webhook.name, str(len(sent.events.values))))
+                return (await self._events.accept(sent, once, request.state.deadline)).response()
+        except Problem as problem:
+            if problem.status == 401:
+                self._count(pipeline, webhook, "refused")
+            raise
+
+    @staticmethod
+    def _count(pipeline: Pipeline, webhook: WebhookSpec, outcome: str) -> None:
+        metrics.WEBHOOK_REQUESTS.labels(pipeline.name, webhook.name, outcome).inc()

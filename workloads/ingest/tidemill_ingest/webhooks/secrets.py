@@ -1,0 +1,47 @@
+"""Reads the secrets of webhooks. A file is read again after a second, so secrets can be rotated at any time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from tidemill_contract.files import read_bytes
+from tidemill_contract.resource.inputs.webhooks import WebhookSpec
+from tidemill_contract.runtime import WorkloadSettings
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+MOST_SECRETS = 10
+"""The maximum number of secrets that are valid at the same time. Further lines are ignored."""
+
+
+class Secrets:
+    """The secrets of all webhooks.
+
+    Args:
+        settings: the settings, with the directory of secrets.
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, settings: WorkloadSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
+        self._read: dict[tuple[str, str], tuple[float, tuple[bytes, ...]]] = {}
+
+    def of(self, pipeline: str, webhook: WebhookSpec) -> tuple[bytes, ...]:
+        """Return the valid secrets of a webhook: the lines of its file. Without a file, there are none."""
+        now = self._clock()
+        read_at, known = self._read.get((pipeline, webhook.name), (-POLL_SECONDS, ()))
+        if now - read_at < POLL_SECONDS:
+            return known
+        path = self._settings.secret_file(pipeline, webhook.secret_file)
+        try:
+            lines = (line.strip() for line in read_bytes(path).splitlines())
+            known = tuple(line for line in lines if line)[:MOST_SECRETS]
+        except FileNotFoundError:
+            known = ()
+        except OSError as error:
+            log.warning("%s: %s; the secrets read before stay in use", path, error.strerror)
+        self._read[pipeline, webhook.name] = now, known
+        return known

@@ -1,0 +1,181 @@
+"""Verifies the signatures of webhook requests: HMAC over the raw body, as GitHub, Stripe and others send it.
+
+A refusal says what is missing or wrong, but never what would have been right. Signatures are compared in constant time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tidemill_chassis.web.problems import Problem
+from tidemill_contract.resource.inputs.webhooks import BODY, IDENTIFIER, TIMESTAMP, WebhookSpec
+
+GITHUB_HEADER, STRIPE_HEADER = "X-Hub-Signature-256", "Stripe-Signature"
+_DIGEST_BYTES = {"sha1": 20, "sha256": 32, "sha512": 64}
+_MOST_SIGNATURES = 16
+_MOST_DIGITS = 16
+_LEAST_MILLISECONDS = 100_000_000_000
+"""Times from this number on are in milliseconds. In seconds, it is the year 5138."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The signature of a request, as its headers say.
+
+    Attributes:
+        signatures: the signatures. One of them has to be right.
+        timestamp: the time of sending as it was written, or empty if the signature has no time.
+        identifier: the id of the delivery, or empty if no header has it.
+    """
+
+    signatures: tuple[bytes, ...]
+    timestamp: str = ""
+    identifier: str = ""
+
+
+def header_of(webhook: WebhookSpec) -> str:
+    """Return the name of the header with the signature."""
+    return {"github": GITHUB_HEADER, "stripe": STRIPE_HEADER}.get(webhook.signature) or webhook.header or ""
+
+
+def claimed(webhook: WebhookSpec, headers: Mapping[str, str]) -> Claim:
+    """Read the signature of a request, without its body.
+
+    Raises:
+        Problem: the request has no signature, or a malformed one (401).
+    """
+    name = header_of(webhook)
+    text = headers.get(name, "").strip()
+    if not text:
+        raise _refused(webhook, "missing_signature", f"the header {name} is missing: {_REMEDIES[webhook.signature]}")
+    if webhook.signature == "github":
+        return Claim((_digest(webhook, text.removeprefix("sha256="), "sha256", "hex"),))
+    if webhook.signature == "stripe":
+        return _of_stripe(webhook, text)
+    return _of_hmac(webhook, text, headers)
+
+
+def verify(webhook: WebhookSpec, claim: Claim, secrets: Sequence[bytes], body: bytes, now: float) -> None:
+    """Check the signature of a request, and then its age.
+
+    Args:
+        webhook: the webhook.
+        claim: the signature.
+        secrets: the valid secrets.
+        body: the body as it was received.
+        now: the wall time, in seconds since 1970.
+
+    Raises:
+        Problem: no valid secret makes this signature of this body, or the request is too old (401).
+    """
+    before, after = _around(webhook, claim)
+    right = False
+    for secret in secrets:
+        mac = hmac.new(secret, before, webhook.algorithm or "sha256")
+        mac.update(body)
+        mac.update(after)
+        made = mac.digest()
+        for signature in claim.signatures:
+            right |= hmac.compare_digest(made, signature)
+    if not right:
+        detail = (
+            f"the signature in {header_of(webhook)} does not belong to this body: use the secret of the webhook"
+            f" {webhook.name}, and send the body exactly as it was signed"
+        )
+        raise _refused(webhook, "wrong_signature", detail)
+    if claim.timestamp:
+        _check_age(webhook, claim.timestamp, now)
+
+
+def _around(webhook: WebhookSpec, claim: Claim) -> tuple[bytes, bytes]:
+    """Return the signed bytes before and after the body."""
+    if webhook.signature == "github":
+        return b"", b""
+    template = f"{TIMESTAMP}.{BODY}" if webhook.signature == "stripe" else webhook.signed_text
+    before, after = (
+        part.replace(TIMESTAMP, claim.timestamp).replace(IDENTIFIER, claim.identifier).encode("latin-1", "replace")
+        for part in template.split(BODY, 1)
+    )
+    return before, after
+
+
+def _check_age(webhook: WebhookSpec, timestamp: str, now: float) -> None:
+    sent = int(timestamp)
+    age = now - (sent / 1000 if sent >= _LEAST_MILLISECONDS else sent)
+    most = webhook.tolerance_seconds
+    if abs(age) > most:
+        told = f"was signed {age:.0f} s ago" if age > 0 else f"has a time {-age:.0f} s ahead"
+        detail = f"the request {told}, and at most {most:.0f} s are allowed: sign it again, or correct the clocks"
+        raise _refused(webhook, "stale_signature", detail)
+
+
+def _of_stripe(webhook: WebhookSpec, text: str) -> Claim:
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    times = [value for name, _, value in parts if name == "t"]
+    found = [value for name, _, value in parts if name == "v1"][:_MOST_SIGNATURES]
+    if len(times) != 1 or not found:
+        raise _malformed(webhook, "has not the form t=…,v1=…")
+    return Claim(tuple(_digest(webhook, one, "sha256", "hex") for one in found), _time(webhook, times[0], "t"))
+
+
+def _of_hmac(webhook: WebhookSpec, text: str, headers: Mapping[str, str]) -> Claim:
+    algorithm, encoding, prefix = webhook.algorithm or "sha256", webhook.encoding or "hex", webhook.prefix or ""
+    words = [text] if " " in prefix else text.split()[:_MOST_SIGNATURES]
+    found = [word[len(prefix) :] for word in words if word.startswith(prefix)]
+    if not found:
+        raise _malformed(webhook, f"does not start with {prefix}")
+    signatures = tuple(_digest(webhook, one, algorithm, encoding) for one in found)
+    timestamp = identifier = ""
+    if webhook.timestamp_header is not None:
+        timestamp = _time(webhook, _given(webhook, headers, webhook.timestamp_header), webhook.timestamp_header)
+    if webhook.id_header is not None:
+        identifier = headers.get(webhook.id_header, "").strip()
+        if not identifier and IDENTIFIER in webhook.signed_text:
+            _given(webhook, headers, webhook.id_header)
+    return Claim(signatures, timestamp, identifier)
+
+
+def _given(webhook: WebhookSpec, headers: Mapping[str, str], name: str) -> str:
+    text = headers.get(name, "").strip()
+    if not text:
+        raise _refused(webhook, "missing_signature", f"the header {name} is missing, which is signed with the body")
+    return text
+
+
+def _time(webhook: WebhookSpec, text: str, name: str) -> str:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+        detail = f"the time in {name} is not a number: send seconds or milliseconds since 1970"
+        raise _refused(webhook, "malformed_signature", detail)
+    return text
+
+
+def _digest(webhook: WebhookSpec, text: str, algorithm: str, encoding: str) -> bytes:
+    size = _DIGEST_BYTES[algorithm]
+    try:
+        found = bytes.fromhex(text) if encoding == "hex" else base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        raise _malformed(webhook, f"is not {encoding}") from None
+    if len(found) != size:
+        raise _malformed(webhook, f"has {len(found)} bytes, but {algorithm} has {size}")
+    return found
+
+
+_REMEDIES = {
+    "github": "set a secret in the settings of the webhook at GitHub",
+    "stripe": "only Stripe can send events to this address",
+    "hmac": "sign the request",
+}
+
+
+def _malformed(webhook: WebhookSpec, what: str) -> Problem:
+    detail = f"the signature in {header_of(webhook)} {what}: sign the request as the pipeline's spec says"
+    return _refused(webhook, "malformed_signature", detail)
+
+
+def _refused(webhook: WebhookSpec, code: str, detail: str) -> Problem:
+    challenge = f'Signature header="{header_of(webhook)}"'
+    return Problem(401, code, detail, headers={"www-authenticate": challenge})
