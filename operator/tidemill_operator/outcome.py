@@ -37,6 +37,7 @@ OF_WORKLOAD: Mapping[str, Component] = {
     "processor": Component.PROCESSORS,
     "replay": Component.PROCESSORS,
     "ingest": Component.INGEST,
+    "mqtt": Component.INGEST,
     "api": Component.API,
 }
 """The component to which each kind of workload belongs."""

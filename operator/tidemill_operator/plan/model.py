@@ -10,7 +10,7 @@ from tidemill_contract.functions.feeds import Feeds
 from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import Kept
 
-Component = Literal["processor", "replay", "ingest", "api"]
+Component = Literal["processor", "replay", "ingest", "api", "mqtt"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ class Workload:
         copied: files whose content is a key of a user's Secret: the Secret and the key, by file name. They belong to
             the pipeline's secrets.
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
+        mqtt_secret: the user's Secret with the credentials of the MQTT broker, or empty if there is none.
+        alone: whether at most one process may run at a time. A new one starts when the former one has ended.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
     """
 
@@ -151,6 +153,8 @@ class Workload:
     revision: str = ""
     copied: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     registry_secret: str = ""
+    mqtt_secret: str = ""
+    alone: bool = False
     reached_ports: tuple[int, ...] = ()
 
 

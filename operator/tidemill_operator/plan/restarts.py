@@ -21,6 +21,7 @@ UNREAD = (
     "source.topic.retention",
     "source.topic.config",
     "source.webhooks",
+    "source.mqtt",
     "aggregations.retention",
     "deadLetters.retention",
     "anomalyHistory.retention",

@@ -5,9 +5,11 @@ The runtime adds addresses, paths and ports of the host.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.spec import ResourcesSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.model import Component, Replay, Workload
@@ -20,6 +22,7 @@ _MODULES: dict[Component, str] = {
     "replay": "tidemill_processor",
     "ingest": "tidemill_ingest",
     "api": "tidemill_api",
+    "mqtt": "tidemill_ingest.mqtt",
 }
 _CALLED: tuple[Component, ...] = ("ingest", "api")
 _SECRETS: dict[Component, tuple[str, ...]] = {
@@ -27,13 +30,14 @@ _SECRETS: dict[Component, tuple[str, ...]] = {
     "replay": ("writer.json",),
     "ingest": ("api-keys.json",),
     "api": ("api-keys.json", "reader.json"),
+    "mqtt": (),
 }
 
 
 def desired_workloads(
     config: PipelineConfig, platform: Platform, scaled: int | None = None, replay: Replay | None = None
 ) -> tuple[Workload, ...]:
-    """Return the pipeline's processors, and its ingest and API, which may be shared.
+    """Return the pipeline's processors, its MQTT bridge, and its ingest and API, which may be shared.
 
     Args:
         config: the resolved config.
@@ -58,9 +62,24 @@ def desired_workloads(
         found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
     if spec.takes_http:
         found.append(_workload(config, platform, "ingest"))
+    if spec.source.mqtt is not None:
+        found.append(_bridge(config, platform, spec.source.mqtt))
     if spec.api.enabled:
         found.append(_workload(config, platform, "api", own=spec.api.dedicated))
     return tuple(found)
+
+
+def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workload:
+    """Return the bridge of an MQTT broker. The broker ends the connection of one bridge if another one connects."""
+    read = f"{config.events_topic}\n{spec.model_dump_json()}"
+    return replace(
+        _workload(config, platform, "mqtt", own=True),
+        secrets={},
+        mqtt_secret=spec.secret_ref.name if spec.secret_ref is not None else "",
+        reached_ports=(spec.port,),
+        revision=hashlib.sha256(read.encode()).hexdigest()[:16],
+        alone=True,
+    )
 
 
 def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> int:

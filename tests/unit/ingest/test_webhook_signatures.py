@@ -38,7 +38,9 @@ def stripe(body: bytes = BODY, at: float = NOW, secret: bytes = SECRET) -> str:
     return f"t={at:.0f},v1={mac(f'{at:.0f}.'.encode() + body, secret=secret).hex()}"
 
 
-def check(webhook: WebhookSpec, headers: dict[str, str], body: bytes = BODY, secrets: tuple[bytes, ...] = (SECRET,)) -> None:
+def check(
+    webhook: WebhookSpec, headers: dict[str, str], body: bytes = BODY, secrets: tuple[bytes, ...] = (SECRET,)
+) -> None:
     sent = Headers(headers)
     verify(webhook, claimed(webhook, sent), secrets, body, NOW)
 
@@ -97,7 +99,9 @@ def test_stripe_signs_the_time_with_the_body() -> None:
     check(hook("stripe", tolerance="10m"), {"stripe-signature": stripe(at=NOW - 599)})
 
 
-@pytest.mark.parametrize("text", ["", "t=1", "v1=00", "t=1,t=2,v1=00", "t=x,v1=" + "0" * 64, "t=1,v1=zz", ",,,=", "t=1,v0=1"])
+@pytest.mark.parametrize(
+    "text", ["", "t=1", "v1=00", "t=1,t=2,v1=00", "t=x,v1=" + "0" * 64, "t=1,v1=zz", ",,,=", "t=1,v0=1"]
+)
 def test_what_stripe_does_not_send_is_refused(text: str) -> None:
     code = "malformed_signature" if text else "missing_signature"
     assert refusal(hook("stripe"), {"stripe-signature": text}).code == code
@@ -157,7 +161,12 @@ def test_deliveries_have_keys() -> None:
         ({}, BODY, None),
     ):
         assert delivery_key(hook("github"), claim, Headers(headers), body) == expected
-    for body, expected in ((b'{"id": "evt_1"}', "webhooks/w/evt_1"), (b'{"id": 5}', None), (b"[]", None), (b"{}", None)):
+    for body, expected in (
+        (b'{"id": "evt_1"}', "webhooks/w/evt_1"),
+        (b'{"id": 5}', None),
+        (b"[]", None),
+        (b"{}", None),
+    ):
         assert delivery_key(hook("stripe"), claim, Headers({}), body) == expected
     assert is_ping(hook("github"), Headers({"X-GitHub-Event": "ping"}))
     assert not is_ping(hook("github"), Headers({"X-GitHub-Event": "push"}))

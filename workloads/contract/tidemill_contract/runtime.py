@@ -138,6 +138,8 @@ class WorkloadSettings(_Config):
     secrets_dir: Path = Path("/etc/tidemill/secrets")
     registry_dir: Path | None = None
     """The folder with the files of the Secret of the pipeline's schema registry."""
+    mqtt_dir: Path | None = None
+    """The folder with the files of the Secret of the pipeline's MQTT broker."""
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""

@@ -283,6 +283,8 @@ class LocalRuntime:
         if workload.registry_secret:
             secret = self.references_root / workload.namespace / workload.registry_secret
             environment["TIDEMILL_REGISTRY_DIR"] = str(secret)
+        if workload.mqtt_secret:
+            environment["TIDEMILL_MQTT_DIR"] = str(self.references_root / workload.namespace / workload.mqtt_secret)
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         command = Command(

@@ -19,11 +19,12 @@ def deployment(
     workload: Workload, metadata: Manifest, placement: Placement, revisions: Revisions, *, replicas: int | None
 ) -> Manifest:
     """Return the Deployment. If `replicas` is None, an autoscaler sets their number."""
+    # No pod may be unavailable, so that a new pod is ready before an old one ends.
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}
     spec: dict[str, Any] = {
         "revisionHistoryLimit": _HISTORY,
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
-        # No pod may be unavailable, so that a new pod is ready before an old one ends.
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+        "strategy": {"type": "Recreate"} if workload.alone else rolling,
         "selector": {"matchLabels": selector(workload)},
         "template": pod_template(workload, placement, revisions),
     }

@@ -12,7 +12,7 @@ from tidemill_operator.plan.render import marks
 
 PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
 """Ports for clients. Probes and metrics use another port."""
-STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082}
+STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082, "mqtt": 8080}
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
 # The files of the Secret with connections, and the variable that names each file.
 _FILES = {
@@ -21,11 +21,13 @@ _FILES = {
     "redis-ca.crt": "TIDEMILL_REDIS_CA",
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
-_REGISTRY_DIR = "/etc/tidemill/registry"
+_REGISTRY_DIR, _MQTT_DIR = "/etc/tidemill/registry", "/etc/tidemill/mqtt"
+_IMAGES: Mapping[Component, str] = {"replay": "processor", "mqtt": "ingest"}
+"""The images of components that have none of their own name."""
 _USER = 10_001
 _SECRET_MODE = 0o440
 # The time that a pod needs to commit the last batch, or to answer accepted requests.
-_GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "replay": 60, "ingest": 45, "api": 45}
+_GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "replay": 60, "ingest": 45, "api": 45, "mqtt": 30}
 # The start may take long, because modules are imported, which is slow with a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
 _PROCESSOR: Mapping[str, Mapping[str, str]] = {
@@ -37,6 +39,7 @@ _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "replay": _PROCESSOR,
     "ingest": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     "api": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
+    "mqtt": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
@@ -95,16 +98,17 @@ def selector(workload: Workload) -> dict[str, str]:
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
     """Return hashes of the files that a pod only reads at its start, so that a change replaces the pod.
 
-    Ingest and API read changed configs and credentials while they run. So only processors and replays get hashes of
-    their config and credentials.
+    Ingest and API read changed configs and credentials while they run. So only processors, replays and bridges get
+    hashes of their config. Bridges have no login of the pipeline.
     """
     found = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
         "prometheus.io/path": "/metrics",
     }
-    if workload.component in ("processor", "replay"):
+    if workload.revision:
         found["tidemill.dev/config"] = workload.revision
+    if workload.component in ("processor", "replay"):
         found["tidemill.dev/credentials"] = revisions.credentials
     if placement.resilience:
         found["tidemill.dev/resilience"] = marks.digest(placement.resilience)
@@ -116,7 +120,7 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
 def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
     mounts = [
         {"name": "pipelines", "mountPath": CONFIG_DIR, "readOnly": True},
-        {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True},
+        *([{"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True}] if workload.secrets else []),
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod
     ]
     if placement.resilience:
@@ -125,9 +129,11 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
     if workload.registry_secret:
         mounts.append({"name": "registry", "mountPath": _REGISTRY_DIR, "readOnly": True})
+    if workload.mqtt_secret:
+        mounts.append({"name": "mqtt", "mountPath": _MQTT_DIR, "readOnly": True})
     return {
         "name": workload.component,
-        "image": placement.images["processor" if workload.component == "replay" else workload.component],
+        "image": placement.images[_IMAGES.get(workload.component, workload.component)],
         "imagePullPolicy": placement.pull_policy,
         "command": ["python", "-m", workload.module],
         "env": _environment(workload, placement),
@@ -167,6 +173,8 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
     if workload.registry_secret:
         plain["TIDEMILL_REGISTRY_DIR"] = _REGISTRY_DIR
+    if workload.mqtt_secret:
+        plain["TIDEMILL_MQTT_DIR"] = _MQTT_DIR
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A restarted container keeps the name of its pod, and so the partitions assigned to that name.
@@ -184,7 +192,7 @@ def _files(placement: Placement) -> list[str]:
 def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
     found = [
         {"name": "pipelines", **_pipelines(workload)},
-        {"name": "secrets", **_secrets(workload)},
+        *([{"name": "secrets", **_secrets(workload)}] if workload.secrets else []),
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]
     if placement.resilience:
@@ -197,6 +205,9 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         # The Secret is optional: without it the pods start, and their health says that the registry refuses them.
         secret = {"secretName": workload.registry_secret, "optional": True, "defaultMode": _SECRET_MODE}
         found.append({"name": "registry", "secret": secret})
+    if workload.mqtt_secret:
+        secret = {"secretName": workload.mqtt_secret, "optional": True, "defaultMode": _SECRET_MODE}
+        found.append({"name": "mqtt", "secret": secret})
     return found
 
 

@@ -39,6 +39,7 @@ NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 TOPIC, CONFIG, TABLE = "topic shop.orders.events", "config orders.json", "table by_country_v1"
 PROCESSOR, RESTART, SCALE = "workload orders-processor", "restart orders-processor", "scale orders-processor"
 RESULTS = "topic shop.orders.results"
+BRIDGE = "workload orders-mqtt"
 INGEST, API, OWN_API = "workload tidemill-ingest", "workload tidemill-api", "workload orders-api"
 
 # Earlier events stay as they were counted.
@@ -133,6 +134,25 @@ def decimal(place: int) -> Callable[[Document], Any]:
 
 def with_registry(spec: Document) -> None:
     spec["source"]["format"] = {"type": "avro", "registry": {"url": "http://a:8081"}}
+
+
+def with_hook(spec: Document) -> None:
+    hook = {"name": "a", "signature": "hmac", "header": "X-A", "timestampHeader": "X-B", "tolerance": "1m"}
+    spec["source"]["webhooks"] = [{**hook, "secretRef": {"name": "s", "key": "k"}}]
+
+
+def with_broker(spec: Document) -> None:
+    spec["source"]["mqtt"] = {"broker": "mqtts://broker", "topics": ["plant/+/temp"], "secretRef": {"name": "s"}}
+
+
+def hook_edit(member: str, value: Any) -> Case:
+    """An edit of a webhook: ingest reads it at once."""
+    return Case(put(f"source.webhooks[0].{member}", value), before=with_hook)
+
+
+def broker_edit(member: str, value: Any) -> Case:
+    """An edit of a broker: the bridge is replaced."""
+    return Case(put(f"source.mqtt.{member}", value), (BRIDGE,), before=with_broker)
 
 
 def scaled(spec: Document) -> None:
@@ -252,6 +272,48 @@ CASES: dict[str, list[Case]] = {
     "source.format.registry.secretRef.name": [
         Case(put("source.format.registry.secretRef", {"name": "r"}), (RESTART, RECOUNTED), before=with_registry),
     ],
+    "source.webhooks.name": [hook_edit("name", "b")],
+    "source.webhooks.signature": [
+        Case(
+            put("source.webhooks[0]", {"name": "a", "signature": "github", "secretRef": {"name": "s", "key": "k"}}),
+            before=with_hook,
+        ),
+        invalid(
+            "source.webhooks[0].signature",
+            "stripe",
+            "spec.source.webhooks[0].header: the signature of stripe has no such setting",
+            before=with_hook,
+        ),
+    ],
+    "source.webhooks.secretRef.name": [hook_edit("secretRef.name", "t")],
+    "source.webhooks.secretRef.key": [hook_edit("secretRef.key", "l")],
+    "source.webhooks.header": [hook_edit("header", "X-C")],
+    "source.webhooks.algorithm": [hook_edit("algorithm", "sha512")],
+    "source.webhooks.encoding": [hook_edit("encoding", "base64")],
+    "source.webhooks.prefix": [hook_edit("prefix", "v1=")],
+    "source.webhooks.signed": [hook_edit("signed", "v0:{timestamp}:{body}")],
+    "source.webhooks.timestampHeader": [hook_edit("timestampHeader", "X-D")],
+    "source.webhooks.tolerance": [
+        hook_edit("tolerance", "2m"),
+        invalid(
+            "source.webhooks[0].tolerance", "2d", "spec.source.webhooks[0].tolerance: is out of bou", before=with_hook
+        ),
+    ],
+    "source.webhooks.idHeader": [hook_edit("idHeader", "X-E")],
+    "source.mqtt.broker": [
+        broker_edit("broker", "mqtt://other:1884"),
+        Case(put("source.mqtt", {"broker": "mqtt://broker", "topics": ["#"]}), (f"create {BRIDGE}",)),
+    ],
+    "source.mqtt.topics": [
+        broker_edit("topics", ["#"]),
+        invalid("source.mqtt.topics", ["a#"], "spec.source.mqtt.topics[0]: # stands for the re", before=with_broker),
+    ],
+    "source.mqtt.qos": [broker_edit("qos", 0)],
+    "source.mqtt.version": [broker_edit("version", "v3.1.1")],
+    "source.mqtt.clientId": [broker_edit("clientId", "a")],
+    "source.mqtt.key": [broker_edit("key", "none")],
+    "source.mqtt.maxInFlight": [broker_edit("maxInFlight", 10)],
+    "source.mqtt.secretRef.name": [broker_edit("secretRef.name", "t")],
     "source.format.envelope": [Case(put("source.format", {"envelope": "connect"}), (RESTART, RECOUNTED))],
     "source.format.deletes": [Case(put("source.format", {"deletes": "ignore"}), (RESTART, RECOUNTED))],
     "source.format.columns": [

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
@@ -78,6 +79,7 @@ class Parts:
     key: str | None
     event_time: EventTimeSpec | None
     webhooks: tuple[Part[WebhookSpec], ...]
+    mqtt: MqttSpec | None
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
     aggregations: tuple[AggregationPart, ...]
@@ -103,6 +105,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         key=_text(source.get("key")),
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),
         webhooks=_parts(WebhookSpec, source.get("webhooks"), "spec.source.webhooks"),
+        mqtt=_read(MqttSpec, source.get("mqtt")),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
         aggregations=tuple(

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType, Name
+from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
@@ -159,6 +160,7 @@ class SourceSpec(Model):
     webhooks: list[WebhookSpec] | None = Field(
         None, max_length=16, description="Services that post signed events to ingest. Default: none."
     )
+    mqtt: MqttSpec | None = Field(None, description="A broker of MQTT, whose messages are events. Default: none.")
 
     @property
     def array(self) -> Steps | None:

@@ -1,4 +1,4 @@
-"""The rules of `spec.source.webhooks`: what webhooks need from the rest of the spec, and from each other."""
+"""The rules of `spec.source.webhooks` and `spec.source.mqtt`: what they need from the spec, and from each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from tidemill_contract.resource.parts import Parts
 
 
 def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of webhooks, except faults of single members."""
+    """Yield the faults of webhooks and of MQTT, except faults of single members."""
+    if parts.mqtt is not None:
+        yield from parts.mqtt.faults("spec.source.mqtt")
     seen: dict[str, str] = {}
     for part in parts.webhooks:
         if part.name is not None and part.name in seen:

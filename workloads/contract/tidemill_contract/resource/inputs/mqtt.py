@@ -1,0 +1,102 @@
+"""The member `source.mqtt`: a broker of MQTT, whose messages a bridge writes to the topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import Field, StringConstraints
+
+from tidemill_contract.resource.faults import Fault
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.formats import SecretRef
+
+TOPIC_HEADER = "mqtt-topic"
+"""The header of a Kafka record with the topic of its message."""
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_MOST_TOPIC_BYTES = 65_535
+
+TopicFilter = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class MqttSpec(Model):
+    """A broker of MQTT and what is read from it."""
+
+    broker: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(
+        description="Its address: mqtt://host:1883, or mqtts://host:8883 with TLS."
+    )
+    topics: list[TopicFilter] = Field(
+        min_length=1, max_length=64, description="Topics to subscribe to, with the wildcards + and #."
+    )
+    qos: int = Field(
+        1, ge=0, le=1, description="1: the broker repeats a message until it is in Kafka. 0: messages may be lost."
+    )
+    version: Literal["v5", "v3.1.1"] = Field("v5", description="Version of the protocol.")
+    client_id: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$", max_length=128)] | None = Field(
+        None, description="Name of the session at the broker. Default: tidemill-<namespace>-<name>."
+    )
+    key: Literal["topic", "none"] = Field(
+        "topic", description="Key of the Kafka record: the topic, so that its messages stay in order, or none."
+    )
+    max_in_flight: int = Field(
+        1000, ge=1, le=65_535, description="Greatest number of messages that are not in Kafka yet."
+    )
+    secret_ref: SecretRef | None = Field(
+        None, description="A Secret with username and password, ca.crt, tls.crt and tls.key, as far as they are needed."
+    )
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return urlsplit(self.broker).scheme == "mqtts"
+
+    @property
+    def host(self) -> str:
+        """The name or the IP address of the broker."""
+        return urlsplit(self.broker).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port of the broker."""
+        parts = urlsplit(self.broker)
+        return parts.port or _PORTS.get(parts.scheme, 1883)
+
+    def faults(self, path: str) -> Iterator[Fault]:
+        """Yield the faults of the address and of the topics."""
+        yield from _address(self.broker, f"{path}.broker")
+        for index, topic in enumerate(self.topics):
+            fault = _topic_fault(topic)
+            if fault is not None:
+                yield Fault(f"{path}.topics[{index}]", topic, *fault)
+            elif topic in self.topics[:index]:
+                yield Fault(f"{path}.topics[{index}]", topic, "the topic is here twice", "take one of them out")
+
+
+def _address(broker: str, path: str) -> Iterator[Fault]:
+    try:
+        parts: SplitResult | None = urlsplit(broker)
+        wrong = parts is None or parts.scheme not in _PORTS or not parts.hostname or parts.port == 0
+    except ValueError:
+        parts, wrong = None, True
+    if wrong or parts is None:
+        yield Fault(path, broker, "is no address of a broker", "write mqtt://host:1883 or mqtts://host:8883")
+    elif parts.username is not None or parts.password is not None:
+        message, remedy = "has a password, which everybody could read", "put it into a Secret, and set secretRef"
+        yield Fault(path, f"{parts.scheme}://…@{parts.hostname}", message, remedy)
+    elif parts.path.strip("/") or parts.query or parts.fragment:
+        yield Fault(path, broker, "has more than a host and a port", "write topics into topics")
+
+
+def _topic_fault(topic: str) -> tuple[str, str] | None:
+    """Return the message and the remedy for a topic filter that MQTT does not allow, or None."""
+    levels = topic.split("/")
+    if "\0" in topic or len(topic.encode("utf-8", "replace")) > _MOST_TOPIC_BYTES:
+        return "is no topic of MQTT", "write levels with / between them, such as plant/+/temp"
+    if any("#" in level and (level != "#" or at != len(levels) - 1) for at, level in enumerate(levels)):
+        return "# stands for the rest of a topic", "write it alone, as the last level"
+    if any("+" in level and level != "+" for level in levels):
+        return "+ stands for a whole level", "write it alone between slashes, such as plant/+/temp"
+    if levels[0] == "$share":
+        return "one bridge reads all messages, so there is nobody to share with", "write the topic without $share"
+    return None

@@ -1,0 +1,170 @@
+"""One connection to the broker. After its end, a new object connects again to the same session.
+
+A message of QoS 1 is acknowledged only when it is in Kafka. Messages are acknowledged in the order of their arrival, as
+MQTT requires. Messages that are not acknowledged at the end of a connection are repeated by the broker in the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from tidemill_contract.resource.inputs.mqtt import MqttSpec
+from tidemill_ingest.mqtt import metrics
+from tidemill_ingest.mqtt.login import Login
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 30
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
+"""The timeouts of the connection, and of the answers to CONNECT and SUBSCRIBE."""
+SESSION_SECONDS = 7 * 24 * 3600
+"""The time for which a broker of MQTT 5 keeps the session of a bridge that does not connect."""
+_ONLY_NEW = 1
+"""The retain handling of MQTT 5: retained messages are sent for new subscriptions only."""
+_FAILURE = 128
+
+Receive = Callable[[str, bytes, Callable[[], None]], None]
+"""A function that takes the topic and the bytes of a message, and a function to call once the message is in Kafka."""
+
+
+@dataclass(eq=False)
+class _Taken:
+    mid: int
+    qos: int
+    written: bool = False
+
+
+class Connection:
+    """A connection. All calls come from one thread.
+
+    Attributes:
+        subscribed: whether the broker has accepted the subscriptions.
+        error: why the connection does not work, or has ended.
+    """
+
+    def __init__(self, spec: MqttSpec, client_id: str, login: Login, receive: Receive) -> None:
+        """Prepare the connection. Nothing is sent before `open`."""
+        self._spec, self._receive, self._later = spec, receive, spec.version == "v5"
+        self._taken: deque[_Taken] = deque()
+        self._matches = lru_cache(maxsize=10_000)(self._is_wanted)
+        self._opened_at = 0.0
+        self.subscribed, self.error = False, ""
+        client = self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if self._later else False,
+            protocol=paho.MQTTv5 if self._later else paho.MQTTv311,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_SECONDS
+        if login.username is not None:
+            client.username_pw_set(login.username, login.password)
+        if login.context is not None:
+            client.tls_set_context(login.context)
+        client.on_connect, client.on_subscribe = self._on_connect, self._on_subscribe
+        client.on_message, client.on_disconnect = self._on_message, self._on_disconnect
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            OSError: the broker cannot be reached.
+        """
+        properties = None
+        if self._later:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = SESSION_SECONDS
+            properties.ReceiveMaximum = self._spec.max_in_flight
+        start: Any = {"clean_start": False} if self._later else {}
+        self._opened_at = time.monotonic()
+        self._client.connect(self._spec.host, self._spec.port, KEEP_ALIVE_SECONDS, properties=properties, **start)
+
+    @property
+    def in_flight(self) -> int:
+        """The number of messages that are not acknowledged yet."""
+        return len(self._taken)
+
+    def step(self, seconds: float) -> bool:
+        """Read and write for at most `seconds`. Return whether the connection goes on."""
+        # A broker that knows no limit is slowed down by TCP.
+        if len(self._taken) < 2 * self._spec.max_in_flight:
+            code = self._client.loop(seconds)
+        else:
+            time.sleep(seconds)
+            code = self._client.loop_misc()
+            if code == MQTTErrorCode.MQTT_ERR_SUCCESS and self._client.want_write():
+                code = self._client.loop_write()
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self.error = self.error or f"the connection has ended: {paho.error_string(code)}"
+        elif not self.subscribed and not self.error and time.monotonic() - self._opened_at > ANSWER_SECONDS:
+            self.error = f"the broker did not answer within {ANSWER_SECONDS:.0f} s"
+        if self.error:
+            self.subscribed = False
+        return not self.error
+
+    def close(self) -> None:
+        """End the connection. The broker keeps the session."""
+        self.subscribed, self.error = False, self.error or "the connection is closed"
+        self._client.disconnect()
+        for _ in range(3):
+            if self._client.loop(0.05) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            self.error = f"the broker refuses the connection: {code}"
+            return
+        qos = self._spec.qos
+        wanted: list[Any] = [(topic, qos) for topic in self._spec.topics]
+        if self._later:
+            options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
+            wanted = [(topic, options) for topic in self._spec.topics]
+        self._client.subscribe(wanted)
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+        refused = [topic for topic, code in zip(self._spec.topics, codes, strict=False) if code.value >= _FAILURE]
+        if refused:
+            reason = next(code for code in codes if code.value >= _FAILURE)
+            self.error = f"the broker refuses the topic {refused[0]}: {reason}"
+            return
+        if any(code.value < self._spec.qos for code in codes):
+            log.warning("the broker only grants QoS 0, so messages may be lost")
+        self.subscribed = True
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        taken = _Taken(message.mid, message.qos)
+        self._taken.append(taken)
+        metrics.RECEIVED.inc()
+        if not self._matches(message.topic):
+            # A session keeps the subscriptions of a former spec.
+            metrics.SKIPPED.inc()
+            self._written(taken)
+            return
+        self._receive(message.topic, bytes(message.payload), lambda: self._written(taken))
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        self.error = self.error or f"the connection has ended: {code}"
+
+    def _is_wanted(self, topic: str) -> bool:
+        return any(paho.topic_matches_sub(wanted, topic) for wanted in self._spec.topics)
+
+    def _written(self, taken: _Taken) -> None:
+        """Acknowledge the oldest messages, as far as they are in Kafka."""
+        taken.written = True
+        while self._taken and self._taken[0].written:
+            first = self._taken.popleft()
+            if first.qos and not self.error:
+                self._client.ack(first.mid, first.qos)
