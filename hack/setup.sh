@@ -39,6 +39,7 @@ install_packages() {
   local missing=()
   postgres_there || [[ -n ${TIDEMILL_POSTGRES_URL:-} ]] || missing+=(postgresql)
   command -v redis-server >/dev/null || [[ -n ${TIDEMILL_REDIS_URL:-} ]] || missing+=(redis-server)
+  command -v mosquitto >/dev/null || [[ -x /usr/sbin/mosquitto ]] || missing+=(mosquitto)
   command -v promtool >/dev/null || missing+=(prometheus)
   if [[ -z ${TIDEMILL_KAFKA_BROKERS:-} ]]; then
     command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
@@ -63,7 +64,7 @@ install_packages() {
     "${as_root[@]}" sed -i -E 's/^#?\s*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
   fi
   local service new=()
-  for service in redis-server prometheus; do
+  for service in redis-server prometheus mosquitto; do
     [[ " ${missing[*]} " == *" $service "* ]] && new+=("$service")
   done
   "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

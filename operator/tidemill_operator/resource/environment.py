@@ -65,7 +65,6 @@ _PLATFORM = {
     ),
     "AUTH_REQUIRED": ("auth_required", "Whether API keys are required, for pipelines without `auth.required`."),
     "TOPIC_PREFIXES": ("", "Comma-separated allowed prefixes of source topics, besides `<namespace>.`."),
-    "MQTT_DIR": "Of an MQTT bridge: folder of the credentials for its broker; unset: it needs none.",
     "RESILIENCE_FILE": (
         "",
         "File of breakers, retries and timeouts. Unset: `tidemill up` uses `config/resilience.yaml` if it exists.",
@@ -135,6 +134,7 @@ _WORKLOADS = {
     "CONFIG_DIR": "Folder of `<pipeline>.json`, the pipelines' configs.",
     "PIPELINE": "The pipeline of a processor or of an MQTT bridge.",
     "SECRETS_DIR": "Folder of logins and API keys.",
+    "MQTT_DIR": "Of an MQTT bridge: folder of the credentials for its broker; unset: it needs none.",
     "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",

@@ -21,7 +21,7 @@ from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
 from tidemill_ingest.kafka.sink import Delivery
-from tidemill_ingest.openapi import EVENTS_PATH
+from tidemill_ingest.openapi import EVENTS_PATH, WEBHOOK_PATH
 from tidemill_ingest.quota import BYTES_VARIABLE, IN_FLIGHT_VARIABLE, VARIABLE, Limits, Quota
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome, answer, refusal
@@ -217,7 +217,7 @@ def test_openapi_describes_every_route_completely(tmp_path: Path) -> None:
     app = found.app()
     document = request(app, "GET", "/openapi.json").json()
     assert document["openapi"].startswith("3.1")
-    assert sorted(document["paths"]) == sorted(["/", "/health", "/livez", "/readyz", EVENTS_PATH])
+    assert sorted(document["paths"]) == sorted(["/", "/health", "/livez", "/readyz", EVENTS_PATH, WEBHOOK_PATH])
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             assert operation["summary"], (path, method)
@@ -229,6 +229,11 @@ def test_openapi_describes_every_route_completely(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(append["responses"]) == {
         "200", "202", "207", "400", "401", "403", "404", "413", "415", "422", "429", "503", "504",
+    }  # fmt: skip
+    receive = document["paths"][WEBHOOK_PATH]["post"]
+    assert {p["name"] for p in receive["parameters"]} == {"pipeline", "webhook"}
+    assert set(receive["responses"]) == {
+        "200", "400", "401", "404", "413", "415", "422", "429", "503", "504",
     }  # fmt: skip
     schemas = {"components": document["components"]}
     for path in ("/", "/health", "/readyz"):

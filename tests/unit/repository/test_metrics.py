@@ -17,16 +17,18 @@ from tidemill_chassis.web import metrics as http_metrics
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_ingest import metrics as ingest
+from tidemill_ingest.mqtt import metrics as mqtt
 from tidemill_operator.cluster import telemetry as measures
 from tidemill_operator.observer import condition_metrics as condition_measures
 from tidemill_processor import metrics as processor
 
 MODULES: dict[str, ModuleType] = {
-    module.__name__: module for module in (metrics, http_metrics, api, ingest, processor, measures, condition_measures)
+    module.__name__: module for module in (metrics, http_metrics, api, ingest, mqtt, processor, measures, condition_measures)
 }
 OWNED = {
     "tidemill_api.app": (metrics, http_metrics, api),
     "tidemill_ingest.app": (metrics, http_metrics, ingest),
+    "tidemill_ingest.mqtt.__main__": (metrics, mqtt),
     "tidemill_processor.__main__": (metrics, processor),
 }
 GENERAL = ("process_", "python_")

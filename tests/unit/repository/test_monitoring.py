@@ -17,6 +17,7 @@ from tidemill_api import metrics as api
 from tidemill_chassis import metrics
 from tidemill_chassis.web import metrics as http_metrics
 from tidemill_ingest import metrics as ingest
+from tidemill_ingest.mqtt import metrics as mqtt
 from tidemill_operator.cluster import telemetry as measures
 from tidemill_operator.observer import condition_metrics as condition_measures
 from tidemill_operator.observer import metrics as pipeline_measures
@@ -27,7 +28,7 @@ GROUPS = yaml.safe_load((ROOT / "charts/tidemill/files/alerts.yaml").read_text()
 ALERTS = [rule for group in GROUPS for rule in group["rules"]]
 DASHBOARDS = sorted((ROOT / "charts/tidemill/dashboards").glob("*.json"))
 OPERATORS = (measures, condition_measures, pipeline_measures)
-WORKLOADS = (metrics, http_metrics, api, ingest, processor)
+WORKLOADS = (metrics, http_metrics, api, ingest, mqtt, processor)
 # Of Prometheus itself and of every Python process.
 GENERAL = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 _METRIC = re.compile(r"\b((?:tidemill|http|cache|db|events|anomalies|process)_[a-z_]+|up)(?=[{\[)]| ==| >)")
