@@ -44,12 +44,16 @@ OWN_API = {
     "api": {"dedicated": True},
     "processor": {"scaling": {"mode": "external"}, "resources": {"requests": {"cpu": "2", "memory": "2Gi"}}},
 }
+BRIDGE = {"mqtt": {"broker": "mqtts://broker", "topics": ["plant/#"], "secretRef": {"name": "broker"}}}
 
 
-def manifests(example: Path, placement: Placement, spec: dict[str, Any]) -> list[dict[str, Any]]:
+def manifests(
+    example: Path, placement: Placement, spec: dict[str, Any], source: dict[str, Any]
+) -> list[dict[str, Any]]:
     """All manifests of an example's pipeline, the only one of its namespace."""
     (document,) = load_documents(example.read_text())
     document["spec"] |= spec
+    document["spec"]["source"] |= source
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(runtime="kubernetes"), 1)
     owner = OwnerReference("0b5e7a3c-0000-4000-8000-000000000001", plan.name)
     found = list(common(plan.namespace, sharing=[owner], placement=placement))
@@ -66,8 +70,9 @@ def manifests(example: Path, placement: Placement, spec: dict[str, Any]) -> list
     return found
 
 
-CASES = {example.stem: (example, PLAIN, {}) for example in EXAMPLES}
-CASES["flights-own-api"] = (EXAMPLES[0], FULL, OWN_API)
+CASES = {example.stem: (example, PLAIN, {}, {}) for example in EXAMPLES}
+CASES["flights-own-api"] = (EXAMPLES[0], FULL, OWN_API, {})
+CASES["server-metrics-mqtt"] = (EXAMPLES[1], PLAIN, {}, BRIDGE)
 
 
 @pytest.mark.parametrize("name", CASES)

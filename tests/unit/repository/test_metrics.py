@@ -23,7 +23,8 @@ from tidemill_operator.observer import condition_metrics as condition_measures
 from tidemill_processor import metrics as processor
 
 MODULES: dict[str, ModuleType] = {
-    module.__name__: module for module in (metrics, http_metrics, api, ingest, mqtt, processor, measures, condition_measures)
+    module.__name__: module
+    for module in (metrics, http_metrics, api, ingest, mqtt, processor, measures, condition_measures)
 }
 OWNED = {
     "tidemill_api.app": (metrics, http_metrics, api),

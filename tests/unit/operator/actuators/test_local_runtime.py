@@ -125,6 +125,29 @@ def test_a_users_secret_is_a_folder_with_a_file_for_each_key(runtime: LocalRunti
     assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "registry")
 
 
+def test_keys_of_a_users_secret_are_files_of_the_pipeline(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """As links, so that a changed key is used at once. A key that is missing is named, and nothing waits for it."""
+    hooked = replace(shared(), secrets={"p": ("api-keys.json",)}, copied={"webhook-github": ("hooks", "github")})
+    run(runtime, hooked)
+    (outcome,) = runtime.ensure([hooked])
+    assert (outcome.rank, outcome.serving, outcome.changed) == (Rank.WAITING, True, 0)
+    assert outcome.message == "Secret hooks has no key github; add it, so that tidemill-ingest can use it"
+    key = tmp_path / "data" / "secret-refs" / "ns" / "hooks" / "github"
+    key.parent.mkdir(parents=True)
+    key.write_text("swordfish")
+    assert (tmp_path / "data" / "secrets" / "ns" / "p" / "webhook-github").read_text() == "swordfish"
+    (outcome,) = runtime.ensure([hooked])
+    assert (outcome.rank, outcome.component) == (Rank.DONE, Component.INGEST)
+    moved = replace(hooked, copied={"webhook-github": ("other", "github")})
+    assert runtime.ensure([moved])[0].changed == 1
+
+
+def test_a_bridge_gets_the_folder_of_its_secret(runtime: LocalRuntime, tmp_path: Path) -> None:
+    run(runtime, replace(processor(), component="mqtt", mqtt_secret="broker"))
+    folder = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_MQTT_DIR"]
+    assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "broker")
+
+
 def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_path: Path) -> None:
     """The second time says that nothing changed, and it is so: same file, same processes."""
     first = runtime.ensure([processor(), shared()])

@@ -161,3 +161,26 @@ def test_only_processors_reach_the_schema_registry(document: Document) -> None:
     document["spec"]["source"]["format"]["registry"] = {"url": "http://registry"}
     (processor, _) = plan_of(document).workloads
     assert (processor.registry_secret, processor.reached_ports) == ("", (80,))
+
+
+def test_an_mqtt_broker_has_a_bridge_of_the_pipelines_own(document: Document) -> None:
+    """It has no login, and is replaced if the broker or its topics change, but not with the rest of the spec."""
+    document["spec"]["source"]["mqtt"] = {"broker": "mqtts://b", "topics": ["a/#"], "secretRef": {"name": "broker"}}
+    workloads = {workload.component: workload for workload in plan_of(document).workloads}
+    assert workloads.keys() == {"processor", "mqtt", "ingest", "api"}
+    bridge, processor = workloads["mqtt"], workloads["processor"]
+    assert (bridge.name, bridge.replicas, bridge.alone, bridge.mqtt_secret) == ("orders-mqtt", 1, True, "broker")
+    assert (bridge.secrets, bridge.reached_ports) == ({}, (8883,))
+    document["spec"]["source"]["mqtt"]["qos"] = 0
+    changed = {workload.component: workload for workload in plan_of(document).workloads}
+    assert (changed["mqtt"].revision != bridge.revision, changed["processor"].revision) == (True, processor.revision)
+    document["spec"]["processor"] = {"flushInterval": "1s"}
+    again = {workload.component: workload for workload in plan_of(document).workloads}
+    assert again["mqtt"].revision == changed["mqtt"].revision
+
+
+def test_ingest_gets_the_secrets_of_webhooks_only(document: Document) -> None:
+    hook = {"name": "github", "signature": "github", "secretRef": {"name": "hooks", "key": "one"}}
+    document["spec"]["source"]["webhooks"] = [hook]
+    copied = {workload.component: dict(workload.copied) for workload in plan_of(document).workloads}
+    assert copied == {"processor": {}, "ingest": {"webhook-github": ("hooks", "one")}, "api": {}}

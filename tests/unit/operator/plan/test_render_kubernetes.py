@@ -254,3 +254,26 @@ def test_the_secret_of_a_schema_registry_is_only_mounted() -> None:
     _, servers = found["NetworkPolicy", "orders-processor"]["spec"]["egress"]
     assert [port["port"] for port in servers["ports"]] == [5432, 8081, 9092]
     assert "registry" not in str(template(PROCESSOR))
+
+
+def test_a_bridge_runs_alone_and_sees_no_login() -> None:
+    """Two bridges with one session would end each other's connections, so the former ends first."""
+    workload = replace(
+        PROCESSOR, name="orders-mqtt", component="mqtt", module="tidemill_ingest.mqtt", alone=True, secrets={},
+        mqtt_secret="broker", reached_ports=(8883,),
+    )  # fmt: skip
+    found = rendered(workload)
+    kinds = {kind for kind, _ in found}
+    assert kinds == {"ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "Deployment"}
+    deployment = found["Deployment", "orders-mqtt"]["spec"]
+    assert deployment["strategy"] == {"type": "Recreate"}
+    pod = deployment["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (container["image"], container["command"]) == ("i:1", ["python", "-m", "tidemill_ingest.mqtt"])
+    mounted = {volume["name"]: volume for volume in pod["volumes"]}
+    assert mounted["mqtt"]["secret"] == {"secretName": "broker", "optional": True, "defaultMode": 0o440}
+    assert "secrets" not in mounted
+    assert {mount["name"] for mount in container["volumeMounts"]} == mounted.keys()
+    assert {"name": "TIDEMILL_MQTT_DIR", "value": "/etc/tidemill/mqtt"} in container["env"]
+    _, servers = found["NetworkPolicy", "orders-mqtt"]["spec"]["egress"]
+    assert [port["port"] for port in servers["ports"]] == [5432, 8883, 9092]

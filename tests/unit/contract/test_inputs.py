@@ -1,0 +1,52 @@
+"""Webhooks and MQTT in the spec: the examples, the defaults, the addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_contract.resource.documents import load_documents
+from tidemill_contract.resource.inputs.mqtt import MqttSpec
+from tidemill_contract.resource.inputs.webhooks import WebhookSpec
+from tidemill_contract.resource.validate import check
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples" / "inputs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_valid(example: Path) -> None:
+    (document,) = load_documents(example.read_text())
+    assert check(document)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("broker", "expected"),
+    [
+        ("mqtt://host", ("host", 1883, False)),
+        ("mqtts://host", ("host", 8883, True)),
+        ("mqtts://10.0.0.1:443/", ("10.0.0.1", 443, True)),
+        ("mqtt://[::1]:1884", ("::1", 1884, False)),
+    ],
+)
+def test_an_address_has_a_port(broker: str, expected: tuple[Any, ...]) -> None:
+    spec = MqttSpec(broker=broker, topics=["#"])
+    assert (spec.host, spec.port, spec.tls) == expected
+    assert list(spec.faults("p")) == []
+
+
+@pytest.mark.parametrize(
+    "broker", ["", "host", "http://host", "mqtt://", "mqtt://host:0", "mqtt://host:x", "mqtt://[::1"]
+)
+def test_what_is_no_address_is_named(broker: str) -> None:
+    spec = MqttSpec.model_construct(broker=broker, topics=["a"])
+    (fault,) = spec.faults("p")
+    assert (fault.path, fault.message) == ("p.broker", "is no address of a broker")
+
+
+def test_the_signed_text_has_the_time_if_there_is_one() -> None:
+    base = {"name": "a", "signature": "hmac", "header": "X", "secretRef": {"name": "s", "key": "k"}}
+    assert WebhookSpec.model_validate(base).signed_text == "{body}"
+    timed = WebhookSpec.model_validate({**base, "timestampHeader": "T", "tolerance": "90s"})
+    assert (timed.signed_text, timed.tolerance_seconds) == ("{timestamp}.{body}", 90)
