@@ -110,7 +110,7 @@ def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
     if not told or outcome.rank is not Rank.DONE:
         return outcome
     message = f"{told}; add it, so that {outcome.name} can use it"
-    return waiting(outcome.component, outcome.name, message, changed=outcome.changed, serving=True)
+    return waiting(outcome.component, outcome.name, message, changed=outcome.changed, serving=True, reason=Reason.STUCK)
 
 
 def failed(component: Component, name: str, error: TidemillError, *, changed: int = 0) -> Outcome:
