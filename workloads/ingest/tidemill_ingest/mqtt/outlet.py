@@ -25,7 +25,7 @@ _AGAIN_SECONDS = 1.0
 """The pause before a message that Kafka has refused is sent again."""
 _STUCK_SECONDS, _RENEW_SECONDS = 30.0, 60.0
 """The wait of a message after which the producer is replaced, and the shortest time between replacements."""
-_PROBE_SECONDS, _ASK_SECONDS = 2.0, 3.0
+_FIRST_PROBE_SECONDS, _PROBE_SECONDS, _ASK_SECONDS = 0.2, 2.0, 3.0
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
@@ -154,7 +154,7 @@ class _Probe(threading.Thread):
         self.error, self.seen = "not asked yet", False
 
     def run(self) -> None:
-        while not self._ended.wait(0 if not self.seen else _PROBE_SECONDS):
+        while not self._ended.wait(_PROBE_SECONDS if self.seen else _FIRST_PROBE_SECONDS):
             try:
                 found = self._line.producer.list_topics(self._topic, timeout=_ASK_SECONDS).topics[self._topic].error
                 self.error = found.str() if found is not None else ""
