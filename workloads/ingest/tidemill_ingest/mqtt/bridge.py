@@ -1,4 +1,4 @@
-"""The bridge: connects to the broker again and again, writes its messages to Kafka, and tells its health."""
+"""The bridge: connects to the broker again and again, writes its messages to Kafka, and reports its health."""
 
 from __future__ import annotations
 
