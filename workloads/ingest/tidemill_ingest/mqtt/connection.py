@@ -85,7 +85,7 @@ class Connection:
         """
         properties = None
         if self._later:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_SECONDS
             properties.ReceiveMaximum = self._spec.max_in_flight
         start: Any = {"clean_start": False} if self._later else {}
