@@ -184,7 +184,7 @@ class MemorySchemas(MemoryPart):
             if not adopt or (exists and exists(claim.owner.namespace, claim.owner.name)):
                 return [failed(Component.SCHEMA, schema.name, error)]
             del self.claims[claim.schema]
-        self.claims[schema.name] = Claim(schema.source, schema.managed, owner, schema.name)
+        self.claims[schema.name] = Claim(schema.own_source, schema.managed, owner, schema.name)
         logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
         known = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
         self.logins[schema.name] = known | {login.removeprefix(schema.writer) for login in logins}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import Kept
 
@@ -22,6 +23,7 @@ class Topic:
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
         lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
             lost, or if creating it is allowed.
+        kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Topic:
     managed: bool = True
     replicated: bool = True
     lost: str = ""
+    kafka: KafkaSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Schema:
         kept: retention and quota of system tables.
         source: the source topic.
         managed: whether the pipeline manages the source topic, so that no other may use it.
+        cluster: the brokers of the Kafka cluster that has the source topic, or empty for the platform's own.
         outputs: the output topics.
         made: the topics to record as created for the pipeline.
         replay: the reader of the current replay, or empty if there is none.
@@ -93,6 +97,7 @@ class Schema:
     kept: tuple[KeptRows, ...] = ()
     source: str = ""
     managed: bool = True
+    cluster: str = ""
     outputs: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
     replay: str = ""
@@ -100,6 +105,11 @@ class Schema:
     abandoned: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     explodes: bool = False
+
+    @property
+    def own_source(self) -> str:
+        """The source topic if the platform's own Kafka has it, else empty."""
+        return "" if self.cluster else self.source
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,7 @@ class Workload:
         revision: a hash of the settings that processes only read at their start. If it changes, processes are
             replaced. The hash is empty if they read changed settings while they run.
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
+        kafka_secret: the user's Secret with the login at the Kafka cluster of the source, or empty if there is none.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
     """
 
@@ -148,6 +159,7 @@ class Workload:
     scaled: bool = False
     revision: str = ""
     registry_secret: str = ""
+    kafka_secret: str = ""
     reached_ports: tuple[int, ...] = ()
 
 

@@ -62,6 +62,7 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
         settings if topic.managed else {},
         managed=topic.managed,
         replicated=replicated,
+        kafka=config.spec.source.kafka,
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.formats import FormatSpec
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.source import EventTimeSpec, FieldSpec, TopicSpec
@@ -71,6 +72,7 @@ class Parts:
     namespace: str
     name: str | None
     topic: TopicSpec | None
+    kafka: KafkaSpec | None
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
@@ -94,6 +96,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         namespace=namespace if isinstance(namespace, str) else "default",
         name=_text(metadata.get("name")),
         topic=_read(TopicSpec, source.get("topic", {})),
+        kafka=_read(KafkaSpec, source.get("kafka")),
         format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
