@@ -66,8 +66,16 @@ def manifests(example: Path, placement: Placement, spec: dict[str, Any]) -> list
     return found
 
 
+def elsewhere(example: Path) -> dict[str, Any]:
+    """The example's source, on another Kafka cluster."""
+    (document,) = load_documents(example.read_text())
+    kafka = {"bootstrapServers": "a.crm.example:9093,b.crm.example:9094", "secretRef": {"name": "crm-kafka"}}
+    return {"source": {**document["spec"]["source"], "kafka": kafka, "topic": {"name": "crm.orders", "managed": False}}}
+
+
 CASES = {example.stem: (example, PLAIN, {}) for example in EXAMPLES}
 CASES["flights-own-api"] = (EXAMPLES[0], FULL, OWN_API)
+CASES["flights-other-cluster"] = (EXAMPLES[0], PLAIN, elsewhere(EXAMPLES[0]))
 
 
 @pytest.mark.parametrize("name", CASES)

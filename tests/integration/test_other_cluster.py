@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
+import httpx
 import pytest
 import yaml
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
-from running_up import Up, tidemill, up
+from pipeline_schema import connect_admin
+from running_up import Up, up
 from secured_kafka import PASSWORD, USER, Secured
 from tidemill_operator.laptop.servers import Servers
 from waiting import eventually
@@ -64,6 +63,10 @@ def pipeline(name: str, source: dict[str, Any], **spec: Any) -> dict[str, Any]:
     }
 
 
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=10, trust_env=False)
+
+
 class Elsewhere:
     """A running `up` on the session's servers, whose pipeline `orders` reads from the other cluster."""
 
@@ -85,20 +88,10 @@ class Elsewhere:
         assert producer.flush(60) == 0
         self.sent += count
 
-    def counts(self) -> dict[str, tuple[int, int]]:
-        with psycopg.connect(self.servers.postgres.url) as connection:
-            query = f'SELECT shop, count, revenue FROM "{NAMESPACE}__{NAME}".by_shop_v1'
-            columns = f"""SELECT column_name FROM information_schema.columns
-                WHERE table_schema = '{NAMESPACE}__{NAME}' AND table_name = 'by_shop_v1'"""
-            del columns
-            return {shop: (orders, revenue) for shop, orders, revenue in connection.execute(query)}
-
     def answers(self) -> dict[str, tuple[int, int]]:
+        """What the API answers."""
         base = self.up.ready_file["pipelines"][NAME]["api"]
-        with urllib.request.urlopen(
-            f"{base}/v1/pipelines/{NAME}/aggregations/by_shop/windows?from=2026-01-01T00:00:00Z", timeout=10
-        ) as answer:
-            rows = json.load(answer)["rows"]
+        rows = get(f"{base}/v1/pipelines/{NAME}/aggregates/by_shop.json?from=2026-01-01T00:00:00Z").json()["data"]
         return {row["shop"]: (row["orders"], row["revenue"]) for row in rows}
 
     def expected(self) -> dict[str, tuple[int, int]]:
@@ -110,11 +103,7 @@ class Elsewhere:
 
     def health(self) -> dict[str, Any]:
         port = self.up.status["workloads"][f"{NAMESPACE}.{NAME}-processor-0"]["port"]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                return dict(json.load(answer))
-        except urllib.error.HTTPError as error:
-            return dict(json.load(error))
+        return dict(get(f"http://127.0.0.1:{port}/health").json())
 
     def described(self) -> dict[str, Any]:
         return dict(self.up.status["pipelines"][KEY])
@@ -125,9 +114,7 @@ class Elsewhere:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(
-    servers: Servers, other: Secured, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Elsewhere]:
+def elsewhere(servers: Servers, other: Secured, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
     folder = tmp_path_factory.mktemp("elsewhere")
     address = other.settings["scram"]["bootstrap.servers"]
     kafka = {"bootstrapServers": address, "secretRef": {"name": "crm-kafka"}}
@@ -156,7 +143,9 @@ def elsewhere(
         found.send(3_000)
         running.wait_ready()
         yield found
-    assert tidemill("down", "--delete", "--yes", folder=folder) is not None
+    with connect_admin(servers) as admin:
+        for name in (NAME, "own"):
+            admin.execute(f'DROP SCHEMA "{NAMESPACE}__{name}" CASCADE'.encode())
 
 
 def login(secret: Path, other: Secured, user: str, password: str) -> None:
@@ -213,13 +202,9 @@ def test_only_the_source_is_there(elsewhere: Elsewhere) -> None:
 
 def test_ingest_says_where_the_topic_is(elsewhere: Elsewhere) -> None:
     base = elsewhere.up.ready_file["pipelines"]["own"]["ingest"]
-    request = urllib.request.Request(
-        f"{base}/v1/pipelines/{NAME}/events", data=b'{"ts": 0}', headers={"content-type": "application/json"}
-    )
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=10)
-    problem = json.load(refused.value)
-    assert (refused.value.code, problem["code"]) == (404, "topic_elsewhere")
+    answer = httpx.post(f"{base}/v1/pipelines/{NAME}/events", json={"ts": 0}, timeout=10, trust_env=False)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (404, "topic_elsewhere")
     assert elsewhere.address in problem["detail"]
 
 
@@ -231,15 +216,19 @@ def test_the_other_cluster_freezes_and_comes_back(elsewhere: Elsewhere) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         row = eventually(
-            lambda: found if (found := elsewhere.health()["dependencies"]["source_kafka"])["status"] == "down" else None,
+            lambda: (
+                found if (found := elsewhere.health()["dependencies"]["source_kafka"])["status"] == "down" else None
+            ),
             what="the processor's health names the cluster",
             seconds=60,
         )
         assert elsewhere.address in row["detail"]
         assert elsewhere.health()["dependencies"]["kafka"]["status"] == "up"
         eventually(
-            lambda: elsewhere.condition("Ready").get("status") == "False"
-            and elsewhere.address in elsewhere.condition("Ready")["message"],
+            lambda: (
+                elsewhere.condition("Ready").get("status") == "False"
+                and elsewhere.address in elsewhere.condition("Ready")["message"]
+            ),
             what=lambda: f"Ready names the cluster: {elsewhere.condition('Ready')}",
             seconds=60,
         )

@@ -135,6 +135,10 @@ def with_registry(spec: Document) -> None:
     spec["source"]["format"] = {"type": "avro", "registry": {"url": "http://a:8081"}}
 
 
+def elsewhere(spec: Document) -> None:
+    spec["source"] |= {"kafka": {"bootstrapServers": "a:9092"}, "topic": {"name": "crm.orders", "managed": False}}
+
+
 def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
@@ -177,6 +181,13 @@ FIRST = "aggregations[0]"
 CASES: dict[str, list[Case]] = {
     "suspend": [Case(put("suspend", True), (SCALE,))],
     "reclaimPolicy": [Case(put("reclaimPolicy", "Delete"))],
+    "source.kafka.bootstrapServers": [
+        Case(put("source.kafka.bootstrapServers", "b:9092"), (RESTART,), before=elsewhere),
+        invalid("source.kafka", {"bootstrapServers": "b:9092"}, "spec.source.topic.managed: Tidemill does not create"),
+    ],
+    "source.kafka.secretRef.name": [
+        Case(put("source.kafka.secretRef", {"name": "crm"}), (RESTART,), before=elsewhere),
+    ],
     "source.topic.name": [
         refused(
             "source.topic.name", "shop.other", "spec.source.topic.name: changed from shop.orders.events to shop.oth"

@@ -254,3 +254,15 @@ def test_the_secret_of_a_schema_registry_is_only_mounted() -> None:
     _, servers = found["NetworkPolicy", "orders-processor"]["spec"]["egress"]
     assert [port["port"] for port in servers["ports"]] == [5432, 8081, 9092]
     assert "registry" not in str(template(PROCESSOR))
+
+
+def test_the_secret_of_the_sources_cluster_is_mounted() -> None:
+    found = rendered(replace(PROCESSOR, kafka_secret="crm", reached_ports=(9094,)))
+    pod = found["Deployment", "orders-processor"]["spec"]["template"]["spec"]
+    mounted = {volume["name"]: volume for volume in pod["volumes"]}
+    assert mounted["source-kafka"]["secret"] == {"secretName": "crm", "optional": True, "defaultMode": 0o440}
+    (container,) = pod["containers"]
+    path = "/etc/tidemill/source-kafka"
+    assert {"name": "source-kafka", "mountPath": path, "readOnly": True} in container["volumeMounts"]
+    assert {"name": "TIDEMILL_SOURCE_KAFKA_DIR", "value": path} in container["env"]
+    assert "source-kafka" not in str(template(PROCESSOR))
