@@ -208,6 +208,7 @@ def test_ingest_says_where_the_topic_is(elsewhere: Elsewhere) -> None:
     assert elsewhere.address in problem["detail"]
 
 
+@pytest.mark.matrix
 def test_the_other_cluster_freezes_and_comes_back(elsewhere: Elsewhere) -> None:
     """Health and conditions name it, the other pipeline stays ready, and nothing is lost or counted twice."""
     elsewhere.send(1_000)
@@ -246,6 +247,7 @@ def test_the_other_cluster_freezes_and_comes_back(elsewhere: Elsewhere) -> None:
     eventually(lambda: elsewhere.condition("Ready").get("status") == "True", what="it is ready again")
 
 
+@pytest.mark.matrix
 def test_a_changed_login_is_used_without_a_restart(elsewhere: Elsewhere) -> None:
     before = elsewhere.up.status["workloads"][f"{NAMESPACE}.{NAME}-processor-0"]["pid"]
     (elsewhere.secret / "sasl.password").write_text("wrong")

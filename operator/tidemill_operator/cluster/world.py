@@ -38,7 +38,13 @@ class World:
 
     @classmethod
     def of(
-        cls, platform: Platform, settings: ClusterSettings, *, api: Api, elector: Elector, clusters: OtherClusters
+        cls,
+        platform: Platform,
+        settings: ClusterSettings,
+        *,
+        api: Api,
+        elector: Elector,
+        clusters: OtherClusters | None = None,
     ) -> Self:
         """Create the world from settings. Its actuators only write while the elector leads."""
         kafka = KafkaTopics(
@@ -48,8 +54,14 @@ class World:
             offsets_replicas=platform.offsets_replication,
         )
         postgres = PostgresSchemas(platform.postgres, leadership=elector)
-        placement = settings.placement
-        return cls(api=api, kafka=kafka, postgres=postgres, platform=platform, placement=placement, clusters=clusters)
+        return cls(
+            api=api,
+            kafka=kafka,
+            postgres=postgres,
+            platform=platform,
+            placement=settings.placement,
+            clusters=clusters or NoClusters(),
+        )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
         """Return the actuators of one resource, and its Kubernetes runtime."""

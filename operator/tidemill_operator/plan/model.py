@@ -24,6 +24,7 @@ class Topic:
         lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
             lost, or if creating it is allowed.
         kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
+        of_others: whether it is a topic of the platform's Kafka that the pipeline may only read.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Topic:
     replicated: bool = True
     lost: str = ""
     kafka: KafkaSpec | None = None
+    of_others: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,23 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
     """
     strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.own_source)
     topic = [*_partitions(pipeline, plan, live), *_replication(pipeline, plan, live)]
-    found = [*strange, *topic, *_replay(pipeline, live.schema)]
+    found = [*strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _moved(plan, live)
         found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
     return found
+
+
+def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    """Yield the error if a topic of others does not exist yet.
+
+    A new pipeline does not claim it, because the claim would keep the topic's owner from creating it.
+    """
+    source = plan.topics[0]
+    runs = live.schema is not None and live.schema.accepted is not None
+    if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
+        yield missing(source)
 
 
 def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
@@ -212,7 +223,7 @@ def missing(topic: Topic) -> TidemillError:
     return TidemillError(
         Reason.INVALID_SPEC,
         f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids creating it",
-        "create it, or set managed: true",
+        "create it, or correct the name" if topic.of_others else "create it, or set managed: true",
     )
 
 

@@ -68,9 +68,7 @@ class Pipelines:
             )
             raise not_found("topic_elsewhere", detail)
         if config.only_read:
-            detail = (
-                f"{name} reads the topic {config.events_topic} of others, to which ingest does not write; write to it"
-            )
+            detail = f"{name} only reads the topic {config.events_topic}, which belongs to others; write to that topic"
             raise not_found("topic_of_others", detail)
         if not config.takes_http:
             written = config.spec.source.written.type

@@ -135,7 +135,7 @@ class Processor:
             ),
             Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
         ]
-        if at:
+        if at and keeper is not None:
             # Events are counted and stored meanwhile. Results are published later.
             dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and keeper is not None:

@@ -23,7 +23,7 @@ from tidemill_operator.plan.model import LiveTopic
 
 ANSWER_SECONDS = 6.0
 """The timeout of requests. It is short, so that a cluster that hangs does not delay other pipelines for long."""
-_MOST = 64
+_MOST = 256
 
 Keys = Callable[[str, str], Mapping[str, str]]
 """Returns the keys of a Secret by namespace and name. It raises TidemillError or LoginError if there are none."""

@@ -63,6 +63,7 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
         managed=topic.managed,
         replicated=replicated,
         kafka=config.spec.source.kafka,
+        of_others=bool(config.only_read),
     )
 
 

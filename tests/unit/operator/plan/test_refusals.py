@@ -284,6 +284,19 @@ OWNERS: list[tuple[Owner | None, str]] = [
 ]
 
 
+def test_a_topic_of_others_is_not_claimed_before_it_exists(document: Document) -> None:
+    """Else its owner, a pipeline that is created later, could not create it."""
+    document["spec"]["source"]["topic"] = {"name": "crm.orders.events", "managed": False}
+    ((reason, text),) = refused(document, LiveFacts(brokers=1))
+    assert (reason, text) == (
+        Reason.INVALID_SPEC,
+        "spec.source.topic.name: topic crm.orders.events does not exist, and managed: false forbids creating it;"
+        " create it, or correct the name",
+    )
+    assert refused(document, LiveFacts({"crm.orders.events": LiveTopic(3, 1)}, 1)) == []
+    assert refused(document, replace(live_of(document), topics={})) == []
+
+
 def elsewhere(document: Document, servers: str = "a:9092", topic: str = "crm.orders") -> Document:
     """The document with a source on another cluster."""
     found = copy.deepcopy(document)
