@@ -228,6 +228,7 @@ class Passes:
             postgres=PostgresSchemas(servers.postgres),
             platform=platform(servers),
             placement=self.placement,
+            clusters=Clusters(keys_in_cluster(told)),
         )
         return Controller(
             world,
