@@ -41,7 +41,7 @@ class World:
 
     platform: Platform
     uids: Mapping[str, str] | None = None
-    references: Path = field(default=Path(), compare=False)
+    references: Path = field(default=Path(), compare=False, kw_only=True)
 
     @property
     def kafka(self) -> str | None:
@@ -115,7 +115,7 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
         platform = replace(platform, postgres=_postgres(data_dir, state))
     stored = Store(data_dir / "state")
     uids = {pipeline.key: str(pipeline.document["metadata"]["uid"]) for pipeline in stored}
-    return World(platform, uids, references)
+    return World(platform, uids, references=references)
 
 
 def _postgres(data_dir: Path, state: Mapping[str, Any]) -> PostgresAddress:

@@ -47,17 +47,22 @@ class Observers:
         self._clusters, self._own = clusters, self._make(kafka)
         self._others: dict[Cluster, Observer] = {}
         self._where: dict[Key, Cluster] = {}
+        self._runs = False
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Start measuring."""
-        self._own.start()
+        with self._lock:
+            self._runs = True
+            observers = [self._own, *self._others.values()]
+        for observer in observers:
+            observer.start()
 
     def stop(self) -> None:
         """Stop measuring."""
         with self._lock:
-            others, self._others = list(self._others.values()), {}
-        observers = [*others, self._own]
+            self._runs = False
+            observers = [self._own, *self._others.values()]
         for observer in observers:
             observer.leave()
         for observer in observers:
@@ -75,8 +80,12 @@ class Observers:
         if not status.get("schema") or not status.get("topics"):
             return
         topic = status["topics"][0]
-        with self._lock:
+        try:
             cluster = self._cluster(key, topic.get("kafka"))
+        except TidemillError as error:
+            log.info("%s: %s", key, error)  # a pass reports it
+            return
+        with self._lock:
             if cluster is not self._where.get(key):
                 self._leave(key)
             if cluster is None:
@@ -92,18 +101,13 @@ class Observers:
             self._leave(key)
 
     def _cluster(self, key: Key, kafka: Mapping[str, Any] | None) -> Cluster | None:
-        """Return the cluster of a topic, or None for the platform's own. It is the former one if its login is wrong."""
-        if kafka is None:
-            return None
-        try:
-            return self._clusters.open(key.namespace, KafkaSpec.model_validate(dict(kafka)))
-        except TidemillError as error:
-            log.info("%s: %s", key, error)  # a pass reports it
-            return self._where.get(key)
+        """Return the cluster of a topic, or None for the platform's own."""
+        return self._clusters.open(key.namespace, KafkaSpec.model_validate(dict(kafka))) if kafka else None
 
     def _begin(self, cluster: Cluster) -> Observer:
         observer = self._others[cluster] = self._make(cluster.log)
-        observer.start()
+        if self._runs:
+            observer.start()
         return observer
 
     def _leave(self, key: Key) -> None:

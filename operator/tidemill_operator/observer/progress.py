@@ -226,11 +226,11 @@ def _named(partitions: list[int]) -> str:
 
 
 def _untold(partitions: list[int], kafka: str) -> TidemillError:
+    where, brokers = (f" at {kafka}", f"the brokers at {kafka}") if kafka else ("", "Kafka's brokers")
     return TidemillError(
         Reason.UNREACHABLE,
-        f"leaders of partitions {_named(partitions)} do not answer{f' at {kafka}' if kafka else ''}, and no event of"
-        " other partitions is counted",
-        f"see whether the brokers of {f'Kafka at {kafka}' if kafka else 'Kafka'} run",
+        f"leaders of partitions {_named(partitions)} do not answer{where}, and no event of other partitions is counted",
+        f"see whether {brokers} run",
     )
 
 
