@@ -11,10 +11,16 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
-from secured_kafka import Secured
+from kafka_admin import KafkaAdmin
+from secured_kafka import LOGIN, Secured
+from tidemill_contract.resource.kinds.formats import SecretRef
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.groups import Group, describe_group
 from tidemill_operator.actuators.kafka.moves import moves
+from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason, TidemillError
@@ -26,6 +32,9 @@ pytestmark = pytest.mark.integration
 
 ASKING = """
 import json, sys
+from tidemill_contract.resource.kinds.formats import SecretRef
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.errors import TidemillError
 
@@ -105,3 +114,39 @@ def test_init_reads_a_topic_with_the_same_settings(
     assert ("name: plan" in told.out) is not bool(refusal)
     assert refusal in told.err
     assert ("TIDEMILL_KAFKA_CONFIG" in told.err) is bool(refusal)
+
+
+def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp_path: Path) -> None:
+    """The platform's own Kafka is recognised behind any address, and a topic that is missing is not created."""
+    settings, folder = secured.settings["scram"], tmp_path / "shop" / "crm"
+    kafka = KafkaSpec(bootstrap_servers=settings["bootstrap.servers"], secret_ref=SecretRef(name="crm"))
+    keys = {"sasl.mechanism": "SCRAM-SHA-512", **LOGIN, "ca.crt": secured.authority.certificate.read_text()}
+    admin = AdminClient({"bootstrap.servers": secured.servers.kafka, "log_level": 0})
+    KafkaAdmin(secured.servers.kafka).create("crm.orders", 3)
+    before = set(admin.list_topics(timeout=30).topics)
+
+    def told(clusters: Clusters) -> str:
+        with pytest.raises(TidemillError) as refused:
+            clusters.topic("shop", kafka, "crm.orders")
+        return str(refused.value)
+
+    clusters = Clusters(keys_in_files(tmp_path))
+    assert told(clusters).startswith("spec.source.kafka.secretRef: Secret shop/crm: there is no folder")
+    folder.mkdir(parents=True)
+    (folder / "sasl.username").write_text("me")
+    assert "Secret shop/crm: sasl.mechanism is missing; add the key to the Secret" in told(clusters)
+    for key, text in keys.items():
+        (folder / key).write_text(text)
+    found = clusters.topic("shop", kafka, "crm.orders")
+    assert found is not None
+    assert found.partitions == 3
+    assert clusters.topic("shop", kafka, "crm.missing") is None
+    assert clusters.open("shop", kafka) is clusters.open("shop", kafka)
+    (folder / "sasl.password").write_text("wrong")
+    refusal = told(clusters)
+    assert settings["bootstrap.servers"] in refusal
+    assert refusal.endswith("check the login in the Secret shop/crm")
+    (folder / "sasl.password").write_text(LOGIN["sasl.password"])
+    own = Clusters(keys_in_files(tmp_path), KafkaSession(secured.servers.kafka, {}, 10.0))
+    assert told(own).endswith("is the platform's own Kafka; take out spec.source.kafka")
+    assert set(admin.list_topics(timeout=30).topics) == before
