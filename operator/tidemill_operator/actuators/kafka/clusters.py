@@ -7,6 +7,7 @@ Secret is used at once.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from tidemill_operator.plan.model import LiveTopic
 
 ANSWER_SECONDS = 6.0
 """The timeout of requests. It is short, so that a cluster that hangs does not delay other pipelines for long."""
+# After a cluster did not answer, it is not asked for this time, because each request takes up a worker of the operator.
+_PAUSE_SECONDS = 10.0
 _MOST = 256
 
 Keys = Callable[[str, str], Mapping[str, str]]
@@ -49,6 +52,7 @@ class Cluster:
         self.connection, self.name = connection, f"Kafka at {connection.servers}"
         self._remedy = f"check the login in the Secret {secret}" if secret else "set spec.source.kafka.secretRef"
         self._id = ""
+        self._silent: tuple[float, TidemillError] | None = None
 
     @cached_property
     def session(self) -> KafkaSession:
@@ -68,6 +72,17 @@ class Cluster:
         Raises:
             TidemillError: the cluster does not answer, refuses, or is the platform's own.
         """
+        silent = self._silent
+        if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
+            raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)
+        try:
+            return self._topic(name, own_id)
+        except TidemillError as error:
+            if error.reason == Reason.UNREACHABLE:
+                self._silent = (time.monotonic(), error)
+            raise
+
+    def _topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
         self._id = self._id or self.session.cluster_id()
         if self._id and self._id == own_id():
             raise TidemillError(
