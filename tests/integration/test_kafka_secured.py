@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+from bench import free_ports
 from kafka_admin import KafkaAdmin
 from secured_kafka import LOGIN, Secured
 from tidemill_contract.resource.kinds.formats import SecretRef
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
-from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.groups import Group, describe_group
 from tidemill_operator.actuators.kafka.moves import moves
 from tidemill_operator.actuators.kafka.session import KafkaSession
@@ -34,7 +36,7 @@ ASKING = """
 import json, sys
 from tidemill_contract.resource.kinds.formats import SecretRef
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
-from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.errors import TidemillError
 
@@ -150,3 +152,17 @@ def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp
     own = Clusters(keys_in_files(tmp_path), KafkaSession(secured.servers.kafka, {}, 10.0))
     assert told(own).endswith("is the platform's own Kafka; take out spec.source.kafka")
     assert set(admin.list_topics(timeout=30).topics) == before
+
+
+def test_a_cluster_that_does_not_answer_is_not_asked_again_at_once(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    kafka, clusters = KafkaSpec(bootstrap_servers=f"127.0.0.1:{port}"), Clusters(keys_in_files(tmp_path))
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(TidemillError, match=f"Kafka at 127.0.0.1:{port} does not answer") as refused:
+            clusters.topic("shop", kafka, "crm.orders")
+        assert refused.value.reason is Reason.UNREACHABLE
+        took.append(time.monotonic() - began)
+    assert took[0] < 2 * ANSWER_SECONDS
+    assert took[1] < 1.0
