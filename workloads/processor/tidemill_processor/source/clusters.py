@@ -14,6 +14,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from tidemill_chassis.kafka_clients import RECONNECTING
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.files import read_text
 from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
@@ -34,6 +35,7 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     # published with null for its longest metrics, or skipped.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
+    **RECONNECTING,
     "log_level": 3,
 }
 
@@ -107,7 +109,7 @@ class Outputs:
             KafkaException, TimeoutError: it does not answer in time.
         """
         if self._admin is None:
-            self._admin = AdminClient({**self._connection, "log_level": 0})
+            self._admin = AdminClient({**RECONNECTING, **self._connection, "log_level": 0})
         try:
             self._admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1)
         except (KafkaException, TimeoutError) as error:

@@ -109,7 +109,7 @@ class Source:
         if self.login.changed():
             log.info("the login at %s has changed", self.login.servers)
             self._connection = self.login.current()
-            self._admin = AdminClient(self._connection)
+            self._admin = AdminClient({**RECONNECTING, **self._connection})
             self._outdated = True
 
     def renew(self) -> None:
