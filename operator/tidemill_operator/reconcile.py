@@ -15,9 +15,9 @@ from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.resource.faults import one_line
-from tidemill_contract.resource.rules import Limits
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
+from tidemill_operator import elsewhere
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
@@ -187,7 +187,7 @@ def _beside(
     """Return the outcomes while a server does not answer. Workloads can still be checked then."""
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
-    pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
+    pipeline, _ = check({**document, "status": None}, platform.limits)
     if pipeline is not None and unseen.component not in RUNNING:
         outcomes += running(build_plan(pipeline, platform, 1), actuators, lambda component: blocked(component, by))
     there = {outcome.component for outcome in outcomes}
@@ -212,7 +212,7 @@ def _release(
 ) -> list[Outcome]:
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
-    pipeline, _ = check({**document, "status": None}, Limits(platform.topic_prefixes))
+    pipeline, _ = check({**document, "status": None}, platform.limits)
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
     # If the pipeline does not own the schema, it has created no topics either.
@@ -260,7 +260,7 @@ def _choose(
     document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
     """Choose the newest spec if it can be applied, else the accepted spec, if there is one."""
-    pipeline, faults = check({**document, "status": None}, Limits(platform.topic_prefixes))
+    pipeline, faults = check({**document, "status": None}, platform.limits)
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
         live = _look(pipeline, platform, actuators, scaled)
@@ -282,7 +282,7 @@ def _choose(
     generation = live.schema.generation if live.schema else 1
     plan = build_plan(earlier, platform, generation, live)
     if any(
-        written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
+        written_by_pipelines(plan.namespace, plan.name, plan.schema.own_source)
     ):  # an earlier version of Tidemill accepted the spec without this rule
         return live, _Choice(None, None, stalled)
     return live, _Choice(earlier, plan, stalled)
@@ -292,8 +292,9 @@ def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators,
     with _looking_at(Component.SCHEMA):
         schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
     with _looking_at(Component.TOPICS):
-        wanted = topics_concerned(build_plan(pipeline, platform, 1), schema)
-        live = LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
+        plan = build_plan(pipeline, platform, 1)
+        topics = elsewhere.observe(plan, topics_concerned(plan, schema), actuators)
+        live = LiveFacts(topics, actuators.kafka.brokers(), schema)
     with _looking_at(Component.PROCESSORS):
         return replace(live, replicas=scaled(pipeline) if scaled else None)
 
@@ -322,7 +323,7 @@ def _ensure(
         doing.block(Component.TOPICS, *RUNNING, by="the schema")
         return doing.outcomes
     confirm()
-    there = doing.step(Component.TOPICS, act=lambda: actuators.kafka.ensure(plan.topics, spread=spread))
+    there = doing.step(Component.TOPICS, act=lambda: elsewhere.ensure(plan, actuators, spread=spread))
     if not there and not all(topic.name in live.topics for topic in plan.topics):
         doing.block(*RUNNING, by="the topics")
         return doing.outcomes

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import TidemillError
@@ -34,8 +35,11 @@ def reported(
     """Return the report about the running spec."""
     owner = owner_of(pipeline, platform)
     managed = {topic.name: topic.managed for topic in plan.topics}
+    places = {topic.name: _place(topic.kafka) for topic in plan.topics if topic.kafka is not None}
     observed = [outcome for outcome in outcomes if outcome.component == Component.TOPICS and outcome.observed]
-    topics = [{"name": o.name, **o.observed, "managed": managed.get(o.name, True)} for o in observed]
+    topics = [
+        {"name": o.name, **o.observed, "managed": managed.get(o.name, True), **places.get(o.name, {})} for o in observed
+    ]
     closed = live.schema.closed_until if live.schema else {}
     return Report(
         generation=0,
@@ -54,6 +58,11 @@ def reported(
         full=used_up(pipeline.spec, live.schema, owner),
         failing=failing(live.schema, owner),
     )
+
+
+def _place(kafka: KafkaSpec) -> dict[str, Any]:
+    """Return the member of a topic's status that says on which other cluster it is."""
+    return {"kafka": kafka.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract import names
+from tidemill_contract.resource.rules import Limits
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
+from tidemill_operator import elsewhere
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
@@ -21,6 +23,8 @@ from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.settings import Platform
 
 RUNNING = (Component.PROCESSORS, Component.INGEST, Component.API)
+# An accepted spec stays in force, even if the platform no longer allows its topic.
+_ANY_TOPIC = Limits(topic_prefixes=("",))
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
-    pipeline, _ = check({**known, "metadata": metadata, "spec": dict(live.accepted)})
+    pipeline, _ = check({**known, "metadata": metadata, "spec": dict(live.accepted)}, _ANY_TOPIC)
     return pipeline
 
 
@@ -68,13 +72,14 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
         # The accepted spec is unknown. The current one is used, because it gives the same names.
-        pipeline, _ = check({**document, "status": None})
+        pipeline, _ = check({**document, "status": None}, _ANY_TOPIC)
     if pipeline is None:
         return None
     live = LiveFacts(schema=schema)
     with _told(outcomes, Component.TOPICS):
-        wanted = [topic.name for topic in build_plan(pipeline, platform, 1, live).topics]
-        live = LiveFacts(actuators.kafka.observe(wanted), actuators.kafka.brokers(), schema)
+        planned = build_plan(pipeline, platform, 1, live)
+        own = [topic.name for topic in planned.topics if topic.kafka is None]
+        live = LiveFacts(elsewhere.observe(planned, own, actuators), actuators.kafka.brokers(), schema)
     plan = build_plan(pipeline, platform, schema.generation if schema else 1, live, switch=False)
     if live.brokers is not None:
         outcomes += [_topic(topic, live.topics.get(topic.name)) for topic in plan.topics]

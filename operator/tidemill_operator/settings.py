@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any, Literal
 
 from tidemill_contract import trust
 from tidemill_contract.files import read_text
+from tidemill_contract.resource.rules import Limits
 from tidemill_operator.addresses import PostgresAddress
 
 Runtime = Literal["local", "kubernetes"]
+_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,249}")
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 
@@ -33,6 +36,7 @@ class Platform:
         replication_factor: default replication factor of topics.
         auth_required: whether pipelines require API keys by default.
         topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
+        readable_topics: patterns of topics that any pipeline may read with `managed: false`, such as `crm.*`.
         ports: wanted port of each component, or 0 for any free port.
         resilience_file: the file with the workloads' breakers, retries and timeouts.
         output_retention_ms: retention of the topics of results, anomalies and dead letters.
@@ -53,6 +57,7 @@ class Platform:
     replication_factor: int = 1
     auth_required: bool = False
     topic_prefixes: tuple[str, ...] = ()
+    readable_topics: tuple[str, ...] = ()
     ports: Mapping[str, int] = field(default_factory=lambda: {"processor": 0, "ingest": 8080, "api": 8081})
     resilience_file: Path | None = None
     output_retention_ms: int = 7 * 86_400_000
@@ -67,8 +72,8 @@ class Platform:
         TIDEMILL_RUNTIME (local, kubernetes), TIDEMILL_CLUSTER_ID, TIDEMILL_KAFKA_BROKERS, TIDEMILL_KAFKA_CONFIG,
         TIDEMILL_POSTGRES_URL, TIDEMILL_POSTGRES_CA, TIDEMILL_REDIS_URL, TIDEMILL_REDIS_CA, TIDEMILL_DEFAULT_PARTITIONS,
         TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
-        TIDEMILL_TOPIC_PREFIXES (comma-separated), TIDEMILL_RESILIENCE_FILE, TIDEMILL_REPLICATION_THROTTLE,
-        TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
+        TIDEMILL_TOPIC_PREFIXES and TIDEMILL_READABLE_TOPICS (comma-separated), TIDEMILL_RESILIENCE_FILE,
+        TIDEMILL_REPLICATION_THROTTLE, TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
 
         Raises:
             ValueError: a value is invalid. The message names the variable.
@@ -92,11 +97,17 @@ class Platform:
             replication_factor=number(environ, "TIDEMILL_DEFAULT_REPLICATION_FACTOR", 3 if in_cluster else 1, most=15),
             auth_required=flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),
             topic_prefixes=listed(environ, "TIDEMILL_TOPIC_PREFIXES"),
+            readable_topics=_patterns(environ, "TIDEMILL_READABLE_TOPICS"),
             resilience_file=Path(file) if file else None,
             replication_throttle=number(environ, "TIDEMILL_REPLICATION_THROTTLE", 50_000_000, least=0, most=10**12),
             recreate_topics=flag(environ, "TIDEMILL_RECREATE_TOPICS", False),
             offsets_replication=number(environ, "TIDEMILL_OFFSETS_REPLICATION_FACTOR", 0, least=0, most=15),
         )
+
+    @property
+    def limits(self) -> Limits:
+        """The names of source topics that are allowed."""
+        return Limits(self.topic_prefixes, self.readable_topics)
 
 
 def number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:
@@ -140,6 +151,15 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
         # A parser's message could show the file's text, which may hold a password.
         raise ValueError(f"{name}: {path} does not hold a JSON object ({type(error).__name__})") from None
     return text
+
+
+def _patterns(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Read names of topics, in which `*` stands for any characters."""
+    found = listed(environ, name)
+    for pattern in found:
+        if not _PATTERN.fullmatch(pattern):
+            raise ValueError(f"{name}: {pattern!r} is no name of topics; write names, with * for any characters")
+    return found
 
 
 def listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""An in-memory platform for tests. It has the four protocols of the actuators without Kafka, Postgres or a cluster.
+"""An in-memory platform for tests. It has the protocols of the actuators without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
 A test reads the topics, schemas, secrets and workloads, changes them behind the operator's back, and counts the writes.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
@@ -26,7 +27,7 @@ from tidemill_operator.plan.refusals import column_changes, foreign, gone, missi
 
 
 class MemoryPart:
-    """The common base of the four actuators.
+    """The common base of the actuators.
 
     Attributes:
         writes: descriptions of all writes, in order.
@@ -130,6 +131,26 @@ class MemoryTopics(MemoryPart):
         return outcomes
 
 
+class MemoryClusters(MemoryPart):
+    """Other Kafka clusters.
+
+    Attributes:
+        partitions: the number of partitions of each topic, or 0 if no topic exists.
+        ids: the ids of topics that differ from `<brokers>/<topic>`, by brokers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.partitions = 3
+        self.ids: dict[str, str] = {}
+
+    def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
+        """Return the topic if topics exist."""
+        self._called("topic")
+        servers = kafka.bootstrap_servers
+        return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
+
+
 class MemorySchemas(MemoryPart):
     """Schemas by name.
 
@@ -184,7 +205,7 @@ class MemorySchemas(MemoryPart):
             if not adopt or (exists and exists(claim.owner.namespace, claim.owner.name)):
                 return [failed(Component.SCHEMA, schema.name, error)]
             del self.claims[claim.schema]
-        self.claims[schema.name] = Claim(schema.source, schema.managed, owner, schema.name)
+        self.claims[schema.name] = Claim(schema.own_source, schema.managed, owner, schema.name)
         logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
         known = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
         self.logins[schema.name] = known | {login.removeprefix(schema.writer) for login in logins}
@@ -349,17 +370,24 @@ class MemoryRuntime(MemoryPart):
 
 @dataclass
 class MemoryWorld:
-    """The four actuators together. They are empty, with one broker."""
+    """All actuators together. They are empty, with one broker."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)
     secrets: MemorySecrets = field(default_factory=MemorySecrets)
     runtime: MemoryRuntime = field(default_factory=MemoryRuntime)
+    clusters: MemoryClusters = field(default_factory=MemoryClusters)
 
     @property
     def actuators(self) -> Actuators:
-        """Return the four actuators as an argument of `reconcile`."""
-        return Actuators(kafka=self.kafka, postgres=self.postgres, secrets=self.secrets, runtime=self.runtime)
+        """Return the actuators as an argument of `reconcile`."""
+        return Actuators(
+            kafka=self.kafka,
+            postgres=self.postgres,
+            secrets=self.secrets,
+            runtime=self.runtime,
+            clusters=self.clusters,
+        )
 
     def take_writes(self) -> list[str]:
         """Return the writes since the last call."""

@@ -70,9 +70,17 @@ def manifests(
     return found
 
 
+def elsewhere(example: Path) -> dict[str, Any]:
+    """The example's source, on another Kafka cluster."""
+    (document,) = load_documents(example.read_text())
+    kafka = {"bootstrapServers": "a.crm.example:9093,b.crm.example:9094", "secretRef": {"name": "crm-kafka"}}
+    return {**document["spec"]["source"], "kafka": kafka, "topic": {"name": "crm.orders", "managed": False}}
+
+
 CASES = {example.stem: (example, PLAIN, {}, {}) for example in EXAMPLES}
 CASES["flights-own-api"] = (EXAMPLES[0], FULL, OWN_API, {})
 CASES["server-metrics-mqtt"] = (EXAMPLES[1], PLAIN, {}, BRIDGE)
+CASES["flights-other-cluster"] = (EXAMPLES[0], PLAIN, {}, elsewhere(EXAMPLES[0]))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,36 +6,37 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import (
-    AdminClient,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
-)
-from cryptography.hazmat.primitives import serialization
+from confluent_kafka.admin import AdminClient
 
-from kube.pki import Authority
+from bench import free_ports
+from kafka_admin import KafkaAdmin
+from secured_kafka import LOGIN, Secured
+from tidemill_contract.resource.kinds.formats import SecretRef
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.groups import Group, describe_group
 from tidemill_operator.actuators.kafka.moves import moves
+from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.cli.main import main
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.laptop.servers import Servers, kafka
+from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.plan.model import Topic
-from tidemill_operator.processes.ports import Ports
 from waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-USER, PASSWORD = "tidemill", "not secret"
 ASKING = """
 import json, sys
+from tidemill_contract.resource.kinds.formats import SecretRef
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.errors import TidemillError
 
@@ -44,85 +45,6 @@ try:
 except TidemillError as error:
     print(error)
 """
-LOGIN = {"sasl.username": USER, "sasl.password": PASSWORD}
-MODULE = "org.apache.kafka.common.security.{} required"
-
-
-def pkcs8(key: Path) -> str:
-    """The form of a private key that Java reads."""
-    read = serialization.load_pem_private_key(key.read_bytes(), None)
-    form = serialization.PrivateFormat.PKCS8
-    return read.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
-
-
-class Secured:
-    """A broker with a listener for logins and one for certificates besides its own.
-
-    Attributes:
-        settings: of a client in librdkafka's names, by what it shows.
-    """
-
-    def __init__(self, own_servers: Callable[..., Servers], folder: Path) -> None:
-        self.authority = Authority(folder / "pki")
-        self.server = self.authority.issue("server", common_name="broker", names=["localhost"])
-        self.client = self.authority.issue("client", common_name=USER)
-        ports = Ports(folder / "ports.json")
-        self.ports = {"LOGIN": ports.get("login"), "MUTUAL": ports.get("mutual")}
-        properties = kafka._properties
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kafka, "_properties", lambda *args, **more: self.added(properties(*args, **more)))
-            servers = own_servers(needs=("kafka",))
-        change = UserScramCredentialUpsertion(
-            USER, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), PASSWORD.encode()
-        )
-        admin = AdminClient({"bootstrap.servers": servers.kafka, "log_level": 0})
-        for future in admin.alter_user_scram_credentials([change]).values():
-            future.result(30)
-        trusting = {"ssl.ca.pem": self.authority.certificate.read_text(), "log_level": 0}
-        login = {**trusting, "bootstrap.servers": f"localhost:{self.ports['LOGIN']}", "security.protocol": "sasl_ssl"}
-        mutual = {**trusting, "bootstrap.servers": f"localhost:{self.ports['MUTUAL']}", "security.protocol": "ssl"}
-        files = {"ssl.certificate.location": str(self.client.certificate), "ssl.key.location": str(self.client.key)}
-        texts = {
-            "ssl.certificate.pem": self.client.certificate.read_text(),
-            "ssl.key.pem": self.client.key.read_text(),
-        }
-        self.settings: dict[str, dict[str, Any]] = {
-            "plain": {**login, **LOGIN, "sasl.mechanism": "PLAIN"},
-            "scram": {**login, **LOGIN, "sasl.mechanisms": "SCRAM-SHA-512"},
-            "certificate-files": {**mutual, **files},
-            "certificate-texts": {**mutual, **texts},
-            "wrong-password": {**login, "sasl.mechanism": "PLAIN", "sasl.username": USER, "sasl.password": "wrong"},
-            "no-certificate": mutual,
-            "unknown-authority": {**login, **LOGIN, "sasl.mechanism": "PLAIN", "ssl.ca.pem": self.other(folder)},
-        }
-
-    def other(self, folder: Path) -> str:
-        return Authority(folder / "other").certificate.read_text()
-
-    def added(self, properties: Mapping[str, str]) -> dict[str, str]:
-        """The broker's properties with both listeners."""
-        found = dict(properties)
-        for name, port in self.ports.items():
-            found["listeners"] += f",{name}://127.0.0.1:{port}"
-            found["advertised.listeners"] += f",{name}://localhost:{port}"
-        found["listener.security.protocol.map"] += ",LOGIN:SASL_SSL,MUTUAL:SSL"
-        text = {
-            "ssl.keystore.certificate.chain": self.server.certificate.read_text(),
-            "ssl.keystore.key": pkcs8(self.server.key),
-            "ssl.truststore.certificates": self.authority.certificate.read_text(),
-        }
-        at = "listener.name.login"
-        plain = f'{MODULE.format("plain.PlainLoginModule")} user_{USER}="{PASSWORD}";'
-        return {
-            **found,
-            **{key: value.replace("\n", "\\n") for key, value in text.items()},
-            "ssl.keystore.type": "PEM",
-            "ssl.truststore.type": "PEM",
-            "listener.name.mutual.ssl.client.auth": "required",
-            f"{at}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
-            f"{at}.plain.sasl.jaas.config": plain,
-            f"{at}.scram-sha-512.sasl.jaas.config": f"{MODULE.format('scram.ScramLoginModule')};",
-        }
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +116,53 @@ def test_init_reads_a_topic_with_the_same_settings(
     assert ("name: plan" in told.out) is not bool(refusal)
     assert refusal in told.err
     assert ("TIDEMILL_KAFKA_CONFIG" in told.err) is bool(refusal)
+
+
+def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp_path: Path) -> None:
+    """The platform's own Kafka is recognised behind any address, and a topic that is missing is not created."""
+    settings, folder = secured.settings["scram"], tmp_path / "shop" / "crm"
+    kafka = KafkaSpec(bootstrap_servers=settings["bootstrap.servers"], secret_ref=SecretRef(name="crm"))
+    keys = {"sasl.mechanism": "SCRAM-SHA-512", **LOGIN, "ca.crt": secured.authority.certificate.read_text()}
+    admin = AdminClient({"bootstrap.servers": secured.servers.kafka, "log_level": 0})
+    KafkaAdmin(secured.servers.kafka).create("crm.orders", 3)
+    before = set(admin.list_topics(timeout=30).topics)
+
+    def told(clusters: Clusters) -> str:
+        with pytest.raises(TidemillError) as refused:
+            clusters.topic("shop", kafka, "crm.orders")
+        return str(refused.value)
+
+    clusters = Clusters(keys_in_files(tmp_path))
+    assert told(clusters).startswith("spec.source.kafka.secretRef: Secret shop/crm: there is no folder")
+    folder.mkdir(parents=True)
+    (folder / "sasl.username").write_text("me")
+    assert "Secret shop/crm: sasl.mechanism is missing; add the key to the Secret" in told(clusters)
+    for key, text in keys.items():
+        (folder / key).write_text(text)
+    found = clusters.topic("shop", kafka, "crm.orders")
+    assert found is not None
+    assert found.partitions == 3
+    assert clusters.topic("shop", kafka, "crm.missing") is None
+    assert clusters.open("shop", kafka) is clusters.open("shop", kafka)
+    (folder / "sasl.password").write_text("wrong")
+    refusal = told(clusters)
+    assert settings["bootstrap.servers"] in refusal
+    assert refusal.endswith("check the login in the Secret shop/crm")
+    (folder / "sasl.password").write_text(LOGIN["sasl.password"])
+    own = Clusters(keys_in_files(tmp_path), KafkaSession(secured.servers.kafka, {}, 10.0))
+    assert told(own).endswith("is the platform's own Kafka; take out spec.source.kafka")
+    assert set(admin.list_topics(timeout=30).topics) == before
+
+
+def test_a_cluster_that_does_not_answer_is_not_asked_again_at_once(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    kafka, clusters = KafkaSpec(bootstrap_servers=f"127.0.0.1:{port}"), Clusters(keys_in_files(tmp_path))
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(TidemillError, match=f"Kafka at 127.0.0.1:{port} does not answer") as refused:
+            clusters.topic("shop", kafka, "crm.orders")
+        assert refused.value.reason is Reason.UNREACHABLE
+        took.append(time.monotonic() - began)
+    assert took[0] < 2 * ANSWER_SECONDS
+    assert took[1] < 1.0

@@ -21,7 +21,7 @@ from tidemill_operator.errors import Reason
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_processor.publish.producer import Outlet
-from tidemill_processor.source.consumer import PRODUCER_TUNING
+from tidemill_processor.source.clusters import PRODUCER_TUNING
 from waiting import eventually
 
 pytestmark = pytest.mark.integration

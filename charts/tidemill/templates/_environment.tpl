@@ -100,6 +100,10 @@
 - name: TIDEMILL_TOPIC_PREFIXES
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with .Values.defaults.readableTopics }}
+- name: TIDEMILL_READABLE_TOPICS
+  value: {{ join "," . | quote }}
+{{- end }}
 - name: TIDEMILL_IMAGE_INGEST
   value: {{ include "tidemill.image" (list . "ingest") | quote }}
 - name: TIDEMILL_IMAGE_PROCESSOR

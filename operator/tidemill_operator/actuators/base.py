@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.runtime import PostgresCredentials
+from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
@@ -64,6 +66,23 @@ class Topics(Protocol):
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
         """Delete or keep the topics of a removed pipeline, as `reclaim` says. Unmanaged topics are never deleted."""
         ...
+
+
+class OtherClusters(Protocol):
+    """Kafka clusters with sources that are not on the platform's own Kafka. Nothing is written to them."""
+
+    def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
+        """Return a topic, or None if it does not exist, or if the login may not describe it."""
+        ...
+
+
+class NoClusters:
+    """Stands for the other clusters where none can be reached."""
+
+    def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
+        """Raise an error."""
+        message = f"topic {name} is at {kafka.bootstrap_servers}, and no login of other Kafka clusters is known here"
+        raise TidemillError(Reason.UNREACHABLE, message)
 
 
 class Schemas(Protocol):
@@ -162,3 +181,4 @@ class Actuators:
     postgres: Schemas
     secrets: Secrets
     runtime: Runtime
+    clusters: OtherClusters = field(default_factory=NoClusters)

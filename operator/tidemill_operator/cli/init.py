@@ -199,8 +199,8 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
     namespace = topic.partition(".")[0] if "." in topic else None
     prefixed = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
     hints = [f"tidemill up -f {shlex.quote(str(args.output or f'{name}.yaml'))}"]
-    if not prefixed and not topic.startswith(platform.topic_prefixes):
-        hints.insert(0, f"export TIDEMILL_TOPIC_PREFIXES={shlex.quote(topic)}  # allows a topic of this name")
+    if not prefixed and not platform.limits.own(topic, "default") and not platform.limits.readable(topic):
+        hints.insert(0, f"export TIDEMILL_READABLE_TOPICS={shlex.quote(topic)}  # allows reading a topic of this name")
     origin = Origin(
         label=f"topic {topic}",
         described="JSON records, the newest of each partition",

@@ -7,10 +7,12 @@ nothing is read from that server, and what it holds counts as unknown.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.addresses import PostgresAddress
@@ -19,7 +21,7 @@ from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.laptop.servers.postgres import administrator
 from tidemill_operator.laptop.store import Store
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Schema
+from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Plan, Schema
 from tidemill_operator.plan.refusals import topics_concerned
 from tidemill_operator.settings import Platform
 
@@ -34,10 +36,12 @@ class World:
     Attributes:
         platform: the platform with the addresses.
         uids: the uids of the pipelines of a running `up`, by `namespace/name`, or None if no `up` runs.
+        references: the folder with the users' Secrets.
     """
 
     platform: Platform
     uids: Mapping[str, str] | None = None
+    references: Path = field(default=Path(), compare=False, kw_only=True)
 
     @property
     def kafka(self) -> str | None:
@@ -79,7 +83,16 @@ class World:
             return LiveFacts(schema=schema), {}
         kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
         topics = kafka.observe(topics_concerned(plan, schema))
-        return LiveFacts(topics, kafka.brokers(), schema), kafka.configs(list(topics))
+        configs = kafka.configs(list(topics))
+        return LiveFacts({**topics, **self._elsewhere(plan)}, kafka.brokers(), schema), configs
+
+    def _elsewhere(self, plan: Plan) -> dict[str, LiveTopic]:
+        """Return the source topic of a plan if it is on another Kafka cluster and exists."""
+        own = KafkaSession(self.platform.kafka_brokers, self.platform.kafka_config, ANSWER_SECONDS)
+        clusters = Clusters(keys_in_files(self.references), own)
+        topics = [(topic.name, topic.kafka) for topic in plan.topics if topic.kafka is not None]
+        found = {name: clusters.topic(plan.namespace, kafka, name) for name, kafka in topics}
+        return {name: live for name, live in found.items() if live is not None}
 
 
 def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
@@ -93,15 +106,16 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
         CommandError: the login of the Postgres that the running `up` uses is unknown.
         ValueError: a variable has a wrong value.
     """
-    platform = Platform.from_env(environ)
+    platform, references = Platform.from_env(environ), data_dir / "secret-refs"
     state = read_state(data_dir)
     if state is None or not is_running(state):
-        return World(platform)
+        return World(platform, references=references)
     platform = replace(platform, kafka_brokers=platform.kafka_brokers or str(state["addresses"]["kafka"]))
     if not platform.postgres.host:
         platform = replace(platform, postgres=_postgres(data_dir, state))
     stored = Store(data_dir / "state")
-    return World(platform, {pipeline.key: str(pipeline.document["metadata"]["uid"]) for pipeline in stored})
+    uids = {pipeline.key: str(pipeline.document["metadata"]["uid"]) for pipeline in stored}
+    return World(platform, uids, references=references)
 
 
 def _postgres(data_dir: Path, state: Mapping[str, Any]) -> PostgresAddress:

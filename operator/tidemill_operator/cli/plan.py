@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from tidemill_contract import names
-from tidemill_contract.resource.rules import Limits
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         world = find_world(args.data_dir, os.environ)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    reading = Sources([args.file], topic_prefixes=world.platform.topic_prefixes).poll()
+    reading = Sources([args.file], limits=world.platform.limits).poll()
     if reading is None or reading.faults:
         raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
     try:
@@ -106,7 +105,7 @@ def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list
         planned.append(one)
         if not one.refused:
             schema, owner = one.plan.schema, Owner(one.plan.namespace, one.plan.name, "", world.platform.cluster_id)
-            taken.append(Claim(schema.source, schema.managed, owner, schema.name))
+            taken.append(Claim(schema.own_source, schema.managed, owner, schema.name))
     return planned
 
 
@@ -124,7 +123,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     metadata = document["metadata"]
     schema = world.schema(names.schema(metadata.get("namespace", "default"), metadata["name"]))
     document = {**document, "status": None, "metadata": {**metadata, "uid": _uid(metadata, world, schema)}}
-    pipeline, _ = check(document, Limits(world.platform.topic_prefixes))
+    pipeline, _ = check(document, world.platform.limits)
     assert pipeline is not None  # noqa: S101 - the document was checked when it was read
     generation = metadata.get("generation") or _generation(pipeline, world, schema)
     live, configs = world.facts(build_plan(pipeline, world.platform, generation), schema)

@@ -86,8 +86,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     options = Options.of(args)
     try:
-        prefixes = Platform.from_env(os.environ).topic_prefixes
-        sources = Sources(args.files, topic_prefixes=prefixes)
+        sources = Sources(args.files, limits=Platform.from_env(os.environ).limits)
         reading = sources.poll()
         if reading is None or reading.faults:
             raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)

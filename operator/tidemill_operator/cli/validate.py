@@ -23,12 +23,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PREFIX",
         help="allow source topics with this prefix, besides '<namespace>.'",
     )
+    parser.add_argument(
+        "--allow-topic",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="allow source topics of others with managed: false, such as 'crm.*'",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Validate every file. Return 0, or 2 if a file has a fault. Valid specs that are not supported cause a warning."""
-    limits = Limits(topic_prefixes=tuple(args.allow_topic_prefix))
+    limits = Limits(tuple(args.allow_topic_prefix), tuple(args.allow_topic))
     results = [_file(name, limits) for name in args.files]
     return 0 if all(results) else 2
 

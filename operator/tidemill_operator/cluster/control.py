@@ -18,7 +18,7 @@ from tidemill_operator.cluster.world import World
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer import figures
-from tidemill_operator.observer.observer import Observer
+from tidemill_operator.observer.observers import Observers
 from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.reconcile import reconcile
@@ -48,7 +48,7 @@ class Controller:
         world: World,
         *,
         recorder: Recorder,
-        observer: Observer,
+        observer: Observers,
         measures: Measures,
         scaling: ClusterScaling,
         progress: ProgressWatch | None = None,
@@ -119,8 +119,7 @@ class Controller:
         self._scaling.watch(key, paused=is_paused(document))
         if progress:
             progress.watch(key, document, status)
-        if status.get("schema") and status.get("topics"):
-            self._observer.watch(key, status["schema"], status["topics"][0]["name"])
+        self._observer.watch(key, status)
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:

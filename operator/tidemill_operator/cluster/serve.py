@@ -15,11 +15,13 @@ from typing import Any
 import kopf
 
 from tidemill_chassis.status_server import StatusServer
-from tidemill_contract.resource.rules import Limits
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters
 from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, NotFound
 from tidemill_operator.actuators.kubernetes.children import LISTED
 from tidemill_operator.actuators.kubernetes.mirror import Mirror, MirroredApi
+from tidemill_operator.actuators.kubernetes.secrets import keys_in_cluster
 from tidemill_operator.cluster import handlers
 from tidemill_operator.cluster.admission.certificates import CertificateKeeper
 from tidemill_operator.cluster.admission.webhook import Webhook
@@ -37,7 +39,8 @@ from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.controllers import Controllers
-from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
+from tidemill_operator.observer.observer import KAFKA_SECONDS
+from tidemill_operator.observer.observers import Observers
 from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.observer.writes import Writes
@@ -63,9 +66,11 @@ class Operator:
         self._stopping = threading.Event()
         self._elector = Elector.of(settings)
         self._recorder, self._measures = Recorder(self._api, settings.pod_name), Measures()
+        own = KafkaSession(platform.kafka_brokers, settings.kafka, ANSWER_SECONDS)
+        self._clusters = Clusters(keys_in_cluster(self._api), own)
         self._scaling = ClusterScaling(
             self._api,
-            FiguresReader(platform.kafka_brokers, platform.postgres, config=settings.kafka),
+            FiguresReader(platform.kafka_brokers, platform.postgres, config=settings.kafka, clusters=self._clusters),
             recorder=self._recorder,
             measures=self._measures,
             wake=lambda key: self._queue.add(key),
@@ -77,8 +82,9 @@ class Operator:
             unled=Controllers(kafka_log.led).silent_seconds,
             refused=Writes.of(platform.postgres).refusal,
         )
-        self._observer = Observer(
+        self._observer = Observers(
             kafka_log,
+            self._clusters,
             platform.postgres,
             self._observed.show,
             progress=self._progress.take,
@@ -167,7 +173,7 @@ class Operator:
 
     def _controller(self) -> Controller:
         platform, settings = self._platform, self._settings
-        world = World.of(platform, settings, api=self._api, elector=self._elector)
+        world = World.of(platform, settings, api=self._api, elector=self._elector, clusters=self._clusters)
         return Controller(
             world,
             recorder=self._recorder,
@@ -193,7 +199,7 @@ class Operator:
             keeper,
             port=settings.webhook_port,
             configuration=settings.webhook_configuration,
-            limits=Limits(self._platform.topic_prefixes),
+            limits=self._platform.limits,
         )
 
     def _ready(self) -> bool:

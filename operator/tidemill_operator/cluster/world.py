@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
-from tidemill_operator.actuators.base import Actuators, Schemas, Topics
+from tidemill_operator.actuators.base import Actuators, NoClusters, OtherClusters, Schemas, Topics
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import Api
 from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
@@ -26,6 +26,7 @@ class World:
     Attributes:
         platform: addresses and defaults.
         placement: settings of every workload in the cluster.
+        clusters: the Kafka clusters of sources elsewhere.
     """
 
     api: Api
@@ -33,9 +34,18 @@ class World:
     postgres: Schemas
     platform: Platform
     placement: Placement
+    clusters: OtherClusters = field(default_factory=NoClusters)
 
     @classmethod
-    def of(cls, platform: Platform, settings: ClusterSettings, *, api: Api, elector: Elector) -> Self:
+    def of(
+        cls,
+        platform: Platform,
+        settings: ClusterSettings,
+        *,
+        api: Api,
+        elector: Elector,
+        clusters: OtherClusters | None = None,
+    ) -> Self:
         """Create the world from settings. Its actuators only write while the elector leads."""
         kafka = KafkaTopics(
             platform.kafka_brokers,
@@ -44,7 +54,14 @@ class World:
             offsets_replicas=platform.offsets_replication,
         )
         postgres = PostgresSchemas(platform.postgres, leadership=elector)
-        return cls(api=api, kafka=kafka, postgres=postgres, platform=platform, placement=settings.placement)
+        return cls(
+            api=api,
+            kafka=kafka,
+            postgres=postgres,
+            platform=platform,
+            placement=settings.placement,
+            clusters=clusters or NoClusters(),
+        )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
         """Return the actuators of one resource, and its Kubernetes runtime."""
@@ -56,6 +73,7 @@ class World:
                 postgres=timed(self.postgres, "schema"),
                 secrets=timed(KubernetesSecrets(self.api, owner), "secrets"),
                 runtime=timed(runtime, "workloads"),
+                clusters=timed(self.clusters, "topics"),
             ),
             runtime,
         )

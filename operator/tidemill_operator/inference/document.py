@@ -88,9 +88,9 @@ def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
 
 def _assert_valid(text: str, origin: Origin) -> None:
     """Check that the validator accepts the text. If it does not, this module has a fault."""
-    prefixes = (origin.topic,) if origin.topic else ()
+    topics = (origin.topic,) if origin.topic else ()
     for document in load_documents(text):
-        faults = check(document, Limits(topic_prefixes=prefixes))[1]
+        faults = check(document, Limits(readable_topics=topics))[1]
         if faults:
             raise AssertionError(f"the drafted pipeline is invalid: {faults[0]}")
 

@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tidemill_chassis.status_server import StatusServer
+from tidemill_operator.actuators.kafka.clusters import Clusters
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.keys import Key
 from tidemill_operator.laptop.store import Stored
 from tidemill_operator.observer import figures
 from tidemill_operator.observer.figures import Observation
-from tidemill_operator.observer.observer import Observer, Tell
+from tidemill_operator.observer.observer import Tell
+from tidemill_operator.observer.observers import Observers
 
 
 class LocalFigures:
     """The figures of one run. Measuring begins with `start`.
 
     Args:
-        log: reads the topics of the pipelines.
+        log: reads the topics of the platform's own Kafka.
+        clusters: connects to the clusters of sources elsewhere.
         postgres: the database and its administrator's login.
         host: the address on which the metrics are served.
         say: prints when figures become unknown, and when they are known again.
@@ -31,11 +34,12 @@ class LocalFigures:
         log: KafkaLog,
         postgres: PostgresAddress,
         *,
+        clusters: Clusters,
         host: str,
         say: Callable[[str], None],
         progress: Tell = lambda *_: None,
     ) -> None:
-        self._observer = Observer(log, postgres, self._show, progress=progress)
+        self._observer = Observers(log, clusters, postgres, self._show, progress=progress)
         self._server = StatusServer(host, 0, lambda: (200, {"status": "healthy"}), lambda: True, lambda: True)
         self._say = say
         self._told: dict[Key, dict[str, Any]] = {}
@@ -60,8 +64,7 @@ class LocalFigures:
         """Measure exactly these pipelines, if they have a schema and a topic."""
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
-            if status.get("schema") and status.get("topics"):
-                self._observer.watch(key, status["schema"], status["topics"][0]["name"])
+            self._observer.watch(key, status)
         for key in self._watched - wanted.keys():
             self._observer.forget(key)
             self._told.pop(key, None)

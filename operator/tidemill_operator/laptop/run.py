@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
@@ -108,12 +110,14 @@ class Run:
             redis_url=servers.redis,
             ports={"processor": 0, **options.ports.first},
         )
-        self._actuators = _actuators(self._platform, servers, self._runtime)
+        own = KafkaSession(servers.kafka, self._platform.kafka_config, ANSWER_SECONDS)
+        clusters = Clusters(keys_in_files(self._runtime.references_root), own)
+        self._actuators = _actuators(self._platform, servers, self._runtime, clusters)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
             options.data_dir / "scaling",
-            reader=FiguresReader(servers.kafka, servers.postgres, config=self._platform.kafka_config),
+            reader=_figures_reader(self._platform, clusters),
             runtime=self._runtime,
             say=say,
         )
@@ -122,7 +126,7 @@ class Run:
             unled=Controllers(kafka_log.led).silent_seconds, refused=Writes.of(servers.postgres).refusal
         )
         self._figures = LocalFigures(
-            kafka_log, servers.postgres, host=options.host, say=say, progress=self._progress.take
+            kafka_log, servers.postgres, clusters=clusters, host=options.host, say=say, progress=self._progress.take
         )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._passes = Passes(self._session.step)
@@ -335,7 +339,11 @@ def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document
 
 
-def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> Actuators:
+def _figures_reader(platform: Platform, clusters: Clusters) -> FiguresReader:
+    return FiguresReader(platform.kafka_brokers, platform.postgres, config=platform.kafka_config, clusters=clusters)
+
+
+def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime, clusters: Clusters) -> Actuators:
     return Actuators(
         kafka=KafkaTopics(
             servers.kafka,
@@ -346,6 +354,7 @@ def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> A
         postgres=PostgresSchemas(servers.postgres),
         secrets=FileSecrets(runtime.secrets_root),
         runtime=runtime,
+        clusters=clusters,
     )
 
 

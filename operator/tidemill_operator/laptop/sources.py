@@ -42,11 +42,11 @@ class Sources:
 
     Args:
         paths: the files. Duplicates are ignored.
-        topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
+        limits: the allowed names of source topics.
     """
 
-    def __init__(self, paths: Iterable[Path], *, topic_prefixes: tuple[str, ...] = ()) -> None:
-        self._limits = Limits(topic_prefixes=topic_prefixes)
+    def __init__(self, paths: Iterable[Path], *, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
         self._files = [_File(path) for path in dict.fromkeys(path.absolute() for path in paths)]
 
     def poll(self) -> Reading | None:

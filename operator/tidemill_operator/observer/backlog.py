@@ -119,7 +119,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
             for partition, at in positions.items()
             if (topic, partition) not in faults
         }
-        text = "" if fault is None else f"offsets of topic {topic}: Kafka does not report them ({fault})"
+        text = "" if fault is None else f"offsets of topic {topic}: {log.name} does not report them ({fault})"
         found[key] = Compared(partitions, text)
     return found
 

@@ -110,9 +110,13 @@ class Observer:
         """Start measuring."""
         self._thread.start()
 
+    def leave(self) -> None:
+        """Stop measuring after the current round, without waiting for its end."""
+        self._stopping.set()
+
     def stop(self) -> None:
         """Stop measuring."""
-        self._stopping.set()
+        self.leave()
         if self._thread.is_alive():
             self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
 
@@ -185,7 +189,7 @@ class Observer:
             counted = {number: replace(one, position=one.end) if number in voids else one for number, one in at.items()}
             known[key].figures, known[key].figures_at = self._figures(known[key], positions[key], counted), now
         for key, pipeline in known.items():
-            pipeline.look = _look(pipeline, found.get(key))
+            pipeline.look = _look(pipeline, found.get(key), self._kafka)
         faults = {key: pipeline.fault for key, pipeline in known.items() if not pipeline.standing}
         return faults | {key: told.fault for key, told in found.items() if told.fault}
 
@@ -237,7 +241,7 @@ class Observer:
         return Observation(pipeline.figures, "", self._now())
 
 
-def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
+def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
     """Return the progress of the partitions whose leaders answer.
 
     If the positions or the topic's ends are not up to date, return the error that says why.
@@ -247,7 +251,7 @@ def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
     if pipeline.fault or pipeline.standing is None or compared is None:
         return TidemillError(Reason.UNREACHABLE, pipeline.fault, "see whether Postgres runs")
     if compared.fault and not compared.partitions:
-        return TidemillError(Reason.UNREACHABLE, compared.fault, "see whether Kafka's brokers run")
+        return TidemillError(Reason.UNREACHABLE, compared.fault, f"see whether {kafka.brokers} run")
     positions = pipeline.standing.positions
     return {
         number: Progress(

@@ -64,12 +64,14 @@ class _Watched:
         untold_since: since when some partitions are unknown and no other partition has advanced, or None if all are
             known, or if one advances.
         counted_at: when a position last advanced.
+        kafka: the brokers of the topic's cluster, or empty for the platform's own.
     """
 
     place: tuple[str, str]
     patience: float
     told_at: float
     counted_at: float
+    kafka: str = ""
     seen: dict[int, Progress] = field(default_factory=dict)
     still_since: float | None = None
     untold_since: float | None = None
@@ -105,7 +107,7 @@ class _Watched:
         elif still >= max(_SUSPECT_SECONDS, self.patience - STILL_SECONDS) and (why := refused()):
             self.error = _unstored(why)
         elif self.untold_since is not None and now - self.untold_since >= UNTOLD_SECONDS:
-            self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _untold(untold)
+            self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _untold(untold, self.kafka)
         elif silent >= SILENT_SECONDS and now - self.counted_at >= max(UNTOLD_SECONDS, self.patience - STILL_SECONDS):
             self.error = self.error if _is(self.error, Reason.UNREACHABLE) else _unled()
         else:
@@ -147,11 +149,12 @@ class ProgressWatch:
         if not topics or not schema or "Suspended" in on:
             self.forget(key)
             return
+        kafka = (topics[0].get("kafka") or {}).get("bootstrapServers", "")
         place, patience = (schema, topics[0]["name"]), max(STILL_SECONDS, _FLUSHES * _flush_seconds(document))
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.place != place:
-                self._watched[key] = _Watched(place, patience, self._clock(), self._clock())
+                self._watched[key] = _Watched(place, patience, self._clock(), self._clock(), kafka)
             else:
                 known.patience = patience
 
@@ -181,7 +184,9 @@ class ProgressWatch:
             if known is None or known.place != (schema, topic):
                 return
             before = known.error
-            known.take(look, self._clock(), lambda: self._unled(topic), self._refused)
+            # Asking the controllers needs permissions that a login at another cluster does not have.
+            unled = (lambda: 0.0) if known.kafka else lambda: self._unled(topic)
+            known.take(look, self._clock(), unled, self._refused)
             error = known.error
         if (before is None) != (error is None):
             log.info("%s: %s", key, f"not ready: {error}" if error else "events are counted again")
@@ -220,11 +225,12 @@ def _named(partitions: list[int]) -> str:
     return ", ".join(map(str, partitions[:_MAX_PARTITIONS])) + (", …" if len(partitions) > _MAX_PARTITIONS else "")
 
 
-def _untold(partitions: list[int]) -> TidemillError:
+def _untold(partitions: list[int], kafka: str) -> TidemillError:
+    where, brokers = (f" at {kafka}", f"the brokers at {kafka}") if kafka else ("", "Kafka's brokers")
     return TidemillError(
         Reason.UNREACHABLE,
-        f"leaders of partitions {_named(partitions)} do not answer, and no event of other partitions is counted",
-        "see whether Kafka's brokers run",
+        f"leaders of partitions {_named(partitions)} do not answer{where}, and no event of other partitions is counted",
+        f"see whether {brokers} run",
     )
 
 

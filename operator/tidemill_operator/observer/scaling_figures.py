@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract import names
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.actuators.kafka.clusters import Clusters
 from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.postgres.session import Session, connected
@@ -40,18 +42,29 @@ class Watched:
         topic: the source topic.
         group: the processors' consumer group.
         writer: the processors' role in Postgres, or the common prefix of their roles.
+        namespace: the pipeline's namespace.
+        kafka: the cluster of the source topic, or None for the platform's own.
     """
 
     schema: str
     topic: str
     group: str
     writer: str
+    namespace: str = ""
+    kafka: KafkaSpec | None = None
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
         """Return the objects of a running pipeline."""
         group = names.consumer_group(config.namespace, config.name)
-        return cls(config.schema_name, config.events_topic, group, names.role(config.schema_name, "writer"))
+        return cls(
+            config.schema_name,
+            config.events_topic,
+            group,
+            names.role(config.schema_name, "writer"),
+            config.namespace,
+            config.spec.source.kafka,
+        )
 
 
 class FiguresReader:
@@ -61,11 +74,19 @@ class FiguresReader:
         brokers: bootstrap brokers.
         postgres: the database and its administrator's login.
         config: further client settings of Kafka.
+        clusters: connects to the clusters of sources elsewhere, or None if there are none.
     """
 
-    def __init__(self, brokers: str, postgres: PostgresAddress, *, config: Mapping[str, Any] | None = None) -> None:
-        self._postgres = postgres
-        self._log = KafkaLog(brokers, config=config)
+    def __init__(
+        self,
+        brokers: str,
+        postgres: PostgresAddress,
+        *,
+        config: Mapping[str, Any] | None = None,
+        clusters: Clusters | None = None,
+    ) -> None:
+        self._postgres, self._clusters = postgres, clusters
+        self._own = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
         """Return the current figures. It takes half a second, because Postgres is sampled several times.
@@ -78,16 +99,19 @@ class FiguresReader:
         Raises:
             TidemillError: a server does not answer, or there is no such schema or topic yet.
         """
+        log = self._own
+        if watched.kafka is not None and self._clusters is not None:
+            log = self._clusters.open(watched.namespace, watched.kafka).log
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
             # Positions are read before the ends, so that the lag is never negative. Both reads must be close together:
             # events that arrive meanwhile count as lag, and make idle replicas look busy.
             positions = read_positions(session, watched.schema)
-        partitions = partitions_of(self._log, watched.topic, positions)
-        arrived = self._log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
+        partitions = partitions_of(log, watched.topic, positions)
+        arrived = log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
         ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items() if moment}
-        group = describe_group(self._log.config, watched.group, _SECONDS)
+        group = describe_group(log.config, watched.group, _SECONDS)
         return Figures(
             partitions,
             ready=ready,

@@ -89,6 +89,7 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
         schema,
         source=source.name,
         managed=source.managed,
+        cluster=",".join(source.kafka.servers) if source.kafka else "",
         outputs=tuple(topic.name for topic in outputs),
         made=made(topics, facts, namespace=config.namespace, name=config.name),
     )
@@ -114,7 +115,19 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
     )
     versions = live_versions(resolved, live.schema)
     refs = tuple(AggregationRef(name=name, version=version) for name, version in versions.items())
-    return PipelineConfig(namespace=namespace, name=name, generation=generation, spec=resolved, aggregations=refs)
+    return PipelineConfig(
+        namespace=namespace,
+        name=name,
+        generation=generation,
+        spec=resolved,
+        aggregations=refs,
+        only_read=True if _belongs_to_others(topic, spec, platform, namespace) else None,
+    )
+
+
+def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform, namespace: str) -> bool:
+    """Return whether the source topic is one of the platform's Kafka that pipelines of the namespace may only read."""
+    return spec.source.kafka is None and not platform.limits.own(topic.name or "", namespace)
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:

@@ -31,6 +31,7 @@ def topic(item: Topic) -> dict[str, Any]:
         "partitions": item.partitions,
         "replicationFactor": item.replication_factor,
         "config": dict(sorted(item.config.items())),
+        **({"kafka": ",".join(item.kafka.servers)} if item.kafka else {}),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import Kept
 
@@ -22,6 +23,8 @@ class Topic:
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
         lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
             lost, or if creating it is allowed.
+        kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
+        of_others: whether it is a topic of the platform's Kafka that the pipeline may only read.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Topic:
     managed: bool = True
     replicated: bool = True
     lost: str = ""
+    kafka: KafkaSpec | None = None
+    of_others: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Schema:
         kept: retention and quota of system tables.
         source: the source topic.
         managed: whether the pipeline manages the source topic, so that no other may use it.
+        cluster: the brokers of the Kafka cluster that has the source topic, or empty for the platform's own.
         outputs: the output topics.
         made: the topics to record as created for the pipeline.
         replay: the reader of the current replay, or empty if there is none.
@@ -93,6 +99,7 @@ class Schema:
     kept: tuple[KeptRows, ...] = ()
     source: str = ""
     managed: bool = True
+    cluster: str = ""
     outputs: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
     replay: str = ""
@@ -100,6 +107,11 @@ class Schema:
     abandoned: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     explodes: bool = False
+
+    @property
+    def own_source(self) -> str:
+        """The source topic if the platform's own Kafka has it, else empty."""
+        return "" if self.cluster else self.source
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,7 @@ class Workload:
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
         mqtt_secret: the user's Secret with the credentials of the MQTT broker, or empty if there is none.
         alone: whether at most one process may run at a time. A new one starts when the former one has ended.
+        kafka_secret: the user's Secret with the login at the Kafka cluster of the source, or empty if there is none.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
     """
 
@@ -155,6 +168,7 @@ class Workload:
     registry_secret: str = ""
     mqtt_secret: str = ""
     alone: bool = False
+    kafka_secret: str = ""
     reached_ports: tuple[int, ...] = ()
 
 

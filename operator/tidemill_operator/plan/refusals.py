@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tidemill_contract import names
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.tables.definition import Table
 from tidemill_operator.errors import Reason, TidemillError
@@ -16,6 +17,8 @@ from tidemill_operator.plan.kafka.claims import written_by_pipelines
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Topic
 from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
+
+_OWN = "the platform's own Kafka"
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
@@ -26,14 +29,25 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         plan: the plan that was made from the resource and `live`.
         live: the live facts.
     """
-    strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.source)
+    strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.own_source)
     topic = [*_partitions(pipeline, plan, live), *_replication(pipeline, plan, live)]
-    found = [*strange, *topic, *_replay(pipeline, live.schema)]
+    found = [*strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _moved(plan, live)
         found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
     return found
+
+
+def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    """Yield the error if a topic of others does not exist yet.
+
+    A new pipeline does not claim it, because the claim would keep the topic's owner from creating it.
+    """
+    source = plan.topics[0]
+    runs = live.schema is not None and live.schema.accepted is not None
+    if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
+        yield missing(source)
 
 
 def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
@@ -111,8 +125,13 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
 
 
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the topics to observe before a plan is judged: its own topics, and the accepted spec's source topic."""
-    return list(dict.fromkeys([*(topic.name for topic in plan.topics), *_read_before(plan, live)]))
+    """Return the topics of the platform's Kafka to observe before a plan is judged.
+
+    They are the plan's topics there, and the accepted spec's source topic.
+    """
+    own = [topic.name for topic in plan.topics if topic.kafka is None]
+    before = [] if _cluster_before(live) else _read_before(plan, live)
+    return list(dict.fromkeys([*own, *before]))
 
 
 def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
@@ -130,7 +149,42 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
     return [before.get("name") or names.topic(plan.namespace, plan.name, "events")]
 
 
+def _cluster_before(live: LiveSchema | None) -> str:
+    """Return the brokers of the cluster with the accepted spec's source topic, or empty for the platform's own."""
+    kafka = live.accepted.get("source", {}).get("kafka") if live is not None and live.accepted is not None else None
+    return ",".join(KafkaSpec.model_validate(kafka).servers) if kafka else ""
+
+
+def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    """Yield the error if the source topic would be one of another cluster than the topic that was read.
+
+    The same cluster may have other addresses. Then the topic has the same id.
+    """
+    schema, source = live.schema, plan.topics[0]
+    if schema is None or schema.accepted is None or not schema.read_from:
+        return
+    before, after = _cluster_before(schema), plan.schema.cluster
+    found, (name,) = live.topics.get(source.name), _read_before(plan, schema)
+    if before != after:
+        if before and after and found is not None and found.id == schema.read_from:
+            return
+        path, old, new = "spec.source.kafka.bootstrapServers", before or _OWN, after or _OWN
+    elif name != source.name:
+        path, old, new = "spec.source.topic.name", name, source.name
+    else:
+        return
+    yield TidemillError(
+        Reason.NOT_SUPPORTED,
+        f"{path}: changed from {old} to {new}, where there is another topic; unread events of the former topic would"
+        " never be counted",
+        "change it back, or create a pipeline with another name",
+    )
+
+
 def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+    if _cluster_before(live.schema) or plan.schema.cluster:
+        yield from _moved_cluster(plan, live)
+        return
     after = plan.topics[0].name
     for before in _read_before(plan, live.schema):
         if before == after or before not in live.topics:  # if the topic never existed, its name may change
@@ -159,10 +213,17 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 
 def missing(topic: Topic) -> TidemillError:
     """Return the error for an unmanaged topic that does not exist."""
+    if topic.kafka is not None:
+        return TidemillError(
+            Reason.INVALID_SPEC,
+            f"spec.source.topic.name: topic {topic.name} does not exist at {','.join(topic.kafka.servers)}, or the"
+            " login may not describe it",
+            "correct the name, or allow Describe and Read on the topic",
+        )
     return TidemillError(
         Reason.INVALID_SPEC,
         f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids creating it",
-        "create it, or set managed: true",
+        "create it, or correct the name" if topic.of_others else "create it, or set managed: true",
     )
 
 

@@ -60,7 +60,7 @@ def desired_workloads(
     ]
     if replay is not None:
         found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
-    if spec.takes_http:
+    if config.takes_http:
         found.append(_workload(config, platform, "ingest"))
     if spec.source.mqtt is not None:
         found.append(_bridge(config, platform, spec.source.mqtt))
@@ -150,6 +150,8 @@ def _workload(
     processes = component in ("processor", "replay")
     registry = config.spec.source.written.registry if processes else None
     reference = registry.secret_ref if registry is not None else None
+    kafka = config.spec.source.kafka if processes else None
+    ports = {*(registry.ports if registry is not None else ()), *(kafka.ports if kafka is not None else ())}
     return Workload(
         name=f"{config.name}-{component}" if own else shared[component],
         namespace=config.namespace,
@@ -167,7 +169,8 @@ def _workload(
         revision=revision(config) if processes else "",
         copied=_copied(config) if component == "ingest" else {},
         registry_secret=reference.name if reference is not None else "",
-        reached_ports=registry.ports if registry is not None else (),
+        kafka_secret=kafka.secret if kafka is not None else "",
+        reached_ports=tuple(sorted(ports)),
     )
 
 

@@ -65,6 +65,11 @@ _PLATFORM = {
     ),
     "AUTH_REQUIRED": ("auth_required", "Whether API keys are required, for pipelines without `auth.required`."),
     "TOPIC_PREFIXES": ("", "Comma-separated allowed prefixes of source topics, besides `<namespace>.`."),
+    "READABLE_TOPICS": (
+        "",
+        "Comma-separated topics of others that any pipeline may read with `managed: false`. `*` stands for any"
+        " characters: `crm.*`.",
+    ),
     "RESILIENCE_FILE": (
         "",
         "File of breakers, retries and timeouts. Unset: `tidemill up` uses `config/resilience.yaml` if it exists.",
@@ -136,6 +141,7 @@ _WORKLOADS = {
     "SECRETS_DIR": "Folder of logins and API keys.",
     "MQTT_DIR": "Of an MQTT bridge: folder of the credentials for its broker; unset: it needs none.",
     "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
+    "SOURCE_KAFKA_DIR": "Of a processor: folder of the Secret of `source.kafka`; unset: it needs none.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",

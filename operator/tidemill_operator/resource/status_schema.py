@@ -73,6 +73,13 @@ STATUS = _object(
                     "partitions": _whole("Partitions."),
                     "replicationFactor": _whole("Copies of each partition."),
                     "managed": {"type": "boolean", "description": "Whether the operator may alter the topic."},
+                    "kafka": _object(
+                        "The Kafka cluster of the topic, if it is not the platform's own.",
+                        {
+                            "bootstrapServers": _text("Its brokers.", 1024),
+                            "secretRef": _object("The Secret with the login.", {"name": _text("Its name.", 253)}),
+                        },
+                    ),
                     "replicasChange": _object(
                         "The change of the topic's replicas that is under way.",
                         {

@@ -31,9 +31,11 @@ from kube import standin
 from kube.controlplane import ControlPlane
 from kube.standin import IMAGES, NAMESPACE
 from tidemill_contract import names
+from tidemill_operator.actuators.kafka.clusters import Clusters
 from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, Api, Document, load
+from tidemill_operator.actuators.kubernetes.secrets import keys_in_cluster
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.cluster.control import Controller
 from tidemill_operator.cluster.events import Recorder
@@ -45,7 +47,7 @@ from tidemill_operator.cluster.world import World
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
-from tidemill_operator.observer.observer import Observer
+from tidemill_operator.observer.observers import Observers
 from tidemill_operator.observer.scaling_figures import FiguresReader
 from tidemill_operator.plan.render import marks
 from tidemill_operator.settings import Platform
@@ -226,6 +228,7 @@ class Passes:
             postgres=PostgresSchemas(servers.postgres),
             platform=platform(servers),
             placement=self.placement,
+            clusters=Clusters(keys_in_cluster(told)),
         )
         return Controller(
             world,
@@ -235,10 +238,11 @@ class Passes:
             scaling=scaling or self.scaling(told),
         )
 
-    def observer(self, api: Api | None = None) -> Observer:
+    def observer(self, api: Api | None = None) -> Observers:
         """One that looks when a test asks it to."""
         told, servers = api or self.api, self.servers
-        return Observer(KafkaLog(servers.kafka), servers.postgres, ObservedStatus(told, Recorder(told, "test")).show)
+        clusters, show = Clusters(keys_in_cluster(told)), ObservedStatus(told, Recorder(told, "test")).show
+        return Observers(KafkaLog(servers.kafka), clusters, servers.postgres, show)
 
     def scaling(self, api: Api | None = None, wake: Callable[[Key], None] = lambda _: None) -> ClusterScaling:
         """Decisions that know nothing of earlier ones, made when a test polls."""

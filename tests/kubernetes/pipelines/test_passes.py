@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tidemill_contract import names
+from kafka_admin import KafkaAdmin
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, EVENT, KINDS, PIPELINE, SECRET, SERVICE, Document
 from tidemill_operator.cluster.events import Recorder
@@ -78,7 +78,7 @@ def test_a_second_pass_writes_nothing(cluster: Any, passes: Any, orders: Key, na
 def test_figures_are_written_beside_what_passes_write(cluster: Any, passes: Any, orders: Key, namespace: str) -> None:
     """With the operator's rights; a pass leaves them as they are, and a second look has nothing to write."""
     observer = passes.observer()
-    observer.watch(orders, names.schema(namespace, "orders"), f"{namespace}.orders.events")
+    observer.watch(orders, cluster.get(orders)["status"])
     observer.look()
     status = cluster.get(orders)["status"]
     assert (status["lag"], status["lagSeconds"]) == (0, 0)
@@ -107,6 +107,37 @@ def test_figures_that_cannot_be_read_are_a_condition_of_their_own(
     assert cluster.get(orders)["status"]["lag"] == 7
     reasons = [event["reason"] for event in cluster.api.list(EVENT, namespace)]
     assert (reasons.count("FiguresUnavailable"), reasons.count("FiguresAvailable")) == (1, 1)
+
+
+def test_a_source_on_another_cluster_with_a_secret_of_the_users(
+    cluster: Any, passes: Any, data: Any, namespace: str, make: Callable[..., Key]
+) -> None:
+    """The pass reads the Secret with the operator's rights, and the processors mount it."""
+    topic = f"crm.{namespace}"
+    KafkaAdmin(data.servers.kafka).create(topic, 3)
+    source = {
+        "kafka": {"bootstrapServers": data.servers.kafka, "secretRef": {"name": "crm"}},
+        "topic": {"name": topic, "managed": False},
+        "fields": [{"name": "country", "type": "string"}],
+    }
+    key = make("far", namespace, source=source)
+    passes.once(key)
+    assert cluster.condition(key, "TopicsReady") == ("False", "InvalidSpec")
+    told = str(cluster.get(key)["status"]["conditions"])
+    assert f"Secret {namespace}/crm: there is no such Secret; create it in the pipeline's namespace" in told
+    login = {"security.protocol": base64.b64encode(b"PLAINTEXT\n").decode()}
+    metadata = {"name": "crm", "namespace": namespace}
+    cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": login})
+    passes.until(key, Result.SETTLED)
+    first = cluster.get(key)["status"]["topics"][0]
+    assert (first["name"], first["partitions"], first["kafka"]) == (topic, 3, source["kafka"])
+    pod = cluster.child(namespace, "Deployment", "far-processor")["spec"]["template"]["spec"]
+    assert {"crm"} == {volume["secret"]["secretName"] for volume in pod["volumes"] if volume["name"] == "source-kafka"}
+    assert f"{namespace}.far.dead-letters" in data.topics(namespace)
+    observer = passes.observer()
+    observer.watch(key, cluster.get(key)["status"])
+    observer.look()
+    assert cluster.get(key)["status"]["lag"] == 0
 
 
 def test_the_scale_subresource_reads_the_processors(cluster: Any, orders: Key, namespace: str) -> None:

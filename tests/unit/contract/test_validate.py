@@ -180,6 +180,35 @@ def test_a_platform_may_allow_more_topics() -> None:
     assert check(document, Limits(topic_prefixes=("legacy.",)))[1] == []
 
 
+@pytest.mark.parametrize(
+    ("topic", "managed", "fault"),
+    [
+        ("crm.orders", False, None),
+        ("clicks", False, None),
+        ("legacy.flights", True, None),
+        ("analytics.flights.events", True, None),
+        ("crm.orders", True, "the platform allows reading this topic, but not managing it"),
+        ("erp.orders", False, "add the topic to the platform's list of readable topics, TIDEMILL_READABLE_TOPICS"),
+        # A pattern opens no results of pipelines. The name itself does.
+        ("crm.orders.results", False, "add the topic to the platform's list of readable topics"),
+        ("bank.loans.anomalies", False, None),
+    ],
+)
+def test_topics_of_others_are_readable_if_the_platform_lists_them(topic: str, managed: bool, fault: str | None) -> None:
+    limits = Limits(("legacy.",), ("crm.*", "clicks", "bank.loans.anomalies"))
+    document = put("spec.source.topic.name", topic)
+    document["spec"]["source"]["topic"]["managed"] = managed
+    faults = [str(found) for found in check(document, limits)[1]]
+    assert (faults == []) if fault is None else (len(faults) == 1 and fault in faults[0])
+
+
+def test_the_list_of_the_platform_is_not_about_other_clusters() -> None:
+    document = put("spec.source.topic.name", "bank.loans.results")
+    document["spec"]["source"] |= {"kafka": {"bootstrapServers": "other:9092"}}
+    document["spec"]["source"]["topic"]["managed"] = False
+    assert check(document)[1] == []
+
+
 def test_null_members_are_as_good_as_absent() -> None:
     """Kubernetes drops them."""
     assert check(put("spec.processor", None))[1] == []

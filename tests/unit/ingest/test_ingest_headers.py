@@ -12,6 +12,8 @@ from tidemill_chassis.web.problems import Problem
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.kinds.formats import FormatSpec
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_contract.resource.source import TopicSpec
 from tidemill_contract.resource.spec import AuthSpec, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_ingest.pipelines import Pipelines
@@ -112,6 +114,26 @@ def test_what_is_in_an_envelope_has_the_key_of_its_event() -> None:
     assert made.keys == [b"a", None, None]
     assert {index: str(verdict.reason) for index, verdict in made.invalid.items()} == {2: "not_an_envelope"}
     assert made.values[:2] == raws[:2]
+
+
+def test_ingest_writes_neither_to_other_clusters_nor_to_topics_of_others(tmp_path: Path) -> None:
+    plain = config(FIELDS[:1])
+    topic, kafka = TopicSpec(name="crm.orders", managed=False), KafkaSpec(bootstrap_servers="crm:9092")
+    for name, members in (("far", {"topic": topic, "kafka": kafka}), ("listed", {"topic": topic})):
+        source = plain.spec.source.model_copy(update=members)
+        spec = plain.spec.model_copy(update={"source": source, "auth": AuthSpec(required=False)})
+        told = {"name": name, "spec": spec, "only_read": True if name == "listed" else None}
+        (tmp_path / f"{name}.json").write_text(plain.model_copy(update=told).to_json())
+    pipelines = Pipelines(WorkloadSettings(config_dir=tmp_path, namespace="n"))
+    assert pipelines.names() == []
+    for name, code, detail in (
+        ("far", "topic_elsewhere", "far reads the topic crm.orders on another Kafka cluster (crm:9092), to which"),
+        ("listed", "topic_of_others", "listed only reads the topic crm.orders, which belongs to others; write to"),
+    ):
+        with pytest.raises(Problem) as caught:
+            pipelines.open(name, None)
+        assert (caught.value.status, caught.value.code) == (404, code)
+        assert caught.value.detail.startswith(detail)
 
 
 @pytest.mark.parametrize("written", ["csv", "jsonSchema"])

@@ -30,6 +30,7 @@ READ: list[tuple[str, str, str, Any]] = [
     ("TIDEMILL_DEFAULT_REPLICATION_FACTOR", "2", "replication_factor", 2),
     ("TIDEMILL_AUTH_REQUIRED", "True", "auth_required", True),
     ("TIDEMILL_TOPIC_PREFIXES", " bank., legacy. ,", "topic_prefixes", ("bank.", "legacy.")),
+    ("TIDEMILL_READABLE_TOPICS", "crm.*, orders", "readable_topics", ("crm.*", "orders")),
     ("TIDEMILL_RESILIENCE_FILE", "/etc/r.yaml", "resilience_file", Path("/etc/r.yaml")),
     ("TIDEMILL_DEFAULT_PARTITIONS", "", "partitions", 4),
     ("TIDEMILL_REPLICATION_THROTTLE", "0", "replication_throttle", 0),
@@ -57,6 +58,7 @@ def test_settings_of_kafkas_client_are_in_a_file_and_not_shown(tmp_path: Path) -
 
 
 WRONG: list[tuple[str, str, str]] = [
+    ("TIDEMILL_READABLE_TOPICS", "crm.*,a/b", "'a/b' is no name of topics; write names, with * for any characters"),
     ("TIDEMILL_KAFKA_CONFIG", "/none.json", "/none.json does not hold a JSON object"),
     ("TIDEMILL_RUNTIME", "docker", "'docker' is neither local nor kubernetes"),
     ("TIDEMILL_DEFAULT_PARTITIONS", "many", "'many' is not a whole number from 1 to 1024"),

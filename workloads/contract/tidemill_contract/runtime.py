@@ -40,6 +40,7 @@ class PipelineConfig(_Config):
             generation is older than the one in the table `_generation`.
         spec: the spec with all defaults resolved (topic name, partitions, auth, …).
         aggregations: the aggregations with their current versions.
+        only_read: True if the source topic belongs to others, so that ingest does not write to it.
     """
 
     namespace: str
@@ -47,6 +48,12 @@ class PipelineConfig(_Config):
     generation: int
     spec: PipelineSpec
     aggregations: tuple[AggregationRef, ...]
+    only_read: bool | None = None
+
+    @property
+    def takes_http(self) -> bool:
+        """Whether ingest accepts events for the pipeline."""
+        return self.spec.takes_http and not self.only_read
 
     @property
     def events_topic(self) -> str:
@@ -140,6 +147,8 @@ class WorkloadSettings(_Config):
     """The folder with the files of the Secret of the pipeline's schema registry."""
     mqtt_dir: Path | None = None
     """The folder with the files of the Secret of the pipeline's MQTT broker."""
+    source_kafka_dir: Path | None = None
+    """The folder with the files of the Secret of the pipeline's own Kafka cluster, which has the source topic."""
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""

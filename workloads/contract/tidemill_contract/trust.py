@@ -12,6 +12,7 @@ AUTHORITIES = {
     "redis": "TIDEMILL_REDIS_CA (chart: redis.caSecret)",
     "kafka": "ssl.ca.pem of the client settings (chart: kafka.existingSecret)",
     "mqtt": "ca.crt in the Secret of source.mqtt.secretRef",
+    "source_kafka": "ca.crt of the Secret that spec.source.kafka.secretRef names",
 }
 _OTHER_NAME = re.compile(r"does not match host ?name|(hostname|ip address) mismatch|not valid for", re.IGNORECASE)
 _UNKNOWN = re.compile(r"certificate[ _]verify[ _]failed|unknown ca\b", re.IGNORECASE)
@@ -21,7 +22,7 @@ def remedy(server: str, error: str) -> str:
     """Return the remedy for a refused certificate, or an empty text if the error is of another kind.
 
     Args:
-        server: postgres, redis, kafka or mqtt.
+        server: postgres, redis, kafka, mqtt or source_kafka.
         error: the client's error message.
     """
     if server not in AUTHORITIES:

@@ -62,7 +62,16 @@ class Pipelines:
         if not config.spec.ingest.enabled:
             detail = f"{name} takes no events over HTTP; set ingest.enabled, or write to its Kafka topic"
             raise not_found("ingest_disabled", detail)
-        if not config.spec.takes_http:
+        if (kafka := config.spec.source.kafka) is not None:
+            detail = (
+                f"{name} reads the topic {config.events_topic} on another Kafka cluster ({kafka.bootstrap_servers}), to"
+                " which ingest does not write; write to that topic"
+            )
+            raise not_found("topic_elsewhere", detail)
+        if config.only_read:
+            detail = f"{name} only reads the topic {config.events_topic}, which belongs to others; write to that topic"
+            raise not_found("topic_of_others", detail)
+        if not config.takes_http:
             written = config.spec.source.written.type
             detail = f"{name} reads {written} from its topic, and ingest writes JSON only; write to its Kafka topic"
             raise not_found("ingest_writes_json", detail)
@@ -102,7 +111,7 @@ class Pipelines:
 
     def names(self) -> list[str]:
         """Return the names of the pipelines that accept events."""
-        return [c.name for c in self._directory.all() if c.spec.takes_http and self._only in ("", c.name)]
+        return [c.name for c in self._directory.all() if c.takes_http and self._only in ("", c.name)]
 
     def faults(self) -> dict[str, str]:
         """Return the errors of unreadable config files, by pipeline."""

@@ -32,6 +32,7 @@ from tidemill_processor.loop import Loop
 from tidemill_processor.publish.live import Live
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
+from tidemill_processor.source.clusters import Outputs
 from tidemill_processor.source.consumer import Source
 from tidemill_processor.time.closing import Closer
 
@@ -51,7 +52,7 @@ class Processor:
         metrics.begin_at_zero(config)
         self._config = config
         self._database = Database(settings, config, self._guards.database.timeout_seconds)
-        self._source = Source(settings, config)
+        self._source, self._outputs = Source(settings, config), Outputs(settings)
         self._redis: redis.Redis | None = None
         ping = None
         if settings.redis_url:
@@ -79,7 +80,14 @@ class Processor:
         if self.keeper is not None:
             self.keeper.held = lambda: self.loop.link.silent
         self._lookout = Lookout(
-            self.loop, self.keeper, self._source, self._database, self._guards, ping, self._registry
+            self.loop,
+            self.keeper,
+            self._source,
+            self._database,
+            self._guards,
+            ping,
+            self._registry,
+            self._outputs if self._source.login.servers and not replaying else None,
         )
         self._was_well = False
 
@@ -96,7 +104,7 @@ class Processor:
         return Duties(
             closer=Closer(database, stores, config),
             scanners=[Scanner(database, s, rules[s.name]) for s in stores if rules[s.name]],
-            publisher=Publisher(database, stores, config, Outlet(self._source.producer)),
+            publisher=Publisher(database, stores, config, Outlet(self._outputs.producer)),
             live=self._live,
             report=self._report,
         )
@@ -108,16 +116,28 @@ class Processor:
     def health(self) -> tuple[int, dict[str, Any]]:
         """Return the status code and body of /health."""
         loop, keeper, guards = self.loop, self.keeper, self._guards
+        login = self._source.login
+        at = f"{login.servers}: " if login.servers else ""
         kafka_ok = not loop.kafka.error and time.monotonic() - loop.kafka.answered_at < KAFKA_SILENCE_SECONDS
-        silent = "" if kafka_ok else loop.kafka.error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
-        partly = self._lookout.kafka_partly if kafka_ok else ""
+        away = login.error or loop.kafka.error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
+        silent = "" if kafka_ok else f"{at}{away}"
+        partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         dependencies = [
             # If only some brokers answer, Kafka is not required here, because events in their partitions are still
             # counted.
-            Dependency("kafka", kafka_ok and not partly, not partly, silent or partly, guards.kafka_consumer.state),
+            Dependency(
+                "source_kafka" if at else "kafka",
+                kafka_ok and not partly,
+                not partly,
+                silent or partly,
+                guards.kafka_consumer.state,
+            ),
             Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
         ]
+        if at and keeper is not None:
+            # Events are counted and stored meanwhile. Results are published later.
+            dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and keeper is not None:
             silent_redis = self._lookout.redis_error
             dependencies.append(Dependency("redis", not silent_redis, False, silent_redis, guards.redis.state))

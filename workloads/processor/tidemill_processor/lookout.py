@@ -20,6 +20,7 @@ from tidemill_processor.database import Database
 from tidemill_processor.formats.registry import Registry, RegistryAwayError
 from tidemill_processor.keeper.keeper import Keeper
 from tidemill_processor.loop import Loop
+from tidemill_processor.source.clusters import Outputs
 from tidemill_processor.source.consumer import Source
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Lookout:
         guards: the guards with the circuit breakers.
         ping: the function that sends a PING to Redis, or None if there is no Redis.
         registry: the client of the schema registry, or None if there is no registry.
+        outputs: the platform's own Kafka if the source topic is on another cluster, or None.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class Lookout:
         guards: Guards,
         ping: Callable[[], object] | None,
         registry: Registry | None = None,
+        outputs: Outputs | None = None,
     ) -> None:
         self._loop, self._keeper, self._source = loop, keeper, source
         self._database, self._guards, self._ping = database, guards, ping
-        self._registry = registry
+        self._registry, self._outputs = registry, outputs
         self._stopping = threading.Event()
         self._untold: tuple[float, frozenset[int]] | None = None
         self._redis_error = ""
@@ -89,6 +92,7 @@ class Lookout:
         """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
         looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
         looks += [self._look_at_registry] if self._registry is not None else []
+        looks += [self._outputs.look] if self._outputs is not None else []
         for look in looks:
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
@@ -108,6 +112,7 @@ class Lookout:
 
     def _look_at_kafka(self) -> None:
         loop, asked_at = self._loop, time.monotonic()
+        self._source.follow_login()
         try:
             ends = self._source.ends()
         except KafkaException:

@@ -49,9 +49,19 @@ class KafkaLog:
         brokers: bootstrap brokers.
         config: further client settings.
         timeout_seconds: the timeout of one call, with all its attempts.
+        name: the name of the cluster in messages, if it is not the platform's own.
     """
 
-    def __init__(self, brokers: str, *, config: Mapping[str, Any] | None = None, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        brokers: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        timeout_seconds: float = 10.0,
+        name: str = "",
+    ) -> None:
+        self.name = name or "Kafka"
+        self.brokers = f"the brokers of {name}" if name else "Kafka's brokers"
         self.config = {"bootstrap.servers": brokers, "log_level": 0, **(config or {})}
         self._timeout = timeout_seconds
         self._client: AdminClient | None = None

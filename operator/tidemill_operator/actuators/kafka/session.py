@@ -24,6 +24,7 @@ GONE = frozenset({
     KafkaError.NOT_CONTROLLER,
 })  # fmt: skip
 REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+_CHECK_SETTINGS = "check the client settings for TLS and SASL in the file that TIDEMILL_KAFKA_CONFIG names"
 _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR})
 
 
@@ -34,10 +35,13 @@ class KafkaSession:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
         timeout_seconds: the timeout of each request.
+        remedy: what to do if the login or the certificate is refused.
     """
 
-    def __init__(self, brokers: str, config: Mapping[str, Any], timeout_seconds: float) -> None:
-        self.brokers, self.timeout = brokers, timeout_seconds
+    def __init__(
+        self, brokers: str, config: Mapping[str, Any], timeout_seconds: float, *, remedy: str = _CHECK_SETTINGS
+    ) -> None:
+        self.brokers, self.timeout, self._remedy = brokers, timeout_seconds, remedy
         self.config = {"bootstrap.servers": brokers, "log_level": 0, "error_cb": self._note, **config}
         self.client: AdminClient | None = None
         self._refused = ""
@@ -66,6 +70,15 @@ class KafkaSession:
             except KafkaException as error:
                 if error.args[0].code() not in okay:
                     raise
+
+    def cluster_id(self) -> str:
+        """Return the id of the cluster.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        with self.told("describing the cluster"):
+            return str(self.wait(self.admin().describe_cluster(request_timeout=self.timeout)).cluster_id or "")
 
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
         """Set configs of a topic or a broker. A value of None removes a config. Other configs stay.
@@ -177,9 +190,8 @@ class KafkaSession:
         self._served()
         if not self._refused:
             return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}")
-        remedy = "check the client settings for TLS and SASL in the file that TIDEMILL_KAFKA_CONFIG names"
         return TidemillError(
-            Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses us ({self._refused})", remedy
+            Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses us ({self._refused})", self._remedy
         )
 
     @contextmanager

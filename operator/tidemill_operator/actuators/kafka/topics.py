@@ -87,7 +87,7 @@ class KafkaTopics:
                 f"topic {unknown} exists, but the broker that was asked does not know it yet",
                 "check that all brokers are up to date with the controller",
             )
-        return {name: _live(described) for name, described in found.items()}
+        return {name: live_topic(described) for name, described in found.items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of existing topics.
@@ -175,8 +175,8 @@ class KafkaTopics:
                 raise gone(topic)
             return self._create(topic, spread)
         if not topic.managed:
-            return _report(topic, _live(described), 0)
-        live, changed = _live(described), 0
+            return _report(topic, live_topic(described), 0)
+        live, changed = live_topic(described), 0
         _check(topic, live)
         if live.partitions < topic.partitions:
             described = self._grow(topic) or described
@@ -189,7 +189,7 @@ class KafkaTopics:
             shown &= self._repair(topic.name, later)
             now, later = now | later, {}
         changed += len(now) + advance.writes
-        return _report(topic, _live(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
+        return _report(topic, live_topic(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
 
     def _advance(
         self, topic: Topic, partitions: Mapping[int, Held], config: Mapping[str, str], spread: Spread | None
@@ -212,7 +212,9 @@ class KafkaTopics:
         if created:
             log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
             shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
-            return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
+            return _report(
+                topic, live_topic(described) if described else None, 1, unshown=() if shown else topic.config
+            )
         if described is None:
             return _report(topic, None, 0)
         # Kafka says that the topic exists, although the broker that `observe` asked did not know it yet. So the topic
@@ -271,7 +273,8 @@ class KafkaTopics:
         return found.get(topic.name)
 
 
-def _live(described: Any) -> LiveTopic:
+def live_topic(described: Any) -> LiveTopic:
+    """Return the facts about a topic from its description by the client."""
     replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
     return LiveTopic(
         partitions=len(replicas),

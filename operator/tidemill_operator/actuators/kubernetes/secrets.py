@@ -8,9 +8,11 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from tidemill_contract.kafka_login import KEYS, LoginError
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.credentials import WRITER as WRITER
+from tidemill_operator.actuators.kafka.clusters import Keys
 from tidemill_operator.actuators.kubernetes.api import SECRET, Api, Document
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
@@ -104,6 +106,22 @@ class KubernetesSecrets:
             self._api.merge(SECRET, namespace, name, patch)
             told = replace(told, changed=max(1, len(made)))
         return told
+
+
+def keys_in_cluster(api: Api) -> Keys:
+    """Return a reader of the Secrets that users name for other Kafka clusters."""
+
+    def read(namespace: str, name: str) -> dict[str, str]:
+        found = api.get(SECRET, namespace, name)
+        if found is None:
+            raise LoginError("there is no such Secret; create it in the pipeline's namespace")
+        data = found.get("data") or {}
+        try:
+            return {key: base64.b64decode(data[key]).decode() for key in KEYS if key in data}
+        except (binascii.Error, UnicodeDecodeError):
+            raise LoginError("a key holds bytes that are no text; correct the Secret") from None
+
+    return read
 
 
 def decoded(secret: Document) -> dict[str, str]:

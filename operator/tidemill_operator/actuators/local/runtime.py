@@ -280,11 +280,13 @@ class LocalRuntime:
         }
         if called:
             environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
+        references = self.references_root / workload.namespace
         if workload.registry_secret:
-            secret = self.references_root / workload.namespace / workload.registry_secret
-            environment["TIDEMILL_REGISTRY_DIR"] = str(secret)
+            environment["TIDEMILL_REGISTRY_DIR"] = str(references / workload.registry_secret)
         if workload.mqtt_secret:
-            environment["TIDEMILL_MQTT_DIR"] = str(self.references_root / workload.namespace / workload.mqtt_secret)
+            environment["TIDEMILL_MQTT_DIR"] = str(references / workload.mqtt_secret)
+        if workload.kafka_secret:
+            environment["TIDEMILL_SOURCE_KAFKA_DIR"] = str(references / workload.kafka_secret)
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         command = Command(

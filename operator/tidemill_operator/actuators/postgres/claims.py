@@ -55,7 +55,9 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
     """Yield the claims of other pipelines on a pipeline's topics. Yields none if it already owns its topics."""
     if _settled(session, schema):
         return
-    known = {text: (topic, managed) for topic in (schema.source, *schema.outputs) for text, managed in _marks(topic)}
+    # A topic of another cluster is nobody's, whatever its name is.
+    topics = schema.outputs if schema.cluster else (schema.source, *schema.outputs)
+    known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []
     for name, comment, mark in session.rows(_CLAIMS, (list(known), schema.name)):
         if (other := _owner(comment)) is not None:
@@ -79,7 +81,7 @@ def made(session: Session, schema: str) -> frozenset[str]:
 def _written(session: Session, schema: Schema) -> Iterator[Claim]:
     """Yield the claims of pipelines that write their output to this schema's source topic."""
     derived = names.derived_topic(schema.source)
-    if derived is None or derived[2] not in names.OUTPUT_TOPICS:
+    if schema.cluster or derived is None or derived[2] not in names.OUTPUT_TOPICS:
         return
     writer = names.schema(derived[0], derived[1])
     for (comment,) in session.rows(_WRITER, (writer,)):
@@ -104,6 +106,8 @@ def _mark(schema: Schema) -> str:
     """Return the comment of a pipeline's table of positions, or empty if the pipeline reads no topic."""
     if not schema.source:
         return ""
+    if schema.cluster:
+        return f"reads {schema.source} of {schema.cluster}"
     return next(text for text, managed in _marks(schema.source) if managed == schema.managed)
 
 

@@ -59,12 +59,13 @@ def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[Tid
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
     """Yield the conflicting claims of other pipelines, each with its error.
 
-    A topic that one pipeline manages cannot be used by another. An unmanaged topic may be read by many.
+    A topic that one pipeline manages cannot be used by another. An unmanaged topic may be read by many. `claims` are on
+    topics of the platform's own Kafka.
     """
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
             continue
-        if claim.topic == schema.source and (claim.managed or schema.managed):
+        if claim.topic == schema.own_source and (claim.managed or schema.managed):
             yield claim, _claimed(claim) if claim.managed else _read(claim)
         elif claim.managed and claim.topic in schema.outputs:
             yield claim, _taken(claim)

@@ -62,6 +62,8 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
         settings if topic.managed else {},
         managed=topic.managed,
         replicated=replicated,
+        kafka=config.spec.source.kafka,
+        of_others=bool(config.only_read),
     )
 
 

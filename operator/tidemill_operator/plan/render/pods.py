@@ -21,9 +21,11 @@ _FILES = {
     "redis-ca.crt": "TIDEMILL_REDIS_CA",
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
-_REGISTRY_DIR, _MQTT_DIR = "/etc/tidemill/registry", "/etc/tidemill/mqtt"
 _IMAGES: Mapping[Component, str] = {"replay": "processor", "mqtt": "ingest"}
 """The images of components that have none of their own name."""
+# The folders of the users' Secrets that a pod may mount, with the variables that name the folders.
+_REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
+_MQTT = ("mqtt", "TIDEMILL_MQTT_DIR")
 _USER = 10_001
 _SECRET_MODE = 0o440
 # The time that a pod needs to commit the last batch, or to answer accepted requests.
@@ -127,10 +129,8 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
         mounts.append({"name": "resilience", "mountPath": _RESILIENCE_DIR, "readOnly": True})
     if _files(placement):
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
-    if workload.registry_secret:
-        mounts.append({"name": "registry", "mountPath": _REGISTRY_DIR, "readOnly": True})
-    if workload.mqtt_secret:
-        mounts.append({"name": "mqtt", "mountPath": _MQTT_DIR, "readOnly": True})
+    for (name, _), _ in _references(workload):
+        mounts.append({"name": name, "mountPath": f"/etc/tidemill/{name}", "readOnly": True})
     return {
         "name": workload.component,
         "image": placement.images[_IMAGES.get(workload.component, workload.component)],
@@ -171,10 +171,7 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
     }
     if placement.resilience:
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
-    if workload.registry_secret:
-        plain["TIDEMILL_REGISTRY_DIR"] = _REGISTRY_DIR
-    if workload.mqtt_secret:
-        plain["TIDEMILL_MQTT_DIR"] = _MQTT_DIR
+    plain |= {variable: f"/etc/tidemill/{name}" for (name, variable), _ in _references(workload)}
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A restarted container keeps the name of its pod, and so the partitions assigned to that name.
@@ -201,14 +198,21 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         only = [{"key": name, "path": name} for name in files]
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": _SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
-    if workload.registry_secret:
-        # The Secret is optional: without it the pods start, and their health says that the registry refuses them.
-        secret = {"secretName": workload.registry_secret, "optional": True, "defaultMode": _SECRET_MODE}
-        found.append({"name": "registry", "secret": secret})
-    if workload.mqtt_secret:
-        secret = {"secretName": workload.mqtt_secret, "optional": True, "defaultMode": _SECRET_MODE}
-        found.append({"name": "mqtt", "secret": secret})
+    for (name, _), reference in _references(workload):
+        # The Secret is optional: without it the pods start, and their health says that the server refuses them.
+        secret = {"secretName": reference, "optional": True, "defaultMode": _SECRET_MODE}
+        found.append({"name": name, "secret": secret})
     return found
+
+
+def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
+    """Return the users' Secrets that the pods mount, each with its folder and variable."""
+    named = (
+        (_REGISTRY, workload.registry_secret),
+        (_SOURCE_KAFKA, workload.kafka_secret),
+        (_MQTT, workload.mqtt_secret),
+    )
+    return [(place, name) for place, name in named if name]
 
 
 def _pipelines(workload: Workload) -> dict[str, Any]:

@@ -120,9 +120,11 @@ def test_a_workload_gets_its_settings_and_no_administrator_login(runtime: LocalR
 
 
 def test_a_users_secret_is_a_folder_with_a_file_for_each_key(runtime: LocalRuntime, tmp_path: Path) -> None:
-    run(runtime, replace(processor(), registry_secret="registry"))
+    run(runtime, replace(processor(), registry_secret="registry", kafka_secret="crm"))
     folder = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_REGISTRY_DIR"]
     assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "registry")
+    folder = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_SOURCE_KAFKA_DIR"]
+    assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "crm")
 
 
 def test_keys_of_a_users_secret_are_files_of_the_pipeline(runtime: LocalRuntime, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kubernetes.api import Conflict, Document, Kind
 from tidemill_operator.addresses import PostgresAddress
@@ -173,7 +174,10 @@ def test_who_tells_that_events_stand_still_leaves_figures_to_the_observer(world:
 def test_figures_of_a_run_of_up(tmp_path: Path) -> None:
     """Of the pipelines that run, in its status and as a target of Prometheus; a change is said once."""
     said: list[str] = []
-    local = LocalFigures(KafkaLog(""), PostgresAddress("", 0, "", "", ""), host="127.0.0.1", say=said.append)
+    clusters = Clusters(keys_in_files(Path()))
+    local = LocalFigures(
+        KafkaLog(""), PostgresAddress("", 0, "", "", ""), clusters=clusters, host="127.0.0.1", say=said.append
+    )
     status = {"schema": "shop__orders", "topics": [{"name": "shop.orders.events"}]}
     stored = Stored({"metadata": {"namespace": "shop", "name": "orders", "uid": "u"}}, status=status)
     local.watch([stored])

@@ -119,6 +119,7 @@ def test_lag_brings_processors_and_a_restart_keeps_them(bench: ScaledPipeline) -
         "analytics.flights.events",
         "tidemill.analytics.flights",
         "analytics__flights_writer",
+        "analytics",
     )
     later = bench.again()
     later.watch([KEY])

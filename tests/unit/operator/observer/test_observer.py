@@ -27,6 +27,8 @@ NOW = 1_800_000_000.0
 class Log:
     """Kafka: two partitions, ends that a test sets, records that arrived a second after each other."""
 
+    name, brokers = "Kafka", "Kafka's brokers"
+
     def __init__(self) -> None:
         self.ends: dict[Place, int] = {(TOPIC, 0): 10, (TOPIC, 1): 10}
         self.away, self.without = False, set[int]()

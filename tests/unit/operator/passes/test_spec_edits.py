@@ -155,6 +155,10 @@ def broker_edit(member: str, value: Any) -> Case:
     return Case(put(f"source.mqtt.{member}", value), (BRIDGE,), before=with_broker)
 
 
+def elsewhere(spec: Document) -> None:
+    spec["source"] |= {"kafka": {"bootstrapServers": "a:9092"}, "topic": {"name": "crm.orders", "managed": False}}
+
+
 def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
@@ -197,6 +201,13 @@ FIRST = "aggregations[0]"
 CASES: dict[str, list[Case]] = {
     "suspend": [Case(put("suspend", True), (SCALE,))],
     "reclaimPolicy": [Case(put("reclaimPolicy", "Delete"))],
+    "source.kafka.bootstrapServers": [
+        Case(put("source.kafka.bootstrapServers", "b:9092"), (RESTART,), before=elsewhere),
+        invalid("source.kafka", {"bootstrapServers": "b:9092"}, "spec.source.topic.managed: Tidemill does not create"),
+    ],
+    "source.kafka.secretRef.name": [
+        Case(put("source.kafka.secretRef", {"name": "crm"}), (RESTART,), before=elsewhere),
+    ],
     "source.topic.name": [
         refused(
             "source.topic.name", "shop.other", "spec.source.topic.name: changed from shop.orders.events to shop.oth"

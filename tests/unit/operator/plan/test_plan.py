@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.build import build_plan, owner_of
+from tidemill_operator.plan.kafka.claims import Claim, disputes
 from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Plan
 from tidemill_operator.settings import Platform
 
@@ -148,6 +149,35 @@ def test_a_plan_does_not_depend_on_the_order_of_members(random: Any) -> None:
 def test_the_owner_names_the_resource_and_the_cluster(document: Document) -> None:
     owner = owner_of(AnalyticsPipeline.model_validate(document), replace(Platform(), cluster_id="west"))
     assert owner == Owner("shop", "orders", "uid-1", "west")
+
+
+def test_only_processors_reach_the_cluster_of_the_source(document: Document) -> None:
+    """Ingest writes nothing to it, and the other topics are on the platform's own Kafka."""
+    kafka = {"bootstrapServers": "b:9094, a:9093", "secretRef": {"name": "crm"}}
+    document["spec"]["source"] |= {"kafka": kafka, "topic": {"name": "shop.bids.events", "managed": False}}
+    plan = plan_of(document)
+    workloads = {workload.component: workload for workload in plan.workloads}
+    told = {name: (found.kafka_secret, found.reached_ports) for name, found in workloads.items()}
+    assert told == {"processor": ("crm", (9093, 9094)), "api": ("", ())}
+    source, *outputs = plan.topics
+    assert (source.managed, source.config) == (False, {})
+    assert source.kafka is not None
+    assert source.kafka.servers == ("b:9094", "a:9093")
+    assert [topic.kafka for topic in outputs] == [None] * len(outputs)
+    # So another pipeline may manage a topic of this name on the platform's own Kafka.
+    assert (plan.schema.source, plan.schema.own_source) == ("shop.bids.events", "")
+    manager = Claim("shop.bids.events", True, Owner("shop", "bids", "u", "local"), "shop__bids")
+    assert list(disputes(plan.schema, Owner("shop", "orders", "uid-1", "local"), [manager])) == []
+
+
+def test_ingest_does_not_write_to_the_topics_of_others(document: Document) -> None:
+    document["spec"]["source"]["topic"] = {"name": "crm.orders", "managed": False}
+    listed = Platform(readable_topics=("crm.*",))
+    for platform, takes in ((listed, False), (Platform(topic_prefixes=("crm.",)), True)):
+        plan = build_plan(AnalyticsPipeline.model_validate(document), platform, 1)
+        assert ("ingest" in {workload.component for workload in plan.workloads}) is takes
+        assert PipelineConfig.from_json(plan.config).takes_http is takes
+        assert ("only_read" in plan.config) is not takes
 
 
 def test_only_processors_reach_the_schema_registry(document: Document) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.rules import Limits
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
@@ -281,6 +282,62 @@ OWNERS: list[tuple[Owner | None, str]] = [
     (replace(OURS, cluster="east"), "belongs to shop/orders (uid uid-1, cluster east)"),
     (replace(OURS, namespace="bank", uid=""), "belongs to bank/orders (uid none, cluster west)"),
 ]
+
+
+def test_a_topic_of_others_is_not_claimed_before_it_exists(document: Document) -> None:
+    """Else its owner, a pipeline that is created later, could not create it."""
+    document["spec"]["source"]["topic"] = {"name": "crm.orders.events", "managed": False}
+    ((reason, text),) = refused(document, LiveFacts(brokers=1))
+    assert (reason, text) == (
+        Reason.INVALID_SPEC,
+        "spec.source.topic.name: topic crm.orders.events does not exist, and managed: false forbids creating it;"
+        " create it, or correct the name",
+    )
+    assert refused(document, LiveFacts({"crm.orders.events": LiveTopic(3, 1)}, 1)) == []
+    assert refused(document, replace(live_of(document), topics={})) == []
+
+
+def elsewhere(document: Document, servers: str = "a:9092", topic: str = "crm.orders") -> Document:
+    """The document with a source on another cluster."""
+    found = copy.deepcopy(document)
+    found["spec"]["source"] |= {
+        "kafka": {"bootstrapServers": servers},
+        "topic": {"name": topic, "managed": False, "partitions": 3},
+    }
+    return found
+
+
+def test_a_source_that_was_read_stays_where_it_is(document: Document) -> None:
+    """It may have other addresses, by which the topic has the same id."""
+    far = elsewhere(document)
+    live = live_of(far)
+    assert live.schema is not None
+    live = replace(
+        live,
+        schema=replace(live.schema, read_from="id-1"),
+        topics={**live.topics, "crm.orders": LiveTopic(3, 1, "id-1")},
+    )
+    assert refused(far, live) == []
+    assert refused(elsewhere(document, "b:9092,c:9092"), live) == []
+    moved = replace(live, topics={**live.topics, "crm.orders": LiveTopic(3, 1, "id-2")})
+    told = "where there is another topic; unread events of the former topic would never be counted; change it back, or"
+    ((reason, text),) = refused(elsewhere(document, "b:9092"), moved)
+    assert reason == Reason.NOT_SUPPORTED
+    assert text.startswith(f"spec.source.kafka.bootstrapServers: changed from a:9092 to b:9092, {told}")
+    ((_, text),) = refused(elsewhere(document, topic="crm.others"), live)
+    assert text.startswith(f"spec.source.topic.name: changed from crm.orders to crm.others, {told}")
+    ((_, text),) = refused(document, live)
+    assert text.startswith(
+        f"spec.source.kafka.bootstrapServers: changed from a:9092 to the platform's own Kafka, {told}"
+    )
+
+
+def test_a_topic_that_is_not_there_on_another_cluster() -> None:
+    kafka = KafkaSpec(bootstrap_servers="a:9092, b:9092")
+    assert str(missing(Topic("crm.orders", 1, 1, managed=False, kafka=kafka))) == (
+        "spec.source.topic.name: topic crm.orders does not exist at a:9092,b:9092, or the login may not describe it;"
+        " correct the name, or allow Describe and Read on the topic"
+    )
 
 
 @pytest.mark.parametrize(("live", "whose"), OWNERS, ids=[whose for _, whose in OWNERS])

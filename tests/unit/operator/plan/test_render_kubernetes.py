@@ -277,3 +277,15 @@ def test_a_bridge_runs_alone_and_sees_no_login() -> None:
     assert {"name": "TIDEMILL_MQTT_DIR", "value": "/etc/tidemill/mqtt"} in container["env"]
     _, servers = found["NetworkPolicy", "orders-mqtt"]["spec"]["egress"]
     assert [port["port"] for port in servers["ports"]] == [5432, 8883, 9092]
+
+
+def test_the_secret_of_the_sources_cluster_is_mounted() -> None:
+    found = rendered(replace(PROCESSOR, kafka_secret="crm", reached_ports=(9094,)))
+    pod = found["Deployment", "orders-processor"]["spec"]["template"]["spec"]
+    mounted = {volume["name"]: volume for volume in pod["volumes"]}
+    assert mounted["source-kafka"]["secret"] == {"secretName": "crm", "optional": True, "defaultMode": 0o440}
+    (container,) = pod["containers"]
+    path = "/etc/tidemill/source-kafka"
+    assert {"name": "source-kafka", "mountPath": path, "readOnly": True} in container["volumeMounts"]
+    assert {"name": "TIDEMILL_SOURCE_KAFKA_DIR", "value": path} in container["env"]
+    assert "source-kafka" not in str(template(PROCESSOR))

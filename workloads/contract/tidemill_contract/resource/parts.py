@@ -16,6 +16,7 @@ from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.formats import FormatSpec
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.source import EventTimeSpec, FieldSpec, TopicSpec
@@ -74,6 +75,7 @@ class Parts:
     namespace: str
     name: str | None
     topic: TopicSpec | None
+    kafka: KafkaSpec | None
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
@@ -100,6 +102,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         namespace=namespace if isinstance(namespace, str) else "default",
         name=_text(metadata.get("name")),
         topic=_read(TopicSpec, source.get("topic", {})),
+        kafka=_read(KafkaSpec, source.get("kafka")),
         format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
+from tidemill_contract import names
 from tidemill_contract.decimals import DECIMAL, family
 from tidemill_contract.duration import least_ms, parse_ms
 from tidemill_contract.events.timestamps import check_zone
@@ -25,10 +27,12 @@ from tidemill_contract.resource.metric_rules import Columns, answer_types, expre
 from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
+from tidemill_contract.resource.source import TopicSpec
 from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.times import read_start
 
 RESERVED = ("window_start", "window_end", "closed")
+READABLE = "TIDEMILL_READABLE_TOPICS (chart: defaults.readableTopics)"
 _WATCHED = ("integer", "number", DECIMAL)
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
@@ -42,9 +46,30 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The prefixes that topic names may have besides the namespace, according to the platform's settings."""
+    """The names of source topics that the platform's settings allow besides `<namespace>.`.
+
+    Attributes:
+        topic_prefixes: prefixes of topics that pipelines may manage.
+        readable_topics: patterns of topics that pipelines may only read, such as `crm.*`.
+    """
 
     topic_prefixes: tuple[str, ...] = ()
+    readable_topics: tuple[str, ...] = ()
+
+    def own(self, topic: str, namespace: str) -> bool:
+        """Return whether the pipelines of a namespace may manage a topic."""
+        return topic.startswith((f"{namespace}.", *self.topic_prefixes))
+
+    def readable(self, topic: str) -> bool:
+        """Return whether all pipelines may read a topic.
+
+        Names that a pipeline's results may have are only readable if the list has the name itself. So no pattern opens
+        the results of other namespaces.
+        """
+        derived = names.derived_topic(topic)
+        if derived is not None and derived[2] in names.OUTPUT_TOPICS:
+            return topic in self.readable_topics
+        return any(fnmatchcase(topic, pattern) for pattern in self.readable_topics)
 
 
 def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
@@ -117,10 +142,11 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
     topic, path = parts.topic, "spec.source.topic"
     if topic is None:
         return
-    prefixes = (f"{parts.namespace}.", *limits.topic_prefixes)
-    if topic.name is not None and not topic.name.startswith(prefixes):
-        remedy = f"start it with '{parts.namespace}.', or leave it out"
-        yield Fault(f"{path}.name", topic.name, "the topic belongs to another namespace", remedy)
+    if parts.kafka is not None:
+        outputs = [names.topic(parts.namespace, parts.name or "", kind) for kind in names.OUTPUT_TOPICS]
+        yield from parts.kafka.faults(topic.name, managed=topic.managed, outputs=outputs)
+    elif topic.name is not None and not limits.own(topic.name, parts.namespace):
+        yield from _foreign(topic, limits, f"{path}.name", parts.namespace)
     if topic.name is not None and topic.name.strip(".") == "":
         yield Fault(f"{path}.name", topic.name, "Kafka allows no such name", "use letters and digits too")
     if topic.start_from not in ("earliest", "latest") and not _is_time(topic.start_from):
@@ -131,6 +157,22 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
             f"{path}.retention", topic.retention, "is too short: Kafka deletes unread events", "write 1m or more"
         )
     yield from _topic_configs(topic.config, topic.replication_factor, f"{path}.config")
+
+
+def _foreign(topic: TopicSpec, limits: Limits, path: str, namespace: str) -> Iterator[Fault]:
+    """Yield the fault of a topic whose name begins with none of the allowed prefixes. It may be readable."""
+    assert topic.name is not None  # noqa: S101 - the caller has checked it
+    if not limits.readable(topic.name):
+        remedy = f"start it with '{namespace}.', or leave it out"
+        if not topic.managed:
+            remedy = (
+                f"add the topic to the platform's list of readable topics, {READABLE}, or start its name with"
+                f" '{namespace}.'"
+            )
+        yield Fault(path, topic.name, "the topic belongs to another namespace", remedy)
+    elif topic.managed:
+        message = "the platform allows reading this topic, but not managing it"
+        yield Fault(path, topic.name, message, "write managed: false beside it")
 
 
 def _topic_configs(config: Mapping[str, str], replication_factor: int | None, path: str) -> Iterator[Fault]:

@@ -14,6 +14,7 @@ from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.formats import Format, FormatSpec
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.paths import Steps, exploded, read_path, show_path
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
@@ -144,6 +145,11 @@ class EventTimeSpec(Model):
 class SourceSpec(Model):
     """The source of the events, and the form of the events."""
 
+    kafka: KafkaSpec | None = Field(
+        None,
+        description="The Kafka cluster of the source topic, if it is not the platform's own. The topic needs a name and"
+        " managed: false. Results, anomalies and dead letters are written to the platform's own cluster.",
+    )
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     format: Format | None = Field(
         None,

@@ -225,9 +225,9 @@ class PipelineSpec(Model):
     def takes_http(self) -> bool:
         """Whether ingest accepts events for the pipeline.
 
-        Ingest writes events to the topic as it receives them, as JSON.
+        Ingest writes events to the topic as it receives them, as JSON, and only to the platform's own Kafka.
         """
-        return self.ingest.enabled and self.source.written.type == "json"
+        return self.ingest.enabled and self.source.written.type == "json" and self.source.kafka is None
 
     @property
     def group_columns(self) -> frozenset[str]:

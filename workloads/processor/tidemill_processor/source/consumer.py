@@ -7,7 +7,6 @@ later.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
@@ -24,9 +23,8 @@ from quixstreams.kafka import ConnectionConfig
 from tidemill_chassis.kafka_clients import RECONNECTING
 from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
-from tidemill_contract.events.fields import MAX_RECORD_BYTES
-from tidemill_contract.files import read_text
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_processor.source.clusters import ASK_SECONDS, SourceLogin
 
 log = logging.getLogger(__name__)
 
@@ -48,24 +46,6 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-PRODUCER_TUNING: Mapping[str, Any] = {
-    "acks": "all",
-    "enable.idempotence": True,
-    "linger.ms": 20,
-    # Only failures are reported, because a delivery report costs as much as encoding the record.
-    "delivery.report.only.error": True,
-    "compression.type": "lz4",
-    # The topics have this limit too. A window with long texts is a long record. If it is over the limit, it is
-    # published with null for its longest metrics, or skipped.
-    "message.max.bytes": MAX_RECORD_BYTES,
-    "partitioner": "murmur2_random",
-    **RECONNECTING,
-    "log_level": 3,
-}
-
-
-ASK_SECONDS = 5.0
-"""The maximum time until Kafka answers a request."""
 LEAVE_SECONDS = 3.0
 """The maximum time to leave the group."""
 GAP_SIGHTINGS = 2
@@ -92,13 +72,15 @@ class Source:
 
     Attributes:
         heard_at: the time at which Kafka last answered a request about offsets (monotonic seconds).
+        login: the client settings of the cluster with the topic.
         lost_at: the time at which the group removed this member, because it could not reach the coordinator, or None if
             this process is a member.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
-        extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
-        self._connection = {"bootstrap.servers": settings.kafka_brokers, **extra}
+        self._settings, self._config = settings, config
+        self.login = SourceLogin(settings, config)
+        self._connection, self._outdated = self.login.current(), False
         self.topic = config.events_topic
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
@@ -113,18 +95,22 @@ class Source:
         self.lost_at: float | None = None
         self._had: frozenset[int] = frozenset({0})
 
-    def producer(self) -> Producer:
-        """Return a producer for the same cluster.
-
-        It is not the producer of Quix Streams, which polls at each record and takes a fifth of the process' CPU time.
-        """
-        return Producer({**self._connection, **PRODUCER_TUNING})
-
     def subscribe(self) -> None:
         """Join the consumer group. A process that is a member joins again, without leaving."""
         self._consumer.subscribe(
             [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
+
+    def follow_login(self) -> None:
+        """Use changed client settings: for requests at once, and for reading from the next `poll`.
+
+        Call it regularly in the thread that calls `ends`.
+        """
+        if self.login.changed():
+            log.info("the login at %s has changed", self.login.servers)
+            self._connection = self.login.current()
+            self._admin = AdminClient({**RECONNECTING, **self._connection})
+            self._outdated = True
 
     def renew(self) -> None:
         """Replace a consumer that can no longer be used. Its partitions are assigned again."""
@@ -169,6 +155,10 @@ class Source:
 
         A failure of the call is returned in `failed`, never raised.
         """
+        if self._outdated:
+            self._outdated = False
+            self._application = _application(self._settings, self._config, self._connection)
+            self.renew()
         polled = Polled()
         generation = self.generation
         try:

@@ -1,0 +1,161 @@
+"""The Kafka clusters of sources that are not on the platform's own Kafka. They are only read.
+
+The login of each cluster is in a Secret of the pipeline's namespace. It is read again at each use, so that a changed
+Secret is used at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kafka.session import KafkaSession
+from tidemill_operator.actuators.kafka.topics import live_topic
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import LiveTopic
+
+ANSWER_SECONDS = 6.0
+"""The timeout of requests. It is short, so that a cluster that hangs does not delay other pipelines for long."""
+# After a cluster did not answer, it is not asked for this time, because each request takes up a worker of the operator.
+_PAUSE_SECONDS = 10.0
+_MOST = 256
+
+Keys = Callable[[str, str], Mapping[str, str]]
+"""Returns the keys of a Secret by namespace and name. It raises TidemillError or LoginError if there are none."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The address of a cluster, and the settings of its clients in librdkafka's names."""
+
+    servers: str
+    settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+class Cluster:
+    """The clients of one cluster. They are created at first use.
+
+    Args:
+        connection: the address and the settings.
+        secret: the Secret with the login, for messages, or empty.
+    """
+
+    def __init__(self, connection: Connection, secret: str) -> None:
+        self.connection, self.name = connection, f"Kafka at {connection.servers}"
+        self._remedy = f"check the login in the Secret {secret}" if secret else "set spec.source.kafka.secretRef"
+        self._id = ""
+        self._silent: tuple[float, TidemillError] | None = None
+
+    @cached_property
+    def session(self) -> KafkaSession:
+        """The client for requests about topics."""
+        settings = dict(self.connection.settings)
+        return KafkaSession(self.connection.servers, settings, ANSWER_SECONDS, remedy=self._remedy)
+
+    @cached_property
+    def log(self) -> KafkaLog:
+        """The client that reads offsets."""
+        servers, settings = self.connection.servers, dict(self.connection.settings)
+        return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
+
+    def topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
+        """Return a topic, or None if it does not exist, or if the login may not describe it.
+
+        Raises:
+            TidemillError: the cluster does not answer, refuses, or is the platform's own.
+        """
+        silent = self._silent
+        if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
+            raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)
+        try:
+            return self._topic(name, own_id)
+        except TidemillError as error:
+            if error.reason == Reason.UNREACHABLE:
+                self._silent = (time.monotonic(), error)
+            raise
+
+    def _topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
+        self._id = self._id or self.session.cluster_id()
+        if self._id and self._id == own_id():
+            raise TidemillError(
+                Reason.INVALID_SPEC,
+                f"spec.source.kafka.bootstrapServers: {self.connection.servers} is the platform's own Kafka",
+                "take out spec.source.kafka",
+            )
+        described = self.session.described([name]).get(name)
+        return None if described is None else live_topic(described)
+
+
+class Clusters:
+    """Connects to the clusters of sources. Safe to share between threads.
+
+    Args:
+        keys: reads a Secret.
+        own: the client of the platform's own Kafka, whose id is compared, or None if its id is unknown.
+    """
+
+    def __init__(self, keys: Keys, own: KafkaSession | None = None) -> None:
+        self._keys, self._own, self._id = keys, own, ""
+        self._known: OrderedDict[tuple[str, KafkaSpec], Cluster] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, namespace: str, kafka: KafkaSpec) -> Cluster:
+        """Return the cluster with its current login.
+
+        Raises:
+            TidemillError: the Secret is missing or wrong, or cannot be read.
+        """
+        connection = self._connection(namespace, kafka)
+        key = namespace, kafka
+        with self._lock:
+            known = self._known.get(key)
+            if known is None or known.connection != connection:
+                known = self._known[key] = Cluster(connection, f"{namespace}/{kafka.secret}" if kafka.secret else "")
+            self._known.move_to_end(key)
+            while len(self._known) > _MOST:
+                self._known.popitem(last=False)
+        return known
+
+    def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
+        """Return a topic, or None if it does not exist, or if the login may not describe it.
+
+        Raises:
+            TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses, or is the platform's
+                own.
+        """
+        return self.open(namespace, kafka).topic(name, self._own_id)
+
+    def _own_id(self) -> str:
+        if not self._id and self._own is not None:
+            self._id = self._own.cluster_id()
+        return self._id
+
+    def _connection(self, namespace: str, kafka: KafkaSpec) -> Connection:
+        keys: Mapping[str, str] = {}
+        try:
+            keys = self._keys(namespace, kafka.secret) if kafka.secret else {}
+            settings = client_settings(keys)
+        except LoginError as error:
+            message = f"spec.source.kafka.secretRef: Secret {namespace}/{kafka.secret}: {error}"
+            raise TidemillError(Reason.INVALID_SPEC, message, "the keys are listed in docs/kafka-clusters.md") from None
+        return Connection(",".join(kafka.servers), tuple(sorted(settings.items())))
+
+
+def keys_in_files(root: Path) -> Keys:
+    """Return a reader of Secrets that are folders `<root>/<namespace>/<name>`, with a file for each key."""
+
+    def read(namespace: str, name: str) -> Mapping[str, str]:
+        folder = root / namespace / name
+        if not folder.is_dir():
+            raise LoginError(f"there is no folder {folder}; create it, with a file for each key")
+        return read_keys(folder)
+
+    return read

@@ -1,0 +1,121 @@
+"""An observer for each Kafka cluster: the platform's own, and those of sources elsewhere.
+
+So a cluster that hangs only delays the figures of its own pipelines.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import Cluster, Clusters
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.figures import Observation
+from tidemill_operator.observer.observer import Observer, Show, Tell
+
+log = logging.getLogger(__name__)
+_UNTOLD: Tell = lambda *_: None  # noqa: E731 - the default of an argument
+
+
+class Observers:
+    """Measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
+
+    Args:
+        kafka: reads partitions of the platform's own Kafka.
+        clusters: connects to the clusters of other sources.
+        postgres: the database and its administrator's login.
+        show: gets the observation of each pipeline in each round. Only one thread at a time calls it.
+        progress: gets a pipeline's schema, topic and progress in each round.
+    """
+
+    def __init__(
+        self, kafka: KafkaLog, clusters: Clusters, postgres: PostgresAddress, show: Show, *, progress: Tell = _UNTOLD
+    ) -> None:
+        showing = threading.Lock()
+
+        def show_one(key: Key, seen: Observation) -> None:
+            with showing:
+                show(key, seen)
+
+        self._make: Callable[[KafkaLog], Observer] = lambda log: Observer(log, postgres, show_one, progress=progress)
+        self._clusters, self._own = clusters, self._make(kafka)
+        self._others: dict[Cluster, Observer] = {}
+        self._where: dict[Key, Cluster] = {}
+        self._runs = False
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start measuring."""
+        with self._lock:
+            self._runs = True
+            observers = [self._own, *self._others.values()]
+        for observer in observers:
+            observer.start()
+
+    def stop(self) -> None:
+        """Stop measuring."""
+        with self._lock:
+            self._runs = False
+            observers = [self._own, *self._others.values()]
+        for observer in observers:
+            observer.leave()
+        for observer in observers:
+            observer.stop()
+
+    def look(self) -> None:
+        """Run one round over all pipelines."""
+        with self._lock:
+            observers = [self._own, *self._others.values()]
+        for observer in observers:
+            observer.look()
+
+    def watch(self, key: Key, status: Mapping[str, Any]) -> None:
+        """Start measuring a pipeline that has a schema and a topic, by its status."""
+        if not status.get("schema") or not status.get("topics"):
+            return
+        topic = status["topics"][0]
+        try:
+            cluster = self._cluster(key, topic.get("kafka"))
+        except TidemillError as error:
+            log.info("%s: %s", key, error)  # a pass reports it
+            return
+        with self._lock:
+            if cluster is not self._where.get(key):
+                self._leave(key)
+            if cluster is None:
+                observer = self._own
+            else:
+                self._where[key] = cluster
+                observer = self._others.get(cluster) or self._begin(cluster)
+        observer.watch(key, status["schema"], topic["name"])
+
+    def forget(self, key: Key) -> None:
+        """Stop measuring a pipeline, and remove its metrics."""
+        with self._lock:
+            self._leave(key)
+
+    def _cluster(self, key: Key, kafka: Mapping[str, Any] | None) -> Cluster | None:
+        """Return the cluster of a topic, or None for the platform's own."""
+        return self._clusters.open(key.namespace, KafkaSpec.model_validate(dict(kafka))) if kafka else None
+
+    def _begin(self, cluster: Cluster) -> Observer:
+        observer = self._others[cluster] = self._make(cluster.log)
+        if self._runs:
+            observer.start()
+        return observer
+
+    def _leave(self, key: Key) -> None:
+        """Stop measuring a pipeline where it was measured. An observer without pipelines ends."""
+        former = self._where.pop(key, None)
+        if former is None:
+            self._own.forget(key)
+            return
+        self._others[former].forget(key)
+        if former not in self._where.values():
+            self._others.pop(former).leave()

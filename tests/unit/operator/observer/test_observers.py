@@ -1,0 +1,67 @@
+"""Which observer measures a pipeline: that of the platform's own Kafka, or that of its source's cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.observers import Observers
+from tidemill_operator.settings import NOWHERE
+
+ORDERS, BIDS = Key("shop", "orders", "u1"), Key("shop", "bids", "u2")
+
+
+@pytest.fixture
+def observers(tmp_path: Path) -> Observers:
+    clusters = Clusters(keys_in_files(tmp_path))
+    return Observers(KafkaLog("own:9092"), clusters, NOWHERE, lambda *_: None)
+
+
+def status(servers: str = "", secret: str = "") -> dict[str, Any]:
+    kafka = {"bootstrapServers": servers} | ({"secretRef": {"name": secret}} if secret else {})
+    topic = {"name": "crm.orders"} | ({"kafka": kafka} if servers else {})
+    return {"schema": "shop__orders", "topics": [topic]}
+
+
+def measured(observers: Observers) -> dict[str, set[str]]:
+    """The names of the pipelines by the cluster that measures them."""
+    parts = {"own:9092": observers._own, **{at.connection.servers: one for at, one in observers._others.items()}}
+    return {servers: {key.name for key in one._known} for servers, one in parts.items()}
+
+
+def test_each_cluster_has_an_observer_of_its_own(observers: Observers) -> None:
+    observers.watch(ORDERS, status("a:9092"))
+    observers.watch(BIDS, status("a:9092"))
+    assert measured(observers) == {"own:9092": set(), "a:9092": {"orders", "bids"}}
+    observers.watch(BIDS, status())
+    observers.watch(ORDERS, status("b:9092"))
+    assert measured(observers) == {"own:9092": {"bids"}, "b:9092": {"orders"}}
+    observers.forget(ORDERS)
+    observers.forget(BIDS)
+    assert measured(observers) == {"own:9092": set()}
+
+
+def test_a_changed_login_has_another_observer_and_a_wrong_one_changes_nothing(
+    observers: Observers, tmp_path: Path
+) -> None:
+    observers.watch(ORDERS, status("a:9092", "crm"))
+    assert measured(observers) == {"own:9092": set()}
+    folder = tmp_path / "shop" / "crm"
+    folder.mkdir(parents=True)
+    observers.watch(ORDERS, status("a:9092", "crm"))
+    (first,) = observers._others.values()
+    observers.watch(ORDERS, status("a:9092", "crm"))
+    assert list(observers._others.values()) == [first]
+    (folder / "security.protocol").write_text("ssl")
+    observers.watch(ORDERS, status("a:9092", "crm"))
+    (second,) = observers._others.values()
+    assert second is not first
+    (folder / "security.protocol").write_text("none")
+    observers.watch(ORDERS, status("a:9092", "crm"))
+    assert list(observers._others.values()) == [second]
+    assert measured(observers) == {"own:9092": set(), "a:9092": {"orders"}}

@@ -1,0 +1,91 @@
+"""Client settings of Kafka from the keys of a Secret. Processors and the operator both use this module.
+
+Only the keys in this module are used, because other settings of librdkafka read files, load libraries or run commands,
+and whoever creates a pipeline chooses the Secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tidemill_contract.files import read_text
+
+PROTOCOL, MECHANISM, USERNAME, PASSWORD = "security.protocol", "sasl.mechanism", "sasl.username", "sasl.password"
+CA, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
+KEYS = (PROTOCOL, MECHANISM, USERNAME, PASSWORD, CA, CERTIFICATE, KEY)
+"""The keys of the Secret. All of them are optional."""
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_PEM = {CA: "ssl.ca.pem", CERTIFICATE: "ssl.certificate.pem", KEY: "ssl.key.pem"}
+_MARKS = {CA: "CERTIFICATE", CERTIFICATE: "CERTIFICATE", KEY: "PRIVATE KEY"}
+
+
+class LoginError(ValueError):
+    """The keys of a Secret are no valid client settings. The message has the remedy, and no secret value."""
+
+
+def read_keys(folder: Path) -> dict[str, str]:
+    """Return the keys of a Secret from a folder with a file for each key. A folder that does not exist has no keys.
+
+    Raises:
+        LoginError: a file cannot be read.
+    """
+    found = {}
+    for key in KEYS:
+        try:
+            found[key] = read_text(folder / key)
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise LoginError(f"{key} cannot be read ({type(error).__name__}); correct the Secret") from None
+    return found
+
+
+def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings for librdkafka. Other keys than `KEYS` are ignored.
+
+    Without `security.protocol`, it follows from the other keys: with `sasl.mechanism` or `sasl.username` it is
+    SASL_SSL, with a certificate it is SSL, and else PLAINTEXT.
+
+    Raises:
+        LoginError: a key is missing or has a wrong value.
+    """
+    known = {key: keys[key].strip() for key in KEYS if keys.get(key, "").strip()}
+    protocol = known.get(PROTOCOL, _implied(known)).upper()
+    if protocol not in _PROTOCOLS:
+        raise LoginError(f"{PROTOCOL}: {protocol[:40]} is none of {', '.join(_PROTOCOLS)}")
+    found = {PROTOCOL: protocol}
+    if protocol.startswith("SASL_"):
+        found |= _login(known)
+    elif MECHANISM in known or USERNAME in known:
+        raise LoginError(f"{PROTOCOL}: {protocol} sends no login; write SASL_{protocol.replace('PLAINTEXT', 'SSL')}")
+    if protocol.endswith("SSL"):
+        found |= _certificates(known)
+    return found
+
+
+def _implied(known: Mapping[str, str]) -> str:
+    if MECHANISM in known or USERNAME in known:
+        return "SASL_SSL"
+    return "SSL" if CA in known or CERTIFICATE in known else "PLAINTEXT"
+
+
+def _login(known: Mapping[str, str]) -> dict[str, str]:
+    for key in (MECHANISM, USERNAME, PASSWORD):
+        if key not in known:
+            raise LoginError(f"{key} is missing; add the key to the Secret")
+    mechanism = known[MECHANISM].upper()
+    if mechanism not in _MECHANISMS:
+        raise LoginError(f"{MECHANISM}: {mechanism[:40]} is none of {', '.join(_MECHANISMS)}")
+    return {MECHANISM: mechanism, USERNAME: known[USERNAME], PASSWORD: known[PASSWORD]}
+
+
+def _certificates(known: Mapping[str, str]) -> dict[str, str]:
+    for key, other in ((CERTIFICATE, KEY), (KEY, CERTIFICATE)):
+        if key in known and other not in known:
+            raise LoginError(f"{key} needs {other}; add the key to the Secret")
+    for key, mark in _MARKS.items():
+        if key in known and f"{mark}-----" not in known[key]:
+            raise LoginError(f"{key} is no PEM text; write the text from -----BEGIN to the end")
+    return {setting: known[key] + "\n" for key, setting in _PEM.items() if key in known}

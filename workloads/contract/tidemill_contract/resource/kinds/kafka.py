@@ -1,0 +1,67 @@
+"""The Kafka cluster of the source topic, if it is not the platform's own: the member `source.kafka`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from tidemill_contract.resource.faults import ABSENT, Fault
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.formats import SecretRef
+
+_SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+_MOST_PORT = 65_535
+
+
+class KafkaSpec(Model):
+    """A Kafka cluster that is not the platform's own."""
+
+    bootstrap_servers: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="Its brokers: host:port, or several, separated by commas."
+    )
+    secret_ref: SecretRef | None = Field(
+        None,
+        description="A Secret with the client settings: security.protocol, sasl.mechanism, sasl.username,"
+        " sasl.password, ca.crt, tls.crt and tls.key, as far as they are needed.",
+    )
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The brokers, each as `host:port`."""
+        return tuple(server.strip() for server in self.bootstrap_servers.split(","))
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports of the brokers."""
+        return tuple(sorted({int(server.rpartition(":")[2]) for server in self.servers}))
+
+    @property
+    def secret(self) -> str:
+        """The name of the Secret, or empty if there is none."""
+        return self.secret_ref.name if self.secret_ref is not None else ""
+
+    def faults(self, topic: str | None, *, managed: bool, outputs: Collection[str]) -> Iterator[Fault]:
+        """Yield the faults of the cluster's address, and of the topic on it.
+
+        Args:
+            topic: the name of the source topic, or None if the spec has none.
+            managed: whether the spec lets Tidemill create and alter the topic.
+            outputs: the topics that the pipeline writes to.
+        """
+        for server in self.servers:
+            found = _SERVER.fullmatch(server)
+            if found is None or not 0 < int(found[1]) <= _MOST_PORT:
+                remedy = "write host:port, or several with commas between them"
+                yield Fault("spec.source.kafka.bootstrapServers", server, "is no address of a broker", remedy)
+        if managed:
+            message = "Tidemill does not create or alter topics on another Kafka cluster"
+            yield Fault("spec.source.topic.managed", True, message, "write managed: false")
+        if topic is None:
+            message, remedy = "a topic on another Kafka cluster has no default name", "write its name"
+            yield Fault("spec.source.topic.name", ABSENT, message, remedy)
+        elif topic in outputs:
+            message = "this pipeline writes to a topic of the same name on the platform's own Kafka"
+            yield Fault("spec.source.topic.name", topic, message, "give the pipeline another name")

@@ -1,0 +1,121 @@
+"""The connections of a processor: to the Kafka with the source topic, and to the platform's own Kafka.
+
+Results, anomalies and dead letters are written to the platform's own Kafka. The source topic is there too, unless the
+spec has `source.kafka`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from tidemill_chassis.kafka_clients import RECONNECTING
+from tidemill_contract.events.fields import MAX_RECORD_BYTES
+from tidemill_contract.files import read_text
+from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+
+ASK_SECONDS = 5.0
+"""The maximum time until Kafka answers a request."""
+_SILENCE_SECONDS = 20.0
+
+PRODUCER_TUNING: Mapping[str, Any] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "linger.ms": 20,
+    # Only failures are reported, because a delivery report costs as much as encoding the record.
+    "delivery.report.only.error": True,
+    "compression.type": "lz4",
+    # The topics have this limit too. A window with long texts is a long record. If it is over the limit, it is
+    # published with null for its longest metrics, or skipped.
+    "message.max.bytes": MAX_RECORD_BYTES,
+    "partitioner": "murmur2_random",
+    **RECONNECTING,
+    "log_level": 3,
+}
+
+
+def own_connection(settings: WorkloadSettings) -> dict[str, Any]:
+    """Return the client settings for the platform's own Kafka."""
+    extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
+    return {"bootstrap.servers": settings.kafka_brokers, **extra}
+
+
+class SourceLogin:
+    """The client settings for the Kafka with the source topic. They change with the Secret of `source.kafka`.
+
+    Attributes:
+        servers: the brokers if `source.kafka` names them, else empty.
+        error: what is wrong with the Secret, or empty.
+    """
+
+    def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
+        self._settings, self._kafka = settings, config.spec.source.kafka
+        self.servers = ",".join(self._kafka.servers) if self._kafka is not None else ""
+        self.error = ""
+        self._known: dict[str, Any] | None = None
+
+    def current(self) -> dict[str, Any]:
+        """Return the client settings, and remember them. With a wrong Secret, they have no login."""
+        self._known = self._read()
+        return self._known
+
+    def changed(self) -> bool:
+        """Return whether the settings differ from those that `current` returned. Only a Secret can change them."""
+        return self._kafka is not None and self._read() != self._known
+
+    def _read(self) -> dict[str, Any]:
+        if self._kafka is None:
+            return own_connection(self._settings)
+        folder = self._settings.source_kafka_dir
+        try:
+            login = client_settings(read_keys(folder)) if folder is not None else {}
+        except LoginError as error:
+            self.error, login = f"Secret {self._kafka.secret}: {error}", {}
+        else:
+            self.error = ""
+        return {"bootstrap.servers": self.servers, **login}
+
+
+class Outputs:
+    """The platform's own Kafka, to which records are published.
+
+    Attributes:
+        error: why it does not answer, or empty.
+    """
+
+    def __init__(self, settings: WorkloadSettings) -> None:
+        self._connection = own_connection(settings)
+        self._admin: AdminClient | None = None
+        self._answered_at = time.monotonic()
+        self.error = ""
+
+    def producer(self) -> Producer:
+        """Return a producer.
+
+        It is not the producer of Quix Streams, which polls at each record and takes a fifth of the process' CPU time.
+        """
+        return Producer({**self._connection, **PRODUCER_TUNING})
+
+    def look(self) -> None:
+        """Check whether Kafka answers. One thread calls this regularly. A short silence is no error.
+
+        Raises:
+            KafkaException, TimeoutError: it does not answer in time.
+        """
+        if self._admin is None:
+            self._admin = AdminClient({**RECONNECTING, **self._connection, "log_level": 0})
+        try:
+            self._admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1)
+        except (KafkaException, TimeoutError) as error:
+            self._admin = None  # because it may know outdated addresses
+            if time.monotonic() - self._answered_at >= _SILENCE_SECONDS:
+                cause = error.args[0] if error.args else None
+                self.error = cause.str() if isinstance(cause, KafkaError) else "no answer in time"
+            raise
+        self._answered_at, self.error = time.monotonic(), ""
