@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tidemill_contract.resource.faults import Fault
+from tidemill_contract.resource.faults import ABSENT, Fault
 from tidemill_contract.resource.parts import Parts
 
 
@@ -20,6 +20,12 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         seen.setdefault(part.name or "", part.path)
         if part.model is not None:
             yield from part.model.faults(part.path)
+    if parts.kafka is not None:
+        named = [("mqtt", parts.mqtt is not None), ("webhooks", bool(parts.webhooks))]
+        for member, given in named:
+            if given:
+                message = "the source topic is on another Kafka cluster, to which Tidemill does not write"
+                yield Fault(f"spec.source.{member}", ABSENT, message, f"take {member} out, or take kafka out")
     if not parts.webhooks:
         return
     if parts.ingest is not None and not parts.ingest.enabled:
