@@ -49,7 +49,7 @@ def test_events_of_webhooks_and_of_mqtt_are_counted(tmp_path: Path, servers: Any
     (tmp_path / "a.yaml").write_text(PIPELINE.replace("PORT", str(broker.port)))
     environ = {
         "TIDEMILL_KAFKA_BROKERS": servers.kafka,
-        "TIDEMILL_POSTGRES_URL": servers.postgres,
+        "TIDEMILL_POSTGRES_URL": servers.postgres.url,
         "TIDEMILL_REDIS_URL": servers.redis,
     }
     try:
