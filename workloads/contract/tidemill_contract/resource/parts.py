@@ -25,6 +25,7 @@ from tidemill_contract.resource.spec import (
     DeriveSpec,
     EventsSpec,
     ProcessorSpec,
+    PythonSpec,
 )
 
 M = TypeVar("M", bound=BaseModel)
@@ -77,6 +78,7 @@ class Parts:
     event_time: EventTimeSpec | None
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
+    python: PythonSpec | None
     aggregations: tuple[AggregationPart, ...]
     anomalies: tuple[AnomalyPart, ...]
     events: EventsSpec | None
@@ -100,6 +102,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
+        python=_read(PythonSpec, transform.get("python")),
         aggregations=tuple(
             _aggregation(raw, f"spec.aggregations[{i}]") for i, raw in enumerate(_items(spec.get("aggregations")))
         ),

@@ -25,6 +25,7 @@ from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
 from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.resource.transforms.python_rules import python_faults
 from tidemill_contract.times import read_start
 
 RESERVED = ("window_start", "window_end", "closed")
@@ -316,6 +317,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     _source,
     field_faults,
     format_faults,
+    python_faults,
     _windows,
     metric_faults,
     _anomalies,

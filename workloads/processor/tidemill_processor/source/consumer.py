@@ -27,6 +27,7 @@ from tidemill_contract import names
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.files import read_text
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_processor.source.staged import staged
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ class Source:
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
         extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
         self._connection = {"bootstrap.servers": settings.kafka_brokers, **extra}
-        self.topic = config.events_topic
+        self.topic = config.read_topic
+        self._staged = config.spec.transform.python is not None
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
         self._admin = AdminClient({**RECONNECTING, **self._connection})
@@ -191,7 +193,7 @@ class Source:
         ready = self._ready
         if not ready.issuperset({message.partition() for message in records}):
             records = [message for message in records if message.partition() in ready]
-        polled.messages = records
+        polled.messages = staged(records) if self._staged else records
         return polled
 
     def _prove(self, messages: list[Any]) -> None:
