@@ -20,6 +20,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer import figures
 from tidemill_operator.observer.observer import Observer
 from tidemill_operator.observer.progress import ProgressWatch
+from tidemill_operator.observer.stages import read_topics
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.status import PROGRESSING, interrupted
@@ -120,7 +121,7 @@ class Controller:
         if progress:
             progress.watch(key, document, status)
         if status.get("schema") and status.get("topics"):
-            self._observer.watch(key, status["schema"], status["topics"][0]["name"])
+            self._observer.watch(key, status["schema"], *read_topics(key, status["topics"]))
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:

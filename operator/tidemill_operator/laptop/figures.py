@@ -13,6 +13,7 @@ from tidemill_operator.laptop.store import Stored
 from tidemill_operator.observer import figures
 from tidemill_operator.observer.figures import Observation
 from tidemill_operator.observer.observer import Observer, Tell
+from tidemill_operator.observer.stages import read_topics
 
 
 class LocalFigures:
@@ -61,7 +62,7 @@ class LocalFigures:
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             if status.get("schema") and status.get("topics"):
-                self._observer.watch(key, status["schema"], status["topics"][0]["name"])
+                self._observer.watch(key, status["schema"], *read_topics(key, status["topics"]))
         for key in self._watched - wanted.keys():
             self._observer.forget(key)
             self._told.pop(key, None)

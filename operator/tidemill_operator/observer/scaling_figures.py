@@ -37,7 +37,7 @@ class Watched:
 
     Attributes:
         schema: the pipeline's schema in Postgres.
-        topic: the source topic.
+        topic: the topic that the processors read.
         group: the processors' consumer group.
         writer: the processors' role in Postgres, or the common prefix of their roles.
     """
@@ -51,7 +51,7 @@ class Watched:
     def of(cls, config: PipelineConfig) -> Watched:
         """Return the objects of a running pipeline."""
         group = names.consumer_group(config.namespace, config.name)
-        return cls(config.schema_name, config.events_topic, group, names.role(config.schema_name, "writer"))
+        return cls(config.schema_name, config.read_topic, group, names.role(config.schema_name, "writer"))
 
 
 class FiguresReader:

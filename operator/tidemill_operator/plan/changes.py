@@ -192,6 +192,8 @@ def _facts(workload: Workload) -> dict[str, Any]:
         "environment": dict(workload.environment),
         "ports": dict(workload.ports),
         "secrets": {pipeline: list(names) for pipeline, names in workload.secrets.items()},
+        "code": workload.code or None,
+        "image": workload.image or None,
         "resources": {kind: dict(amounts) for kind, amounts in workload.resources.items()},
     }
     return flatten(facts)

@@ -10,7 +10,7 @@ from tidemill_contract.functions.feeds import Feeds
 from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import Kept
 
-Component = Literal["processor", "replay", "ingest", "api"]
+Component = Literal["processor", "replay", "stage", "ingest", "api"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Topic:
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
         lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
             lost, or if creating it is allowed.
+        staged: whether it is the topic between the Python stage and the processors.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Topic:
     managed: bool = True
     replicated: bool = True
     lost: str = ""
+    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Workload:
             replaced. The hash is empty if they read changed settings while they run.
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
+        code: the user's ConfigMap with the file of the Python stage, or empty if there is none.
+        image: the user's image, or empty for the image of the component.
     """
 
     name: str
@@ -149,6 +153,8 @@ class Workload:
     revision: str = ""
     registry_secret: str = ""
     reached_ports: tuple[int, ...] = ()
+    code: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)

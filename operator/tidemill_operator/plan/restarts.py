@@ -15,6 +15,8 @@ from tidemill_contract.runtime import PipelineConfig
 # partitions are not listed, because a running consumer finds new partitions only minutes later.
 UNREAD = (
     "suspend",
+    # Processors only read whether there is a Python stage, and that cannot be edited.
+    "transform.python",
     "reclaimPolicy",
     "source.topic.managed",
     "source.topic.replicationFactor",
@@ -45,6 +47,14 @@ def revision(config: PipelineConfig) -> str:
     """Return a hash of the settings that processors read and of the generation. If it changes, they are replaced."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_revision(config: PipelineConfig) -> str:
+    """Return a hash of the settings that the Python stage reads at its start. If it changes, the stage is replaced."""
+    python, spec = config.spec.transform.python, config.spec
+    told = python.model_dump(mode="json", exclude={"replicas", "resources"}) if python is not None else {}
+    read = [told, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _take(value: Any, path: list[str]) -> None:

@@ -62,7 +62,7 @@ def render(
     replicas = None if workload.scaled_elsewhere else workload.replicas
     deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
     belongings = []
-    if workload.pipeline is not None and component != "replay":  # a replay reads the processors' ConfigMap
+    if workload.pipeline is not None and component not in ("replay", "stage"):  # they read the processors' ConfigMap
         belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
     if component in ("ingest", "api"):
         front, port = names.service(pipeline, component), PORTS[component]
