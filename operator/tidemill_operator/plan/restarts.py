@@ -15,8 +15,6 @@ from tidemill_contract.runtime import PipelineConfig
 # partitions are not listed, because a running consumer finds new partitions only minutes later.
 UNREAD = (
     "suspend",
-    # Processors only read whether there is a Python stage, and that cannot be edited.
-    "transform.python",
     "reclaimPolicy",
     "source.topic.managed",
     "source.topic.replicationFactor",
@@ -33,12 +31,15 @@ UNREAD = (
     "auth",
 )
 
+# Processors only read whether there is a Python stage, and that cannot be edited.
+_STAGE = "transform.python"
+
 
 def read_by_processors(config: PipelineConfig) -> str:
     """Return the settings that processors read as stable text, without the generation."""
     # Unset members are left out, so that a member that a later version adds does not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
-    for path in UNREAD:
+    for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
     return json.dumps(told, sort_keys=True)
 

@@ -134,6 +134,7 @@ _WORKLOADS = {
     "CONFIG_DIR": "Folder of `<pipeline>.json`, the pipelines' configs.",
     "PIPELINE": "The pipeline of a processor.",
     "SECRETS_DIR": "Folder of logins and API keys.",
+    "STAGE_DIR": "Of a Python stage: folder of the user's file; unset: the file has an absolute path.",
     "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
