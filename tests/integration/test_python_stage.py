@@ -11,12 +11,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from bench import Bench, MakeBench
 from tidemill_contract import names
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.staged import RUNS
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.figures import Observation
+from tidemill_operator.observer.observer import Observer
 
 pytestmark = pytest.mark.integration
 
@@ -123,11 +130,14 @@ def note(bench: Bench) -> str:
     group = names.consumer_group(bench.config.namespace, bench.config.name, "stage-state")
     consumer = Consumer({"bootstrap.servers": bench.servers.kafka, "group.id": group})
     try:
-        return str(consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)[0].metadata or "")
+        return str(
+            consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)[0].metadata or ""
+        ).rstrip("\0")
     finally:
         consumer.close()
 
 
+@pytest.mark.matrix
 def test_counts_are_exact_while_stage_and_processor_are_killed(make_bench: MakeBench) -> None:
     bench = make_bench(config("staged"))
     numbers = itertools.count(1)
@@ -158,3 +168,87 @@ def test_counts_are_exact_while_stage_and_processor_are_killed(make_bench: MakeB
     assert (told["status"], told["lag"]) == ("healthy", 0)
     assert letters(bench) == {f"transform_failed: {begin}": n for begin, n in dead.items()}
     assert bench.query("SELECT sum(_n_origin) = sum(_count) FROM {s}.by_shop_v1") == [(True,)]
+
+
+def detail(bench: Bench, index: int) -> str:
+    """What /health of the stage says about the function."""
+    return str(bench.health(index).get("dependencies", {}).get("function", {}).get("detail", ""))
+
+
+def test_a_file_that_does_not_load_is_named_and_edits_are_noticed(make_bench: MakeBench) -> None:
+    """Nothing is lost meanwhile. The operator's observer reads the reason, and counts what waits before the stage."""
+    bench = make_bench(config("mended"))
+    key = Key("default", "mended", "")
+    seen: dict[Key, Observation] = {}
+    looks: list[Any] = []
+    observer = Observer(
+        KafkaLog(bench.servers.kafka),
+        bench.servers.postgres,
+        seen.__setitem__,
+        progress=lambda *told: looks.append(told[3]),
+    )
+    observer.watch(key, bench.config.schema_name, bench.config.read_topic, bench.config.events_topic)
+
+    def observed() -> tuple[int, str]:
+        observer.look()
+        figures = seen[key].figures
+        assert figures is not None, seen[key].fault
+        return figures.lag, str(looks[-1]) if isinstance(looks[-1], TidemillError) else ""
+
+    start_stage(bench, "import nothing_here\n" + ENRICH)
+    bench.start()
+    bench.produce([record(number) for number in range(1, 101)])
+    bench.eventually(lambda: "nothing_here" in detail(bench, 0), what="health names the import")
+    assert (bench.health(0)["status"], bench.consumed()) == ("unhealthy", 0)
+    bench.eventually(lambda: "nothing_here" in note(bench), what="the operator is told")
+    bench.eventually(lambda: bench.health(1).get("lag") == 100, what="the processor counts what waits before the stage")
+    lag, why = observed()
+    assert lag == 100
+    assert why.startswith("the Python stage waits: enrich.py cannot be imported: ModuleNotFoundError: No module named")
+
+    (bench.folder / "stage" / "enrich.py").write_text(ENRICH)
+    right, dead = expected(range(1, 101))
+    bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
+    assert sum(letters(bench).values()) == dead.total()
+    bench.eventually(lambda: note(bench) == RUNS, what="the operator is told that it runs")
+    bench.eventually(lambda: observed() == (0, ""), what="nothing waits")
+
+    (bench.folder / "stage" / "enrich.py").write_text(ENRICH.replace("north", "west"))
+    bench.eventually(lambda: bench.health(0).get("lag") == 0 and begun(bench) == 3, what="it runs again")
+    bench.produce([record(2)])
+    bench.eventually(lambda: "west" in shops(bench), what="the edited function is used")
+
+
+def begun(bench: Bench) -> int:
+    """How often the stage has begun."""
+    return (bench.folder / f"{STAGE}-0.log").read_text().count("INFO tidemill_processor.stage: staging")
+
+
+def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: MakeBench) -> None:
+    """Kafka forgets the positions of a group without members after a week: the stage's own records show them."""
+    bench = make_bench(config("forgotten", topic={"partitions": 3, "startFrom": "latest"}))
+    bench.produce([record(number) for number in range(1, 51)])
+    stage, _ = start_stage(bench), bench.start()
+    bench.eventually(lambda: bench.health(0).get("lag") == 0, what="the stage has begun at the end")
+    bench.produce([record(number) for number in range(51, 101)])
+    right, _ = expected(range(51, 101))
+    bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
+    stage.terminate()
+    assert stage.wait(30) == 0
+    group = names.consumer_group(bench.config.namespace, bench.config.name, "stage")
+    kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
+    bench.eventually(lambda: _deleted(kafka, group), what="the group is gone")
+    bench.produce([record(number) for number in range(101, 151)])
+    start_stage(bench, None)
+    right, _ = expected(range(51, 151))
+    bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
+    bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="nothing waits")
+    assert shops(bench) == right
+
+
+def _deleted(kafka: AdminClient, group: str) -> bool:
+    try:
+        kafka.delete_consumer_groups([group])[group].result(20)
+    except KafkaException as error:
+        return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
+    return True

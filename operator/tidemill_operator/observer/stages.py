@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidemill_contract import names
+from tidemill_contract.staged import RUNS
 from tidemill_operator.actuators.kafka.groups import Committed, committed_offsets
 from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog, Place
 from tidemill_operator.errors import Reason, TidemillError
@@ -55,7 +56,7 @@ class StageLook:
         if not self.waits:
             return None
         remedy = "correct it; the stage goes on by itself, and no event is lost"
-        return TidemillError(Reason.NOT_MOVING, f"the Python stage waits: {self.waits}", remedy)
+        return TidemillError(Reason.STAGE_WAITS, f"the Python stage waits: {self.waits}", remedy)
 
 
 class Stages:
@@ -131,4 +132,4 @@ def _group(key: Key, reader: str) -> str:
 
 
 def _note(offsets: Mapping[Place, Committed]) -> str:
-    return next((at.metadata for at in offsets.values() if at.metadata), "")
+    return next((at.metadata for at in offsets.values() if at.metadata != RUNS), "")

@@ -14,6 +14,8 @@ from tidemill_contract.events.fields import with_fields
 from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
+RUNS = "runs"
+"""The note of a stage that does not wait. Any other text says why a stage waits."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 

@@ -75,7 +75,8 @@ def committed_offsets(
         found = client.list_group_offsets(list(groups))
     return {
         group: {
-            (place.topic, place.partition): Committed(at.offset, at.metadata or "")
+            # librdkafka ends the text with a NUL.
+            (place.topic, place.partition): Committed(at.offset, (at.metadata or "").rstrip("\0"))
             for place, at in offsets.items()
             if at.offset >= 0
         }

@@ -12,6 +12,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
+from tidemill_contract.staged import RUNS
+
 _MOST_CHARACTERS = 1_000
 """Kafka takes 4096 bytes by default."""
 _AGAIN_SECONDS = 3_600.0
@@ -33,7 +35,7 @@ class Notes:
         Raises:
             KafkaException: Kafka does not answer.
         """
-        text = text[:_MOST_CHARACTERS]
+        text = text[:_MOST_CHARACTERS] or RUNS
         if text == self._told and time.monotonic() - self._told_at < _AGAIN_SECONDS:
             return
         # The constructor of TopicPartition takes the metadata as its fourth argument.
