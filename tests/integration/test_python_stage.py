@@ -130,9 +130,8 @@ def note(bench: Bench) -> str:
     group = names.consumer_group(bench.config.namespace, bench.config.name, "stage-state")
     consumer = Consumer({"bootstrap.servers": bench.servers.kafka, "group.id": group})
     try:
-        return str(
-            consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)[0].metadata or ""
-        ).rstrip("\0")
+        (found,) = consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)
+        return str(found.metadata or "").rstrip("\0")
     finally:
         consumer.close()
 
@@ -181,12 +180,8 @@ def test_a_file_that_does_not_load_is_named_and_edits_are_noticed(make_bench: Ma
     key = Key("default", "mended", "")
     seen: dict[Key, Observation] = {}
     looks: list[Any] = []
-    observer = Observer(
-        KafkaLog(bench.servers.kafka),
-        bench.servers.postgres,
-        seen.__setitem__,
-        progress=lambda *told: looks.append(told[3]),
-    )
+    log, postgres = KafkaLog(bench.servers.kafka), bench.servers.postgres
+    observer = Observer(log, postgres, seen.__setitem__, progress=lambda *told: looks.append(told[3]))
     observer.watch(key, bench.config.schema_name, bench.config.read_topic, bench.config.events_topic)
 
     def observed() -> tuple[int, str]:

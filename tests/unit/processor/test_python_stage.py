@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +18,8 @@ from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
 from tidemill_processor.source.staged import StagedMessage
 from tidemill_processor.stage.function import LoadError, NotAnEvent, UserFunction
 from tidemill_processor.stage.rewriting import Rewriter
+from tidemill_processor.stage.watch import Watch
+from waiting import eventually
 
 ORIGIN = Origin("tWf-1_x", 7, 1_700_000_000_000)
 
@@ -166,3 +171,33 @@ def test_an_example_is_right() -> None:
     found = [json.loads(raw) for raw in function.results(json.dumps({**order, "items": items}).encode())]
     assert [(one["region"], one["sku"], one["turnover"]) for one in found] == [("north", "a", 3.0), ("north", "b", 4)]
     assert function.results(b'{"test": true}') == []
+
+
+def test_a_call_that_does_not_return_is_named_with_its_line(tmp_path: Path) -> None:
+    end = tmp_path / "end"
+    wait = "def enrich(event):\n    while not END.exists():\n        pass\n"
+    text = f"import pathlib\nEND = pathlib.Path({str(end)!r})\n\n{wait}"
+    watches: list[Watch] = []
+
+    def call() -> None:
+        function = loaded(tmp_path, text)
+        watches.append(Watch(function, cast(Any, None), cast(Any, None), str, lambda: None))
+        function.results(b"{}")
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    told = eventually(lambda: watches and watches[0].hangs_for(0.05), what="the call is seen", seconds=20)
+    assert re.fullmatch(r"enrich of enrich\.py has not returned for 0 s \(enrich\.py, line [56]\)", str(told))
+    assert watches[0].hangs == ""
+    end.touch()
+    thread.join(10)
+    assert watches[0].hangs_for(0.0) == ""
+
+
+def test_a_changed_file_is_noticed_and_one_that_is_gone_for_a_moment_is_not(tmp_path: Path) -> None:
+    function, changes = returning(tmp_path, "event"), Counter[str]()
+    watch = Watch(function, cast(Any, None), cast(Any, None), str, lambda: changes.update(["changed"]))
+    for text, seen in ((None, 0), (b"def enrich(event):\n    return event\n", 0), (b"", 1)):
+        function.path.unlink() if text is None else function.path.write_bytes(text)
+        watch.look_at_file()
+        assert changes.total() == seen

@@ -81,12 +81,19 @@ class Watch:
 
     def start(self) -> None:
         """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
-        for look in (self._look_at_file, self._look_at_kafka):
+        for look in (self.look_at_file, self._look_at_kafka):
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
     def stop(self) -> None:
         """Stop the checks."""
         self._stopping.set()
+
+    def look_at_file(self) -> None:
+        """Call `changed` if the file has another content."""
+        # A file that is gone for a moment, while an editor or Kubernetes replaces it, is no change.
+        now = mark(self._function.path)
+        if now and now != self._mark:
+            self._changed()
 
     def _repeat(self, look: Callable[[], None]) -> None:
         while not self._stopping.is_set():
@@ -95,12 +102,6 @@ class Watch:
             except Exception:
                 log.exception("%s", look.__name__)
             self._stopping.wait(EVERY_SECONDS)
-
-    def _look_at_file(self) -> None:
-        # A file that is gone for a moment, while an editor or Kubernetes replaces it, is no change.
-        now = mark(self._function.path)
-        if now and now != self._mark:
-            self._changed()
 
     def _look_at_kafka(self) -> None:
         try:
