@@ -113,7 +113,7 @@ class Stages:
     def _stage(self, positions: Mapping[Place, int], ends: Mapping[Place, int], waits: str) -> StageLook:
         behind = {place: at for place, at in positions.items() if ends[place] > at}
         asked = {place: at for place, at in behind.items() if self._arrived.get(place, ())[:2] != (at, ends[place])}
-        for place, moment in self._kafka.arrivals(asked).items():
+        for place, moment in (self._kafka.arrivals(asked) if asked else {}).items():
             arrived = None if moment is None else moment / 1000
             self._arrived[place] = (asked[place], ends[place], arrived)
         lag, ages = {place[1]: 0 for place in positions}, {}
