@@ -19,21 +19,42 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 class StagedMessage:
-    """A record of the stage topic, with the timestamp and the headers of the record that it was made of."""
+    """A record of the stage topic, with the timestamp and the headers of the record that it was made of.
 
-    __slots__ = ("_message", "headers", "key", "offset", "partition", "timestamp", "value")
+    Most records are only asked for their value and place, so the headers are read when they are asked for.
+    """
+
+    __slots__ = ("_message",)
 
     def __init__(self, message: Any) -> None:
-        headers = message.headers()
-        origin = read_origin(headers)
-        kept = [header for header in headers or () if header[0] != ORIGIN_HEADER] or None
-        kind, written = message.timestamp()
-        at = (kind, written if origin is None else origin.time_ms)
         self._message = message
-        self.key, self.value = message.key, message.value
-        self.partition, self.offset = message.partition, message.offset
-        self.headers = lambda: kept
-        self.timestamp = lambda: at
+
+    def key(self) -> bytes | None:
+        """Return the key."""
+        return self._message.key()  # type: ignore[no-any-return]
+
+    def value(self) -> bytes | None:
+        """Return the value."""
+        return self._message.value()  # type: ignore[no-any-return]
+
+    def partition(self) -> int:
+        """Return the partition, which has the same number in the source topic."""
+        return self._message.partition()  # type: ignore[no-any-return]
+
+    def offset(self) -> int:
+        """Return the offset in the stage topic."""
+        return self._message.offset()  # type: ignore[no-any-return]
+
+    def headers(self) -> Headers | None:
+        """Return the headers without the origin."""
+        headers = self._message.headers()
+        return [header for header in headers or () if header[0] != ORIGIN_HEADER] or None
+
+    def timestamp(self) -> tuple[int, int]:
+        """Return the kind of the timestamp and the timestamp (epoch ms)."""
+        origin = read_origin(self._message.headers())
+        kind, written = self._message.timestamp()
+        return kind, written if origin is None else origin.time_ms
 
 
 def staged(messages: Sequence[Any]) -> list[Any]:
