@@ -7,7 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from quixstreams import Application, message_context
 from quixstreams.kafka import ConnectionConfig
@@ -126,7 +126,7 @@ class StageApplication:
                 topic=self._target,
                 value=record.value,
                 key=record.key,
-                headers=record.headers,
+                headers=cast(Any, record.headers),  # a header may be null, which the annotation forgets
                 partition=at.partition,
             )
         metrics.STAGE_WRITTEN.inc(len(rewritten.records))
