@@ -33,7 +33,7 @@ from tidemill_processor.publish.live import Live
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
 from tidemill_processor.source.consumer import Source
-from tidemill_processor.source.staged import Upstream
+from tidemill_processor.source.staged import Upstream, connection_of
 from tidemill_processor.time.closing import Closer
 
 log = logging.getLogger("tidemill_processor")
@@ -79,7 +79,7 @@ class Processor:
 
         if self.keeper is not None:
             self.keeper.held = lambda: self.loop.link.silent
-        upstream = Upstream(self._source.connection, config) if config.spec.transform.python is not None else None
+        upstream = Upstream(connection_of(settings), config) if config.spec.transform.python is not None else None
         self._lookout = Lookout(
             self.loop, self.keeper, self._source, self._database, self._guards, ping, self._registry, upstream=upstream
         )

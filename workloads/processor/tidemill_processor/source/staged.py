@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from tidemill_chassis.kafka_clients import RECONNECTING
 from tidemill_contract import names
-from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.files import read_text
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.staged import ORIGIN_HEADER, read_origin
 
 _ASK_SECONDS = 5.0
@@ -60,6 +63,16 @@ class StagedMessage:
 def staged(messages: Sequence[Any]) -> list[Any]:
     """Return records of the stage topic as processors read them."""
     return [StagedMessage(message) for message in messages]
+
+
+def connection_of(settings: WorkloadSettings) -> dict[str, Any]:
+    """Return the settings of clients of the platform's Kafka, to which both topics of a Python stage belong.
+
+    Raises:
+        OSError, ValueError: the file with client settings cannot be read.
+    """
+    extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
+    return {"bootstrap.servers": settings.kafka_brokers, **RECONNECTING, **extra}
 
 
 class Upstream:

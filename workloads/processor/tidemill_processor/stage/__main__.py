@@ -6,7 +6,6 @@ stays in memory.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -23,9 +22,8 @@ from tidemill_chassis.health import Dependency, report
 from tidemill_chassis.status_server import StatusServer
 from tidemill_chassis.web.hosts import Hosts
 from tidemill_contract import names
-from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_processor.source.staged import Upstream
+from tidemill_processor.source.staged import Upstream, connection_of
 from tidemill_processor.stage import metrics
 from tidemill_processor.stage.application import StageApplication
 from tidemill_processor.stage.function import LoadError, UserFunction
@@ -52,8 +50,7 @@ class Stage:
         if python is None:
             raise SystemExit(f"{settings.pipeline} has no spec.transform.python; a stage is not needed")
         self._settings, self._config = settings, config
-        extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
-        self._connection = {"bootstrap.servers": settings.kafka_brokers, **extra}
+        self._connection = connection_of(settings)
         self.function = UserFunction((settings.stage_dir or Path()) / python.file, python.function)
         notes = Notes(self._connection, group=self._group("stage-state"), topic=config.events_topic)
         upstream = Upstream(self._connection, config)

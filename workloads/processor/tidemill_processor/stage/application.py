@@ -34,6 +34,8 @@ _CONSUMER: Mapping[str, Any] = {
     # New partitions of the topic are read soon.
     "topic.metadata.refresh.interval.ms": 10_000,
     "isolation.level": "read_committed",
+    # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again.
+    "socket.timeout.ms": 30_000,
     "log_level": 3,
 }
 _PRODUCER: Mapping[str, Any] = {
@@ -73,7 +75,7 @@ class StageApplication:
         group = names.consumer_group(config.namespace, config.name, "stage")
         static = {"group.instance.id": settings.instance} if settings.instance else {}
         self._application = Application(
-            broker_address=ConnectionConfig.from_librdkafka_dict(dict(connection)),
+            broker_address=ConnectionConfig.from_librdkafka_dict(dict(connection), ignore_extras=True),
             consumer_group=group,
             auto_offset_reset="earliest",
             processing_guarantee="exactly-once",
@@ -85,12 +87,14 @@ class StageApplication:
             state_dir=tempfile.gettempdir(),
             loglevel=None,
             consumer_extra_config={
+                **connection,
                 **_CONSUMER,
                 **static,
                 "session.timeout.ms": settings.session_timeout_ms,
                 "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
             },
             producer_extra_config={
+                **connection,
                 **_PRODUCER,
                 # A process that starts again with the same id ends the open transaction of the one before.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
