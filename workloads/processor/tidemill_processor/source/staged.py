@@ -96,7 +96,8 @@ class Upstream:
         # Positions are also read while a transaction with newer ones is open, for example that of a killed stage.
         self._positions = Consumer({**self._connection, "isolation.level": "read_uncommitted"})
         self._reader: Consumer | None = None
-        self._admin = AdminClient({**connection, "log_level": 0})
+        self._admin_settings = {**connection, "log_level": 0}
+        self._admin = AdminClient(self._admin_settings)
         self._seen: dict[int, tuple[int, int]] = {}
         self._empty: dict[int, tuple[int, int]] = {}
 
@@ -129,10 +130,13 @@ class Upstream:
         )
         try:
             found = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
-        except TimeoutError:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "an end of the source topic is unknown")) from None
+        except (KafkaException, TimeoutError) as error:
+            # The client is replaced, because the leaders may have changed and it would use outdated metadata.
+            self._admin = AdminClient(self._admin_settings)
+            raise error if isinstance(error, KafkaException) else _unanswered() from None
         if min(found.values()) < 0:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "a leader of the source topic does not answer"))
+            self._admin = AdminClient(self._admin_settings)
+            raise _unanswered()
         return found
 
     def _is_empty(self, partition: int, position: int, end: int) -> bool:
@@ -155,3 +159,7 @@ class Upstream:
             return False
         self._empty[partition] = span
         return True
+
+
+def _unanswered() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._TIMED_OUT, "a leader of the source topic does not answer"))

@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tidemill_contract.staged import Origin, read_origin
 from tidemill_contract.times import epoch_ms, read_start
+from tidemill_processor.stage import metrics
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Places:
         asked = [TopicPartition(self._source, number) for number in range(partitions)]
         committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
         missing = [number for number, offset in committed.items() if offset < 0]
+        self._tell_losses({number: offset for number, offset in committed.items() if offset >= 0})
         found = {number: self._read_before(number, topic_id) for number in missing}
         starts = {number: offset for number, offset in found.items() if offset is not None}
         # A partition that was added to a topic that is read already is read from its beginning.
@@ -88,6 +90,14 @@ class Places:
             # The group has members by now, which have set these positions themselves.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
+
+    def _tell_losses(self, committed: Mapping[int, int]) -> None:
+        """Count the records that Kafka deleted before the stage read them."""
+        for number, offset in committed.items():
+            first = self._range(self._source, number)[0]
+            if offset < first:
+                log.error("partition %d: offsets %d to %d were deleted before they were read", number, offset, first)
+                metrics.STAGE_LOST.inc(first - offset)
 
     def _starts(self, partitions: Sequence[int], start_from: str) -> dict[int, int]:
         if start_from == "latest":
