@@ -18,9 +18,10 @@ process (`python_…`, `process_…`). (For the functions of a pipeline's `metri
 - `tidemill up --targets-file targets.json` writes the addresses of its processes, for
   [config/prometheus](../config/prometheus/prometheus.yaml). In a cluster, the chart creates a ServiceMonitor and a
   PodMonitor.
-- Targets have the labels `job="tidemill"`, `namespace`, `component` (`ingest`, `mqtt`, `processor`, `api`, `operator`)
-  and, if a process serves one pipeline, `pipeline`. Your own scrape configuration has to set these labels, and to keep
-  labels of the metrics themselves (`honor_labels: true`), because some metrics have labels of several pipelines.
+- Targets have the labels `job="tidemill"`, `namespace`, `component` (`ingest`, `mqtt`, `processor`, `stage`, `api`,
+  `operator`) and, if a process serves one pipeline, `pipeline`. Your own scrape configuration has to set these
+  labels, and to keep labels of the metrics themselves (`honor_labels: true`), because some metrics have labels of
+  several pipelines.
 - A counter whose labels are known in advance is exported at 0, so that `increase()` sees the first event.
 - [Alerts](runbooks/README.md) and the chart's [Grafana dashboards](../charts/tidemill/dashboards) only select this job.
   The same [rules](../charts/tidemill/files/alerts.yaml) are used in a cluster and with Docker Compose.
@@ -33,6 +34,7 @@ WORKLOADS = {
     "Ingest": "tidemill_ingest.metrics",
     "MQTT bridge": "tidemill_ingest.mqtt.metrics",
     "Processor": "tidemill_processor.metrics",
+    "Python stage": "tidemill_processor.stage.metrics",
     "API": "tidemill_api.metrics",
 }
 OPERATOR = (

@@ -35,6 +35,8 @@ class Reason(StrEnum):
     """A change will not complete without help: no room for pods, a missing image, a crash at start."""
     NOT_MOVING = "EventsNotMoving"
     """Events wait in the topic, and none of them is counted."""
+    STAGE_WAITS = "StageWaits"
+    """The Python stage cannot run the user's function. Events wait, and none of them is lost."""
     DATA_LOSS = "DataLoss"
     """Acknowledged events, or their results, are gone. Somebody has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"

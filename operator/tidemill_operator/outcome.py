@@ -36,6 +36,7 @@ class Component(StrEnum):
 OF_WORKLOAD: Mapping[str, Component] = {
     "processor": Component.PROCESSORS,
     "replay": Component.PROCESSORS,
+    "stage": Component.PROCESSORS,
     "ingest": Component.INGEST,
     "mqtt": Component.INGEST,
     "api": Component.API,

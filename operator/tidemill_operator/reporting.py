@@ -12,6 +12,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.build import owner_of
+from tidemill_operator.plan.kafka.topics import read_topic
 from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_operator.plan.postgres.kept import used_up
@@ -87,7 +88,7 @@ def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
     """Return the lost events, as they were at the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
-    source = plan.topics[0].name
+    source = read_topic(plan.topics, plan.namespace, plan.name).name
     return losses(source, live.topics.get(source), live.schema)
 
 

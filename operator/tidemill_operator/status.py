@@ -170,6 +170,9 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
     kind, whole = CONDITIONS[component], combine(report.outcomes, component)
     known = before.get(kind)
     served = known is not None and known["status"] == "True"
+    waits = report.standing if component == Component.PROCESSORS else None
+    if waits is not None and waits.reason == Reason.STAGE_WAITS:
+        return _condition(kind, "False", waits.reason, str(waits))
     match whole.rank:
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)

@@ -25,9 +25,11 @@ from google.protobuf.message_factory import GetMessageClass
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.staged import ORIGIN_HEADER, Origin
 from tidemill_processor.exploding import batch_reader
 from tidemill_processor.formats.registry import Registry, Schema
 from tidemill_processor.merge.aggregate import aggregate
+from tidemill_processor.source.staged import staged
 
 BASE = 1_700_000_000_000
 BATCH, PIECE = 50_000, 4_000
@@ -48,6 +50,7 @@ SCHEMA = {
 PARSED = fastavro.parse_schema(SCHEMA)
 AVRO = {"type": "avro", "registry": {"url": "http://127.0.0.1:9"}}
 PROTOBUF = {**AVRO, "type": "protobuf"}
+ORIGIN = Origin("tWf-1_x3Q8mYp0aBcDeFgh", 1_234_567, BASE).encode()
 FRAME = b"\0\0\0\0\1"
 _PATTERN = "%d/%b/%Y:%H:%M:%S %z"
 
@@ -65,6 +68,7 @@ class Shape:
         record: the record of these.
         format: as in the spec.
         encode: the bytes of a record.
+        staged: whether the records come from a Python stage.
     """
 
     fields: dict[str, Members]
@@ -73,6 +77,7 @@ class Shape:
     record: Callable[[Sequence[Members], list[Any]], Members] = lambda _, written: written[0]
     format: Members | str | None = None
     encode: Callable[[Members], bytes] = lambda event: json.dumps(event).encode()
+    staged: bool = False
 
 
 def _nested(event: Members) -> Members:
@@ -176,6 +181,7 @@ SHAPES: dict[str, Shape] = {
         {}, lambda event: event, format=PROTOBUF, encode=lambda event: FRAME + b"\0" + VIEW(**event).SerializeToString()
     ),
     "debezium": Shape({}, _changed, format={"envelope": "debezium"}),
+    "after a Python stage": Shape({}, lambda event: event, staged=True),
     "with op": Shape({"country": {"from": "envelope", "path": "op"}}, _changed, format={"envelope": "debezium"}),
 }
 
@@ -202,7 +208,7 @@ class Record:
         return 1, BASE
 
     def headers(self) -> list[tuple[str, bytes]]:
-        return [("country", b"DE")]
+        return [("country", b"DE"), (ORIGIN_HEADER, ORIGIN)]
 
 
 def spec_of(shape: Shape) -> PipelineSpec:
@@ -251,6 +257,7 @@ class Runner:
         written = spec.source.written
         registry = None if written.registry is None else KnownSchema(written)
         self._reader, self._piece = batch_reader(spec, registry=registry), PIECE // shape.elements
+        self._taken = staged if shape.staged else list
         self._layout = layout(spec.aggregations[0], field_types(spec, {}))
         self.best = float("inf")
 
@@ -258,7 +265,8 @@ class Runner:
         """One round."""
         begin = time.process_time()
         starts = range(0, len(self._records), self._piece)
-        pieces = [self._reader.decode(self._records[at : at + self._piece], BASE + 10**7, at) for at in starts]
+        taken = [self._taken(self._records[at : at + self._piece]) for at in starts]
+        pieces = [self._reader.decode(records, BASE + 10**7, at) for at, records in zip(starts, taken, strict=True)]
         batch = self._reader.join(pieces)
         rows = aggregate(batch.frame, self._layout, closed_until=None, epochs={0: 0}).rows
         self.best = min(self.best, time.process_time() - begin)

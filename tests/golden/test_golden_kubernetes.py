@@ -81,6 +81,7 @@ CASES = {example.stem: (example, PLAIN, {}, {}) for example in EXAMPLES}
 CASES["flights-own-api"] = (EXAMPLES[0], FULL, OWN_API, {})
 CASES["server-metrics-mqtt"] = (EXAMPLES[1], PLAIN, {}, BRIDGE)
 CASES["flights-other-cluster"] = (EXAMPLES[0], PLAIN, {}, elsewhere(EXAMPLES[0]))
+CASES["python-stage"] = (EXAMPLES[0].parent / "events" / "python-stage.yaml", FULL, {}, {})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -102,6 +103,20 @@ def test_manifests_are_as_they_were(name: str) -> None:
 def test_nothing_is_left_of_a_case_that_is_gone() -> None:
     """Every committed file has its case."""
     assert {f"{name}.yaml" for name in CASES} == {path.name for path in FOLDER.glob("*")}
+
+
+def test_a_users_code_gets_no_login() -> None:
+    """The pods of a Python stage see neither Postgres nor Redis, and no Secret but the client settings of Kafka."""
+    found = manifests(*CASES["python-stage"])
+    (pod,) = [
+        m["spec"]["template"]["spec"]
+        for m in found
+        if m["metadata"]["name"] == "python-stage-stage" and "replicas" in m.get("spec", {})
+    ]
+    (container,) = pod["containers"]
+    assert not [one["name"] for one in container["env"] if "POSTGRES" in one["name"] or "REDIS" in one["name"]]
+    secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert [[item["key"] for item in secret["items"]] for secret in secrets] == [["kafka.json"]]
 
 
 def test_no_manifest_holds_a_secret() -> None:

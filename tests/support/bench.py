@@ -102,7 +102,7 @@ class Bench:
             process = subprocess.Popen([sys.executable, "-m", module], env=env, stderr=log, stdout=log)
         self.processes.append(process)
         self.ports.append(port)
-        self.status_ports.append(port if module == "tidemill_processor" else status_port)
+        self.status_ports.append(port if module.startswith("tidemill_processor") else status_port)
         return process
 
     def health(self, index: int = -1) -> dict[str, Any]:
@@ -196,7 +196,8 @@ MakeBench = Callable[..., Bench]
 
 def _create_topics(servers: Any, config: PipelineConfig) -> None:
     kafka = AdminClient({"bootstrap.servers": servers.kafka})
-    topics = [config.events_topic, *(config.topic(kind) for kind in get_args(Output))]
+    read = dict.fromkeys([config.events_topic, config.read_topic])  # a Python stage writes the second
+    topics = [*read, *(config.topic(kind) for kind in get_args(Output))]
     wanted = [
         NewTopic(name, config.spec.source.topic.partitions or 1, 1, config={"max.message.bytes": "2200000"})
         for name in topics

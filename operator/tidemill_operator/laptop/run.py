@@ -171,6 +171,7 @@ class Run:
                     self._say(
                         f"{stored.key} ran here before, but is not in these files: it stays stopped, with its data kept"
                     )
+        self._runtime.homes = reading.folders
         self._session.take(reading)
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 

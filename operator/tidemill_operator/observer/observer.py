@@ -33,6 +33,7 @@ from tidemill_operator.observer.backlog import (
 )
 from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Observation
 from tidemill_operator.observer.progress import Look, Progress
+from tidemill_operator.observer.stages import StageLook, Stages
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
@@ -56,6 +57,8 @@ class _Pipeline:
         arrivals: offset and arrival (epoch seconds) of the oldest record that is not counted, by partition.
         noticed: offset of the oldest record that is not counted, and when it was first seen, by partition. This time is
             used if the arrival cannot be read.
+        source: the source topic of the Python stage, which writes `topic`, or empty if there is no stage.
+        stage: how far the stage is behind.
         voids: offset and end of each partition that has only transaction markers, and no record, between these two
             offsets.
         figures: the last figures.
@@ -66,6 +69,8 @@ class _Pipeline:
     topic: str
     figures_at: float
     standing: Standing | None = None
+    source: str = ""
+    stage: StageLook | None = None
     fault: str = "nothing was read yet"
     look: Look = field(default_factory=dict)
     arrivals: Arrivals = field(default_factory=dict)
@@ -101,6 +106,7 @@ class Observer:
         self._kafka, self._show, self._progress, self._interval = kafka, show, progress, interval_seconds
         self._now, self._clock = now, clock
         self._standings = _Patient(lambda schemas: read_standings(postgres, schemas))
+        self._stages = Stages(kafka, now=now)
         self._known: dict[Key, _Pipeline] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -120,12 +126,19 @@ class Observer:
         if self._thread.is_alive():
             self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
 
-    def watch(self, key: Key, schema: str, topic: str) -> None:
-        """Start measuring a pipeline."""
+    def watch(self, key: Key, schema: str, topic: str, source: str = "") -> None:
+        """Start measuring a pipeline.
+
+        Args:
+            key: the pipeline.
+            schema: its schema.
+            topic: the topic that its processors read.
+            source: the source topic of its Python stage, or empty if it has none.
+        """
         with self._lock:
             known = self._known.get(key)
-            if known is None or (known.schema, known.topic) != (schema, topic):
-                self._known[key] = _Pipeline(schema, topic, self._clock())
+            if known is None or (known.schema, known.topic, known.source) != (schema, topic, source):
+                self._known[key] = _Pipeline(schema, topic, self._clock(), source=source)
 
     def forget(self, key: Key) -> None:
         """Stop measuring a pipeline, and remove its metrics."""
@@ -181,17 +194,25 @@ class Observer:
         """Compare positions with current ends, update figures and progress, and return faults by pipeline."""
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
+        # Stages are read first: a record that is staged meanwhile counts twice rather than never.
+        stages = self._stages.look(
+            {key: known[key].source for key in positions if known[key].source},
+            {key: sorted(at) for key, at in positions.items()},
+        )
+        for key, pipeline in known.items():
+            pipeline.stage = stages.get(key)
         found = against(self._kafka, {key: (known[key].topic, at) for key, at in positions.items()})
-        partitions = {key: told.partitions for key, told in found.items() if not told.fault}
+        unseen = {key: stage.fault for key, stage in stages.items() if stage.fault}
+        partitions = {key: told.partitions for key, told in found.items() if not told.fault and key not in unseen}
         self._date({key: known[key] for key in partitions}, partitions)
         for key, at in partitions.items():
             voids = known[key].voids
             counted = {number: replace(one, position=one.end) if number in voids else one for number, one in at.items()}
             known[key].figures, known[key].figures_at = self._figures(known[key], positions[key], counted), now
         for key, pipeline in known.items():
-            pipeline.look = _look(pipeline, found.get(key), self._kafka)
+            pipeline.look = _with_stage(_look(pipeline, found.get(key), self._kafka), pipeline.stage)
         faults = {key: pipeline.fault for key, pipeline in known.items() if not pipeline.standing}
-        return faults | {key: told.fault for key, told in found.items() if told.fault}
+        return faults | unseen | {key: told.fault for key, told in found.items() if told.fault}
 
     def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
         standing, now = pipeline.standing, self._now()
@@ -199,8 +220,10 @@ class Observer:
         watermark = standing.watermark_ms
         dated = {**pipeline.noticed, **pipeline.arrivals}
         ages = {number: max(0.0, now - dated[number][1]) for number in oldest(partitions)}
+        stage = pipeline.stage or StageLook()
+        ages = {number: max(ages.get(number, 0.0), stage.ages.get(number, 0.0)) for number in {**ages, **stage.ages}}
         return Figures(
-            lag=sum(partition.lag for partition in partitions.values()),
+            lag=sum(partition.lag for partition in partitions.values()) + sum(stage.lag.values()),
             lag_seconds=max(ages.values(), default=0.0),
             freshness_seconds=freshness_seconds(positions, ages),
             watermark_age_seconds=None if watermark is None else max(0.0, now - watermark / 1000),
@@ -258,6 +281,20 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
             0 if number in pipeline.voids else partition.lag, (partition.position, positions[number].confirmed_ms)
         )
         for number, partition in compared.partitions.items()
+    }
+
+
+def _with_stage(look: Look, stage: StageLook | None) -> Look:
+    """Return the progress of processors and stage together. Events wait if either is behind."""
+    if stage is None or isinstance(look, TidemillError):
+        return look
+    if stage.error is not None:
+        return stage.error
+    return {
+        number: Progress(
+            at.lag + stage.lag.get(number, 0), ((at.read[0] or 0) + stage.positions.get(number, 0), at.read[1])
+        )
+        for number, at in look.items()
     }
 
 

@@ -18,6 +18,7 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.figures import Observation
 from tidemill_operator.observer.observer import Observer, Show, Tell
+from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
 _UNTOLD: Tell = lambda *_: None  # noqa: E731 - the default of an argument
@@ -93,7 +94,7 @@ class Observers:
             else:
                 self._where[key] = cluster
                 observer = self._others.get(cluster) or self._begin(cluster)
-        observer.watch(key, status["schema"], topic["name"])
+        observer.watch(key, status["schema"], *read_topics(key, status["topics"]))
 
     def forget(self, key: Key) -> None:
         """Stop measuring a pipeline, and remove its metrics."""

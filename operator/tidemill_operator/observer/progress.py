@@ -16,6 +16,7 @@ from typing import Any
 from tidemill_contract.duration import parse_ms
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
+from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
 # Events may wait without any progress for this time, and at least for a few flush intervals of a processor.
@@ -150,7 +151,7 @@ class ProgressWatch:
             self.forget(key)
             return
         kafka = (topics[0].get("kafka") or {}).get("bootstrapServers", "")
-        place, patience = (schema, topics[0]["name"]), max(STILL_SECONDS, _FLUSHES * _flush_seconds(document))
+        place, patience = (schema, read_topics(key, topics)[0]), max(STILL_SECONDS, _FLUSHES * _flush_seconds(document))
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.place != place:

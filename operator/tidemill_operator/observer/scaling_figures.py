@@ -39,7 +39,7 @@ class Watched:
 
     Attributes:
         schema: the pipeline's schema in Postgres.
-        topic: the source topic.
+        topic: the topic that the processors read.
         group: the processors' consumer group.
         writer: the processors' role in Postgres, or the common prefix of their roles.
         namespace: the pipeline's namespace.
@@ -59,7 +59,7 @@ class Watched:
         group = names.consumer_group(config.namespace, config.name)
         return cls(
             config.schema_name,
-            config.events_topic,
+            config.read_topic,
             group,
             names.role(config.schema_name, "writer"),
             config.namespace,

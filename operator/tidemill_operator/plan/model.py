@@ -11,7 +11,7 @@ from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.kept import Kept
 
-Component = Literal["processor", "replay", "ingest", "api", "mqtt"]
+Component = Literal["processor", "replay", "stage", "ingest", "api", "mqtt"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Topic:
             lost, or if creating it is allowed.
         kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
         of_others: whether it is a topic of the platform's Kafka that the pipeline may only read.
+        staged: whether it is the topic between the Python stage and the processors.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Topic:
     lost: str = ""
     kafka: KafkaSpec | None = None
     of_others: bool = False
+    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class Workload:
         alone: whether at most one process may run at a time. A new one starts when the former one has ended.
         kafka_secret: the user's Secret with the login at the Kafka cluster of the source, or empty if there is none.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
+        code: the user's ConfigMap with the file of the Python stage, or empty if there is none.
+        image: the user's image, or empty for the image of the component.
     """
 
     name: str
@@ -170,6 +174,8 @@ class Workload:
     alone: bool = False
     kafka_secret: str = ""
     reached_ports: tuple[int, ...] = ()
+    code: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
     found = [*strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
+        found += _staged(pipeline, live.schema)
         found += _moved(plan, live)
         found += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
     return found
@@ -121,6 +122,20 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
             f"spec.source.key: changed from {before or 'none'} to {after or 'none'}; events of one key would be in two"
             " partitions and lose their order",
             "change it back, or create a pipeline with another name",
+        )
+
+
+def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:
+    if live.accepted is None:
+        return
+    before, after = (live.accepted.get("transform") or {}).get("python"), pipeline.spec.transform.python
+    if (before is None) != (after is None):
+        done = "added" if before is None else "taken out"
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            f"spec.transform.python: was {done}; processors would read another topic, in which their positions mean"
+            " other events",
+            "undo it, or create a pipeline with another name",
         )
 
 

@@ -33,12 +33,15 @@ UNREAD = (
     "auth",
 )
 
+# Processors only read whether there is a Python stage, and that cannot be edited.
+_STAGE = "transform.python"
+
 
 def read_by_processors(config: PipelineConfig) -> str:
     """Return the settings that processors read as stable text, without the generation."""
     # Unset members are left out, so that a member that a later version adds does not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
-    for path in UNREAD:
+    for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
     return json.dumps(told, sort_keys=True)
 
@@ -47,6 +50,14 @@ def revision(config: PipelineConfig) -> str:
     """Return a hash of the settings that processors read and of the generation. If it changes, they are replaced."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_revision(config: PipelineConfig) -> str:
+    """Return a hash of the settings that the Python stage reads at its start. If it changes, the stage is replaced."""
+    python, spec = config.spec.transform.python, config.spec
+    told = python.model_dump(mode="json", exclude={"replicas", "resources"}) if python is not None else {}
+    read = [told, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _take(value: Any, path: list[str]) -> None:

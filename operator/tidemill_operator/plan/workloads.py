@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
-from tidemill_contract.resource.spec import ResourcesSpec
+from tidemill_contract.resource.spec import PythonSpec, ResourcesSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.model import Component, Replay, Workload
-from tidemill_operator.plan.restarts import revision
+from tidemill_operator.plan.restarts import revision, stage_revision
 from tidemill_operator.settings import Platform
 
 SHARED_INGEST, SHARED_API = "tidemill-ingest", "tidemill-api"
 _MODULES: dict[Component, str] = {
     "processor": "tidemill_processor",
     "replay": "tidemill_processor",
+    "stage": "tidemill_processor.stage",
     "ingest": "tidemill_ingest",
     "api": "tidemill_api",
     "mqtt": "tidemill_ingest.mqtt",
@@ -28,6 +29,7 @@ _CALLED: tuple[Component, ...] = ("ingest", "api")
 _SECRETS: dict[Component, tuple[str, ...]] = {
     "processor": ("writer.json",),
     "replay": ("writer.json",),
+    "stage": (),
     "ingest": ("api-keys.json",),
     "api": ("api-keys.json", "reader.json"),
     "mqtt": (),
@@ -37,7 +39,7 @@ _SECRETS: dict[Component, tuple[str, ...]] = {
 def desired_workloads(
     config: PipelineConfig, platform: Platform, scaled: int | None = None, replay: Replay | None = None
 ) -> tuple[Workload, ...]:
-    """Return the pipeline's processors, its MQTT bridge, and its ingest and API, which may be shared.
+    """Return the pipeline's processors, its Python stage and MQTT bridge, and its ingest and API, which may be shared.
 
     Args:
         config: the resolved config.
@@ -60,6 +62,8 @@ def desired_workloads(
     ]
     if replay is not None:
         found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
+    if spec.transform.python is not None:
+        found.append(_stage(config, platform, spec.transform.python))
     if config.takes_http:
         found.append(_workload(config, platform, "ingest"))
     if spec.source.mqtt is not None:
@@ -109,6 +113,25 @@ def _replay(config: PipelineConfig, platform: Platform, replay: Replay, replicas
         "TIDEMILL_RATE": str(replay.rate),
     }
     return replace(workload, environment={**workload.environment, **told})
+
+
+def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Workload:
+    """Return the workload of the Python stage. Its pods get no login to Postgres."""
+    workload = _workload(
+        config,
+        platform,
+        "stage",
+        own=True,
+        replicas=0 if config.spec.suspend else python.replicas,
+        resources=_resources(python.resources),
+    )
+    return replace(
+        workload,
+        secrets={},
+        revision=stage_revision(config),
+        code=python.config_map or "",
+        image=python.image or "",
+    )
 
 
 def _processors(config: PipelineConfig, scaled: int | None) -> int:

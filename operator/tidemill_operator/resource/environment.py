@@ -140,6 +140,7 @@ _WORKLOADS = {
     "PIPELINE": "The pipeline of a processor or of an MQTT bridge.",
     "SECRETS_DIR": "Folder of logins and API keys.",
     "MQTT_DIR": "Of an MQTT bridge: folder of the credentials for its broker; unset: it needs none.",
+    "STAGE_DIR": "Of a Python stage: folder of the user's file; unset: the file has an absolute path.",
     "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
     "SOURCE_KAFKA_DIR": "Of a processor: folder of the Secret of `source.kafka`; unset: it needs none.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",

@@ -13,7 +13,7 @@ _ROLE_SUFFIX_MAX = len("_writer_a")
 SCHEMA_MAX = POSTGRES_MAX - _ROLE_SUFFIX_MAX
 KAFKA_MAX = 249
 SERVICE_MAX = 63
-OUTPUT_TOPICS = ("results", "anomalies", "dead-letters")
+OUTPUT_TOPICS = ("results", "anomalies", "dead-letters", "stage")
 
 
 def _digest(*parts: str) -> str:
@@ -46,7 +46,7 @@ def logins(role_name: str) -> tuple[str, str]:
 
 
 def topic(namespace: str, name: str, kind: str) -> str:
-    """Return the name of a pipeline's topic. `kind` is events, results, anomalies or dead-letters."""
+    """Return the name of a pipeline's topic. `kind` is events or one of `OUTPUT_TOPICS`."""
     return f"{namespace}.{name}.{kind}"
 
 
@@ -60,7 +60,10 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
 
 
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
-    """Return the consumer group of a pipeline's processors. Each replay has its own `reader`."""
+    """Return the consumer group of a pipeline's processors. Each replay has its own `reader`.
+
+    The Python stage's reader is `stage`. `stage-state` is the group in whose commits the stage says why it waits.
+    """
     suffix = "" if reader == "live" else f".{reader}"
     return f"tidemill.{namespace}.{name}{suffix}"
 

@@ -61,12 +61,17 @@ class PipelineConfig(_Config):
         return self.spec.source.topic.name or names.topic(self.namespace, self.name, "events")
 
     @property
+    def read_topic(self) -> str:
+        """The name of the topic that processors read: the source topic, or the topic that the Python stage writes."""
+        return self.events_topic if self.spec.transform.python is None else self.topic("stage")
+
+    @property
     def schema_name(self) -> str:
         """The name of the Postgres schema."""
         return names.schema(self.namespace, self.name)
 
-    def topic(self, kind: Literal["results", "anomalies", "dead-letters"]) -> str:
-        """Return the name of an output topic."""
+    def topic(self, kind: Literal["results", "anomalies", "dead-letters", "stage"]) -> str:
+        """Return the name of an output topic, or of the topic between the Python stage and the processors."""
         return names.topic(self.namespace, self.name, kind)
 
     def version(self, aggregation: str) -> int:
@@ -149,6 +154,8 @@ class WorkloadSettings(_Config):
     """The folder with the files of the Secret of the pipeline's MQTT broker."""
     source_kafka_dir: Path | None = None
     """The folder with the files of the Secret of the pipeline's own Kafka cluster, which has the source topic."""
+    stage_dir: Path | None = None
+    """The folder with the file of the pipeline's Python stage."""
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""

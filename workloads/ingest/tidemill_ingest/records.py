@@ -16,6 +16,7 @@ from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Re
 from tidemill_contract.events.quarantine import Headers
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.staged import sent_spec
 
 KEPT_BYTES = 64 * 1024
 """The number of bytes that are sent of a too large event. It is the maximum size of a dead letter's value."""
@@ -97,7 +98,7 @@ class Judge:
     """
 
     def __init__(self, config: PipelineConfig) -> None:
-        self._decoder = RecordDecoder(config.spec)
+        self._decoder = RecordDecoder(sent_spec(config.spec))
         self.headers = self._decoder.headers
         self.whole = config.spec.source.written.envelope == "cloudevents"
         self._key = config.spec.source.key

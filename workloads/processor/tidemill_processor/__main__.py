@@ -34,6 +34,7 @@ from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
 from tidemill_processor.source.clusters import Outputs
 from tidemill_processor.source.consumer import Source
+from tidemill_processor.source.staged import Upstream, connection_of
 from tidemill_processor.time.closing import Closer
 
 log = logging.getLogger("tidemill_processor")
@@ -79,6 +80,7 @@ class Processor:
 
         if self.keeper is not None:
             self.keeper.held = lambda: self.loop.link.silent
+        upstream = Upstream(connection_of(settings), config) if config.spec.transform.python is not None else None
         self._lookout = Lookout(
             self.loop,
             self.keeper,
@@ -87,7 +89,8 @@ class Processor:
             self._guards,
             ping,
             self._registry,
-            self._outputs if self._source.login.servers and not replaying else None,
+            outputs=self._outputs if self._source.login.servers and not replaying else None,
+            upstream=upstream,
         )
         self._was_well = False
 

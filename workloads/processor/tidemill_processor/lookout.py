@@ -22,6 +22,7 @@ from tidemill_processor.keeper.keeper import Keeper
 from tidemill_processor.loop import Loop
 from tidemill_processor.source.clusters import Outputs
 from tidemill_processor.source.consumer import Source
+from tidemill_processor.source.staged import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Lookout:
         ping: the function that sends a PING to Redis, or None if there is no Redis.
         registry: the client of the schema registry, or None if there is no registry.
         outputs: the platform's own Kafka if the source topic is on another cluster, or None.
+        upstream: reads the backlog before the Python stage, or None if there is no stage.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Lookout:
         guards: Guards,
         ping: Callable[[], object] | None,
         registry: Registry | None = None,
+        *,
         outputs: Outputs | None = None,
+        upstream: Upstream | None = None,
     ) -> None:
         self._loop, self._keeper, self._source = loop, keeper, source
         self._database, self._guards, self._ping = database, guards, ping
-        self._registry, self._outputs = registry, outputs
+        self._registry, self._outputs, self._upstream = registry, outputs, upstream
         self._stopping = threading.Event()
         self._untold: tuple[float, frozenset[int]] | None = None
         self._redis_error = ""
@@ -114,7 +118,9 @@ class Lookout:
         loop, asked_at = self._loop, time.monotonic()
         self._source.follow_login()
         try:
-            ends = self._source.ends()
+            # A partition is not read to its end while records wait before the stage, so it never counts as idle then.
+            before = {} if self._upstream is None else self._upstream.unstaged(self._source.assigned)
+            ends = {number: end + before.get(number, 0) for number, end in self._source.ends().items()}
         except KafkaException:
             loop.assignment.backlog.expire()
             self._note_untold(self._source.untold({}), asked_at)

@@ -1,4 +1,4 @@
-"""Consumer groups: their members, and whether they are rebalancing.
+"""Consumer groups: their members, whether they are rebalancing, and their offsets.
 
 Uses kafka-python: librdkafka ends the whole process if a request to a group's coordinator times out and the broker
 answers later.
@@ -6,7 +6,7 @@ answers later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,3 +44,41 @@ def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float)
     if found["error"] and found["group_state"] != "Dead":
         raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka answers {found['error']}")
     return Group(len(found["members"]), found["group_state"] in _MOVING)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """An offset that a consumer group has committed, and the text beside it."""
+
+    offset: int
+    metadata: str
+
+
+def committed_offsets(
+    config: Mapping[str, Any], groups: Sequence[str], timeout_seconds: float
+) -> dict[str, dict[tuple[str, int], Committed]]:
+    """Return the committed offsets of groups by topic and partition. A group that does not exist has none.
+
+    Args:
+        config: client settings in librdkafka's names.
+        groups: the groups' names.
+        timeout_seconds: the timeout of each request.
+
+    Raises:
+        TidemillError: Kafka does not answer the request.
+    """
+    doing = f"reading offsets of consumer groups {', '.join(groups[:3])}{' …' if len(groups) > 3 else ''}"
+    with (
+        connected(config, timeout_seconds, doing) as client,
+        told(doing, str(config["bootstrap.servers"])),
+    ):
+        found = client.list_group_offsets(list(groups))
+    return {
+        group: {
+            # librdkafka ends the text with a NUL.
+            (place.topic, place.partition): Committed(at.offset, (at.metadata or "").rstrip("\0"))
+            for place, at in offsets.items()
+            if at.offset >= 0
+        }
+        for group, offsets in found.items()
+    }

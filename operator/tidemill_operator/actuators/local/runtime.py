@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill_contract.files import read_bytes
+from tidemill_operator.actuators.local.stage import stage_environment
 from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, lacking, waiting
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import Command
@@ -50,6 +51,8 @@ class LocalRuntime:
         config_root: the folder of the configs `<namespace>/<pipeline>.json`.
         secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
         references_root: the folder of the users' Secrets `<namespace>/<secret>/<key>`.
+        maps_root: the folder of the users' ConfigMaps `<namespace>/<ConfigMap>/<file>`.
+        homes: the folder of each pipeline's file, by `<namespace>/<pipeline>`.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class LocalRuntime:
         self.config_root = data_dir / "pipelines"
         self.secrets_root = data_dir / "secrets"
         self.references_root = data_dir / "secret-refs"
+        self.maps_root = data_dir / "config-maps"
+        self.homes: Mapping[str, Path] = {}
         self._inherited = {
             name: value
             for name, value in environ.items()
@@ -289,6 +294,9 @@ class LocalRuntime:
             environment["TIDEMILL_SOURCE_KAFKA_DIR"] = str(references / workload.kafka_secret)
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
+        if workload.component == "stage":
+            home = self.homes.get(f"{workload.namespace}/{workload.pipeline}")
+            environment = stage_environment(environment, workload, process=name, maps=self.maps_root, home=home)
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )

@@ -48,11 +48,11 @@ def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[Tid
         return
     own = derived[1] == name
     whose = "this pipeline itself" if own else f"the pipeline {namespace}/{derived[1]}"
-    kind = derived[2].replace("-", " ")
+    kind = "Python stage" if derived[2] == "stage" else derived[2].replace("-", " ")
     yield TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{_NAME}: topic {source} is reserved for the {kind} of {whose}, also with managed: false",
-        f"name another topic; the API answers {kind}",
+        "name another topic" + ("" if derived[2] == "stage" else f"; the API answers {kind}"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tidemill_contract import names
@@ -15,7 +16,7 @@ from tidemill_operator.settings import Platform
 def desired_topics(
     config: PipelineConfig, platform: Platform, live: LiveFacts, *, replicated: bool = False, all_kinds: bool = False
 ) -> tuple[Topic, ...]:
-    """Return the source topic and the output topics.
+    """Return the source topic, the topic of the Python stage if there is one, and the output topics.
 
     Args:
         config: the config, in which partitions and replication factor are filled in.
@@ -33,22 +34,34 @@ def desired_topics(
     ]
     outputs = [names.topic(config.namespace, config.name, kind) for kind, asked in wanted if asked or all_kinds]
     follow = replicated and config.spec.source.topic.managed
-    return (_source(config, follow), *(_output(name, config, platform, live, follow) for name in outputs))
+    source = _source(config, follow)
+    stage = [_stage(config, source, live, platform)] if spec.transform.python is not None else []
+    return (source, *stage, *(_output(name, config, platform, live, follow) for name in outputs))
+
+
+def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
+    """Return the topic that processors read: the topic of the Python stage, or else the source topic."""
+    stage = names.topic(namespace, name, "stage")
+    return next((topic for topic in topics if topic.name == stage), topics[0])
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Mark the source topic as lost if it was read before and no longer exists.
+    """Mark the source topic, and the topic of the Python stage, as lost if they were read and no longer exist.
 
-    Only the source topic is marked, because events are stored nowhere else. Results are in Postgres, and output topics
-    can be created again.
+    Only these topics are marked, because events are stored nowhere else. Results are in Postgres, and output topics can
+    be created again.
     """
-    source, *outputs = topics
     schema, looked = live.schema, live.brokers is not None
-    if not looked or schema is None or not schema.read_from or not source.managed or source.name in live.topics:
+    if not looked or schema is None or not schema.read_from:
         return topics
     counted = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(schema.read_to.items())[:32])
     lost = f"id {schema.read_from}; counted up to offsets {counted}"
-    return (replace(source, lost=lost), *outputs)
+    return tuple(
+        replace(topic, lost=lost)
+        if topic.managed and topic.name not in live.topics and (topic is topics[0] or topic.staged)
+        else topic
+        for topic in topics
+    )
 
 
 def _source(config: PipelineConfig, replicated: bool) -> Topic:
@@ -65,6 +78,18 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
         kafka=config.spec.source.kafka,
         of_others=bool(config.only_read),
     )
+
+
+def _stage(config: PipelineConfig, source: Topic, live: LiveFacts, platform: Platform) -> Topic:
+    """Return the topic of the Python stage. Each partition of the source topic has one of the same number in it."""
+    topic, name = config.spec.source.topic, config.topic("stage")
+    known = live.topics.get(name)
+    default = source.replication_factor if topic.managed else platform.replication_factor
+    follow = source.replicated and topic.managed
+    replicas = known.replication_factor if known and not follow else default
+    partitions = max(source.partitions, known.partitions if known else 0)
+    settings = _settings(replicas, parse_ms(topic.retention))
+    return Topic(name, partitions, replicas, settings, replicated=follow, staged=True)
 
 
 def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFacts, replicated: bool) -> Topic:

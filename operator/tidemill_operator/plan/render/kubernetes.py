@@ -62,7 +62,8 @@ def render(
     replicas = None if workload.scaled_elsewhere else workload.replicas
     deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
     belongings = []
-    if workload.pipeline is not None and component not in ("replay", "mqtt"):  # they read the processors' ConfigMap
+    # Replays, stages and bridges read the processors' ConfigMap.
+    if workload.pipeline is not None and component not in ("replay", "stage", "mqtt"):
         belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
     if component in ("ingest", "api"):
         front, port = names.service(pipeline, component), PORTS[component]

@@ -12,7 +12,9 @@ from tidemill_operator.plan.render import marks
 
 PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
 """Ports for clients. Probes and metrics use another port."""
-STATUS_PORTS: Mapping[Component, int] = {"processor": 8080, "replay": 8080, "ingest": 8082, "api": 8082, "mqtt": 8080}
+STATUS_PORTS: Mapping[Component, int] = {
+    "processor": 8080, "replay": 8080, "stage": 8080, "ingest": 8082, "api": 8082, "mqtt": 8080
+}  # fmt: skip
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
 # The files of the Secret with connections, and the variable that names each file.
 _FILES = {
@@ -21,15 +23,18 @@ _FILES = {
     "redis-ca.crt": "TIDEMILL_REDIS_CA",
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
-_IMAGES: Mapping[Component, str] = {"replay": "processor", "mqtt": "ingest"}
-"""The images of components that have none of their own name."""
+_CODE_DIR = "/etc/tidemill/stage"
+# A Python stage runs a user's code, so its pods get no address and no login of Postgres and Redis.
+_NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
 # The folders of the users' Secrets that a pod may mount, with the variables that name the folders.
 _REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
 _MQTT = ("mqtt", "TIDEMILL_MQTT_DIR")
 _USER = 10_001
 _SECRET_MODE = 0o440
 # The time that a pod needs to commit the last batch, or to answer accepted requests.
-_GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "replay": 60, "ingest": 45, "api": 45, "mqtt": 30}
+_GRACE_SECONDS: Mapping[Component, int] = {
+    "processor": 60, "replay": 60, "stage": 60, "ingest": 45, "api": 45, "mqtt": 30
+}  # fmt: skip
 # The start may take long, because modules are imported, which is slow with a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
 _PROCESSOR: Mapping[str, Mapping[str, str]] = {
@@ -39,10 +44,13 @@ _PROCESSOR: Mapping[str, Mapping[str, str]] = {
 _RESOURCES: Mapping[Component, Mapping[str, Mapping[str, str]]] = {
     "processor": _PROCESSOR,
     "replay": _PROCESSOR,
+    "stage": _PROCESSOR,
     "ingest": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     "api": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
     "mqtt": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
 }
+_IMAGES: Mapping[Component, Component] = {"replay": "processor", "stage": "processor", "mqtt": "ingest"}
+"""The images of components that have none of their own name."""
 _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -127,13 +135,15 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
     ]
     if placement.resilience:
         mounts.append({"name": "resilience", "mountPath": _RESILIENCE_DIR, "readOnly": True})
-    if _files(placement):
+    if _files(workload, placement):
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
     for (name, _), _ in _references(workload):
         mounts.append({"name": name, "mountPath": f"/etc/tidemill/{name}", "readOnly": True})
+    if workload.code:
+        mounts.append({"name": "code", "mountPath": _CODE_DIR, "readOnly": True})
     return {
         "name": workload.component,
-        "image": placement.images[_IMAGES.get(workload.component, workload.component)],
+        "image": workload.image or placement.images[_IMAGES.get(workload.component, workload.component)],
         "imagePullPolicy": placement.pull_policy,
         "command": ["python", "-m", workload.module],
         "env": _environment(workload, placement),
@@ -167,23 +177,27 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         "TIDEMILL_PORT": str(called or status),
         "TIDEMILL_STATUS_PORT": str(status) if called else "",
         "TIDEMILL_CONFIG_DIR": CONFIG_DIR,
-        "TIDEMILL_SECRETS_DIR": SECRETS_DIR,
+        "TIDEMILL_SECRETS_DIR": SECRETS_DIR if workload.secrets else "",
+        "TIDEMILL_STAGE_DIR": _CODE_DIR if workload.code else "",
     }
+    if workload.component == "stage":
+        plain = {name: value for name, value in plain.items() if not name.startswith(_NOT_FOR_CODE)}
     if placement.resilience:
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
     plain |= {variable: f"/etc/tidemill/{name}" for (name, variable), _ in _references(workload)}
-    plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
+    plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A restarted container keeps the name of its pod, and so the partitions assigned to that name.
     found.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
-    if "redis-url" in placement.connections:
+    if "redis-url" in placement.connections and workload.component != "stage":
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
         found.append({"name": "TIDEMILL_REDIS_URL", "valueFrom": {"secretKeyRef": reference}})
     return found
 
 
-def _files(placement: Placement) -> list[str]:
-    return [name for name in _FILES if name in placement.connections]
+def _files(workload: Workload, placement: Placement) -> list[str]:
+    wanted = ("kafka.json",) if workload.component == "stage" else _FILES
+    return [name for name in wanted if name in placement.connections]
 
 
 def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
@@ -194,7 +208,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
     ]
     if placement.resilience:
         found.append({"name": "resilience", "configMap": {"name": marks.RESILIENCE}})
-    if files := _files(placement):
+    if files := _files(workload, placement):
         only = [{"key": name, "path": name} for name in files]
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": _SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
@@ -202,6 +216,9 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         # The Secret is optional: without it the pods start, and their health says that the server refuses them.
         secret = {"secretName": reference, "optional": True, "defaultMode": _SECRET_MODE}
         found.append({"name": name, "secret": secret})
+    if workload.code:
+        # It is optional: without it the pods start, and their health says that the file is missing.
+        found.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return found
 
 

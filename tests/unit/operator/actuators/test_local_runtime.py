@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tidemill_operator.actuators.local.runtime import LocalRuntime
+from tidemill_operator.actuators.local.stage import stage_environment
 from tidemill_operator.outcome import Component, Rank
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import start_time
@@ -277,3 +278,25 @@ def test_in_a_container_all_listen_where_others_reach_them(tmp_path: Path) -> No
     specs = [local._spec(workload, workload.name) for workload in (processor(), shared())]
     local.close()
     assert {spec.command.environment["TIDEMILL_HOST"] for spec in specs} == {"192.0.2.1"}
+
+
+def test_a_python_stage_gets_its_file_and_no_login(tmp_path: Path) -> None:
+    """A folder of the ConfigMap's name goes before the folder of the pipeline's file."""
+    environment = {
+        "TIDEMILL_POSTGRES_HOST": "h",
+        "TIDEMILL_REDIS_URL": "r",
+        "TIDEMILL_SECRETS_DIR": "s",
+        "PATH": "/bin",
+    }
+    workload = replace(processor(), component="stage", code="enrich")
+    maps, home = tmp_path / "maps", tmp_path / "home"
+
+    def told(one: Workload, folder: Path | None = home) -> dict[str, str]:
+        return stage_environment(environment, one, process="ns.p-stage-0", maps=maps, home=folder)
+
+    kept = {"PATH": "/bin", "TIDEMILL_INSTANCE": "ns.p-stage-0"}
+    assert told(workload) == {**kept, "TIDEMILL_STAGE_DIR": str(home)}
+    assert told(workload, None)["TIDEMILL_STAGE_DIR"] == str(maps / "ns" / "enrich")
+    (maps / "ns" / "enrich").mkdir(parents=True)
+    assert told(workload)["TIDEMILL_STAGE_DIR"] == str(maps / "ns" / "enrich")
+    assert told(replace(workload, code="", image="shop:1")) == kept

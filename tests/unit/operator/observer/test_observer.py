@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
+from tidemill_contract import names
+from tidemill_contract.staged import RUNS
+from tidemill_operator.actuators.kafka.groups import Committed
 from tidemill_operator.actuators.kafka.log import EARLIEST, Offsets, Place
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
-from tidemill_operator.observer import observer
+from tidemill_operator.observer import observer, stages
 from tidemill_operator.observer.backlog import NotThere, Position, Standing, freshness_seconds
 from tidemill_operator.observer.figures import Figures, Observation
 from tidemill_operator.observer.observer import Observer
@@ -35,6 +38,7 @@ class Log:
         self.read: list[Mapping[Place, int]] = []
         self.unreadable = False
         self.marks: set[int] = set()
+        self.config: dict[str, Any] = {}
 
     def offsets(self, places: Collection[Place], spec: Any) -> Offsets:
         if self.away:
@@ -271,3 +275,35 @@ def test_a_server_that_hangs_is_waited_for_once(world: World, monkeypatch: pytes
     assert len(asked) == 1
     answering.set()
     eventually(lambda: (seen := world.look(0.01)) is not None and seen.figures is not None, what="figures")
+
+
+def test_what_waits_before_a_python_stage_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transaction markers do not, and a stage that says why it waits is why nothing is counted."""
+    source, offsets = "shop.orders.raw", {"stage": {0: (40, ""), 1: (7, "")}, "stage-state": {0: (0, RUNS)}}
+
+    def committed(_config: Any, groups: Sequence[str], _seconds: float) -> dict[str, dict[Place, Committed]]:
+        told = {names.consumer_group("shop", "orders", reader): at for reader, at in offsets.items()}
+        return {group: {(source, part): Committed(*one) for part, one in told[group].items()} for group in groups}
+
+    monkeypatch.setattr(stages, "committed_offsets", committed)
+    world.log.ends |= {(source, 0): 50, (source, 1): 7, (TOPIC, 1): 30}
+    world.observer.watch(KEY, SCHEMA, TOPIC, source)
+    figures = world.figures()
+    assert (figures.lag, figures.lag_seconds) == (20 + 10, 55.0)
+    assert world.looks[-1] == {0: Progress(10, (50, None)), 1: Progress(20, (17, None))}
+    assert (world.figures().lag, len(world.log.read)) == (30, 2)  # no record is read twice
+    world.log.ends[source, 1], world.log.marks = 9, {1}
+    world.log.ends[TOPIC, 1] = 10
+    assert world.figures().lag == 10
+    offsets["stage-state"] = {0: (0, "enrich.py has no function enrich")}
+    assert world.figures().lag == 10
+    told = world.looks[-1]
+    assert isinstance(told, TidemillError)
+    assert (told.reason, told.message) == ("StageWaits", "the Python stage waits: enrich.py has no function enrich")
+
+    def away(*_: Any) -> Any:
+        raise TidemillError(Reason.UNREACHABLE, "reading offsets: Kafka does not answer")
+
+    monkeypatch.setattr(stages, "committed_offsets", away)
+    seen = [world.seen() for _ in range(4)][-1]
+    assert (seen.figures, seen.fault) == (None, "reading offsets: Kafka does not answer")

@@ -47,6 +47,10 @@ RECOUNTED = "aggregation by_country"
 # Windows that are stored cannot be turned into others.
 NEXT_VERSION = ("create table by_country_v2", "aggregation by_country")
 
+STAGE = "workload orders-stage"
+STAGED = {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}
+IN_IMAGE = {"file": "/app/enrich.py", "function": "enrich"}
+
 VERBS = ("create", "remove", "restart", "scale")
 
 
@@ -198,6 +202,14 @@ def scaling(member: str, value: Any, *changed: str) -> Case:
 FIRST = "aggregations[0]"
 
 # By field. What a processor reads starts its processes anew, what it does not read leaves them alone.
+with_stage = put("transform.python", STAGED)
+
+
+def staged(member: str, value: Any) -> Case:
+    """An edit of the Python stage, which no other workload notices."""
+    return Case(put(f"transform.python.{member}", value), (STAGE,), before=with_stage)
+
+
 CASES: dict[str, list[Case]] = {
     "suspend": [Case(put("suspend", True), (SCALE,))],
     "reclaimPolicy": [Case(put("reclaimPolicy", "Delete"))],
@@ -351,6 +363,36 @@ CASES: dict[str, list[Case]] = {
         Case(put("transform.derive[0].expression", "amount > 3"), (RESTART, *NEXT_VERSION)),
         invalid("transform.derive[0].expression", "note", "spec.aggregations[0].metrics[1].field: sum takes integer"),
     ],
+    "transform.python.configMap": [
+        staged("configMap", "cleaning"),
+        Case(put("transform.python", STAGED), refused="spec.transform.python: was added", changes=None),
+        Case(put("transform.python", None), None, "spec.transform.python: was taken out", before=with_stage),
+        invalid("transform.python", {**STAGED, "image": "shop:1"}, "spec.transform.python.configMap: the file is in a"),
+    ],
+    "transform.python.image": [
+        Case(
+            put("transform.python.image", "registry.example/shop:2"),
+            (STAGE,),
+            before=put("transform.python", {**IN_IMAGE, "image": "registry.example/shop:1"}),
+        )
+    ],
+    "transform.python.file": [
+        staged("file", "cleaning.py"),
+        invalid(
+            "transform.python", {**STAGED, "file": "a/b.py"}, "spec.transform.python.file: the keys of a ConfigMap"
+        ),
+    ],
+    "transform.python.function": [staged("function", "clean")],
+    "transform.python.replicas": [
+        staged("replicas", 3),
+        invalid(
+            "transform.python", {**STAGED, "replicas": 4}, "spec.transform.python.replicas: more replicas than the"
+        ),
+    ],
+    "transform.python.resources.requests.cpu": [staged("resources.requests.cpu", "500m")],
+    "transform.python.resources.requests.memory": [staged("resources.requests.memory", "512Mi")],
+    "transform.python.resources.limits.cpu": [staged("resources.limits.cpu", "1")],
+    "transform.python.resources.limits.memory": [staged("resources.limits.memory", "1Gi")],
     "transform.filter": [Case(put("transform.filter", "amount > 0"), (RESTART, RECOUNTED))],
     "aggregations.name": [
         Case(

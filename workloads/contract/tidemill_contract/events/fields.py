@@ -68,7 +68,9 @@ class EventFields:
         self.names = tuple(field.name for field in fields)
         time = spec.source.event_time.field
         leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
-        self.takes_any = not element and not any(leaf.required for leaf in leaves)
+        # The function of a Python stage may take events out of envelopes.
+        checks = not element and spec.transform.python is None
+        self.takes_any = checks and not any(leaf.required for leaf in leaves)
         leaves += [array] if array is not None else []
         beside = [field for field in spec.source.fields if field.origin != "value"]
         leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]

@@ -1,4 +1,4 @@
-"""Writes and reads the mark of events that ingest has refused.
+"""Writes and reads the mark of events that ingest has refused, or with which the Python stage has failed.
 
 Everybody who can write to the events topic can also write the mark. This does no harm to other events, because a
 marked record always becomes a dead letter. The headers are only trusted if the decoder refuses the event too, and if
@@ -53,8 +53,9 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # An event that was too far in the future for ingest may be valid by now.
-    if own is None and reason is not Reason.TOO_FAR_IN_THE_FUTURE:
+    # An event that was too far in the future for ingest may be valid by now. The Python stage may fail with an event
+    # that is valid.
+    if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"
             " follows; if another sender has written it, send it without that byte"

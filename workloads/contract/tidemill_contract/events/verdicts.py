@@ -27,6 +27,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     TOO_OLD = "too_old"
     TOO_FAR_IN_THE_FUTURE = "too_far_in_the_future"
+    TRANSFORM_FAILED = "transform_failed"
     EXPRESSION_FAILED = "expression_failed"
     REFUSED_BY_DATABASE = "refused_by_database"
     LATE = "late"

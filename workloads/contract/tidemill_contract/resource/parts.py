@@ -29,6 +29,7 @@ from tidemill_contract.resource.spec import (
     EventsSpec,
     IngestSpec,
     ProcessorSpec,
+    PythonSpec,
 )
 
 M = TypeVar("M", bound=BaseModel)
@@ -84,6 +85,7 @@ class Parts:
     mqtt: MqttSpec | None
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
+    python: PythonSpec | None
     aggregations: tuple[AggregationPart, ...]
     anomalies: tuple[AnomalyPart, ...]
     events: EventsSpec | None
@@ -111,6 +113,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         mqtt=_read(MqttSpec, source.get("mqtt")),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
+        python=_read(PythonSpec, transform.get("python")),
         aggregations=tuple(
             _aggregation(raw, f"spec.aggregations[{i}]") for i, raw in enumerate(_items(spec.get("aggregations")))
         ),

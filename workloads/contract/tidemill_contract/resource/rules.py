@@ -29,6 +29,7 @@ from tidemill_contract.resource.parts import AggregationPart, Parts
 from tidemill_contract.resource.scaling_rules import scaling_faults
 from tidemill_contract.resource.source import TopicSpec
 from tidemill_contract.resource.spec import AnomalySpec
+from tidemill_contract.resource.transforms.python_rules import python_faults
 from tidemill_contract.times import read_start
 
 RESERVED = ("window_start", "window_end", "closed")
@@ -360,6 +361,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     field_faults,
     format_faults,
     input_faults,
+    python_faults,
     _windows,
     metric_faults,
     _anomalies,

@@ -24,6 +24,8 @@ from tidemill_contract.resource.source import SourceSpec
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
+ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
+
 
 class DeriveSpec(Model):
     """A computed field."""
@@ -32,9 +34,50 @@ class DeriveSpec(Model):
     expression: Expression = Field(description="SQL expression over the event's fields and earlier derives.")
 
 
+class ResourceAmounts(Model):
+    """Amounts of CPU and memory, written as in Kubernetes."""
+
+    cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(
+        None, description="CPU cores, such as 500m."
+    )
+    memory: Bytes | None = Field(None, description="Bytes, such as 512Mi.")
+
+
+class ResourcesSpec(Model):
+    """Requests and limits of a process."""
+
+    requests: ResourceAmounts | None = Field(None, description="Amounts that Kubernetes reserves.")
+    limits: ResourceAmounts | None = Field(None, description="Amounts that a process may use at most.")
+
+
+class PythonSpec(Model):
+    """A user's Python function, which runs in processes of its own between the source topic and the processors."""
+
+    config_map: ObjectName | None = Field(
+        None, description="ConfigMap in the pipeline's namespace that has the file. Write it, or image."
+    )
+    image: Annotated[str, StringConstraints(pattern=r"^[^\s]+$", max_length=512)] | None = Field(
+        None, description="Image that has the file. It is built from the processor's image."
+    )
+    file: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._/-]+\.py$", max_length=253)] = Field(
+        description="File with the function: a key of the ConfigMap, such as enrich.py, or a path in the image, such as"
+        " /app/enrich.py."
+    )
+    function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)] = Field(
+        description="Function that takes an event (dict), and returns an event, a list of events, or None to drop it."
+    )
+    replicas: int = Field(1, ge=1, le=1024, description="Number of processes, at most one for each partition.")
+    resources: ResourcesSpec = Field(
+        default_factory=lambda: ResourcesSpec(), description="Requests and limits of a process."
+    )
+
+
 class TransformSpec(Model):
     """Computed fields and a filter, applied before aggregation."""
 
+    python: PythonSpec | None = Field(
+        None, description="Python function that each event passes before fields are read. Default: none."
+    )
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
     filter: Expression | None = Field(
         None, description="SQL condition. An event for which it is not true is only counted as filtered."
@@ -152,22 +195,6 @@ class ScalingSpec(Model):
         None, description="Stop all replicas when no event has arrived for this long. Default: never."
     )
     dry_run: bool = Field(False, description="True: decisions are only reported, not carried out.")
-
-
-class ResourceAmounts(Model):
-    """Amounts of CPU and memory, written as in Kubernetes."""
-
-    cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=16)] | None = Field(
-        None, description="CPU cores, such as 500m."
-    )
-    memory: Bytes | None = Field(None, description="Bytes, such as 512Mi.")
-
-
-class ResourcesSpec(Model):
-    """Requests and limits of a processor."""
-
-    requests: ResourceAmounts | None = Field(None, description="Amounts that Kubernetes reserves.")
-    limits: ResourceAmounts | None = Field(None, description="Amounts that a processor may use at most.")
 
 
 class ProcessorSpec(Model):

@@ -267,7 +267,7 @@ class Publisher:
         """Return key, value and headers of a dead letter."""
         _, partition, offset, element, aggregation, why, field, detail, key, value, event_time, windows = row
         headers = {
-            "reason": why, "field": field or "", "topic": self._config.events_topic,
+            "reason": why, "field": field or "", "topic": self._config.read_topic,
             "partition": str(partition), "offset": str(offset), "aggregation": aggregation,
             "detail": detail or "",
             "id": _letter_id(row),

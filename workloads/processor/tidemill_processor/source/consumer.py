@@ -25,6 +25,7 @@ from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.source.clusters import ASK_SECONDS, SourceLogin
+from tidemill_processor.source.staged import staged
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Source:
         self._settings, self._config = settings, config
         self.login = SourceLogin(settings, config)
         self._connection, self._outdated = self.login.current(), False
-        self.topic = config.events_topic
+        self.topic = config.read_topic
+        self._staged = config.spec.transform.python is not None
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
         self._admin = AdminClient({**RECONNECTING, **self._connection})
@@ -181,7 +183,7 @@ class Source:
         ready = self._ready
         if not ready.issuperset({message.partition() for message in records}):
             records = [message for message in records if message.partition() in ready]
-        polled.messages = records
+        polled.messages = staged(records) if self._staged else records
         return polled
 
     def _prove(self, messages: list[Any]) -> None:

@@ -39,7 +39,9 @@ class Positions:
 
     def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:
         self._schema, self._reader = database.schema, database.reader
-        self._start_from = start_from or config.spec.source.topic.start_from
+        # A Python stage begins where the spec says, and processors read all that it writes.
+        staged = config.read_topic != config.events_topic
+        self._start_from = start_from or ("earliest" if staged else config.spec.source.topic.start_from)
         self._source = source
         self._short_since: dict[int, float] = {}
 

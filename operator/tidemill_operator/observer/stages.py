@@ -1,0 +1,135 @@
+"""Reads how far Python stages are behind, and why one waits. Their positions are in Kafka, with what they write.
+
+A stage has no login to Postgres. It says why it waits in the metadata of an offset that it commits in a group of its
+own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill_contract import names
+from tidemill_contract.staged import RUNS
+from tidemill_operator.actuators.kafka.groups import Committed, committed_offsets
+from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog, Place
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
+
+_SECONDS = 3.0
+
+
+def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return the topic that a pipeline's processors read, and the source topic of its Python stage, or empty.
+
+    Args:
+        key: the pipeline.
+        topics: the topics in its status. The source topic is the first one.
+    """
+    source, stage = topics[0]["name"], names.topic(key.namespace, key.name, "stage")
+    return (stage, source) if any(topic["name"] == stage for topic in topics) else (source, "")
+
+
+@dataclass(frozen=True)
+class StageLook:
+    """How far a stage is behind.
+
+    Attributes:
+        lag: the number of records that it has not written, by partition.
+        positions: its committed positions, by partition.
+        ages: the age in seconds of the oldest record that it has not written, by partition that has one.
+        waits: why it waits, or empty if it does not say so.
+        fault: why all this is unknown, or empty if it is known.
+    """
+
+    lag: Mapping[int, int] = field(default_factory=dict)
+    positions: Mapping[int, int] = field(default_factory=dict)
+    ages: Mapping[int, float] = field(default_factory=dict)
+    waits: str = ""
+    fault: str = ""
+
+    @property
+    def error(self) -> TidemillError | None:
+        """The reason why no event is counted, or None if the stage does not wait."""
+        if not self.waits:
+            return None
+        remedy = "correct it; the stage goes on by itself, and no event is lost"
+        return TidemillError(Reason.STAGE_WAITS, f"the Python stage waits: {self.waits}", remedy)
+
+
+class Stages:
+    """Reads the stages of pipelines. One thread may use it.
+
+    Args:
+        kafka: reads partitions.
+        now: returns epoch seconds.
+    """
+
+    def __init__(self, kafka: KafkaLog, *, now: Callable[[], float] = time.time) -> None:
+        self._kafka, self._now = kafka, now
+        self._arrived: dict[Place, tuple[int, int, float | None]] = {}
+
+    def look(self, wanted: Mapping[Key, str], partitions: Mapping[Key, Sequence[int]]) -> dict[Key, StageLook]:
+        """Return how far stages are behind.
+
+        Args:
+            wanted: the source topic of each stage.
+            partitions: the partitions of each stage.
+        """
+        if not wanted:
+            return {}
+        groups = [_group(key, reader) for key in wanted for reader in ("stage", "stage-state")]
+        try:
+            found = committed_offsets(self._kafka.config, groups, _SECONDS)
+        except TidemillError as error:
+            return {key: StageLook(fault=str(error)) for key in wanted}
+        places = [(topic, number) for key, topic in wanted.items() for number in partitions.get(key, ())]
+        # A partition without a position is read from its first record.
+        new = [
+            (topic, number)
+            for key, topic in wanted.items()
+            for number in partitions.get(key, ())
+            if (topic, number) not in found.get(_group(key, "stage"), {})
+        ]
+        starts, ends = self._kafka.offsets(new, EARLIEST), self._kafka.offsets(places, LATEST)
+        faults = {**starts.faults, **ends.faults}
+        looks: dict[Key, StageLook] = {}
+        for key, topic in wanted.items():
+            mine = [(topic, number) for number in partitions.get(key, ())]
+            fault = next((faults[place] for place in mine if place in faults), "")
+            waits = _note(found.get(_group(key, "stage-state"), {}))
+            if fault:
+                looks[key] = StageLook(
+                    waits=waits, fault=f"offsets of topic {topic}: Kafka does not report them ({fault})"
+                )
+                continue
+            known = found.get(_group(key, "stage"), {})
+            at = {place: known[place].offset if place in known else starts.at[place] for place in mine}
+            looks[key] = self._stage(at, {place: ends.at[place] for place in mine}, waits)
+        return looks
+
+    def _stage(self, positions: Mapping[Place, int], ends: Mapping[Place, int], waits: str) -> StageLook:
+        behind = {place: at for place, at in positions.items() if ends[place] > at}
+        asked = {place: at for place, at in behind.items() if self._arrived.get(place, ())[:2] != (at, ends[place])}
+        for place, moment in (self._kafka.arrivals(asked) if asked else {}).items():
+            arrived = None if moment is None else moment / 1000
+            self._arrived[place] = (asked[place], ends[place], arrived)
+        lag, ages = {place[1]: 0 for place in positions}, {}
+        for place, at in behind.items():
+            known = self._arrived.get(place)
+            if known is not None and known[:2] == (at, ends[place]) and known[2] is None:
+                continue  # only transaction markers are left
+            lag[place[1]] = ends[place] - at
+            if known is not None and known[0] == at and known[2] is not None:
+                ages[place[1]] = max(0.0, self._now() - known[2])
+        return StageLook(lag, {place[1]: at for place, at in positions.items()}, ages, waits)
+
+
+def _group(key: Key, reader: str) -> str:
+    return names.consumer_group(key.namespace, key.name, reader)
+
+
+def _note(offsets: Mapping[Place, Committed]) -> str:
+    return next((at.metadata for at in offsets.values() if at.metadata != RUNS), "")

@@ -1,0 +1,249 @@
+"""A user's Python function between the topic and the processors: exact counts under kills, dead letters, edits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from bench import Bench, MakeBench
+from tidemill_contract import names
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_contract.staged import RUNS
+from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.keys import Key
+from tidemill_operator.observer.figures import Observation
+from tidemill_operator.observer.observer import Observer
+
+pytestmark = pytest.mark.integration
+
+BASE = 1_700_000_000_000 // 60_000 * 60_000
+STAGE = "tidemill_processor.stage"
+ENRICH = """
+SHOPS = {0: "north", 1: "south"}
+
+
+def enrich(event):
+    number = event["number"]
+    if number % 5 == 0:
+        return None
+    if number % 11 == 0:
+        raise ValueError(f"no shop {number}")
+    if number % 13 == 0:
+        return number
+    event["shop"] = SHOPS[number % 2]
+    event["double"] = 2 * number
+    return [event, {**event, "shop": "copy"}] if number % 7 == 0 else event
+"""
+
+
+def config(name: str, **source: Any) -> PipelineConfig:
+    spec = PipelineSpec.model_validate(
+        {
+            "source": {
+                "topic": {"partitions": 3},
+                "fields": [
+                    {"name": "ts", "type": "timestamp", "required": True},
+                    {"name": "shop", "type": "string", "required": True},
+                    {"name": "double", "type": "integer", "required": True},
+                    {"name": "origin", "type": "string", "from": "header"},
+                ],
+                "eventTime": {"field": "ts", "idleTimeout": "10m", "maxDisorder": "1s"},
+                **source,
+            },
+            "transform": {"python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}},
+            "aggregations": [
+                {
+                    "name": "by_shop",
+                    "groupBy": ["shop"],
+                    "window": {"type": "tumbling", "size": "1h"},
+                    "metrics": [
+                        {"name": "n", "function": "count"},
+                        {"name": "total", "function": "sum", "field": "double"},
+                        {"name": "known", "function": "count", "field": "origin"},
+                    ],
+                }
+            ],
+        }
+    )
+    refs = (AggregationRef(name="by_shop"),)
+    return PipelineConfig(namespace="default", name=name, generation=1, spec=spec, aggregations=refs)
+
+
+def record(number: int) -> bytes:
+    return json.dumps({"ts": BASE + number % 50_000, "number": number}).encode()
+
+
+def expected(numbers: Iterator[int] | range) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
+    """Counts and totals by shop, and dead letters by what their detail begins with."""
+    shops: dict[str, tuple[int, int]] = {}
+    dead: Counter[str] = Counter()
+
+    def count(shop: str, double: int) -> None:
+        n, total = shops.get(shop, (0, 0))
+        shops[shop] = (n + 1, total + double)
+
+    for number in numbers:
+        if number % 5 == 0:
+            continue
+        if number % 11 == 0:
+            dead["ValueError"] += 1
+        elif number % 13 == 0:
+            dead["enrich of enrich.py returned int"] += 1
+        else:
+            count(("north", "south")[number % 2], 2 * number)
+            if number % 7 == 0:
+                count("copy", 2 * number)
+    return shops, dead
+
+
+def start_stage(bench: Bench, text: str | None = ENRICH, **environment: str) -> subprocess.Popen[bytes]:
+    folder = bench.folder / "stage"
+    folder.mkdir(exist_ok=True)
+    if text is not None:
+        (folder / "enrich.py").write_text(text)
+    return bench.start(module=STAGE, TIDEMILL_STAGE_DIR=str(folder), **environment)
+
+
+def shops(bench: Bench) -> dict[str, tuple[int, int]]:
+    rows = bench.query("SELECT shop, sum(_count)::bigint, sum(_sum_double)::bigint FROM {s}.by_shop_v1 GROUP BY shop")
+    return {shop: (int(n), int(total)) for shop, n, total in rows}
+
+
+def letters(bench: Bench) -> Counter[str]:
+    rows = bench.query("SELECT reason, detail FROM {s}._dead_letters")
+    return Counter(f"{reason}: {(detail or '').split(':')[0].split(';')[0]}" for reason, detail in rows)
+
+
+def note(bench: Bench) -> str:
+    """What the stage tells the operator."""
+    group = names.consumer_group(bench.config.namespace, bench.config.name, "stage-state")
+    consumer = Consumer({"bootstrap.servers": bench.servers.kafka, "group.id": group})
+    try:
+        (found,) = consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)
+        return str(found.metadata or "").rstrip("\0")
+    finally:
+        consumer.close()
+
+
+@pytest.mark.matrix
+def test_counts_are_exact_while_stage_and_processor_are_killed(make_bench: MakeBench) -> None:
+    bench = make_bench(config("staged"))
+    numbers = itertools.count(1)
+    stage, processor = start_stage(bench), bench.start()
+    sent = 0
+
+    def send(many: int) -> None:
+        nonlocal sent
+        bench.produce([record(next(numbers)) for _ in range(many)], headers=[("origin", b"here")])
+        sent += many
+
+    send(2_000)
+    bench.eventually(lambda: sum(n for n, _ in shops(bench).values()) > 100, seconds=60, what="the first events count")
+    for round_ in range(3):
+        send(3_000)
+        time.sleep(0.4 * (round_ + 1))  # not a wait for a condition: kills come at different moments of a transaction
+        stage.kill()
+        stage.wait()
+        send(500)
+        processor.kill()
+        processor.wait()
+        stage, processor = start_stage(bench, None), bench.start()
+    send(1_000)
+    right, dead = expected(range(1, sent + 1))
+    bench.eventually(lambda: shops(bench) == right, seconds=120, what=lambda: f"{shops(bench)} is {right}")
+    bench.eventually(lambda: bench.health()["lag"] == 0, seconds=30, what="no lag")
+    told = bench.health(-2)
+    assert (told["status"], told["lag"]) == ("healthy", 0)
+    assert letters(bench) == {f"transform_failed: {begin}": n for begin, n in dead.items()}
+    assert bench.query("SELECT sum(_n_origin) = sum(_count) FROM {s}.by_shop_v1") == [(True,)]
+
+
+def detail(bench: Bench, index: int) -> str:
+    """What /health of the stage says about the function."""
+    return str(bench.health(index).get("dependencies", {}).get("function", {}).get("detail", ""))
+
+
+def test_a_file_that_does_not_load_is_named_and_edits_are_noticed(make_bench: MakeBench) -> None:
+    """Nothing is lost meanwhile. The operator's observer reads the reason, and counts what waits before the stage."""
+    bench = make_bench(config("mended"))
+    key = Key("default", "mended", "")
+    seen: dict[Key, Observation] = {}
+    looks: list[Any] = []
+    log, postgres = KafkaLog(bench.servers.kafka), bench.servers.postgres
+    observer = Observer(log, postgres, seen.__setitem__, progress=lambda *told: looks.append(told[3]))
+    observer.watch(key, bench.config.schema_name, bench.config.read_topic, bench.config.events_topic)
+
+    def observed() -> tuple[int, str]:
+        observer.look()
+        figures = seen[key].figures
+        assert figures is not None, seen[key].fault
+        return figures.lag, str(looks[-1]) if isinstance(looks[-1], TidemillError) else ""
+
+    start_stage(bench, "import nothing_here\n" + ENRICH)
+    bench.start()
+    bench.produce([record(number) for number in range(1, 101)])
+    bench.eventually(lambda: "nothing_here" in detail(bench, 0), what="health names the import")
+    assert (bench.health(0)["status"], bench.consumed()) == ("unhealthy", 0)
+    bench.eventually(lambda: "nothing_here" in note(bench), what="the operator is told")
+    bench.eventually(lambda: bench.health(1).get("lag") == 100, what="the processor counts what waits before the stage")
+    lag, why = observed()
+    assert lag == 100
+    assert why.startswith("the Python stage waits: enrich.py cannot be imported: ModuleNotFoundError: No module named")
+
+    (bench.folder / "stage" / "enrich.py").write_text(ENRICH)
+    right, dead = expected(range(1, 101))
+    bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
+    assert sum(letters(bench).values()) == dead.total()
+    bench.eventually(lambda: note(bench) == RUNS, what="the operator is told that it runs")
+    bench.eventually(lambda: observed() == (0, ""), what="nothing waits")
+
+    (bench.folder / "stage" / "enrich.py").write_text(ENRICH.replace("north", "west"))
+    bench.eventually(lambda: bench.health(0).get("lag") == 0 and begun(bench) == 3, what="it runs again")
+    bench.produce([record(2)])
+    bench.eventually(lambda: "west" in shops(bench), what="the edited function is used")
+
+
+def begun(bench: Bench) -> int:
+    """How often the stage has begun."""
+    return (bench.folder / f"{STAGE}-0.log").read_text().count("INFO tidemill_processor.stage: staging")
+
+
+def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: MakeBench) -> None:
+    """Kafka forgets the positions of a group without members after a week: the stage's own records show them."""
+    bench = make_bench(config("forgotten", topic={"partitions": 3, "startFrom": "latest"}))
+    bench.produce([record(number) for number in range(1, 51)])
+    stage, _ = start_stage(bench), bench.start()
+    bench.eventually(lambda: bench.health(0).get("lag") == 0, what="the stage has begun at the end")
+    bench.produce([record(number) for number in range(51, 101)])
+    right, _ = expected(range(51, 101))
+    bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
+    stage.terminate()
+    assert stage.wait(30) == 0
+    group = names.consumer_group(bench.config.namespace, bench.config.name, "stage")
+    kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
+    bench.eventually(lambda: _deleted(kafka, group), what="the group is gone")
+    bench.produce([record(number) for number in range(101, 151)])
+    start_stage(bench, None)
+    right, _ = expected(range(51, 151))
+    bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
+    bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="nothing waits")
+    assert shops(bench) == right
+
+
+def _deleted(kafka: AdminClient, group: str) -> bool:
+    try:
+        kafka.delete_consumer_groups([group])[group].result(20)
+    except KafkaException as error:
+        return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
+    return True

@@ -1,0 +1,1 @@
+"""The rules of `spec.transform` that have no place among the rules of fields and metrics."""

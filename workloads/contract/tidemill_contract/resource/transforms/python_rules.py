@@ -1,0 +1,61 @@
+"""The rules of `spec.transform.python`: where its file is, and which sources it can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidemill_contract.resource.faults import ABSENT, Fault
+from tidemill_contract.resource.parts import Parts
+from tidemill_contract.resource.spec import PythonSpec
+
+_PATH = "spec.transform.python"
+
+
+def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
+    """Yield the faults of the Python stage, except faults of single members."""
+    python = parts.python
+    if python is None:
+        return
+    yield from _place(python)
+    yield from _format(parts)
+    for part in parts.fields:
+        if part.model is not None and part.model.origin == "offset":
+            message = "the function may return several events of one record, or none, so they have other offsets"
+            remedy = f"take the field out, or {_PATH}"
+            yield Fault(f"{part.path}.from", "offset", message, remedy)
+    if parts.kafka is not None:
+        message = "the source topic is on another Kafka cluster, and a Kafka transaction cannot span two clusters"
+        yield Fault(_PATH, ABSENT, message, f"take {_PATH} out, or take spec.source.kafka out")
+    partitions = parts.topic.partitions if parts.topic else None
+    if partitions is not None and python.replicas > partitions:
+        message = f"more replicas than the topic's {partitions} partitions"
+        remedy = f"write at most {partitions}; a replica without a partition idles"
+        yield Fault(f"{_PATH}.replicas", python.replicas, message, remedy)
+
+
+def _place(python: PythonSpec) -> Iterator[Fault]:
+    """Yield the faults of the members that say where the file is."""
+    if (python.config_map is None) == (python.image is None):
+        message = "the file is in a ConfigMap or in an image"
+        given = ABSENT if python.image is None else python.image
+        yield Fault(f"{_PATH}.configMap", given, message, "write either configMap or image")
+    elif python.config_map is not None and "/" in python.file:
+        message, remedy = "the keys of a ConfigMap have no slash", "write the key alone, such as enrich.py"
+        yield Fault(f"{_PATH}.file", python.file, message, remedy)
+    elif python.image is not None and not python.file.startswith("/"):
+        message, remedy = "is no path in the image", f"begin it with a slash, such as /app/{python.file}"
+        yield Fault(f"{_PATH}.file", python.file, message, remedy)
+
+
+def _format(parts: Parts) -> Iterator[Fault]:
+    """Yield the faults of the format. The function gets JSON objects, and returns them."""
+    written = parts.format
+    if written is None:
+        return
+    where, remedy = "spec.source.format", f"write JSON objects to the topic, or take {_PATH} out"
+    if written.type != "json":
+        yield Fault(f"{where}.type", written.type, "the Python stage reads json only", remedy)
+    elif written.envelope != "none":
+        message = "the Python stage reads events without an envelope"
+        remedy = f"write envelope: none, and read the envelope's members in the function, or take {_PATH} out"
+        yield Fault(f"{where}.envelope", written.envelope, message, remedy)

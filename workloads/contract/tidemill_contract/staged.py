@@ -1,0 +1,66 @@
+"""What ingest, the Python stage and processors have to agree on: checks before the stage, and the origin of records.
+
+A record of the stage topic has the key and the headers of the record that it was made of, and one header more: its
+origin. The timestamp of such a record is the time at which the stage wrote it. Otherwise, Kafka would delete records
+with an old timestamp before they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tidemill_contract.events.fields import with_fields
+from tidemill_contract.resource.spec import PipelineSpec
+
+ORIGIN_HEADER = "tidemill-origin"
+RUNS = "runs"
+"""The note of a stage that does not wait. Any other text says why a stage waits."""
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The record that the stage made another record of. Both are in partitions with the same number.
+
+    Attributes:
+        topic_id: Kafka's id of the source topic.
+        offset: the offset of the record in the source topic.
+        time_ms: the timestamp of the record (epoch ms), or a negative number if it has none.
+    """
+
+    topic_id: str
+    offset: int
+    time_ms: int
+
+    def encode(self) -> bytes:
+        """Return the value of the header."""
+        return f"{self.topic_id}/{self.offset}/{self.time_ms}".encode()
+
+
+def read_origin(headers: Headers | None) -> Origin | None:
+    """Return the origin of a record of the stage topic, or None if the record has none."""
+    if not headers or headers[-1][0] != ORIGIN_HEADER:
+        return None
+    try:
+        topic_id, offset, time_ms = (headers[-1][1] or b"").decode().split("/")
+        return Origin(topic_id, int(offset), int(time_ms))
+    except ValueError:
+        return None
+
+
+def sent_spec(spec: PipelineSpec) -> PipelineSpec:
+    """Return the spec by which ingest judges events.
+
+    With a Python stage, the fields are those of the events that the function returns. So ingest only checks that an
+    event is a JSON object, the record key, and the headers, which the stage does not change.
+    """
+    if spec.transform.python is None:
+        return spec
+    kept = [
+        field.model_copy(update={"required": field.required and field.origin == "header"})
+        for field in spec.source.fields
+        if field.origin == "header" or field.name == spec.source.key
+    ]
+    return with_fields(spec, kept, strict=False)

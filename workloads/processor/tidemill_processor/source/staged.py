@@ -1,0 +1,163 @@
+"""Reads the stage topic of a pipeline with a Python stage: records with their origin, and the backlog before it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from tidemill_chassis.kafka_clients import RECONNECTING
+from tidemill_contract import names
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.staged import ORIGIN_HEADER, read_origin
+from tidemill_processor.source.clusters import own_connection
+
+_ASK_SECONDS = 5.0
+_READ_SECONDS = 2.0
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class StagedMessage:
+    """A record of the stage topic, with the timestamp and the headers of the record that it was made of.
+
+    Most records are only asked for their value and place, so the headers are read when they are asked for.
+    """
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def key(self) -> bytes | None:
+        """Return the key."""
+        return self._message.key()  # type: ignore[no-any-return]
+
+    def value(self) -> bytes | None:
+        """Return the value."""
+        return self._message.value()  # type: ignore[no-any-return]
+
+    def partition(self) -> int:
+        """Return the partition, which has the same number in the source topic."""
+        return self._message.partition()  # type: ignore[no-any-return]
+
+    def offset(self) -> int:
+        """Return the offset in the stage topic."""
+        return self._message.offset()  # type: ignore[no-any-return]
+
+    def headers(self) -> Headers | None:
+        """Return the headers without the origin."""
+        headers = self._message.headers()
+        return [header for header in headers or () if header[0] != ORIGIN_HEADER] or None
+
+    def timestamp(self) -> tuple[int, int]:
+        """Return the kind of the timestamp and the timestamp (epoch ms)."""
+        origin = read_origin(self._message.headers())
+        kind, written = self._message.timestamp()
+        return kind, written if origin is None else origin.time_ms
+
+
+def staged(messages: Sequence[Any]) -> list[Any]:
+    """Return records of the stage topic as processors read them."""
+    return [StagedMessage(message) for message in messages]
+
+
+def connection_of(settings: WorkloadSettings) -> dict[str, Any]:
+    """Return the settings of clients of the platform's Kafka, to which both topics of a Python stage belong.
+
+    Raises:
+        OSError, ValueError: the file with client settings cannot be read.
+    """
+    return {**RECONNECTING, **own_connection(settings)}
+
+
+class Upstream:
+    """Reads how many records of the source topic the stage has not written yet. One thread may use it.
+
+    Args:
+        connection: client settings.
+        config: a pipeline with a Python stage.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], config: PipelineConfig) -> None:
+        self._topic = config.events_topic
+        self._connection = {
+            **connection,
+            "group.id": names.consumer_group(config.namespace, config.name, "stage"),
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "log_level": 0,
+        }
+        # Positions are also read while a transaction with newer ones is open, for example that of a killed stage.
+        self._positions = Consumer({**self._connection, "isolation.level": "read_uncommitted"})
+        self._reader: Consumer | None = None
+        self._admin_settings = {**connection, "log_level": 0}
+        self._admin = AdminClient(self._admin_settings)
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._empty: dict[int, tuple[int, int]] = {}
+
+    def unstaged(self, partitions: Collection[int]) -> dict[int, int]:
+        """Return for each partition how many offsets the stage has not committed.
+
+        Positions are read before the ends, so that a record which is staged meanwhile counts twice rather than never.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        if not partitions:
+            return {}
+        asked = [TopicPartition(self._topic, number) for number in partitions]
+        committed = {at.partition: at.offset for at in self._positions.committed(asked, timeout=_ASK_SECONDS)}
+        lows = self._ends(OffsetSpec.earliest(), [number for number, offset in committed.items() if offset < 0])
+        ends = self._ends(OffsetSpec.latest(), partitions)
+        behind = {
+            number: (lows[number] if committed[number] < 0 else committed[number], end) for number, end in ends.items()
+        }
+        return {number: 0 if self._is_empty(number, *span) else span[1] - span[0] for number, span in behind.items()}
+
+    def _ends(self, spec: OffsetSpec, partitions: Collection[int]) -> dict[int, int]:
+        if not partitions:
+            return {}
+        futures = self._admin.list_offsets(
+            {TopicPartition(self._topic, number): spec for number in partitions},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=_ASK_SECONDS,
+        )
+        try:
+            found = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
+        except (KafkaException, TimeoutError) as error:
+            # The client is replaced, because the leaders may have changed and it would use outdated metadata.
+            self._admin = AdminClient(self._admin_settings)
+            raise error if isinstance(error, KafkaException) else _unanswered() from None
+        if min(found.values()) < 0:
+            self._admin = AdminClient(self._admin_settings)
+            raise _unanswered()
+        return found
+
+    def _is_empty(self, partition: int, position: int, end: int) -> bool:
+        """Return whether no record is between two offsets, but only transaction markers, or records that are gone."""
+        span, before = (position, end), self._seen.get(partition)
+        self._seen[partition] = span
+        if end <= position or self._empty.get(partition) == span:
+            return True
+        if before != span:  # the partition is not at rest, so it is not read
+            return False
+        if self._reader is None:
+            self._reader = Consumer(self._connection)
+        self._reader.assign([TopicPartition(self._topic, partition, position)])
+        try:
+            found = self._reader.consume(1, _READ_SECONDS)
+        finally:
+            self._reader.unassign()
+        error = found[0].error() if found else None
+        if error is None or error.code() != KafkaError._PARTITION_EOF or (found[0].offset() or 0) < end:
+            return False
+        self._empty[partition] = span
+        return True
+
+
+def _unanswered() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._TIMED_OUT, "a leader of the source topic does not answer"))

@@ -1,0 +1,175 @@
+"""Loads a user's Python file, and calls its function with events in JSON."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
+from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.files import read_bytes
+
+_SHOWN = 300
+_MODULE = "tidemill_user_function"
+
+
+class LoadError(Exception):
+    """The file cannot be imported, or has no usable function. The text says what to correct."""
+
+
+class NotAnEvent(Exception):
+    """A record is no JSON object, so it has no event. The processors say what is wrong with it."""
+
+
+class UserFunction:
+    """A function of a user's file.
+
+    Attributes:
+        path: the file.
+        name: the function's name.
+        busy_since: since when the file is being imported, or the function called (monotonic seconds), or None if
+            neither is.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.busy_since: float | None = None
+        self._thread = threading.get_ident()
+        self._call: Callable[[Any], Any] | None = None
+
+    @property
+    def place(self) -> str:
+        """The function and its file, for messages."""
+        return f"{self.name} of {self.path.name}"
+
+    @property
+    def hangs_at(self) -> str:
+        """The line of the file that runs now, or an empty text if none does. Any thread may ask."""
+        frame = sys._current_frames().get(self._thread)
+        while frame is not None:
+            if frame.f_code.co_filename == str(self.path):
+                return f"{self.path.name}, line {frame.f_lineno}"
+            frame = frame.f_back
+        return ""
+
+    def load(self) -> None:
+        """Import the file. Other files of its folder can be imported by it.
+
+        Raises:
+            LoadError: the file cannot be imported, or has no usable function.
+        """
+        code = self._compiled()
+        sys.dont_write_bytecode = True
+        # The folder comes last, so that a user's file never replaces a module of Python or of Tidemill.
+        sys.path.append(str(self.path.parent))
+        module = ModuleType(_MODULE)
+        module.__file__ = str(self.path)
+        sys.modules[_MODULE] = module
+        self.busy_since = time.monotonic()
+        try:
+            exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
+        except (Exception, SystemExit) as error:
+            raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
+        finally:
+            self.busy_since = None
+        self._call = self._found(getattr(module, self.name, None))
+
+    def _compiled(self) -> CodeType:
+        try:
+            return compile(read_bytes(self.path), str(self.path), "exec", dont_inherit=True)
+        except FileNotFoundError:
+            text = f"there is no file {self.path.name} in {self.path.parent}"
+            raise LoadError(f"{text}; add it, or correct spec.transform.python") from None
+        except OSError as error:
+            raise LoadError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        except (SyntaxError, ValueError) as error:
+            raise LoadError(f"{self.path.name} is no Python: {_last_line(error)}") from error
+
+    def _found(self, found: Any) -> Callable[[Any], Any]:
+        if not callable(found):
+            raise LoadError(f"{self.path.name} has no function {self.name}; add it, or correct function")
+        if inspect.iscoroutinefunction(found) or inspect.isgeneratorfunction(found):
+            raise LoadError(f"{self.place} is async or a generator; return an event, a list of events, or None")
+        try:
+            inspect.signature(found).bind({})
+        except TypeError as error:
+            raise LoadError(f"{self.place} cannot be called with one event: {error}") from None
+        except ValueError:
+            pass  # builtins have no signature
+        return found  # type: ignore[no-any-return]
+
+    def results(self, raw: bytes) -> list[bytes]:
+        """Call the function with an event, and return the events that it returns, as JSON.
+
+        Args:
+            raw: the event, as JSON in UTF-8.
+
+        Raises:
+            NotAnEvent: the bytes are no JSON object.
+            InvalidEvent: the function failed, or returned something else than events. The reason is transform_failed.
+        """
+        assert self._call is not None  # noqa: S101 - the file is loaded first
+        event = _event(raw)
+        self.busy_since = time.monotonic()
+        try:
+            returned = self._call(event)
+        except (Exception, SystemExit) as error:
+            raise _failed(self._told(error)) from error
+        finally:
+            self.busy_since = None
+        if returned is None:
+            return []
+        events = returned if isinstance(returned, list) else [returned]
+        return [self._written(each) for each in events]
+
+    def _written(self, event: Any) -> bytes:
+        if not isinstance(event, dict):
+            kind = type(event).__name__
+            raise _failed(f"{self.place} returned {kind}; return an event (dict), a list of events, or None")
+        try:
+            text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _failed(f"{self.place} returned an event that is no JSON: {_last_line(error)}") from error
+        if len(text) > MAX_EVENT_BYTES:
+            raise _failed(f"{self.place} returned an event of {len(text):,} bytes; at most {MAX_EVENT_BYTES:,} fit")
+        return text
+
+    def _told(self, error: BaseException) -> str:
+        """Return the last line of an error's trace, with the last line of the user's file that took part."""
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
+        place = f" ({self.path.name}, line {lines[-1]})" if lines else ""
+        return f"{_last_line(error)}{place}"
+
+
+def _event(raw: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(raw.decode(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise NotAnEvent(str(error)) from error
+    if not isinstance(event, dict):
+        raise NotAnEvent(f"{type(event).__name__} is no object")
+    return event
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _last_line(error: BaseException) -> str:
+    try:
+        text = " ".join(traceback.format_exception_only(error)[-1].split())
+    except Exception:  # the user's exception may fail when it is shown
+        text = type(error).__name__
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _failed(detail: str) -> InvalidEvent:
+    return InvalidEvent(Reason.TRANSFORM_FAILED, None, detail)

@@ -1,0 +1,43 @@
+"""Tells the operator why the stage waits.
+
+The stage has no login to Postgres, and a pod cannot write conditions. So it writes the reason into the metadata of an
+offset that it commits in a consumer group of its own. The operator reads it with the positions of the stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+
+from tidemill_contract.staged import RUNS
+
+_MOST_CHARACTERS = 1_000
+"""Kafka takes 4096 bytes by default."""
+_AGAIN_SECONDS = 3_600.0
+"""A note is repeated, because Kafka deletes the offsets of a group without members after a week."""
+
+
+class Notes:
+    """Writes the reason why the stage waits. One thread may use it."""
+
+    def __init__(self, connection: Mapping[str, Any], *, group: str, topic: str) -> None:
+        self._consumer = Consumer({**connection, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+        self._topic = topic
+        self._told: str | None = None
+        self._told_at = 0.0
+
+    def tell(self, text: str) -> None:
+        """Write a reason, or an empty text if the stage runs. The same text is only written again after an hour.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        text = text[:_MOST_CHARACTERS] or RUNS
+        if text == self._told and time.monotonic() - self._told_at < _AGAIN_SECONDS:
+            return
+        # The constructor of TopicPartition takes the metadata as its fourth argument.
+        self._consumer.commit(offsets=[TopicPartition(self._topic, 0, 0, text)], asynchronous=False)
+        self._told, self._told_at = text, time.monotonic()

@@ -1,0 +1,155 @@
+"""Where the stage begins to read: at the positions of its consumer group, or at those that its own records show.
+
+Positions and records are written in one Kafka transaction. Kafka deletes the positions of a group that has had no
+member for a week. Then the last record of each partition of the stage topic shows how far the stage has read, because
+each record carries its origin.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from tidemill_contract.staged import Origin, read_origin
+from tidemill_contract.times import epoch_ms, read_start
+from tidemill_processor.stage import metrics
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 10.0
+"""The maximum time until Kafka answers a request."""
+_READ_SECONDS = 30.0
+_STEP = 200
+"""The number of offsets before the end in which a record is sought first, because transaction markers have offsets."""
+
+
+class PositionsLost(Exception):
+    """Neither the group nor the stage topic shows how far the stage has read."""
+
+
+class Places:
+    """Reads and writes positions outside of the group's transactions. It must be closed.
+
+    Args:
+        connection: client settings.
+        group: the stage's consumer group.
+        source: the source topic.
+        stage: the stage topic.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], *, group: str, source: str, stage: str) -> None:
+        self._source, self._stage = source, stage
+        self._consumer = Consumer(
+            {
+                **connection,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+                "log_level": 3,
+            }
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+    def prepare(self, partitions: int, topic_id: str, start_from: str) -> None:
+        """Commit the positions of partitions without one, if reading them from the earliest record would be wrong.
+
+        Args:
+            partitions: the number of the source topic's partitions.
+            topic_id: Kafka's id of the source topic.
+            start_from: where a new pipeline starts: earliest, latest or an RFC 3339 time.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+            PositionsLost: it is unknown how far a partition was read.
+        """
+        asked = [TopicPartition(self._source, number) for number in range(partitions)]
+        committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
+        missing = [number for number, offset in committed.items() if offset < 0]
+        self._tell_losses({number: offset for number, offset in committed.items() if offset >= 0})
+        found = {number: self._read_before(number, topic_id) for number in missing}
+        starts = {number: offset for number, offset in found.items() if offset is not None}
+        # A partition that was added to a topic that is read already is read from its beginning.
+        if len(missing) == partitions and not starts and start_from != "earliest":
+            starts = self._starts(missing, start_from)
+        if not starts:
+            return
+        log.info("positions of the group are set: %s", starts)
+        try:
+            self._consumer.commit(
+                offsets=[TopicPartition(self._source, number, offset) for number, offset in starts.items()],
+                asynchronous=False,
+            )
+        except KafkaException as error:
+            # The group has members by now, which have set these positions themselves.
+            if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
+                raise
+
+    def _tell_losses(self, committed: Mapping[int, int]) -> None:
+        """Count the records that Kafka deleted before the stage read them."""
+        for number, offset in committed.items():
+            first = self._range(self._source, number)[0]
+            if offset < first:
+                log.error("partition %d: offsets %d to %d were deleted before they were read", number, offset, first)
+                metrics.STAGE_LOST.inc(first - offset)
+
+    def _starts(self, partitions: Sequence[int], start_from: str) -> dict[int, int]:
+        if start_from == "latest":
+            return {number: self._range(self._source, number)[1] for number in partitions}
+        at = epoch_ms(read_start(start_from))
+        asked = [TopicPartition(self._source, number, at) for number in partitions]
+        found = self._consumer.offsets_for_times(asked, timeout=ASK_SECONDS)
+        return {
+            place.partition: place.offset if place.offset >= 0 else self._range(self._source, place.partition)[1]
+            for place in found
+        }
+
+    def _read_before(self, partition: int, topic_id: str) -> int | None:
+        """Return the offset after the last record of which the stage topic has a record, or None if it has none."""
+        low, high = self._range(self._stage, partition)
+        if high == 0:
+            return None
+        step = _STEP
+        while low < high:
+            origin = self._last_origin(partition, max(low, high - step), high)
+            if origin is not None:
+                # If the source topic was created again, it is read from its beginning.
+                return origin.offset + 1 if origin.topic_id == topic_id else 0
+            if high - step <= low:
+                break
+            step *= 10
+        raise PositionsLost(
+            f"Kafka has deleted the positions of the stage, and the records that show them, in partition {partition};"
+            f" set the position of its consumer group in topic {self._source} with Kafka's tools"
+        )
+
+    def _last_origin(self, partition: int, first: int, end: int) -> Origin | None:
+        """Return the origin of the last record between two offsets."""
+        found: Origin | None = None
+        self._consumer.assign([TopicPartition(self._stage, partition, first)])
+        try:
+            while True:
+                messages = self._consumer.consume(500, _READ_SECONDS)
+                if not messages:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the stage topic is not read in time"))
+                for message in messages:
+                    error = message.error()
+                    if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                        return found
+                    if error is not None:
+                        raise KafkaException(error)
+                    found = read_origin(message.headers()) or found
+                    if (message.offset() or 0) >= end - 1:
+                        return found
+        finally:
+            self._consumer.unassign()
+
+    def _range(self, topic: str, partition: int) -> tuple[int, int]:
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASK_SECONDS)
+        return int(low), int(high)

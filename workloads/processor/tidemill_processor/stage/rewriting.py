@@ -1,0 +1,91 @@
+"""Turns one record of the source topic into the records of the stage topic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidemill_contract.events import quarantine
+from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_RECORD_BYTES
+from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent, Reason
+from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
+from tidemill_processor.stage.function import NotAnEvent, UserFunction
+
+KEPT_BYTES = 64 * 1024
+"""The number of bytes that are written of an event that is too large. A dead letter keeps as many."""
+_ROOM_BYTES = 4 * 1024
+"""Room in a record for the origin and a verdict."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A record for the stage topic."""
+
+    value: bytes | None
+    key: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The records that one record becomes.
+
+    Attributes:
+        records: the records, none if the event was dropped.
+        outcome: what happened to the record: staged, dropped, failed or unread. An unread record is passed on as it is.
+    """
+
+    records: list[Written]
+    outcome: str
+
+
+class Rewriter:
+    """Calls the user's function with the events of records."""
+
+    def __init__(self, function: UserFunction) -> None:
+        self._function = function
+
+    def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
+        """Return the records of the stage topic for one record of the source topic.
+
+        A record that has no event is passed on unchanged, and a record that ingest has refused, too: processors make
+        dead letters of them. A record with which the function fails gets the mark and the headers of a refused event.
+        """
+        kept = list(headers or ())
+        if value is None or value.startswith(QUARANTINE_PREFIX):
+            return _unread(value, key, kept, origin)
+        try:
+            values = self._function.results(value)
+        except NotAnEvent:
+            return _unread(value, key, kept, origin)
+        except InvalidEvent as verdict:
+            return Rewritten([_refused(value, key, kept, origin, verdict)], "failed")
+        if not values:
+            return Rewritten([], "dropped")
+        return Rewritten([_record(each, key, kept, origin) for each in values], "staged")
+
+
+def _unread(value: bytes | None, key: bytes | None, kept: list[tuple[str, bytes | None]], origin: Origin) -> Rewritten:
+    if value is not None and len(value) > MAX_EVENT_BYTES and not value.startswith(QUARANTINE_PREFIX):
+        detail = f"has {len(value):,} bytes, and {MAX_EVENT_BYTES:,} are allowed; send smaller events"
+        return Rewritten([_refused(value, key, kept, origin, InvalidEvent(Reason.TOO_LARGE, None, detail))], "unread")
+    return Rewritten([_record(value, key, kept, origin)], "unread")
+
+
+def _record(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], origin: Origin) -> Written:
+    size = len(value or b"") + len(key or b"") + sum(len(name) + len(text or b"") for name, text in headers)
+    if size > MAX_RECORD_BYTES - _ROOM_BYTES:
+        # Kafka would refuse the record, and the stage would try for ever.
+        detail = f"the record with its key and headers has {size:,} bytes; send smaller records"
+        return _refused(value or b"", None, [], origin, InvalidEvent(Reason.TRANSFORM_FAILED, None, detail))
+    return Written(value, key, [*headers, (ORIGIN_HEADER, origin.encode())])
+
+
+def _refused(
+    value: bytes,
+    key: bytes | None,
+    headers: list[tuple[str, bytes | None]],
+    origin: Origin,
+    verdict: InvalidEvent,
+) -> Written:
+    kept = value if len(value) <= MAX_EVENT_BYTES else value[:KEPT_BYTES]
+    return _record(QUARANTINE_PREFIX + kept, key, [*headers, *quarantine.headers(verdict)], origin)

@@ -1,0 +1,115 @@
+"""Watches the stage from a second thread: its function, its file, Kafka and the backlog."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+
+from tidemill_contract.files import read_bytes
+from tidemill_processor.source.staged import Upstream
+from tidemill_processor.stage import metrics
+from tidemill_processor.stage.function import UserFunction
+from tidemill_processor.stage.notes import Notes
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 1.0
+SLOW_SECONDS = 30.0
+"""A call of the user's function that takes longer is reported. Kafka ends the transaction after this time."""
+
+
+def mark(path: Path) -> str:
+    """Return a hash of a file's content, or an empty text if it cannot be read."""
+    try:
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    except OSError:
+        return ""
+
+
+class Watch:
+    """The checks of one stage.
+
+    Args:
+        function: the user's function.
+        upstream: reads the backlog.
+        notes: tells the operator why the stage waits.
+        waits: returns why the stage does not run, or an empty text if it runs.
+        changed: called when the file has another content than when this object was made.
+
+    Attributes:
+        kafka_error: why Kafka does not answer, or an empty text if it answers.
+        answered_at: when Kafka last answered (monotonic seconds), or 0 if it never did.
+        lag: the number of records that the stage has not committed, or None if it is unknown.
+        partitions: the number of the source topic's partitions, which the stage sets when it knows it.
+    """
+
+    def __init__(
+        self,
+        function: UserFunction,
+        upstream: Upstream,
+        notes: Notes,
+        waits: Callable[[], str],
+        changed: Callable[[], None],
+    ) -> None:
+        self._function, self._upstream, self._notes = function, upstream, notes
+        self._waits, self._changed = waits, changed
+        self._mark = mark(function.path)
+        self._stopping = threading.Event()
+        self.kafka_error = "not connected yet"
+        self.answered_at = 0.0
+        self.lag: int | None = None
+        self.partitions = 0
+
+    @property
+    def hangs(self) -> str:
+        """A message if the file has been imported, or the function called, for too long. Otherwise, it is empty."""
+        return self.hangs_for(SLOW_SECONDS)
+
+    def hangs_for(self, seconds: float) -> str:
+        """Return a message if a call has taken longer than `seconds`. Otherwise, the text is empty."""
+        function, since = self._function, self._function.busy_since
+        if since is None or (taken := time.monotonic() - since) < seconds:
+            return ""
+        at = function.hangs_at
+        return f"{function.place} has not returned for {taken:.0f} s" + (f" ({at})" if at else "")
+
+    def start(self) -> None:
+        """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
+        for look in (self.look_at_file, self._look_at_kafka):
+            threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop the checks."""
+        self._stopping.set()
+
+    def look_at_file(self) -> None:
+        """Call `changed` if the file has another content."""
+        # A file that is gone for a moment, while an editor or Kubernetes replaces it, is no change.
+        now = mark(self._function.path)
+        if now and now != self._mark:
+            self._changed()
+
+    def _repeat(self, look: Callable[[], None]) -> None:
+        while not self._stopping.is_set():
+            try:
+                look()
+            except Exception:
+                log.exception("%s", look.__name__)
+            self._stopping.wait(EVERY_SECONDS)
+
+    def _look_at_kafka(self) -> None:
+        try:
+            self._notes.tell(self._waits() or self.hangs)
+            if self.partitions:
+                self.lag = sum(self._upstream.unstaged(range(self.partitions)).values())
+                metrics.STAGE_LAG.set(self.lag)
+        except KafkaException as error:
+            self.kafka_error, self.lag = str(error.args[0].str() if error.args else error), None
+        else:
+            self.kafka_error, self.answered_at = "", time.monotonic()
