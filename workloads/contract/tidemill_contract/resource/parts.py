@@ -16,6 +16,7 @@ from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
+from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.resource.source import EventTimeSpec, FieldSpec, TopicSpec
 from tidemill_contract.resource.spec import (
     AggregationSpec,
@@ -75,6 +76,7 @@ class Parts:
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
     event_time: EventTimeSpec | None
+    lookups: tuple[Part[LookupSpec], ...]
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
     aggregations: tuple[AggregationPart, ...]
@@ -98,6 +100,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),
+        lookups=_parts(LookupSpec, spec.get("lookups"), "spec.lookups"),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
         aggregations=tuple(
