@@ -167,6 +167,8 @@ class Run:
                     self._say(
                         f"{stored.key} ran here before, but is not in these files: it stays stopped, with its data kept"
                     )
+        for key, folder in reading.folders.items():
+            self._runtime.references.place(key, folder)
         self._session.take(reading)
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 

@@ -22,10 +22,12 @@ class Reading:
     Attributes:
         documents: the documents by `namespace/name`. For an invalid file they are its last valid ones.
         faults: one line `file: fault` for each fault.
+        folders: the folder of the file of each document, by `namespace/name`.
     """
 
     documents: Mapping[str, Document]
     faults: tuple[str, ...]
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,13 +61,15 @@ class Sources:
         if not changed:
             return None
         documents: dict[str, Document] = {}
+        folders: dict[str, Path] = {}
         faults = [fault for file in self._files for fault in file.faults]
         for file in self._files:
             for key, document in file.documents.items():
                 if key in documents:
                     faults.append(f"{file.path}: {key} is in another file too; keep one of them")
                 documents.setdefault(key, document)
-        return Reading(documents, tuple(faults))
+                folders.setdefault(key, file.path.parent)
+        return Reading(documents, tuple(faults), folders)
 
 
 def _refresh(file: _File, limits: Limits) -> bool:

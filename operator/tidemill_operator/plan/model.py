@@ -112,6 +112,14 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A user's object whose keys or files a workload reads as files of a folder."""
+
+    kind: Literal["configMap", "secret"]
+    name: str
+
+
+@dataclass(frozen=True)
 class Workload:
     """Processes to run, described for both runtimes.
 
@@ -128,6 +136,7 @@ class Workload:
         revision: a hash of the settings that processes only read at their start. If it changes, processes are
             replaced. The hash is empty if they read changed settings while they run.
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
+        lookups: the ConfigMaps and Secrets of its lookups, by the names of the lookups.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
     """
 
@@ -148,6 +157,7 @@ class Workload:
     scaled: bool = False
     revision: str = ""
     registry_secret: str = ""
+    lookups: Mapping[str, Reference] = field(default_factory=dict)
     reached_ports: tuple[int, ...] = ()
 
 

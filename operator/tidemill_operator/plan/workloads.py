@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from tidemill_contract.resource.spec import ResourcesSpec
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.plan.model import Component, Replay, Workload
+from tidemill_operator.plan.model import Component, Reference, Replay, Workload
 from tidemill_operator.plan.restarts import revision
 from tidemill_operator.settings import Platform
 
@@ -147,8 +147,20 @@ def _workload(
         scaled=scaled,
         revision=revision(config) if processes else "",
         registry_secret=reference.name if reference is not None else "",
+        lookups=_lookups(config) if processes else {},
         reached_ports=registry.ports if registry is not None else (),
     )
+
+
+def _lookups(config: PipelineConfig) -> dict[str, Reference]:
+    """Return the ConfigMap or the Secret that each lookup needs. A lookup from a topic needs neither."""
+    found = {}
+    for lookup in config.spec.lookups or ():
+        if lookup.source.config_map is not None:
+            found[lookup.name] = Reference("configMap", lookup.source.config_map)
+        elif lookup.source.secret_ref is not None:
+            found[lookup.name] = Reference("secret", lookup.source.secret_ref.name)
+    return found
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:

@@ -135,6 +135,7 @@ _WORKLOADS = {
     "PIPELINE": "The pipeline of a processor.",
     "SECRETS_DIR": "Folder of logins and API keys.",
     "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
+    "LOOKUP_DIRS": "Of a processor: JSON object with the folder of the files of each lookup that has any, by its name.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",

@@ -14,6 +14,9 @@ from tidemill_operator.resource.cel import Rule, first, known, say
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
+# CEL cannot join the names of several lookups to one list. With lookups, others check references: `tidemill validate`,
+# the webhook and the passes.
+_UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
@@ -122,7 +125,8 @@ _REFERENCES = (
         "transform.derive",
     ),
     Rule(
-        "self.aggregations.all(a, !has(a.groupBy) || a.groupBy.all(g, self.source.fields.exists(f, f.name == g)"
+        f"{_UNLESS_JOINED} self.aggregations.all(a, !has(a.groupBy) || a.groupBy.all(g,"
+        " self.source.fields.exists(f, f.name == g)"
         f" || {_DERIVES}.exists(d, d.name == g)))",
         f"a groupBy column {_UNKNOWN}",
         _first_unknown(
@@ -135,7 +139,7 @@ _REFERENCES = (
         "aggregations",
     ),
     Rule(
-        _with_names("all", f"self.aggregations.all(a, a.metrics.all(m, {_FIELDS_ARE_THERE}))"),
+        f"{_UNLESS_JOINED} " + _with_names("all", f"self.aggregations.all(a, a.metrics.all(m, {_FIELDS_ARE_THERE}))"),
         f"a metric's field {_UNKNOWN}",
         _first_unknown(
             "self.aggregations",
@@ -174,7 +178,7 @@ _ANOMALIES = (
         "anomalies",
     ),
     Rule(
-        "!has(self.anomalies) || "
+        f"{_UNLESS_JOINED} !has(self.anomalies) || "
         + _with_names(
             "all",
             "self.anomalies.all(x, (!has(x.field) || x.field in names)"
@@ -249,7 +253,7 @@ def _own(*origins: str, kind: str) -> Rule:
     )
 
 
-_FIELD = (
+_WRITTEN = (
     _only("timestamp", "format"),
     _only("timestamp", "zone"),
     _only("decimal", "precision"),
@@ -266,8 +270,23 @@ _FIELD = (
         say("field %s: scale %d is more than precision %d; lower it", "self.name", "self.scale", "self.precision"),
         "scale",
     ),
+)
+_FIELD = (
+    *_WRITTEN,
     _own("timestamp", kind="timestamp"),
     _own("partition", "offset", kind="integer"),
+)
+
+_LOOKUP = Rule(
+    "has(self.on) != has(self.__true__)",
+    "a lookup needs on, once",
+    say("lookup %s needs on, once: the field that is looked up", "self.name"),
+    "on",
+)
+_LOOKUP_SOURCE = Rule(
+    "[has(self.configMap), has(self.table), has(self.query), has(self.topic)].filter(given, given).size() == 1",
+    "a lookup has one source: configMap, table, query or topic",
+    "'a lookup has one source; write one of configMap, table, query and topic'",
 )
 
 _AGGREGATION = (
@@ -359,6 +378,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),
     "spec.source": _SOURCE,
     "spec.source.fields[]": (_NOT_RESERVED, *_FIELD),
+    "spec.lookups[]": (_LOOKUP,),
+    "spec.lookups[].from": (_LOOKUP_SOURCE,),
+    "spec.lookups[].fields[]": (_NOT_RESERVED, *_WRITTEN),
     "spec.transform.derive[]": (_NOT_RESERVED,),
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,

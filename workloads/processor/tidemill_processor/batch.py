@@ -241,12 +241,10 @@ class BatchReader:
         # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
         self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
-        reader = None
-        if registry is not None:
-            columns = None if self._keeps_events else self._columns.keys()
-            reader = schema_reader(spec, registry, exact=self._ordered, needed=columns)
-        self._schemas = reader
-        self._decoder = RecordDecoder(spec, exact=self._ordered, reader=reader)
+        wanted = None if self._keeps_events else self._columns.keys()
+        read_by = partial(schema_reader, spec, exact=self._ordered, needed=wanted)
+        self._schemas = None if registry is None else read_by(registry)
+        self._decoder = RecordDecoder(spec, exact=self._ordered, reader=self._schemas)
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
         """Return the first offset of each partition that cannot be decoded, because the schema registry is away."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill_contract.files import read_bytes
+from tidemill_operator.actuators.local.references import References
 from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, waiting
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.child import Command
@@ -49,7 +50,7 @@ class LocalRuntime:
     Attributes:
         config_root: the folder of the configs `<namespace>/<pipeline>.json`.
         secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
-        references_root: the folder of the users' Secrets `<namespace>/<secret>/<key>`.
+        references: the folders of the users' Secrets and ConfigMaps.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class LocalRuntime:
         self._host = host
         self.config_root = data_dir / "pipelines"
         self.secrets_root = data_dir / "secrets"
-        self.references_root = data_dir / "secret-refs"
+        self.references = References(data_dir / "secret-refs")
         self._inherited = {
             name: value
             for name, value in environ.items()
@@ -263,8 +264,10 @@ class LocalRuntime:
         if called:
             environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
         if workload.registry_secret:
-            secret = self.references_root / workload.namespace / workload.registry_secret
+            secret = self.references.secret(workload.namespace, workload.registry_secret)
             environment["TIDEMILL_REGISTRY_DIR"] = str(secret)
+        if workload.lookups:
+            environment["TIDEMILL_LOOKUP_DIRS"] = self.references.lookup_dirs(workload)
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         command = Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ _FILES = {
     "redis-ca.crt": "TIDEMILL_REDIS_CA",
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
-_REGISTRY_DIR = "/etc/tidemill/registry"
+_REGISTRY_DIR, _LOOKUPS_DIR = "/etc/tidemill/registry", "/etc/tidemill/lookups"
 _USER = 10_001
 _SECRET_MODE = 0o440
 # The time that a pod needs to commit the last batch, or to answer accepted requests.
@@ -125,6 +126,9 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
         mounts.append({"name": "connections", "mountPath": _CONNECTIONS_DIR, "readOnly": True})
     if workload.registry_secret:
         mounts.append({"name": "registry", "mountPath": _REGISTRY_DIR, "readOnly": True})
+    mounts += [
+        {"name": volume, "mountPath": folder, "readOnly": True} for volume, folder, _ in _lookups(workload).values()
+    ]
     return {
         "name": workload.component,
         "image": placement.images["processor" if workload.component == "replay" else workload.component],
@@ -167,6 +171,8 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
     if workload.registry_secret:
         plain["TIDEMILL_REGISTRY_DIR"] = _REGISTRY_DIR
+    if lookups := {name: folder for name, (_, folder, _) in _lookups(workload).items()}:
+        plain["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A restarted container keeps the name of its pod, and so the partitions assigned to that name.
@@ -197,6 +203,21 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         # The Secret is optional: without it the pods start, and their health says that the registry refuses them.
         secret = {"secretName": workload.registry_secret, "optional": True, "defaultMode": _SECRET_MODE}
         found.append({"name": "registry", "secret": secret})
+    return found + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
+
+
+def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Return the volume, its folder and its content of each lookup.
+
+    The ConfigMaps and Secrets are optional: without them the pods start, and their health says what is missing. They
+    are mounted as a whole, because a single file of a volume would not change with its ConfigMap.
+    """
+    found = {}
+    for number, (name, reference) in enumerate(workload.lookups.items()):
+        content: dict[str, Any] = {"configMap": {"name": reference.name, "optional": True}}
+        if reference.kind == "secret":
+            content = {"secret": {"secretName": reference.name, "optional": True, "defaultMode": _SECRET_MODE}}
+        found[name] = f"lookup-{number}", f"{_LOOKUPS_DIR}/{name}", content
     return found
 
 

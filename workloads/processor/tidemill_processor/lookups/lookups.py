@@ -46,7 +46,7 @@ class PolledLookup:
         self._name, self._source = name, source
         self.table: Table | None = None
         self.confirmed_at = 0.0
-        self.error = ""
+        self.error = self.unreadable = ""
         self.stale_seconds = max(STALE_REFRESHES * source.every_seconds, _LEAST_STALE_SECONDS)
 
     @property
@@ -170,7 +170,8 @@ def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
         why = source.error or "no answer"
         detail = f"{source.place}: {why}; stale: events get the rows of {age:.0f} s ago"
         return Dependency(f"lookup {name}", False, False, detail)
-    return Dependency(f"lookup {name}", True, False, f"{source.place}: {source.error}" if source.error else "")
+    why = source.error or source.unreadable
+    return Dependency(f"lookup {name}", not source.unreadable, False, f"{source.place}: {why}" if why else "")
 
 
 def _age_of(source: PolledLookup | TopicLookup) -> Any:

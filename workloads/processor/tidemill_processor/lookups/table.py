@@ -1,4 +1,4 @@
-"""The rows of a lookup in memory: frames with a key and the lookup's fields, and their join to the events of a batch."""
+"""The rows of a lookup in memory: frames with a key and the lookup's fields, and their join to batches of events."""
 
 from __future__ import annotations
 

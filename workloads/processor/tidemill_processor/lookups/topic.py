@@ -118,6 +118,7 @@ class TopicLookup:
         table: the rows, or None until the topic has been read to its end for the first time.
         confirmed_at: the time at which the rows were last known to be those of the topic (monotonic seconds).
         error: why the rows may be outdated, or an empty text.
+        unreadable: which records could not be read, or an empty text.
         stale_seconds: the age from which the rows count as stale.
     """
 
@@ -133,7 +134,7 @@ class TopicLookup:
         self.place = f"Kafka {settings.kafka_brokers}, topic {self._topic}"
         self.table: Table | None = None
         self.confirmed_at = 0.0
-        self.error = ""
+        self.error = self.unreadable = ""
 
     def run(self, stopping: threading.Event) -> None:
         """Follow the topic until stopped."""
@@ -185,7 +186,7 @@ class TopicLookup:
                     if self._is_complete(admin, topic_id, reached):
                         complete, self.confirmed_at = True, checked_at
                         self.table = contents.table()
-                        self.error = _unreadable(reader.unreadable)
+                        self.error, self.unreadable = "", _unreadable(reader.unreadable)
         finally:
             with contextlib.suppress(RuntimeError, KafkaException):
                 consumer.close()

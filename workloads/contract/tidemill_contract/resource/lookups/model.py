@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
 from tidemill_contract.duration import Duration, parse_ms
@@ -72,7 +72,7 @@ class LookupSource(Model):
 
     config_map: ObjectName | None = Field(
         None,
-        description="A ConfigMap in the pipeline's namespace. With tidemill up, its files are beside the pipeline file.",
+        description="A ConfigMap in the pipeline's namespace. With tidemill up, the file is beside the pipeline file.",
     )
     file: FileName | None = Field(
         None, description="The file of the ConfigMap: .csv with a header line, .json with an array, .ndjson or .jsonl."
@@ -109,8 +109,17 @@ class LookupSource(Model):
         return parse_ms(self.refresh or REFRESH)
 
 
+def _with_true(schema: dict[str, Any]) -> None:
+    """Allow `on` to be called `true` in the schema, because kubectl sends it so if it has no quotes in YAML."""
+    description = "The member on, as YAML 1.1 reads it without quotes."
+    schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
+    schema["required"].remove("on")
+
+
 class LookupSpec(Model):
     """Reference data that is joined to events before the filter and the derives."""
+
+    model_config = ConfigDict(json_schema_extra=_with_true)
 
     @model_validator(mode="before")
     @classmethod
