@@ -284,7 +284,7 @@ _LOOKUP = Rule(
     "on",
 )
 _LOOKUP_SOURCE = Rule(
-    "[has(self.configMap), has(self.table), has(self.query), has(self.topic)].filter(given, given).size() == 1",
+    "[has(self.configMap), has(self.table), has(self.query), has(self.topic)].exists_one(given, given)",
     "a lookup has one source: configMap, table, query or topic",
     "'a lookup has one source; write one of configMap, table, query and topic'",
 )

@@ -26,7 +26,7 @@ RETRY_SECONDS = 2.0
 """The longest wait after a failed load."""
 STALE_REFRESHES = 3
 """The rows count as stale if they are older than this many refreshes."""
-_LEAST_STALE_SECONDS = 10.0
+_LEAST_STALE_SECONDS = 5.0
 
 
 class Polled(Protocol):
