@@ -17,7 +17,7 @@ import pytest
 
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.outcome import Component, Rank
-from tidemill_operator.plan.model import Workload
+from tidemill_operator.plan.model import Reference, Workload
 from tidemill_operator.processes.child import start_time
 from waiting import eventually
 
@@ -123,6 +123,16 @@ def test_a_users_secret_is_a_folder_with_a_file_for_each_key(runtime: LocalRunti
     run(runtime, replace(processor(), registry_secret="registry"))
     folder = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_REGISTRY_DIR"]
     assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "registry")
+
+
+def test_files_of_lookups_are_beside_the_pipeline_file(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """The Secrets are folders below the data folder, as for a registry."""
+    lookups = {"plans": Reference("configMap", "plans"), "products": Reference("secret", "shop-db")}
+    runtime.references.place("ns/p", tmp_path / "here")
+    run(runtime, replace(processor(), lookups=lookups))
+    told = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_LOOKUP_DIRS"]
+    secret = tmp_path / "data" / "secret-refs" / "ns" / "shop-db"
+    assert json.loads(told) == {"plans": str(tmp_path / "here"), "products": str(secret)}
 
 
 def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_path: Path) -> None:

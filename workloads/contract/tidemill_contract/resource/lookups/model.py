@@ -23,7 +23,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][-._A-Za-z0-9
 TableName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$", max_length=127)
 ]
-KeyName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+KeyName = Annotated[str, StringConstraints(pattern=r'^[^"\\\x00-\x1f\x7f]+$', max_length=100)]
 SourceKind = Literal["configMap", "table", "query", "topic"]
 
 
