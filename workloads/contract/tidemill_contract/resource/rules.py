@@ -63,8 +63,8 @@ def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
             told = field.model.kind if field.model else None
             # The type of a decimal without a scale is unknown.
             types.setdefault(field.name, None if told == DECIMAL else told)
-    for name, kind in lookup_types(parts.lookups).items():
-        types.setdefault(name, kind)
+    for name, looked_up in lookup_types(parts.lookups).items():
+        types.setdefault(name, looked_up)
     faults = []
     names_known = bool(parts.fields) and all(field.name is not None for field in parts.fields)
     names_known = names_known and all(lookup.model is not None for lookup in parts.lookups)

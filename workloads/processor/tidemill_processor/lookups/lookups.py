@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,7 +93,8 @@ class Lookups:
         self._stopping = threading.Event()
         self._lookups = tuple(_Joined(spec, _source(config, spec, settings)) for spec in config.spec.lookups or ())
         for lookup in self._lookups:
-            metrics.watch_lookup(lookup.spec.name, rows=_rows_of(lookup.source), age=_age_of(lookup.source))
+            name, source = lookup.spec.name, lookup.source
+            metrics.watch_lookup(name, rows=_rows_of(source), age=_age_of(source), stale=_stale_of(source))
 
     def start(self) -> None:
         """Start a thread for each lookup."""
@@ -174,9 +176,13 @@ def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
     return Dependency(f"lookup {name}", not source.unreadable, False, f"{source.place}: {why}" if why else "")
 
 
-def _age_of(source: PolledLookup | TopicLookup) -> Any:
+def _stale_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:
+    return lambda: float(not _dependency("", source).ok)
+
+
+def _age_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:
     return lambda: time.monotonic() - source.confirmed_at if source.table is not None else 0.0
 
 
-def _rows_of(source: PolledLookup | TopicLookup) -> Any:
+def _rows_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:
     return lambda: 0 if (table := source.table) is None else table.height

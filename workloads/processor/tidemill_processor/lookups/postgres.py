@@ -108,7 +108,7 @@ class PostgresSource:
         else:
             # The line break ends a comment at the end of the query.
             query = (self._source.query or "").strip().rstrip(";")
-            rows = sql.SQL("({}\n) AS q").format(sql.SQL(query))  # type: ignore[arg-type]
+            rows = sql.SQL("({}\n) AS q").format(sql.SQL(query))
         return sql.SQL(
             "SELECT CASE WHEN octet_length(j) <= {most} THEN j END FROM ("
             "SELECT row_to_json(r)::text AS j FROM (SELECT {columns} FROM {rows}) AS r LIMIT {limit}) AS t"

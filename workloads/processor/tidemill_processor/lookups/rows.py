@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -22,8 +21,8 @@ from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size
 
 _NAME = "_key"
 """The name of the key among the fields of rows. No field of a spec begins with an underscore."""
-_PIECE = 5_000
-"""The number of rows that are decoded together."""
+PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
+"""The limits of the rows that are decoded together. The last row may exceed the bytes."""
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:
@@ -51,7 +50,8 @@ def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone
 def key_field(spec: PipelineSpec, lookup: LookupSpec) -> FieldSpec:
     """Return the key of a lookup as a field of its rows. It has the type of the field that is looked up."""
     path = None if lookup.source.key is None else (lookup.source.key,)
-    return FieldSpec.model_construct(name=_NAME, type=spec.field_kinds[lookup.on], path=path)
+    kind: Any = spec.field_kinds[lookup.on]
+    return FieldSpec.model_construct(name=_NAME, type=kind, path=path)
 
 
 class RowDecoder:
@@ -110,6 +110,13 @@ class RowDecoder:
 
 
 def _pieces(raws: Iterable[bytes]) -> Iterator[list[bytes]]:
-    iterator = iter(raws)
-    while piece := list(islice(iterator, _PIECE)):
+    piece: list[bytes] = []
+    size = 0
+    for raw in raws:
+        piece.append(raw)
+        size += len(raw)
+        if len(piece) >= PIECE_ROWS or size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
         yield piece

@@ -69,7 +69,8 @@ class Contents:
         if self._changes.height >= _CHANGES:
             self._rows = _applied(self._rows, self._changes).rechunk()
             self._changes = self._changes.clear()
-        check_size(self._rows.height + self._changes.height, self._rows.estimated_size())
+        size = self._rows.estimated_size() + self._changes.estimated_size()
+        check_size(self._rows.height + self._changes.height, int(size))
 
     def table(self) -> Table:
         """Return the rows as they are now."""

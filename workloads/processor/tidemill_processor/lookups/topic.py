@@ -34,14 +34,15 @@ from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.formats.columns import as_column
-from tidemill_processor.lookups.rows import RowDecoder, key_field, row_spec
+from tidemill_processor.lookups.rows import PIECE_BYTES, PIECE_ROWS, RowDecoder, key_field, row_spec
 from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, Table
 
 log = logging.getLogger(__name__)
 
 ASK_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
 """The timeout of a request, the wait for records, and how often the ends of the topic are read."""
-_RECORDS = 5_000
+_RECORDS = 500
+"""The number of records of one consume call. A record may have a megabyte."""
 _MOST_TOLD = 1_000
 """The maximum number of keys whose unreadable records are remembered."""
 
@@ -86,7 +87,7 @@ class TopicReader:
         documents = []
         for record in records:
             try:
-                key = as_json(record.key() or b"", self._field) if record.key() else b"null"
+                key = as_json(_key(record), self._field) if record.key() else b"null"
             except InvalidEvent:
                 key = b"[]"  # refused below
             documents.append(msgspec.json.encode({self._field.name: msgspec.Raw(key)}))
@@ -102,12 +103,15 @@ class TopicReader:
         return found
 
     def _note(self, record: Message, fault: str | None) -> None:
-        key = record.key() or b""
-        if not isinstance(key, bytes):
-            key = key.encode()
+        key = _key(record)
         self.unreadable.pop(key, None)
         if fault is not None and len(self.unreadable) < _MOST_TOLD:
             self.unreadable[key] = f"partition {record.partition()}, offset {record.offset()}: {fault}"
+
+
+def _key(record: Message) -> bytes:
+    key: Any = record.key()
+    return bytes(key or b"")
 
 
 class TopicLookup:
@@ -176,7 +180,7 @@ class TopicLookup:
             consumer.assign([TopicPartition(self._topic, p, 0) for p in reached])
             checked_at, complete = 0.0, False
             while not stopping.is_set():
-                records = self._records(consumer.consume(_RECORDS, POLL_SECONDS), reached)
+                records = self._records(_consumed(consumer), reached)
                 if records:
                     contents.apply(reader.changes(records))
                     if complete:
@@ -225,6 +229,16 @@ class TopicLookup:
         return all(0 <= end <= reached[partition] for partition, end in ends.items())
 
 
+def _consumed(consumer: Consumer) -> list[Message]:
+    """Return the next messages, which may be errors, as many as are decoded together."""
+    messages: list[Message] = consumer.consume(_RECORDS, POLL_SECONDS)
+    size = sum(map(len, messages))
+    while messages and len(messages) < PIECE_ROWS and size < PIECE_BYTES and (more := consumer.consume(_RECORDS, 0)):
+        messages += more
+        size += sum(map(len, more))
+    return messages
+
+
 def _describe(admin: AdminClient, topic: str) -> tuple[str, int]:
     described = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_SECONDS)
     found = _result(described[topic])
@@ -245,11 +259,11 @@ def _result(future: Future[Any]) -> Any:
 
 def _text(error: Exception) -> str:
     if isinstance(error, KafkaException) and isinstance(error.args[0], KafkaError):
-        return error.args[0].str() or error.args[0].name()
+        return str(error.args[0].str() or error.args[0].name())
     return str(error)
 
 
-def _unreadable(found: Mapping[bytes, str]) -> str:
+def _unreadable(found: dict[bytes, str]) -> str:
     if not found:
         return ""
-    return f"{len(found)} keys have no row, because their last record cannot be read; {next(reversed(found.values()))}"
+    return f"{len(found)} keys have no row, because their last record cannot be read; {found[next(reversed(found))]}"
