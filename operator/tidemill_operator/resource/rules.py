@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
-from tidemill_contract.resource.rules import RESERVED
 from tidemill_operator.resource.cel import Rule, first, known, say
+from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE, NOT_RESERVED, WRITTEN
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
@@ -18,7 +18,6 @@ _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.
 # the webhook and the passes.
 _UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
-_RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
 _PARTITIONS = "self.source.topic.partitions"
 _UNKNOWN = "is neither in source.fields nor in transform.derive"
@@ -50,13 +49,6 @@ def _wrong_field() -> str:
     tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
     return "".join(tests[:-1]) + texts[-1]
 
-
-_NOT_RESERVED = Rule(
-    f"!(self.name in {_RESERVED})",
-    f"the names {', '.join(RESERVED)} are reserved",
-    say("the name %s is reserved for what answers say of windows; choose another", "self.name"),
-    "name",
-)
 
 _RESOURCE = (
     Rule(
@@ -235,60 +227,6 @@ _SOURCE = (
 )
 
 
-def _only(kind: str, member: str) -> Rule:
-    return Rule(
-        f"!has(self.{member}) || self.type == '{kind}'",
-        f"only fields of type {kind} have a {member}",
-        say(f"field %s is of type %s, and only {kind}s have a {member}; take it out", "self.name", "self.type"),
-        member,
-    )
-
-
-def _own(*origins: str, kind: str) -> Rule:
-    return Rule(
-        f"!has(self.from) || !(self.from in {list(origins)}) || self.type == '{kind}'",
-        f"fields with from: {' or '.join(origins)} are of type {kind}",
-        say(f"field %s is read from the %s of records; write type: {kind}", "self.name", "self.from"),
-        "type",
-    )
-
-
-_WRITTEN = (
-    _only("timestamp", "format"),
-    _only("timestamp", "zone"),
-    _only("decimal", "precision"),
-    _only("decimal", "scale"),
-    Rule(
-        "self.type != 'decimal' || has(self.scale)",
-        "a field of type decimal needs a scale",
-        say("field %s is a decimal; add its number of digits after the point, such as scale: 2", "self.name"),
-        "type",
-    ),
-    Rule(
-        "!has(self.precision) || !has(self.scale) || self.scale <= self.precision",
-        "scale must not be more than precision",
-        say("field %s: scale %d is more than precision %d; lower it", "self.name", "self.scale", "self.precision"),
-        "scale",
-    ),
-)
-_FIELD = (
-    *_WRITTEN,
-    _own("timestamp", kind="timestamp"),
-    _own("partition", "offset", kind="integer"),
-)
-
-_LOOKUP = Rule(
-    "has(self.on) != has(self.__true__)",
-    "a lookup needs on, once",
-    say("lookup %s needs on, once: the field that is looked up", "self.name"),
-    "on",
-)
-_LOOKUP_SOURCE = Rule(
-    "[has(self.configMap), has(self.table), has(self.query), has(self.topic)].exists_one(given, given)",
-    "a lookup has one source: configMap, table, query or topic",
-    "'a lookup has one source; write one of configMap, table, query and topic'",
-)
-
 _AGGREGATION = (
     Rule(
         "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
@@ -316,7 +254,7 @@ _AGGREGATION = (
 
 
 _METRIC = (
-    _NOT_RESERVED,
+    NOT_RESERVED,
     *metric_rules(),
 )
 
@@ -377,11 +315,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "": _RESOURCE,
     "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),
     "spec.source": _SOURCE,
-    "spec.source.fields[]": (_NOT_RESERVED, *_FIELD),
-    "spec.lookups[]": (_LOOKUP,),
-    "spec.lookups[].from": (_LOOKUP_SOURCE,),
-    "spec.lookups[].fields[]": (_NOT_RESERVED, *_WRITTEN),
-    "spec.transform.derive[]": (_NOT_RESERVED,),
+    "spec.source.fields[]": (NOT_RESERVED, *FIELD),
+    "spec.lookups[]": (LOOKUP,),
+    "spec.lookups[].from": (LOOKUP_SOURCE,),
+    "spec.lookups[].fields[]": (NOT_RESERVED, *WRITTEN),
+    "spec.transform.derive[]": (NOT_RESERVED,),
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,
     "spec.anomalies[]": _ANOMALY,
