@@ -94,8 +94,8 @@ class TopicReader:
         decoded = self._keys.decode_all(documents, 0)
         valid = iter(self._keys.values([e for e in decoded.events if e is not None], self._field.name))
         found = [None if event is None else next(valid) for event in decoded.events]
-        for index, key in enumerate(found):
-            if key is None:
+        for index, value in enumerate(found):
+            if value is None:
                 verdict = decoded.invalid.get(index)
                 kind = self._field.type
                 text = "has no key" if verdict is None else f"its key is no {kind} written as text"

@@ -125,7 +125,7 @@ class LookupSpec(Model):
     @classmethod
     def _on(cls, written: Any) -> Any:
         """Return the members with `on` as a text. YAML 1.1 reads the key `on` as true if it has no quotes."""
-        if not isinstance(written, dict):
+        if not isinstance(written, dict) or "on" in written:
             return written
         return {"on" if key is True or key == "true" else key: value for key, value in written.items()}
 
