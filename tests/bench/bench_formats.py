@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import fastavro
+import polars as pl
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
@@ -28,6 +29,8 @@ from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.staged import ORIGIN_HEADER, Origin
 from tidemill_processor.exploding import batch_reader
 from tidemill_processor.formats.registry import Registry, Schema
+from tidemill_processor.lookups.lookups import Lookups
+from tidemill_processor.lookups.table import KEY, Table
 from tidemill_processor.merge.aggregate import aggregate
 from tidemill_processor.source.staged import staged
 
@@ -54,6 +57,13 @@ ORIGIN = Origin("tWf-1_x3Q8mYp0aBcDeFgh", 1_234_567, BASE).encode()
 FRAME = b"\0\0\0\0\1"
 _PATTERN = "%d/%b/%Y:%H:%M:%S %z"
 
+LOOKUP = {
+    "name": "users",
+    "on": "user_id",
+    "from": {"topic": "default.users"},
+    "fields": [{"name": "tier", "type": "string"}],
+}
+
 Members = dict[str, Any]
 
 
@@ -69,6 +79,7 @@ class Shape:
         format: as in the spec.
         encode: the bytes of a record.
         staged: whether the records come from a Python stage.
+        looked_up: the rows of a lookup by the user, whose field the events are grouped by; 0: there is none.
     """
 
     fields: dict[str, Members]
@@ -78,6 +89,7 @@ class Shape:
     format: Members | str | None = None
     encode: Callable[[Members], bytes] = lambda event: json.dumps(event).encode()
     staged: bool = False
+    looked_up: int = 0
 
 
 def _nested(event: Members) -> Members:
@@ -132,6 +144,17 @@ class KnownSchema(Registry):
         return Schema(base64.b64encode(VIEW.DESCRIPTOR.file.serialized_pb).decode(), "PROTOBUF")
 
 
+class KnownRows(Lookups):
+    """A lookup whose rows are there already."""
+
+    def __init__(self, number: int) -> None:
+        users = [f"u{i}" for i in range(number)]
+        self._table = Table(pl.DataFrame({KEY: users, "tier": [f"t{i % 100}" for i in range(number)]}))
+
+    def join(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return self._table.join(frame, "user_id")
+
+
 def _text(time: int, pattern: str) -> str:
     return dt.datetime.fromtimestamp(time / 1000, dt.UTC).strftime(pattern)
 
@@ -182,6 +205,8 @@ SHAPES: dict[str, Shape] = {
     ),
     "debezium": Shape({}, _changed, format={"envelope": "debezium"}),
     "after a Python stage": Shape({}, lambda event: event, staged=True),
+    "with lookup": Shape({}, lambda event: event, looked_up=10_000),
+    "large lookup": Shape({}, lambda event: event, looked_up=1_000_000),
     "with op": Shape({"country": {"from": "envelope", "path": "op"}}, _changed, format={"envelope": "debezium"}),
 }
 
@@ -224,10 +249,11 @@ def spec_of(shape: Shape) -> PipelineSpec:
                 "eventTime": {"field": "ts"},
                 **({"format": shape.format} if shape.format else {}),
             },
+            **({"lookups": [LOOKUP]} if shape.looked_up else {}),
             "aggregations": [
                 {
                     "name": "by_page",
-                    "groupBy": ["page"],
+                    "groupBy": ["tier" if shape.looked_up else "page"],
                     "window": {"type": "tumbling", "size": "1m"},
                     "metrics": metrics,
                 }
@@ -256,7 +282,9 @@ class Runner:
         self._records = events_of(shape)
         written = spec.source.written
         registry = None if written.registry is None else KnownSchema(written)
-        self._reader, self._piece = batch_reader(spec, registry=registry), PIECE // shape.elements
+        lookups = KnownRows(shape.looked_up) if shape.looked_up else None
+        self._reader = batch_reader(spec, registry=registry, lookups=lookups)
+        self._piece = PIECE // shape.elements
         self._taken = staged if shape.staged else list
         self._layout = layout(spec.aggregations[0], field_types(spec, {}))
         self.best = float("inf")

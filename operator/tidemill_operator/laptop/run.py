@@ -111,7 +111,7 @@ class Run:
             ports={"processor": 0, **options.ports.first},
         )
         own = KafkaSession(servers.kafka, self._platform.kafka_config, ANSWER_SECONDS)
-        clusters = Clusters(keys_in_files(self._runtime.references_root), own)
+        clusters = Clusters(keys_in_files(self._runtime.references.root), own)
         self._actuators = _actuators(self._platform, servers, self._runtime, clusters)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
@@ -171,7 +171,8 @@ class Run:
                     self._say(
                         f"{stored.key} ran here before, but is not in these files: it stays stopped, with its data kept"
                     )
-        self._runtime.homes = reading.folders
+        for key, folder in reading.folders.items():
+            self._runtime.references.place(key, folder)
         self._session.take(reading)
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 

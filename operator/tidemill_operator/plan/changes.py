@@ -111,6 +111,9 @@ def _recounted(before: Plan, after: Plan) -> bool:
         return True
     if len({source.get("eventTime", {}).get("field") for source in sources}) > 1:
         return True
+    joined_before, joined_after = map(_joined, (old, new))
+    if any(joined_after.get(name, lookup) != lookup for name, lookup in joined_before.items()):
+        return True
     read_before, read_after = ({f["name"]: _read_from(f) for f in source["fields"]} for source in sources)
     return any(read_after.get(name, place) != place for name, place in read_before.items())
 
@@ -122,6 +125,18 @@ def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
     because they only decide which events are valid.
     """
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
+
+
+def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of each lookup that say which rows events get, by its name."""
+    return {
+        lookup["name"]: (
+            lookup["on"],
+            {name: value for name, value in lookup["from"].items() if name not in ("secretRef", "refresh")},
+            {field["name"]: _read_from(field) for field in lookup["fields"]},
+        )
+        for lookup in spec.get("lookups", ())
+    }
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:

@@ -126,6 +126,14 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A user's object whose keys or files a workload reads as files of a folder."""
+
+    kind: Literal["configMap", "secret"]
+    name: str
+
+
+@dataclass(frozen=True)
 class Workload:
     """Processes to run, described for both runtimes.
 
@@ -147,6 +155,7 @@ class Workload:
         mqtt_secret: the user's Secret with the credentials of the MQTT broker, or empty if there is none.
         alone: whether at most one process may run at a time. A new one starts when the former one has ended.
         kafka_secret: the user's Secret with the login at the Kafka cluster of the source, or empty if there is none.
+        lookups: the ConfigMaps and Secrets of its lookups, by the names of the lookups.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
         code: the user's ConfigMap with the file of the Python stage, or empty if there is none.
         image: the user's image, or empty for the image of the component.
@@ -173,6 +182,7 @@ class Workload:
     mqtt_secret: str = ""
     alone: bool = False
     kafka_secret: str = ""
+    lookups: Mapping[str, Reference] = field(default_factory=dict)
     reached_ports: tuple[int, ...] = ()
     code: str = ""
     image: str = ""

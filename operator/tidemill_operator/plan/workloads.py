@@ -12,7 +12,7 @@ from dataclasses import replace
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.spec import PythonSpec, ResourcesSpec
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.plan.model import Component, Replay, Workload
+from tidemill_operator.plan.model import Component, Reference, Replay, Workload
 from tidemill_operator.plan.restarts import revision, stage_revision
 from tidemill_operator.settings import Platform
 
@@ -193,6 +193,7 @@ def _workload(
         copied=_copied(config) if component == "ingest" else {},
         registry_secret=reference.name if reference is not None else "",
         kafka_secret=kafka.secret if kafka is not None else "",
+        lookups=_lookups(config) if processes else {},
         reached_ports=tuple(sorted(ports)),
     )
 
@@ -203,6 +204,17 @@ def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
         webhook.secret_file: (webhook.secret_ref.name, webhook.secret_ref.key)
         for webhook in config.spec.source.webhooks or ()
     }
+
+
+def _lookups(config: PipelineConfig) -> dict[str, Reference]:
+    """Return the ConfigMap or the Secret that each lookup needs. A lookup from a topic needs neither."""
+    found = {}
+    for lookup in config.spec.lookups or ():
+        if lookup.source.config_map is not None:
+            found[lookup.name] = Reference("configMap", lookup.source.config_map)
+        elif lookup.source.secret_ref is not None:
+            found[lookup.name] = Reference("secret", lookup.source.secret_ref.name)
+    return found
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:

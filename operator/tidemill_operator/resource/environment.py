@@ -143,6 +143,7 @@ _WORKLOADS = {
     "STAGE_DIR": "Of a Python stage: folder of the user's file; unset: the file has an absolute path.",
     "REGISTRY_DIR": "Of a processor: folder of the credentials for its schema registry; unset: it needs none.",
     "SOURCE_KAFKA_DIR": "Of a processor: folder of the Secret of `source.kafka`; unset: it needs none.",
+    "LOOKUP_DIRS": "Of a processor: JSON object with the folder of the files of each lookup that has any, by its name.",
     "RESILIENCE_FILE": "File of breakers, retries and timeouts; unset: the defaults.",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     "INSTANCE": "Name of a processor. A restarted processor with the same name gets its partitions back at once.",

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
-from tidemill_contract.resource.rules import RESERVED
 from tidemill_operator.resource.cel import Rule, first, known, say
+from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE, NOT_RESERVED, WRITTEN
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
+# CEL cannot join the names of several lookups to one list. With lookups, others check references: `tidemill validate`,
+# the webhook and the passes.
+_UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
-_RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
 _PARTITIONS = "self.source.topic.partitions"
 _UNKNOWN = "is neither in source.fields nor in transform.derive"
@@ -47,13 +49,6 @@ def _wrong_field() -> str:
     tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
     return "".join(tests[:-1]) + texts[-1]
 
-
-_NOT_RESERVED = Rule(
-    f"!(self.name in {_RESERVED})",
-    f"the names {', '.join(RESERVED)} are reserved",
-    say("the name %s is reserved for what answers say of windows; choose another", "self.name"),
-    "name",
-)
 
 _RESOURCE = (
     Rule(
@@ -122,7 +117,8 @@ _REFERENCES = (
         "transform.derive",
     ),
     Rule(
-        "self.aggregations.all(a, !has(a.groupBy) || a.groupBy.all(g, self.source.fields.exists(f, f.name == g)"
+        f"{_UNLESS_JOINED} self.aggregations.all(a, !has(a.groupBy) || a.groupBy.all(g,"
+        " self.source.fields.exists(f, f.name == g)"
         f" || {_DERIVES}.exists(d, d.name == g)))",
         f"a groupBy column {_UNKNOWN}",
         _first_unknown(
@@ -135,7 +131,7 @@ _REFERENCES = (
         "aggregations",
     ),
     Rule(
-        _with_names("all", f"self.aggregations.all(a, a.metrics.all(m, {_FIELDS_ARE_THERE}))"),
+        f"{_UNLESS_JOINED} " + _with_names("all", f"self.aggregations.all(a, a.metrics.all(m, {_FIELDS_ARE_THERE}))"),
         f"a metric's field {_UNKNOWN}",
         _first_unknown(
             "self.aggregations",
@@ -174,7 +170,7 @@ _ANOMALIES = (
         "anomalies",
     ),
     Rule(
-        "!has(self.anomalies) || "
+        f"{_UNLESS_JOINED} !has(self.anomalies) || "
         + _with_names(
             "all",
             "self.anomalies.all(x, (!has(x.field) || x.field in names)"
@@ -231,45 +227,6 @@ _SOURCE = (
 )
 
 
-def _only(kind: str, member: str) -> Rule:
-    return Rule(
-        f"!has(self.{member}) || self.type == '{kind}'",
-        f"only fields of type {kind} have a {member}",
-        say(f"field %s is of type %s, and only {kind}s have a {member}; take it out", "self.name", "self.type"),
-        member,
-    )
-
-
-def _own(*origins: str, kind: str) -> Rule:
-    return Rule(
-        f"!has(self.from) || !(self.from in {list(origins)}) || self.type == '{kind}'",
-        f"fields with from: {' or '.join(origins)} are of type {kind}",
-        say(f"field %s is read from the %s of records; write type: {kind}", "self.name", "self.from"),
-        "type",
-    )
-
-
-_FIELD = (
-    _only("timestamp", "format"),
-    _only("timestamp", "zone"),
-    _only("decimal", "precision"),
-    _only("decimal", "scale"),
-    Rule(
-        "self.type != 'decimal' || has(self.scale)",
-        "a field of type decimal needs a scale",
-        say("field %s is a decimal; add its number of digits after the point, such as scale: 2", "self.name"),
-        "type",
-    ),
-    Rule(
-        "!has(self.precision) || !has(self.scale) || self.scale <= self.precision",
-        "scale must not be more than precision",
-        say("field %s: scale %d is more than precision %d; lower it", "self.name", "self.scale", "self.precision"),
-        "scale",
-    ),
-    _own("timestamp", kind="timestamp"),
-    _own("partition", "offset", kind="integer"),
-)
-
 _AGGREGATION = (
     Rule(
         "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
@@ -297,7 +254,7 @@ _AGGREGATION = (
 
 
 _METRIC = (
-    _NOT_RESERVED,
+    NOT_RESERVED,
     *metric_rules(),
 )
 
@@ -358,8 +315,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "": _RESOURCE,
     "spec": (*_CHANGES, *_REFERENCES, *_ANOMALIES, _REPLICAS),
     "spec.source": _SOURCE,
-    "spec.source.fields[]": (_NOT_RESERVED, *_FIELD),
-    "spec.transform.derive[]": (_NOT_RESERVED,),
+    "spec.source.fields[]": (NOT_RESERVED, *FIELD),
+    "spec.lookups[]": (LOOKUP,),
+    "spec.lookups[].from": (LOOKUP_SOURCE,),
+    "spec.lookups[].fields[]": (NOT_RESERVED, *WRITTEN),
+    "spec.transform.derive[]": (NOT_RESERVED,),
     "spec.aggregations[]": _AGGREGATION,
     "spec.aggregations[].metrics[]": _METRIC,
     "spec.anomalies[]": _ANOMALY,

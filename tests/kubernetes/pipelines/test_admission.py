@@ -64,6 +64,7 @@ WINDOW, METRICS, METRICS_0 = "aggregations.0.window", "aggregations.0.metrics", 
 COLUMNS = '; known are ["country", "amount", "ts", "large"]'
 UNKNOWN = "is neither in source.fields nor in transform.derive"
 OF_METRIC = {"name": "a", "aggregation": "by_country", "metric": "orders"}
+LOOKUP = {"name": "c", "on": "country", "from": {"topic": "t"}, "fields": [{"name": "region", "type": "string"}]}
 ADDS = {"name": "m", "function": "sum", "field": "amount"}
 # What is refused when it is made: the member that is set, to what, the member that is named, and the words.
 REFUSED: list[tuple[str, Any, str, str]] = [
@@ -304,6 +305,19 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         )
         for member, value, kind in (("weight", 0.1, "ewma"), ("span", 50, "mad"), ("period", "week", "seasonal"))
     ),
+    *(
+        ("lookups", [{**LOOKUP, **members}], "lookups[0].on", "lookup c needs on, once: the field that is looked up")
+        for members in ({"on": None}, {"true": "country"})
+    ),
+    *(
+        (
+            "lookups",
+            [{**LOOKUP, "from": source}],
+            "lookups[0].from",
+            "a lookup has one source; write one of configMap, table, query and topic",
+        )
+        for source in ({}, {"topic": "t", "table": "t"})
+    ),
     (
         "processor",
         {"replicas": 5},
@@ -423,6 +437,15 @@ def test_a_text_that_would_be_too_long_is_said_shortly(cluster: Any, namespace: 
     assert "known are" not in told
 
 
+def test_fields_of_lookups_are_columns(cluster: Any, namespace: str) -> None:
+    """The key `on` arrives as `true` if YAML 1.1 has read it without quotes."""
+    spec = put(base(), "aggregations.0.groupBy", ["region"])
+    lookup = {("true" if key == "on" else key): value for key, value in LOOKUP.items()}
+    for number, each in enumerate((LOOKUP, lookup)):
+        made = resource(put(spec, "lookups", [each]), namespace, f"orders-{number}")
+        assert refusal(lambda made=made: cluster.api.create(made)) == ""
+
+
 def test_the_largest_spec_is_taken(cluster: Any, namespace: str) -> None:
     """At the bounds of the lists and strings that the rules look at: their cost stays within the server's budget."""
     fields = [{"name": f"f{number:03}_{'x' * 36}", "type": "number"} for number in range(200)]
@@ -437,8 +460,11 @@ def test_the_largest_spec_is_taken(cluster: Any, namespace: str) -> None:
     rule = {"aggregation": aggregations[-1]["name"], "metric": metrics[-1]["name"], "detector": {"type": "ewma"}}
     of_events = {"field": names[-1], "groupBy": names[-9:-1], "detector": {"type": "ewma"}}
     anomalies = [{"name": f"r{number:02}_{'x' * 37}", **(of_events if number % 2 else rule)} for number in range(32)]
+    looked_up = [{"name": f"l{number:03}_{'x' * 36}", "type": "string"} for number in range(256)]
+    lookups = [{**LOOKUP, "name": f"k{n}", "fields": looked_up[n * 32 : n * 32 + 32]} for n in range(8)]
     spec = {
         "source": {"topic": {"partitions": 1024}, "fields": fields},
+        "lookups": lookups,
         "transform": {"derive": derives, "filter": " OR ".join([f"{names[0]} > 1"] * 18)[:1024]},
         "aggregations": aggregations,
         "anomalies": anomalies,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Json, model_validator
 
 from tidemill_contract import names, trust
 from tidemill_contract.files import read_bytes
@@ -156,6 +156,8 @@ class WorkloadSettings(_Config):
     """The folder with the files of the Secret of the pipeline's own Kafka cluster, which has the source topic."""
     stage_dir: Path | None = None
     """The folder with the file of the pipeline's Python stage."""
+    lookup_dirs: Json[dict[str, Path]] = {}
+    """For each lookup that reads a ConfigMap or needs a Secret, the folder with its files: a JSON object by name."""
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""

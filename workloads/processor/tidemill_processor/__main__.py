@@ -28,6 +28,7 @@ from tidemill_processor.keeper.health import standing
 from tidemill_processor.keeper.keeper import Duties, Keeper
 from tidemill_processor.keeper.quotas import Report
 from tidemill_processor.lookout import Lookout
+from tidemill_processor.lookups.lookups import lookups_of
 from tidemill_processor.loop import Loop
 from tidemill_processor.publish.live import Live
 from tidemill_processor.publish.producer import Outlet
@@ -62,6 +63,7 @@ class Processor:
         self._live: Live | None = None
         self._report = Report(self._database, config)
         self._registry = registry_of(config.spec, settings)
+        self._lookups = lookups_of(config, settings)
         self.loop = Loop(
             config,
             self._database,
@@ -71,6 +73,7 @@ class Processor:
             start_from=settings.start_from,
             rate=settings.rate,
             registry=self._registry,
+            lookups=self._lookups,
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
         # A replay has no keeper: its windows are closed, scanned and published after its versions have become live.
@@ -147,6 +150,8 @@ class Processor:
         if self._registry is not None:
             # Records whose schemas are known are counted meanwhile.
             dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
+        if self._lookups is not None:
+            dependencies += self._lookups.dependencies()
         clock = keeper.clock if keeper is not None else None
         kept = standing(keeper)
         return report(
@@ -159,6 +164,7 @@ class Processor:
                 "watermark": clock.watermark if clock else None,
                 "superseded": loop.superseded,
                 "quotas": self._report.texts or "ok",
+                **({} if self._lookups is None else {"lookups": self._lookups.figures()}),
                 **kept.told,
             },
             degraded=kept.degraded,
@@ -179,10 +185,14 @@ class Processor:
         if self.keeper is not None:
             self.keeper.start()
         self._lookout.start()
+        if self._lookups is not None:
+            self._lookups.start()
         try:
             self.loop.run()
         finally:
             self._lookout.stop()
+            if self._lookups is not None:
+                self._lookups.stop()
             if self.keeper is not None:
                 self.keeper.stop()
 

@@ -20,13 +20,14 @@ from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.kept_json import JSON
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
-from tidemill_contract.expressions.values import one_zero
 from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.conditions import condition_fields, conditional_columns
+from tidemill_processor.formats.columns import as_column
 from tidemill_processor.formats.readers import schema_reader
 from tidemill_processor.formats.registry import Registry
 from tidemill_processor.letters import DeadLetter, Message, dead_letter
+from tidemill_processor.lookups.lookups import Lookups
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
 """Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
@@ -195,15 +196,6 @@ def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[i
     )
 
 
-def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
-    """Return a field's values as a column. Timestamps are given in epoch ms."""
-    stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
-    column = pl.Series(name, values, dtype=stored)
-    if dtype == pl.Float64:
-        column = one_zero(column)
-    return column.cast(dtype) if stored != dtype else column
-
-
 class BatchReader:
     """Decodes, validates and transforms micro-batches of one pipeline.
 
@@ -212,14 +204,23 @@ class BatchReader:
     step.
     """
 
-    def __init__(self, spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        *,
+        offsets: bool = False,
+        registry: Registry | None = None,
+        lookups: Lookups | None = None,
+    ) -> None:
         """Create the reader.
 
         Args:
             spec: the pipeline's spec.
             offsets: whether frames always have `_o`.
             registry: the client of the schema registry, or None if the format of the records needs none.
+            lookups: the lookups of the pipeline, or None if it has none.
         """
+        self._lookups = lookups
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
         # Ingest writes only to topics of JSON. In other topics, a first byte like that of the mark is the framing of a
         # schema registry.
@@ -229,23 +230,21 @@ class BatchReader:
         self._transform = replace(compile_transform(spec), further=conditional)
         self._time_field = spec.source.event_time.field
         plain = spec.transform.filter is None and not spec.transform.derive
-        self._transforms = not plain or bool(conditional)
+        self._transforms = not plain or bool(conditional) or bool(spec.lookups)
         self._filters = spec.transform.filter is not None
         self._keeps_events = spec.events.store
         self._needs_offsets = offsets or self._ordered or self._keeps_events
         self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
         read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
         read |= {rule.field for rule in spec.anomalies}
-        read |= spec.group_columns | condition_fields(spec)
+        read |= spec.group_columns | condition_fields(spec) | {lookup.on for lookup in spec.lookups or ()}
         # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
         self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
-        reader = None
-        if registry is not None:
-            columns = None if self._keeps_events else self._columns.keys()
-            reader = schema_reader(spec, registry, exact=self._ordered, needed=columns)
-        self._schemas = reader
-        self._decoder = RecordDecoder(spec, exact=self._ordered, reader=reader)
+        wanted = None if self._keeps_events else self._columns.keys()
+        read_by = partial(schema_reader, spec, exact=self._ordered, needed=wanted)
+        self._schemas = None if registry is None else read_by(registry)
+        self._decoder = RecordDecoder(spec, exact=self._ordered, reader=self._schemas)
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
         """Return the first offset of each partition that cannot be decoded, because the schema registry is away."""
@@ -370,6 +369,8 @@ class BatchReader:
         return times
 
     def _transformed(self, batch: Batch) -> Batch:
+        if self._lookups is not None:
+            batch = replace(batch, frame=self._lookups.join(batch.frame))
         frame, culprits = self._apply(batch.frame)
         if culprits:
             batch = batch.refuse([i for i, _ in culprits], Reason.EXPRESSION_FAILED, culprits[0][1])

@@ -26,11 +26,12 @@ from tidemill_processor.batch import (
     Batch,
     BatchReader,
     Piece,
-    as_column,
     progress,
 )
+from tidemill_processor.formats.columns import as_column
 from tidemill_processor.formats.registry import Registry
 from tidemill_processor.letters import Message, dead_letter
+from tidemill_processor.lookups.lookups import Lookups
 
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
 """The limits of the bytes of records that are decoded together. A megabyte has at most half a million elements."""
@@ -82,19 +83,21 @@ class _Records:
         )
 
 
-def batch_reader(spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None) -> BatchReader:
+def batch_reader(
+    spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None, lookups: Lookups | None = None
+) -> BatchReader:
     """Return the reader for a pipeline's batches. The arguments are those of `BatchReader`."""
     if spec.source.array is not None:
-        return ExplodingReader(spec)
-    return BatchReader(spec, offsets=offsets, registry=registry)
+        return ExplodingReader(spec, lookups=lookups)
+    return BatchReader(spec, offsets=offsets, registry=registry, lookups=lookups)
 
 
 class ExplodingReader(BatchReader):
     """Decodes, validates and transforms micro-batches of a pipeline that explodes an array."""
 
-    def __init__(self, spec: PipelineSpec) -> None:
+    def __init__(self, spec: PipelineSpec, *, lookups: Lookups | None = None) -> None:
         """Prepare the decoders of records and elements."""
-        super().__init__(spec, offsets=True)
+        super().__init__(spec, offsets=True, lookups=lookups)
         self._elements = self._decoder.elements
         self._steps: Steps = spec.source.array or ()
         self._bytes = LEAST_BYTES

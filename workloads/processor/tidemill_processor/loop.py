@@ -25,6 +25,7 @@ from tidemill_processor.database_link import DatabaseLink
 from tidemill_processor.exploding import batch_reader
 from tidemill_processor.formats.registry import Registry, RegistryAwayError
 from tidemill_processor.letters import Message
+from tidemill_processor.lookups.lookups import Lookups
 from tidemill_processor.merge.culprits import without_culprits
 from tidemill_processor.replay import Pace
 from tidemill_processor.source.consumer import Polled, Source
@@ -74,6 +75,7 @@ class Loop:
         start_from: the start of a replay, or an empty text for `startFrom` of the spec.
         rate: the maximum number of events per second, or 0 if there is no limit.
         registry: the client of the schema registry, or None if the format of the records needs none.
+        lookups: the lookups of the pipeline, or None if it has none.
 
     Attributes:
         kafka: the state of Kafka.
@@ -93,11 +95,13 @@ class Loop:
         start_from: str = "",
         rate: int = 0,
         registry: Registry | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
         self._config = config
         self._source = source
         self._on_commit = on_commit
-        self._reader = batch_reader(config.spec, offsets=database.reader != LIVE, registry=registry)
+        self._lookups = lookups
+        self._reader = batch_reader(config.spec, offsets=database.reader != LIVE, registry=registry, lookups=lookups)
         # If arrays are exploded, fewer records are read at once, and records beyond a batch wait for the next batch.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
@@ -231,6 +235,8 @@ class Loop:
         return frozenset(self._held)
 
     def _may_store(self) -> bool:
+        if self._lookups is not None and not self._lookups.ready:
+            return False
         return not self.superseded and self.kafka.allows() and self.link.is_open()
 
     def _note(self, polled: Polled) -> None:

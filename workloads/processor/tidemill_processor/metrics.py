@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -56,6 +56,23 @@ WINDOWS_SKIPPED = Counter(
 )
 LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows published to live listeners.")
 ANOMALIES_DETECTED = Counter("anomalies_detected_total", "Anomalies found by the detectors.", ("pipeline", "rule"))
+
+LOOKUP_ROWS = Gauge("tidemill_lookup_rows", "Rows of a lookup in memory.", ("lookup",))
+LOOKUP_AGE_SECONDS = Gauge(
+    "tidemill_lookup_age_seconds", "Time since a lookup was last read, or 0 before it was read once.", ("lookup",)
+)
+LOOKUP_STALE = Gauge(
+    "tidemill_lookup_stale",
+    "1 if a lookup was not read yet, if its rows are outdated, or if some of its records cannot be read.",
+    ("lookup",),
+)
+
+
+def watch_lookup(name: str, *, rows: Callable[[], float], age: Callable[[], float], stale: Callable[[], float]) -> None:
+    """Export the number of rows, the age and the state of a lookup."""
+    LOOKUP_STALE.labels(name).set_function(stale)
+    LOOKUP_ROWS.labels(name).set_function(rows)
+    LOOKUP_AGE_SECONDS.labels(name).set_function(age)
 
 
 def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill_contract.files import read_bytes
+from tidemill_operator.actuators.local.references import References
 from tidemill_operator.actuators.local.stage import stage_environment
 from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, lacking, waiting
 from tidemill_operator.plan.model import Workload
@@ -50,9 +51,7 @@ class LocalRuntime:
     Attributes:
         config_root: the folder of the configs `<namespace>/<pipeline>.json`.
         secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
-        references_root: the folder of the users' Secrets `<namespace>/<secret>/<key>`.
-        maps_root: the folder of the users' ConfigMaps `<namespace>/<ConfigMap>/<file>`.
-        homes: the folder of each pipeline's file, by `<namespace>/<pipeline>`.
+        references: the folders of the users' Secrets and ConfigMaps.
     """
 
     def __init__(
@@ -78,9 +77,7 @@ class LocalRuntime:
         self._host = host
         self.config_root = data_dir / "pipelines"
         self.secrets_root = data_dir / "secrets"
-        self.references_root = data_dir / "secret-refs"
-        self.maps_root = data_dir / "config-maps"
-        self.homes: Mapping[str, Path] = {}
+        self.references = References(data_dir / "secret-refs", data_dir / "config-maps")
         self._inherited = {
             name: value
             for name, value in environ.items()
@@ -129,8 +126,11 @@ class LocalRuntime:
     def _outcome(self, workload: Workload, changed: int) -> Outcome:
         component = OF_WORKLOAD[workload.component]
         if self.is_ready(workload):
-            secrets = self.references_root / workload.namespace
-            missing = [(name, key) for name, key in workload.copied.values() if not (secrets / name / key).is_file()]
+            missing = [
+                (name, key)
+                for name, key in workload.copied.values()
+                if not (self.references.secret(workload.namespace, name) / key).is_file()
+            ]
             return lacking(done(component, workload.name, changed=changed), missing)
         states = self.replicas(workload.namespace, workload.name)
         updated, ready = sum(state.ready and state.current for state in states), sum(state.ready for state in states)
@@ -179,7 +179,7 @@ class LocalRuntime:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for file, (secret, key) in workload.copied.items():
                 # A link, so that a changed key is used at once.
-                link, target = folder / file, (self.references_root / workload.namespace / secret / key).absolute()
+                link, target = folder / file, (self.references.secret(workload.namespace, secret) / key).absolute()
                 if not link.is_symlink() or link.readlink() != target:
                     link.unlink(missing_ok=True)
                     link.symlink_to(target)
@@ -285,18 +285,20 @@ class LocalRuntime:
         }
         if called:
             environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
-        references = self.references_root / workload.namespace
+        references = self.references
         if workload.registry_secret:
-            environment["TIDEMILL_REGISTRY_DIR"] = str(references / workload.registry_secret)
+            environment["TIDEMILL_REGISTRY_DIR"] = str(references.secret(workload.namespace, workload.registry_secret))
         if workload.mqtt_secret:
-            environment["TIDEMILL_MQTT_DIR"] = str(references / workload.mqtt_secret)
+            environment["TIDEMILL_MQTT_DIR"] = str(references.secret(workload.namespace, workload.mqtt_secret))
         if workload.kafka_secret:
-            environment["TIDEMILL_SOURCE_KAFKA_DIR"] = str(references / workload.kafka_secret)
+            environment["TIDEMILL_SOURCE_KAFKA_DIR"] = str(references.secret(workload.namespace, workload.kafka_secret))
+        if workload.lookups:
+            environment["TIDEMILL_LOOKUP_DIRS"] = references.lookup_dirs(workload)
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         if workload.component == "stage":
-            home = self.homes.get(f"{workload.namespace}/{workload.pipeline}")
-            environment = stage_environment(environment, workload, process=name, maps=self.maps_root, home=home)
+            folder = references.config_map(workload, workload.code) if workload.code else None
+            environment = stage_environment(environment, process=name, folder=folder)
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
         )

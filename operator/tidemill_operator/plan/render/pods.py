@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ _FILES = {
     "redis-ca.crt": "TIDEMILL_REDIS_CA",
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
-_CODE_DIR = "/etc/tidemill/stage"
+_CODE_DIR, _LOOKUPS_DIR = "/etc/tidemill/stage", "/etc/tidemill/lookups"
 # A Python stage runs a user's code, so its pods get no address and no login of Postgres and Redis.
 _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
 # The folders of the users' Secrets that a pod may mount, with the variables that name the folders.
@@ -141,6 +142,9 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
         mounts.append({"name": name, "mountPath": f"/etc/tidemill/{name}", "readOnly": True})
     if workload.code:
         mounts.append({"name": "code", "mountPath": _CODE_DIR, "readOnly": True})
+    mounts += [
+        {"name": volume, "mountPath": folder, "readOnly": True} for volume, folder, _ in _lookups(workload).values()
+    ]
     return {
         "name": workload.component,
         "image": workload.image or placement.images[_IMAGES.get(workload.component, workload.component)],
@@ -185,6 +189,8 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
     if placement.resilience:
         plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
     plain |= {variable: f"/etc/tidemill/{name}" for (name, variable), _ in _references(workload)}
+    if lookups := {name: folder for name, (_, folder, _) in _lookups(workload).items()}:
+        plain["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
     # A restarted container keeps the name of its pod, and so the partitions assigned to that name.
@@ -219,6 +225,21 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
     if workload.code:
         # It is optional: without it the pods start, and their health says that the file is missing.
         found.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
+    return found + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
+
+
+def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Return the volume, its folder and its content of each lookup.
+
+    The ConfigMaps and Secrets are optional: without them the pods start, and their health says what is missing. They
+    are mounted as a whole, because a single file of a volume would not change with its ConfigMap.
+    """
+    found = {}
+    for number, (name, reference) in enumerate(workload.lookups.items()):
+        content: dict[str, Any] = {"configMap": {"name": reference.name, "optional": True}}
+        if reference.kind == "secret":
+            content = {"secret": {"secretName": reference.name, "optional": True, "defaultMode": _SECRET_MODE}}
+        found[name] = f"lookup-{number}", f"{_LOOKUPS_DIR}/{name}", content
     return found
 
 

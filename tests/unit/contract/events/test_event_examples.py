@@ -47,6 +47,11 @@ LOG = {
     "resource": {"service.name": "shop", "k8s.pod.name": "shop-1"},
 }  # fmt: skip
 
+VIEW = {
+    "user_id": "8f0c1f0e-6f0b-4d0e-a9a5-2f7b8e1f1f10", "page_id": "f2a7d7a0-90a1-4b4c-8d62-7a4d8f0b5b6e",
+    "ad_id": "a5b3c2a1-5e4f-4d0b-9d7a-0c2d7c1f6a11", "ad_type": "banner", "event_type": "view",
+    "event_time": "1450000000123", "ip_address": "1.2.3.4",
+}  # fmt: skip
 PAYMENT: dict[str, Any] = {
     "id": "evt_1NG8Du2eZvKYlo2CUI79vXWy",
     "object": "event",
@@ -177,6 +182,14 @@ SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {
             "at": 1_611_929_698_000, "account": "123456789012", "region": "eu-north-1", "service": "AWS/EC2",
             "metric": "DiskWriteOps", "instance": "i-123456789012", "total": 10.0, "samples": 5.0, "greatest": 2.5,
+        },
+    ),
+    (
+        "ad-views",
+        VIEW,
+        {
+            "ad_id": "a5b3c2a1-5e4f-4d0b-9d7a-0c2d7c1f6a11", "ad_type": "banner", "event_type": "view",
+            "at": 1_450_000_000_123,
         },
     ),
     ("shop-orders", ORDER, {"order_id": "450789469", "at": 1_786_352_400_000, "country": "NO"}),

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from tidemill_operator.actuators.local.references import References
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.stage import stage_environment
 from tidemill_operator.outcome import Component, Rank
-from tidemill_operator.plan.model import Workload
+from tidemill_operator.plan.model import Reference, Workload
 from tidemill_operator.processes.child import start_time
 from waiting import eventually
 
@@ -151,6 +152,16 @@ def test_a_bridge_gets_the_folder_of_its_secret(runtime: LocalRuntime, tmp_path:
     assert folder == str(tmp_path / "data" / "secret-refs" / "ns" / "broker")
 
 
+def test_files_of_lookups_are_beside_the_pipeline_file(runtime: LocalRuntime, tmp_path: Path) -> None:
+    """The Secrets are folders below the data folder, as for a registry."""
+    lookups = {"plans": Reference("configMap", "plans"), "products": Reference("secret", "shop-db")}
+    runtime.references.place("ns/p", tmp_path / "here")
+    run(runtime, replace(processor(), lookups=lookups))
+    told = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_LOOKUP_DIRS"]
+    secret = tmp_path / "data" / "secret-refs" / "ns" / "shop-db"
+    assert json.loads(told) == {"plans": str(tmp_path / "here"), "products": str(secret)}
+
+
 def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_path: Path) -> None:
     """The second time says that nothing changed, and it is so: same file, same processes."""
     first = runtime.ensure([processor(), shared()])
@@ -281,22 +292,23 @@ def test_in_a_container_all_listen_where_others_reach_them(tmp_path: Path) -> No
 
 
 def test_a_python_stage_gets_its_file_and_no_login(tmp_path: Path) -> None:
-    """A folder of the ConfigMap's name goes before the folder of the pipeline's file."""
     environment = {
         "TIDEMILL_POSTGRES_HOST": "h",
         "TIDEMILL_REDIS_URL": "r",
         "TIDEMILL_SECRETS_DIR": "s",
         "PATH": "/bin",
     }
-    workload = replace(processor(), component="stage", code="enrich")
-    maps, home = tmp_path / "maps", tmp_path / "home"
-
-    def told(one: Workload, folder: Path | None = home) -> dict[str, str]:
-        return stage_environment(environment, one, process="ns.p-stage-0", maps=maps, home=folder)
-
     kept = {"PATH": "/bin", "TIDEMILL_INSTANCE": "ns.p-stage-0"}
-    assert told(workload) == {**kept, "TIDEMILL_STAGE_DIR": str(home)}
-    assert told(workload, None)["TIDEMILL_STAGE_DIR"] == str(maps / "ns" / "enrich")
+    told = stage_environment(environment, process="ns.p-stage-0", folder=tmp_path)
+    assert told == {**kept, "TIDEMILL_STAGE_DIR": str(tmp_path)}
+    assert stage_environment(environment, process="ns.p-stage-0", folder=None) == kept
+
+
+def test_the_folder_of_a_config_map_goes_before_that_of_the_pipelines_file(tmp_path: Path) -> None:
+    maps, home = tmp_path / "maps", tmp_path / "home"
+    references, workload = References(tmp_path / "secrets", maps), processor()
+    assert references.config_map(workload, "enrich") == maps / "ns" / "enrich"
+    references.place("ns/p", home)
+    assert references.config_map(workload, "enrich") == home
     (maps / "ns" / "enrich").mkdir(parents=True)
-    assert told(workload)["TIDEMILL_STAGE_DIR"] == str(maps / "ns" / "enrich")
-    assert told(replace(workload, code="", image="shop:1")) == kept
+    assert references.config_map(workload, "enrich") == maps / "ns" / "enrich"

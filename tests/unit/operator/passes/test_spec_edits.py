@@ -163,6 +163,24 @@ def elsewhere(spec: Document) -> None:
     spec["source"] |= {"kafka": {"bootstrapServers": "a:9092"}, "topic": {"name": "crm.orders", "managed": False}}
 
 
+def with_lookups(spec: Document) -> None:
+    """Adds a lookup from a file, one from a table and one from a topic; windows are grouped by a field of the first."""
+    fields = [{"name": name, "type": "string"} for name in ("region", "city", "street")]
+    file = {"configMap": "regions", "file": "regions.csv", "key": "country"}
+    table = {"table": "geo.cities", "key": "id", "secretRef": {"name": "geo"}}
+    sources = file, table, {"topic": "shop.streets"}
+    spec["lookups"] = [
+        {"name": f"by_{field['name']}", "on": "country", "from": source, "fields": [field]}
+        for field, source in zip(fields, sources, strict=True)
+    ]
+    spec["aggregations"][0]["groupBy"] = ["country", "region"]
+
+
+def looked_up(path: str, value: Any, *changes: str) -> Case:
+    """An edit of a lookup."""
+    return Case(put(f"lookups{path}", value), (RESTART, *changes), before=with_lookups)
+
+
 def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
@@ -352,6 +370,39 @@ CASES: dict[str, list[Case]] = {
     "source.eventTime.idleTimeout": [Case(put("source.eventTime.idleTimeout", "1m"), (RESTART,))],
     "source.eventTime.maxFuture": [Case(put("source.eventTime.maxFuture", "2h"), (RESTART,))],
     "source.eventTime.maxAdvance": [Case(put("source.eventTime.maxAdvance", "2d"), (RESTART,))],
+    "lookups.name": [looked_up("[0].name", "regions")],
+    "lookups.on": [looked_up("[0].on", "note", RECOUNTED)],
+    "lookups.from.configMap": [looked_up("[0].from.configMap", "places", RECOUNTED)],
+    "lookups.from.file": [looked_up("[0].from.file", "regions.json", RECOUNTED)],
+    "lookups.from.key": [looked_up("[0].from.key", "code", RECOUNTED)],
+    "lookups.from.table": [looked_up("[1].from.table", "geo.towns", RECOUNTED)],
+    "lookups.from.query": [
+        looked_up(
+            "[1].from", {"query": "SELECT * FROM geo.cities", "key": "id", "secretRef": {"name": "geo"}}, RECOUNTED
+        )
+    ],
+    "lookups.from.secretRef.name": [looked_up("[1].from.secretRef.name", "other")],
+    "lookups.from.refresh": [looked_up("[1].from.refresh", "10s")],
+    "lookups.from.topic": [looked_up("[2].from.topic", "shop.roads", RECOUNTED)],
+    "lookups.fields.name": [looked_up("[1].fields[0].name", "town", RECOUNTED)],
+    "lookups.fields.type": [
+        looked_up("[1].fields[0].type", "integer"),
+        looked_up("[0].fields[0].type", "integer", *NEXT_VERSION),
+    ],
+    "lookups.fields.path": [looked_up("[0].fields[0].path", "area", RECOUNTED)],
+    "lookups.fields.format": [
+        looked_up("[2].fields[0]", {"name": "street", "type": "timestamp", "format": "us"}, RECOUNTED)
+    ],
+    "lookups.fields.zone": [
+        looked_up("[2].fields[0]", {"name": "street", "type": "timestamp", "zone": "Europe/Oslo"}, RECOUNTED)
+    ],
+    "lookups.fields.precision": [
+        looked_up("[2].fields[0]", {"name": "street", "type": "decimal", "scale": 2, "precision": 9})
+    ],
+    "lookups.fields.scale": [
+        looked_up("[2].fields[0]", {"name": "street", "type": "decimal", "scale": 2}),
+        looked_up("[0].fields[0]", {"name": "region", "type": "decimal", "scale": 2}, *NEXT_VERSION),
+    ],
     "transform.derive.name": [
         Case(
             both(put("transform.derive[0].name", "total"), put(f"{FIRST}.metrics[1].field", "total")),

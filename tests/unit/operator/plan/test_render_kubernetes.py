@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tidemill_operator.cluster_settings import Exposure, Placement
-from tidemill_operator.plan.model import Workload
+from tidemill_operator.plan.model import Reference, Workload
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.kubernetes import render
 from tidemill_operator.plan.render.marks import OwnerReference
@@ -289,3 +290,19 @@ def test_the_secret_of_the_sources_cluster_is_mounted() -> None:
     assert {"name": "source-kafka", "mountPath": path, "readOnly": True} in container["volumeMounts"]
     assert {"name": "TIDEMILL_SOURCE_KAFKA_DIR", "value": path} in container["env"]
     assert "source-kafka" not in str(template(PROCESSOR))
+
+
+def test_objects_of_lookups_are_mounted_as_folders() -> None:
+    """As a whole: a single file of a volume would not change with its ConfigMap. Without them the pods start too."""
+    references = {"plans": Reference("configMap", "all-plans"), "products": Reference("secret", "shop-db")}
+    pod = template(replace(PROCESSOR, lookups=references))["spec"]
+    mounted = {volume["name"]: volume for volume in pod["volumes"]}
+    assert mounted["lookup-0"]["configMap"] == {"name": "all-plans", "optional": True}
+    assert mounted["lookup-1"]["secret"] == {"secretName": "shop-db", "optional": True, "defaultMode": 0o440}
+    (container,) = pod["containers"]
+    paths = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"] if "subPath" not in mount}
+    folders = {"plans": "/etc/tidemill/lookups/plans", "products": "/etc/tidemill/lookups/products"}
+    assert (paths["lookup-0"], paths["lookup-1"]) == (folders["plans"], folders["products"])
+    (told,) = (variable["value"] for variable in container["env"] if variable["name"] == "TIDEMILL_LOOKUP_DIRS")
+    assert json.loads(told) == folders
+    assert "lookup" not in str(template(PROCESSOR)).lower()

@@ -84,7 +84,7 @@ def compile_transform(spec: PipelineSpec) -> Transform:
     Raises:
         ExpressionError: an expression is not valid; the message names the derive or the filter.
     """
-    types: dict[str, str] = {f.name: f.kind for f in spec.source.fields if f.kind in POLARS_TYPES}
+    types: dict[str, str] = {name: kind for name, kind in spec.field_kinds.items() if kind in POLARS_TYPES}
     derives = []
     for derive in spec.transform.derive:
         try:

@@ -273,11 +273,11 @@ def whole_partial(metric: str) -> Partial:
 
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
-    """Return the types of all fields and derives by name. Types of decimals include the scale.
+    """Return the types of all fields, fields of lookups and derives by name. Types of decimals include the scale.
 
     `derived` comes from `expressions.derived_types`.
     """
-    return {f.name: f.kind for f in spec.source.fields} | dict(derived)
+    return spec.field_kinds | dict(derived)
 
 
 def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:

@@ -176,6 +176,12 @@ def _kind(step: Step) -> str:
     return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 
+def written_faults(field: FieldSpec, path: str) -> Iterator[Fault]:
+    """Yield the faults of how a field's values are written: the format of a timestamp and the digits of a decimal."""
+    yield from _format(field, path)
+    yield from _digits(field, path)
+
+
 def _format(field: FieldSpec, path: str) -> Iterator[Fault]:
     for member, value, check in (("format", field.format, check_format), ("zone", field.zone, check_zone)):
         if value is None:

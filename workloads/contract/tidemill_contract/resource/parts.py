@@ -19,6 +19,7 @@ from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS
+from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.resource.source import EventTimeSpec, FieldSpec, TopicSpec
 from tidemill_contract.resource.spec import (
     AggregationSpec,
@@ -83,6 +84,7 @@ class Parts:
     event_time: EventTimeSpec | None
     webhooks: tuple[Part[WebhookSpec], ...]
     mqtt: MqttSpec | None
+    lookups: tuple[Part[LookupSpec], ...]
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
     python: PythonSpec | None
@@ -111,6 +113,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),
         webhooks=_parts(WebhookSpec, source.get("webhooks"), "spec.source.webhooks"),
         mqtt=_read(MqttSpec, source.get("mqtt")),
+        lookups=_parts(LookupSpec, spec.get("lookups"), "spec.lookups"),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
         python=_read(PythonSpec, transform.get("python")),

@@ -23,6 +23,7 @@ from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.windows import MIN_WINDOW_MS, WINDOWS, Window
+from tidemill_contract.resource.lookups.rules import lookup_faults, lookup_names, lookup_types
 from tidemill_contract.resource.metric_rules import Columns, answer_types, expression_type, metric_faults
 from tidemill_contract.resource.name_rules import system_columns
 from tidemill_contract.resource.parts import AggregationPart, Parts
@@ -89,8 +90,11 @@ def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
             told = field.model.kind if field.model else None
             # The type of a decimal without a scale is unknown.
             types.setdefault(field.name, None if told == DECIMAL else told)
+    for name, looked_up in lookup_types(parts.lookups).items():
+        types.setdefault(name, looked_up)
     faults = []
     names_known = bool(parts.fields) and all(field.name is not None for field in parts.fields)
+    names_known = names_known and all(lookup.model is not None for lookup in parts.lookups)
     for derive in parts.derives:
         kind: str | None = None
         if derive.model is not None:
@@ -119,8 +123,10 @@ def _unique(items: Sequence[tuple[str, str | None]], what: str) -> Iterator[Faul
 
 
 def _names(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fault]:
-    columns = [(f"{f.path}.name", f.name) for f in parts.fields] + [(f"{d.path}.name", d.name) for d in parts.derives]
+    columns = [(f"{f.path}.name", f.name) for f in parts.fields] + lookup_names(parts.lookups)
+    columns += [(f"{d.path}.name", d.name) for d in parts.derives]
     yield from _unique(columns, "column")
+    yield from _unique([(f"{lookup.path}.name", lookup.name) for lookup in parts.lookups], "lookup")
     for path, name in columns:
         if name in RESERVED:
             yield Fault(path, name, "the name is reserved", "rename it; answers have a column of this name")
@@ -207,7 +213,10 @@ def _source(parts: Parts, columns: Columns, _limits: Limits) -> Iterator[Fault]:
         ("spec.source.eventTime.field", event_time.field if event_time else None),
     ):
         if name is not None and name not in fields and complete and all(f.name is not None for f in parts.fields):
-            if name in columns.types:
+            if name in lookup_types(parts.lookups):
+                message = "is a field of a lookup, not a field of the event"
+                yield Fault(path, name, message, "name a field of spec.source.fields")
+            elif name in columns.types:
                 yield Fault(path, name, "is a derive, not a field of the event", "name a field of spec.source.fields")
             else:
                 usable = [n for n, model in fields.items() if model and model.type == "timestamp"]
@@ -362,6 +371,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     format_faults,
     input_faults,
     python_faults,
+    lookup_faults,
     _windows,
     metric_faults,
     _anomalies,

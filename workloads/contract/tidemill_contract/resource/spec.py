@@ -19,6 +19,7 @@ from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector, DetectorSpec
 from tidemill_contract.resource.kinds.metrics import METRICS, MetricSpec
 from tidemill_contract.resource.kinds.windows import WINDOWS, Window
+from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.resource.source import SourceSpec
 
 API_VERSION = "tidemill.dev/v1alpha1"
@@ -236,6 +237,9 @@ class PipelineSpec(Model):
         "Retain", description="What happens to topics and the Postgres schema when the resource is deleted."
     )
     source: SourceSpec = Field(description="Source of the events.")
+    lookups: list[LookupSpec] | None = Field(
+        None, max_length=8, description="Reference data that is joined to events before the transform, in order."
+    )
     transform: TransformSpec = Field(default_factory=lambda: TransformSpec(), description="Filter and computed fields.")
     aggregations: list[AggregationSpec] = Field(min_length=1, max_length=16, description="Aggregations to compute.")
     anomalies: list[AnomalySpec] = Field(default_factory=list, max_length=32, description="Anomaly rules.")
@@ -255,6 +259,12 @@ class PipelineSpec(Model):
         Ingest writes events to the topic as it receives them, as JSON, and only to the platform's own Kafka.
         """
         return self.ingest.enabled and self.source.written.type == "json" and self.source.kafka is None
+
+    @property
+    def field_kinds(self) -> dict[str, str]:
+        """The types of the event's fields and of the lookups' fields, by name. Types of decimals include the scale."""
+        kinds = {field.name: field.kind for field in self.source.fields}
+        return kinds | {field.name: field.kind for lookup in self.lookups or () for field in lookup.fields}
 
     @property
     def group_columns(self) -> frozenset[str]:

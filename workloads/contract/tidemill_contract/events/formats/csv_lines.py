@@ -51,7 +51,7 @@ class CsvLines(Opener):
             # A quote that spans lines makes one row of several records.
             if len(rows) != len(raws) or not all(len(row) == len(self._cells) for row in rows):
                 return [], []
-            documents = list(map(self._document, rows))
+            documents = list(map(self.document, rows))
         except (csv.Error, UnicodeDecodeError, InvalidEvent):
             return [], []
         return documents, documents
@@ -80,13 +80,18 @@ class CsvLines(Opener):
             detail = f"expected {len(self._cells)} cells ({columns}), got {len(row)}: {shown(raw)}"
             remedy = "correct the line, source.format.delimiter or source.format.columns"
             raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}")
-        document = self._document(row)
+        document = self.document(row)
         return Content(document, document)
 
     def _rows(self, lines: Sequence[str]) -> list[list[str]]:
         return list(csv.reader(lines, delimiter=self._delimiter, strict=True))
 
-    def _document(self, row: Sequence[str]) -> bytes:
+    def document(self, row: Sequence[str]) -> bytes:
+        """Return the event of the cells of one line as JSON.
+
+        Raises:
+            InvalidEvent: a cell cannot be written as JSON.
+        """
         members = [
             prefix + (_encode(cell) if field.type == "string" else _value(cell, field))
             for cell, fields in zip(row, self._cells, strict=True)

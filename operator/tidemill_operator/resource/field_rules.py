@@ -1,0 +1,70 @@
+"""The CEL rules about fields of events and about lookups. `rules.py` says at which paths they apply."""
+
+from __future__ import annotations
+
+from tidemill_contract.resource.rules import RESERVED
+from tidemill_operator.resource.cel import Rule, say
+
+_RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
+
+NOT_RESERVED = Rule(
+    f"!(self.name in {_RESERVED})",
+    f"the names {', '.join(RESERVED)} are reserved",
+    say("the name %s is reserved for what answers say of windows; choose another", "self.name"),
+    "name",
+)
+
+
+def _only(kind: str, member: str) -> Rule:
+    return Rule(
+        f"!has(self.{member}) || self.type == '{kind}'",
+        f"only fields of type {kind} have a {member}",
+        say(f"field %s is of type %s, and only {kind}s have a {member}; take it out", "self.name", "self.type"),
+        member,
+    )
+
+
+def _own(*origins: str, kind: str) -> Rule:
+    return Rule(
+        f"!has(self.from) || !(self.from in {list(origins)}) || self.type == '{kind}'",
+        f"fields with from: {' or '.join(origins)} are of type {kind}",
+        say(f"field %s is read from the %s of records; write type: {kind}", "self.name", "self.from"),
+        "type",
+    )
+
+
+WRITTEN = (
+    _only("timestamp", "format"),
+    _only("timestamp", "zone"),
+    _only("decimal", "precision"),
+    _only("decimal", "scale"),
+    Rule(
+        "self.type != 'decimal' || has(self.scale)",
+        "a field of type decimal needs a scale",
+        say("field %s is a decimal; add its number of digits after the point, such as scale: 2", "self.name"),
+        "type",
+    ),
+    Rule(
+        "!has(self.precision) || !has(self.scale) || self.scale <= self.precision",
+        "scale must not be more than precision",
+        say("field %s: scale %d is more than precision %d; lower it", "self.name", "self.scale", "self.precision"),
+        "scale",
+    ),
+)
+FIELD = (
+    *WRITTEN,
+    _own("timestamp", kind="timestamp"),
+    _own("partition", "offset", kind="integer"),
+)
+
+LOOKUP = Rule(
+    "has(self.on) != has(self.__true__)",
+    "a lookup needs on, once",
+    say("lookup %s needs on, once: the field that is looked up", "self.name"),
+    "on",
+)
+LOOKUP_SOURCE = Rule(
+    "[has(self.configMap), has(self.table), has(self.query), has(self.topic)].exists_one(given, given)",
+    "a lookup has one source: configMap, table, query or topic",
+    "'a lookup has one source; write one of configMap, table, query and topic'",
+)

@@ -1,0 +1,1 @@
+"""`spec.lookups`: reference data that is joined to events."""

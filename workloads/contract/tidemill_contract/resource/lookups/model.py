@@ -1,0 +1,141 @@
+"""The model of `spec.lookups`: where the rows are read from, their key, and the fields that events get from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+
+from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
+from tidemill_contract.duration import Duration, parse_ms
+from tidemill_contract.functions.base import FieldType, Name
+from tidemill_contract.resource.kinds.any_json import Path
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.formats import SecretRef
+from tidemill_contract.resource.source import FieldSpec, TopicName
+
+REFRESH = "1m"
+"""How often a table is read if the spec does not say it."""
+SUFFIXES = (".csv", ".json", ".ndjson", ".jsonl")
+"""The file names that a lookup can read. The suffix says how the file is written."""
+ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][-._A-Za-z0-9]{0,252}$", max_length=253)]
+TableName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$", max_length=127)
+]
+KeyName = Annotated[str, StringConstraints(pattern=r'^[^"\\\x00-\x1f\x7f]+$', max_length=100)]
+SourceKind = Literal["configMap", "table", "query", "topic"]
+
+
+class LookupField(Model):
+    """A field that events get from a lookup."""
+
+    name: Name = Field(description="Name of the field. No field of the event and no derive has the same name.")
+    type: FieldType = Field(description="Type of the value, as in source.fields.")
+    path: Path | None = Field(
+        None, description="Column of the row, or path in a row of JSON. Default: the name of the field."
+    )
+    format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None, description="Format of a timestamp, as in source.fields."
+    )
+    zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None, description="Time zone of timestamps without one, as in source.fields."
+    )
+    precision: int | None = Field(
+        None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
+    )
+    scale: int | None = Field(
+        None, ge=0, le=MOST_DIGITS, description="Number of digits of a decimal after the point. Every decimal needs it."
+    )
+
+    @property
+    def kind(self) -> str:
+        """The type of the field. The type of a decimal includes the scale."""
+        return self.type if self.type != DECIMAL or self.scale is None else decimal_type(self.scale)
+
+    @property
+    def in_rows(self) -> FieldSpec:
+        """The field as a field of events whose values are the rows."""
+        return FieldSpec(
+            name=self.name,
+            type=self.type,
+            path=self.path,
+            format=self.format,
+            zone=self.zone,
+            precision=self.precision,
+            scale=self.scale,
+        )
+
+
+class LookupSource(Model):
+    """Where the rows of a lookup are read from: a file of a ConfigMap, a table or query of Postgres, or a topic."""
+
+    config_map: ObjectName | None = Field(
+        None,
+        description="A ConfigMap in the pipeline's namespace. With tidemill up, the file is beside the pipeline file.",
+    )
+    file: FileName | None = Field(
+        None, description="The file of the ConfigMap: .csv with a header line, .json with an array, .ndjson or .jsonl."
+    )
+    table: TableName | None = Field(None, description="A table or view of Postgres, such as shop.products.")
+    query: Annotated[str, StringConstraints(min_length=1, max_length=8192)] | None = Field(
+        None, description="A SELECT of Postgres, in place of table."
+    )
+    secret_ref: SecretRef | None = Field(
+        None,
+        description="With table or query: a Secret with host, port, dbname, username and password, or with uri; and"
+        " ca.crt, if the server has a certificate.",
+    )
+    refresh: Duration | None = Field(
+        None, description=f"With table or query: how often the rows are read. Default: {REFRESH}."
+    )
+    topic: TopicName | None = Field(
+        None, description="A compacted Kafka topic. The record key is the key, and the value is a row of JSON."
+    )
+    key: KeyName | None = Field(
+        None, description="With configMap, table or query: the column with the key, which is unique."
+    )
+
+    @property
+    def kind(self) -> SourceKind | None:
+        """The member that names the source, or None if there is none."""
+        kinds: tuple[SourceKind, ...] = ("configMap", "table", "query", "topic")
+        given = (self.config_map, self.table, self.query, self.topic)
+        return next((kind for kind, value in zip(kinds, given, strict=True) if value is not None), None)
+
+    @property
+    def refresh_ms(self) -> int:
+        """How often a table is read, in milliseconds."""
+        return parse_ms(self.refresh or REFRESH)
+
+
+def _with_true(schema: dict[str, Any]) -> None:
+    """Allow `on` to be called `true` in the schema, because kubectl sends it so if it has no quotes in YAML."""
+    description = "The member on, as YAML 1.1 reads it without quotes."
+    schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
+    schema["required"].remove("on")
+
+
+class LookupSpec(Model):
+    """Reference data that is joined to events before the filter and the derives."""
+
+    model_config = ConfigDict(json_schema_extra=_with_true)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on(cls, written: Any) -> Any:
+        """Return the members with `on` as a text. YAML 1.1 reads the key `on` as true if it has no quotes."""
+        if not isinstance(written, dict) or "on" in written:
+            return written
+        return {"on" if key is True or key == "true" else key: value for key, value in written.items()}
+
+    name: Name = Field(description="Name of the lookup.")
+    on: Name = Field(description="Field of the event, or of an earlier lookup, whose value is looked up.")
+    source: LookupSource = Field(
+        alias="from",
+        description="Source of the rows: a file (configMap, file, key), Postgres (table or query, key, secretRef,"
+        " refresh) or a compacted topic (topic).",
+    )
+    fields: list[LookupField] = Field(
+        min_length=1, max_length=32, description="The fields that the events get. They are null without a row."
+    )

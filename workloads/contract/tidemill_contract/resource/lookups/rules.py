@@ -1,0 +1,140 @@
+"""The rules of `spec.lookups`: the members of each source, the field that is looked up, and the fields of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from tidemill_contract.decimals import DECIMAL
+from tidemill_contract.duration import parse_ms
+from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
+from tidemill_contract.resource.field_rules import written_faults
+from tidemill_contract.resource.lookups.model import SUFFIXES, LookupField, LookupSource, LookupSpec
+from tidemill_contract.resource.parts import Part, Parts
+from tidemill_contract.resource.paths import EACH, show_path
+
+KEY_TYPES = ("string", "integer")
+"""The types of fields that can be looked up. Values of other types may have several spellings."""
+LEAST_REFRESH, MOST_REFRESH = "1s", "1d"
+_TABLES = ("table", "query")
+_MEMBERS = {
+    "file": ("configMap",),
+    "secretRef": _TABLES,
+    "refresh": _TABLES,
+    "key": ("configMap", *_TABLES),
+}
+"""The members of `from` besides the sources, with the sources that have them."""
+_NEEDED = {
+    "configMap": {"file": "name the file in it", "key": "name the column with the key"},
+    "table": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
+    "query": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
+    "topic": {},
+}
+
+
+class Namespaced(Protocol):
+    """The limits that the rules need."""
+
+    @property
+    def topic_prefixes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def lookup_types(lookups: Sequence[Part[LookupSpec]]) -> dict[str, str | None]:
+    """Return the types of the fields of all readable lookups. The type of a decimal without a scale is unknown."""
+    fields = [field for lookup in lookups if lookup.model is not None for field in lookup.model.fields]
+    return {field.name: None if field.kind == DECIMAL else field.kind for field in fields}
+
+
+def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
+    """Return the paths and names of the fields of all readable lookups."""
+    return [
+        (f"{lookup.path}.fields[{i}].name", field.name)
+        for lookup in lookups
+        if lookup.model is not None
+        for i, field in enumerate(lookup.model.fields)
+    ]
+
+
+def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterator[Fault]:
+    """Yield the faults of lookups, except the faults of single members and of repeated names."""
+    known = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
+    complete = bool(known) and all(field.name for field in parts.fields)
+    derives = {derive.name for derive in parts.derives}
+    for lookup in parts.lookups:
+        if lookup.model is None:
+            complete = False
+            continue
+        yield from _on(lookup.model, f"{lookup.path}.on", known, derives, complete=complete)
+        yield from _source(lookup.model.source, f"{lookup.path}.from", parts.namespace, limits)
+        kind = lookup.model.source.kind
+        for i, field in enumerate(lookup.model.fields):
+            yield from _field(field, f"{lookup.path}.fields[{i}]", kind, lookup.model.source)
+        known |= {field.name: field.type for field in lookup.model.fields}
+
+
+def _on(
+    lookup: LookupSpec, path: str, known: dict[str, Any], derives: set[str | None], *, complete: bool
+) -> Iterator[Fault]:
+    if lookup.on not in known:
+        if lookup.on in derives:
+            message = "is a derive, and lookups are joined before the derives"
+            yield Fault(path, lookup.on, message, "name a field of spec.source.fields, or of an earlier lookup")
+        elif complete:
+            message = "there is no field of this name in spec.source.fields or an earlier lookup"
+            yield Fault(path, lookup.on, message, did_you_mean(lookup.on, known))
+        return
+    kind = known[lookup.on]
+    if kind is not None and kind not in KEY_TYPES:
+        message = f"is of type {kind}, and only texts and integers are looked up"
+        yield Fault(path, lookup.on, message, f"name a field of type {' or '.join(KEY_TYPES)}")
+
+
+def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced) -> Iterator[Fault]:
+    given = {
+        "configMap": source.config_map,
+        "table": source.table,
+        "query": source.query,
+        "topic": source.topic,
+        "file": source.file,
+        "secretRef": None if source.secret_ref is None else source.secret_ref.name,
+        "refresh": source.refresh,
+        "key": source.key,
+    }
+    kind = source.kind
+    if kind is None:
+        message = "names no source"
+        yield Fault(path, ABSENT, message, "add configMap:, table:, query: or topic:")
+        return
+    for other in ("table", "query", "topic"):
+        if other != kind and given[other] is not None:
+            message = f"rows are read from {kind} already"
+            yield Fault(f"{path}.{other}", given[other], message, "keep one of the two")
+    for member, kinds in _MEMBERS.items():
+        if given[member] is not None and kind not in kinds:
+            message = f"a lookup from a {kind} has no {member}"
+            remedy = "take it out: the record key is the key" if member == "key" else "take it out"
+            yield Fault(f"{path}.{member}", given[member], message, remedy)
+    for member, remedy in _NEEDED[kind].items():
+        if given[member] is None:
+            yield Fault(f"{path}.{member}", ABSENT, f"a lookup from a {kind} needs it", remedy)
+    if source.file is not None and not source.file.endswith(SUFFIXES):
+        message = "the name does not say how the file is written"
+        yield Fault(f"{path}.file", source.file, message, f"let it end with {', '.join(SUFFIXES)}")
+    if source.refresh is not None and not parse_ms(LEAST_REFRESH) <= source.refresh_ms <= parse_ms(MOST_REFRESH):
+        yield Fault(f"{path}.refresh", source.refresh, "is out of bounds", f"write {LEAST_REFRESH} to {MOST_REFRESH}")
+    if source.topic is not None and not source.topic.startswith((f"{namespace}.", *limits.topic_prefixes)):
+        remedy = f"name a topic that starts with '{namespace}.', or allow the prefix in the platform's settings"
+        yield Fault(f"{path}.topic", source.topic, "the topic belongs to another namespace", remedy)
+
+
+def _field(field: LookupField, path: str, kind: str | None, source: LookupSource) -> Iterator[Fault]:
+    yield from written_faults(field.in_rows, path)
+    steps = field.in_rows.member
+    if EACH in steps:
+        remedy = f"read one element, such as {show_path(tuple(0 if step == EACH else step for step in steps))}"
+        yield Fault(f"{path}.path", field.path, "a row is not exploded", remedy)
+    elif kind == "configMap" and (source.file or "").endswith(".csv") and len(steps) != 1:
+        message = "a cell of CSV has no members"
+        yield Fault(f"{path}.path", field.path, message, "write a column's name; if it has dots, write it as a list")
+    elif source.key is not None and len(steps) > 1 and steps[0] == source.key:
+        yield Fault(f"{path}.path", field.path, "the key is one value, without members", "name another column")

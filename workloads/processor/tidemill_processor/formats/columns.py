@@ -1,0 +1,19 @@
+"""Makes columns of frames from the values of decoded fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from tidemill_contract.expressions.values import one_zero
+
+
+def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
+    """Return a field's values as a column. Timestamps are given in epoch ms."""
+    stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
+    column = pl.Series(name, values, dtype=stored)
+    if dtype == pl.Float64:
+        column = one_zero(column)
+    return column.cast(dtype) if stored != dtype else column

@@ -1,0 +1,132 @@
+"""Reads the rows of a lookup from a file: of a ConfigMap in a cluster, beside the pipeline file on a laptop."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import msgspec
+
+from tidemill_contract.events.formats.csv_lines import CsvLines, flat
+from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.files import read_bytes
+from tidemill_contract.resource.kinds.formats import FormatSpec
+from tidemill_contract.resource.lookups.model import LookupSpec
+from tidemill_contract.resource.paths import show_path
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.lookups.rows import RowDecoder, key_field, row_spec
+from tidemill_processor.lookups.table import LookupFault, Table
+
+_DELIMITERS = ",;\t"
+
+
+class FileSource:
+    """The file of one lookup.
+
+    Attributes:
+        place: the name of the file in messages.
+        every_seconds: how often the file is checked for changes.
+    """
+
+    every_seconds = 1.0
+
+    def __init__(self, spec: PipelineSpec, lookup: LookupSpec, folder: Path) -> None:
+        """Prepare the decoder. `folder` has the files of the ConfigMap."""
+        self._spec, self._lookup = spec, lookup
+        name = lookup.source.file or ""
+        self._path = folder / name
+        self._suffix = self._path.suffix
+        self.place = f"file {name} of the ConfigMap {lookup.source.config_map} ({self._path})"
+        self._read: tuple[int, int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._content: bytes | None = None
+
+    def load(self) -> Table | None:
+        """Return the rows, or None if the file has not changed since it was last read.
+
+        Raises:
+            LookupFault: the file cannot be read.
+        """
+        try:
+            mark = self._mark()
+            # A file that has just changed may be incomplete, so it is read when its size and time stay the same.
+            settled = self._content is None or mark == self._seen
+            self._seen = mark
+            if mark == self._read or not settled:
+                return None
+            content = read_bytes(self._path)
+        except OSError as error:
+            remedy = "create it, or correct from.configMap and from.file"
+            raise LookupFault(f"cannot be read: {error.strerror or error}; {remedy}") from None
+        if content == self._content:
+            self._read = mark
+            return None
+        table = self._table(content)
+        self._read, self._content = mark, content
+        return table
+
+    def _mark(self) -> tuple[int, int, int]:
+        status = self._path.stat()
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _table(self, content: bytes) -> Table:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise LookupFault(f"is not UTF-8 ({error}); save it in UTF-8") from None
+        if self._suffix == ".csv":
+            return self._csv(text)
+        decoder = RowDecoder(self._spec, self._lookup, row_spec(self._spec, self._lookup))
+        if self._suffix != ".json":
+            return decoder.table((line.encode() for line in text.splitlines() if line.strip()), "line")
+        try:
+            rows = msgspec.json.decode(text, type=list[msgspec.Raw])
+        except msgspec.MsgspecError as error:
+            raise LookupFault(f"is not an array of JSON ({error}); write [{{…}}, {{…}}], or use .ndjson") from None
+        return decoder.table((bytes(row) for row in rows), "element")
+
+    def _csv(self, text: str) -> Table:
+        first = text.partition("\n")[0]
+        delimiter = next((each for each in _DELIMITERS if each in first), _DELIMITERS[0])
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+            rows = self._documents(header)
+            documents = []
+            for cells in reader:
+                if not cells:
+                    continue  # a blank line
+                if len(cells) != len(header):
+                    raise LookupFault(
+                        f"line {reader.line_num}: expected {len(header)} cells ({delimiter.join(header)}), got"
+                        f" {len(cells)}; correct the line, and put cells with a '{delimiter}' in quotes"
+                    )
+                documents.append(rows.document(cells))
+        except csv.Error as error:
+            raise LookupFault(f"line {reader.line_num}: is not CSV ({error}); put quotes in pairs") from None
+        except InvalidEvent as verdict:
+            raise LookupFault(f"line {reader.line_num}: {verdict.detail}") from None
+        spec = flat(row_spec(self._spec, self._lookup))
+        return RowDecoder(self._spec, self._lookup, spec).table(documents)
+
+    def _documents(self, header: list[str]) -> CsvLines:
+        """Return the writer of rows as JSON.
+
+        Raises:
+            LookupFault: the file does not have a column, or has it twice.
+        """
+        needed = [key_field(self._spec, self._lookup), *(field.in_rows for field in self._lookup.fields)]
+        for field in needed:
+            column = str(field.member[0])
+            if header.count(column) != 1:
+                problem = "has no column" if column not in header else "has several columns"
+                known = ", ".join(header)[:200] or "none"
+                member = "from.key" if field is needed[0] else f"path of the field {field.name}"
+                raise LookupFault(
+                    f"{problem} {show_path((column,))}; its columns are {known}: correct the header, or the {member}"
+                )
+        rows = row_spec(self._spec, self._lookup)
+        written = FormatSpec(type="csv").model_copy(update={"columns": header})
+        source = rows.source.model_copy(update={"format": written})
+        return CsvLines(rows.model_copy(update={"source": source}))

@@ -1,0 +1,188 @@
+"""The lookups of a processor: keeps their rows up to date in threads, joins them to batches, and says how they are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from tidemill_chassis.health import Dependency
+from tidemill_contract.resource.lookups.model import LookupSpec
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_processor import metrics
+from tidemill_processor.lookups.files import FileSource
+from tidemill_processor.lookups.postgres import PostgresSource
+from tidemill_processor.lookups.table import LookupFault, Table
+from tidemill_processor.lookups.topic import TopicLookup
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+"""The longest wait after a failed load."""
+STALE_REFRESHES = 3
+"""The rows count as stale if they are older than this many refreshes."""
+_LEAST_STALE_SECONDS = 5.0
+
+
+class Polled(Protocol):
+    """A source whose rows are read as a whole, again and again."""
+
+    place: str
+    every_seconds: float
+
+    def load(self) -> Table | None:
+        """Return the rows, or None if they have not changed."""
+
+
+class PolledLookup:
+    """Reads the rows of a file or of Postgres regularly. The attributes are those of `TopicLookup`."""
+
+    def __init__(self, name: str, source: Polled) -> None:
+        self._name, self._source = name, source
+        self.table: Table | None = None
+        self.confirmed_at = 0.0
+        self.error = self.unreadable = ""
+        self.stale_seconds = max(STALE_REFRESHES * source.every_seconds, _LEAST_STALE_SECONDS)
+
+    @property
+    def place(self) -> str:
+        """The server or the file in messages."""
+        return self._source.place
+
+    def run(self, stopping: threading.Event) -> None:
+        """Read the rows until stopped."""
+        while not stopping.is_set():
+            began, every = time.monotonic(), self._source.every_seconds
+            if not self._loaded():
+                every = min(every, RETRY_SECONDS)
+            stopping.wait(max(0.1, every - (time.monotonic() - began)))
+
+    def _loaded(self) -> bool:
+        # The age of the rows is counted from the time at which they were requested.
+        asked_at = time.monotonic()
+        try:
+            table = self._source.load()
+        except LookupFault as fault:
+            if str(fault) != self.error:
+                log.warning("lookup %s: %s: %s", self._name, self.place, fault)
+            self.error = str(fault)
+            return False
+        if table is not None:
+            self.table = table
+        self.confirmed_at, self.error = asked_at, ""
+        return True
+
+
+@dataclass(frozen=True)
+class _Joined:
+    spec: LookupSpec
+    source: PolledLookup | TopicLookup
+
+
+class Lookups:
+    """All lookups of one processor."""
+
+    def __init__(self, config: PipelineConfig, settings: WorkloadSettings) -> None:
+        """Prepare the lookups. Nothing is read before `start`."""
+        self._stopping = threading.Event()
+        self._lookups = tuple(_Joined(spec, _source(config, spec, settings)) for spec in config.spec.lookups or ())
+        for lookup in self._lookups:
+            name, source = lookup.spec.name, lookup.source
+            metrics.watch_lookup(name, rows=_rows_of(source), age=_age_of(source), stale=_stale_of(source))
+
+    def start(self) -> None:
+        """Start a thread for each lookup."""
+        for lookup in self._lookups:
+            name = f"lookup_{lookup.spec.name}"
+            threading.Thread(target=self._run, args=(lookup,), name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the threads. They are daemons, so that a hung server does not delay the end of the process."""
+        self._stopping.set()
+
+    def _run(self, lookup: _Joined) -> None:
+        while not self._stopping.is_set():
+            try:
+                lookup.source.run(self._stopping)
+            except Exception as error:  # a thread that ended would leave outdated rows without a word
+                log.exception("lookup %s", lookup.spec.name)
+                lookup.source.error = f"{type(error).__name__}: {error}"
+                self._stopping.wait(RETRY_SECONDS)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all lookups were read once. Before that, no event must be counted."""
+        return all(lookup.source.table is not None for lookup in self._lookups)
+
+    def join(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the frame with the fields of all lookups, from the rows that they have now.
+
+        Raises:
+            RuntimeError: a lookup was not read yet.
+        """
+        for lookup in self._lookups:
+            table = lookup.source.table
+            if table is None:
+                raise RuntimeError(f"the lookup {lookup.spec.name} was not read yet")
+            frame = table.join(frame, lookup.spec.on)
+        return frame
+
+    def dependencies(self) -> list[Dependency]:
+        """Return the state of each lookup for /health. Events are not counted before all lookups were read once."""
+        return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Return the number of rows and the age in seconds of each lookup, by name."""
+        return {
+            lookup.spec.name: {
+                "rows": None if (table := lookup.source.table) is None else table.height,
+                "age_seconds": None if table is None else round(_age_of(lookup.source)(), 1),
+            }
+            for lookup in self._lookups
+        }
+
+
+def lookups_of(config: PipelineConfig, settings: WorkloadSettings) -> Lookups | None:
+    """Return the lookups of a pipeline, or None if it has none."""
+    return Lookups(config, settings) if config.spec.lookups else None
+
+
+def _source(config: PipelineConfig, spec: LookupSpec, settings: WorkloadSettings) -> PolledLookup | TopicLookup:
+    folder = settings.lookup_dirs.get(spec.name, Path())
+    match spec.source.kind:
+        case "topic":
+            return TopicLookup(config, spec, settings)
+        case "configMap":
+            return PolledLookup(spec.name, FileSource(config.spec, spec, folder))
+    return PolledLookup(spec.name, PostgresSource(config.spec, spec, folder))
+
+
+def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
+    if source.table is None:
+        detail = f"{source.place}: {source.error or 'is being read'}; no event is counted before it was read once"
+        return Dependency(f"lookup {name}", False, True, detail)
+    age = _age_of(source)()
+    if age > source.stale_seconds:
+        why = source.error or "no answer"
+        detail = f"{source.place}: {why}; stale: events get the rows of {age:.0f} s ago"
+        return Dependency(f"lookup {name}", False, False, detail)
+    why = source.error or source.unreadable
+    return Dependency(f"lookup {name}", not source.unreadable, False, f"{source.place}: {why}" if why else "")
+
+
+def _stale_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:
+    return lambda: float(not _dependency("", source).ok)
+
+
+def _age_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:
+    return lambda: time.monotonic() - source.confirmed_at if source.table is not None else 0.0
+
+
+def _rows_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:
+    return lambda: 0 if (table := source.table) is None else table.height

@@ -1,0 +1,147 @@
+"""Reads the rows of a lookup from a table or a query of Postgres, with the login of a Secret."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS, BoundedConnection
+from tidemill_contract.files import read_text
+from tidemill_contract.resource.lookups.model import LookupSpec
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.lookups.rows import RowDecoder, row_spec
+from tidemill_processor.lookups.table import MOST_ROWS, LookupFault, Table
+
+CONNECT_SECONDS, STATEMENT_SECONDS, LOAD_SECONDS = 5, 30, 120
+"""The timeouts of the connection, of each statement, and of reading all rows."""
+MOST_ROW_BYTES = 64 * 1024
+"""The maximum size of one row as JSON."""
+_FETCHED = 500
+_PARTS = {
+    "host": ("host",),
+    "port": ("port",),
+    "dbname": ("dbname", "database"),
+    "user": ("username", "user"),
+    "password": ("password",),
+    "sslmode": ("sslmode",),
+}
+"""The settings of a connection, and the keys of the Secret from which they are read."""
+_FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
+
+
+class PostgresSource:
+    """The table or the query of one lookup.
+
+    Attributes:
+        place: the server and the table in messages. It has no password.
+        every_seconds: how often the rows are read.
+    """
+
+    def __init__(self, spec: PipelineSpec, lookup: LookupSpec, folder: Path) -> None:
+        """Prepare the statement. `folder` has a file for each key of the Secret."""
+        self._source, self._folder = lookup.source, folder
+        # row_to_json writes a timestamp without time zone without an offset.
+        rows = row_spec(spec, lookup, zone="UTC")
+        self._decoder = RowDecoder(spec, lookup, rows)
+        self._columns = tuple(dict.fromkeys(str(field.member[0]) for field in rows.source.fields))
+        self.every_seconds = lookup.source.refresh_ms / 1000
+        self._what = f"table {lookup.source.table}" if lookup.source.table else "query"
+        secret = lookup.source.secret_ref.name if lookup.source.secret_ref else ""
+        self._secret = f"the Secret {secret} ({folder})"
+        self.place = f"Postgres of {self._secret}, {self._what}"
+
+    def load(self) -> Table:
+        """Return the rows.
+
+        Raises:
+            LookupFault: Postgres does not answer, or the rows cannot be read.
+        """
+        login = self._login()
+        self.place = f"Postgres {login['host']}:{login['port']}/{login.get('dbname', '')}, {self._what}"
+        try:
+            with closing(self._connect(login)) as connection:
+                return self._decoder.table(self._rows(connection))
+        except psycopg.Error as error:
+            text = str(error).strip() or type(error).__name__
+            raise LookupFault(" ".join(text.split())) from None
+
+    def _connect(self, login: dict[str, Any]) -> BoundedConnection:
+        timeout = STATEMENT_SECONDS * 1000
+        connection = BoundedConnection.connect(
+            **login,
+            **KEEPALIVE,
+            connect_timeout=CONNECT_SECONDS,
+            application_name="tidemill-lookup",
+            options=f"-c TimeZone=UTC -c statement_timeout={timeout} -c lock_timeout={timeout}"
+            f" -c idle_in_transaction_session_timeout={timeout} -c default_transaction_read_only=on",
+        )
+        connection.answer_seconds = STATEMENT_SECONDS + MARGIN_SECONDS
+        return connection
+
+    def _rows(self, connection: BoundedConnection) -> Iterator[bytes]:
+        began, number = time.monotonic(), 0
+        with connection.cursor(name="tidemill_lookup") as cursor:
+            cursor.execute(self._statement())
+            while rows := cursor.fetchmany(_FETCHED):
+                for (text,) in rows:
+                    number += 1
+                    if text is None:
+                        message = f"row {number} has more than {MOST_ROW_BYTES >> 10} KiB as JSON"
+                        raise LookupFault(f"{message}, the limit of a row; name shorter columns")
+                    yield text.encode()
+                if time.monotonic() - began > LOAD_SECONDS:
+                    remedy = "look up fewer rows, or make the query faster"
+                    raise LookupFault(f"reading took more than {LOAD_SECONDS} s; {remedy}")
+
+    def _statement(self) -> sql.Composed:
+        """Return the statement. Each row is JSON text, and one row more than the limit is read."""
+        columns = sql.SQL(", ").join(map(sql.Identifier, self._columns))
+        if self._source.table is not None:
+            rows: sql.Composable = sql.Identifier(*self._source.table.split("."))
+        else:
+            # The line break ends a comment at the end of the query.
+            query = (self._source.query or "").strip().rstrip(";")
+            rows = sql.SQL("({}\n) AS q").format(sql.SQL(query))
+        return sql.SQL(
+            "SELECT CASE WHEN octet_length(j) <= {most} THEN j END FROM ("
+            "SELECT row_to_json(r)::text AS j FROM (SELECT {columns} FROM {rows}) AS r LIMIT {limit}) AS t"
+        ).format(most=MOST_ROW_BYTES, columns=columns, rows=rows, limit=MOST_ROWS + 1)
+
+    def _login(self) -> dict[str, Any]:
+        """Return the settings of the connection.
+
+        Raises:
+            LookupFault: the Secret does not have them.
+        """
+        try:
+            found: dict[str, Any] = {}
+            if uri := self._text("uri"):
+                found = dict(conninfo_to_dict(uri))
+            for setting, names in _PARTS.items():
+                if value := next(filter(None, map(self._text, names)), ""):
+                    found[setting] = value
+            for setting, name in _FILES.items():
+                if (self._folder / name).exists():
+                    found[setting] = str(self._folder / name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise LookupFault(f"{self._secret} cannot be read: {error}") from None
+        except psycopg.Error:
+            raise LookupFault(f"uri of {self._secret} is no URI of Postgres; write postgresql://…") from None
+        if not found.get("host"):
+            remedy = "add host, port, dbname, username and password, or uri"
+            raise LookupFault(f"{self._secret} names no server; {remedy}")
+        found.setdefault("port", "5432")
+        if "sslrootcert" in found:
+            found.setdefault("sslmode", "verify-full")
+        return {name: value for name, value in found.items() if name not in ("options", "connect_timeout")}
+
+    def _text(self, name: str) -> str:
+        path = self._folder / name
+        return read_text(path).strip() if path.exists() else ""

@@ -1,0 +1,122 @@
+"""Decodes the rows of a lookup. They are read like events, so values have the same types, formats and messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from tidemill_contract.events.decoder import EventDecoder
+from tidemill_contract.events.fields import with_fields
+from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.expressions.values import POLARS_TYPES
+from tidemill_contract.resource.kinds.formats import FormatSpec
+from tidemill_contract.resource.lookups.model import LookupSpec
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.formats.columns import as_column
+from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size, table_of
+
+_NAME = "_key"
+"""The name of the key among the fields of rows. No field of a spec begins with an underscore."""
+PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
+"""The limits of the rows that are decoded together. The last row may exceed the bytes."""
+
+
+def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:
+    """Return the spec of a pipeline whose events are the rows of a lookup.
+
+    Args:
+        spec: the spec of the pipeline.
+        lookup: the lookup.
+        keyed: whether the rows contain the key.
+        zone: the time zone of timestamps for which the lookup names no zone and no format.
+    """
+    fields = [field.in_rows for field in lookup.fields]
+    if zone is not None:
+        fields = [
+            field.model_copy(update={"zone": zone})
+            if field.type == "timestamp" and field.format is None and field.zone is None
+            else field
+            for field in fields
+        ]
+    if keyed:
+        fields.insert(0, key_field(spec, lookup))
+    return with_fields(spec, fields, strict=False, format=FormatSpec(), key=None)
+
+
+def key_field(spec: PipelineSpec, lookup: LookupSpec) -> FieldSpec:
+    """Return the key of a lookup as a field of its rows. It has the type of the field that is looked up."""
+    path = None if lookup.source.key is None else (lookup.source.key,)
+    kind: Any = spec.field_kinds[lookup.on]
+    return FieldSpec.model_construct(name=_NAME, type=kind, path=path)
+
+
+class RowDecoder:
+    """Decodes rows that are written as JSON.
+
+    Attributes:
+        schema: the schema of the key and the fields.
+    """
+
+    def __init__(self, spec: PipelineSpec, lookup: LookupSpec, rows: PipelineSpec) -> None:
+        """Create the decoder. `rows` comes from `row_spec`."""
+        self._decoder = EventDecoder(rows)
+        self._keyed = any(field.name == _NAME for field in rows.source.fields)
+        self._key = lookup.source.key or "the record key"
+        self._fields = {field.name: POLARS_TYPES[field.kind] for field in lookup.fields}
+        self.schema = pl.Schema({KEY: POLARS_TYPES[spec.field_kinds[lookup.on]], **self._fields})
+
+    def decode(self, raws: Sequence[bytes]) -> tuple[pl.DataFrame, dict[int, str]]:
+        """Return the valid rows, and what is wrong with the others, by index."""
+        decoded = self._decoder.decode_all(raws, time.time_ns() // 1_000_000)
+        valid = [event for event in decoded.events if event is not None]
+        return self.frame(valid), {index: self.text(verdict) for index, verdict in decoded.invalid.items()}
+
+    def frame(self, events: Sequence[Any]) -> pl.DataFrame:
+        """Return decoded rows as a frame. Without a key in the rows, the frame has no key."""
+        columns = [self._decoder.values(events, _NAME)] if self._keyed else []
+        found = [as_column(KEY, values, self.schema[KEY]) for values in columns]
+        found += [as_column(name, self._decoder.values(events, name), kind) for name, kind in self._fields.items()]
+        return pl.DataFrame(found)
+
+    def text(self, verdict: InvalidEvent) -> str:
+        """Return what is wrong with a row, by the name that the source has for the key."""
+        return (verdict.detail or str(verdict.reason)).replace(_NAME, self._key)
+
+    def table(self, raws: Iterable[bytes], where: str = "row") -> Table:
+        """Return the table of all rows.
+
+        Args:
+            raws: the rows.
+            where: the word for a row in messages.
+
+        Raises:
+            LookupFault: a row is not valid, a key has several rows, or there are too many rows.
+        """
+        frames = [pl.DataFrame(schema=self.schema)]
+        count = size = 0
+        for piece in _pieces(raws):
+            frame, faults = self.decode(piece)
+            if faults:
+                index, text = next(iter(sorted(faults.items())))
+                raise LookupFault(f"{where} {count + index + 1}: {text}")
+            count, size = count + len(piece), size + int(frame.estimated_size())
+            check_size(count, size)
+            frames.append(frame)
+        return table_of(frames)
+
+
+def _pieces(raws: Iterable[bytes]) -> Iterator[list[bytes]]:
+    piece: list[bytes] = []
+    size = 0
+    for raw in raws:
+        piece.append(raw)
+        size += len(raw)
+        if len(piece) >= PIECE_ROWS or size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece

@@ -1,0 +1,112 @@
+"""The rows of a lookup in memory: frames with a key and the lookup's fields, and their join to batches of events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+MOST_ROWS, MOST_BYTES = 1_000_000, 64 * 1024 * 1024
+"""The maximum size of one lookup in memory."""
+KEY, GONE = "?key", "?gone"
+"""Columns besides the fields: the key, and in changes, whether the row of the key was deleted. No field has a `?`."""
+_LARGE = 50_000
+"""The number of rows from which a batch is joined only to the rows of its own keys."""
+_CHANGES = 10_000
+"""The number of changes that are kept beside the rows until they are merged into the rows."""
+_SHOWN = 60
+
+
+class LookupFault(Exception):
+    """A lookup cannot be read. The text says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a lookup at one time. It never changes.
+
+    Attributes:
+        rows: a frame with the key and the fields. Keys are unique and not null.
+        changes: later changes, with the column `?gone` as well.
+    """
+
+    rows: pl.DataFrame
+    changes: pl.DataFrame | None = None
+
+    @property
+    def height(self) -> int:
+        """The number of rows. Changed rows count twice."""
+        return self.rows.height + (0 if self.changes is None else self.changes.height)
+
+    def join(self, frame: pl.DataFrame, on: str) -> pl.DataFrame:
+        """Return the frame with the lookup's fields. They are null in an event whose `on` is null or has no row."""
+        keys = frame.select(pl.col(on).alias(KEY)).unique()
+        rows = self.rows
+        if rows.height > _LARGE:
+            rows = rows.join(keys, on=KEY, how="semi")
+        if self.changes is not None:
+            changes = self.changes.join(keys, on=KEY, how="semi")
+            rows = _applied(rows, changes)
+        return frame.join(rows, left_on=on, right_on=KEY, how="left", maintain_order="left")
+
+
+class Contents:
+    """The rows of a lookup, to which changes are applied in order."""
+
+    def __init__(self, schema: pl.Schema) -> None:
+        """Create empty contents with this schema of the key and the fields."""
+        self._rows = pl.DataFrame(schema=schema)
+        self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
+
+    def apply(self, changes: pl.DataFrame) -> None:
+        """Apply changes. If a key is there several times, its last change counts.
+
+        Raises:
+            LookupFault: there are too many rows, or they are too large.
+        """
+        self._changes = pl.concat([self._changes, changes]).unique(KEY, keep="last")
+        if self._changes.height >= _CHANGES:
+            self._rows = _applied(self._rows, self._changes).rechunk()
+            self._changes = self._changes.clear()
+        size = self._rows.estimated_size() + self._changes.estimated_size()
+        check_size(self._rows.height + self._changes.height, int(size))
+
+    def table(self) -> Table:
+        """Return the rows as they are now."""
+        return Table(self._rows, self._changes if self._changes.height else None)
+
+
+def _applied(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with the changes applied."""
+    if not changes.height:
+        return rows
+    kept = rows.join(changes, on=KEY, how="anti")
+    return pl.concat([kept, changes.filter(~pl.col(GONE)).drop(GONE)])
+
+
+def check_size(rows: int, size: int) -> None:
+    """Check the number of rows and their bytes in memory.
+
+    Raises:
+        LookupFault: one of them exceeds its limit.
+    """
+    if rows > MOST_ROWS:
+        remedy = "look up fewer rows, for example with a query"
+        raise LookupFault(f"has more than {MOST_ROWS:,} rows, the limit of a lookup; {remedy}")
+    if size > MOST_BYTES:
+        remedy = "name fewer fields, or look up fewer rows"
+        raise LookupFault(f"has more than {MOST_BYTES >> 20} MiB in memory, the limit of a lookup; {remedy}")
+
+
+def table_of(frames: Sequence[pl.DataFrame]) -> Table:
+    """Return the table of frames that have all rows. Rows without a key are left out.
+
+    Raises:
+        LookupFault: a key has two rows.
+    """
+    rows = pl.concat(frames).filter(pl.col(KEY).is_not_null()).rechunk()
+    if rows[KEY].n_unique() != rows.height:
+        twice = str(rows.filter(pl.col(KEY).is_duplicated())[KEY][0])[:_SHOWN]
+        raise LookupFault(f"the key {twice!r} has several rows; name a column whose values are unique")
+    return Table(rows)

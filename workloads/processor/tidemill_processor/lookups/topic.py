@@ -1,0 +1,269 @@
+"""Reads the rows of a lookup from a compacted topic, and applies its records as they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+import polars as pl
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from tidemill_contract import names
+from tidemill_contract.events.decoder import EventDecoder
+from tidemill_contract.events.fields import with_fields
+from tidemill_contract.events.formats.texts import as_json
+from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.files import read_text
+from tidemill_contract.resource.lookups.model import LookupSpec
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_processor.formats.columns import as_column
+from tidemill_processor.lookups.rows import PIECE_BYTES, PIECE_ROWS, RowDecoder, key_field, row_spec
+from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, Table
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
+"""The timeout of a request, the wait for records, and how often the ends of the topic are read."""
+_RECORDS = 500
+"""The number of records of one consume call. A record may have a megabyte."""
+_MOST_TOLD = 1_000
+"""The maximum number of keys whose unreadable records are remembered."""
+
+
+class _Again(Exception):
+    """The topic has to be read from its start again."""
+
+
+class TopicReader:
+    """Decodes the records of the topic to changes of rows.
+
+    Attributes:
+        unreadable: what is wrong with the last record of each key, for keys whose last record cannot be read.
+    """
+
+    def __init__(self, spec: PipelineSpec, lookup: LookupSpec) -> None:
+        self._rows = RowDecoder(spec, lookup, row_spec(spec, lookup, keyed=False))
+        self._field = key_field(spec, lookup)
+        self._keys = EventDecoder(with_fields(spec, [self._field], strict=False, format=None, key=None))
+        self.schema = self._rows.schema
+        self.unreadable: dict[bytes, str] = {}
+
+    def changes(self, records: Sequence[Message]) -> pl.DataFrame:
+        """Return the changes that records make, in their order. A record that cannot be read deletes its key's row."""
+        keys = self._keys_of(records)
+        at = [index for index, key in enumerate(keys) if key is not None]
+        valued = [index for index in at if records[index].value() is not None]
+        decoded, faults = self._rows.decode([records[index].value() or b"" for index in valued])
+        bad = {valued[index]: text for index, text in faults.items()}
+        good = [index for index in valued if index not in bad]
+        gone = [index for index in at if records[index].value() is None or index in bad]
+        for index in at:
+            self._note(records[index], bad.get(index))
+        dtype = self.schema[KEY]
+        set_ = decoded.insert_column(0, as_column(KEY, [keys[index] for index in good], dtype))
+        deleted = pl.DataFrame([as_column(KEY, [keys[index] for index in gone], dtype)])
+        place = pl.Series("?at", [*good, *gone], dtype=pl.UInt32)
+        marked = [set_.with_columns(pl.lit(False).alias(GONE)), deleted.with_columns(pl.lit(True).alias(GONE))]
+        return pl.concat(marked, how="diagonal").with_columns(place).sort("?at").drop("?at")
+
+    def _keys_of(self, records: Sequence[Message]) -> list[Any]:
+        documents = []
+        for record in records:
+            try:
+                key = as_json(_key(record), self._field) if record.key() else b"null"
+            except InvalidEvent:
+                key = b"[]"  # refused below
+            documents.append(msgspec.json.encode({self._field.name: msgspec.Raw(key)}))
+        decoded = self._keys.decode_all(documents, 0)
+        valid = iter(self._keys.values([e for e in decoded.events if e is not None], self._field.name))
+        found = [None if event is None else next(valid) for event in decoded.events]
+        for index, value in enumerate(found):
+            if value is None:
+                verdict = decoded.invalid.get(index)
+                kind = self._field.type
+                text = "has no key" if verdict is None else f"its key is no {kind} written as text"
+                self._note(records[index], f"{text}; let the key of the record be a {kind} as text")
+        return found
+
+    def _note(self, record: Message, fault: str | None) -> None:
+        key = _key(record)
+        self.unreadable.pop(key, None)
+        if fault is not None and len(self.unreadable) < _MOST_TOLD:
+            self.unreadable[key] = f"partition {record.partition()}, offset {record.offset()}: {fault}"
+
+
+def _key(record: Message) -> bytes:
+    key: Any = record.key()
+    return bytes(key or b"")
+
+
+class TopicLookup:
+    """Follows the topic of one lookup. `run` is called in a thread of its own.
+
+    Attributes:
+        place: the topic in messages.
+        table: the rows, or None until the topic has been read to its end for the first time.
+        confirmed_at: the time at which the rows were last known to be those of the topic (monotonic seconds).
+        error: why the rows may be outdated, or an empty text.
+        unreadable: which records could not be read, or an empty text.
+        stale_seconds: the age from which the rows count as stale.
+    """
+
+    stale_seconds = 15.0
+
+    def __init__(self, config: PipelineConfig, lookup: LookupSpec, settings: WorkloadSettings) -> None:
+        self._topic = lookup.source.topic or ""
+        extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
+        self._connection = {"bootstrap.servers": settings.kafka_brokers, "log_level": 3, **extra}
+        # The group is named for the client, but no offsets are stored in it.
+        self._group = names.consumer_group(config.namespace, config.name, f"lookup-{lookup.name}")
+        self._reader: Callable[[], TopicReader] = lambda: TopicReader(config.spec, lookup)
+        self.place = f"Kafka {settings.kafka_brokers}, topic {self._topic}"
+        self.table: Table | None = None
+        self.confirmed_at = 0.0
+        self.error = self.unreadable = ""
+
+    def run(self, stopping: threading.Event) -> None:
+        """Follow the topic until stopped."""
+        while not stopping.is_set():
+            try:
+                self._follow(stopping)
+            except _Again as again:
+                log.info("lookup: %s: %s; reading it from the start", self.place, again)
+            except LookupFault as fault:
+                self.error = str(fault)
+                log.warning("lookup: %s: %s", self.place, fault)
+                stopping.wait(CHECK_SECONDS * 10)
+            except (KafkaException, OSError) as error:
+                self.error = _text(error)
+                stopping.wait(CHECK_SECONDS)
+
+    def _follow(self, stopping: threading.Event) -> None:
+        """Read the topic from its start, and then its further records.
+
+        Raises:
+            KafkaException: the topic cannot be read.
+            LookupFault: there are too many rows.
+        """
+        admin = AdminClient(self._connection)
+        topic_id, count = _describe(admin, self._topic)
+        reader = self._reader()
+        contents = Contents(reader.schema)
+        reached = dict.fromkeys(range(count), 0)
+        consumer = Consumer(
+            {
+                **self._connection,
+                "group.id": self._group,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        try:
+            consumer.assign([TopicPartition(self._topic, p, 0) for p in reached])
+            checked_at, complete = 0.0, False
+            while not stopping.is_set():
+                records = self._records(_consumed(consumer), reached)
+                if records:
+                    contents.apply(reader.changes(records))
+                    if complete:
+                        self.table = contents.table()
+                if time.monotonic() - checked_at >= (CHECK_SECONDS if complete else POLL_SECONDS):
+                    checked_at = time.monotonic()
+                    if self._is_complete(admin, topic_id, reached):
+                        complete, self.confirmed_at = True, checked_at
+                        self.table = contents.table()
+                        self.error, self.unreadable = "", _unreadable(reader.unreadable)
+        finally:
+            with contextlib.suppress(RuntimeError, KafkaException):
+                consumer.close()
+
+    def _records(self, messages: Sequence[Message], reached: dict[int, int]) -> list[Message]:
+        """Return the records among messages, and note how far each partition is read."""
+        records = []
+        for message in messages:
+            error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
+            if error is None:
+                records.append(message)
+                reached[partition] = offset + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                reached[partition] = max(reached[partition], offset)
+            else:
+                self.error = error.str()
+        return records
+
+    def _is_complete(self, admin: AdminClient, topic_id: str, reached: Mapping[int, int]) -> bool:
+        """Return whether the topic was read to the end that it has now.
+
+        Raises:
+            _Again: the topic was created again, or has other partitions.
+        """
+        try:
+            found, count = _describe(admin, self._topic)
+            asked = {TopicPartition(self._topic, p): OffsetSpec.latest() for p in reached}
+            level = IsolationLevel.READ_COMMITTED
+            futures = admin.list_offsets(asked, isolation_level=level, request_timeout=ASK_SECONDS)
+            ends = {partition.partition: _result(future).offset for partition, future in futures.items()}
+        except KafkaException as error:
+            self.error = _text(error)
+            return False
+        if (found, count) != (topic_id, len(reached)):
+            raise _Again("it was created again, or has other partitions")
+        return all(0 <= end <= reached[partition] for partition, end in ends.items())
+
+
+def _consumed(consumer: Consumer) -> list[Message]:
+    """Return the next messages, which may be errors, as many as are decoded together."""
+    messages: list[Message] = consumer.consume(_RECORDS, POLL_SECONDS)
+    size = sum(map(len, messages))
+    while messages and len(messages) < PIECE_ROWS and size < PIECE_BYTES and (more := consumer.consume(_RECORDS, 0)):
+        messages += more
+        size += sum(map(len, more))
+    return messages
+
+
+def _describe(admin: AdminClient, topic: str) -> tuple[str, int]:
+    described = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_SECONDS)
+    found = _result(described[topic])
+    return str(found.topic_id), len(found.partitions)
+
+
+def _result(future: Future[Any]) -> Any:
+    """Return the answer of the admin client.
+
+    Raises:
+        KafkaException: the request failed, or there was no answer in time.
+    """
+    try:
+        return future.result(timeout=ASK_SECONDS + 1)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, KafkaException) and isinstance(error.args[0], KafkaError):
+        return str(error.args[0].str() or error.args[0].name())
+    return str(error)
+
+
+def _unreadable(found: dict[bytes, str]) -> str:
+    if not found:
+        return ""
+    return f"{len(found)} keys have no row, because their last record cannot be read; {found[next(reversed(found))]}"
