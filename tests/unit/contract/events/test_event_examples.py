@@ -107,6 +107,9 @@ CHANGE = {
     "ts_ms": 1559033904961,
 }  # fmt: skip
 
+RETURNED = {"order_id": "o1", "at": "2026-03-01T12:00:00Z", "region": "north", "sku": "a", "turnover": 3.0}
+"""An event that the function in enrich.py returns."""
+
 
 class _Record:
     def __init__(self, headers: list[tuple[str, bytes | None]]) -> None:
@@ -200,6 +203,11 @@ SAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             "id": 1004, "status": "paid", "total": 25.5, "op": "d", "table_name": "orders",
             "committed": 1_559_033_904_863,
         },
+    ),
+    (
+        "python-stage",
+        RETURNED,
+        {"order_id": "o1", "at": 1_772_366_400_000, "region": "north", "sku": "a", "turnover": 3.0},
     ),
 ]  # fmt: skip
 
