@@ -322,7 +322,7 @@ class Run:
         return {**status, "scaling": scaling} if scaling else status
 
     def _release(self, stored: Stored) -> None:
-        release(stored.document, platform=self._platform, actuators=self._actuators)
+        release({**stored.document, "status": stored.status}, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
         self._progress.forget(key_of(stored))
         self._requests.forget(stored.namespace, stored.name)

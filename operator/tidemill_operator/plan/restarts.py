@@ -20,6 +20,7 @@ UNREAD = (
     "source.topic.replicationFactor",
     "source.topic.retention",
     "source.topic.config",
+    "source.connectors",
     "aggregations.retention",
     "deadLetters.retention",
     "anomalyHistory.retention",

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.connectors import ConnectorSpec
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.kinds.metrics import METRICS
@@ -75,6 +76,7 @@ class Parts:
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
     event_time: EventTimeSpec | None
+    connectors: tuple[Part[ConnectorSpec], ...]
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
     aggregations: tuple[AggregationPart, ...]
@@ -98,6 +100,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
         event_time=_read(EventTimeSpec, source.get("eventTime", {})),
+        connectors=_parts(ConnectorSpec, source.get("connectors"), "spec.source.connectors"),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
         aggregations=tuple(

@@ -11,6 +11,7 @@ from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType, Name
 from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.connectors import ConnectorSpec
 from tidemill_contract.resource.kinds.formats import Format, FormatSpec
 from tidemill_contract.resource.paths import Steps, exploded, read_path, show_path
 
@@ -155,6 +156,11 @@ class SourceSpec(Model):
     strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
+    connectors: list[ConnectorSpec] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Source connectors of Kafka Connect, which write the topic's records.",
+    )
 
     @property
     def array(self) -> Steps | None:
