@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tidemill_operator.actuators import credentials
-from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets, Reclaim
+from tidemill_operator.actuators.base import Actuators, Connectors, Exists, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.kafka.claims import Claim, disputes
@@ -349,17 +349,20 @@ class MemoryRuntime(MemoryPart):
 
 @dataclass
 class MemoryWorld:
-    """The four actuators together. They are empty, with one broker."""
+    """The four actuators together. They are empty, with one broker. `connect` is a platform's Kafka Connect, if any."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)
     secrets: MemorySecrets = field(default_factory=MemorySecrets)
     runtime: MemoryRuntime = field(default_factory=MemoryRuntime)
+    connect: Connectors | None = None
 
     @property
     def actuators(self) -> Actuators:
-        """Return the four actuators as an argument of `reconcile`."""
-        return Actuators(kafka=self.kafka, postgres=self.postgres, secrets=self.secrets, runtime=self.runtime)
+        """Return the actuators as an argument of `reconcile`."""
+        return Actuators(
+            kafka=self.kafka, postgres=self.postgres, secrets=self.secrets, runtime=self.runtime, connect=self.connect
+        )
 
     def take_writes(self) -> list[str]:
         """Return the writes since the last call."""

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.connect.client import ConnectClient
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.laptop.connect import LocalConnect
 from tidemill_operator.laptop.figures import LocalFigures, key_of
 from tidemill_operator.laptop.passes import Passes
 from tidemill_operator.laptop.ports import WantedPorts
 from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.laptop.servers import Servers, start_servers
+from tidemill_operator.laptop.servers.connect import secret_reference
 from tidemill_operator.laptop.session import Session
 from tidemill_operator.laptop.sources import Reading
 from tidemill_operator.laptop.store import Store, Stored
@@ -101,14 +105,26 @@ class Run:
             reserved=options.ports.named.values(),
             host=options.host,
         )
+        given = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
+        own = "" if given.connect_url else secret_reference(options.data_dir)
         self._platform = replace(
-            Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"}),
+            given,
+            connect_secrets=own or given.connect_secrets,
             kafka_brokers=servers.kafka,
             postgres=servers.postgres,
             redis_url=servers.redis,
             ports={"processor": 0, **options.ports.first},
         )
-        self._actuators = _actuators(self._platform, servers, self._runtime)
+        self._connect = LocalConnect(
+            options.data_dir,
+            environ=environ,
+            brokers=servers.kafka,
+            secured=bool(self._platform.kafka_config),
+            references_root=self._runtime.references_root,
+            running=servers.take_connect,
+            say=say,
+        )
+        self._actuators = _actuators(self._platform, servers, self._runtime, self._connect)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
@@ -206,6 +222,7 @@ class Run:
         self._figures.close()
         self._scaling.close()
         self._runtime.close()
+        self._connect.close()
         self._servers.stop()
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
 
@@ -302,6 +319,7 @@ class Run:
             "conditions": [*conditions, *figures.get("conditions", [])],
             "figures": {name: value for name, value in figures.items() if name != "conditions"},
             "aggregations": stored.status.get("aggregations", []),
+            "connectors": stored.status.get("connectors", []),
             "replay": stored.status.get("replay", {}),
             "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
             "decisions": self._scaling.history(stored.namespace, stored.name),
@@ -335,7 +353,7 @@ def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document
 
 
-def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> Actuators:
+def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime, local: LocalConnect) -> Actuators:
     return Actuators(
         kafka=KafkaTopics(
             servers.kafka,
@@ -346,6 +364,7 @@ def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime) -> A
         postgres=PostgresSchemas(servers.postgres),
         secrets=FileSecrets(runtime.secrets_root),
         runtime=runtime,
+        connect=KafkaConnect(ConnectClient(platform.connect_url)) if platform.connect_url else local,
     )
 
 

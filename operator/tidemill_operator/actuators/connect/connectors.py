@@ -36,6 +36,7 @@ class KafkaConnect:
         owner: Owner,
         adopt: bool = False,
         renewed: Collection[str] = (),
+        keep: Collection[str] = (),
     ) -> list[Outcome]:
         """Make the connectors match the plan, and delete others that the pipeline owns.
 
@@ -44,6 +45,7 @@ class KafkaConnect:
             owner: the pipeline.
             adopt: whether to take over connectors that have the pipeline's prefix and another owner.
             renewed: names of connectors whose secrets have changed, so that they have to read them again.
+            keep: names of further connectors that are not deleted.
 
         Raises:
             TidemillError: Connect does not answer.
@@ -53,8 +55,8 @@ class KafkaConnect:
             self._guarded(wanted, lambda wanted=wanted: self._settle(wanted, live, adopt, wanted.name in renewed))
             for wanted in connectors
         ]
-        keep = {wanted.name for wanted in connectors}
-        return [*outcomes, *self._delete(live - keep, owner)]
+        listed = {wanted.name for wanted in connectors}
+        return [*outcomes, *self._delete(live - listed - set(keep), owner)]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
         """Return the outcomes of the live connectors, as `ensure` would. Changes nothing.
