@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from tidemill_operator.actuators.base import Actuators, Schemas, Topics
+from tidemill_operator.actuators.base import Actuators, Connectors, Schemas, Topics
+from tidemill_operator.actuators.connect.client import ConnectClient
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import Api
 from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
@@ -26,6 +28,7 @@ class World:
     Attributes:
         platform: addresses and defaults.
         placement: settings of every workload in the cluster.
+        connect: the connectors, or None if the platform has no Kafka Connect.
     """
 
     api: Api
@@ -33,6 +36,7 @@ class World:
     postgres: Schemas
     platform: Platform
     placement: Placement
+    connect: Connectors | None = None
 
     @classmethod
     def of(cls, platform: Platform, settings: ClusterSettings, *, api: Api, elector: Elector) -> Self:
@@ -44,7 +48,15 @@ class World:
             offsets_replicas=platform.offsets_replication,
         )
         postgres = PostgresSchemas(platform.postgres, leadership=elector)
-        return cls(api=api, kafka=kafka, postgres=postgres, platform=platform, placement=settings.placement)
+        connect = KafkaConnect(ConnectClient(platform.connect_url)) if platform.connect_url else None
+        return cls(
+            api=api,
+            kafka=kafka,
+            postgres=postgres,
+            platform=platform,
+            placement=settings.placement,
+            connect=connect,
+        )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
         """Return the actuators of one resource, and its Kubernetes runtime."""
@@ -56,6 +68,7 @@ class World:
                 postgres=timed(self.postgres, "schema"),
                 secrets=timed(KubernetesSecrets(self.api, owner), "secrets"),
                 runtime=timed(runtime, "workloads"),
+                connect=timed(self.connect, "connectors") if self.connect else None,
             ),
             runtime,
         )

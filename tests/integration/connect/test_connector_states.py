@@ -95,7 +95,6 @@ def settled(actuator: KafkaConnect, *wanted: Connector, adopt: bool = False) -> 
 
     def done() -> list[Outcome]:
         found = actuator.ensure(wanted, owner=OWNER, adopt=adopt)
-        assert all(outcome.rank < Rank.FAILED for outcome in found), found
         return found if all(outcome.rank == Rank.DONE and not outcome.changed for outcome in found) else []
 
     return eventually(done, what="connectors as specified", seconds=60)
@@ -223,7 +222,9 @@ def test_connectors_of_others_are_left_alone_unless_adopted(
     assert [outcome.name for outcome in actuator.remove(owner=OWNER)] == [wanted.name]
 
 
-def test_the_worker_reads_secrets_that_connect_does_not_store(servers: Servers, worker: Server, folder: Path) -> None:
+def test_the_worker_reads_secrets_that_connect_does_not_store(
+    servers: Servers, worker: Server, folder: Path, actuator: KafkaConnect
+) -> None:
     """Connect's stored config has the reference, as the topic of configs has; the connector has the value."""
     file = folder / "behind-a-secret.txt"
     file.write_text("from the secret file\n")
