@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tidemill_contract.files import read_text
 from tidemill_operator.actuators.connect.client import ConnectClient
-from tidemill_operator.actuators.connect.connectors import KafkaConnect
+from tidemill_operator.actuators.connect.connectors import KafkaConnect, refused
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers.connect import NAME, connect_worker, secrets_folder
 from tidemill_operator.laptop.servers.connect_jars import find_plugins
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Server
-from tidemill_operator.outcome import Component, Outcome, failed
+from tidemill_operator.outcome import Outcome
 from tidemill_operator.plan.model import Connector, Owner
 from tidemill_operator.processes.child import end_leftover
 from tidemill_operator.processes.files import LockTaken, write_atomic
@@ -80,7 +80,7 @@ class LocalConnect:
             try:
                 changed = [self._copy(owner.namespace, *secret) for secret in connector.secrets]
             except TidemillError as error:
-                without.append(failed(Component.CONNECTORS, connector.name, error))
+                without.append(refused(connector, error))
                 continue
             wanted.append(connector)
             if any(changed):

@@ -121,7 +121,7 @@ STATUS = _object(
                 {
                     "name": _text("Its name in the spec.", 41),
                     "state": _text("RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING.", 32),
-                    "message": _text("Only after a failure: the last cause of each failure.", 1024),
+                    "message": _text("Only after a failure: why it failed.", 1024),
                     "tasks": _by(
                         "id",
                         "Its tasks.",

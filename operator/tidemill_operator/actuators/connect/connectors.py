@@ -13,13 +13,19 @@ from tidemill_contract import names
 from tidemill_operator.actuators.connect.client import Rest
 from tidemill_operator.actuators.connect.restarts import Restarts
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.outcome import Component, Outcome, Rank, done, failed, waiting
+from tidemill_operator.outcome import Component, Outcome, Rank, done, waiting
 from tidemill_operator.plan.connect import states
 from tidemill_operator.plan.connect.connectors import OWNER, owner_text
 from tidemill_operator.plan.connect.states import LiveConnector
 from tidemill_operator.plan.model import Connector, Owner
 
 _log = logging.getLogger(__name__)
+
+
+def refused(wanted: Connector, error: TidemillError) -> Outcome:
+    """Return the outcome of a connector that cannot be reconciled."""
+    facts = {"name": wanted.called, "message": str(error)[:1024]}
+    return Outcome(Rank.FAILED, Component.CONNECTORS, wanted.name, error.reason, str(error), observed=facts)
 
 
 class KafkaConnect:
@@ -83,7 +89,7 @@ class KafkaConnect:
                 raise
             if error.reason == Reason.WAITING:
                 return waiting(Component.CONNECTORS, wanted.name, str(error))
-            return failed(Component.CONNECTORS, wanted.name, error)
+            return refused(wanted, error)
 
     def _settle(self, wanted: Connector, known: Collection[str], adopt: bool, renewed: bool) -> Outcome:
         live = self._rest.get(wanted.name) if wanted.name in known else None
@@ -94,7 +100,7 @@ class KafkaConnect:
             return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} starts", changed=1)
         error = None if adopt else states.foreign(live, wanted)
         if error is not None:
-            return failed(Component.CONNECTORS, wanted.name, error)
+            return refused(wanted, error)
         if done_now := self._change(live, wanted, renewed):
             _log.info("connector %s %s", wanted.name, done_now)
             return waiting(
@@ -131,7 +137,7 @@ class KafkaConnect:
         if live is None:
             return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} does not exist")
         if error := states.foreign(live, wanted):
-            return failed(Component.CONNECTORS, wanted.name, error)
+            return refused(wanted, error)
         return self._told(live, wanted, restart=False)
 
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
