@@ -105,25 +105,11 @@ class Run:
             reserved=options.ports.named.values(),
             host=options.host,
         )
-        given = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
-        own = "" if given.connect_url else secret_reference(options.data_dir)
-        self._platform = replace(
-            given,
-            connect_secrets=own or given.connect_secrets,
-            kafka_brokers=servers.kafka,
-            postgres=servers.postgres,
-            redis_url=servers.redis,
-            ports={"processor": 0, **options.ports.first},
-        )
+        self._platform = _platform(options, servers, environ)
         self._connect = LocalConnect(
-            options.data_dir,
-            environ=environ,
-            brokers=servers.kafka,
-            secured=bool(self._platform.kafka_config),
-            references_root=self._runtime.references_root,
-            running=servers.take_connect,
-            say=say,
-        )
+            options.data_dir, environ=environ, brokers=servers.kafka, secured=bool(self._platform.kafka_config),
+            references_root=self._runtime.references_root, running=servers.take_connect, say=say,
+        )  # fmt: skip
         self._actuators = _actuators(self._platform, servers, self._runtime, self._connect)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
@@ -351,6 +337,18 @@ def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
     metadata = stored.document["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **requests.read(stored.namespace, stored.name)}
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document
+
+
+def _platform(options: Options, servers: Servers, environ: Mapping[str, str]) -> Platform:
+    given = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
+    return replace(
+        given,
+        connect_secrets=given.connect_secrets if given.connect_url else secret_reference(options.data_dir),
+        kafka_brokers=servers.kafka,
+        postgres=servers.postgres,
+        redis_url=servers.redis,
+        ports={"processor": 0, **options.ports.first},
+    )
 
 
 def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime, local: LocalConnect) -> Actuators:

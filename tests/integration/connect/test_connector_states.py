@@ -13,6 +13,7 @@ import httpx
 import pytest
 from confluent_kafka import Consumer
 
+from hanging import frozen
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.connect.client import ConnectClient
 from tidemill_operator.actuators.connect.connectors import KafkaConnect
@@ -251,11 +252,18 @@ def test_an_unknown_class_is_refused_with_a_remedy(worker: Server, actuator: Kaf
 
 
 def test_a_worker_that_is_away_is_said_soon(worker: Server, folder: Path, actuator: KafkaConnect) -> None:
-    """Calls end with an error; when the worker is back, the connector runs again."""
+    """Calls end with an error, also if the worker hangs. When it is back, the connector runs again."""
     file = folder / "away.txt"
     file.write_text("")
     wanted = connector(str(file), "away")
     settled(actuator, wanted)
+    began = time.monotonic()
+    hasty = ConnectClient(f"http://127.0.0.1:{worker.port}", seconds=2)
+    with frozen(worker), pytest.raises(TidemillError) as error:
+        KafkaConnect(hasty).ensure([wanted], owner=OWNER)
+    hasty.close()
+    assert error.value.reason == Reason.UNREACHABLE
+    assert time.monotonic() - began < 10
     worker.kill()
     began = time.monotonic()
     with pytest.raises(TidemillError) as error:

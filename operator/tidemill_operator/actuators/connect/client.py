@@ -91,12 +91,14 @@ _STATUS = TypeAdapter(_Status)
 class ConnectClient:
     """The REST interface at one URL. Several threads may use it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, seconds: float = _READ_SECONDS) -> None:
         """Prepare the client. Nothing is sent.
 
         Args:
             url: the address, without a login.
+            seconds: the time limit of a call, except for those in which Connect checks a config.
         """
+        self._seconds = seconds
         self.url = url.rstrip("/")
         # The environment's proxies are for the internet. OpenSSL reads SSL_CERT_FILE by itself.
         self._http = httpx.Client(base_url=self.url, trust_env=False, verify=ssl.create_default_context())
@@ -150,8 +152,9 @@ class ConnectClient:
         """Delete a connector."""
         self._call("DELETE", _path(name))
 
-    def _call(self, method: str, path: str, body: object = None, *, seconds: float = _READ_SECONDS) -> bytes | None:
+    def _call(self, method: str, path: str, body: object = None, *, seconds: float | None = None) -> bytes | None:
         """Return the answer, or None if the object does not exist (404)."""
+        seconds = seconds or self._seconds
         timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
         ends = time.monotonic() + seconds
         try:
