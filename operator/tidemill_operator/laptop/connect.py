@@ -60,7 +60,9 @@ class LocalConnect:
         self._running = running
         self._say = say
         self._lock = threading.Lock()
+        # The classes that pipelines have named, and those whose plugins the running worker has.
         self._classes: frozenset[str] = frozenset()
+        self._loaded: frozenset[str] = frozenset()
         self._server: Server | None = None
         self._client: ConnectClient | None = None
         self._connect: KafkaConnect | None = None
@@ -134,7 +136,7 @@ class LocalConnect:
             raise TidemillError(Reason.NOT_SUPPORTED, message, "start one, and set TIDEMILL_CONNECT_URL")
         classes = {connector.config["connector.class"] for connector in connectors}
         with self._lock:
-            if self._starting is None and self._connect is not None and classes <= self._classes:
+            if self._starting is None and self._connect is not None and classes <= self._loaded:
                 return self._connect
             if self._starting is None and not self._closed:
                 if time.monotonic() < self._retry_at:
@@ -147,8 +149,10 @@ class LocalConnect:
     def _start(self) -> None:
         """Fetch what is missing, and start the worker, or start it again with further plugins."""
         try:
-            plugins = find_plugins(self._classes, self._environ, self._say)
+            classes = self._classes
+            plugins = find_plugins(classes, self._environ, self._say)
             if self._server is not None:
+                self._connect, self._loaded = None, frozenset()
                 self._running(None)
                 self._server.stop()
             end_leftover(self._data_dir / "run" / f"{NAME}.pid")
@@ -169,7 +173,7 @@ class LocalConnect:
             if self._client is not None:
                 self._client.close()
             self._client = ConnectClient(f"http://127.0.0.1:{server.port}")
-            self._connect = KafkaConnect(self._client)
+            self._connect, self._loaded = KafkaConnect(self._client), classes
             self._running(server)
         except (ServerError, LockTaken, OSError, RuntimeError) as error:
             self._failure = f"Kafka Connect cannot be started: {' '.join(str(error).split())}"
