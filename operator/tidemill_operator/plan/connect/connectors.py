@@ -38,7 +38,7 @@ def desired_connectors(config: PipelineConfig, platform: Platform, owner: Owner)
         platform: says how connectors refer to Secrets.
         owner: the resource, which is noted in each connector's config.
     """
-    return tuple(_connector(spec, config, platform, owner) for spec in config.spec.source.connectors)
+    return tuple(_connector(spec, config, platform, owner) for spec in config.spec.source.connectors or ())
 
 
 def _connector(spec: ConnectorSpec, config: PipelineConfig, platform: Platform, owner: Owner) -> Connector:

@@ -156,8 +156,8 @@ class SourceSpec(Model):
     strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")
     key: Name | None = Field(None, description="Field that ingest uses as the key of the Kafka record.")
     event_time: EventTimeSpec = Field(default_factory=lambda: EventTimeSpec(), description="Event time settings.")
-    connectors: list[ConnectorSpec] = Field(
-        default_factory=list,
+    connectors: list[ConnectorSpec] | None = Field(
+        None,
         max_length=8,
         description="Source connectors of Kafka Connect, which write the topic's records.",
     )
