@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from tidemill_contract import names
 from tidemill_operator.actuators.connect.client import Rest
@@ -58,7 +59,7 @@ class KafkaConnect:
         """
         live = set(self._rest.names())
         outcomes = [
-            self._guarded(wanted, lambda wanted=wanted: self._settle(wanted, live, adopt, wanted.name in renewed))
+            self._guarded(wanted, partial(self._settle, wanted, live, adopt, wanted.name in renewed))
             for wanted in connectors
         ]
         listed = {wanted.name for wanted in connectors}
@@ -70,7 +71,7 @@ class KafkaConnect:
         Raises:
             TidemillError: Connect does not answer.
         """
-        return [self._guarded(wanted, lambda wanted=wanted: self._look(wanted)) for wanted in connectors]
+        return [self._guarded(wanted, partial(self._look, wanted)) for wanted in connectors]
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
         """Delete all connectors that a pipeline owns.
