@@ -33,6 +33,8 @@ class Reason(StrEnum):
     """A server refuses: a missing permission, a quota, a full disk."""
     STUCK = "Stuck"
     """A change will not complete without help: no room for pods, a missing image, a crash at start."""
+    CONNECTOR_FAILED = "ConnectorFailed"
+    """A connector or one of its tasks failed in Kafka Connect. It is restarted with growing delays."""
     NOT_MOVING = "EventsNotMoving"
     """Events wait in the topic, and none of them is counted."""
     STAGE_WAITS = "StageWaits"

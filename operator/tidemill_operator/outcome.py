@@ -24,13 +24,14 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The components of a pipeline. Each has a condition."""
+    """The components of a pipeline. Each has a condition; connectors only have one if the spec names some."""
 
     TOPICS = "topics"
     SCHEMA = "schema"
     PROCESSORS = "processors"
     INGEST = "ingest"
     API = "api"
+    CONNECTORS = "connectors"
 
 
 OF_WORKLOAD: Mapping[str, Component] = {

@@ -19,19 +19,20 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
 from tidemill_operator import elsewhere
 from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.connect.step import ConnectorStep
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, failed, skipped
 from tidemill_operator.plan.build import build_plan, owner_of, resolve
 from tidemill_operator.plan.kafka.claims import only_made, written_by_pipelines
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.kafka.topics import desired_topics
-from tidemill_operator.plan.model import LiveFacts, Plan
+from tidemill_operator.plan.model import LiveFacts, Owner, Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
 from tidemill_operator.reporting import reported
 from tidemill_operator.rotation import ROTATE, Logins
 from tidemill_operator.seen import RUNNING, accepted, blocked, look, running
 from tidemill_operator.settings import Platform
-from tidemill_operator.status import Report, status
+from tidemill_operator.status import Report, concerned, status
 
 log = logging.getLogger(__name__)
 Scaled = Callable[[AnalyticsPipeline], int | None]
@@ -130,11 +131,12 @@ def reconcile(
             live, choice = _choose(document, platform, actuators, scaled)
             if choice.plan is None or choice.pipeline is None:
                 doing = _Pass()
-                doing.block(*Component, by="a spec that can be applied")
+                doing.block(*concerned(previous), by="a spec that can be applied")
                 return told(Report(generation, doing.outcomes, choice.stalled, accepted=False))
             logins = _logins(choice.pipeline, choice.plan, metadata, platform, actuators, now=now, confirm=confirm)
             spread = _asked(metadata, previous)
-            outcomes = _ensure(choice.plan, live, actuators, logins, confirm=confirm, spread=spread)
+            connectors = ConnectorStep(actuators, choice.plan, logins.owner, logins.adopt, concerned(previous))
+            outcomes = _ensure(choice.plan, live, actuators, logins, connectors, confirm=confirm, spread=spread)
             confirm()  # because an operator that has lost the lock must not report
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             return told(
@@ -147,7 +149,8 @@ def reconcile(
                 )
             )
     except _UnseenError as unseen:
-        return told(Report(generation, _beside(unseen, document, platform, actuators), judged=False))
+        outcomes = _beside(unseen, document, platform, actuators, concerned(previous))
+        return told(Report(generation, outcomes, judged=False))
 
 
 def _logins(
@@ -182,7 +185,11 @@ def _paused(document: Mapping[str, Any], generation: int, platform: Platform, ac
 
 
 def _beside(
-    unseen: _UnseenError, document: Mapping[str, Any], platform: Platform, actuators: Actuators
+    unseen: _UnseenError,
+    document: Mapping[str, Any],
+    platform: Platform,
+    actuators: Actuators,
+    components: Sequence[Component],
 ) -> list[Outcome]:
     """Return the outcomes while a server does not answer. Workloads can still be checked then."""
     by = unseen.component.value
@@ -191,7 +198,7 @@ def _beside(
     if pipeline is not None and unseen.component not in RUNNING:
         outcomes += running(build_plan(pipeline, platform, 1), actuators, lambda component: blocked(component, by))
     there = {outcome.component for outcome in outcomes}
-    return [*outcomes, *(blocked(component, by) for component in Component if component not in there)]
+    return [*outcomes, *(blocked(component, by) for component in components if component not in there)]
 
 
 def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
@@ -215,9 +222,10 @@ def _release(
     pipeline, _ = check({**document, "status": None}, platform.limits)
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
+    outcomes = _disconnect(document, (pipeline, ran), platform, actuators)
     # If the pipeline does not own the schema, it has created no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
-        return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
+        return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
@@ -225,7 +233,7 @@ def _release(
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
     topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()
-    outcomes = actuators.kafka.release(topics, policy)
+    outcomes += actuators.kafka.release(topics, policy)
     confirm()
     outcomes += actuators.postgres.release(plan.schema, owner=owner_of(ran, platform), reclaim=policy)
     busy = [outcome for outcome in outcomes if outcome.rank == Rank.WAITING]
@@ -234,6 +242,21 @@ def _release(
     if policy == "Delete":
         actuators.secrets.remove(namespace, name)
     return outcomes
+
+
+def _disconnect(
+    document: Mapping[str, Any],
+    specs: Sequence[AnalyticsPipeline | None],
+    platform: Platform,
+    actuators: Actuators,
+) -> list[Outcome]:
+    """Delete the connectors of a pipeline that has some, or had some when Connect was away."""
+    has = any(pipeline is not None and pipeline.spec.source.connectors for pipeline in specs)
+    if actuators.connect is None or not (has or Component.CONNECTORS in concerned(document.get("status"))):
+        return []
+    metadata = document["metadata"]
+    place = metadata.get("namespace", "default"), metadata["name"], metadata.get("uid") or ""
+    return actuators.connect.remove(owner=Owner(*place, platform.cluster_id))
 
 
 @contextmanager
@@ -314,24 +337,27 @@ def _ensure(
     live: LiveFacts,
     actuators: Actuators,
     logins: Logins,
+    connectors: ConnectorStep,
     *,
     confirm: Callable[[], None],
     spread: Spread | None,
 ) -> list[Outcome]:
     doing = _Pass()
     if not doing.step(Component.SCHEMA, act=logins.ensure):
-        doing.block(Component.TOPICS, *RUNNING, by="the schema")
+        doing.block(Component.TOPICS, *RUNNING, *connectors.components, by="the schema")
         return doing.outcomes
     confirm()
     there = doing.step(Component.TOPICS, act=lambda: elsewhere.ensure(plan, actuators, spread=spread))
     if not there and not all(topic.name in live.topics for topic in plan.topics):
-        doing.block(*RUNNING, by="the topics")
+        doing.block(*RUNNING, *connectors.components, by="the topics")
         return doing.outcomes
     confirm()
     doing.step(*RUNNING, act=lambda: actuators.runtime.ensure(plan.workloads))
     confirm()
     ran = [outcome for outcome in doing.outcomes if outcome.component in RUNNING]
     doing.step(Component.SCHEMA, act=lambda: logins.retire(ran))
+    confirm()
+    doing.step(*connectors.components, act=connectors.ensure)
     _expire(plan, actuators)
     return doing.outcomes
 

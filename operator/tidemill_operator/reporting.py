@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
@@ -55,6 +55,7 @@ def reported(
             if row.reader == LIVE
         ],
         replay=_replayed(pipeline, plan, live.schema),
+        connectors=_connectors(plan, outcomes),
         lost=_lost(plan, live, owner),
         full=used_up(pipeline.spec, live.schema, owner),
         failing=failing(live.schema, owner),
@@ -64,6 +65,14 @@ def reported(
 def _place(kafka: KafkaSpec) -> dict[str, Any]:
     """Return the member of a topic's status that says on which other cluster it is."""
     return {"kafka": kafka.model_dump(mode="json", by_alias=True, exclude_none=True)}
+
+
+def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]] | None:
+    """Return the items of the connectors that Connect has reported, or None if Connect does not answer."""
+    own = [outcome for outcome in outcomes if outcome.component == Component.CONNECTORS]
+    if plan.connectors and not any(outcome.observed for outcome in own):
+        return None
+    return [outcome.observed for outcome in own if outcome.observed]
 
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:

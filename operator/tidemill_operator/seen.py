@@ -13,6 +13,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
 from tidemill_operator import elsewhere
 from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.connect.step import connected
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.build import build_plan, owner_of
@@ -88,6 +89,8 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         errors += [damaged(plan.schema)] if plan.schema.lost else []
         outcomes += [failed(Component.SCHEMA, name, error) for error in errors] or [done(Component.SCHEMA, name)]
     outcomes += running(plan, actuators, lambda component: waiting(component, component.value, "it does not run"))
+    with _told(outcomes, Component.CONNECTORS):
+        outcomes += connected(actuators).observe(plan.connectors) if plan.connectors else []
     return Seen(pipeline, plan, live, outcomes)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from tidemill_contract import trust
 from tidemill_contract.files import read_text
@@ -17,6 +18,8 @@ from tidemill_operator.addresses import PostgresAddress
 
 Runtime = Literal["local", "kubernetes"]
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,249}")
+STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
+"""The reference for Strimzi's KubernetesSecretConfigProvider, if the workers' config calls it `secrets`."""
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 
@@ -44,6 +47,8 @@ class Platform:
             limit.
         recreate_topics: whether a deleted source topic is created again without its events.
         offsets_replication: replication factor of Kafka's own `__consumer_offsets`. With 0, it is not changed.
+        connect_url: URL of Kafka Connect's REST interface, or empty if there is none.
+        connect_secrets: how configs of connectors refer to the key of a Secret, with `{namespace}`, `{name}`, `{key}`.
     """
 
     runtime: Runtime = "local"
@@ -64,6 +69,8 @@ class Platform:
     replication_throttle: int = 50_000_000
     offsets_replication: int = 0
     recreate_topics: bool = False
+    connect_url: str = ""
+    connect_secrets: str = STRIMZI_SECRETS
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Platform:
@@ -73,7 +80,8 @@ class Platform:
         TIDEMILL_POSTGRES_URL, TIDEMILL_POSTGRES_CA, TIDEMILL_REDIS_URL, TIDEMILL_REDIS_CA, TIDEMILL_DEFAULT_PARTITIONS,
         TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
         TIDEMILL_TOPIC_PREFIXES and TIDEMILL_READABLE_TOPICS (comma-separated), TIDEMILL_RESILIENCE_FILE,
-        TIDEMILL_REPLICATION_THROTTLE, TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS.
+        TIDEMILL_REPLICATION_THROTTLE, TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS,
+        TIDEMILL_CONNECT_URL, TIDEMILL_CONNECT_SECRETS.
 
         Raises:
             ValueError: a value is invalid. The message names the variable.
@@ -102,12 +110,40 @@ class Platform:
             replication_throttle=number(environ, "TIDEMILL_REPLICATION_THROTTLE", 50_000_000, least=0, most=10**12),
             recreate_topics=flag(environ, "TIDEMILL_RECREATE_TOPICS", False),
             offsets_replication=number(environ, "TIDEMILL_OFFSETS_REPLICATION_FACTOR", 0, least=0, most=15),
+            connect_url=_connect_url(environ),
+            connect_secrets=_connect_secrets(environ),
         )
 
     @property
     def limits(self) -> Limits:
         """The names of source topics that are allowed."""
         return Limits(self.topic_prefixes, self.readable_topics)
+
+
+def _connect_url(environ: Mapping[str, str]) -> str:
+    url = environ.get("TIDEMILL_CONNECT_URL", "").rstrip("/")
+    if not url:
+        return ""
+    try:
+        parts = urlsplit(url)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:
+        wrong = True
+    if wrong or parts.username is not None or parts.password is not None:
+        # The value is not shown, because it may have a password.
+        raise ValueError("TIDEMILL_CONNECT_URL: write http://host:port or https://host:port, without a login")
+    return url
+
+
+def _connect_secrets(environ: Mapping[str, str]) -> str:
+    template = environ.get("TIDEMILL_CONNECT_SECRETS") or STRIMZI_SECRETS
+    if not all(placeholder in template for placeholder in ("{namespace}", "{name}", "{key}")):
+        # Without the namespace, pipelines could read Secrets of other namespaces.
+        raise ValueError(
+            f"TIDEMILL_CONNECT_SECRETS: {template!r} lacks {{namespace}}, {{name}} or {{key}}; write a reference"
+            f" such as {STRIMZI_SECRETS}"
+        )
+    return template
 
 
 def number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:

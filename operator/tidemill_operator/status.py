@@ -16,6 +16,7 @@ CONDITIONS: Mapping[Component, str] = {
     Component.PROCESSORS: "ProcessorsReady",
     Component.INGEST: "IngestReady",
     Component.API: "APIReady",
+    Component.CONNECTORS: "ConnectorsReady",
 }
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
 # Reasons of a component in its desired state.
@@ -56,6 +57,7 @@ class Report:
         credentials: the state of the last rotation of the logins, or empty if there was none.
         topics, aggregations: items of the lists in the status.
         replay: the progress of a replay; empty if none runs, or None if this was not checked.
+        connectors: items of the list in the status, or None if this was not checked.
     """
 
     generation: int
@@ -77,6 +79,7 @@ class Report:
     aggregations: Sequence[Mapping[str, Any]] = ()
     credentials: Mapping[str, Any] = field(default_factory=dict)
     replay: Mapping[str, Any] | None = None
+    connectors: Sequence[Mapping[str, Any]] | None = None
 
 
 def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         kept = [condition for name, condition in before.items() if name != PAUSED]
         return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
     generation = int((previous or {}).get("observedGeneration", 0)) if report.paused else report.generation
-    parts = [_component(component, report, before) for component in CONDITIONS]
+    parts = [_component(component, report, before) for component in CONDITIONS if _concerns(component, report)]
     told = [
         *_told_while("EventsLost", report.lost, before),
         *_told_while("QuotaUsedUp", report.full, before),
@@ -123,6 +126,9 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         "aggregations": [dict(item) for item in report.aggregations][:_MAX_ITEMS]
         or (previous or {}).get("aggregations", []),
         "replay": (previous or {}).get("replay", {}) if report.replay is None else dict(report.replay),
+        "connectors": (previous or {}).get("connectors", [])
+        if report.connectors is None
+        else [dict(item) for item in report.connectors][:_MAX_ITEMS],
     }
     return {key: value for key, value in result.items() if value not in ({}, [], "")}
 
@@ -166,6 +172,17 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
     return {**previous, "conditions": [told if c["type"] == "Ready" else c for c in previous["conditions"]]}
 
 
+def concerned(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
+    """Return the components that have a condition, according to the status before."""
+    kinds = {condition["type"] for condition in (previous or {}).get("conditions", ())}
+    return tuple(part for part in Component if part != Component.CONNECTORS or CONDITIONS[part] in kinds)
+
+
+def _concerns(component: Component, report: Report) -> bool:
+    """Return whether the pipeline has the component. All have one, except that few have connectors."""
+    return component != Component.CONNECTORS or any(outcome.component == component for outcome in report.outcomes)
+
+
 def _component(component: Component, report: Report, before: Mapping[str, Condition]) -> Condition:
     kind, whole = CONDITIONS[component], combine(report.outcomes, component)
     known = before.get(kind)
@@ -173,10 +190,12 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
     waits = report.standing if component == Component.PROCESSORS else None
     if waits is not None and waits.reason == Reason.STAGE_WAITS:
         return _condition(kind, "False", waits.reason, str(waits))
+    # Connect is not observed continuously.
+    watched = report.watched and not report.standing and component != Component.CONNECTORS
     match whole.rank:
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
-        case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and report.watched and not report.standing:
+        case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
             # One unanswered request is not enough to make a component false, because continuous observation decides.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_operator.actuators import credentials
-from tidemill_operator.actuators.base import Actuators, Exists, PipelineSecrets, Reclaim
+from tidemill_operator.actuators.base import Actuators, Connectors, Exists, PipelineSecrets, Reclaim
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.kafka.claims import Claim, disputes
@@ -370,13 +370,14 @@ class MemoryRuntime(MemoryPart):
 
 @dataclass
 class MemoryWorld:
-    """All actuators together. They are empty, with one broker."""
+    """All actuators together. They are empty, with one broker. `connect` is a platform's Kafka Connect, if any."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)
     secrets: MemorySecrets = field(default_factory=MemorySecrets)
     runtime: MemoryRuntime = field(default_factory=MemoryRuntime)
     clusters: MemoryClusters = field(default_factory=MemoryClusters)
+    connect: Connectors | None = None
 
     @property
     def actuators(self) -> Actuators:
@@ -387,6 +388,7 @@ class MemoryWorld:
             secrets=self.secrets,
             runtime=self.runtime,
             clusters=self.clusters,
+            connect=self.connect,
         )
 
     def take_writes(self) -> list[str]:

@@ -326,6 +326,20 @@ def test_authorities_are_mounted_where_the_variables_say(render: Any) -> None:
     assert not {"TIDEMILL_POSTGRES_CA", "TIDEMILL_REDIS_CA"} & told
 
 
+def test_the_operator_reaches_kafka_connect(render: Any) -> None:
+    """Its variables are there only with a URL, whose port is open to the operator."""
+    found = render("tidemill", "connect.url=http://connect:8083", files=[CI])
+    told = {entry["name"]: entry.get("value") for entry in _operator(found)["env"]}
+    assert told["TIDEMILL_CONNECT_URL"] == "http://connect:8083"
+    assert told["TIDEMILL_CONNECT_SECRETS"] == "${secrets:{namespace}/{name}:{key}}"
+    ports = [
+        port["port"] for m in _of(found, "NetworkPolicy") for rule in m["spec"]["egress"] for port in rule["ports"]
+    ]
+    assert 8083 in ports
+    without = render("tidemill", files=[CI])
+    assert not any(entry["name"].startswith("TIDEMILL_CONNECT") for entry in _operator(without)["env"])
+
+
 @pytest.mark.parametrize("chart", ["tidemill", "dev-stack"])
 def test_every_value_is_described(chart: str) -> None:
     """The README is generated from these descriptions."""

@@ -68,6 +68,14 @@
 - name: TIDEMILL_REDIS_CA
   value: /etc/tidemill/redis/ca.crt
 {{- end }}
+{{- with .Values.connect }}
+{{- if .url }}
+- name: TIDEMILL_CONNECT_URL
+  value: {{ .url | quote }}
+- name: TIDEMILL_CONNECT_SECRETS
+  value: {{ .secretReference | quote }}
+{{- end }}
+{{- end }}
 - name: TIDEMILL_RESILIENCE_FILE
   value: /etc/tidemill/resilience/resilience.yaml
 - name: TIDEMILL_DEFAULT_PARTITIONS

@@ -103,6 +103,17 @@ capabilities:
 {{- $ports | uniq | toYaml -}}
 {{- end -}}
 
+{{- /* The port of Kafka Connect's REST interface, as a YAML list. */ -}}
+{{- define "tidemill.connectPorts" -}}
+{{- $ports := list -}}
+{{- with .Values.connect.url -}}
+{{- $url := urlParse . -}}
+{{- $given := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $ports = append $ports (ternary (int $given) (ternary 443 80 (eq $url.scheme "https")) (ne $given "")) -}}
+{{- end -}}
+{{- $ports | toYaml -}}
+{{- end -}}
+
 {{- /* The files of the operator, and of Jobs that do its work. */ -}}
 {{- define "tidemill.mounts" -}}
 - name: resilience
@@ -158,7 +169,7 @@ capabilities:
     - port: 53
       protocol: TCP
 - ports:
-    {{- range concat .Values.networkPolicy.apiServerPorts .Values.networkPolicy.egressPorts (include "tidemill.brokerPorts" . | fromYamlArray) | uniq }}
+    {{- range concat .Values.networkPolicy.apiServerPorts .Values.networkPolicy.egressPorts (include "tidemill.brokerPorts" . | fromYamlArray) (include "tidemill.connectPorts" . | fromYamlArray) | uniq }}
     - port: {{ . }}
       protocol: TCP
     {{- end }}

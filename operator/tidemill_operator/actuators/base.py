@@ -18,7 +18,7 @@ from tidemill_contract.runtime import PostgresCredentials
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.plan.kafka.replication import Spread
-from tidemill_operator.plan.model import LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.model import Connector, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
 
 Reclaim = Literal["Retain", "Delete"]
 Exists = Callable[[str, str], bool]
@@ -173,12 +173,33 @@ class Runtime(Protocol):
         ...
 
 
+class Connectors(Protocol):
+    """Connectors of Kafka Connect. A connector that the pipeline does not own is never changed."""
+
+    def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
+        """Make a pipeline's connectors match the plan, and delete its connectors that are not listed.
+
+        Returns one outcome for each listed connector, and for each deleted one. `adopt` takes over connectors that
+        have another owner.
+        """
+        ...
+
+    def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
+        """Return the outcomes of the live connectors, as `ensure` would. Changes nothing."""
+        ...
+
+    def remove(self, *, owner: Owner) -> list[Outcome]:
+        """Delete all connectors of a pipeline."""
+        ...
+
+
 @dataclass(frozen=True)
 class Actuators:
-    """The actuators of one pass."""
+    """The actuators of one pass. `connect` is None if the platform has no Kafka Connect."""
 
     kafka: Topics
     postgres: Schemas
     secrets: Secrets
     runtime: Runtime
     clusters: OtherClusters = field(default_factory=NoClusters)
+    connect: Connectors | None = None

@@ -109,6 +109,11 @@ def _text(state: Mapping[str, Any]) -> str:
             lines.append("  " + ", ".join(f"{key} {figures[key]}" for key in _FIGURES if key in figures))
         if pipeline.get("replay", {}).get("phase") == REPLAYING:
             lines.append(f"  replay: {how_far(pipeline['replay'])}")
+        for connector in pipeline.get("connectors", []):
+            tasks = ", ".join(f"task {task['id']} {task['state']}" for task in connector.get("tasks", []))
+            lines.append(
+                f"  connector {connector['name']}: {connector.get('state', 'unknown')}{f' ({tasks})' if tasks else ''}"
+            )
         for condition in pipeline["conditions"]:
             text = " ".join(str(condition.get(part) or "") for part in ("reason", "message")).strip()
             lines.append(f"  {condition['type']}={condition['status']} {text}".rstrip())

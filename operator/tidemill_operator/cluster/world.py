@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
-from tidemill_operator.actuators.base import Actuators, NoClusters, OtherClusters, Schemas, Topics
+from tidemill_operator.actuators.base import Actuators, Connectors, NoClusters, OtherClusters, Schemas, Topics
+from tidemill_operator.actuators.connect.client import ConnectClient
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import Api
 from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
@@ -27,6 +29,7 @@ class World:
         platform: addresses and defaults.
         placement: settings of every workload in the cluster.
         clusters: the Kafka clusters of sources elsewhere.
+        connect: the connectors, or None if the platform has no Kafka Connect.
     """
 
     api: Api
@@ -35,6 +38,7 @@ class World:
     platform: Platform
     placement: Placement
     clusters: OtherClusters = field(default_factory=NoClusters)
+    connect: Connectors | None = None
 
     @classmethod
     def of(
@@ -54,6 +58,7 @@ class World:
             offsets_replicas=platform.offsets_replication,
         )
         postgres = PostgresSchemas(platform.postgres, leadership=elector)
+        connect = KafkaConnect(ConnectClient(platform.connect_url)) if platform.connect_url else None
         return cls(
             api=api,
             kafka=kafka,
@@ -61,6 +66,7 @@ class World:
             platform=platform,
             placement=settings.placement,
             clusters=clusters or NoClusters(),
+            connect=connect,
         )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
@@ -74,6 +80,7 @@ class World:
                 secrets=timed(KubernetesSecrets(self.api, owner), "secrets"),
                 runtime=timed(runtime, "workloads"),
                 clusters=timed(self.clusters, "topics"),
+                connect=timed(self.connect, "connectors") if self.connect else None,
             ),
             runtime,
         )

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
+from tidemill_operator.actuators.connect.client import ConnectClient
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kafka.session import KafkaSession
@@ -20,12 +22,14 @@ from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.laptop.connect import LocalConnect
 from tidemill_operator.laptop.figures import LocalFigures, key_of
 from tidemill_operator.laptop.passes import Passes
 from tidemill_operator.laptop.ports import WantedPorts
 from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.laptop.servers import Servers, start_servers
+from tidemill_operator.laptop.servers.connect import secret_reference
 from tidemill_operator.laptop.session import Session
 from tidemill_operator.laptop.sources import Reading
 from tidemill_operator.laptop.store import Store, Stored
@@ -103,16 +107,14 @@ class Run:
             reserved=options.ports.named.values(),
             host=options.host,
         )
-        self._platform = replace(
-            Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"}),
-            kafka_brokers=servers.kafka,
-            postgres=servers.postgres,
-            redis_url=servers.redis,
-            ports={"processor": 0, **options.ports.first},
-        )
+        self._platform = _platform(options, servers, environ)
         own = KafkaSession(servers.kafka, self._platform.kafka_config, ANSWER_SECONDS)
         clusters = Clusters(keys_in_files(self._runtime.references.root), own)
-        self._actuators = _actuators(self._platform, servers, self._runtime, clusters)
+        self._connect = LocalConnect(
+            options.data_dir, environ=environ, brokers=servers.kafka, secured=bool(self._platform.kafka_config),
+            references_root=self._runtime.references.root, running=servers.take_connect, say=say,
+        )  # fmt: skip
+        self._actuators = _actuators(self._platform, servers, self._runtime, clusters, self._connect)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
@@ -212,6 +214,7 @@ class Run:
         self._figures.close()
         self._scaling.close()
         self._runtime.close()
+        self._connect.close()
         self._servers.stop()
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
 
@@ -308,6 +311,7 @@ class Run:
             "conditions": [*conditions, *figures.get("conditions", [])],
             "figures": {name: value for name, value in figures.items() if name != "conditions"},
             "aggregations": stored.status.get("aggregations", []),
+            "connectors": stored.status.get("connectors", []),
             "replay": stored.status.get("replay", {}),
             "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
             "decisions": self._scaling.history(stored.namespace, stored.name),
@@ -328,7 +332,7 @@ class Run:
         return {**status, "scaling": scaling} if scaling else status
 
     def _release(self, stored: Stored) -> None:
-        release(stored.document, platform=self._platform, actuators=self._actuators)
+        release({**stored.document, "status": stored.status}, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
         self._progress.forget(key_of(stored))
         self._requests.forget(stored.namespace, stored.name)
@@ -345,7 +349,21 @@ def _figures_reader(platform: Platform, clusters: Clusters) -> FiguresReader:
     return FiguresReader(platform.kafka_brokers, platform.postgres, config=platform.kafka_config, clusters=clusters)
 
 
-def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime, clusters: Clusters) -> Actuators:
+def _platform(options: Options, servers: Servers, environ: Mapping[str, str]) -> Platform:
+    given = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
+    return replace(
+        given,
+        connect_secrets=given.connect_secrets if given.connect_url else secret_reference(options.data_dir),
+        kafka_brokers=servers.kafka,
+        postgres=servers.postgres,
+        redis_url=servers.redis,
+        ports={"processor": 0, **options.ports.first},
+    )
+
+
+def _actuators(
+    platform: Platform, servers: Servers, runtime: LocalRuntime, clusters: Clusters, local: LocalConnect
+) -> Actuators:
     return Actuators(
         kafka=KafkaTopics(
             servers.kafka,
@@ -357,6 +375,7 @@ def _actuators(platform: Platform, servers: Servers, runtime: LocalRuntime, clus
         secrets=FileSecrets(runtime.secrets_root),
         runtime=runtime,
         clusters=clusters,
+        connect=KafkaConnect(ConnectClient(platform.connect_url)) if platform.connect_url else local,
     )
 
 

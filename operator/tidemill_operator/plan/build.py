@@ -12,6 +12,7 @@ from tidemill_contract import names
 from tidemill_contract.resource.source import TopicSpec
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_operator.plan.connect.connectors import desired_connectors
 from tidemill_operator.plan.kafka.claims import made
 from tidemill_operator.plan.kafka.topics import bereave, desired_topics
 from tidemill_operator.plan.model import LiveFacts, Owner, Plan, Schema, Topic
@@ -79,6 +80,7 @@ def build_plan(
         workloads=desired_workloads(config, platform, facts.replicas, replay),
         reclaim=pipeline.spec.reclaim_policy,
         replay=replay,
+        connectors=desired_connectors(config, platform, owner_of(pipeline, platform)),
     )
 
 

@@ -28,7 +28,7 @@ class Change:
     """The change of one object.
 
     Attributes:
-        kind: topic, schema, table, aggregation, config or workload.
+        kind: topic, schema, table, aggregation, config, workload or connector.
         name: the name of the object.
         differences: the differences from the existing object. For a new object they are all its members.
     """
@@ -56,6 +56,7 @@ def changes(
         *_aggregations(plan, live.schema, recounted=before is not None and _recounted(before, plan)),
         *_config(plan, before),
         *_workloads(plan, before),
+        *_connectors(plan, before),
     )
 
 
@@ -198,6 +199,21 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("change", "workload", name, found)
     for name in known.keys() - wanted.keys():
         yield Change("remove", "workload", name)
+
+
+def _connectors(plan: Plan, before: Plan | None) -> Iterator[Change]:
+    known = {connector.name: connector for connector in before.connectors} if before else {}
+    for connector in plan.connectors:
+        facts = {"paused": connector.paused, **{f"config.{key}": text for key, text in connector.config.items()}}
+        former = known.pop(connector.name, None)
+        if former is None:
+            yield Change("create", "connector", connector.name, _new(facts))
+            continue
+        old = {"paused": former.paused, **{f"config.{key}": text for key, text in former.config.items()}}
+        if found := tuple(_compare(old, facts)):
+            yield Change("change", "connector", connector.name, found)
+    for name in known:
+        yield Change("remove", "connector", name)
 
 
 def _facts(workload: Workload) -> dict[str, Any]:

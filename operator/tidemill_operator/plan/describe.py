@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tidemill_operator.plan.changes import Change
-from tidemill_operator.plan.model import Plan, Schema, Topic, Workload
+from tidemill_operator.plan.model import Connector, Plan, Schema, Topic, Workload
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "schema": schema(plan.schema),
         "workloads": [workload(item) for item in plan.workloads],
         "config": json.loads(plan.config),
+        **({"connectors": [connector(item) for item in plan.connectors]} if plan.connectors else {}),
     }
 
 
@@ -85,6 +86,11 @@ def workload(item: Workload) -> dict[str, Any]:
         "liveness": {"path": item.liveness.path, "periodSeconds": item.liveness.period_seconds},
         "resources": {kind: dict(amounts) for kind, amounts in item.resources.items()},
     }
+
+
+def connector(item: Connector) -> dict[str, Any]:
+    """Describe a connector. Secrets in its config are references."""
+    return {"name": item.name, "paused": item.paused, "config": dict(item.config)}
 
 
 def change(item: Change) -> dict[str, Any]:

@@ -189,6 +189,25 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Connector:
+    """A desired connector of Kafka Connect.
+
+    Attributes:
+        name: the name by which Connect knows it.
+        called: its name in the spec.
+        config: all its configs, as Connect stores them. Secrets are references.
+        paused: whether it is paused.
+        secrets: the Secrets that the configs refer to, as pairs of a name and a key.
+    """
+
+    name: str
+    called: str
+    config: Mapping[str, str]
+    paused: bool = False
+    secrets: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Replay:
     """A replay, which fills versions from the topic beside live traffic.
 
@@ -213,6 +232,7 @@ class Plan:
 
     Attributes:
         replay: the current replay, or None if there is none.
+        connectors: the connectors that write to the source topic.
     """
 
     namespace: str
@@ -223,6 +243,7 @@ class Plan:
     workloads: tuple[Workload, ...]
     reclaim: Literal["Retain", "Delete"]
     replay: Replay | None = None
+    connectors: tuple[Connector, ...] = ()
 
 
 @dataclass(frozen=True)

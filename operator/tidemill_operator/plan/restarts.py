@@ -22,6 +22,7 @@ UNREAD = (
     "source.topic.config",
     "source.webhooks",
     "source.mqtt",
+    "source.connectors",
     "aggregations.retention",
     "deadLetters.retention",
     "anomalyHistory.retention",

@@ -82,6 +82,16 @@ _PLATFORM = {
         "offsets_replication",
         "Replication factor of `__consumer_offsets`; 0: the operator does not change it.",
     ),
+    "CONNECT_URL": (
+        "connect_url",
+        "REST address of Kafka Connect, for pipelines with connectors, without a login. Unset: `tidemill up` starts a"
+        " worker; a cluster has none.",
+    ),
+    "CONNECT_SECRETS": (
+        "connect_secrets",
+        "How configs of connectors refer to a key of a Secret; it contains `{namespace}`, `{name}` and `{key}`.",
+    ),
+    "CONNECT_PLUGINS": ("", "Comma-separated folders with further plugins for the worker that `tidemill up` starts."),
     "RECREATE_TOPICS": ("recreate_topics", "Create source topics again that were deleted with unread events."),
 }
 

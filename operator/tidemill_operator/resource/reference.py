@@ -148,6 +148,9 @@ def _rows(schema: dict[str, Any], path: str = "", required: bool = False) -> Ite
         items = schema["items"]
         for name, member in items["properties"].items():
             yield from _rows(member, f"{path}[].{name}", name in items.get("required", ()))
+    values = schema.get("additionalProperties", {})
+    for name, member in values.get("properties", {}).items():
+        yield from _rows(member, f"{path}.*.{name}", name in values.get("required", ()))
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -158,7 +161,7 @@ def _type(schema: dict[str, Any]) -> str:
         case "array":
             return f"list of {schema['items']['type']}s, at most {schema['maxItems']}"
         case "object" if "additionalProperties" in schema:
-            return f"map of strings, at most {schema['maxProperties']}"
+            return f"map of {schema['additionalProperties']['type']}s, at most {schema['maxProperties']}"
         case "object":
             return "mapping"
         case "string" if "ms|s|m|h|d" in schema.get("pattern", ""):

@@ -38,7 +38,7 @@ CONDITION = _object(
     {
         "type": _text(
             "Ready (it serves), Progressing (a change is under way), TopicsReady, SchemaReady, ProcessorsReady, "
-            "IngestReady, APIReady; only while true: "
+            "IngestReady, APIReady; ConnectorsReady, if the spec has connectors; only while true: "
             "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, WindowsFailing, "
             "FiguresUnavailable.",
             64,
@@ -56,7 +56,7 @@ STATUS = _object(
     "Observed state; only written by the operator.",
     {
         "observedGeneration": _whole("The generation of the spec that was last reconciled."),
-        "conditions": _by("type", "Aspects of the state.", 16, CONDITION),
+        "conditions": _by("type", "Aspects of the state.", 24, CONDITION),
         "endpoints": _object(
             "Base addresses.",
             {"ingest": _text("URL for sending events.", 512), "api": _text("URL for queries.", 512)},
@@ -115,6 +115,33 @@ STATUS = _object(
                     "name": _text("The aggregation's name.", 41),
                     "version": _whole("The version whose table answers."),
                     "closedUntil": _time("Windows that end by this time are final."),
+                },
+                ("name",),
+            ),
+        ),
+        "connectors": _by(
+            "name",
+            "Connectors, as Kafka Connect reports them.",
+            16,
+            _object(
+                "A connector.",
+                {
+                    "name": _text("Its name in the spec.", 41),
+                    "state": _text("RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING.", 32),
+                    "message": _text("Only after a failure: why it failed.", 1024),
+                    "tasks": _by(
+                        "id",
+                        "Its tasks.",
+                        64,
+                        _object(
+                            "A task.",
+                            {
+                                "id": _whole("The task's number."),
+                                "state": _text("As for the connector.", 32),
+                            },
+                            ("id",),
+                        ),
+                    ),
                 },
                 ("name",),
             ),

@@ -36,6 +36,13 @@ READ: list[tuple[str, str, str, Any]] = [
     ("TIDEMILL_REPLICATION_THROTTLE", "0", "replication_throttle", 0),
     ("TIDEMILL_OFFSETS_REPLICATION_FACTOR", "3", "offsets_replication", 3),
     ("TIDEMILL_RECREATE_TOPICS", "true", "recreate_topics", True),
+    ("TIDEMILL_CONNECT_URL", "https://connect:8083/", "connect_url", "https://connect:8083"),
+    (
+        "TIDEMILL_CONNECT_SECRETS",
+        "${d:/s/{namespace}/{name}:{key}}",
+        "connect_secrets",
+        "${d:/s/{namespace}/{name}:{key}}",
+    ),
 ]
 
 
@@ -47,18 +54,21 @@ def test_variables(name: str, value: str, member: str, expected: Any) -> None:
 
 def test_settings_of_kafkas_client_are_in_a_file_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "client.json"
-    file.write_text('{"sasl.password": "secret"}')
+    file.write_text('{"sasl.password": "hidden"}')
     platform = Platform.from_env({"TIDEMILL_KAFKA_CONFIG": str(file)})
-    assert platform.kafka_config == {"sasl.password": "secret"}
-    assert "secret" not in repr(platform)
-    file.write_text('["secret"]')
+    assert platform.kafka_config == {"sasl.password": "hidden"}
+    assert "hidden" not in repr(platform)
+    file.write_text('["hidden"]')
     with pytest.raises(ValueError, match=r"TIDEMILL_KAFKA_CONFIG: .*\.json does not hold a JSON object") as refused:
         Platform.from_env({"TIDEMILL_KAFKA_CONFIG": str(file)})
-    assert "secret" not in str(refused.value)
+    assert "hidden" not in str(refused.value)
 
 
 WRONG: list[tuple[str, str, str]] = [
     ("TIDEMILL_READABLE_TOPICS", "crm.*,a/b", "'a/b' is no name of topics; write names, with * for any characters"),
+    ("TIDEMILL_CONNECT_URL", "connect:8083", "write http://host:port or https://host:port"),
+    ("TIDEMILL_CONNECT_URL", "http://me:secret@connect:8083", "without a login"),
+    ("TIDEMILL_CONNECT_SECRETS", "${secrets:{name}:{key}}", "lacks {namespace}"),
     ("TIDEMILL_KAFKA_CONFIG", "/none.json", "/none.json does not hold a JSON object"),
     ("TIDEMILL_RUNTIME", "docker", "'docker' is neither local nor kubernetes"),
     ("TIDEMILL_DEFAULT_PARTITIONS", "many", "'many' is not a whole number from 1 to 1024"),

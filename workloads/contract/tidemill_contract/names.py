@@ -68,6 +68,16 @@ def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
     return f"tidemill.{namespace}.{name}{suffix}"
 
 
+def connectors(namespace: str, name: str) -> str:
+    """Return the prefix of the names of a pipeline's connectors. No name of another pipeline begins with it."""
+    return f"{namespace}.{name}."
+
+
+def connector(namespace: str, name: str, connector_name: str) -> str:
+    """Return the name by which Kafka Connect knows a pipeline's connector."""
+    return f"{connectors(namespace, name)}{connector_name}"
+
+
 def window_table(aggregation: str, version: int) -> str:
     """Return the name of the table with the windows of an aggregation's version."""
     return f"{aggregation}_v{version}"

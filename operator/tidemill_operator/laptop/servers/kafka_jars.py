@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tidemill_operator.laptop.servers.errors import ServerError
@@ -13,9 +13,8 @@ from tidemill_operator.laptop.servers.server import Progress
 from tidemill_operator.processes.files import locked
 
 KAFKA_VERSION = "4.1.0"
-_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 _POM = Path(__file__).with_name("kafka-pom.xml")
-_FETCH_SECONDS = 600.0
+FETCH_SECONDS = 600.0
 
 
 def find_java(environ: Mapping[str, str]) -> str:
@@ -51,35 +50,73 @@ def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | N
     script = shutil.which("kafka-server-start.sh", path=environ.get("PATH"))
     if script and (libs := Path(script).resolve().parent.parent / "libs").is_dir():
         return libs
-    cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidemill"
-    libs = cache / f"kafka-{KAFKA_VERSION}"
+    libs = cache_folder(environ) / f"kafka-{KAFKA_VERSION}"
+    what = f"Kafka {KAFKA_VERSION} from Maven Central (once, about 45 MB)"
+    return fetched(libs, _POM, what=what, environ=environ, on_progress=on_progress)
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder that keeps downloads of this user."""
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidemill"
+
+
+def fetched(libs: Path, pom: Path, *, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
+    """Return a folder of jars in the cache. It is downloaded if missing, by one process at a time.
+
+    Args:
+        libs: the folder.
+        pom: names the jars.
+        what: the jars and their size, for the line of progress.
+        environ: the environment of Maven.
+        on_progress: called with a line of progress.
+
+    Raises:
+        ServerError: the jars cannot be downloaded.
+    """
     if not libs.is_dir():
-        with locked(cache / f"kafka-{KAFKA_VERSION}.lock", wait_seconds=_FETCH_SECONDS):
+        with locked(libs.with_name(libs.name + ".lock"), wait_seconds=FETCH_SECONDS):
             if not libs.is_dir():
-                _fetch(libs, environ, on_progress)
+                _fetch(libs, pom, what, environ, on_progress)
     return libs
 
 
-def _fetch(libs: Path, environ: Mapping[str, str], on_progress: Progress | None) -> None:
+def _fetch(libs: Path, pom: Path, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> None:
+    if on_progress:
+        on_progress(f"fetching {what}")
+    partial = libs.with_name(libs.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copy(pom, partial / "pom.xml")
+    goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+    options = ["-f", str(partial / "pom.xml"), f"-Dkafka.version={KAFKA_VERSION}"]
+    run_maven([*options, goal, f"-DoutputDirectory={partial}", "-DincludeScope=runtime"], environ)
+    partial.rename(libs)
+
+
+def run_maven(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Run Maven.
+
+    Raises:
+        ServerError: Maven is not on the PATH, failed, or did not end in time.
+    """
     maven = shutil.which("mvn", path=environ.get("PATH"))
     if maven is None:
         raise ServerError(
             "Kafka's jars are fetched with Maven and mvn is not on the PATH: install maven, "
             "or set KAFKA_HOME or TIDEMILL_KAFKA_BROKERS"
         )
-    if on_progress:
-        on_progress(f"fetching Kafka {KAFKA_VERSION} from Maven Central (once, about 45 MB)")
-    partial = libs.with_name(libs.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shutil.copy(_POM, partial / "pom.xml")
-    command = [maven, "-B", "-q", "-f", str(partial / "pom.xml"), f"-Dkafka.version={KAFKA_VERSION}"]
-    command += [_PLUGIN, f"-DoutputDirectory={partial}", "-DincludeScope=runtime"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=_FETCH_SECONDS, env=dict(environ), check=False
-    )
+    try:
+        done = subprocess.run(
+            [maven, "-B", "-q", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=FETCH_SECONDS,
+            env=dict(environ),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ServerError(f"Maven did not fetch Kafka's jars within {FETCH_SECONDS:.0f} s: is it reachable?") from None
     if done.returncode != 0:
         raise ServerError(
             f"fetching Kafka's jars failed (is the Maven repository reachable?):\n{(done.stdout + done.stderr)[-2000:]}"
         )
-    partial.rename(libs)

@@ -52,9 +52,18 @@ def postgres_server(
     *,
     environ: Mapping[str, str] = os.environ,
     durable: bool = True,
+    settings: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Server, PostgresAddress]:
     """Return a Postgres server, ready to be spawned, and the address of its administrator.
+
+    Args:
+        data_dir: the folder of data, password and logs.
+        ports: assigns the port.
+        environ: the environment that the server inherits. PATH is read from it.
+        durable: whether the server waits for the disk.
+        settings: settings of the server that differ from Tidemill's.
+        on_progress: called with lines of progress.
 
     Raises:
         ServerError: the programs are missing, or the data folder cannot be created.
@@ -65,9 +74,9 @@ def postgres_server(
     port = ports.get("postgres")
     address = administrator(data_dir, port)
     _initialise(programs, home, address.password, user=user)
-    settings = {**_SETTINGS, "port": str(port), **({} if durable else _NOT_DURABLE)}
+    chosen = {**_SETTINGS, "port": str(port), **({} if durable else _NOT_DURABLE), **(settings or {})}
     arguments = [str(programs / "postgres"), "-D", str(home / "data")]
-    arguments += [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    arguments += [part for key, value in chosen.items() for part in ("-c", f"{key}={value}")]
     command = Command(
         "postgres",
         arguments,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tidemill_contract import trust
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.laptop.servers import connect as _connect
 from tidemill_operator.laptop.servers import kafka as _kafka
 from tidemill_operator.laptop.servers import postgres as _postgres
 from tidemill_operator.laptop.servers import redis as _redis
@@ -32,7 +33,7 @@ class Servers:
         postgres: the administrator's address, or None if Postgres is not needed.
         redis: the URL of Redis, or empty if Redis is not needed.
         redis_ca: PEM file of the authorities that sign the certificate of Redis. Empty means those of the system.
-        handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`.
+        handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`, and later `connect`.
     """
 
     kafka: str = ""
@@ -40,6 +41,11 @@ class Servers:
     redis: str = ""
     redis_ca: str = ""
     handles: dict[str, Server] = field(default_factory=dict)
+
+    def take_connect(self, server: Server | None) -> None:
+        """Add the worker of Kafka Connect to the handles, or remove it. Another thread may be reading the handles."""
+        others = {name: handle for name, handle in self.handles.items() if name != _connect.NAME}
+        self.handles = others if server is None else {**others, server.name: server}
 
     def stop(self) -> None:
         """Stop all started servers at the same time. One after another would not do: brokers wait for each other."""

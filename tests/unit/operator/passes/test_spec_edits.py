@@ -23,6 +23,8 @@ from metric_draws import parameters_for
 from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.kinds.base import Kinds
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
+from tidemill_operator.actuators.connect.memory import MemoryConnect
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, changes
 from tidemill_operator.plan.model import LiveFacts, Plan
@@ -40,6 +42,7 @@ TOPIC, CONFIG, TABLE = "topic shop.orders.events", "config orders.json", "table 
 PROCESSOR, RESTART, SCALE = "workload orders-processor", "restart orders-processor", "scale orders-processor"
 RESULTS = "topic shop.orders.results"
 BRIDGE = "workload orders-mqtt"
+CONNECTOR = "connector shop.orders.a"
 INGEST, API, OWN_API = "workload tidemill-ingest", "workload tidemill-api", "workload orders-api"
 
 # Earlier events stay as they were counted.
@@ -179,6 +182,10 @@ def with_lookups(spec: Document) -> None:
 def looked_up(path: str, value: Any, *changes: str) -> Case:
     """An edit of a lookup."""
     return Case(put(f"lookups{path}", value), (RESTART, *changes), before=with_lookups)
+
+
+def connected(spec: Document) -> None:
+    spec["source"]["connectors"] = [{"name": "a", "class": "x.Source", "secrets": {"user": {"name": "s", "key": "u"}}}]
 
 
 def scaled(spec: Document) -> None:
@@ -357,6 +364,28 @@ CASES: dict[str, list[Case]] = {
     "source.mqtt.secretRef.name": [broker_edit("secretRef.name", "t")],
     "source.format.envelope": [Case(put("source.format", {"envelope": "connect"}), (RESTART, RECOUNTED))],
     "source.format.deletes": [Case(put("source.format", {"deletes": "ignore"}), (RESTART, RECOUNTED))],
+    "source.connectors.name": [
+        Case(
+            put("source.connectors[0].name", "b"),
+            ("remove connector shop.orders.a", "create connector shop.orders.b"),
+            before=connected,
+        ),
+    ],
+    "source.connectors.class": [Case(put("source.connectors[0].class", "x.Y"), (CONNECTOR,), before=connected)],
+    "source.connectors.tasks": [Case(put("source.connectors[0].tasks", 2), (CONNECTOR,), before=connected)],
+    "source.connectors.paused": [Case(put("source.connectors[0].paused", True), (CONNECTOR,), before=connected)],
+    "source.connectors.config": [
+        Case(put("source.connectors[0].config", {"table": "t"}), (CONNECTOR,), before=connected),
+        invalid(
+            "source.connectors[0].config",
+            {"topics": "t"},
+            "spec.source.connectors[0].config.topics: only sinks have it",
+            before=connected,
+        ),
+    ],
+    "source.connectors.secrets": [
+        Case(put("source.connectors[0].secrets.user.key", "v"), (CONNECTOR,), before=connected),
+    ],
     "source.format.columns": [
         invalid("source.format", {"columns": ["a"]}, "spec.source.format.columns: json has no columns"),
     ],
@@ -689,7 +718,17 @@ def documents(case: Case) -> tuple[Document, Document]:
 
 
 def apply(document: Document, world: MemoryWorld, previous: Document | None = None) -> Document:
-    return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=NOON)
+    told = reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=previous, now=NOON)
+    if "ConnectorsReady" not in {item["type"] for item in told["conditions"]}:
+        return told
+    # Connectors are as they should be one pass after a change of them.
+    return reconcile(document, platform=PLATFORM, actuators=world.actuators, previous=told, now=NOON)
+
+
+@pytest.fixture
+def world() -> MemoryWorld:
+    """A world in which the platform has a Kafka Connect."""
+    return MemoryWorld(connect=KafkaConnect(MemoryConnect()))
 
 
 def true(status: Document) -> dict[str, str]:

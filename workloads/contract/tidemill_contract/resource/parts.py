@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.connectors import ConnectorSpec
 from tidemill_contract.resource.kinds.detectors import DETECTORS
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
@@ -85,6 +86,7 @@ class Parts:
     webhooks: tuple[Part[WebhookSpec], ...]
     mqtt: MqttSpec | None
     lookups: tuple[Part[LookupSpec], ...]
+    connectors: tuple[Part[ConnectorSpec], ...]
     derives: tuple[Part[DeriveSpec], ...]
     filter: str | None
     python: PythonSpec | None
@@ -114,6 +116,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         webhooks=_parts(WebhookSpec, source.get("webhooks"), "spec.source.webhooks"),
         mqtt=_read(MqttSpec, source.get("mqtt")),
         lookups=_parts(LookupSpec, spec.get("lookups"), "spec.lookups"),
+        connectors=_parts(ConnectorSpec, source.get("connectors"), "spec.source.connectors"),
         derives=_parts(DeriveSpec, transform.get("derive"), "spec.transform.derive"),
         filter=_text(transform.get("filter")),
         python=_read(PythonSpec, transform.get("python")),

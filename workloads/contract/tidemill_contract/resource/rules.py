@@ -15,6 +15,7 @@ from tidemill_contract import names
 from tidemill_contract.decimals import DECIMAL, family
 from tidemill_contract.duration import least_ms, parse_ms
 from tidemill_contract.events.timestamps import check_zone
+from tidemill_contract.resource.connectors.rules import connector_faults
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
 from tidemill_contract.resource.format_rules import format_faults
@@ -372,6 +373,7 @@ RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     input_faults,
     python_faults,
     lookup_faults,
+    connector_faults,
     _windows,
     metric_faults,
     _anomalies,

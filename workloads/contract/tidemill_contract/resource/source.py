@@ -13,6 +13,7 @@ from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.connectors import ConnectorSpec
 from tidemill_contract.resource.kinds.formats import Format, FormatSpec
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.paths import Steps, exploded, read_path, show_path
@@ -167,6 +168,11 @@ class SourceSpec(Model):
         None, max_length=16, description="Services that post signed events to ingest. Default: none."
     )
     mqtt: MqttSpec | None = Field(None, description="A broker of MQTT, whose messages are events. Default: none.")
+    connectors: list[ConnectorSpec] | None = Field(
+        None,
+        max_length=8,
+        description="Source connectors of Kafka Connect, which write the topic's records.",
+    )
 
     @property
     def array(self) -> Steps | None:

@@ -21,8 +21,8 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         if part.model is not None:
             yield from part.model.faults(part.path)
     if parts.kafka is not None:
-        named = [("mqtt", parts.mqtt is not None), ("webhooks", bool(parts.webhooks))]
-        for member, given in named:
+        named = {"connectors": parts.connectors, "mqtt": parts.mqtt, "webhooks": parts.webhooks}
+        for member, given in named.items():
             if given:
                 message = "the source topic is on another Kafka cluster, to which Tidemill does not write"
                 yield Fault(f"spec.source.{member}", ABSENT, message, f"take {member} out, or take kafka out")

@@ -1,0 +1,1 @@
+"""Connectors of Kafka Connect, changed through its REST interface."""

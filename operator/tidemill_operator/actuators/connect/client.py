@@ -1,0 +1,206 @@
+"""A client of Kafka Connect's REST interface. Each call has a deadline, and answers have a limit on their size."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, masked
+
+_CONNECT_SECONDS = 3.0
+_READ_SECONDS = 10.0
+# Connect checks the config first, and the connector may ask its database for this.
+_CHECK_SECONDS = 60.0
+_MOST_BYTES = 16 * 1024 * 1024
+_LONGEST_ERROR = 600
+_NO_CLASS = "Failed to find any class"
+
+
+class Rest(Protocol):
+    """The calls of Kafka Connect's REST interface that Tidemill makes.
+
+    Each raises TidemillError: UNREACHABLE if Connect does not answer, WAITING if its workers are rebalancing, REFUSED
+    if it refuses the request.
+    """
+
+    def names(self) -> list[str]:
+        """Return the names of all connectors, also of those that others have created."""
+        ...
+
+    def get(self, name: str) -> LiveConnector | None:
+        """Return a connector, or None if it does not exist."""
+        ...
+
+    def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
+        """Create a connector. If it is paused, it never runs before `resume`."""
+        ...
+
+    def configure(self, name: str, config: Mapping[str, str]) -> None:
+        """Replace the configs of a connector, which restarts it."""
+        ...
+
+    def pause(self, name: str) -> None:
+        """Pause a connector and its tasks. Connect does so soon after this call."""
+        ...
+
+    def resume(self, name: str) -> None:
+        """Resume a paused or stopped connector and its tasks."""
+        ...
+
+    def restart(self, name: str, *, only_failed: bool = True) -> None:
+        """Restart a connector and its tasks."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a connector, if it exists."""
+        ...
+
+
+class _Task(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    id: int
+    state: str
+    trace: str = ""
+
+
+class _Connector(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    state: str
+    trace: str = ""
+
+
+class _Status(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    connector: _Connector
+    tasks: list[_Task] = []
+
+
+_NAMES = TypeAdapter(list[str])
+_CONFIG = TypeAdapter(dict[str, str | None])
+_STATUS = TypeAdapter(_Status)
+
+
+class ConnectClient:
+    """The REST interface at one URL. Several threads may use it."""
+
+    def __init__(self, url: str, *, seconds: float = _READ_SECONDS) -> None:
+        """Prepare the client. Nothing is sent.
+
+        Args:
+            url: the address, without a login.
+            seconds: the time limit of a call, except for those in which Connect checks a config.
+        """
+        self._seconds = seconds
+        self.url = url.rstrip("/")
+        # The environment's proxies are for the internet. OpenSSL reads SSL_CERT_FILE by itself.
+        self._http = httpx.Client(base_url=self.url, trust_env=False, verify=ssl.create_default_context())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def names(self) -> list[str]:
+        """Return the names of all connectors."""
+        found: list[str] = self._read(_NAMES, self._call("GET", "/connectors"))
+        return found
+
+    def get(self, name: str) -> LiveConnector | None:
+        """Return a connector, or None if it does not exist."""
+        config = self._call("GET", f"{_path(name)}/config")
+        if config is None:
+            return None
+        configs: Mapping[str, str | None] = self._read(_CONFIG, config)
+        known = {key: text for key, text in configs.items() if text is not None}
+        answer = self._call("GET", f"{_path(name)}/status")
+        if answer is None:  # a new connector has no status until a worker has it
+            return LiveConnector(name, known)
+        status: _Status = self._read(_STATUS, answer)
+        tasks = tuple(LiveTask(task.id, task.state, task.trace) for task in sorted(status.tasks, key=lambda t: t.id))
+        return LiveConnector(name, known, status.connector.state, tasks, status.connector.trace)
+
+    def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
+        """Create a connector, running or paused."""
+        body = {"name": name, "config": dict(config), **({"initial_state": "PAUSED"} if paused else {})}
+        self._call("POST", "/connectors", body, seconds=_CHECK_SECONDS)
+
+    def configure(self, name: str, config: Mapping[str, str]) -> None:
+        """Replace the configs of a connector."""
+        self._call("PUT", f"{_path(name)}/config", dict(config), seconds=_CHECK_SECONDS)
+
+    def pause(self, name: str) -> None:
+        """Pause a connector."""
+        self._call("PUT", f"{_path(name)}/pause")
+
+    def resume(self, name: str) -> None:
+        """Resume a connector."""
+        self._call("PUT", f"{_path(name)}/resume")
+
+    def restart(self, name: str, *, only_failed: bool = True) -> None:
+        """Restart a connector and its tasks."""
+        failed = "true" if only_failed else "false"
+        self._call("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed={failed}")
+
+    def delete(self, name: str) -> None:
+        """Delete a connector."""
+        self._call("DELETE", _path(name))
+
+    def _call(self, method: str, path: str, body: object = None, *, seconds: float | None = None) -> bytes | None:
+        """Return the answer, or None if the object does not exist (404)."""
+        seconds = seconds or self._seconds
+        timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
+        ends = time.monotonic() + seconds
+        try:
+            with self._http.stream(method, path, json=body, timeout=timeout) as answer:
+                content = b""
+                for piece in answer.iter_bytes():
+                    content += piece
+                    if len(content) > _MOST_BYTES or time.monotonic() > ends:
+                        raise self._away(f"its answer does not end within {seconds:.0f} s")
+        except httpx.HTTPError as error:
+            raise self._away(str(error) or type(error).__name__) from None
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if answer.is_success:
+            return content
+        raise self._error(answer.status_code, content)
+
+    def _read(self, adapter: TypeAdapter[Any], content: bytes | None) -> Any:
+        try:
+            return adapter.validate_json(content or b"")
+        except ValidationError:  # its message would show the configs
+            what = f"what answers at {self.url} is not Kafka Connect"
+            raise TidemillError(Reason.REFUSED, what, "correct connect.url (TIDEMILL_CONNECT_URL)") from None
+
+    def _away(self, why: str) -> TidemillError:
+        return TidemillError(Reason.UNREACHABLE, f"Kafka Connect at {self.url} does not answer: {masked(why)}")
+
+    def _error(self, status: int, content: bytes) -> TidemillError:
+        try:
+            told = masked(str(json.loads(content)["message"]))[:_LONGEST_ERROR]
+        except (ValueError, KeyError, TypeError):
+            told = "no message"
+        if _NO_CLASS in told:
+            told = told.partition(", available connectors")[0]
+            remedy = "install the connector's plugin on Connect's workers, or correct class"
+            return TidemillError(Reason.REFUSED, f"Kafka Connect at {self.url}: {told}", remedy)
+        if status == httpx.codes.CONFLICT:
+            return TidemillError(Reason.WAITING, f"Kafka Connect at {self.url} is rebalancing: {told}")
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            remedy = "let the operator use Connect's REST interface without a login"
+            return TidemillError(Reason.REFUSED, f"Kafka Connect at {self.url} refuses access ({status})", remedy)
+        if status < httpx.codes.INTERNAL_SERVER_ERROR:
+            remedy = "correct spec.source.connectors"
+            return TidemillError(Reason.REFUSED, f"Kafka Connect refuses the connector: {told}", remedy)
+        return self._away(f"status {status}: {told}")
+
+
+def _path(name: str) -> str:
+    return f"/connectors/{quote(name, safe='')}"

@@ -1,0 +1,172 @@
+"""Reconciles the connectors of a pipeline with Kafka Connect.
+
+A connector is the pipeline's if its name has the pipeline's prefix and its config names the pipeline as the owner. All
+others are left alone. A failure of one connector does not keep the others from being reconciled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from tidemill_contract import names
+from tidemill_operator.actuators.connect.client import Rest
+from tidemill_operator.actuators.connect.restarts import Restarts
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome, Rank, done, waiting
+from tidemill_operator.plan.connect import states
+from tidemill_operator.plan.connect.connectors import OWNER, owner_text
+from tidemill_operator.plan.connect.states import LiveConnector
+from tidemill_operator.plan.model import Connector, Owner
+
+_log = logging.getLogger(__name__)
+
+
+def refused(wanted: Connector, error: TidemillError) -> Outcome:
+    """Return the outcome of a connector that cannot be reconciled."""
+    facts = {"name": wanted.called, "message": str(error)[:1024]}
+    return Outcome(Rank.FAILED, Component.CONNECTORS, wanted.name, error.reason, str(error), observed=facts)
+
+
+class KafkaConnect:
+    """The connectors of one Connect cluster. Several threads may use it, for different pipelines."""
+
+    def __init__(self, rest: Rest, restarts: Restarts | None = None) -> None:
+        self._rest = rest
+        self._restarts = restarts or Restarts()
+
+    def ensure(
+        self,
+        connectors: Sequence[Connector],
+        *,
+        owner: Owner,
+        adopt: bool = False,
+        renewed: Collection[str] = (),
+        keep: Collection[str] = (),
+    ) -> list[Outcome]:
+        """Make the connectors match the plan, and delete others that the pipeline owns.
+
+        Args:
+            connectors: the desired connectors.
+            owner: the pipeline.
+            adopt: whether to take over connectors that have the pipeline's prefix and another owner.
+            renewed: names of connectors whose secrets have changed, so that they have to read them again.
+            keep: names of further connectors that are not deleted.
+
+        Raises:
+            TidemillError: Connect does not answer.
+        """
+        live = set(self._rest.names())
+        outcomes = [
+            self._guarded(wanted, partial(self._settle, wanted, live, adopt, wanted.name in renewed))
+            for wanted in connectors
+        ]
+        listed = {wanted.name for wanted in connectors}
+        return [*outcomes, *self._delete(live - listed - set(keep), owner)]
+
+    def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
+        """Return the outcomes of the live connectors, as `ensure` would. Changes nothing.
+
+        Raises:
+            TidemillError: Connect does not answer.
+        """
+        return [self._guarded(wanted, partial(self._look, wanted)) for wanted in connectors]
+
+    def remove(self, *, owner: Owner) -> list[Outcome]:
+        """Delete all connectors that a pipeline owns.
+
+        Raises:
+            TidemillError: Connect does not answer, or is busy.
+        """
+        return self._delete(set(self._rest.names()), owner)
+
+    def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
+        """Turn an error about one connector into its outcome. An error about Connect itself is raised."""
+        try:
+            return act()
+        except TidemillError as error:
+            if error.reason == Reason.UNREACHABLE:
+                raise
+            if error.reason == Reason.WAITING:
+                return waiting(Component.CONNECTORS, wanted.name, str(error))
+            return refused(wanted, error)
+
+    def _settle(self, wanted: Connector, known: Collection[str], adopt: bool, renewed: bool) -> Outcome:
+        live = self._rest.get(wanted.name) if wanted.name in known else None
+        if live is None:
+            self._rest.create(wanted.name, wanted.config, paused=wanted.paused)
+            self._restarts.forget(wanted.name)
+            _log.info("connector %s created", wanted.name)
+            return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} starts", changed=1)
+        error = None if adopt else states.foreign(live, wanted)
+        if error is not None:
+            return refused(wanted, error)
+        if done_now := self._change(live, wanted, renewed):
+            _log.info("connector %s %s", wanted.name, done_now)
+            return waiting(
+                Component.CONNECTORS,
+                wanted.name,
+                f"connector {wanted.name} {done_now}",
+                changed=1,
+                observed=states.facts(live, wanted),
+                serving=not states.unfinished(live, wanted),
+            )
+        return self._told(live, wanted, restart=not wanted.paused)
+
+    def _change(self, live: LiveConnector, wanted: Connector, renewed: bool) -> str:
+        """Change what differs. Return what was done, or empty if nothing differed."""
+        told = []
+        if states.drifted(live, wanted):
+            self._rest.configure(wanted.name, wanted.config)
+            self._restarts.forget(wanted.name)
+            told.append("gets its config")
+        elif renewed:
+            self._rest.restart(wanted.name, only_failed=False)
+            told.append("is restarted, because its secrets have changed")
+        halted = live.state in (states.PAUSED, states.STOPPED)
+        if wanted.paused and not halted and live.state:
+            self._rest.pause(wanted.name)
+            told.append("is paused")
+        elif halted and not wanted.paused:
+            self._rest.resume(wanted.name)
+            told.append("is resumed")
+        return " and ".join(told)
+
+    def _look(self, wanted: Connector) -> Outcome:
+        live = self._rest.get(wanted.name)
+        if live is None:
+            return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} does not exist")
+        if error := states.foreign(live, wanted):
+            return refused(wanted, error)
+        return self._told(live, wanted, restart=False)
+
+    def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
+        """Return the outcome of a live connector. If it has failed, restart it when it is time."""
+        observed = states.facts(live, wanted)
+        if live.failures and not wanted.paused:
+            if restart and self._restarts.due(wanted.name):
+                self._rest.restart(wanted.name)
+                _log.warning("connector %s is restarted: %s", wanted.name, "; ".join(live.failures))
+            message = f"{'; '.join(live.failures)}; {self._restarts.told(wanted.name)}"
+            return Outcome(
+                Rank.FAILED, Component.CONNECTORS, wanted.name, Reason.CONNECTOR_FAILED, message, observed=observed
+            )
+        if waits := states.unfinished(live, wanted):
+            return waiting(Component.CONNECTORS, wanted.name, waits, observed=observed)
+        self._restarts.well(wanted.name)
+        return done(Component.CONNECTORS, wanted.name, observed=observed)
+
+    def _delete(self, candidates: Collection[str], owner: Owner) -> list[Outcome]:
+        """Delete the connectors among the candidates that a pipeline owns."""
+        outcomes = []
+        prefix = names.connectors(owner.namespace, owner.name)
+        for name in sorted(name for name in candidates if name.startswith(prefix)):
+            live = self._rest.get(name)
+            if live is None or live.config.get(OWNER) != owner_text(owner):
+                continue
+            self._rest.delete(name)
+            self._restarts.forget(name)
+            _log.info("connector %s deleted", name)
+            outcomes.append(done(Component.CONNECTORS, name, changed=1, message=f"connector {name} deleted"))
+        return outcomes

@@ -1,0 +1,97 @@
+"""An in-memory Kafka Connect for tests: the REST interface without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.connect import states
+from tidemill_operator.plan.connect.states import LiveConnector, LiveTask
+
+
+class MemoryConnect:
+    """Connectors by name. Each runs one task as soon as it is created.
+
+    Attributes:
+        writes: descriptions of all writes, in order.
+        failure: the error that each call raises, or None if calls succeed.
+        refused: errors that `create` and `configure` raise, by the name of the connector.
+    """
+
+    def __init__(self) -> None:
+        self.connectors: dict[str, LiveConnector] = {}
+        self.writes: list[str] = []
+        self.failure: TidemillError | None = None
+        self.refused: dict[str, TidemillError] = {}
+
+    def unreachable(self) -> None:
+        """Make each call fail as if Connect did not answer."""
+        self.failure = TidemillError(
+            Reason.UNREACHABLE, "Kafka Connect at http://connect:8083 does not answer: refused"
+        )
+
+    def put(self, name: str, config: Mapping[str, str], state: str = states.RUNNING) -> None:
+        """Create or replace a connector, as another client of Connect may do."""
+        self.connectors[name] = LiveConnector(name, dict(config), state, (LiveTask(0, state),))
+
+    def fail(self, name: str, trace: str) -> None:
+        """Make the connector's task fail."""
+        task = LiveTask(0, states.FAILED, trace)
+        self.connectors[name] = replace(self.connectors[name], tasks=(task,))
+
+    def take_writes(self) -> list[str]:
+        """Return the writes since the last call."""
+        found, self.writes = self.writes, []
+        return found
+
+    def names(self) -> list[str]:
+        """Return the names of all connectors."""
+        self._called()
+        return list(self.connectors)
+
+    def get(self, name: str) -> LiveConnector | None:
+        """Return a connector, or None if it does not exist."""
+        self._called()
+        return self.connectors.get(name)
+
+    def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
+        """Create a connector."""
+        self._called(name)
+        self.writes.append(f"create {name}")
+        self.put(name, config, states.PAUSED if paused else states.RUNNING)
+
+    def configure(self, name: str, config: Mapping[str, str]) -> None:
+        """Replace the configs of a connector."""
+        self._called(name)
+        self.writes.append(f"configure {name}")
+        self.connectors[name] = replace(self.connectors[name], config=dict(config))
+
+    def pause(self, name: str) -> None:
+        """Pause a connector."""
+        self._set(f"pause {name}", name, states.PAUSED)
+
+    def resume(self, name: str) -> None:
+        """Resume a connector."""
+        self._set(f"resume {name}", name, states.RUNNING)
+
+    def restart(self, name: str, *, only_failed: bool = True) -> None:
+        """Restart a connector. What had failed runs then."""
+        self._set(f"restart {name}" if only_failed else f"restart all of {name}", name, states.RUNNING)
+
+    def delete(self, name: str) -> None:
+        """Delete a connector."""
+        self._called()
+        self.writes.append(f"delete {name}")
+        self.connectors.pop(name, None)
+
+    def _set(self, what: str, name: str, state: str) -> None:
+        self._called()
+        self.writes.append(what)
+        self.put(name, self.connectors[name].config, state)
+
+    def _called(self, name: str = "") -> None:
+        if self.failure is not None:
+            raise self.failure
+        if name in self.refused:
+            raise self.refused[name]

@@ -1,0 +1,68 @@
+"""When failed connectors are restarted: at once, and then after delays that double up to a limit."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FIRST_SECONDS = 10.0
+MOST_SECONDS = 300.0
+# A connector that has run for this long since its last restart is well, so that its next delay is short again.
+_WELL_SECONDS = 600.0
+
+
+@dataclass
+class _Tried:
+    times: int
+    last: float
+    next: float
+
+
+class Restarts:
+    """The restarts of each connector since this process started. Several threads may use it.
+
+    Args:
+        clock: the time in seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._tried: dict[str, _Tried] = {}
+        self._lock = threading.Lock()
+
+    def due(self, name: str) -> bool:
+        """Return whether a failed connector is to be restarted now. If it is, the restart is noted."""
+        now = self._clock()
+        with self._lock:
+            tried = self._tried.get(name)
+            if tried is not None and now < tried.next:
+                return False
+            times = tried.times + 1 if tried else 1
+            delay = min(FIRST_SECONDS * 2 ** (times - 1), MOST_SECONDS) if times < 64 else MOST_SECONDS
+            self._tried[name] = _Tried(times, now, now + delay)
+            return True
+
+    def well(self, name: str) -> None:
+        """Note that a connector runs without failures."""
+        with self._lock:
+            tried = self._tried.get(name)
+            if tried is not None and self._clock() > tried.last + _WELL_SECONDS:
+                del self._tried[name]
+
+    def forget(self, name: str) -> None:
+        """Forget a connector that is deleted or has a new config."""
+        with self._lock:
+            self._tried.pop(name, None)
+
+    def told(self, name: str) -> str:
+        """Return how often a connector was restarted, and when the next restart is due."""
+        with self._lock:
+            tried = self._tried.get(name)
+            if tried is None:
+                return "it was not restarted yet"
+            moment = dt.datetime.fromtimestamp(tried.next, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            times = "once" if tried.times == 1 else f"{tried.times} times"
+            return f"restarted {times}, again at {moment} if it still fails"

@@ -1,0 +1,55 @@
+"""The step of a pass that reconciles connectors, and their removal with the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tidemill_operator.actuators.base import Actuators, Connectors
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome
+from tidemill_operator.plan.model import Owner, Plan
+
+
+@dataclass(frozen=True)
+class ConnectorStep:
+    """The connectors of one pass.
+
+    Attributes:
+        adopt: whether to take over connectors that have another owner.
+        before: the components that had a condition before the pass.
+    """
+
+    actuators: Actuators
+    plan: Plan
+    owner: Owner
+    adopt: bool
+    before: Collection[Component]
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The component of connectors, or nothing if the pipeline neither has connectors nor had some before."""
+        had = Component.CONNECTORS in self.before and self.actuators.connect is not None
+        return (Component.CONNECTORS,) if self.plan.connectors or had else ()
+
+    def ensure(self) -> list[Outcome]:
+        """Make the connectors match the plan.
+
+        Raises:
+            TidemillError: the platform has no Kafka Connect, or Kafka Connect does not answer.
+        """
+        if not self.components:
+            return []
+        return connected(self.actuators).ensure(self.plan.connectors, owner=self.owner, adopt=self.adopt)
+
+
+def connected(actuators: Actuators) -> Connectors:
+    """Return the actuator of Kafka Connect.
+
+    Raises:
+        TidemillError: the platform has no Kafka Connect.
+    """
+    if actuators.connect is None:
+        message = "spec.source.connectors: the platform has no Kafka Connect"
+        raise TidemillError(Reason.NOT_SUPPORTED, message, "set connect.url in the chart (TIDEMILL_CONNECT_URL)")
+    return actuators.connect

@@ -1,0 +1,183 @@
+"""Kafka Connect for `tidemill up`: a worker that is started when a pipeline first names a connector.
+
+Fetching its jars and starting it take longer than a pass may take, so a thread does both. Until the worker answers,
+passes see a change under way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tidemill_contract.files import read_text
+from tidemill_operator.actuators.connect.client import ConnectClient
+from tidemill_operator.actuators.connect.connectors import KafkaConnect, refused
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.laptop.servers.connect import NAME, connect_worker, secrets_folder
+from tidemill_operator.laptop.servers.connect_jars import find_plugins
+from tidemill_operator.laptop.servers.errors import ServerError
+from tidemill_operator.laptop.servers.server import Server
+from tidemill_operator.outcome import Outcome
+from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.processes.child import end_leftover
+from tidemill_operator.processes.files import LockTaken, write_atomic
+from tidemill_operator.processes.ports import Ports
+
+_RETRY_SECONDS = 15.0
+
+
+class LocalConnect:
+    """The worker of one data folder. Passes may call it from any thread.
+
+    Args:
+        data_dir: the folder of settings, secrets and logs.
+        environ: the environment of the worker.
+        brokers: the bootstrap brokers.
+        secured: whether the brokers need TLS or a login, which the worker is not configured for.
+        references_root: the folder of the users' Secrets `<namespace>/<secret>/<key>`.
+        running: called with the worker once it answers, and with None before it is stopped.
+        say: prints a line of progress.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        environ: Mapping[str, str],
+        brokers: str,
+        secured: bool,
+        references_root: Path,
+        running: Callable[[Server | None], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._data_dir = data_dir
+        self._environ = environ
+        self._brokers = brokers
+        self._secured = secured
+        self._references_root = references_root
+        self._running = running
+        self._say = say
+        self._lock = threading.Lock()
+        # The classes that pipelines have named, and those whose plugins the running worker has.
+        self._classes: frozenset[str] = frozenset()
+        self._loaded: frozenset[str] = frozenset()
+        self._server: Server | None = None
+        self._client: ConnectClient | None = None
+        self._connect: KafkaConnect | None = None
+        self._starting: threading.Thread | None = None
+        self._failure, self._retry_at = "", 0.0
+        self._closed = False
+
+    def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
+        """Make a pipeline's connectors match the plan. The worker gets copies of their secrets.
+
+        Raises:
+            TidemillError: the worker starts, cannot be started, or does not answer.
+        """
+        connect = self._worker(connectors)
+        wanted, without, renewed = [], [], set()
+        for connector in connectors:
+            try:
+                changed = [self._copy(owner.namespace, *secret) for secret in connector.secrets]
+            except TidemillError as error:
+                without.append(refused(connector, error))
+                continue
+            wanted.append(connector)
+            if any(changed):
+                renewed.add(connector.name)
+        keep = [outcome.name for outcome in without]
+        return [*connect.ensure(wanted, owner=owner, adopt=adopt, renewed=renewed, keep=keep), *without]
+
+    def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
+        """Return the outcomes of the live connectors.
+
+        Raises:
+            TidemillError: the worker starts, cannot be started, or does not answer.
+        """
+        return self._worker(connectors).observe(connectors)
+
+    def remove(self, *, owner: Owner) -> list[Outcome]:
+        """Delete all connectors of a pipeline.
+
+        Raises:
+            TidemillError: the worker starts, cannot be started, or does not answer.
+        """
+        return self._worker(()).remove(owner=owner)
+
+    def close(self) -> None:
+        """End the worker, and prevent that it is started again."""
+        with self._lock:
+            self._closed = True
+            server = self._server
+        if server is not None:
+            server.stop()
+        if self._client is not None:
+            self._client.close()
+
+    def _copy(self, namespace: str, name: str, key: str) -> bool:
+        """Copy a key of a Secret for the worker. Return whether it has changed."""
+        file = self._references_root / namespace / name / key
+        try:
+            # An editor ends the file with a line feed, which Connect would take for a part of the value.
+            text = read_text(file).rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            message = f"Secret {name} has no key {key}: {type(error).__name__}"
+            raise TidemillError(Reason.WAITING, message, f"write the value into {file}") from None
+        copy = secrets_folder(self._data_dir) / namespace / name / key
+        existed = copy.exists()
+        return write_atomic(copy, text, mode=0o600) and existed
+
+    def _worker(self, connectors: Sequence[Connector]) -> KafkaConnect:
+        """Return the worker's connectors. Start the worker if it does not run, or lacks a plugin."""
+        if self._secured:
+            message = "tidemill up starts no Kafka Connect for a Kafka with TLS or a login"
+            raise TidemillError(Reason.NOT_SUPPORTED, message, "start one, and set TIDEMILL_CONNECT_URL")
+        classes = {connector.config["connector.class"] for connector in connectors}
+        with self._lock:
+            if self._starting is None and self._connect is not None and classes <= self._loaded:
+                return self._connect
+            if self._starting is None and not self._closed:
+                if time.monotonic() < self._retry_at:
+                    raise TidemillError(Reason.REFUSED, self._failure)
+                self._classes |= classes
+                self._starting = threading.Thread(target=self._start, name="tidemill-connect", daemon=True)
+                self._starting.start()
+        raise TidemillError(Reason.WAITING, "Kafka Connect starts")
+
+    def _start(self) -> None:
+        """Fetch what is missing, and start the worker, or start it again with further plugins."""
+        try:
+            classes = self._classes
+            plugins = find_plugins(classes, self._environ, self._say)
+            if self._server is not None:
+                self._connect, self._loaded = None, frozenset()
+                self._running(None)
+                self._server.stop()
+            end_leftover(self._data_dir / "run" / f"{NAME}.pid")
+            server = connect_worker(
+                self._data_dir,
+                Ports(self._data_dir / NAME / "ports.json"),
+                brokers=self._brokers,
+                plugins=plugins,
+                environ=self._environ,
+                on_progress=self._say,
+            )
+            with self._lock:
+                if self._closed:
+                    return
+                self._server = server
+                server.spawn()
+            server.wait_ready()
+            if self._client is not None:
+                self._client.close()
+            self._client = ConnectClient(f"http://127.0.0.1:{server.port}")
+            self._connect, self._loaded = KafkaConnect(self._client), classes
+            self._running(server)
+        except (ServerError, LockTaken, OSError, RuntimeError) as error:
+            self._failure = f"Kafka Connect cannot be started: {' '.join(str(error).split())}"
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+        finally:
+            with self._lock:
+                self._starting = None

@@ -1,0 +1,123 @@
+"""A Kafka Connect worker on loopback, in distributed mode. Connectors and positions are kept in Kafka."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from tidemill_operator.laptop.servers.connect_jars import find_connect_jars
+from tidemill_operator.laptop.servers.kafka_jars import find_java
+from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.ports import Ports, is_free
+
+NAME = "connect"
+_PROVIDER = "tidemill"
+# Connect logs configs of connectors as information, so that only warnings are logged.
+_LOG_CONFIG = """\
+status = error
+rootLogger.level = WARN
+rootLogger.appenderRef.out.ref = out
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
+"""
+_JVM = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
+_READY_SECONDS = 120.0
+
+
+def secrets_folder(data_dir: Path) -> Path:
+    """Return the folder from which the worker reads secrets: `<namespace>/<secret>/<key>`."""
+    return data_dir / NAME / "secrets"
+
+
+def secret_reference(data_dir: Path) -> str:
+    """Return how configs of connectors refer to a key of a Secret."""
+    return f"${{{_PROVIDER}:{secrets_folder(data_dir)}/{{namespace}}/{{name}}:{{key}}}}"
+
+
+def connect_worker(
+    data_dir: Path,
+    ports: Ports,
+    *,
+    brokers: str,
+    plugins: Sequence[Path],
+    environ: Mapping[str, str] = os.environ,
+    on_progress: Progress | None = None,
+) -> Server:
+    """Return a worker, ready to be spawned.
+
+    Args:
+        data_dir: the folder of settings, secrets and logs.
+        ports: assigns the port.
+        brokers: the bootstrap brokers, without TLS and login.
+        plugins: the folders of the plugins.
+        environ: the environment that the worker inherits. `TIDEMILL_CONNECT_PLUGINS` names further folders.
+        on_progress: called with lines of progress.
+
+    Raises:
+        ServerError: Java or the jars are missing.
+    """
+    folder = data_dir / NAME
+    secrets_folder(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    java, jars = find_java(environ), find_connect_jars(environ, on_progress)
+    port = ports.get(NAME)
+    own = [path.strip() for path in environ.get("TIDEMILL_CONNECT_PLUGINS", "").split(",") if path.strip()]
+    write_atomic(folder / "log4j2.properties", _LOG_CONFIG)
+    properties = _properties(data_dir, port, brokers, [*map(str, plugins), *own], scan=bool(own))
+    write_atomic(folder / "worker.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
+    logging = f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}"
+    program = [java, *_JVM, logging, "-cp", f"{jars}/*", "org.apache.kafka.connect.cli.ConnectDistributed"]
+    return Server(
+        Command(NAME, [*program, str(folder / "worker.properties")], environment=environ, grace_seconds=15.0),
+        port=port,
+        data_dir=data_dir,
+        ready=partial(_answers, port),
+        on_progress=on_progress,
+        ready_seconds=_READY_SECONDS,
+    )
+
+
+def _properties(data_dir: Path, port: int, brokers: str, plugins: Iterable[str], *, scan: bool) -> dict[str, str]:
+    topics = {
+        f"{kind}.storage.{setting}": value
+        for kind, many in (("config", "configs"), ("offset", "offsets"), ("status", "statuses"))
+        for setting, value in (("topic", f"tidemill-connect-{many}"), ("replication.factor", "1"))
+    }
+    return {
+        "bootstrap.servers": brokers,
+        "group.id": "tidemill-connect",
+        "listeners": f"http://127.0.0.1:{port}",
+        **topics,
+        "offset.storage.partitions": "4",
+        "status.storage.partitions": "1",
+        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "plugin.path": ",".join(plugins),
+        # Plugins of unknown age are also searched class by class, which takes seconds.
+        "plugin.discovery": "hybrid_warn" if scan else "service_load",
+        "config.providers": _PROVIDER,
+        f"config.providers.{_PROVIDER}.class": "org.apache.kafka.common.config.provider.DirectoryConfigProvider",
+        f"config.providers.{_PROVIDER}.param.allowed.paths": str(secrets_folder(data_dir)),
+        # Records and positions are one transaction, so that a killed worker repeats nothing.
+        "exactly.once.source.support": "enabled",
+        # There is one worker, so that nothing is gained by waiting for another one.
+        "scheduled.rebalance.max.delay.ms": "0",
+        "session.timeout.ms": "6000",
+        "heartbeat.interval.ms": "2000",
+    }
+
+
+def _answers(port: int) -> bool:
+    if is_free(port):
+        return False
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/connectors", timeout=5.0, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

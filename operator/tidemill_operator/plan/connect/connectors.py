@@ -1,0 +1,128 @@
+"""Pure: computes the configs of a pipeline's connectors, as Kafka Connect stores them.
+
+All records of a connector go to the pipeline's topic: the last transform of each connector sets the topic. Debezium's
+records that are no changes of rows (heartbeats, transactions, schema changes) are left out by the first transform.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tidemill_contract import names
+from tidemill_contract.decimals import DECIMAL
+from tidemill_contract.resource.connectors.rules import RESERVED
+from tidemill_contract.resource.kinds.connectors import ConnectorSpec, SecretKeyRef, listed
+from tidemill_contract.resource.source import SourceSpec
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.settings import Platform
+
+OWNER = f"{RESERVED}.owner"
+"""The config that names the owner. Connectors ignore configs that they do not know."""
+POSTGRES, FILES = (
+    "io.debezium.connector.postgresql.PostgresConnector",
+    "org.apache.kafka.connect.file.FileStreamSourceConnector",
+)
+_JSON = "org.apache.kafka.connect.json.JsonConverter"
+_ROUTE, _LEAVE_OUT, _NO_CHANGE = f"{RESERVED}Topic", f"{RESERVED}LeaveOut", f"{RESERVED}NoChange"
+_PREFIX, _HEARTBEATS = "topic.prefix", "topic.heartbeat.prefix"
+_SLOT_MAX = 63
+
+
+def desired_connectors(config: PipelineConfig, platform: Platform, owner: Owner) -> tuple[Connector, ...]:
+    """Return the connectors of a pipeline. A suspended pipeline has paused ones.
+
+    Args:
+        config: the resolved config.
+        platform: says how connectors refer to Secrets.
+        owner: the resource, which is noted in each connector's config.
+    """
+    return tuple(_connector(spec, config, platform, owner) for spec in config.spec.source.connectors or ())
+
+
+def _connector(spec: ConnectorSpec, config: PipelineConfig, platform: Platform, owner: Owner) -> Connector:
+    name = names.connector(config.namespace, config.name, spec.name)
+    secrets = {
+        key: reference(platform.connect_secrets, config.namespace, secret) for key, secret in spec.secrets.items()
+    }
+    topic = config.spec.source.topic.name or names.topic(config.namespace, config.name, "events")
+    given = {**_defaults(spec, config.spec.source, name, topic), **spec.config, **secrets}
+    settled = {
+        "name": name,
+        "connector.class": spec.class_name,
+        "tasks.max": str(spec.tasks),
+        OWNER: owner_text(owner),
+        **_transforms(spec, given, topic),
+    }
+    return Connector(
+        name=name,
+        called=spec.name,
+        config=dict(sorted({**given, **settled}.items())),
+        paused=spec.paused or config.spec.suspend,
+        secrets=tuple(sorted({(secret.name, secret.key) for secret in spec.secrets.values()})),
+    )
+
+
+def owner_text(owner: Owner) -> str:
+    """Return the note that names a connector's owner."""
+    return f"{owner.cluster}/{owner.namespace}/{owner.name}/{owner.uid}"
+
+
+def reference(template: str, namespace: str, secret: SecretKeyRef) -> str:
+    """Return the reference to a key of a Secret, which Connect's workers resolve."""
+    told = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key}
+    for placeholder, text in told.items():
+        template = template.replace(placeholder, text)
+    return template
+
+
+def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:
+    """Return the configs that apply unless the spec sets them."""
+    found: dict[str, str] = {}
+    if source.written.type == "json":
+        for part in ("key", "value"):
+            if f"{part}.converter" not in spec.config:
+                found |= {f"{part}.converter": _JSON, f"{part}.converter.schemas.enable": "false"}
+    if spec.class_name == FILES:
+        found["topic"] = topic
+    if spec.is_debezium:
+        exact = any(field.type == DECIMAL for field in source.fields)
+        found |= {
+            _PREFIX: name,
+            # The default of Debezium is bytes, which JSON without schemas does not explain.
+            "decimal.handling.mode": "string" if exact else "double",
+            # The topic is not compacted, so that tombstones have no use.
+            "tombstones.on.delete": "false",
+        }
+    if spec.class_name == POSTGRES:
+        # The defaults of Debezium are the same for all connectors, and two of them cannot share a slot.
+        slot = re.sub(r"[^a-z0-9_]", "_", f"{RESERVED}_{name}")[:_SLOT_MAX]
+        found |= {"plugin.name": "pgoutput", "slot.name": slot, "publication.name": slot}
+        if "table.include.list" in spec.config:
+            found["publication.autocreate.mode"] = "filtered"
+    return found
+
+
+def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> dict[str, str]:
+    """Return the configs of all transforms: those of the spec, between the ones that Tidemill adds."""
+    transforms, predicates = [*spec.transforms, _ROUTE], list(listed(given.get("predicates", "")))
+    found = {
+        f"transforms.{_ROUTE}.type": "org.apache.kafka.connect.transforms.RegexRouter",
+        f"transforms.{_ROUTE}.regex": ".*",
+        f"transforms.{_ROUTE}.replacement": topic,
+    }
+    if spec.is_debezium:
+        prefix = re.escape(given[_PREFIX])
+        heartbeats = re.escape(given.get(_HEARTBEATS, "__debezium-heartbeat"))
+        transforms.insert(0, _LEAVE_OUT)
+        predicates.append(_NO_CHANGE)
+        found |= {
+            f"transforms.{_LEAVE_OUT}.type": "org.apache.kafka.connect.transforms.Filter",
+            f"transforms.{_LEAVE_OUT}.predicate": _NO_CHANGE,
+            f"predicates.{_NO_CHANGE}.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
+            f"predicates.{_NO_CHANGE}.pattern": rf"{heartbeats}\..*|{prefix}|{prefix}\.transaction",
+        }
+    if predicates:
+        found["predicates"] = ",".join(predicates)
+    return found | {"transforms": ",".join(transforms)}

@@ -1,0 +1,121 @@
+"""Pure: what the live state of a connector means, and the texts about it. No text contains a secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill_contract.resource.faults import one_line
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.connect.connectors import OWNER
+from tidemill_operator.plan.model import Connector
+
+RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED = "RUNNING", "PAUSED", "STOPPED", "FAILED", "UNASSIGNED"
+_LONGEST_TRACE = 300
+_MASK = "…"
+_SECRETS = (
+    (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), rf"\g<1>{_MASK}@"),
+    (
+        re.compile(r"((?:password|passwd|pwd|secret|token|credentials?)\w*[\"']?\s*[=:]\s*)[^\s,;&)}]+", re.IGNORECASE),
+        rf"\g<1>{_MASK}",
+    ),
+    (re.compile(r"(Invalid value )\S.*( for configuration)"), rf"\g<1>{_MASK}\g<2>"),
+)
+
+
+@dataclass(frozen=True)
+class LiveTask:
+    """A task of a live connector. `trace` is the Java stack trace of a failed task, else empty."""
+
+    id: int
+    state: str
+    trace: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class LiveConnector:
+    """A connector as Kafka Connect reports it.
+
+    Attributes:
+        name: the name by which Connect knows it.
+        config: its stored configs. References to secrets are not resolved.
+        state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING; empty if Connect does not report it yet.
+        tasks: its tasks.
+        trace: the Java stack trace of a failed connector, else empty.
+    """
+
+    name: str
+    config: Mapping[str, str] = field(repr=False)
+    state: str = ""
+    tasks: tuple[LiveTask, ...] = ()
+    trace: str = field(default="", repr=False)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for the connector if it failed, and for each failed task."""
+        found = [f"connector {self.name} failed: {last_line(self.trace)}"] if self.state == FAILED else []
+        found += [
+            f"task {task.id} of connector {self.name} failed: {last_line(task.trace)}"
+            for task in self.tasks
+            if task.state == FAILED
+        ]
+        return tuple(found)
+
+
+def last_line(trace: str) -> str:
+    """Return the last cause in a Java stack trace, without secrets, or `no trace` if the trace is empty."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    causes = [line.removeprefix("Caused by:").strip() for line in lines if line.startswith("Caused by:")]
+    told = causes[-1] if causes else next((line for line in lines if not line.startswith("at ")), "no trace")
+    return masked(told)[:_LONGEST_TRACE]
+
+
+def masked(text: str) -> str:
+    """Return a text of Connect's on one line, without what looks like a password."""
+    text = one_line(" ".join(text.split()))
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
+    """Return the error about a connector that this pipeline does not own, or None if the pipeline owns it."""
+    owner = live.config.get(OWNER, "")
+    if owner == wanted.config[OWNER]:
+        return None
+    whose = f"the pipeline {owner}" if owner else "nobody that Tidemill knows"
+    message = f"connector {live.name} belongs to {whose}"
+    remedy = "delete it in Kafka Connect, rename spec.source.connectors, or set the annotation tidemill.dev/adopt"
+    return TidemillError(Reason.RESOURCE_CONFLICT, message, remedy)
+
+
+def drifted(live: LiveConnector, wanted: Connector) -> bool:
+    """Return whether the stored configs differ from the desired ones."""
+    return dict(live.config) != dict(wanted.config)
+
+
+def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
+    """Return the status item of a connector."""
+    item: dict[str, Any] = {
+        "name": wanted.called,
+        "state": live.state or UNASSIGNED,
+        "tasks": [{"id": task.id, "state": task.state} for task in live.tasks],
+    }
+    failures = live.failures
+    return item | ({"message": "; ".join(failures)[:1024]} if failures else {})
+
+
+def unfinished(live: LiveConnector, wanted: Connector) -> str:
+    """Return what a connector without failures waits for, or empty if it is in its desired state."""
+    states: Sequence[str] = (live.state, *(task.state for task in live.tasks))
+    if wanted.paused:
+        waits = [state for state in states if state not in (PAUSED, STOPPED, FAILED)]
+        return f"connector {live.name} is being paused" if waits else ""
+    if live.state != RUNNING:
+        return f"connector {live.name} is {live.state or UNASSIGNED}"
+    if not live.tasks:
+        return f"connector {live.name} has no task yet"
+    idle = [f"task {task.id} is {task.state}" for task in live.tasks if task.state != RUNNING]
+    return f"connector {live.name}: {', '.join(idle)}" if idle else ""

@@ -1,0 +1,276 @@
+"""Connectors on a real Kafka Connect worker: made, repaired, paused, restarted, left alone, deleted, away."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from confluent_kafka import Consumer
+
+from hanging import frozen
+from kafka_admin import KafkaAdmin
+from tidemill_operator.actuators.connect.client import ConnectClient
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
+from tidemill_operator.actuators.connect.restarts import Restarts
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.laptop.servers import Server, Servers
+from tidemill_operator.laptop.servers.connect import connect_worker, secret_reference, secrets_folder
+from tidemill_operator.laptop.servers.connect_jars import find_plugins
+from tidemill_operator.outcome import Outcome, Rank
+from tidemill_operator.plan.connect.connectors import FILES, owner_text
+from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.processes.files import write_atomic
+from tidemill_operator.processes.ports import Ports
+from waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+OWNER = Owner("shop", "lines", "u-1", "test")
+TOPIC = "shop.lines.events"
+ROUTE = "transforms.tidemillTopic"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("connect")
+
+
+@pytest.fixture(scope="module")
+def worker(servers: Servers, folder: Path) -> Iterator[Server]:
+    """A worker of this module, with the connectors that read files."""
+    plugins = find_plugins([FILES], os.environ)
+    server = connect_worker(folder, Ports(folder / "ports.json"), brokers=servers.kafka, plugins=plugins)
+    server.start()
+    KafkaAdmin(servers.kafka).create(TOPIC)
+    yield server
+    server.stop()
+
+
+def connector(file: str, name: str = "files", owner: Owner = OWNER, **config: str) -> Connector:
+    """A connector that writes the lines of a file to TOPIC."""
+    called = f"shop.lines.{name}"
+    configs = {
+        "name": called,
+        "connector.class": FILES,
+        "tasks.max": "1",
+        "tidemill.owner": owner_text(owner),
+        "topic": "elsewhere",
+        "file": file,
+        "value.converter": "org.apache.kafka.connect.storage.StringConverter",
+        "transforms": "tidemillTopic",
+        f"{ROUTE}.type": "org.apache.kafka.connect.transforms.RegexRouter",
+        f"{ROUTE}.regex": ".*",
+        f"{ROUTE}.replacement": TOPIC,
+        **config,
+    }
+    return Connector(called, name, dict(sorted(configs.items())))
+
+
+@pytest.fixture
+def client(worker: Server) -> Iterator[ConnectClient]:
+    found = ConnectClient(f"http://127.0.0.1:{worker.port}")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def actuator(client: ConnectClient) -> KafkaConnect:
+    return KafkaConnect(client)
+
+
+def stored(worker: Server, name: str) -> dict[str, Any]:
+    """A connector as Connect has stored it, with its state."""
+    url = f"http://127.0.0.1:{worker.port}/connectors/{name}"
+    info, status = (httpx.get(f"{url}{path}", timeout=10, trust_env=False) for path in ("", "/status"))
+    return {**info.json(), "status": status.json()} if info.is_success else {}
+
+
+def settled(actuator: KafkaConnect, *wanted: Connector, adopt: bool = False) -> list[Outcome]:
+    """The outcomes when all are as they should be; the last pass of these changes nothing."""
+
+    def done() -> list[Outcome]:
+        found = actuator.ensure(wanted, owner=OWNER, adopt=adopt)
+        return found if all(outcome.rank == Rank.DONE and not outcome.changed for outcome in found) else []
+
+    return eventually(done, what="connectors as specified", seconds=60)
+
+
+def lines(servers: Servers, count: int) -> list[str]:
+    """The first values of the topic, once there are so many."""
+    settings = {
+        "bootstrap.servers": servers.kafka,
+        "group.id": f"t-{time.monotonic()}",
+        "auto.offset.reset": "earliest",
+    }
+    consumer, found = Consumer(settings), []
+    consumer.subscribe([TOPIC])
+    try:
+
+        def all_there() -> bool:
+            message = consumer.poll(1.0)
+            if message is not None and not message.error():
+                found.append((message.value() or b"").decode())
+            return len(found) >= count
+
+        eventually(all_there, what=f"{count} lines", seconds=60)
+    finally:
+        consumer.close()
+    return found
+
+
+def test_a_connector_is_made_repaired_paused_and_deleted(
+    servers: Servers, worker: Server, folder: Path, actuator: KafkaConnect
+) -> None:
+    """Its records are in the pipeline's topic. A change by others is reverted. A second pass writes nothing."""
+    file = folder / "lines.txt"
+    file.write_text("one\ntwo\n")
+    wanted = connector(str(file))
+    first = actuator.ensure([wanted], owner=OWNER)
+    assert [(outcome.rank, outcome.changed) for outcome in first] == [(Rank.WAITING, 1)]
+    (outcome,) = settled(actuator, wanted)
+    assert outcome.observed == {"name": "files", "state": "RUNNING", "tasks": [{"id": 0, "state": "RUNNING"}]}
+    assert lines(servers, 2) == ["one", "two"]
+
+    changed = {**wanted.config, "file": "/elsewhere", "stray": "1"}
+    url = f"http://127.0.0.1:{worker.port}/connectors/{wanted.name}/config"
+    httpx.put(url, json=changed, timeout=30, trust_env=False).raise_for_status()
+    settled(actuator, wanted)
+    assert stored(worker, wanted.name)["config"] == wanted.config
+
+    (paused,) = settled(actuator, replace(wanted, paused=True))
+    assert paused.observed["state"] == stored(worker, wanted.name)["status"]["connector"]["state"] == "PAUSED"
+    settled(actuator, wanted)
+    assert stored(worker, wanted.name)["status"]["connector"]["state"] == "RUNNING"
+
+    (gone,) = actuator.ensure([], owner=OWNER)
+    assert (gone.name, gone.changed) == (wanted.name, 1)
+    eventually(lambda: not stored(worker, wanted.name), what="the connector is gone", seconds=30)
+    assert actuator.ensure([], owner=OWNER) == []
+
+
+def test_a_paused_connector_never_runs(folder: Path, actuator: KafkaConnect) -> None:
+    """A pipeline that is created suspended reads nothing."""
+    file = folder / "unread.txt"
+    file.write_text("unread\n")
+    wanted = replace(connector(str(file), "halted"), paused=True)
+    (outcome,) = settled(actuator, wanted)
+    assert outcome.observed["state"] == "PAUSED"
+    actuator.remove(owner=OWNER)
+
+
+def test_a_failed_task_is_named_and_restarted_with_growing_delays(folder: Path, client: ConnectClient) -> None:
+    """The message has connector, task and cause; a spec that is repaired runs at once."""
+    now = [1_000.0]
+    restarts = Restarts(lambda: now[0])
+    file = folder / "failing.txt"
+    file.write_text("a line\n")
+    broken = connector(
+        str(file),
+        "broken",
+        **{
+            "transforms": "part,tidemillTopic",
+            "transforms.part.type": "org.apache.kafka.connect.transforms.ExtractField$Value",
+            "transforms.part.field": "x",
+        },
+    )
+    actuator = KafkaConnect(client, restarts)
+
+    def failing() -> Outcome | None:
+        (outcome,) = actuator.ensure([broken], owner=OWNER)
+        return outcome if outcome.rank == Rank.FAILED else None
+
+    outcome = eventually(failing, what="a failed task", seconds=60)
+    assert outcome.reason == Reason.CONNECTOR_FAILED
+    assert "task 0 of connector shop.lines.broken failed: " in outcome.message
+    assert "Only Struct objects supported" in outcome.message
+    assert "restarted once, again at 1970-01-01T00:16:50Z" in outcome.message
+    assert outcome.observed["tasks"] == [{"id": 0, "state": "FAILED"}]
+
+    # It was restarted, so that it runs again until it fails again; then it waits for its turn.
+    again = eventually(failing, what="failed again", seconds=60)
+    assert "restarted once" in again.message
+    now[0] += 10
+    assert "restarted 2 times, again at 1970-01-01T00:17:10Z" in eventually(failing, what="again", seconds=60).message
+
+    settled(actuator, connector(str(file), "broken"))
+    assert restarts.told("shop.lines.broken") == "it was not restarted yet"
+    actuator.remove(owner=OWNER)
+
+
+def test_connectors_of_others_are_left_alone_unless_adopted(
+    worker: Server, folder: Path, client: ConnectClient, actuator: KafkaConnect
+) -> None:
+    """A connector of another pipeline is not changed, and not deleted with this one."""
+    file = folder / "foreign.txt"
+    file.write_text("")
+    theirs = connector(str(file), "theirs", Owner("shop", "lines", "u-2", "test"))
+    client.create(theirs.name, theirs.config, paused=False)
+    eventually(lambda: stored(worker, theirs.name), what="theirs", seconds=30)
+    wanted = connector(str(file), "theirs")
+    (outcome,) = actuator.ensure([wanted], owner=OWNER)
+    assert (outcome.rank, outcome.reason) == (Rank.FAILED, Reason.RESOURCE_CONFLICT)
+    assert "belongs to the pipeline test/shop/lines/u-2" in outcome.message
+    assert actuator.ensure([], owner=OWNER) == actuator.remove(owner=OWNER) == []
+    assert stored(worker, theirs.name)["config"] == theirs.config
+    settled(actuator, wanted, adopt=True)
+    assert stored(worker, theirs.name)["config"] == wanted.config
+    assert [outcome.name for outcome in actuator.remove(owner=OWNER)] == [wanted.name]
+
+
+def test_the_worker_reads_secrets_that_connect_does_not_store(
+    servers: Servers, worker: Server, folder: Path, actuator: KafkaConnect
+) -> None:
+    """Connect's stored config has the reference, as the topic of configs has; the connector has the value."""
+    file = folder / "behind-a-secret.txt"
+    file.write_text("from the secret file\n")
+    write_atomic(secrets_folder(folder) / "shop" / "place" / "path", str(file), mode=0o600)
+    reference = secret_reference(folder)
+    for placeholder, text in {"{namespace}": "shop", "{name}": "place", "{key}": "path"}.items():
+        reference = reference.replace(placeholder, text)
+    wanted = connector(reference, "secret")
+    settled(actuator, wanted)
+    eventually(lambda: "from the secret file" in lines(servers, 3), what="the secret file's line", seconds=60)
+    assert str(file) not in str(stored(worker, wanted.name)["config"])
+    assert stored(worker, wanted.name)["config"]["file"] == reference
+    actuator.remove(owner=OWNER)
+
+
+def test_an_unknown_class_is_refused_with_a_remedy(worker: Server, actuator: KafkaConnect) -> None:
+    """The message says what to install, and nothing is created."""
+    wanted = connector("/none", "unknown", **{"connector.class": "com.example.NoConnector"})
+    (outcome,) = actuator.ensure([wanted], owner=OWNER)
+    assert (outcome.rank, outcome.reason) == (Rank.FAILED, Reason.REFUSED)
+    assert "com.example.NoConnector" in outcome.message
+    assert "install the connector's plugin" in outcome.message
+    assert stored(worker, wanted.name) == {}
+
+
+def test_a_worker_that_is_away_is_said_soon(worker: Server, folder: Path, actuator: KafkaConnect) -> None:
+    """Calls end with an error, also if the worker hangs. When it is back, the connector runs again."""
+    file = folder / "away.txt"
+    file.write_text("")
+    wanted = connector(str(file), "away")
+    settled(actuator, wanted)
+    began = time.monotonic()
+    hasty = ConnectClient(f"http://127.0.0.1:{worker.port}", seconds=2)
+    with frozen(worker), pytest.raises(TidemillError) as error:
+        KafkaConnect(hasty).ensure([wanted], owner=OWNER)
+    hasty.close()
+    assert error.value.reason == Reason.UNREACHABLE
+    assert time.monotonic() - began < 10
+    worker.kill()
+    began = time.monotonic()
+    with pytest.raises(TidemillError) as error:
+        actuator.ensure([wanted], owner=OWNER)
+    assert error.value.reason == Reason.UNREACHABLE
+    assert f"Kafka Connect at http://127.0.0.1:{worker.port} does not answer" in str(error.value)
+    assert time.monotonic() - began < 10
+    worker.start()
+    settled(actuator, wanted)
+    actuator.remove(owner=OWNER)

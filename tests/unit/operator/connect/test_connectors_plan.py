@@ -1,0 +1,165 @@
+"""The configs of connectors: what Tidemill adds, where records go, how secrets are named, what a trace says."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.resource.validate import check
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.connect.connectors import POSTGRES
+from tidemill_operator.plan.connect.states import last_line, masked
+from tidemill_operator.plan.describe import describe
+from tidemill_operator.plan.model import LiveFacts, Plan
+from tidemill_operator.plan.restarts import read_by_processors
+from tidemill_operator.settings import Platform
+
+Document = dict[str, Any]
+SHOP = {
+    "name": "shop_db",
+    "class": POSTGRES,
+    "config": {"database.hostname": "db", "table.include.list": "public.orders"},
+    "secrets": {"database.password": {"name": "shop-db", "key": "password"}},
+}
+
+
+def with_connectors(document: Document, *connectors: Document, **source: Any) -> Document:
+    found = copy.deepcopy(document)
+    found["spec"]["source"] |= {"format": {"envelope": "debezium"}, "connectors": list(connectors), **source}
+    return found
+
+
+def plan_of(document: Document, **platform: Any) -> Plan:
+    return build_plan(AnalyticsPipeline.model_validate(document), replace(Platform(), **platform), 1)
+
+
+def test_debezium_needs_no_more_than_the_database(document: Document) -> None:
+    """Names of slot and topics are the connector's own; secrets are references; records go to the source topic."""
+    (connector,) = plan_of(with_connectors(document, SHOP)).connectors
+    config = connector.config
+    assert connector.name == config["name"] == config["topic.prefix"] == "shop.orders.shop_db"
+    assert (config["connector.class"], config["tasks.max"]) == (POSTGRES, "1")
+    assert config["database.password"] == "${secrets:shop/shop-db:password}"
+    assert connector.secrets == (("shop-db", "password"),)
+    assert config["slot.name"] == config["publication.name"] == "tidemill_shop_orders_shop_db"
+    assert config["publication.autocreate.mode"] == "filtered"
+    assert config["value.converter.schemas.enable"] == "false"
+    assert config["decimal.handling.mode"] == "double"
+    assert config["transforms"] == "tidemillLeaveOut,tidemillTopic"
+    assert config["transforms.tidemillTopic.replacement"] == "shop.orders.events"
+    left_out = re.compile(config["predicates.tidemillNoChange.pattern"])
+    prefix = "shop.orders.shop_db"
+    assert all(map(left_out.fullmatch, (f"__debezium-heartbeat.{prefix}", prefix, f"{prefix}.transaction")))
+    assert not any(map(left_out.fullmatch, (f"{prefix}.public.orders", f"{prefix}.public.transaction")))
+
+
+def test_configs_of_the_spec_win_and_its_transforms_are_between(document: Document) -> None:
+    """Only what routes the records cannot be changed."""
+    own = {
+        "slot.name": "mine",
+        "topic.prefix": "p",
+        "decimal.handling.mode": "precise",
+        "value.converter": "my.Converter",
+        "transforms": "unwrap, more",
+        "predicates": "isOrder",
+    }
+    document = with_connectors(document, {**SHOP, "config": own}, format={"envelope": "none"})
+    (connector,) = plan_of(document).connectors
+    assert {key: connector.config[key] for key in own if key not in ("transforms", "predicates")} == {
+        key: text for key, text in own.items() if key not in ("transforms", "predicates")
+    }
+    assert connector.config["transforms"] == "tidemillLeaveOut,unwrap,more,tidemillTopic"
+    assert connector.config["predicates"] == "isOrder,tidemillNoChange"
+    assert "value.converter.schemas.enable" not in connector.config
+    assert re.fullmatch(connector.config["predicates.tidemillNoChange.pattern"], "p.transaction")
+
+
+def test_decimals_are_texts_if_a_field_is_exact(document: Document) -> None:
+    document = with_connectors(document, SHOP)
+    document["spec"]["source"]["fields"].append({"name": "fee", "type": "decimal", "scale": 2})
+    assert plan_of(document).connectors[0].config["decimal.handling.mode"] == "string"
+
+
+def test_other_connectors_get_the_route_only(document: Document) -> None:
+    """A class that nothing is known about, on a platform whose workers mount Secrets as folders."""
+    secret = {"user": {"name": "db", "key": "user"}}
+    other = {"name": "other", "class": "com.example.Source", "tasks": 3, "secrets": secret}
+    template = "${directory:/secrets/{namespace}/{name}:{key}}"
+    (connector,) = plan_of(with_connectors(document, other), connect_secrets=template, cluster_id="west").connectors
+    assert dict(connector.config) == {
+        "name": "shop.orders.other",
+        "connector.class": "com.example.Source",
+        "tasks.max": "3",
+        "user": "${directory:/secrets/shop/db:user}",
+        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "key.converter.schemas.enable": "false",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter.schemas.enable": "false",
+        "transforms": "tidemillTopic",
+        "transforms.tidemillTopic.type": "org.apache.kafka.connect.transforms.RegexRouter",
+        "transforms.tidemillTopic.regex": ".*",
+        "transforms.tidemillTopic.replacement": "shop.orders.events",
+        "tidemill.owner": f"west/shop/orders/{document['metadata'].get('uid', '')}",
+    }
+
+
+def test_an_edit_of_a_connector_restarts_no_processor_and_is_planned(document: Document) -> None:
+    before, after = (
+        plan_of(with_connectors(document, {**SHOP, "tasks": tasks}, {**SHOP, "name": name}))
+        for tasks, name in ((1, "old"), (2, "new"))
+    )
+    revisions = [next(w.revision for w in plan.workloads if w.component == "processor") for plan in (before, after)]
+    assert revisions[0] == revisions[1]
+    found = {
+        (change.action, change.name): [difference.member for difference in change.differences]
+        for change in changes(after, LiveFacts(), before=before, configs={})
+        if change.kind == "connector"
+    }
+    assert found["change", "shop.orders.shop_db"] == ["config.tasks.max"]
+    assert set(found) - {("change", "shop.orders.shop_db")} == {
+        ("create", "shop.orders.new"),
+        ("remove", "shop.orders.old"),
+    }
+    assert describe(after)["connectors"][0]["config"]["tasks.max"] == "2"
+    assert read_by_processors  # the setting is listed in plan.restarts.UNREAD
+
+
+def test_no_message_shows_a_secret(document: Document) -> None:
+    """Neither the one about a secret in plain text, nor the one about a login in a URL."""
+    config = {"database.password": "hunter2", "connection.url": "jdbc:x://me:hunter2@db/x", "a": "${file:/x:hunter2}"}
+    _, faults = check(with_connectors(document, {**SHOP, "secrets": {}, "config": config}))
+    assert len(faults) == 3
+    assert "hunter2" not in " ".join(map(str, faults))
+
+
+TRACES = [
+    ("", "no trace"),
+    (
+        "a.B: one\n\tat x.y(Z.java:1)\nCaused by: c.D: two\n\tat z\nCaused by: e.F: the cause\n\t... 3 more",
+        "e.F: the cause",
+    ),
+    ("java.lang.Exception: refused\n\tat x", "java.lang.Exception: refused"),
+    (
+        "a.B: url jdbc:postgresql://me:hunter2@db/x?password=hunter2&a=1",
+        "a.B: url jdbc:postgresql://me:…@db/x?password=…&a=1",
+    ),
+    (
+        "a.B: Invalid value hunter2 for configuration port: no number",
+        "a.B: Invalid value … for configuration port: no number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("trace", "expected"), TRACES, ids=[expected for _, expected in TRACES])
+def test_the_last_cause_of_a_trace(trace: str, expected: str) -> None:
+    assert last_line(trace) == expected
+
+
+def test_texts_of_connect_are_one_line() -> None:
+    assert masked("one\n\ttwo token: abc, x") == "one two token: …, x"

@@ -1,0 +1,1 @@
+"""What `spec.source.connectors` may contain."""

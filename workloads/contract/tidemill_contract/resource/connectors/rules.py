@@ -1,0 +1,112 @@
+"""The rules of `spec.source.connectors`: configs that Tidemill sets itself, secrets in plain text, and formats.
+
+No message shows the value of a config that could be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tidemill_contract.resource.faults import ABSENT, Fault
+from tidemill_contract.resource.kinds.connectors import ConnectorSpec, listed
+from tidemill_contract.resource.kinds.formats import FormatSpec
+from tidemill_contract.resource.parts import Parts
+
+RESERVED = "tidemill"
+"""The beginning of the names of the transforms and predicates that Tidemill adds."""
+_CONVERTER = "value.converter"
+_SET_BY_MEMBERS = {
+    "name": "take it out; the connector is named after its member name",
+    "connector.class": "write the class into the member class",
+    "tasks.max": "write the number into the member tasks",
+}
+_SINKS = ("topics", "topics.regex")
+# Configs with which a connector could write to other topics or other clusters than the pipeline's.
+_NOT_ITS_OWN = (
+    ("topic.creation.", "the pipeline creates its topic itself", "use spec.source.topic"),
+    (
+        "producer.override.bootstrap.servers",
+        "records go to the pipeline's topic",
+        "take it out; Connect's workers know the brokers",
+    ),
+    ("producer.override.transactional.id", "Connect chooses it", "take it out"),
+    ("consumer.override.", "a source does not consume", "take it out"),
+    ("admin.override.", "the pipeline creates its topic itself", "take it out"),
+    ("offsets.storage.topic", "the Connect cluster has the topic of offsets", "take it out"),
+    (f"{RESERVED}.", "the prefix is reserved", "take it out"),
+    (f"transforms.{RESERVED}", "the name of the transform is reserved", "rename the transform"),
+    (f"predicates.{RESERVED}", "the name of the predicate is reserved", "rename the predicate"),
+)
+_SECRET = re.compile(
+    r"password|passwd|passphrase|secret|token|credential|jaas|(private|api|access|account)[._-]?key", re.IGNORECASE
+)
+_SECRET_IN_VALUE = re.compile(
+    r"://[^/\s:@]*:[^/\s@]+@|[?&;\s](password|passwd|pwd|secret|token|sslpassword)=", re.IGNORECASE
+)
+_REFERENCE = re.compile(r"\$\{[^}]*:[^}]*\}")
+"""A reference that Connect's config providers would resolve. `${topic}` is none."""
+
+
+def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
+    """Yield the faults of the connectors, except faults of single members."""
+    seen: dict[str, str] = {}
+    for part in parts.connectors:
+        if part.name is not None and part.name in seen:
+            message = f"the connector is here twice, first at {seen[part.name]}"
+            yield Fault(f"{part.path}.name", part.name, message, "give each a name of its own")
+        if part.name is not None:
+            seen.setdefault(part.name, f"{part.path}.name")
+        if part.model is None:
+            continue
+        for key in part.model.config:
+            yield from _owned(key, f"{part.path}.config.{key}")
+        for key in part.model.secrets:
+            yield from _owned(key, f"{part.path}.secrets.{key}")
+            if key in part.model.config:
+                yield Fault(f"{part.path}.config.{key}", ABSENT, "the config is in secrets too", "take one of them out")
+        yield from _plain_secrets(part.model, f"{part.path}.config")
+        yield from _names(part.model, f"{part.path}.config")
+        if parts.format is not None:
+            yield from _format(part.model, parts.format, part.path)
+
+
+def _owned(key: str, path: str) -> Iterator[Fault]:
+    if key in _SET_BY_MEMBERS:
+        yield Fault(path, ABSENT, "a member of the connector says this", _SET_BY_MEMBERS[key])
+    if key in _SINKS:
+        yield Fault(path, ABSENT, "only sinks have it, and connectors here are sources", "name a source connector")
+    for prefix, message, remedy in _NOT_ITS_OWN:
+        if key.startswith(prefix):
+            yield Fault(path, ABSENT, message, remedy)
+
+
+def _plain_secrets(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
+    for key, value in connector.config.items():
+        if _REFERENCE.search(value):
+            message = "refers to a file or variable of Connect's workers"
+            yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
+        elif _SECRET.search(key):
+            message = "looks like a secret, and everybody could read it here"
+            yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
+        elif _SECRET_IN_VALUE.search(value):
+            message = "has a password in it, which everybody could read"
+            yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
+
+
+def _names(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
+    for key in ("transforms", "predicates"):
+        for name in listed(connector.config.get(key, "")):
+            if name.startswith(RESERVED):
+                yield Fault(f"{path}.{key}", name, "the name is reserved", "rename it")
+
+
+def _format(connector: ConnectorSpec, written: FormatSpec, path: str) -> Iterator[Fault]:
+    """Yield the faults of a connector whose records are not of the source's format."""
+    if written.type != "json" and _CONVERTER not in connector.config:
+        message = f"records have to be written as {written.type}"
+        yield Fault(f"{path}.config.{_CONVERTER}", ABSENT, message, f"name the converter that writes {written.type}")
+    if connector.is_debezium and written.envelope == "none" and not connector.transforms:
+        message = "Debezium writes each change in an envelope"
+        remedy = "write envelope: debezium, or unwrap the rows with transforms of the connector"
+        yield Fault("spec.source.format.envelope", written.envelope, message, remedy)

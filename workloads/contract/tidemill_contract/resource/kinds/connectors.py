@@ -1,0 +1,58 @@
+"""Connectors of Kafka Connect: the member `source.connectors`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from tidemill_contract.functions.base import Name
+from tidemill_contract.resource.kinds.base import Model
+from tidemill_contract.resource.kinds.formats import SecretRef
+
+ConfigKey = Annotated[str, StringConstraints(min_length=1, max_length=249)]
+ConfigText = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class SecretKeyRef(SecretRef):
+    """One key of a Secret in the pipeline's namespace."""
+
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]{1,253}$", max_length=253)] = Field(
+        description="The key that has the value."
+    )
+
+
+class ConnectorSpec(Model):
+    """A source connector that Kafka Connect runs for the pipeline."""
+
+    name: Name = Field(description="Name of the connector. Connect knows it as <namespace>.<pipeline>.<name>.")
+    class_name: Annotated[
+        str,
+        StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$", max_length=249),
+    ] = Field(alias="class", description="Java class of the connector, which Connect's workers must have.")
+    tasks: int = Field(1, ge=1, le=64, description="Maximum number of tasks.")
+    paused: bool = Field(False, description="True: the connector reads nothing. It keeps its position.")
+    config: dict[ConfigKey, ConfigText] = Field(
+        default_factory=dict, max_length=128, description="Configs of the connector, which everybody may read."
+    )
+    secrets: dict[ConfigKey, SecretKeyRef] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Further configs whose values are in Secrets, such as database.password. Connect's workers read"
+        " the values.",
+    )
+
+    @property
+    def is_debezium(self) -> bool:
+        """Whether the connector is one of Debezium's, which write change events."""
+        return self.class_name.startswith("io.debezium.")
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """The names of the transforms in `config`, in their order."""
+        return listed(self.config.get("transforms", ""))
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the items of a comma-separated config, without blanks."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
