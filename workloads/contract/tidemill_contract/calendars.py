@@ -76,7 +76,7 @@ class Calendar:
 
     @property
     def days(self) -> int:
-        """The greatest number of days of a unit."""
+        """The maximum number of days in a unit."""
         return self.count if self.unit == "day" else _most_days(self.count)
 
     @property
@@ -140,7 +140,7 @@ class Calendar:
             previous, number = start, number + 1
 
     def _place(self, time_ms: int) -> tuple[int, int]:
-        """Return the chunk of the last start up to a time, and the index of that start in the chunk."""
+        """Return the chunk that has the last start at or before a time, and the index of that start in the chunk."""
         chunk = time_ms // _CHUNK_MS
         at = bisect_right(_chunk(self, chunk), time_ms) - 1
         while at < 0:
@@ -185,9 +185,9 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 @lru_cache(maxsize=256)
 def _most_days(months: int) -> int:
-    """Return how many days a period of `months` months has at most.
+    """Return the maximum number of days in a period of `months` months.
 
-    The periods follow each other from January 1970.
+    The first period starts in January 1970.
     """
     firsts = [dt.date(1970 + at // 12, at % 12 + 1, 1) for at in range(0, 12 * 4 * months + 1, months)]
     return max((end - start).days for start, end in pairwise(firsts))
@@ -195,7 +195,7 @@ def _most_days(months: int) -> int:
 
 @lru_cache(maxsize=64)
 def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
-    """Return the starts of units from `chunk` to `chunk + 1` (excluded), both times _CHUNK_MS, in epoch ms."""
+    """Return the starts of units from `chunk * _CHUNK_MS` to `(chunk + 1) * _CHUNK_MS` (excluded), in epoch ms."""
     low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
     found = calendar.between(low - DAY, high)
     return tuple((start - _EPOCH) // _MS for start in found if low <= start < high)
@@ -207,8 +207,9 @@ class Runs:
 
     Attributes:
         firsts: the start of the first unit of each run, ascending, in UTC without a zone.
-        lasts: the start of the last unit of each run, ascending, in UTC without a zone. Such a unit ends where the next
-            run starts, so it can be shorter or longer than usual. The last run has no end, and no entry here.
+        lasts: the start of the last unit of each run, ascending, in UTC without a zone. The last unit of a run ends
+            where the next run starts, so it can be shorter or longer than usual. `lasts` has no entry for the last run,
+            which has no end.
         numbers: the number of the first unit of each run, counted from 0.
     """
 
@@ -219,7 +220,7 @@ class Runs:
 
 @lru_cache(maxsize=256)
 def runs(calendar: Calendar, first_year: int, last_year: int) -> Runs:
-    """Return the units that cover the years from first to last, inclusive. The usual length is `calendar.days`."""
+    """Return the runs of units from `first_year` to `last_year`, inclusive. The usual length is `calendar.days`."""
     since = dt.datetime(min(max(first_year, FIRST_YEAR), LAST_YEAR), 1, 1)
     until = dt.datetime(min(max(last_year, FIRST_YEAR), LAST_YEAR) + 1, 1, 1)
     starts, length = calendar.between(since, until), calendar.days * DAY

@@ -44,7 +44,7 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return a length in units of the calendar as a number of days or months, or None if it has another unit.
+    """Return a length in units of the calendar as a number of days or months, or None if the unit is another one.
 
     Raises:
         ValueError: the length can be more than 3650 days.
@@ -63,7 +63,7 @@ def least_ms(text: str) -> int:
     """Return the least length of a window in milliseconds. A month counts as 28 days.
 
     Raises:
-        ValueError: the text is no length of a window, or the window can be longer than 3650 days.
+        ValueError: the text is not a length of a window, or the window can be longer than 3650 days.
     """
     units = calendar_units(text)
     return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]

@@ -41,7 +41,7 @@ def role(schema_name: str, function: str) -> str:
 
 
 def logins(role_name: str) -> tuple[str, str]:
-    """Return the names of a role's two login roles. One is in use, and the other is for the next password."""
+    """Return the names of a role's two login roles. One login is in use, and the other is for the next password."""
     return f"{role_name}_a", f"{role_name}_b"
 
 
@@ -51,7 +51,7 @@ def topic(namespace: str, name: str, kind: str) -> str:
 
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
-    """Return namespace, pipeline and kind of a name made by `topic`, or None if it is another name."""
+    """Return namespace, pipeline and kind of a name made by `topic`, or None if `topic` cannot have made it."""
     # The name can be split at its dots, because neither namespaces nor names of pipelines have dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
@@ -76,7 +76,7 @@ def service(name: str, component: str) -> str:
 
 
 def redis_prefix(namespace: str, name: str) -> str:
-    """Return the prefix of all Redis keys of a pipeline. It is unambiguous, because neither part can have a slash."""
+    """Return the prefix of all Redis keys of a pipeline. The prefix is unambiguous, because its parts have no slash."""
     return f"tidemill/{namespace}/{name}"
 
 

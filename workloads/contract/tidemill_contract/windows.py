@@ -1,4 +1,4 @@
-"""Writes the SQL that combines stored rows to windows, and computes the values of metrics from partials.
+"""Writes the SQL that combines stored rows into windows, and computes the values of metrics from partials.
 
 Values of sketches are not computed in SQL. The query returns the bytes of a sketch, which are decoded afterwards.
 """
@@ -63,7 +63,7 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """Return by metric the functions that decode stored bytes to values. Metrics that need no decoder are left out."""
+    """Return the functions that decode stored bytes to values, by metric. Metrics that need no decoder are left out."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 

@@ -25,7 +25,7 @@ TOMBSTONE = (
 )
 
 AS_WRITTEN = "timestamp as "
-"""The start of the type in messages for a timestamp with a format, for example in "timestamp as %d.%m.%Y"."""
+"""The words before the format of a timestamp in messages, for example in "timestamp as %d.%m.%Y"."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60
@@ -120,7 +120,7 @@ def refused(
 
 
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
-    """Return the verdict on an event in which the value at `steps`, on the path of `name`, is no object or array."""
+    """Return the verdict on an event whose value at `steps`, on the path of `name`, is not an object or array."""
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
@@ -186,7 +186,7 @@ def counts_seconds(name: str | None, value: int) -> InvalidEvent:
 def miswritten(name: str, kind: str, value: Any) -> InvalidEvent:
     """Return the verdict on a timestamp that is not in the format of its field."""
     came = f"string {json.dumps(value)}" if isinstance(value, str) else f"number {value}"
-    detail = f"{name}: expected {kind}, got {_shortened(came)}; send it so, or correct the field's format"
+    detail = f"{name}: expected {kind}, got {_shortened(came)}; send this format, or correct the field's format"
     return InvalidEvent(Reason.MISTYPED, name, detail)
 
 
@@ -238,7 +238,7 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
         # The reader accepts every number, unless its exponent is too large.
         return (Reason.OUT_OF_RANGE if got == "number" else Reason.MISTYPED), f"{came}; {_decimal_remedy(value, got)}"
     if kind.startswith(AS_WRITTEN):
-        return Reason.MISTYPED, f"{came}; send it so, or correct the field's format"
+        return Reason.MISTYPED, f"{came}; send this format, or correct the field's format"
     if kind == "timestamp":
         return _mistimed(came, value, got)
     return Reason.MISTYPED, f"{came}; {_remedy(value, kind, got)}"

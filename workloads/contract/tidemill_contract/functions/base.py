@@ -97,7 +97,7 @@ class PartialKind:
     Attributes:
         name: the first part of the columns' names.
         sql_type: returns the column's SQL type for a field's spec type.
-        merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both may be null.
+        merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both values may be null.
         rollup: returns an SQL aggregate that merges the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
         refining: whether the column only adds precision to another column. A null then counts as zero.

@@ -48,8 +48,8 @@ def slots_lg(listed: int) -> int:
     """Return the binary logarithm of M, the number of slots of a sketch from which `listed` values are listed.
 
     Up to 0.75 M different values, all counts are exact. With more values, the error of each count is at most 3.5 / M of
-    the number of all values, by the library's documentation. M is at least 16 times `listed`, and at least 512. For
-    M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
+    the number of all values, according to the library's documentation. M is at least 16 times `listed`, and at least
+    512. For M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
     """
     return max(9, (16 * listed - 1).bit_length())
 
@@ -88,7 +88,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            frames.sort(key=len, reverse=True)  # readers compare the length of the whole with that of the first frame
+            frames.sort(key=len, reverse=True)  # readers compare a value's length with the length of its first frame
             return b"".join(frames)
         case "frequent":
             return _frame(_frequent(stored).serialize())
@@ -131,7 +131,7 @@ def _same(value: Any) -> Any:
 
 
 def _shower(field_type: str | None) -> Callable[[Any], Any]:
-    """Return the function that converts a counted value to the value that is listed."""
+    """Return the function that converts a counted value to the listed value."""
     scale = scale_of(field_type)
     if scale is not None:
         return lambda scaled: scaled_text(scaled, scale)
@@ -153,7 +153,7 @@ def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:
             return None
-        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent first
+        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent values come first
         if len(items) > k:
             least = items[k - 1][1]
             items = takewhile(lambda item: item[1] >= least, items)

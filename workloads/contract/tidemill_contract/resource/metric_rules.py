@@ -37,13 +37,13 @@ class Columns:
     complete: bool
 
     def unknown(self, path: str, name: str, what: str = "field") -> Fault | None:
-        """Return the fault of a reference to a column that does not exist."""
+        """Return the fault for a reference to an unknown column."""
         if name in self.types or not self.complete:
             return None
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
     def kept_only(self, path: str, name: str) -> Fault | None:
-        """Return the fault of a group column that has no single value."""
+        """Return a fault if a group column has a type without single values."""
         kind = self.types.get(name)
         if kind not in (JSON, STRINGS):
             return None

@@ -45,7 +45,7 @@ def _of_text(text: str) -> Steps:
         match = _PART.fullmatch(part)
         if match is None:
             remedy = "write names with dots between them, such as order.items[0].sku; a list where a name has dots"
-            raise ValueError(f"is no path of members: {remedy}")
+            raise ValueError(f"is not a path of members: {remedy}")
         steps.append(match.group(1))
         steps += [int(place) if place else EACH for place in re.findall(r"\[([0-9]*)\]", match.group(2))]
     return tuple(steps)

@@ -47,7 +47,9 @@ class FieldSpec(Model):
         " number with scale digits after the point. strings: an array of strings, for topk and distinct. json: any"
         " value, which is only stored with raw events."
     )
-    required: bool = Field(False, description="True: an event in which it is absent or null becomes a dead letter.")
+    required: bool = Field(
+        False, description="True: an event in which the field is absent or null becomes a dead letter."
+    )
     path: Path | None = Field(
         None,
         description="Path of the value, such as order.items[0].sku. If a name has dots, write a list of names and array"
@@ -61,7 +63,7 @@ class FieldSpec(Model):
         " ns since 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
     )
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
-        None, description="Time zone of timestamps without one, such as Europe/Berlin. Default for patterns: UTC."
+        None, description="Time zone of timestamps without a zone, such as Europe/Berlin. Default for patterns: UTC."
     )
     precision: int | None = Field(
         None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."

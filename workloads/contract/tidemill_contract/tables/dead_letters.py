@@ -25,7 +25,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # `_kept` has the sum of these sizes of rows.
+        # `_kept` has the sum of these row sizes.
         ("bytes", "bigint"),
         ELEMENT,
     ),

@@ -56,7 +56,7 @@ class _Debezium(Opener):
 
 
 class _Schemaed(msgspec.Struct, gc=False):
-    """What Kafka Connect's JsonConverter writes with `schemas.enable`."""
+    """The object that Kafka Connect's JsonConverter writes with `schemas.enable`."""
 
     payload: msgspec.Raw = msgspec.Raw()
 

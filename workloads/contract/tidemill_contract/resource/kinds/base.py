@@ -124,7 +124,7 @@ class Kinds(Generic[K]):
         return self.written.model_construct(found.model_fields_set, **dict(found))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return the fault of a member that is present in the wrong kind, or absent in a kind that needs it."""
+        """Return a fault if the kind does not have a member that is set, or needs a member that is absent."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing
@@ -189,7 +189,7 @@ class Kinds(Generic[K]):
         return {value: kind.model_fields[name] for value, kind in kinds if name in kind.model_fields}
 
     def _is_of_some(self, having: Mapping[str, FieldInfo]) -> bool:
-        """Return whether only some kinds have the member, or only some need it."""
+        """Return whether some kinds lack the member, or do not need it although other kinds do."""
         return len(having) < len(self.by_name) or len({info.is_required() for info in having.values()}) > 1
 
     def _member(self, name: str) -> Member | None:
