@@ -1,4 +1,4 @@
-"""Classifies errors. Either a server fails, so a retry helps, or data or code is wrong, so a retry fails again."""
+"""Classifies errors. If a server fails, a retry helps. If data or code is wrong, a retry fails again."""
 
 from __future__ import annotations
 

@@ -25,14 +25,14 @@ class WriterConnection(BoundedConnection):
     def slow(self) -> str:
         """A message if the server answers each statement in time, but a batch takes too long.
 
-        Otherwise, it is empty.
+        Otherwise, the message is empty.
         """
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """Count the waits from zero again, because the batch was stored or given up."""
+        """Reset the total of the waits, because the batch was stored or given up."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:

@@ -1,4 +1,4 @@
-"""Makes dead letters of records and elements of exploded arrays that do not count in every window, or in none."""
+"""Makes dead letters of records and elements that do not count in some or all of their windows."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
-"""The time after which a part of Kafka counts as failed. Electing leaders or a coordinator takes less time."""
+"""The time without an answer after which a part of Kafka counts as failed. Electing leaders or a coordinator takes less
+time."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
@@ -64,7 +65,7 @@ class Lookout:
     def kafka_partly(self) -> str:
         """A message if a part of Kafka has not answered for a while, although other brokers do.
 
-        Otherwise, it is empty.
+        Otherwise, the message is empty.
         """
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
@@ -75,7 +76,10 @@ class Lookout:
 
     @property
     def redis_error(self) -> str:
-        """The reason why Redis does not answer. It is empty if Redis answers, or if this process does not use Redis."""
+        """The reason why Redis does not answer.
+
+        The text is empty if Redis answers, or if this process does not use Redis.
+        """
         if self._keeper is None:
             return ""
         return self._redis_error if self._keeper_waits else self._keeper.redis_error

@@ -1,7 +1,7 @@
 """Judges closed windows again after late events changed them. The detector's state before the window is used.
 
 For this, the states before each of a group's latest windows are stored. An older window keeps its verdict. The
-detector's current state does not change, so it keeps what it learnt from the first values of the window.
+detector's current state does not change, so the detector keeps the knowledge from the window's first values.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Keeper(threading.Thread):
 
     Attributes:
         error: the reason why the last pass failed, or an empty text if it was completed.
-        database_error: the same reason if Postgres is the cause, or else an empty text.
+        database_error: the reason if Postgres is the cause, or else an empty text.
         held: a function that returns whether to wait, because Postgres is known not to answer. `Lookout` checks
             Postgres meanwhile.
     """
@@ -136,7 +136,8 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic. So if Kafka refuses the results of one aggregation, others are not tried.
+            # All results go to one topic. So if Kafka refuses the results of one aggregation, the results of others are
+            # not sent in this pass.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

@@ -64,7 +64,10 @@ def temp_table_sql(store: AggregationStore) -> str:
 
 
 def _plain(sql_type: str) -> str:
-    """Return a column's type in the temporary table. Times are milliseconds there, so no text has to be parsed."""
+    """Return a column's type in the temporary table.
+
+    Times are milliseconds in this table, so no text has to be parsed.
+    """
     return "bigint" if sql_type == "timestamptz" else sql_type
 
 
@@ -155,7 +158,7 @@ def compact(
     connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
 ) -> None:
     """Compact the sketches of the rows that the merge returned."""
-    from tidemill_contract.functions import sketches  # loads numpy
+    from tidemill_contract.functions import sketches  # the import loads numpy
 
     partials = sketched(store)
     sets = ", ".join(f"{quote(p.column)} = %s" for p in partials)

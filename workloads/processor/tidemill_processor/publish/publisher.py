@@ -1,9 +1,9 @@
 """Publishes results, anomalies and dead letters from their tables to their topics, at least once.
 
 The tables are the outbox. `published_until` is the time up to which closed windows are published. `_corrections` lists
-the windows that late events changed afterwards. Each dead letter and each anomaly has a column `published`. All of
-these only change after Kafka has acknowledged the records. After a crash before that, records are published again with
-the same `id` header, so that readers can drop repeats.
+the windows that late events changed afterwards. Each dead letter and each anomaly has a column `published`. These
+columns and rows change only after Kafka has acknowledged the records. If the process crashes before, records are
+published again with the same `id` header, so readers can drop repeats.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _ResultEncoder:
 
 
 def _headers_of(refused: Refused) -> dict[str, str]:
-    """Return the headers of a result, which are created again from its key and value."""
+    """Create the headers of a result again, from its key and value."""
     told = msgspec.json.decode(refused.value or b"{}")
     head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
     return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
@@ -119,7 +119,10 @@ class Publisher:
                     yield Duty("corrections", name, version), partial(self._corrections, connection, store, until)
 
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        """Publish the next windows. If they cannot be read, try fewer windows, and at last skip unreadable values."""
+        """Publish the next windows.
+
+        If these windows cannot be read, try fewer windows, and finally skip unreadable values.
+        """
         while True:
             panes = self._spans[store.id]
             try:

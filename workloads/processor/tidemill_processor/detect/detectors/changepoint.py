@@ -15,7 +15,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 LATEST = 12
 """The number of latest windows, which may have a new level."""
 BEFORE = 288
-"""The number of earlier windows to compare with. It is a day of five-minute windows."""
+"""The number of earlier windows to compare with: a day of five-minute windows."""
 
 
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:

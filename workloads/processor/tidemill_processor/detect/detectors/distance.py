@@ -25,7 +25,7 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of the largest deviations, whose effect on the spread is limited."""
+"""The share of the deviations that are limited. These are the largest deviations."""
 _MOST = 5.0
 """The limit of the largest deviations, as a multiple of the largest other deviation."""
 
@@ -65,7 +65,7 @@ def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Rea
 
 
 def _mean(distances: list[float]) -> float:
-    """Return the mean of sorted distances, of which the largest are limited."""
+    """Return the mean of sorted distances, after limiting the largest distances."""
     usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
     most = _MOST * distances[usual - 1]
     return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)

@@ -33,7 +33,8 @@ def learn(rhythm: State, at_ms: int, value: float) -> State:
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # A value of an earlier hour is ignored. But if time jumped back by a day or more, the rhythm continues from there.
+    # A value of an earlier hour is ignored. But if time jumped back by a day or more, the rhythm continues from the
+    # earlier time.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}
