@@ -109,7 +109,7 @@ class _Sent:
 
 
 class _NothingSentError(Exception):
-    """The error for a request of which nothing was sent. It has the answer."""
+    """The error for a request of which nothing was sent. The error has the answer."""
 
     def __init__(self, found: Answer) -> None:
         super().__init__("nothing was sent")
@@ -191,7 +191,7 @@ class EventsHandler:
             raise
 
     def _begin(self, sent: _Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
-        """Queue the events that are not known to be written. They are retried until the outcome of each is known."""
+        """Queue the events that are not known to be written. Each event is retried until its outcome is known."""
         if before is not None:
             records = records.subset(indexes)
         pending = self._queue(sent, records, sure=True)
@@ -228,7 +228,7 @@ class EventsHandler:
             delivery = await finish(self._sink, sent.topic, records, pending, places=places, deadline=deadline)
         except TimeoutError:
             pipeline.count({results.RETRY: len(records.values)})
-            detail = "Kafka has not acknowledged the events in time, though it may yet; send them again later"
+            detail = "Kafka has not acknowledged the events in time, but may still write them; send them again later"
             raise unavailable("not_acknowledged", detail, FULL_SECONDS, retry=len(records.values)) from None
         outcome = Outcome(records, delivery, sent.events.ids)
         pipeline.count(outcome.counts)

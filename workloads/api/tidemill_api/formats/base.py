@@ -35,8 +35,8 @@ class Writer(Protocol):
 
 
 WriterOf = Callable[[Sequence[Column], Converters], Writer]
-"""A function that creates the writer for some columns. It also gets converters by column name, which replace the
-converters of the format."""
+"""A function that creates the writer for some columns. The function also gets converters by column name, which replace
+the converters of the format."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A route that puts itself into the request's ASGI scope.
 
-The HTTP metrics read the route's path template from there.
+The HTTP metrics read the route's path template from the scope.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Patience:
     """The time limits for a client, in seconds.
 
     Attributes:
-        slow: the maximum time to read a message. After it, the client is disconnected.
+        slow: the maximum time to read a message, after which the client is disconnected.
         last: the maximum time to read the last message.
         auth: the maximum time until the first message arrives, which has the API key.
         allowed: the interval between the checks whether the client's API key is still valid.

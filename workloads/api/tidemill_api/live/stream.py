@@ -1,4 +1,4 @@
-"""Reads the Redis stream of a pipeline's changes, and renews the Redis key that makes processors write to it."""
+"""Reads the Redis stream of a pipeline's changes, and renews the Redis key that lets processors write the stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Unreachable(Exception):
 
 
 class ChangeStream:
-    """Reads the stream from its current end. After an outage of Redis it starts at the end again.
+    """Reads the stream from its current end. After an outage of Redis, reading starts at the end again.
 
     Args:
         client: the Redis client, or None if Redis is not configured.

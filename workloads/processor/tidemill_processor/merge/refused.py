@@ -65,9 +65,8 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
     if time >= kept:
         return InvalidEvent(Reason.LATE, None, f"{missed} window(s) were closed before the event came")
     detail = (
-        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {format_ms(retention_ms)} ends, as"
-        f" windows are closed until {rfc3339_ms(closed)}; lengthen its retention, then replay what is"
-        " missing"
+        f"{rfc3339_ms(time)} is before {rfc3339_ms(kept)}: windows are closed until {rfc3339_ms(closed)} and kept for"
+        f" {format_ms(retention_ms)}; increase the retention, then run `tidemill replay`"
     )
     return InvalidEvent(Reason.TOO_OLD, None, detail)
 
