@@ -63,7 +63,7 @@ It returns a new answer, or None if the known answer is still current.
 
 @dataclass
 class Slot:
-    """The cache entry of one query. It stays the same object as long as the cache keeps it.
+    """The cache entry of one query. The entry stays the same object as long as the cache keeps it.
 
     Attributes:
         key: the key of the query.

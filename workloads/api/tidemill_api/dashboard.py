@@ -1,4 +1,4 @@
-"""Serves the dashboard, a page of static files in this package. It uses the API like any other client."""
+"""Serves the dashboard, a page of static files in this package. The page uses the API like any other client."""
 
 from __future__ import annotations
 

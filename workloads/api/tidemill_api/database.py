@@ -81,7 +81,7 @@ def _of_server(error: BaseException) -> bool:
 
 
 class Pool:
-    """The connections of one pipeline. They use the login of the pipeline's reader."""
+    """The connections of one pipeline, with the login of the pipeline's reader."""
 
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
@@ -214,7 +214,7 @@ class Database:
 
     Attributes:
         guard: the guard of the server.
-        error: the latest failure of Postgres. It is empty after a success.
+        error: the latest failure of Postgres, or an empty text after a success.
         seen: whether Postgres has ever answered.
     """
 

@@ -107,7 +107,7 @@ class Upkeep:
     def ready(self) -> bool:
         """Return whether the process can take requests.
 
-        It also can while Postgres is down, because it then sends older answers.
+        The process also can while Postgres is down, because it then sends older answers.
         """
         return self._services.database.seen and not self.stopping
 

@@ -56,8 +56,8 @@ class StatusServer:
         host: the address to listen on.
         port: the port to listen on, or 0 to choose a free port.
         health: a function that returns the status code and the body of /health.
-        ready: a function that returns whether /readyz answers 200. Otherwise, it answers 503.
-        live: a function that returns whether /livez answers 200. Otherwise, it answers 503.
+        ready: a function that returns whether /readyz answers 200 (else 503).
+        live: a function that returns whether /livez answers 200 (else 503).
         limit_seconds: the maximum time of a callback, after which the answer is 503.
         hosts: the host names that clients may use, or None for all host names.
     """

@@ -1,8 +1,8 @@
 """Computes where days, weeks, months, quarters and years of a time zone start.
 
-A unit has a start by the local clock, such as midnight. It starts at the first instant at which the local clock shows
-that time or a later one. So if clocks are put back and the time occurs twice, the unit starts at the first of the two
-instants. If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
+A unit has a start by the local clock, such as midnight. The unit starts at the first instant at which the local clock
+shows that time or a later time. So if clocks are put back and the time occurs twice, the unit starts at the first of
+the two instants. If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
 
 Postgres is not used to compute local times. If midnight occurs twice, Postgres takes the later one. If midnight does
 not exist, Postgres shifts it. And its version of the time zone rules can differ from Python's.
@@ -41,7 +41,7 @@ class Calendar:
         unit: the unit of `count`, either days or months.
         count: the length of a unit in days or months. Units are counted from 1970-01-01, or from `first_day`.
         zone: IANA name of the time zone.
-        offset_ms: the time from local midnight to the start of a unit. It is shorter than a unit.
+        offset_ms: the time from local midnight to the start of a unit, which is shorter than a unit.
         first_day: the day, counted from 1970-01-01, on which the first unit in days starts, such as MONDAY.
     """
 
@@ -81,7 +81,7 @@ class Calendar:
 
     @property
     def longest_ms(self) -> int:
-        """An upper bound of the length of a unit. It has a spare day, because clock changes can lengthen a day."""
+        """An upper bound of the length of a unit, with a spare day, because clock changes can lengthen a day."""
         return (self.days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
@@ -90,7 +90,7 @@ class Calendar:
         return _chunk(self, chunk)[at]
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the unit that is `count` units after the unit that contains a time (epoch ms).
+        """Return the start of a unit (epoch ms): `count` units after the unit that contains a time.
 
         A negative count leads to an earlier unit.
         """
@@ -172,7 +172,7 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     if before >= after:
         # The time occurs once or twice. `before` belongs to `fold` 0, so `earliest` is the first occurrence.
         return earliest
-    # The time is skipped, so the first instant is when the clocks are put forward. It is found by bisection.
+    # The time is skipped, so the first instant is when the clocks are put forward. Bisection finds this instant.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND

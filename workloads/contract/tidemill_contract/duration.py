@@ -1,7 +1,6 @@
 """Durations in the notation of the resource, such as `250ms`, `10s`, `5m`, `1h` and `7d`.
 
-Lengths of windows can also be in the units w, mo, q and y. These are units of the calendar: months, quarters and years
-differ in length.
+Lengths of windows can also be in the units w, mo, q and y. The lengths of months, quarters and years differ.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Grid(Protocol):
         """Return the start of the step that contains a time."""
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the step that is `count` steps after the step that contains a time.
+        """Return the start of a step: `count` steps after the step that contains a time.
 
         A negative count leads to an earlier step.
         """
@@ -83,7 +83,7 @@ class GridSql(Protocol):
         """Return SQL for the end of the step that starts at a time."""
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of the step that is `count` steps after the step that starts at `start`."""
+        """Return SQL for the start of a step: `count` steps after the step that starts at `start`."""
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
@@ -183,7 +183,7 @@ class CalendarSql:
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of the unit that is `count` units after the unit that starts at a time."""
+        """Return SQL for the start of a unit: `count` units after the unit that starts at a time."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
@@ -215,7 +215,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with `_number`, the number of the unit `count` units after the unit with this start."""
+        """Return a FROM item with `_number`: the number of the unit with this start, plus `count`."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"

@@ -23,9 +23,9 @@ def _digest(*parts: str) -> str:
 def schema(namespace: str, name: str) -> str:
     """Return the name of the Postgres schema: `<namespace>__<name>` with hyphens as underscores.
 
-    If the namespace or the pipeline's name has `--`, the schema's name would be ambiguous. Then it ends in `___<hash>`.
-    A name that would be too long ends in `___<hash>` too. Names without a hash never have three underscores in a row. A
-    name that would start with a digit or `pg_` gets the prefix `t_` and a hash.
+    If the namespace or the pipeline's name has `--`, the schema's name would be ambiguous. So the name ends in
+    `___<hash>`. A name that would be too long ends in `___<hash>` too. Names without a hash never have three
+    underscores in a row. A name that would start with a digit or `pg_` gets the prefix `t_` and a hash.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):

@@ -77,7 +77,7 @@ def window_source(
     last: str | None = None,
     vanished: bool = False,
 ) -> str:
-    """Return a subquery for the partials of whole windows. These are the rows of `table`, or combinations of its panes.
+    """Return a subquery for the partials of whole windows: the rows of `table`, or combinations of its panes.
 
     Args:
         table: the window table, quoted and with its schema.
@@ -102,7 +102,7 @@ def window_source(
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
-    # windows are in a separate row. Its `_after` is the end of the last window that was closed when they came, and the
+    # windows are in a separate row. `_after` is the end of the last window that was closed when these events came. The
     # row only counts for windows that end later.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)

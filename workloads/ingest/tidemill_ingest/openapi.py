@@ -47,7 +47,7 @@ _CLOUD_EVENT = {
     },
 }
 _COUNTS = {
-    "accepted": {**_INTEGER, "description": "Valid events that Kafka acknowledged (`wait=false`: that are queued)."},
+    "accepted": {**_INTEGER, "description": "Valid events that Kafka acknowledged, or that are queued (`wait=false`)."},
     "quarantined": {**_INTEGER, "description": "Invalid events, which become dead letters."},
     "retry": {**_INTEGER, "description": "Events that Kafka did not acknowledge. Send them again."},
     "results": {

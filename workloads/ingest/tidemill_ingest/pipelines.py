@@ -73,7 +73,7 @@ class Pipelines:
     def _guarded(self) -> bool:
         """Return whether any pipeline requires an API key.
 
-        Then requests for unknown pipelines are refused like requests with a wrong key.
+        If so, requests for unknown pipelines are refused like requests with a wrong key.
         """
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)

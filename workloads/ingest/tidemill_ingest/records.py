@@ -1,8 +1,8 @@
-"""Converts raw events to Kafka records. It validates events, adds record keys and marks invalid events.
+"""Converts raw events to Kafka records: validates events, adds record keys and marks invalid events.
 
-Invalid events are also sent to the events topic. Their records begin with a byte that begins no JSON text, and the
-verdict is in headers. Only the processor writes dead letters, so each dead letter has a topic, a partition and an
-offset.
+Invalid events are also sent to the events topic. The record of an invalid event begins with a byte with which no JSON
+text begins, and has the verdict in its headers. Only the processor writes dead letters, so each dead letter has a
+topic, a partition and an offset.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The connection over which batches are written. It measures how long it has waited for the server."""
+"""The connection over which batches are written, and which measures how long it has waited for the server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WriterConnection(BoundedConnection):
     def slow(self) -> str:
         """A message if the server answers each statement in time, but a batch takes too long.
 
-        Otherwise, the message is empty.
+        The message is empty if the server is not slow.
         """
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)

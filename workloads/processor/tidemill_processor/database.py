@@ -112,7 +112,7 @@ class Database:
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
         """Return the aggregation versions that this process writes.
 
-        They are ordered by id, which is the order of locks.
+        The versions are ordered by id, which is the order of locks.
 
         Raises:
             LookupError: the schema has no row for a version, because the operator has not written it yet.

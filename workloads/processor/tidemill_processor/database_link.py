@@ -36,7 +36,8 @@ class DatabaseLink:
     Attributes:
         connection: the connection, or None if there is none.
         committer: the committer of the connection, or None if there is no connection.
-        error: the reason why there is no connection, or why the server refuses writes. It is empty without failures.
+        error: the reason why there is no connection, or why the server refuses writes. The text is empty without
+            failures.
         silent: whether the server does not answer at all. Then `Lookout` checks the server, and no connection is opened
             here.
     """

@@ -211,7 +211,7 @@ class ExplodingReader(BatchReader):
         return columns
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
-        """Join the pieces to a batch. The events of all pieces are numbered consecutively."""
+        """Join the pieces into a batch. The events of all pieces are numbered consecutively."""
         starts, frames, ignored = [0], [], set[int]()
         for piece in pieces:
             assert piece.elements is not None  # noqa: S101 - pieces of this reader have it

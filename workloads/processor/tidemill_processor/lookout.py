@@ -65,7 +65,7 @@ class Lookout:
     def kafka_partly(self) -> str:
         """A message if a part of Kafka has not answered for a while, although other brokers do.
 
-        Otherwise, the message is empty.
+        The message is empty if all of Kafka answers, or nothing does.
         """
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
@@ -90,7 +90,7 @@ class Lookout:
         return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
-        """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
+        """Start the threads. Daemon threads are used, so a hung check does not delay the end of the process."""
         looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
         looks += [self._look_at_registry] if self._registry is not None else []
         for look in looks:

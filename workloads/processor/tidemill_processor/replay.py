@@ -1,4 +1,6 @@
-"""Lets a replay catch up with live processors, but never pass them. They take over each partition that has caught up.
+"""Lets a replay catch up with live processors, but never pass them.
+
+Live processors take over each partition that has caught up.
 
 1. A replay stores no event that live processors have not counted, so its batch is cut at the live position.
 2. A batch that reaches the live position is stored while the live position is locked, so that the two positions are
@@ -70,7 +72,9 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Hand over partitions in which nothing is left to read, and return them. It checks at most every half second.
+        """Hand over partitions in which nothing is left to read, and return them.
+
+        Positions are checked at most every half second.
 
         Args:
             connection: a connection without a transaction.

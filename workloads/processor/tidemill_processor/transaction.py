@@ -59,7 +59,7 @@ class _Marked(Exception):
 
 @dataclass(frozen=True)
 class Position:
-    """The position of a partition, which this process last read or committed. It is the offset of the next record."""
+    """The position of a partition, which this process last read or committed: the offset of the next record."""
 
     next_offset: int
     epoch: int
@@ -67,7 +67,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """The rows that a commit changed in one aggregation. They have `rev`, and panes in [first, last] (epoch ms)."""
+    """The rows that a commit changed in one aggregation: the rows with `rev` and panes in [first, last] (epoch ms)."""
 
     aggregation: str
     rev: int
@@ -157,7 +157,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # These are the marked versions by partition, as last read, and the stores of these versions.
+        # The marked versions by partition, as last read, and the stores of these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
@@ -238,7 +238,7 @@ class Committer:
         return sorted(fed, key=lambda pair: pair[0].id)
 
     def _learn(self) -> None:
-        """Prepare the versions for which partitions are marked and that are not in the spec."""
+        """Prepare the marked versions that are not in the spec."""
         own = {store.id for store in self._stores}
         wanted = set().union(*self._marks.values()) - own
         self._others = self._database.others(self._connection, wanted)

@@ -24,7 +24,7 @@ class Writer(Protocol):
         """Return the bytes of some rows.
 
         Args:
-            rows: the rows from psycopg. Their values are in the order of `columns`.
+            rows: the rows from psycopg, with values in the order of `columns`.
 
         Raises:
             Problem: the format cannot express a value.

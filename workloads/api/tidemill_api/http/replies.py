@@ -31,7 +31,7 @@ STALE_WARNING = '110 - "Response is Stale"'
 
 
 def slot_headers(slot: Slot, *, shared: bool) -> Headers:
-    """Return the headers of a fresh answer. They are encoded once and stored in the slot.
+    """Return the headers of a fresh answer. The headers are encoded once and stored in the slot.
 
     Args:
         slot: the cache entry of the answer.

@@ -205,5 +205,5 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
 
 
 async def answer_defect(request: Request, error: Exception) -> Response:
-    """Answer an unexpected error. The server logs it with its traceback."""
+    """Answer an unexpected error. The server logs the error with its traceback."""
     return Problem(500, "internal_error", "this is a defect of the service; see its log").response()

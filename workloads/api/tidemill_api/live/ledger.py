@@ -32,7 +32,7 @@ class Ledger:
 
     @property
     def seen(self) -> list[int]:
-        """The revisions after `complete` that were sent."""
+        """The revisions that were sent after `complete`."""
         return sorted(self._seen)
 
     @property

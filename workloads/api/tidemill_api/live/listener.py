@@ -74,7 +74,7 @@ class Pending:
     rows: dict[Key, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, change: Change, wanted: RowFilter) -> None:
-        """Add a change. Its rows replace older rows of the same windows."""
+        """Add a change. The change's rows replace older rows of the same windows."""
         self.label = max(self.label, change.label)
         if not self.rows and self.only is None:
             self.only = change
@@ -234,7 +234,7 @@ class Listener:
                     found[name] = (rev, [Message("upsert", text) for text in texts])
             return found
 
-        # The rows that are read here contain all changes that were offered before, because these were committed
+        # The rows that are read here contain all changes that were offered before, because those changes were committed
         # earlier.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():

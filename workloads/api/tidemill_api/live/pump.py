@@ -106,6 +106,9 @@ async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patie
 
 
 def count_ending(ending: Ending | None) -> None:
-    """Count a connection that the server ended. None means that the client ended it, which is not counted."""
+    """Count a connection that the server ended.
+
+    None means that the client ended the connection, which is not counted.
+    """
     if ending is not None:
         metrics.LIVE_DROPPED.labels(ending.code).inc()

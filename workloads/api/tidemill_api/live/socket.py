@@ -1,4 +1,4 @@
-"""Serves live connections by WebSocket. It checks origin and API key, and reads the messages from the client."""
+"""Serves live connections by WebSocket: checks origin and API key, and reads the messages from the client."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class ChangeStream:
         return self._taken(_rows(found)), False
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Set the Redis key that tells processors that somebody reads changes."""
+        """Set the Redis key that shows processors that somebody reads changes."""
         await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
         self._listened_at = time.monotonic()
 

@@ -59,7 +59,7 @@ STOPPING = Ending("going_away", "this process stops; connect again", 1001)
 
 
 class Subscriber(Protocol):
-    """A receiver of changes. Its methods must not block."""
+    """A receiver of changes. The methods of a receiver must not block."""
 
     def offer(self, change: Change) -> None:
         """Handle a change."""
@@ -303,7 +303,7 @@ def _replaced(ledger: Ledger, standing: Standing) -> bool:
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
     """Return whether an entry belongs to another version than the current version.
 
-    Such entries occur after a switch of versions, while old and new processors run at the same time.
+    Entries of another version occur after a switch of versions, while old and new processors run at the same time.
     """
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)

@@ -196,7 +196,7 @@ def _check_fill(query: AggregateQuery) -> None:
     if query.fill == "none":
         return
     if query.since is None or query.until is None:
-        raise bad_parameter("fill", "it adds windows between from and to; give both")
+        raise bad_parameter("fill", "windows are added between from and to; give both")
     if query.having or (query.bucket is not None and query.bucket.grid is None):
         raise bad_parameter(
             "fill", "it cannot be combined with filters on metrics or with granularity=all; leave one of them out"

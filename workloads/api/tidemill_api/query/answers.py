@@ -156,7 +156,7 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # The version of a final answer has no watermark, although the answer shows the watermark. Such an
+                # The version of a final answer does not include the watermark, although the answer shows it. A final
                 # answer only changes by retention, so a new watermark alone is no reason for a new query.
                 version = (
                     f"{state.identity}/final"

@@ -1,6 +1,6 @@
 """Writes the SQL of a query over windows of an aggregation.
 
-The SQL combines stored rows into windows or buckets, and into fewer groups. Then it computes metrics from merged
+The SQL combines stored rows into windows or buckets, and into fewer groups. Then the SQL computes metrics from merged
 partials, and applies filters, order and limit.
 """
 

@@ -160,8 +160,8 @@ class ResilienceConfig(_Section):
         """Create the guards of a process. Each process calls this once.
 
         Args:
-            is_failure: the predicates for failures, by guard name. They replace the predicates of failures.py.
-            is_retryable: the predicates for retries, by guard name. These also replace the predicates of failures.py.
+            is_failure: the predicates for failures, by guard name, which replace the predicates of failures.py.
+            is_retryable: the predicates for retries, by guard name, which replace the predicates of failures.py.
             clock: a monotonic clock, in seconds.
         """
         kinds = {

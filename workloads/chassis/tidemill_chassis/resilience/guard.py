@@ -130,7 +130,7 @@ class Guard:
         A thread cannot be interrupted, so `fn` must have its own timeout, such as `timeout_seconds`.
 
         Args:
-            fn: the function to call. It may be called several times, unless `retry` is false.
+            fn: the function, which may be called several times, unless `retry` is false.
             args: the arguments of the function.
             deadline: the time after which no retry begins. No wait before a retry ends after the deadline.
             retry: whether the call may be repeated.

@@ -1,7 +1,7 @@
 """ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
 
-The middleware uses no web framework. It reads the route template from the ASGI scope, where Starlette and FastAPI put
-it.
+The middleware uses no web framework. Starlette and FastAPI put the route template into the ASGI scope, where the
+middleware reads it.
 """
 
 from __future__ import annotations

@@ -124,8 +124,8 @@ class EventDecoder:
         """Decode a batch. The events and verdicts are the same as those of `decode`.
 
         First, the bytes of all events together are searched for anything unusual. If nothing is found, the checks of
-        single events are skipped. Otherwise, the search is repeated for small groups of events. Only the events of
-        groups with something unusual are decoded one by one.
+        single events are skipped. If something is found, the search is repeated for small groups of events. Only the
+        events of groups with something unusual are decoded one by one.
 
         Args:
             raws: the records' bytes.
@@ -224,8 +224,8 @@ class EventDecoder:
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
         """Return whether an event may have a NUL, or a group column that is too long, or be an envelope."""
-        # The search for a single backslash comes first. It is much faster than the search for an escape of six bytes,
-        # and most events have no backslash.
+        # The search for a single backslash comes first, because it is much faster than the search for an escape of six
+        # bytes, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
         if self._fields.kept is not None and self._fields.kept.unusual(parts):

@@ -54,7 +54,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def not_json(raw: bytes, error: Exception) -> InvalidEvent:
-    """Return the verdict on bytes that are not JSON. Its detail names the probable format."""
+    """Return the verdict on bytes that are not JSON. The verdict's detail names the probable format."""
     return InvalidEvent(Reason.NOT_JSON, None, f"{_looks_like(raw)} ({error})")
 
 
@@ -167,7 +167,7 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
 def unit_hint(value: int | float) -> str | None:
     """Return a detail if a timestamp is probably in another unit than milliseconds, else None.
 
-    This is likely if the timestamp is a time between 1990 and 2100 in the other unit.
+    Another unit is likely if the timestamp is a time between 1990 and 2100 in that unit.
     """
     for unit, scale in _UNITS:
         seconds = value / scale

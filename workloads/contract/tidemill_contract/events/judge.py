@@ -101,7 +101,7 @@ class EventJudge:
         raise refused(raw, error, self._fields.kinds) from None
 
     def _read_extracted(self, raw: bytes) -> Any:
-        """Find each field by its path, and read a flat event. It is used for events that the nested structs refused."""
+        """Find each field by its path, and read a flat event, for events that the nested structs refused."""
         try:
             found = self._fields.shape.extracted(raw)
         except msgspec.ValidationError as error:

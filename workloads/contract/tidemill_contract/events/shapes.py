@@ -199,7 +199,7 @@ class Shape:
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
         """Return the events as structs of all fields by name.
 
-        `shown` has functions for some fields, by name. They convert a value that is not null to a text.
+        `shown` has functions for some fields, by name, which convert a value that is not null to a text.
         """
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
@@ -257,7 +257,7 @@ def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
 
 
 def _merged(leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return the first leaf of each path. It is required if any leaf with the same path is required."""
+    """Return the first leaf of each path. The first leaf is required if any leaf with the same path is required."""
     found: dict[Steps, Leaf] = {}
     for leaf in leaves:
         first = found.setdefault(leaf.steps, leaf)

@@ -143,7 +143,7 @@ class TimeFormat:
 
 
 def _scaled(value: int | decimal.Decimal, digits: int) -> int:
-    """Return a number times 10^digits, rounded down to an integer. This converts a unit to microseconds."""
+    """Return a number times 10^digits, rounded down to an integer, to convert a unit to microseconds."""
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)

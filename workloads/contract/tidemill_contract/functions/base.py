@@ -1,6 +1,6 @@
 """The base classes of aggregate functions and of the kinds of columns that they store.
 
-A function is one object. It has the function's parameters, the types of fields, the stored columns, the SQL of the
+A function is one object, which has the function's parameters, the types of fields, the stored columns, the SQL of the
 answer, and the texts for the documentation. The SQL that merges and rolls up a column belongs to the column's kind,
 which several functions can share. The registry lists the functions. The spec's enum, the rules, the CRD, the OpenAPI
 schema and the reference pages are generated from the registry.
@@ -80,7 +80,7 @@ class StoredColumn(Protocol):
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """The bounds of a histogram. They are empty for other kinds."""
+        """The bounds of a histogram, or nothing for other kinds."""
 
     @property
     def quoted(self) -> str:

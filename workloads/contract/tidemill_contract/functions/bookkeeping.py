@@ -1,4 +1,4 @@
-"""Columns that Tidemill adds to window tables for its own use. They are merged like the columns of metrics."""
+"""Columns that Tidemill adds to window tables for its own use, and merges like the columns of metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics by `expression`. They are computed from the answers of other metrics of the aggregation, after merging.
+"""Metrics by `expression`, which are computed from the answers of other metrics of the aggregation, after merging.
 
 These metrics store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules all use the
 SQL of `windows.answer_columns`. So a ratio is always the ratio of the merged metrics.

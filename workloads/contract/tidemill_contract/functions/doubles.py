@@ -14,7 +14,8 @@ TINIEST = "'4.9406564584124654e-324'::double precision"
 _HALF = "8e307"
 """The sum of two values below this limit is finite."""
 _INVISIBLE = "1e291"
-"""This is less than half a unit in the last place of the largest double, so adding it changes nothing there."""
+"""A value below half a unit in the last place of the largest double. Adding this value to a double near the largest
+changes nothing."""
 _SPLIT = "1e289"
 """The sum of 2^63 values below this limit is finite. The sum of 2^63 larger values, each scaled by 2^-64, is finite
 too."""
@@ -42,7 +43,7 @@ def added(a: str, b: str) -> str:
 def total(value: str) -> str:
     """Return an SQL aggregate for the sum over rows.
 
-    It stays finite if only a partial sum is too large for a double.
+    The sum stays finite if only a partial sum is too large for a double.
     """
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"

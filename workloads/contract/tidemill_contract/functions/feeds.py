@@ -61,7 +61,7 @@ class Feeds:
     """The columns of a window table that processors fill.
 
     Attributes:
-        layout: the number of the current set of columns. It grows with every change.
+        layout: the number of the current set of columns, which grows with every change.
         columns: the feed of each column that was not filled from the first row on, by name.
     """
 
@@ -70,7 +70,10 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """Read the columns `layout` and `fed` of `_aggregations`. Both are None if an older schema lacks them."""
+        """Read the columns `layout` and `fed` of `_aggregations`.
+
+        If an older schema lacks these columns, both are None.
+        """
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()

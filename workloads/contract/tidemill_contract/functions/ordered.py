@@ -2,9 +2,9 @@
 
 The event is the first event, the last event, or the event in which another field is smallest or largest. Each value is
 stored with the position of its event. A position is an array of event time, microseconds of the event time, epoch,
-partition, offset and the index in an exploded array. Positions in older rows have no microseconds. Such positions are
-compared by milliseconds, so the order of events within a millisecond is not certain. `min_by` and `max_by` also store
-the value of the other field. If this value is equal in several events, the earliest event counts.
+partition, offset and the index in an exploded array. Positions in older rows have no microseconds. Positions in older
+rows are compared by milliseconds, so the order of events within a millisecond is not certain. `min_by` and `max_by`
+also store the value of the other field. If this value is equal in several events, the earliest event counts.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def column_of(kind: Kind, field: str) -> str:
     """Return the unquoted name of the column that stores `kind` of a field. The name is unique for each kind and field.
 
     The name is `_<kind>_<field>`. This is ambiguous if it is also the name of a longer kind and another field, such as
-    `last` of `at_home` and `last_at` of `home`. Then two underscores precede the field, as in `_last__at_home`. No
-    field begins with an underscore.
+    `last` of `at_home` and `last_at` of `home`. In this case two underscores precede the field, as in `_last__at_home`.
+    No field begins with an underscore.
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
@@ -133,18 +133,18 @@ class Partial:
 
     @property
     def column(self) -> str:
-        """The column's name. It begins with an underscore, so it differs from every name in a spec."""
+        """The column's name, which begins with an underscore and so differs from every name in a spec."""
         plain = self.field is None and self.where is None
         return f"_{self.kind}" if plain else column_of(self.kind, self._label)
 
     @property
     def source(self) -> str:
-        """The frame's column that the partial is computed from, unless it counts all events."""
+        """The frame's column from which the partial is computed, unless the partial counts all events."""
         return str(self.field) if self.where is None else Conditional(self.where, self.field).column
 
     @property
     def _label(self) -> str:
-        """The part of the name that differs between columns of a kind. It has a dot unless it is a field's name."""
+        """The part of the name that differs between columns of a kind: a field's name, or a text with a dot."""
         field = self.field or ""
         if self.by is None and not self.bounds and self.where is None:
             return field

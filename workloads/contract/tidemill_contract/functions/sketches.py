@@ -2,10 +2,10 @@
 
 `quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
 k = 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
-`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. Its relative standard error is 1.15 %, as
-`hll_sketch.get_rel_err` gives it for merged sketches. The first few hundred values are counted exactly. `frequent` is a
-frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying frequent items in data
-streams"). `slots_lg` describes its size and its error.
+`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. The relative standard error of `uniques`
+is 1.15 %, as `hll_sketch.get_rel_err` gives it for merged sketches. The first few hundred values are counted exactly.
+`frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying frequent
+items in data streams"). `slots_lg` describes its size and its error.
 
 A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
 merges two values by concatenation, and `compact` later merges many frames into one. Integers that a double cannot
@@ -230,7 +230,7 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    """Merge the stored frames into one sketch. It has as many slots as the largest frame.
+    """Merge the stored frames into one sketch, with as many slots as the largest frame.
 
     Frames have different numbers of slots if `k` was edited. Frames are sorted first, because SQL concatenates them in
     any order, and the result depends on the order once the slots are full.

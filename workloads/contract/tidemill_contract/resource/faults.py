@@ -23,8 +23,8 @@ class Fault:
     """One fault of a document.
 
     Attributes:
-        path: the path of the wrong value, such as `spec.aggregations[0].window.size`. It is empty for a fault of the
-            whole document.
+        path: the path of the wrong value, such as `spec.aggregations[0].window.size`. The path is empty for a fault of
+            the whole document.
         value: the value at this path, or ABSENT if there is none.
         message: the description of the fault.
         remedy: how to correct it.

@@ -53,7 +53,7 @@ class Columns:
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
     """Return the type of an expression over columns, or its fault.
 
-    Both are None if the expression uses a column that has a fault itself.
+    The type and the fault are None if the expression uses a column that has a fault itself.
     """
     known = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:

@@ -127,7 +127,7 @@ class EventTimeSpec(Model):
 
     field: Name | None = Field(None, description="A field of type timestamp. Default: the Kafka record's timestamp.")
     max_disorder: Duration = Field(
-        "5s", description="How much older than the newest event an event may be and still be on time."
+        "5s", description="An event is on time if it is older than the newest event by at most this time."
     )
     idle_timeout: Duration = Field(
         "20m",

@@ -1,4 +1,4 @@
-"""Validates a whole resource. It reports all faults at once: faults of single fields, and faults between fields."""
+"""Validates a whole resource, and reports all faults at once: faults of single fields, and faults between fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`_anomalies`: the anomalies that detectors found. It is the outbox of the anomalies topic.
+"""`_anomalies`: the anomalies that detectors found. This table is the outbox of the anomalies topic.
 
 `group_key` is a JSON object of the group columns. An anomaly of a single event has the aggregation '' and the field as
 `metric`. The window of such an anomaly starts and ends at the event time, and the row has the position of the event's

@@ -1,4 +1,4 @@
-"""`_dead_letters`: events that could not be counted. It is the outbox of the topic of dead letters.
+"""`_dead_letters`: events that could not be counted. This table is the outbox of the topic of dead letters.
 
 `aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event. `element` is
 the event's index in an exploded array, and `value` is then that element.

@@ -1,6 +1,6 @@
 """The definition of a table: its columns, constraints, indexes and privileges in SQL.
 
-It also has conversions of times.
+This module also has conversions of times.
 """
 
 from __future__ import annotations

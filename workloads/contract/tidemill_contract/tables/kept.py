@@ -104,7 +104,7 @@ def quota_of(spec: PipelineSpec, kind: str) -> str:
 def told(kept: Kept, quota: str) -> tuple[str, str]:
     """Return a sentence about the effect of a quota, and the remedy.
 
-    Both are empty if the quota had no effect within the last day.
+    Both texts are empty if the quota had no effect within the last day.
     """
     if not kept.full or kept.kind not in _WORDS:
         return "", ""

@@ -18,7 +18,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # Freshness of the last batch: the time from the arrival of its oldest record of this partition to its commit.
+        # Freshness of the last batch: the time from the arrival of the oldest record in this partition to the commit.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),

@@ -1,4 +1,4 @@
-"""The three producers of ingest. They differ in how long they retry a record.
+"""The three producers of ingest, which differ in how long they retry a record.
 
 All producers are idempotent: if a producer repeats a record, Kafka still appends it once. But a record that is given up
 after it was sent may have been written. For requests without an `Idempotency-Key`, the producer gives up a record after

@@ -135,7 +135,7 @@ class Sink:
 
     Args:
         settings: the settings, with Kafka's address.
-        guard: the guard `kafka_producer`. It has the publish timeout, and the number of the client's retries.
+        guard: the guard `kafka_producer`, with the publish timeout and the number of the client's retries.
         request_seconds: the maximum time of a request. The publish timeout without an Idempotency-Key is shorter.
         in_flight_bytes: the maximum size of a topic's records in the queue, or 0 if only the whole queue is limited.
 
@@ -223,14 +223,14 @@ class Sink:
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Give up records without an Idempotency-Key in former producers. Their clients send them again."""
+        """Give up records without an Idempotency-Key in former producers. The clients send these records again."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
 
     @property
     def producer(self) -> Producer:
-        """The producer for requests without an Idempotency-Key. It is replaced after a fatal error."""
+        """The producer for requests without an Idempotency-Key, which is replaced after a fatal error."""
         return self._quick.producer
 
     @property

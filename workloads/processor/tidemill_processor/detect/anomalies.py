@@ -31,7 +31,7 @@ _LONG = re.compile(r"(?<![.\d])\d{17}")
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A verdict on a group's window, or on a single event. It becomes a row of the table `_anomalies`.
+    """A verdict on a group's window, or on a single event, which becomes a row of the table `_anomalies`.
 
     Attributes:
         group: the group columns as JSON, which is equal for equal groups.

@@ -1,6 +1,6 @@
 """Anomaly rules over single events. Each event that passes the filter is judged, in the order of its partition.
 
-Each partition has separate detectors. Their states are stored in the transaction that advances the partition's
+Each partition has separate detectors. The detectors' states are stored in the transaction that advances the partition's
 position. A batch is judged before that transaction, with the states at the positions where the batch begins. The
 transaction then checks that these positions are still current. So verdicts do not depend on batches, replicas or
 restarts, and no lock is needed.

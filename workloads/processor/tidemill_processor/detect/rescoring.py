@@ -1,7 +1,7 @@
 """Judges closed windows again after late events changed them. The detector's state before the window is used.
 
 For this, the states before each of a group's latest windows are stored. An older window keeps its verdict. The
-detector's current state does not change, so the detector keeps the knowledge from the window's first values.
+detector's current state does not change: what it learnt from the window's first values is kept.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class ClosedWindow:
 
 @lru_cache(maxsize=4096)
 def _epoch_ms(text: str) -> int:
-    """Return an RFC 3339 time in epoch ms. It is cached, because the windows of a span have few different starts."""
+    """Return an RFC 3339 time in epoch ms.
+
+    The result is cached, because the windows of a span have few different starts.
+    """
     return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 

@@ -36,7 +36,7 @@ SPAN_PANES = 64
 PIECE_WINDOWS = 2_000
 """The maximum number of windows that are in memory at the same time, with the states of their groups."""
 _SHRINK = 8
-"""The factor by which a span is shorter than a previous span that failed."""
+"""The factor by which a span is shortened after a failure."""
 
 
 class Scanner:
@@ -56,7 +56,7 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge windows that late events changed again, and return the number of anomalies that were written.
+        """Judge again the windows that late events changed, and return the number of anomalies that were written.
 
         While another replica scans, this method does nothing. Values that cannot be read are skipped.
         """

@@ -134,7 +134,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
     """Return the field with the format in which the generated reader returns its values. Times are numbers.
 
-    Return None if the generated reader cannot read the values. They must then be written as JSON.
+    Return None if the generated reader cannot read the values. Then the values must be written as JSON.
     """
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:

@@ -1,4 +1,4 @@
-"""The client of a schema registry. It reads each schema once, by its id.
+"""The client of a schema registry, which reads each schema once, by its id.
 
 When a record has a new id, the loop's thread asks the registry. While the registry does not answer, the loop does not
 ask again. Then a separate thread calls `look` until the missing schemas are read.
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 3.0
 """The timeout of a request to the registry."""
 _UNKNOWN_SECONDS = 10.0
-"""The time for which an id that the registry does not know is not requested again."""
+"""The time after which an unknown id is requested from the registry again."""
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
@@ -53,7 +53,7 @@ class Schema:
 
 
 class UnknownSchemaError(Exception):
-    """The registry does not have a schema. The message has its id."""
+    """The registry does not have a schema. The error's message has the schema's id."""
 
 
 class RegistryAwayError(Exception):

@@ -67,7 +67,7 @@ class SchemaReader(ABC):
         exact: whether `Decoded` has the microseconds of event times.
         strict: whether schemas with members that no field reads are refused.
         changes: whether records are change events of Debezium.
-        at_row: the path of the row in a record: `after` of a change event, else the record itself.
+        at_row: the path of the row in a record: the path to `after` in a change event, and else the record itself.
         paths: the path of each field in a record, by the field's name.
         deletes: the policy for records that delete.
     """

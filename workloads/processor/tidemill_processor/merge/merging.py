@@ -72,7 +72,9 @@ def _plain(sql_type: str) -> str:
 
 
 def merge_sql(database: Database, store: AggregationStore) -> str:
-    """Return the statement that merges the temporary table into the window table. Its parameter is the batch's `rev`.
+    """Return the statement that merges the temporary table into the window table.
+
+    The statement's parameter is the batch's `rev`.
 
     If the aggregation has sketches, the statement returns the rows whose sketches must be compacted. A returned row has
     the window start, the table's oid, the ctid, and the sketches.

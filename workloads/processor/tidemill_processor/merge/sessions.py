@@ -58,7 +58,8 @@ def aggregate_sessions(
         closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was created
             again.
-        standing: the function that compares events with stored sessions. It is called only for events that may be late.
+        standing: the function that compares events with stored sessions. The function is called only for events that
+            may be late.
 
     Returns:
         The result, in which `rows` has the group columns, `_pane` (the time of the first event, epoch ms), `_end_ms`
@@ -159,7 +160,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the revision is the last partial
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last partial is the row's revision
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"

@@ -30,7 +30,7 @@ _OF_THE_RECORD = frozenset({
 
 
 class PublishFailed(Exception):
-    """The error if Kafka did not acknowledge all records. Then no row may be marked as published."""
+    """The error if Kafka did not acknowledge all records. After this error, no row may be marked as published."""
 
 
 class RecordRefused(Exception):

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MARKED_ROWS = 1_000
 _FEW, _MANY = 5_000, 20_000
 _SHRINK = 8
-"""The factor by which a piece is smaller than a previous piece that failed."""
+"""The factor by which a piece is made smaller after a failure."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -80,7 +80,10 @@ def _headers_of(refused: Refused) -> dict[str, str]:
 
 
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
-    """Return an encoder of values as a JSON object with these names. It uses a struct, which is faster than a dict."""
+    """Return an encoder of values as a JSON object with these names.
+
+    The encoder uses a struct, which is faster than a dict.
+    """
     fields = [f"f{number}" for number in range(len(names))]
     members = [(field, Any) for field in fields]
     made = msgspec.defstruct("Members", members, rename=dict(zip(fields, names, strict=True)), gc=False)

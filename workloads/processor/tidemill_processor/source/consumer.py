@@ -1,8 +1,8 @@
 """Reads the source topic with Quix Streams' consumer: assigned partitions, their records and their ends.
 
-The assign callback does no I/O and never raises. It assigns, pauses and increments a generation. Then the loop reads
-the positions, seeks and resumes. Until then, a partition is not `ready`: its records are dropped, and are read again
-later.
+The assign callback does no I/O and never raises. The callback assigns partitions, pauses them and increments a
+generation. Then the loop reads the positions, seeks and resumes. Before the loop resumes a partition, it is not
+`ready`: its records are dropped, and are read again later.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class Source:
     def producer(self) -> Producer:
         """Return a producer for the same cluster.
 
-        It is not the producer of Quix Streams, which polls at each record and takes a fifth of the process' CPU time.
+        The producer of Quix Streams is not used, because it polls at each record and takes a fifth of the process' CPU
+        time.
         """
         return Producer({**self._connection, **PRODUCER_TUNING})
 
@@ -127,7 +128,7 @@ class Source:
         )
 
     def renew(self) -> None:
-        """Replace a consumer that can no longer be used. Its partitions are assigned again."""
+        """Replace a consumer that can no longer be used. The consumer's partitions are assigned again."""
         self._on_revoke(self._consumer, [])
         self._consumer.close()  # type: ignore[no-untyped-call]
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
@@ -183,7 +184,8 @@ class Source:
             return polled
         if self._sought:
             self._prove(messages)
-        # Messages with an error are removed. Their value is the error's text, which must never count as a record.
+        # Messages with an error are removed, because their value is the error's text, which must never count as a
+        # record.
         troubled = [message for message in messages if message.error() is not None]
         for message in troubled:
             self._note(message, message.error(), polled)

@@ -24,7 +24,7 @@ class KafkaHealth:
 
     Attributes:
         error: the reason why Kafka fails, or an empty text if Kafka works.
-        answered_at: the time at which the last request that was answered was sent (monotonic seconds).
+        answered_at: the time at which the last answered request was sent (monotonic seconds).
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:

@@ -48,7 +48,7 @@ class Salvage:
         query: a function that returns the query of a part of the windows.
 
     Attributes:
-        skips: the windows and values that could not be read. They are complete after all `rows` were yielded.
+        skips: the windows and values that could not be read. The list is complete after all `rows` were yielded.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """The base of kinds. One member (the tag) names the kind, and the kind decides which other members are allowed.
 
 In YAML all members are on one level, and the schema of the CRD can only list the members of all kinds together. So a
-value is read twice. First it is read *as written*, by a flat class in which members that only some kinds have are
-optional. Then it is read as its kind. The flat class, the CRD's schema and its rules are generated from the kinds.
+value is read twice. First the value is read *as written*, by a flat class with the members of all kinds, in which
+members that some kinds lack are optional. Then the value is read as its kind. The flat class, the CRD's schema and its
+rules are generated from the kinds.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return the message and the remedy for a misplaced member. They get the kind's name and the member.
+    """Functions that return the message and the remedy for a misplaced member.
+
+    Both functions get the kind's name and the member.
 
     Attributes:
         missing: the function for a member that is missing in a kind that needs the member.
@@ -145,7 +148,7 @@ class Kinds(Generic[K]):
 
         The JSON schema is that of the flat class. A kind is dumped with its own members only.
         """
-        # This takes a before-validator and an after-validator, because a single wrap-validator would lose pydantic's
+        # There is a before-validator and an after-validator, because a single wrap-validator would lose pydantic's
         # alias settings.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
         as_it_is = core_schema.simple_ser_schema("any")

@@ -49,7 +49,7 @@ class Verdict:
 
     Attributes:
         value: the value.
-        score: the score in the detector's unit. It is at least the threshold.
+        score: the score in the detector's unit, which is at least the threshold.
         severity: info, warning (at least 1.5 thresholds) or critical (at least 3 thresholds).
         expected: the least surprising value, or None if the detector computes no such value.
         lower: the lower bound of values that would not have been reported, or None if the detector computes no bound.

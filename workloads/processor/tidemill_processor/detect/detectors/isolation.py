@@ -5,7 +5,7 @@ halve the space of features repeatedly. A point in a region with few earlier poi
 are compared with the last full window of points, while the current window is collected. The score says how rare such a
 mass is (tail.py).
 
-The trees are made from a fixed seed. They are not part of the state, which only has the masses of their leaves.
+The trees are made from a fixed seed, so the state only has the masses of their leaves.
 """
 
 from __future__ import annotations

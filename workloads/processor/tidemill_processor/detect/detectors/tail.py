@@ -24,7 +24,10 @@ _NOTHING = 1e-6
 
 
 def surprise(tail: Tail, size: float) -> float:
-    """Return -log10 of the probability of this size or a larger size. It is at most 12, and 0 for a usual size."""
+    """Return -log10 of the probability of this size or a larger size.
+
+    The result is at most 12, and 0 for a usual size.
+    """
     n, kept = tail or (0, [])
     if n < SHARE or len(kept) < LEAST or size <= max(kept[0], _NOTHING):
         return 0.0
