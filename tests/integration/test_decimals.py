@@ -279,7 +279,7 @@ def _filters_and_pages(ask: Callable[[str], httpx.Response], rows: list[dict[str
         cursor = page["next_cursor"]
     assert sorted(map(json.dumps, pages)) == sorted(map(json.dumps, rows))
     assert (
-        ask("aggregates/by_price?price=x").json()["detail"] == "price: 'x' is no decimal; write a number, such as 12.50"
+        ask("aggregates/by_price?price=x").json()["detail"] == "price: 'x' is not of type decimal; write a number, such as 12.50"
     )
 
 

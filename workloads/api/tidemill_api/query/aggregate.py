@@ -182,7 +182,7 @@ def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str,
 def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, group_by: tuple[str, ...]) -> None:
     if not model.layout.sessions:
         return
-    why = f"{model.name} has session windows, which cannot be combined, because their times differ in each group"
+    why = f"{model.name} has session windows, whose times differ in each group, so they cannot be combined"
     for name in ("granularity", "tz"):
         if parameters.given.get(name):
             raise bad_parameter(name, f"{why}; leave it out, or ask an aggregation with tumbling windows")

@@ -83,7 +83,7 @@ def parse_value(text: str, kind: str) -> Any:
     if kind == "string" and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
         return text
     how = _HOW.get(family(kind), "this column cannot be compared")
-    raise ValueError(f"{_shown(text)!r} is no {family(kind)}; {how}")
+    raise ValueError(f"{_shown(text)!r} is not of type {family(kind)}; {how}")
 
 
 def _shown(text: str) -> str:
