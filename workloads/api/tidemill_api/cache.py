@@ -89,7 +89,7 @@ class AnswerCache:
             sent.
 
     Attributes:
-        redis_error: the last error of Redis. Redis is not used until the background probe of Redis clears it.
+        redis_error: the last error of Redis. Redis is not used until a background probe of Redis clears this error.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with metrics that are null in windows where they lack events.
+        """Return the aggregation with metrics that are null in windows for which they lack events.
 
         Args:
             feeds: the periods in which each value column was filled.

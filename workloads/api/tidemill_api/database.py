@@ -133,7 +133,7 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a single slow statement by its statement timeout. Otherwise, Postgres does not answer.
+            # Postgres would have ended a single slow statement by its statement timeout. So Postgres does not answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -204,7 +204,7 @@ class Pool:
             await self._close(connection)
 
     async def close(self) -> None:
-        """Close the idle connections now, and the others when they are returned."""
+        """Close the idle connections now, and all other connections when they are returned."""
         self._closed = True
         await self.drop_idle()
 

@@ -22,7 +22,7 @@ class Dependency:
         name: kafka, postgres, redis, …
         ok: whether the latest call succeeded.
         required: whether the component is useless without the server.
-        detail: the latest error. `report` removes credentials from it.
+        detail: the latest error, from which `report` removes credentials.
         breaker: the state of the circuit breaker: closed, half_open or open. While it is open, the dependency counts as
             down.
         latency_ms: the duration of the latest call, or None if it was not measured.

@@ -90,7 +90,7 @@ class Calendar:
         return _chunk(self, chunk)[at]
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of a unit (epoch ms): `count` units after the unit that contains a time.
+        """Return the start (epoch ms) of the unit `count` units after a time.
 
         A negative count leads to an earlier unit.
         """
@@ -170,7 +170,7 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The time occurs once or twice. `before` belongs to `fold` 0, so `earliest` is the first occurrence.
+        # The time occurs once or twice. `earliest` is the first occurrence, because `before` belongs to `fold` 0.
         return earliest
     # The time is skipped, so the first instant is when the clocks are put forward. Bisection finds this instant.
     low, high = wall - after, earliest

@@ -34,7 +34,7 @@ class Grid(Protocol):
         """Return the start of the step that contains a time."""
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of a step: `count` steps after the step that contains a time.
+        """Return the start of the step `count` steps after a time.
 
         A negative count leads to an earlier step.
         """
@@ -83,7 +83,7 @@ class GridSql(Protocol):
         """Return SQL for the end of the step that starts at a time."""
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of a step: `count` steps after the step that starts at `start`."""
+        """Return SQL for the start of the step `count` steps after the step at `start`."""
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
@@ -104,8 +104,8 @@ def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> Gr
 
     Args:
         grid: the grid.
-        years: for a calendar, the first and the last year that the SQL must cover. None: it covers every year in which
-            counted events and their windows can be. Steps of a fixed length ignore this.
+        years: for a calendar, the first and the last year that the SQL must cover. None: every year in which counted
+            events and their windows can be. Steps of a fixed length ignore the years.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
@@ -183,7 +183,7 @@ class CalendarSql:
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return SQL for the start of a unit: `count` units after the unit that starts at a time."""
+        """Return SQL for the start of the unit `count` units after the unit at `start`."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
@@ -215,7 +215,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with `_number`: the number of the unit with this start, plus `count`."""
+        """Return a FROM item with the column `_number`: the number of the unit with this start, plus `count`."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"

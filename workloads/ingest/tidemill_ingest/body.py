@@ -33,7 +33,7 @@ _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 _MAX_FRAMES = 1000
 """The maximum number of gzip members or zstd frames. Even an empty frame takes memory and time."""
 _MAX_LINES = 4 * MAX_EVENTS
-"""Maximum number of lines, including blank ones."""
+"""Maximum number of lines, including blank lines."""
 _MAX_COMMAS = 2_000_000
 """The maximum number of commas in an array. Commas are counted before the array is parsed."""
 _BOM = b"\xef\xbb\xbf"
@@ -112,7 +112,7 @@ def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
 
 
 def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Events:
-    """Return the events of a decompressed body. The Content-Type and the ce-… headers decide how it is split.
+    """Return the events of a decompressed body. The Content-Type and the ce-… headers decide how the body is split.
 
     Args:
         body: the body.

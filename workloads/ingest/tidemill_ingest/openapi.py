@@ -189,6 +189,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(SCHEMAS)
     components["securitySchemes"] = {
-        "apiKey": {"type": "http", "scheme": "bearer", "description": "`tm_<id>_<secret>`, if the pipeline needs one."}
+        "apiKey": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "`tm_<id>_<secret>`, if the pipeline requires a key.",
+        }
     }
     return document

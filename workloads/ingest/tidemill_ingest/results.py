@@ -32,7 +32,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer. If it is `final`, a repeated request can get the same answer."""
+    """An HTTP answer. If the answer is `final`, a repeated request can get the same answer."""
 
     status: int
     body: bytes

@@ -123,8 +123,8 @@ class Assignment:
         if assigned == self.partitions:
             return
         metrics.REBALANCES.inc()
-        # No partition is read now. Other processes may have advanced the positions, so they are read from Postgres
-        # again.
+        # No partition is read now. Other processes may have advanced the positions, so the positions are read from
+        # Postgres again.
         self.positions.clear()
         self.partitions = assigned
 

@@ -221,8 +221,8 @@ class BatchReader:
             registry: the client of the schema registry, or None if the format of the records needs none.
         """
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        # Ingest writes only to topics of JSON. In other topics, the first byte of the mark is the framing of a schema
-        # registry.
+        # Ingest writes only to topics of JSON. In other topics, a record that begins with the byte of the mark has the
+        # framing of a schema registry.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))

@@ -136,7 +136,7 @@ class Database:
     def others(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
-        """Return the wanted versions that exist, by id. A replay has handed them over to this process."""
+        """Return the wanted versions that exist, by id. A replay has handed these versions over to this process."""
         return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
 
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:

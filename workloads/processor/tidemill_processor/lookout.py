@@ -1,7 +1,7 @@
 """Checks Kafka, Postgres and Redis regularly, each in its own thread, independently of the loop and the keeper.
 
-So /health names a hung server even while the loop or the keeper waits for it. The lag is reported even while nothing
-can be stored. And an open breaker closes at the first answer.
+So /health names a hung server even while the loop or the keeper waits for this server. The lag is reported even while
+nothing can be stored. And an open breaker closes at the first answer.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Lookout:
 
     @property
     def _keeper_waits(self) -> bool:
-        """Whether the keeper waits for Postgres. Meanwhile, it does not use Redis."""
+        """Whether the keeper waits for Postgres. While it waits, the keeper does not use Redis."""
         return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:

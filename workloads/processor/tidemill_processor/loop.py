@@ -1,4 +1,6 @@
-"""The loop: consumes a micro-batch, stores it, and repeats. While it cannot store, it polls with paused partitions.
+"""The loop: consumes a micro-batch, stores it, and repeats.
+
+While the loop cannot store, it polls with paused partitions.
 
 Every failure to store a batch is handled alike: the batch is dropped, and the positions and then the events are read
 again. That is safe, because the positions in Postgres only change together with the rows.

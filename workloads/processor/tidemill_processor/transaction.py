@@ -1,11 +1,11 @@
 """The transaction that counts each event exactly once. Rows and offsets change together, or not at all.
 
 1. Lock the `_offsets` rows of the batch's partitions, in partition order.
-2. Check that each partition still has the position that this process stored. Otherwise, it has a newer owner
+2. Check that each partition still has the position that this process stored. Otherwise, the partition has a newer owner
    (`Fenced`).
 3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
-4. Read `closed_until` again under the locks. If it has changed, aggregate again, because more events are late now.
-   Aggregate sessions again if some may be late, because only now it is certain which sessions are open.
+4. Read `closed_until` again under the locks. If `closed_until` has changed, aggregate again, because more events are
+   late now. Aggregate sessions again if some may be late, because only now it is certain which sessions are open.
 5. Merge. Write dead letters, raw events, and the states and anomalies of detectors for single events. Advance the
    offsets. Commit.
 

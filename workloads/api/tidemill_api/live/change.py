@@ -71,8 +71,8 @@ class Entry(msgspec.Struct, frozen=True):
         version: the version of the aggregation, or None if an old processor wrote the entry without a version.
         truncated: whether rows were left out.
         begin: whether the processor starts to publish with this entry, so that its earlier commits were not published.
-        part_of: if this entry is a part, the name of the aggregation with the later entry to which the rows belong,
-            which has the same `rev`. Else empty.
+        part_of: for a part of a split entry, the name of the aggregation, and otherwise empty. The rows of a part
+            belong to a later entry of this aggregation with the same `rev`.
         parts: the number of earlier entries that are parts of this entry. Without these parts, this entry is
             `truncated`.
     """

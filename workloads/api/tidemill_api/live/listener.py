@@ -1,4 +1,4 @@
-"""The state of one live connection, which determines the next messages. WebSockets and events both use it.
+"""The state of one live connection, which determines the next messages. WebSockets and events both use this state.
 
 If changes arrive while the client is busy, only the newest row of each group and window is kept. So the client always
 gets the newest rows, and the memory for a client is limited.
@@ -129,7 +129,7 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Add a change, if the client needs it."""
+        """Add a change, if the client needs this change."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return

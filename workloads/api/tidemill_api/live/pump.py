@@ -1,4 +1,4 @@
-"""Sends a listener's messages to its client, until either side ends. WebSockets and events both use it."""
+"""Sends a listener's messages to its client, until either side ends. WebSockets and events both use this module."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """Wait at most BLOCK_MS for the next entries. Return them, and whether earlier entries may have been missed.
+        """Wait at most BLOCK_MS for the next entries.
+
+        Return these entries, and whether earlier entries may have been missed.
 
         Raises:
             Unreachable: Redis does not answer.

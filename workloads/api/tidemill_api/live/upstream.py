@@ -336,7 +336,7 @@ class Upstreams:
     async def leave(self) -> None:
         """Disconnect all listeners, and wait at most LEAVE_SECONDS until they are gone. Later listeners are refused.
 
-        The server calls this before it waits for its connections to end.
+        The server calls this method before it waits for its connections to end.
         """
         self.stopping = True
         for upstream in self._upstreams.values():

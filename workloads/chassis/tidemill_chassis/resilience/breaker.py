@@ -58,9 +58,9 @@ def _succeed() -> None:
 class Breaker:
     """A circuit breaker.
 
-    A breaker is closed until several calls in a row fail, and then it is open. After a pause it is half open and allows
-    one trial call at a time. If the trial succeeds, the breaker is closed. If the trial fails, the breaker is open
-    again.
+    A breaker is closed until several calls in a row fail, and then it is open. After a pause, the breaker is half open
+    and allows one trial call at a time. If the trial succeeds, the breaker is closed. If the trial fails, the breaker
+    is open again.
 
     A caller gets a ticket from `admit` and passes it on with the outcome of the call. Outcomes of calls that began
     before the latest change of state are ignored, because these outcomes are outdated.

@@ -80,7 +80,7 @@ class Policy:
 
 
 class Guard:
-    """Guards the calls to one dependency. All threads and tasks of a process share it.
+    """Guards the calls to one dependency. All threads and tasks of a process share the guard.
 
     There are three ways to use it:
 
@@ -339,8 +339,8 @@ def _raise(error: Exception) -> NoReturn:
 def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
     """Return a function that raises the first attempt's error when it is first called, and then makes attempts.
 
-    The first attempt is made without tenacity, because tenacity takes longer than a typical call. If it fails, its
-    error has to be passed to tenacity, which makes the retries.
+    The first attempt is made without tenacity, because tenacity takes longer than a typical call. If this attempt
+    fails, its error has to be passed to tenacity, which makes the retries.
     """
     pending = [first]
     return lambda: _raise(pending.pop()) if pending else attempt()

@@ -112,7 +112,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # not at its end, because a stream lasts as long as its client listens
+                    ended = self._clock()  # a stream is not timed to its end, which its client decides
             await send(message)
 
         try:

@@ -58,7 +58,7 @@ class HttpLimits:
 
 
 class _TooLarge(Exception):
-    """The error if the headers of a request exceed a limit. The parser converts it to its own error."""
+    """The error if the headers of a request exceed a limit. The parser converts this error to its own error."""
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -252,7 +252,7 @@ class Origins:
         return _texts(self.document(raw), self.steps)[place]
 
 
-@lru_cache(maxsize=32)  # because several elements of the same record are requested one after the other
+@lru_cache(maxsize=32)  # cached, because several elements of the same record are requested one after the other
 def _texts(raw: bytes, steps: Steps) -> list[bytes]:
     return items(text_at(raw, steps) or b"[]")
 

@@ -2,8 +2,8 @@
 
 - An integer may be written as `200.0` or `2e2`, for example by data frame libraries.
 - A time may be a date alone, which means midnight UTC.
-- Fractions of seconds are truncated to microseconds. The typed decoder would round them, which could move an event
-  into the next window.
+- Fractions of seconds are truncated to microseconds. The typed decoder would round the fractions, which could move an
+  event into the next window.
 
 The typed decoder then reads the rewritten event, so that it validates every event.
 """

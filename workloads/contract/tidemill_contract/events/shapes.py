@@ -167,7 +167,7 @@ class Shape:
     def _fill(self, events: Sequence[Any]) -> None:
         """Replace null objects on paths with empty objects.
 
-        Few events have null there, so this is only done after an attribute was not found.
+        Few events have null on a path, so null objects are only replaced after an attribute was not found.
         """
         for node in self._inner:  # outer nodes come before inner ones
             outer, _, attribute = node.owner[:-1].rpartition(".")

@@ -184,7 +184,8 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
             typed = case_of(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
-    # Some functions use an argument twice in the polars expression, so its size grows exponentially with nesting.
+    # Some functions use an argument twice in the polars expression, so the expression's size grows exponentially with
+    # nesting.
     if typed.size > MAX_SIZE:
         raise ExpressionError("is too large with all derives written out; split it into several derives")
     return typed

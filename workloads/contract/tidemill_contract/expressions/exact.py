@@ -119,7 +119,7 @@ def to_decimal(name: str, source: Typed, wanted: str) -> Built:
 
 
 def from_decimal(source: Typed, kind: str) -> Built:
-    """Return a decimal converted to another type. As an integer, it loses its fraction.
+    """Return a decimal converted to another type. A decimal that becomes an integer loses its fraction.
 
     Raises:
         ExpressionError: a decimal cannot be converted to this type.

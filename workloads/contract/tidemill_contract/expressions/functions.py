@@ -102,7 +102,8 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
     if name == "/":
         return "number", quotient(*floats)
     if all(argument.kind == "integer" for argument in args):
-        # 128 bits hold the result of any one operation. If it does not fit 64 bits, it becomes NULL and never wraps.
+        # 128 bits hold the result of any single operation. A result that does not fit 64 bits becomes NULL and never
+        # wraps.
         a, b = (argument.expression.cast(WIDE) for argument in args)
         return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
     a, b = floats

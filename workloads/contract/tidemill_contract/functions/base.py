@@ -30,7 +30,7 @@ WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
 ORDERED: tuple[str, ...] = ("integer", "number", "decimal", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53
-"""A double represents every integer up to this one exactly."""
+"""A double represents every integer up to this limit exactly."""
 
 SQL_TYPES: dict[str, str] = {
     "string": 'text COLLATE "C"',
@@ -100,7 +100,7 @@ class PartialKind:
         merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both values may be null.
         rollup: returns an SQL aggregate that merges the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only adds precision to another column. A null then counts as zero.
+        refining: whether the column only adds precision to another column. In such a column, null counts as zero.
         sketch: whether the column stores frames of `sketches`.
     """
 
@@ -134,7 +134,7 @@ class Need:
         source: the field whose values the column stores, or None if the values are those of `field`.
         listed: the greatest number of values that the metric lists.
         bounds: the bounds of a histogram.
-        where: the metric's condition in its normal form. `needed_partials` sets it, functions do not.
+        where: the metric's condition in its normal form. `needed_partials` sets the condition, functions do not.
     """
 
     kind: PartialKind

@@ -22,7 +22,7 @@ SINCE = "_since"
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts in which processors fill one column. By default, every layout fills it.
+    """The layouts in which processors fill one column. By default, every layout fills the column.
 
     Attributes:
         since: the first layout of the current period in which the column is filled, or None if it is no longer filled.

@@ -181,7 +181,7 @@ class AggregationLayout:
             its answer.
         size_ms: the length of a window. For sessions it is the greatest length, for calendar windows an upper bound.
         pane_ms: the length of a stored row, which is the hop of hopping windows, otherwise the size. For calendar
-            windows it is a lower bound. Sessions are closed in steps of this length.
+            windows, this is a lower bound. Sessions are closed in steps of this length.
         grace_ms: how long a window stays open after the watermark has passed its end.
         grid: the starts and ends of stored rows.
         panes: the number of stored rows that make up a window.
@@ -309,7 +309,7 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
 
 
 def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
-    """Return the metrics, each with the type of its field. For a metric by expression, it is the type of the answer."""
+    """Return the metrics, each with the type of its field or, for a metric by expression, with the type of its answer."""
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answered = {

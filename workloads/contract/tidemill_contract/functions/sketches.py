@@ -58,7 +58,7 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
     """Return the stored form of a sketch of values, or None if there are no values.
 
     Args:
-        partial: the column. For quantiles, the values are numbers. For other kinds, they can have any type.
+        partial: the column. For quantiles, the values are numbers. For other kinds, the values can have any type.
         values: the values. Timestamps are epoch milliseconds. For distinct counts, repeated values may be left out.
     """
     if not len(values):

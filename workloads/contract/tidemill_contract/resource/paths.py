@@ -1,7 +1,7 @@
 """The path to a field's value in an event: names of members, and indexes in arrays.
 
-A path is a text, such as `order.items[0].sku`. If names have dots or brackets, it is a list of names and indexes. In
-`order.items[].sku`, `[]` means each element of the array: the array is exploded, so each element becomes an event.
+A path is a text, such as `order.items[0].sku`. If names have dots or brackets, the path is a list of names and indexes.
+In `order.items[].sku`, `[]` means each element of the array: the array is exploded, so each element becomes an event.
 """
 
 from __future__ import annotations

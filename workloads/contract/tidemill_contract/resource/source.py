@@ -69,7 +69,10 @@ class FieldSpec(Model):
         None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
     )
     scale: int | None = Field(
-        None, ge=0, le=MOST_DIGITS, description="Number of digits of a decimal after the point. Every decimal needs it."
+        None,
+        ge=0,
+        le=MOST_DIGITS,
+        description="Number of digits of a decimal after the point. Every decimal needs a scale.",
     )
     taken_from: Origin | None = Field(
         None,
@@ -99,7 +102,7 @@ class FieldSpec(Model):
 
     @property
     def member(self) -> Steps:
-        """The path of the value in the event or the envelope that it is read from."""
+        """The path of the value in the event or in the envelope, depending on `origin`."""
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property

@@ -81,7 +81,7 @@ def lost(before: Known | None, total: int) -> Known:
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome. If it is too large, positions and details are left out."""
+    """Return the outcome. If the outcome is too large, positions and details are left out."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

@@ -1,7 +1,7 @@
 """Handles requests with an Idempotency-Key. Each event is written once, even if a request is repeated.
 
-An attempt continues until the outcome of each of its events is known, even if no client is waiting. A repeated
-request with the same key waits until then. The repeated request is answered from the known outcome, and only events
+An attempt continues until the outcome of each of its events is known, even if no client is waiting. A repeated request
+with the same key waits until the attempt ends. The repeated request is answered from the known outcome, and only events
 that certainly were not written are sent again. All processes share the keys through Redis (shared.py).
 """
 

@@ -166,7 +166,7 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time since which requests arrive but Kafka acknowledges no records, or None if it does."""
+        """The time since which Kafka acknowledges no requests, or None if Kafka acknowledges requests."""
         self._tried_at = float("-inf")
         """The time at which a request last began or ended."""
         self._timer: asyncio.TimerHandle | None = None
@@ -201,7 +201,7 @@ class Sink:
 
     @property
     def away(self) -> asyncio.Future[None]:
-        """A future that is done while Kafka counts as down. Afterwards, a new future replaces it."""
+        """A future that is done while Kafka counts as down. After the outage, there is a new future."""
         if self._away is None or (self._away.done() and not self.down):
             self._away = asyncio.get_running_loop().create_future()
         return self._away

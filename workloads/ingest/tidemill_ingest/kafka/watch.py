@@ -53,7 +53,7 @@ class Watch:
 
     @property
     def seen(self) -> bool:
-        """Whether Kafka has ever answered. Until then, the settings of this process may be wrong."""
+        """Whether Kafka has ever answered. Before the first answer, the settings of this process may be wrong."""
         return self._seen
 
     def dependency(self) -> Dependency:
@@ -64,7 +64,7 @@ class Watch:
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
         # Brokers may answer probes but accept no records. If other records are acknowledged meanwhile, only a part of
-        # Kafka is down, and Kafka is not marked as required.
+        # Kafka is down. Then the dependency is not marked as required.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)

@@ -57,7 +57,7 @@ class Anomaly:
 class Known:
     """The state of a rule's detector for one group.
 
-    `place` is the column `aggregation_id` of `_detectors`. `seen` is the column `seen`.
+    `place` and `seen` are the columns `aggregation_id` and `seen` of `_detectors`.
     """
 
     rule: str

@@ -72,7 +72,7 @@ class Judged:
 class Watcher:
     """Judges the events of one pipeline.
 
-    A replay judges no events, because they were judged when they first arrived.
+    A replay judges no events, because its events were judged when they first arrived.
     """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:

@@ -47,7 +47,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Read a length at index `p`. Return twice the length, and the index after it.
+    """Read a length at index `p`. Return twice the length, and the index after the length.
 
     Raises:
         BrokenError: the length is negative.
@@ -59,7 +59,9 @@ def size(x: bytes, p: int) -> tuple[int, int]:
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
-    """Read a number of at least two bytes at index `p`. Return it in zigzag form, and the index after it.
+    """Read a number of at least two bytes at index `p`.
+
+    Return the number in zigzag form, and the index after the number.
 
     Raises:
         BrokenError: the number has more than 64 bits.

@@ -215,7 +215,7 @@ def _is_moment(found: FieldDescriptor | None) -> bool:
 
 
 def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[Any]:
-    """Return the values of a member in many messages, of which some may be None."""
+    """Return the values of a member in many messages. Some of the messages may be None."""
     name = found.name
     if found.has_presence or None in messages:
         values = [None if each is None else value_of(each, found) for each in messages]

@@ -120,7 +120,7 @@ class Registry:
         return bool(self._missing)
 
     def look(self) -> None:
-        """Request the missing schemas, if any are missing. One thread calls this regularly.
+        """Request the missing schemas, if any are missing. One thread calls this method regularly.
 
         Raises:
             RegistryAwayError: the registry still does not answer.
@@ -135,7 +135,7 @@ class Registry:
                 self.error = ""
 
     def close(self) -> None:
-        """Close the connections. The next request opens new ones."""
+        """Close the connections. The next request opens new connections."""
         if self._client is not None:
             self._client[1].__exit__()
             self._client = None

@@ -243,7 +243,7 @@ class SchemaReader(ABC):
 
 
 def _within(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec with the fields of the envelope as members of the event, as `document` returns them."""
+    """Return the spec for the events of `document`, in which fields of the envelope are members of the event."""
     return with_fields(spec, [_moved(field) for field in spec.source.fields], format=None)
 
 

@@ -99,7 +99,7 @@ class Trials:
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a duty and return its result. If it fails, or if it is too early to retry it, return 0.
+        """Run a duty and return its result. If the duty fails, or if it is too early for a retry, return 0.
 
         Raises:
             psycopg.Error: the connection is closed.

@@ -1,7 +1,7 @@
 """The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
 
-The keeper has a separate connection, so the loop that commits events never waits for it. Every replica has a keeper.
-A keeper's duties are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs
+The keeper has a separate connection, so the loop that commits events never waits for the keeper. Every replica has a
+keeper. A keeper's duties are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs
 separately, so a duty that fails does not block others. Only a lost connection ends a pass.
 """
 

@@ -75,8 +75,8 @@ class KeptEvents:
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
         """Return the events of a batch to store, or None if there are none, and create their partitions.
 
-        Call it outside of the batch's transaction. An event that is older than the watermark minus the retention is
-        left out, because its partition would be removed at once.
+        Call this method outside of the batch's transaction. An event that is older than the watermark minus the
+        retention is left out, because its partition would be removed at once.
         """
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None

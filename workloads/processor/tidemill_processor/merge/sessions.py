@@ -242,7 +242,7 @@ class SessionMerger:
 def _by_nulls(rows: pl.DataFrame, plan: AggregationLayout) -> Iterator[tuple[frozenset[str], pl.DataFrame]]:
     """Yield the rows in parts.
 
-    In each part, the same group columns are null. The names of these columns are yielded with the part.
+    In each part, the same group columns are null. The part is yielded with the names of these columns.
     """
     groups = _groups(plan)
     if not groups or not any(rows[name].null_count() for name in groups):

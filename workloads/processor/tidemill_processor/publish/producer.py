@@ -73,8 +73,8 @@ class Outlet:
             key: the key of the record.
             value: the value of the record.
             headers: the headers of the record.
-            keep: whether to keep the headers until Kafka's report, which does not contain them. If they are not kept,
-                `settle` has to create them again, but less memory is used.
+            keep: whether to keep the headers until Kafka's report, which does not contain them. Without kept headers,
+                less memory is used, but `settle` has to create the headers again.
 
         Raises:
             PublishFailed: the queue stays full, or the producer failed.
@@ -93,7 +93,7 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        # _PURGE_QUEUE is ignored, because it is the late report of a record that was given up.
+        # _PURGE_QUEUE is ignored, because this error is the late report of a record that was given up.
         if error is None or error.code() == KafkaError._PURGE_QUEUE:
             return
         if error.code() in _OF_THE_RECORD:

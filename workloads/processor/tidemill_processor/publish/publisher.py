@@ -45,7 +45,7 @@ class _ResultEncoder:
     """Encodes windows of one aggregation as records, which are (key, value, headers).
 
     The value of a window is {aggregation, version, group, window_start, window_end, revision, metrics}. To save time,
-    the part that is equal for windows of the same time is encoded once for all of them. The group, which is also the
+    the part that is equal for all windows of the same time is encoded once. The group, which is also the
     key, is encoded once for the key and the value.
     """
 

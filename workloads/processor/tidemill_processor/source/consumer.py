@@ -34,7 +34,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     # The default of 1 s is too long, because a fast consumer would stall whenever its queue is full.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
-    # Limits the memory of prefetched records.
+    # This limits the memory of prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again. With the
@@ -136,8 +136,9 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # The partition is paused, and the loop seeks before anything is read. The offset here must not be a logical
-            # one: librdkafka would ask Kafka for its value, and the answer could arrive after the seek and override it.
+            # The partition is paused, and the loop seeks before anything is read. The offset must be absolute. For a
+            # logical offset, librdkafka would ask Kafka for its value, and the answer could arrive after the seek and
+            # override the seek.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -199,8 +200,9 @@ class Source:
     def _prove(self, messages: list[Any]) -> None:
         """Check that the first record after a seek has the sought offset.
 
-        If it has not, pause the partition, so that the next `start` seeks again. There may be no record at the sought
-        offset, because of compaction or transaction markers. So a gap that is seen repeatedly is accepted.
+        If the record has another offset, pause the partition, so that the next `start` seeks again. There may be no
+        record at the sought offset, because of compaction or transaction markers. So a gap that is seen repeatedly is
+        accepted.
         """
         for message in messages:
             partition, error = message.partition(), message.error()
@@ -272,7 +274,7 @@ class Source:
     def ends(self) -> dict[int, int]:
         """Return the end offsets of the assigned partitions, or else of the partitions that were assigned last.
 
-        Call it in a separate thread. Ends that a broker does not report in time are missing in the result.
+        Call this method in a separate thread. Ends that a broker does not report in time are missing in the result.
 
         Raises:
             KafkaException: no end is known.
@@ -361,7 +363,7 @@ def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[int, int]:
     """Wait for the answers of `list_offsets`, and return the ends that are reported, by partition."""
     done, _ = wait(futures.values(), ASK_SECONDS + 1)
     answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
-    # Negative offsets are ignored, because librdkafka returns one if a leader does not answer in time.
+    # Negative offsets are ignored, because librdkafka returns a negative offset if a leader does not answer in time.
     return {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
 
 

@@ -51,7 +51,7 @@ class KafkaHealth:
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Record an answer to a request that was sent at `asked_at`. A failure after that time stays recorded.
+        """Record an answer to a request that was sent at `asked_at`. A failure after `asked_at` stays recorded.
 
         Any thread may call this.
         """

@@ -1,7 +1,7 @@
 """Computes the greatest event time of each partition, and the watermark of the pipeline, with pure functions.
 
 All event times are epoch milliseconds. All wall times are milliseconds of the database's clock, which all replicas
-share. Nothing here reads a clock.
+share. This module reads no clock.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class ReaderTime:
         watermark: the watermark: no event before this time is expected. A watermark never decreases.
         candidate: a watermark that idle partitions still have to confirm.
         candidate_at: the wall time at which `candidate` was set.
-        active_since: the wall time at which the current period of activity began. Silence before it does not count.
+        active_since: the wall time at which the current period of activity began. Silence before this time does not
+            count.
         idle_since: the wall time since which all partitions are idle.
         idle_base: the watermark at `idle_since`.
     """

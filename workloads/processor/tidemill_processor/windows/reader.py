@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Cut:
-    """Selects a part of some windows. By default, it selects all of them.
+    """Selects a part of some windows, or by default all of these windows.
 
     Attributes:
         first_ms: the earliest start (epoch ms), or None if there is no limit.
@@ -155,7 +155,10 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield windows that start in [first, last] as dicts by column. With `revs`, only these revisions are read."""
+        """Yield windows that start in [first, last] as dicts by column.
+
+        With `revs`, only windows with these revisions are read.
+        """
         for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
             yield dict(zip(self.columns, row, strict=True))
 

@@ -21,7 +21,7 @@ _SHOWN = 6
 
 
 class _Change(msgspec.Struct, gc=False):
-    """A change event. If it was written with schemas, `payload` contains the change event."""
+    """A change event. If the record was written with schemas, `payload` contains the change event."""
 
     op: str | None = None
     before: msgspec.Raw = msgspec.Raw()

@@ -71,7 +71,9 @@ class Words:
 
 
 class Kinds(Generic[K]):
-    """The kinds of one thing, such as windows. Used in `Annotated`, it makes pydantic read a value as its kind.
+    """The kinds of one thing, such as windows.
+
+    Used in `Annotated`, an object of this class makes pydantic read a value as its kind.
 
     Attributes:
         tag: the name of the member that names the kind.

@@ -41,7 +41,10 @@ class DetectorSpec(Model):
 
     @property
     def signature(self) -> str:
-        """The settings that the learnt state depends on. If they change, the detector learns from the beginning."""
+        """The settings that the learnt state depends on.
+
+        If these settings change, the detector learns from the beginning.
+        """
         return self.type
 
 

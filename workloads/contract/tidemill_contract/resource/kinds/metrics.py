@@ -33,7 +33,8 @@ class FunctionMetric(MetricSpec):
 
     field: Name | None = Field(None, description=_FIELD)
     where: Expression | None = Field(
-        None, description="SQL condition. Only events for which it is true count in this metric. Default: all events."
+        None,
+        description="SQL condition. Only events that fulfil the condition count in this metric. Default: all events.",
     )
 
 

@@ -5,7 +5,7 @@ zscore uses mean and standard deviation of all values so far (Welford 1962).
 ewma uses exponentially weighted mean and variance (Roberts 1959; Finch 2009).
 
 mad uses median and median absolute deviation of the last values (Hampel 1974), scaled to the standard deviation of a
-normal distribution. If the mean absolute deviation, scaled in the same way, is larger, it is used instead. (Iglewicz
+normal distribution. The mean absolute deviation, scaled in the same way, is used instead if it is larger. (Iglewicz
 and Hoaglin 1993 do so if the median deviation is 0, as in bursty series.) A single value could change this mean without
 limit. So the largest 2 % of the deviations are limited to five times the largest other deviation (winsorised: Tukey
 1962).

@@ -2,7 +2,7 @@
 
 A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch. `count` and `sum` are the
 number and the sum of the values in this hour so far. `usual` has [occurrences, mean] or null for each hour of the
-period. Every occurrence of an hour has the same weight, however many values it has.
+period. Every occurrence of an hour has the same weight, for any number of values.
 """
 
 from __future__ import annotations
