@@ -309,7 +309,7 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
 
 
 def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
-    """Return the metrics, each with the type of its field or, for a metric by expression, with the type of its answer."""
+    """Return the metrics, each with the type of its field, or of its answer if it is an expression."""
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answered = {
