@@ -45,7 +45,7 @@ class Ledger:
 
         Args:
             revs: the revisions of the rows.
-            rows: the rows in their state after the newest of these revisions, or later.
+            rows: the rows as they were after the newest of these revisions, or later.
         """
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:

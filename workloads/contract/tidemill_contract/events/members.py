@@ -24,7 +24,7 @@ Members = dict[str, bytes]
 # The pattern of times with seven or more digits of a second, which the typed decoder may round up. The pattern begins
 # with the dot, because JSON has fewer dots than colons, so the search is faster.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
-# The pattern of a dot, a digit or a colon that is written as an escape, because the pattern above cannot match escapes.
+# The pattern of a dot, a digit or a colon that is written as an escape. The pattern above does not match escapes.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

@@ -17,7 +17,7 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""The name of the column with the lowest layout of a row's writers. Every window table has it."""
+"""The name of the column with the lowest layout of a row's writers. Every window table has this column."""
 
 
 @dataclass(frozen=True)

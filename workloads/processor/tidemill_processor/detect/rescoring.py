@@ -145,7 +145,7 @@ class Rescorer:
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
-        """Return the values of the windows' anomalies that are not cleared, by rule, group and start."""
+        """Return the values of the windows' valid anomalies, by rule, group and start."""
         rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value

@@ -103,7 +103,7 @@ def generate(
     Args:
         schema: the schema of the records.
         wanted: the member for each attribute of a row, in order. None means that the attribute is null.
-        row: the class of events. Its arguments are the attributes.
+        row: the class of events, whose arguments are the attributes.
         within: the path of the record that contains the row. If this record is null, the event has no row.
         told: the path of a string member whose value is also returned for each record, or None.
 

@@ -333,7 +333,7 @@ class Source:
     def close(self) -> None:
         """Leave the group, so that other members take over at once.
 
-        Otherwise, Kafka waits for a static member to return.
+        If a static member does not leave, Kafka waits for it to return.
         """
         with suppress(KafkaException):
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]

@@ -66,7 +66,7 @@ class Verdict:
     def within(self, least: float, greatest: float) -> Verdict:
         """Return the verdict with expected value and bounds limited to a metric's range.
 
-        A count, e.g., is never below 0.
+        For example, a count is never below 0.
         """
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
