@@ -43,7 +43,7 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return a length in units of the calendar as a number of days or months, or None if the unit is another one.
+    """Return a length in units of the calendar as a number of days or months, or None if it is in another unit.
 
     Raises:
         ValueError: the length can be more than 3650 days.

@@ -106,7 +106,7 @@ class Histogram(Function):
 
     name = "histogram"
     value = (
-        "the number of values between each two ascending `bounds` (1 to 64), below the first bound,"
+        "the number of values between neighbouring `bounds` (1 to 64, ascending), below the first bound,"
         " and from the last bound on"
     )
     takes = NUMERIC

@@ -85,7 +85,7 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
 
 
 def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[str, str | None], list[Fault]]:
-    """Return the types of an aggregation's metrics in answers by name, and the faults of expressions over metrics.
+    """Return the types of the answers of an aggregation's metrics, and the faults of expressions over metrics.
 
     A type is None if the metric depends on a field or metric that has a fault.
     """

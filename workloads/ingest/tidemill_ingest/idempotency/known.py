@@ -37,7 +37,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether certainly no event was written. Then the batch can be treated as a new batch."""
+        """Whether it is certain that no event was written. Then the batch can be treated as a new batch."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
