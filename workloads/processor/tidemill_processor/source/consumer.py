@@ -38,7 +38,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again. With the
-    # default of a minute, partitions of that broker stay unread long after it is back.
+    # default of a minute, partitions of that broker stay unread long after the broker is back.
     "socket.timeout.ms": 30_000,
     **RECONNECTING,
     "enable.partition.eof": True,
