@@ -127,7 +127,8 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # The connection is closed while it is subscribed, because a process that stops waits for all subscribers.
+            # The subscription ends after the connection is closed, because a process that stops waits for all
+            # subscribers.
             await self._close(ending)
             return ending
 

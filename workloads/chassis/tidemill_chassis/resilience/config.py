@@ -231,7 +231,7 @@ def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dic
     """Write the environment's values into the document.
 
     Returns:
-        The variables by the path of the keys that they set, and a fault for each variable that sets nothing.
+        The variables by the path of their keys, and a fault for each variable that sets nothing.
     """
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):

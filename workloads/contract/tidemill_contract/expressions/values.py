@@ -257,8 +257,8 @@ def finite(expression: pl.Expr) -> pl.Expr:
 
 def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
     dividend, divisor = numbers
-    # The divisor is made a whole column, because polars multiplies by the reciprocal of a constant. Then 5 / 3 would
-    # end in …665, but in a batch of one event in …667.
+    # The divisor is made a column, because polars multiplies by the reciprocal of a constant. So 5 / 3 would end in
+    # …665 in most batches, but in …667 in a batch of one event.
     return _nullify(dividend / (dividend * 0.0 + divisor))
 
 

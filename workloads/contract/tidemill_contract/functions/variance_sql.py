@@ -133,7 +133,7 @@ def _deltas(column: Column, _: str) -> list[tuple[str, str]]:
 
 
 def _squares(column: Column, _: str) -> list[tuple[str, str]]:
-    """Return SQL for each M2 with the deviations taken from the centre."""
+    """Return SQL for each M2, with deviations from the centre instead of the mean."""
     n, m2, delta = column("n"), column("m2"), column("delta")
     moved = (
         f"CASE WHEN abs({delta}) < {_NONE} THEN 0 WHEN abs({delta}) < {_ORDINARY}"

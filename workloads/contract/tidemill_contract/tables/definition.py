@@ -12,7 +12,7 @@ CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 NO_ELEMENT = -1
-"""The value of `element` in a row about a record that is not an element of an exploded array."""
+"""The value of `element` in rows about entire records, not about elements of exploded arrays."""
 ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
 """The column with the index in the exploded array."""
 SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"

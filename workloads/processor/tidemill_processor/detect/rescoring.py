@@ -1,6 +1,6 @@
 """Judges closed windows again after late events changed them. The detector's state before the window is used.
 
-The states before each of a group's latest windows are stored for this purpose. An older window keeps its verdict. The
+So the detectors' states before each of a group's latest windows are stored. An older window keeps its verdict. The
 detector's current state does not change: what it learnt from the window's first values is kept.
 """
 

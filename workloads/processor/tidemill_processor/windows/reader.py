@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Cut:
-    """Selects a part of some windows, or by default all of these windows.
+    """Selects a part of the windows of a query, by default all of them.
 
     Attributes:
         first_ms: the earliest start (epoch ms), or None if there is no limit.
