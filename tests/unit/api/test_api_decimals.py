@@ -94,7 +94,7 @@ def test_values_of_requests_are_exact(text: str, value: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "NaN", "inf", "1_000", "1,5", " 1"])
 def test_other_values_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no decimal; write a number, such as 12\.50"):
+    with pytest.raises(ValueError, match=r"is not of type decimal; write a number, such as 12\.50"):
         parse_value(text, "decimal(2)")
 
 

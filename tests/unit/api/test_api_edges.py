@@ -163,7 +163,7 @@ def test_each_parameter_is_taken_once() -> None:
         parameters.one("b")
     with pytest.raises(Problem, match="not one of y, z"):
         parameters.choice("c", ("y", "z"))
-    with pytest.raises(Problem, match="known are a, b") as caught:
+    with pytest.raises(Problem, match="known parameters: a, b") as caught:
         parameters.refuse_rest(["a", "b"])
     assert caught.value.extra == {"parameter": "odd"}
 

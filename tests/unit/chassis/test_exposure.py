@@ -200,7 +200,7 @@ def test_every_name_may_be_taken(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["http://a.example", "a b", "a.example:80", "*a.example"])
 def test_what_is_no_name_is_refused_with_its_setting(text: str) -> None:
-    with pytest.raises(ValueError, match=r"TIDEMILL_ALLOWED_HOSTS: .*write one such as"):
+    with pytest.raises(ValueError, match=r"TIDEMILL_ALLOWED_HOSTS: .*write a name such as"):
         Hosts.parse(text)
 
 

@@ -104,7 +104,7 @@ def test_environment_beats_file_beats_default(tmp_path: Path) -> None:
         ("breakers: {redis: {failures: yes}}", {}, [["breakers.redis.failures", "integer", "True"]]),
         ("breakers: {redis: {open_seconds: 30s}}", {}, [["breakers.redis.open_seconds", "number", "'30s'"]]),
         ("breakers: {redis: {open_seconds: .inf}}", {}, [["breakers.redis.open_seconds", "finite"]]),
-        ("breakers: {redis: 3}", {}, [["breakers.redis", "no section", "failures, open_seconds"]]),
+        ("breakers: {redis: 3}", {}, [["breakers.redis", "must be a section", "failures, open_seconds"]]),
         ("[1]", {}, [["list", "breakers, retries, timeouts, fallbacks"]]),
         ("a: [", {}, [["not YAML"]]),
         ("retries: {redis: {max_seconds: 0.1}}", {}, [["retries.redis", "max_seconds 0.1", "initial_seconds 0.5"]]),

@@ -149,9 +149,9 @@ def test_what_becomes_a_number_or_a_text(text: str, kind: str, value: Any) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("TRY_CAST(a AS decimal(19, 2))", "DECIMAL(19,2) is no type; write decimal(PRECISION, SCALE), such as"),
-        ("TRY_CAST(a AS decimal(2, 3))", "DECIMAL(2,3) is no type"),
-        ("TRY_CAST(a AS decimal(1, 2, 3))", "DECIMAL(1,2,3) is no type"),
+        ("TRY_CAST(a AS decimal(19, 2))", "DECIMAL(19,2) is not a type; write decimal(PRECISION, SCALE), such as"),
+        ("TRY_CAST(a AS decimal(2, 3))", "DECIMAL(2,3) is not a type"),
+        ("TRY_CAST(a AS decimal(1, 2, 3))", "DECIMAL(1,2,3) is not a type"),
         ("TRY_CAST(a AS decimal(x))", "a number of digits expected at character 23, before 'x'"),
         ("TRY_CAST(t AS decimal(9, 2))", "a timestamp cannot become a decimal; convert it to an integer first"),
         ("TRY_CAST(a AS timestamp)", "a decimal cannot become a timestamp; declare the field as timestamp"),

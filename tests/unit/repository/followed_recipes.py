@@ -119,7 +119,7 @@ def test_overlapping_is_a_kind_of_window_everywhere() -> None:
     assert "overlapping" in {draw_window(random.Random(seed))["type"] for seed in range(40)}
     _, faults = check(document(aggregations=[aggregation(window={"type": "overlapping", "size": "1s"})]))
     assert [(fault.path, fault.message) for fault in faults] == [
-        ("spec.aggregations[0].window.size", "is no multiple of two seconds")
+        ("spec.aggregations[0].window.size", "is not a multiple of two seconds")
     ]
 
 

@@ -27,7 +27,7 @@ GRACE_SECONDS = 10
 """Maximum time for current requests to finish after SIGTERM. Kubernetes kills the process after 30 s."""
 
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""Maximum size of a message from a WebSocket client. The only such message is the one with the API key."""
+"""Maximum size of a message from a WebSocket client. Clients only send a message with the API key."""
 
 
 class Server(HttpServer):
@@ -78,7 +78,7 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # because every change would be compressed again for every listener
+        ws_per_message_deflate=False,  # off, because every change would be compressed again for every listener
     )
     # At a signal, uvicorn stops cleanly, then restores these handlers and raises the signal again. The handlers do
     # nothing, so the process ends normally and is not killed by the signal.

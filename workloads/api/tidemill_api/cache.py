@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MAX_MEMORY_BYTES = 128 * 1024 * 1024
 MAX_SHARED_BYTES = 1024 * 1024
 SLOW_SECONDS = 3.0
-"""Maximum wait for the database if there is an older answer. After it, the older answer is sent."""
+"""Maximum wait for the database if there is an older answer. Then the older answer is sent."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -55,7 +55,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that is called with the known answer, or None if there is none.
+"""A function that is called with the known answer, or with None if there is no known answer.
 
 It returns a new answer, or None if the known answer is still current.
 """
@@ -63,7 +63,7 @@ It returns a new answer, or None if the known answer is still current.
 
 @dataclass
 class Slot:
-    """The cache entry of one query. It stays the same object as long as the cache keeps it.
+    """The cache entry of one query. The entry stays the same object as long as the cache keeps it.
 
     Attributes:
         key: the key of the query.
@@ -85,10 +85,11 @@ class AnswerCache:
         client: the Redis client, or None if Redis is not used.
         guard: the guard of Redis.
         max_entries: the maximum number of answers in memory, or 0 if no answer is kept.
-        stale_seconds: the maximum age of an answer that is sent while the database is down, or 0 if none is sent.
+        stale_seconds: the maximum age of an answer that is sent while the database is down, or 0 if no such answer is
+            sent.
 
     Attributes:
-        redis_error: the last error of Redis. Redis is not used until the background probe of Redis clears it.
+        redis_error: the last error of Redis. Redis is not used until a background probe of Redis clears this error.
     """
 
     def __init__(
@@ -136,13 +137,13 @@ class AnswerCache:
             await asyncio.wait({flight}, timeout=SLOW_SECONDS)
             if not flight.done():
                 return old, True
-        # The computation is shielded, so that a cancelled request does not cancel it for the other requests.
+        # The computation is shielded, so a cancelled request does not cancel it for the other requests.
         return await asyncio.shield(flight)
 
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # retrieved here, because asyncio logs the exception if no request waits for it
+            flight.exception()  # the exception is retrieved, because asyncio would log it if no request waits for it
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -203,7 +204,7 @@ class AnswerCache:
             self.redis_error = ""
             return msgspec.msgpack.decode(found, type=Answer) if isinstance(found, bytes) else None
         except msgspec.DecodeError:
-            return None  # written by another version of the API
+            return None  # another version of the API wrote the value
         except (redis.RedisError, BreakerOpen, OSError) as error:
             self.note(error)
             return None
@@ -219,7 +220,10 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Store an error of Redis. The error of an open breaker is not stored, because its cause is stored already."""
+        """Store an error of Redis.
+
+        The error of an open breaker is not stored, because the cause of the open breaker is already stored.
+        """
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 
@@ -232,7 +236,7 @@ class AnswerCache:
 
 
 def replace_time(answer: Answer, computed_at: float) -> Answer:
-    """Return the answer with a later time, at which it was found to be still current."""
+    """Return the answer with a later time at which it was still current."""
     return msgspec.structs.replace(answer, computed_at=computed_at)
 
 

@@ -48,7 +48,7 @@ class AggregationModel:
 
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
-        """The metrics by name. Each is the column of the answer, and its SQL over merged partials."""
+        """The metrics by name: the column of the answer, and its SQL over merged partials."""
         decode = decoders(self.layout)
         members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {
@@ -62,7 +62,7 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with metrics that are null in windows where they lack events.
+        """Return the aggregation with metrics that are null in windows for which they lack events.
 
         Args:
             feeds: the periods in which each value column was filled.
@@ -72,7 +72,10 @@ class AggregationModel:
 
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
-    """Return the members of the objects in a metric's list. If the value is no list of objects, return nothing."""
+    """Return the members of the objects in a metric's list.
+
+    If the metric's value is not a list of objects, return nothing.
+    """
     item = FUNCTIONS[function].item if function in FUNCTIONS else None
     if item is None:
         return ()
@@ -129,7 +132,7 @@ class Catalog:
         self._models: dict[str, PipelineModel] = {}
 
     def find(self, name: str) -> PipelineModel | None:
-        """Return a pipeline, or None if it is not served. It is the same object until the config changes."""
+        """Return a pipeline, or None if it is not served. The object stays the same until the config changes."""
         config = self._directory.get(name)
         if config is None or not config.spec.api.enabled or (self._only and name != self._only):
             self._models.pop(name, None)
@@ -140,7 +143,7 @@ class Catalog:
         return model
 
     def config(self, name: str) -> PipelineConfig | None:
-        """Return the config of a pipeline, also if its API is disabled."""
+        """Return the config of a pipeline, even if its API is disabled."""
         return None if self._only and name != self._only else self._directory.get(name)
 
     @property

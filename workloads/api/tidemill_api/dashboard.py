@@ -1,4 +1,4 @@
-"""Serves the dashboard, a page of static files in this package. It uses the API like any other client."""
+"""Serves the dashboard, a page of static files in this package. The page uses the API like any other client."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def load_assets() -> dict[str, Asset]:
 
 
 def dashboard_router() -> APIRouter:
-    """Return the routes of the page `/` and of its files. They need no API key, because the files contain no data."""
+    """Return the routes of the page `/` and of its files.
+
+    The routes need no API key, because the files contain no data.
+    """
     router, assets = APIRouter(), load_assets()
 
     async def page(request: Request) -> Response:

@@ -28,7 +28,7 @@ MAX_STREAMS, SLOT_SECONDS = 2, 10.0
 """The maximum number of concurrent streams of a pipeline, and the maximum wait of a request for a connection. Streams
 have separate connections."""
 QUERY_SHARE = 0.8
-"""The share of the guard's timeout after which a query is ended. In the rest, it is seen whether Postgres answers."""
+"""The share of the guard's timeout after which a query is ended, which leaves time to see whether Postgres answers."""
 DATABASE_UNAVAILABLE = "database_unavailable"
 """The problem code of answers while Postgres does not answer."""
 _STATEMENT_TIMEOUT = "57014"
@@ -41,7 +41,7 @@ def _not_ready(error: BaseException) -> bool:
     """Return whether a pipeline's login, schema or tables do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
-    text = str(error)  # a refused connection has no SQLSTATE
+    text = str(error)  # the error of a refused connection has no SQLSTATE
     refused = "authentication failed" in text or ("FATAL:" in text and "does not exist" in text)
     return isinstance(error, psycopg.OperationalError) and refused
 
@@ -68,20 +68,20 @@ def failed(error: BaseException) -> bool:
 def retryable(error: BaseException) -> bool:
     """Return whether the work is likely to succeed if it is retried soon.
 
-    If the server does not answer, it is not retried, because the retry would wait just as long again.
+    Work is not retried if the server does not answer, because the retry would wait just as long again.
     """
     silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
     return not silent and not _not_ready(error) and not _too_long(error) and database_retryable(error)
 
 
 def _of_server(error: BaseException) -> bool:
-    """Return whether an error affects all pipelines. Damaged tables, resources and limits of a role affect only one."""
+    """Return whether an error affects all pipelines, unlike damaged tables, resources or limits of a role."""
     own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
     return failed(error) and not own
 
 
 class Pool:
-    """The connections of one pipeline. They use the login of the pipeline's reader."""
+    """The connections of one pipeline, with the login of the pipeline's reader."""
 
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
@@ -99,7 +99,7 @@ class Pool:
         try:
             return await self._work(connection, work)
         except psycopg.OperationalError:
-            # An idle connection may have broken long ago, so its error does not show that the server is down now. Such
+            # An idle connection may have broken long ago, so its error does not show that the server is down now. The
             # work is repeated on a new connection.
             if not used or not connection.closed:
                 raise
@@ -117,8 +117,8 @@ class Pool:
             healthy = not connection.closed
             raise
         finally:
-            # A connection whose statement was interrupted is not reused, because the next answer could belong to either
-            # statement.
+            # A connection whose statement was interrupted is not reused, because the next answer could belong to the
+            # interrupted statement.
             await self._give_back(connection, healthy)
 
     async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
@@ -133,7 +133,7 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a single slow statement by its statement timeout. If it did not, Postgres does not answer.
+            # Postgres would have ended a single slow statement by its statement timeout. So Postgres does not answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -204,7 +204,7 @@ class Pool:
             await self._close(connection)
 
     async def close(self) -> None:
-        """Close the idle connections now, and the others when they are returned."""
+        """Close the idle connections now, and all other connections when they are returned."""
         self._closed = True
         await self.drop_idle()
 
@@ -214,7 +214,7 @@ class Database:
 
     Attributes:
         guard: the guard of the server.
-        error: the latest failure of Postgres. It is empty after a success.
+        error: the latest failure of Postgres, or an empty text after a success.
         seen: whether Postgres has ever answered.
     """
 
@@ -277,8 +277,8 @@ class Database:
     async def answers(self, pipelines: Sequence[str]) -> bool:
         """Return whether Postgres answers.
 
-        The logins of the given pipelines are tried in turn, because some pipelines may not be set up yet. If there are
-        no pipelines, or if none is set up, it is enough that the port is open.
+        The logins of the given pipelines are tried in turn, because some pipelines may not be set up yet. If no
+        pipeline is set up yet, it is enough that the port is open.
         """
         for pipeline in pipelines:
             try:
@@ -316,7 +316,7 @@ class Database:
             self.error = str(error) or type(error).__name__
 
     async def tidy(self, pipelines: set[str]) -> None:
-        """Close all connections of pipelines not in `pipelines`, and of the others those idle for IDLE_SECONDS."""
+        """Close idle connections after IDLE_SECONDS, and all connections of pipelines not in `pipelines`."""
         for name, pool in list(self._pools.items()):
             if name in pipelines:
                 await pool.drop_old()
@@ -336,7 +336,7 @@ async def _nothing(connection: Connection) -> None:
 
 @asynccontextmanager
 async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIterator[None]:
-    """Hold one of a few slots. The wait is outside of the guard, because a wait for a slot is no fault of Postgres.
+    """Hold one of a few slots. The wait is outside of the guard, because it is not a failure of Postgres.
 
     Raises:
         Problem: no slot became free in time (503).
@@ -374,8 +374,7 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return Problem(
             504,
             "query_timeout",
-            "the query takes the database too long; ask for a shorter range, fewer groups or metrics, or a longer"
-            " granularity",
+            "the query takes too long; ask for a shorter range, fewer groups or metrics, or a longer granularity",
         )
     if isinstance(error, DeadlineExceeded | TimeoutError):
         return unavailable(DATABASE_UNAVAILABLE, "the database did not answer in time; try again later", 5)
@@ -383,7 +382,7 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         return unavailable("pipeline_not_ready", f"{pipeline} is not set up yet; try again in a moment", 5)
     if failed(error) or isinstance(error, OSError):
         return unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
-    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches of one row's answer exceed 1 GB
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches in one row of the answer exceed 1 GB
         return Problem(
             400,
             "query_too_large",

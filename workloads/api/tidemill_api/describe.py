@@ -21,7 +21,7 @@ def time_ms(value: int | None) -> str | None:
 
 
 def summary(model: PipelineModel) -> dict[str, Any]:
-    """Return a pipeline's entry in the list of pipelines. It only uses the config."""
+    """Return a pipeline's entry in the list of pipelines, from its config alone."""
     config = model.config
     return {
         "name": config.name,
@@ -36,7 +36,7 @@ def summary(model: PipelineModel) -> dict[str, Any]:
 
 
 def aggregation(model: AggregationModel) -> dict[str, Any]:
-    """Return the description of an aggregation. It only uses the config."""
+    """Return the description of an aggregation, from the config alone."""
     window = model.spec.window.model_dump(by_alias=True, exclude_none=True)
     return {
         "name": model.name,
@@ -99,7 +99,7 @@ def _field(field: FieldSpec) -> dict[str, Any]:
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:
     """Return an anomaly rule.
 
-    Its detector has the settings of all detectors. Settings that it does not use are null.
+    The rule's detector has the settings of all detectors. Settings that the detector does not use are null.
     """
     return {**rule.model_dump(by_alias=True), "detector": DETECTORS.widen(rule.detector).model_dump(by_alias=True)}
 

@@ -1,4 +1,4 @@
-"""The services that all requests of a process share. They are created once, when the process starts."""
+"""The services that all requests of a process share. The services are created once, when the process starts."""
 
 from __future__ import annotations
 

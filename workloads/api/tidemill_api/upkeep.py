@@ -1,6 +1,6 @@
 """The background tasks and the health of a process. The tasks probe Postgres and Redis, and close idle connections.
 
-/health uses the results of probes and of requests, so it is right even without requests. Successful probes also close
+/health uses the results of probes and of requests, so it is correct even without requests. Successful probes also close
 open breakers.
 """
 
@@ -24,7 +24,8 @@ EVERY_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 """The interval of probes of a server that did not answer the last probe, or that has an open breaker."""
 PROBED_PIPELINES = 5
-"""The maximum number of logins that a probe tries. It tries several, because some pipelines may not be set up yet."""
+"""The maximum number of logins that a probe tries. A probe tries several logins, because some pipelines may not be set
+up yet."""
 
 
 class Upkeep:
@@ -39,7 +40,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Start the background tasks."""
-        # Each server has a separate task, so that a hung server does not delay the probes of the other one.
+        # Each server has a separate task, so a hung server does not delay the probes of the other server.
         works = (self._probe_postgres, self._probe_redis, self._tidy)
         self._tasks = [asyncio.create_task(self._repeat(work)) for work in works]
 
@@ -56,7 +57,7 @@ class Upkeep:
             try:
                 succeeded = await work()
             except Exception:
-                log.exception("a background task failed; it is repeated")
+                log.exception("a background task failed; it is started again")
             await asyncio.sleep(self._every if succeeded else min(AGAIN_SECONDS, self._every))
 
     async def _tidy(self) -> bool:
@@ -106,13 +107,13 @@ class Upkeep:
     def ready(self) -> bool:
         """Return whether the process can take requests.
 
-        It also can while Postgres is down, because it sends older answers.
+        The process also can while Postgres is down, because it then sends older answers.
         """
         return self._services.database.seen and not self.stopping
 
     def alive(self) -> bool:
         """Return whether the background tasks run.
 
-        It is called on the event loop, so an answer proves that the loop runs.
+        This method is called on the event loop, so an answer proves that the loop runs.
         """
         return bool(self._tasks) and not any(task.done() for task in self._tasks)

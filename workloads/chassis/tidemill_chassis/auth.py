@@ -29,9 +29,10 @@ _UNKNOWN = f"this pipeline has no such API key, or there is no such pipeline: {_
 
 
 class Unauthorized(Exception):
-    """The error if a request has no API key, or an unknown one (401).
+    """The error if a request has no API key, or an unknown API key (401).
 
-    The message says what to send. It never says what is wrong with a key, because that would help to guess keys.
+    The message says what to send. The message never says what is wrong with a key, because that would help to guess
+    keys.
     """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
-# Metrics for the creation times of counters are off, because these time series would double the storage, and Prometheus
+# Metrics for the creation times of counters are off, because these time series would double the storage. Prometheus
 # detects resets without them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 

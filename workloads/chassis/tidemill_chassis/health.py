@@ -22,7 +22,7 @@ class Dependency:
         name: kafka, postgres, redis, …
         ok: whether the latest call succeeded.
         required: whether the component is useless without the server.
-        detail: the latest error. `report` removes credentials from it.
+        detail: the latest error, from which `report` removes credentials.
         breaker: the state of the circuit breaker: closed, half_open or open. While it is open, the dependency counts as
             down.
         latency_ms: the duration of the latest call, or None if it was not measured.
@@ -50,8 +50,8 @@ def report(
 ) -> tuple[int, dict[str, Any]]:
     """Return the status code and the body of /health.
 
-    The status is `unhealthy` (503) while a required dependency is down. It is `degraded` (200) while only optional
-    dependencies are down, or if `degraded` is set. Otherwise, it is `healthy` (200).
+    The status is `unhealthy` (503) while a required dependency is down. The status is `degraded` (200) while only
+    optional dependencies are down, or if `degraded` is set. Otherwise, the status is `healthy` (200).
 
     Args:
         component: the name of the component.
@@ -77,7 +77,7 @@ def report(
 
 
 def public(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a report that everybody may see. It has statuses, but no names, counts and error texts."""
+    """Return the part of a report that everybody may see: statuses without names, counts and error texts."""
     rows = {
         name: {member: row[member] for member in ("status", "required", "breaker")}
         for name, row in body["dependencies"].items()

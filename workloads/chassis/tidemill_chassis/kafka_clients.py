@@ -7,7 +7,7 @@ from typing import Any
 
 RECONNECTING: Mapping[str, Any] = {
     # While a broker's packets are lost, new connections stay silent. With the defaults of 10 and 30 s, a client would
-    # wait for the last of them long after the broker is back.
+    # wait for the last connection long after the broker is back.
     "api.version.request.timeout.ms": 5000,
     "socket.connection.setup.timeout.ms": 10_000,
     "reconnect.backoff.max.ms": 2000,

@@ -102,9 +102,10 @@ class PipelineDirectory:
         self._dir_fault = None
         entries = {name: self._entry(name, stamp, before.get(name)) for name, stamp in found.items()}
         for name in before.keys() - entries.keys():
-            log.info("pipeline %s is gone", name)
+            log.info("the config of pipeline %s was removed", name)
         self._entries = entries
-        # Dictionaries are replaced, not changed, because readers hold no lock: they see either the old or the new one.
+        # Dictionaries are replaced, not changed, because readers hold no lock. A reader sees either the old or the new
+        # dictionary.
         self._configs = {name: entry.config for name, entry in entries.items() if entry.config is not None}
         self._faults = {name: entry.fault for name, entry in entries.items() if entry.fault is not None}
 

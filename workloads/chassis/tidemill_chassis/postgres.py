@@ -116,7 +116,7 @@ def _no_answer(seconds: float) -> psycopg.errors.ConnectionTimeout:
 
 
 async def _cancel(request: Any) -> None:
-    """Ask the server to end a statement. If the request is lost, the server's statement timeout ends it."""
+    """Ask the server to end a statement. If the request is lost, the server's statement timeout ends the statement."""
     with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
         request.start()
         async with asyncio.timeout(CANCEL_SECONDS):

@@ -32,7 +32,7 @@ class _Probe:
         with self._lock:
             if self._pending is None or self._pending.done():
                 self._pending = concurrent.futures.Future()
-                # It is a daemon thread, because the threads of an executor would delay the exit of the process.
+                # This is a daemon thread, because the threads of an executor would delay the exit of the process.
                 threading.Thread(target=self._run, args=(self._pending,), name="status-probe", daemon=True).start()
             pending = self._pending
         try:
@@ -56,9 +56,9 @@ class StatusServer:
         host: the address to listen on.
         port: the port to listen on, or 0 to choose a free port.
         health: a function that returns the status code and the body of /health.
-        ready: a function that returns whether /readyz answers 200. Otherwise, it answers 503.
-        live: a function that returns whether /livez answers 200. Otherwise, it answers 503.
-        limit_seconds: the maximum time of a callback. After it, the answer is 503.
+        ready: a function that returns whether /readyz answers 200 (else 503).
+        live: a function that returns whether /livez answers 200 (else 503).
+        limit_seconds: the maximum time of a callback, after which the answer is 503.
         hosts: the host names that clients may use, or None for all host names.
     """
 
@@ -101,7 +101,7 @@ class StatusServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving. It may be called twice, or without `start`."""
+        """Stop serving. This may be called twice, or without `start`."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()

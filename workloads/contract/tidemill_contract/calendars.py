@@ -1,8 +1,8 @@
 """Computes where days, weeks, months, quarters and years of a time zone start.
 
-A unit has a start by the local clock, such as midnight. It starts at the first instant at which the local clock shows
-that time or a later one. So if clocks are put back and the time occurs twice, the unit starts at the first of the two
-instants. If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
+A unit has a start by the local clock, such as midnight. The unit starts at the first instant at which the local clock
+shows that time or a later time. So if clocks are put back and the time occurs twice, the unit starts at the first of
+the two instants. If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
 
 Postgres is not used to compute local times. If midnight occurs twice, Postgres takes the later one. If midnight does
 not exist, Postgres shifts it. And its version of the time zone rules can differ from Python's.
@@ -41,7 +41,7 @@ class Calendar:
         unit: the unit of `count`, either days or months.
         count: the length of a unit in days or months. Units are counted from 1970-01-01, or from `first_day`.
         zone: IANA name of the time zone.
-        offset_ms: the time from local midnight to the start of a unit. It is shorter than a unit.
+        offset_ms: the time from local midnight to the start of a unit, which is shorter than a unit.
         first_day: the day, counted from 1970-01-01, on which the first unit in days starts, such as MONDAY.
     """
 
@@ -76,12 +76,12 @@ class Calendar:
 
     @property
     def days(self) -> int:
-        """The greatest number of days of a unit."""
+        """The maximum number of days in a unit."""
         return self.count if self.unit == "day" else _most_days(self.count)
 
     @property
     def longest_ms(self) -> int:
-        """An upper bound of the length of a unit. It has a spare day, because clock changes can lengthen a day."""
+        """An upper bound of the length of a unit, with a spare day, because clock changes can lengthen a day."""
         return (self.days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
@@ -90,7 +90,7 @@ class Calendar:
         return _chunk(self, chunk)[at]
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the unit that is `count` units after the unit that contains a time (epoch ms).
+        """Return the start (epoch ms) of the unit `count` units after a time.
 
         A negative count leads to an earlier unit.
         """
@@ -140,7 +140,7 @@ class Calendar:
             previous, number = start, number + 1
 
     def _place(self, time_ms: int) -> tuple[int, int]:
-        """Return the chunk of the last start up to a time, and the index of that start in the chunk."""
+        """Return the chunk that has the last start at or before a time, and the index of that start in the chunk."""
         chunk = time_ms // _CHUNK_MS
         at = bisect_right(_chunk(self, chunk), time_ms) - 1
         while at < 0:
@@ -170,9 +170,9 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The time occurs once or twice. `before` belongs to `fold` 0, so `earliest` is the first occurrence.
+        # The time occurs once or twice. `earliest` is the first occurrence, because `before` belongs to `fold` 0.
         return earliest
-    # The time is skipped, so the first instant is when the clocks are put forward. It is found by bisection.
+    # The time is skipped, so the first instant is when the clocks are put forward. Bisection finds this instant.
     low, high = wall - after, earliest
     while high - low > _SECOND:
         middle = low + (high - low) // _SECOND // 2 * _SECOND
@@ -185,9 +185,9 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 @lru_cache(maxsize=256)
 def _most_days(months: int) -> int:
-    """Return how many days a period of `months` months has at most.
+    """Return the maximum number of days in a period of `months` months.
 
-    The periods follow each other from January 1970.
+    The first period starts in January 1970.
     """
     firsts = [dt.date(1970 + at // 12, at % 12 + 1, 1) for at in range(0, 12 * 4 * months + 1, months)]
     return max((end - start).days for start, end in pairwise(firsts))
@@ -195,7 +195,7 @@ def _most_days(months: int) -> int:
 
 @lru_cache(maxsize=64)
 def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
-    """Return the starts of units from `chunk` to `chunk + 1` (excluded), both times _CHUNK_MS, in epoch ms."""
+    """Return the starts of units from `chunk * _CHUNK_MS` to `(chunk + 1) * _CHUNK_MS` (excluded), in epoch ms."""
     low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
     found = calendar.between(low - DAY, high)
     return tuple((start - _EPOCH) // _MS for start in found if low <= start < high)
@@ -207,8 +207,9 @@ class Runs:
 
     Attributes:
         firsts: the start of the first unit of each run, ascending, in UTC without a zone.
-        lasts: the start of the last unit of each run, ascending, in UTC without a zone. Such a unit ends where the next
-            run starts, so it can be shorter or longer than usual. The last run has no end, and no entry here.
+        lasts: the start of the last unit of each run, ascending, in UTC without a zone. The last unit of a run ends
+            where the next run starts, so it can be shorter or longer than usual. `lasts` has no entry for the last run,
+            which has no end.
         numbers: the number of the first unit of each run, counted from 0.
     """
 
@@ -219,7 +220,7 @@ class Runs:
 
 @lru_cache(maxsize=256)
 def runs(calendar: Calendar, first_year: int, last_year: int) -> Runs:
-    """Return the units that cover the years from first to last, inclusive. The usual length is `calendar.days`."""
+    """Return the runs of units from `first_year` to `last_year`, inclusive. The usual length is `calendar.days`."""
     since = dt.datetime(min(max(first_year, FIRST_YEAR), LAST_YEAR), 1, 1)
     until = dt.datetime(min(max(last_year, FIRST_YEAR), LAST_YEAR) + 1, 1, 1)
     starts, length = calendar.between(since, until), calendar.days * DAY

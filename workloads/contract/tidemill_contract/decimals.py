@@ -1,4 +1,4 @@
-"""Decimals: exact numbers with a fixed number of digits after the point. This number is the scale of a decimal.
+"""Decimals: exact numbers with a fixed number of digits after the point, which is called the scale.
 
 In events, stored partials and expressions a decimal is a scaled integer: its value times 10^scale. Only the decoder,
 the SQL of answers, and the conversion to text apply the scale. The type of a decimal with scale 2 is written
@@ -44,7 +44,7 @@ def value_of(scaled: int, scale: int) -> Decimal:
 
 
 def text_of(value: Decimal, scale: int) -> str:
-    """Return a value as text with all its digits. `scale` of them are after the point."""
+    """Return a value as text, with `scale` digits after the point."""
     return f"{value:.{scale}f}"
 
 
@@ -54,7 +54,7 @@ def scaled_text(scaled: int, scale: int) -> str:
 
 
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
-    """Return the scales of decimals and integers. Return None if no type is a decimal, or one is another type."""
+    """Return the scales of types if all are decimals or integers, and at least one is a decimal. Else return None."""
     kinds = list(kinds)
     found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
     known = [scale for scale in found if scale is not None]

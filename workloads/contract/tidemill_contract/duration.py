@@ -1,7 +1,6 @@
 """Durations in the notation of the resource, such as `250ms`, `10s`, `5m`, `1h` and `7d`.
 
-Lengths of windows can also be in the units w, mo, q and y. These are units of the calendar: months, quarters and years
-differ in length.
+Lengths of windows can also be in the units w, mo, q and y. The lengths of months, quarters and years differ.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return a length in units of the calendar as a number of days or months, or None if it has another unit.
+    """Return a length in units of the calendar as a number of days or months, or None if it is in another unit.
 
     Raises:
         ValueError: the length can be more than 3650 days.
@@ -63,7 +62,7 @@ def least_ms(text: str) -> int:
     """Return the least length of a window in milliseconds. A month counts as 28 days.
 
     Raises:
-        ValueError: the text is no length of a window, or the window can be longer than 3650 days.
+        ValueError: the text is not a length of a window, or the window can be longer than 3650 days.
     """
     units = calendar_units(text)
     return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]

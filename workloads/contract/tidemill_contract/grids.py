@@ -1,6 +1,7 @@
 """Grids, which divide time into panes, windows or buckets that follow each other, in Python and in SQL.
 
-A grid is either steps of a fixed length, or a `Calendar`. All other code gets the starts and ends of windows from it.
+A grid is either steps of a fixed length, or a `Calendar`. All other code gets the starts and ends of windows from a
+grid.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Grid(Protocol):
 
     @property
     def longest_ms(self) -> int:
-        """The length of a step. For a calendar, it is an upper bound."""
+        """The length of a step, or for a calendar an upper bound of it."""
 
     @property
     def offset_ms(self) -> int:
@@ -33,7 +34,7 @@ class Grid(Protocol):
         """Return the start of the step that contains a time."""
 
     def shift(self, start_ms: int, count: int) -> int:
-        """Return the start of the step that is `count` steps after the step that contains a time.
+        """Return the start of the step `count` steps after a time.
 
         A negative count leads to an earlier step.
         """
@@ -76,13 +77,13 @@ class GridSql(Protocol):
     """The SQL of a grid. Arguments are SQL expressions of times."""
 
     def start(self, time: str) -> str:
-        """Return the SQL of the start of the step that contains a time."""
+        """Return SQL for the start of the step that contains a time."""
 
     def end(self, start: str) -> str:
-        """Return the SQL of the end of the step that starts at a time."""
+        """Return SQL for the end of the step that starts at a time."""
 
     def shift(self, start: str, count: int) -> str:
-        """Return the SQL of the start of the step that is `count` steps after the step that starts at `start`."""
+        """Return SQL for the start of the step `count` steps after the step at `start`."""
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts (`start`) of all steps that start in [since, until)."""
@@ -103,8 +104,8 @@ def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> Gr
 
     Args:
         grid: the grid.
-        years: for a calendar, the first and the last year that the SQL must cover. None: it covers every year in which
-            counted events and their windows can be. Steps of a fixed length ignore this.
+        years: for a calendar, the first and the last year that the SQL must cover. None: every year in which counted
+            events and their windows can be. Steps of a fixed length ignore the years.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
@@ -121,18 +122,18 @@ class StepsSql:
     offset_ms: int = 0
 
     def start(self, time: str) -> str:
-        """Return the SQL of the start of the step that contains a time."""
+        """Return SQL for the start of the step that contains a time."""
         origin = "timestamptz 'epoch'"
         if self.offset_ms:
             origin = f"({origin} + interval '{self.offset_ms} milliseconds')"
         return f"date_bin({self._length()}, {time}, {origin})"
 
     def end(self, start: str) -> str:
-        """Return the SQL of the end of the step that starts at a time."""
+        """Return SQL for the end of the step that starts at a time."""
         return f"({self.shift(start, 1)})"
 
     def shift(self, start: str, count: int) -> str:
-        """Return the SQL of the time that is a number of steps later."""
+        """Return SQL for the time that is a number of steps later."""
         return f"{start} + {self._length(count)}" if count >= 0 else f"{start} - {self._length(-count)}"
 
     def series(self, since: str, until: str) -> str:
@@ -171,18 +172,18 @@ class CalendarSql:
     numbers: str = ""
 
     def start(self, time: str) -> str:
-        """Return the SQL of the start of the unit that contains a time."""
+        """Return SQL for the start of the unit that contains a time."""
         run = f"width_bucket({time}, {self.firsts})"
         return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
 
     def end(self, start: str) -> str:
-        """Return the SQL of the end of the unit that starts at a time."""
+        """Return SQL for the end of the unit that starts at a time."""
         run = f"width_bucket({start}, {self.firsts})"
         following = f"({self.firsts})[{run} + 1]"
         return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
-        """Return the SQL of the start of the unit that is `count` units after the unit that starts at a time."""
+        """Return SQL for the start of the unit `count` units after the unit at `start`."""
         return (
             f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
@@ -214,7 +215,7 @@ class CalendarSql:
         return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
 
     def _numbering(self, start: str, count: int) -> str:
-        """Return a FROM item with `_number`, the number of the unit `count` units after the unit with this start."""
+        """Return a FROM item with the column `_number`: the number of the unit with this start, plus `count`."""
         elapsed = f"(extract(epoch FROM {start} - _firsts[_run]) * 1000)::bigint"
         return (
             f"LATERAL (SELECT width_bucket({start}, _firsts) AS _run) AS _s, LATERAL"
@@ -222,7 +223,7 @@ class CalendarSql:
         )
 
     def _numbered(self, run: str, number: str) -> str:
-        """Return the SQL of the start of a unit, from its run and its number."""
+        """Return SQL for the start of a unit, from its run and its number."""
         return f"_firsts[{run}] + ({number} - _numbers[{run}]) * {self._length}"
 
     @property

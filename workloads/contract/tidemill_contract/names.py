@@ -23,9 +23,9 @@ def _digest(*parts: str) -> str:
 def schema(namespace: str, name: str) -> str:
     """Return the name of the Postgres schema: `<namespace>__<name>` with hyphens as underscores.
 
-    If the namespace or the pipeline's name has `--`, the schema's name would be ambiguous. Then it ends in `___<hash>`.
-    A name that would be too long ends in `___<hash>` too. Names without a hash never have three underscores in a row. A
-    name that would start with a digit or `pg_` gets the prefix `t_` and a hash.
+    If the namespace or the pipeline's name has `--`, the schema's name would be ambiguous. So the name ends in
+    `___<hash>`. A name that would be too long ends in `___<hash>` too. Names without a hash never have three
+    underscores in a row. A name that would start with a digit or `pg_` gets the prefix `t_` and a hash.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):
@@ -41,7 +41,7 @@ def role(schema_name: str, function: str) -> str:
 
 
 def logins(role_name: str) -> tuple[str, str]:
-    """Return the names of a role's two login roles. One is in use, and the other is for the next password."""
+    """Return the names of a role's two login roles. One login is in use, and the other is for the next password."""
     return f"{role_name}_a", f"{role_name}_b"
 
 
@@ -51,7 +51,7 @@ def topic(namespace: str, name: str, kind: str) -> str:
 
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
-    """Return namespace, pipeline and kind of a name made by `topic`, or None if it is another name."""
+    """Return namespace, pipeline and kind of a name made by `topic`, or None if `topic` cannot have made it."""
     # The name can be split at its dots, because neither namespaces nor names of pipelines have dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
@@ -89,7 +89,7 @@ def service(name: str, component: str) -> str:
 
 
 def redis_prefix(namespace: str, name: str) -> str:
-    """Return the prefix of all Redis keys of a pipeline. It is unambiguous, because neither part can have a slash."""
+    """Return the prefix of all Redis keys of a pipeline. The prefix is unambiguous, because its parts have no slash."""
     return f"tidemill/{namespace}/{name}"
 
 

@@ -37,7 +37,7 @@ class PipelineConfig(_Config):
         namespace: the namespace of the pipeline.
         name: the name of the pipeline.
         generation: the generation of the last spec with a change that processors need. A processor stops if its
-            generation is older than the one in the table `_generation`.
+            generation is older than the generation in the table `_generation`.
         spec: the spec with all defaults resolved (topic name, partitions, auth, …).
         aggregations: the aggregations with their current versions.
         only_read: True if the source topic belongs to others, so that ingest does not write to it.
@@ -90,7 +90,7 @@ class PipelineConfig(_Config):
         """Parse a config file.
 
         Raises:
-            pydantic.ValidationError: the text is no valid config.
+            pydantic.ValidationError: the text is not a valid config.
         """
         return cls.model_validate_json(text)
 
@@ -208,7 +208,7 @@ class WorkloadSettings(_Config):
 
         Raises:
             OSError: the file cannot be read.
-            pydantic.ValidationError: the file is no valid config.
+            pydantic.ValidationError: the file is not a valid config.
         """
         return PipelineConfig.from_json(read_bytes(self.config_dir / f"{name}.json"))
 
@@ -216,7 +216,7 @@ class WorkloadSettings(_Config):
         """Return the path of a pipeline's secret: `<pipeline>.<name>` if that file exists, else `<pipeline>/<name>`.
 
         The first form is for a Kubernetes Secret with the files of many pipelines, because its keys cannot have
-        slashes. It is unambiguous, because names of pipelines have no dots.
+        slashes. This form is unambiguous, because names of pipelines have no dots.
         """
         flat = self.secrets_dir / f"{pipeline}.{name}"
         return flat if flat.exists() else self.secrets_dir / pipeline / name

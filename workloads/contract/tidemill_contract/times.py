@@ -1,6 +1,6 @@
 """Writes and reads times as texts.
 
-In answers and records, times are in RFC 3339 and UTC. They have milliseconds only if these are not 0. Times in specs
+In answers and records, times are in RFC 3339 and UTC. A time has milliseconds only if they are not 0. Times in specs
 and requests are read by the same rules as times in events.
 """
 
@@ -52,11 +52,11 @@ def read_time(text: str) -> dt.datetime:
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
     """Return the time (UTC) of a text in a form of `read_time`. If the text has no zone, the time is in `zone`.
 
-    A date without a time means midnight in that zone. If a local time occurs twice because of a clock change, it means
-    the first one. A local time that a clock change skips is read with the offset before the change.
+    A date without a time means midnight in that zone. If a local time occurs twice because of a clock change, the first
+    occurrence is meant. A local time that a clock change skips is read with the offset before the change.
 
     Raises:
-        ValueError: the text is no time, or the time is outside the years 1 to 9999.
+        ValueError: the text is not a time, or the time is outside the years 1 to 9999.
     """
     match = _LOCAL.fullmatch(text)
     if match is None:
@@ -67,14 +67,14 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
         moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}")
         return moment.replace(tzinfo=zone).astimezone(dt.UTC)
     except OverflowError:
-        raise ValueError("it lies outside the years 1 to 9999") from None
+        raise ValueError("it is outside the years 1 to 9999") from None
 
 
 def read_start(text: str) -> dt.datetime:
     """Return the time of a text in a spec, which may also be in other forms of ISO 8601 with a zone.
 
     Raises:
-        ValueError: the text is no time, or has no zone.
+        ValueError: the text is not a time, or has no zone.
     """
     try:
         return read_time(text)

@@ -47,7 +47,9 @@ def redis_options(url: str, ca: str) -> dict[str, Any]:
     if not ca or not url:
         return {}
     if urlsplit(url).scheme != "rediss":
-        raise ValueError("TIDEMILL_REDIS_CA: TIDEMILL_REDIS_URL is without TLS; begin it with rediss://, or unset this")
+        raise ValueError(
+            "TIDEMILL_REDIS_CA: TIDEMILL_REDIS_URL is without TLS; begin it with rediss://, or unset TIDEMILL_REDIS_CA"
+        )
     return {"ssl_ca_certs": ca}
 
 

@@ -1,4 +1,4 @@
-"""Writes the SQL that combines stored rows to windows, and computes the values of metrics from partials.
+"""Writes the SQL that combines stored rows into windows, and computes the values of metrics from partials.
 
 Values of sketches are not computed in SQL. The query returns the bytes of a sketch, which are decoded afterwards.
 """
@@ -63,7 +63,7 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """Return by metric the functions that decode stored bytes to values. Metrics that need no decoder are left out."""
+    """Return the functions that decode stored bytes to values, by metric. Metrics that need no decoder are left out."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 
@@ -77,7 +77,7 @@ def window_source(
     last: str | None = None,
     vanished: bool = False,
 ) -> str:
-    """Return a subquery for the partials of whole windows. These are the rows of `table`, or combinations of its panes.
+    """Return a subquery for the partials of whole windows: the rows of `table`, or combinations of its panes.
 
     Args:
         table: the window table, quoted and with its schema.
@@ -102,7 +102,7 @@ def window_source(
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
-    # windows are in a separate row. Its `_after` is the end of the last window that was closed when they came, and the
+    # windows are in a separate row. `_after` is the end of the last window that was closed when these events came. The
     # row only counts for windows that end later.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)

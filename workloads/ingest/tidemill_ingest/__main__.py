@@ -19,7 +19,8 @@ from tidemill_ingest.quota import Limits
 log = logging.getLogger("tidemill_ingest")
 
 GRACE_SECONDS = 5
-"""The time for running requests after SIGTERM. With the flush, it is shorter than the local runtime's grace."""
+"""The time for running requests after SIGTERM. Together with the flush, this is shorter than the time that the local
+runtime grants."""
 
 
 def main() -> int:

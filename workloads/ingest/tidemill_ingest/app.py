@@ -149,7 +149,7 @@ class Ingest:
         finally:
             await self._events.close(FLUSH_SECONDS)
             if lost := await self.sink.close(FLUSH_SECONDS):
-                log.error("%d records were not acknowledged by Kafka before the end", lost)
+                log.error("%d records were not acknowledged by Kafka before the process ended", lost)
             await self._replays.close(CLOSE_SECONDS)
             for task in watching:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""Splits request bodies into raw events. Bodies are NDJSON, JSON arrays, objects or CloudEvents, also compressed.
+"""Splits request bodies into raw events. Bodies are NDJSON, JSON arrays, objects or CloudEvents, and may be compressed.
 
 Events are not validated here. Each event consists of the bytes that its sender wrote.
 """
@@ -25,17 +25,17 @@ JSON = frozenset({"application/json", "text/json"})
 CLOUD_EVENT, CLOUD_EVENTS = "application/cloudevents+json", "application/cloudevents-batch+json"
 _SUPPORTED = f"application/x-ndjson, application/json, {CLOUD_EVENT}, {CLOUD_EVENTS}"
 
-# Input is unpacked in small steps, so that the output never exceeds the limit by much: deflate expands one byte to at
-# most 1032 bytes, and a zstd block of 4 bytes to at most 128 KiB.
+# Input is unpacked in small steps, so the output never exceeds the limit by much. Deflate expands one byte to at most
+# 1032 bytes, and a zstd block of 4 bytes expands to at most 128 KiB.
 _GZIP_STEP_BYTES, _ZSTD_STEP_BYTES = 8 * 1024, 512
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 """The largest window that RFC 9659 allows."""
 _MAX_FRAMES = 1000
-"""The maximum number of gzip members or zstd frames. Even an empty one takes memory and time."""
+"""The maximum number of gzip members or zstd frames. Even an empty frame takes memory and time."""
 _MAX_LINES = 4 * MAX_EVENTS
-"""Maximum number of lines, including blank ones."""
+"""Maximum number of lines, including blank lines."""
 _MAX_COMMAS = 2_000_000
-"""The maximum number of commas in an array. They are counted before the array is parsed."""
+"""The maximum number of commas in an array. Commas are counted before the array is parsed."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -112,12 +112,13 @@ def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
 
 
 def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Events:
-    """Return the events of a decompressed body. The Content-Type and the ce-… headers decide how it is split.
+    """Return the events of a decompressed body. The Content-Type and the ce-… headers decide how the body is split.
 
     Args:
         body: the body.
         headers: the headers of the request.
-        whole: whether CloudEvents are events with their attributes, in structured mode; else their data is.
+        whole: whether a CloudEvent with its attributes, in structured mode, is the event. Otherwise, its data is the
+            event.
 
     Raises:
         Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events (413).
@@ -163,7 +164,7 @@ def _split(body: bytes, kind: str, headers: Mapping[str, str], *, whole: bool) -
 
 
 def _too_many(what: str) -> Problem:
-    return Problem(413, "too_many_events", f"{what}; at most {MAX_EVENTS} events a request, send smaller batches")
+    return Problem(413, "too_many_events", f"{what}; at most {MAX_EVENTS} events per request, send smaller batches")
 
 
 def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
@@ -181,7 +182,7 @@ def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
 
 
 def _structured(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return a CloudEvent in binary mode as one in structured mode."""
+    """Convert a CloudEvent from binary mode to structured mode."""
     attributes = {name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}
     return msgspec.json.encode({**attributes, "data": msgspec.Raw(body.strip() or b"null")})
 

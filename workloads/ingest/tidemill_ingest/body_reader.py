@@ -1,4 +1,7 @@
-"""Reads request bodies, also from slow or faulty clients. Each request and the whole process have a limit."""
+"""Reads request bodies, including bodies from slow or faulty clients.
+
+Each request and the whole process have a limit.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
 MEMORY_BYTES = 256 * 1024 * 1024
 """The maximum size of the bodies of all requests that are being read or decoded."""
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
-"""The number of bytes of a too large body that are read and dropped, because clients send it before they read."""
+"""The number of bytes of a too large body that are read and dropped, because clients send the body before they read the
+answer."""
 _INLINE_BYTES = 64 * 1024
 """The size from which compressed bodies are unpacked in a thread."""
 

@@ -119,7 +119,7 @@ class Once:
 
 
 class _NothingSentError(Exception):
-    """The error for a request of which nothing was sent. It has the answer."""
+    """The error for a request of which nothing was sent. The error has the answer."""
 
     def __init__(self, found: Answer) -> None:
         super().__init__("nothing was sent")
@@ -255,7 +255,7 @@ class EventsHandler:
             delivery = await finish(self._sink, sent.topic, records, pending, places=places, deadline=deadline)
         except TimeoutError:
             pipeline.count({results.RETRY: len(records.values)})
-            detail = "Kafka has not acknowledged the events in time, though it may yet; send them again later"
+            detail = "Kafka has not acknowledged the events in time, but may still write them; send them again later"
             raise unavailable("not_acknowledged", detail, FULL_SECONDS, retry=len(records.values)) from None
         outcome = Outcome(records, delivery, sent.events.ids)
         pipeline.count(outcome.counts)

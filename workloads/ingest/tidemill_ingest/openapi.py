@@ -1,6 +1,6 @@
 """The OpenAPI description of the events route.
 
-The route is no FastAPI route, because bodies are sent to Kafka without a model.
+The route is not a FastAPI route, because bodies are sent to Kafka without a model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CLOUD_EVENT = {
     },
 }
 _COUNTS = {
-    "accepted": {**_INTEGER, "description": "Valid events that Kafka acknowledged (`wait=false`: that are queued)."},
+    "accepted": {**_INTEGER, "description": "Valid events that Kafka acknowledged, or that are queued (`wait=false`)."},
     "quarantined": {**_INTEGER, "description": "Invalid events, which become dead letters."},
     "retry": {**_INTEGER, "description": "Events that Kafka did not acknowledge. Send them again."},
     "results": {
@@ -81,7 +81,7 @@ SCHEMAS: dict[str, Any] = {
             "type": {"type": "string", "format": "uri"},
             "title": _STRING,
             "status": {"type": "integer"},
-            "code": {**_STRING, "description": "The kind of problem. It is stable, so clients can compare it."},
+            "code": {**_STRING, "description": "The kind of problem. The code is stable, so clients can compare it."},
             "detail": _STRING,
             **_COUNTS,
         },
@@ -160,14 +160,14 @@ _RESPONSES = {
     "400": _problem("The body or a parameter cannot be read."),
     "401": _problem("The API key is missing or wrong.", _AUTHENTICATE),
     "403": _problem("The API key lacks the scope events:append.", _AUTHENTICATE),
-    "404": _problem("There is no such pipeline, or it accepts no events over HTTP."),
+    "404": _problem("There is no such pipeline, or the pipeline accepts no events over HTTP."),
     "413": _problem("The body is too large, or has too many events."),
     "415": _problem("The media type, the encoding or the charset is not supported."),
     "422": _problem(
         "No event is valid, an event is invalid with `accept_partial=false`, or the Idempotency-Key was used before.",
         _MARKS,
     ),
-    "429": _problem("A limit of the pipeline is exceeded. `detail` names it.", {**_WAIT, **_MARKS}),
+    "429": _problem("A limit of the pipeline is exceeded. `detail` names the limit.", {**_WAIT, **_MARKS}),
     "503": _problem("Kafka is unavailable, or the queue to Kafka is full.", {**_WAIT, **_MARKS}),
     "504": _problem("The request took too long."),
 }
@@ -224,6 +224,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(SCHEMAS)
     components["securitySchemes"] = {
-        "apiKey": {"type": "http", "scheme": "bearer", "description": "`tm_<id>_<secret>`, if the pipeline needs one."}
+        "apiKey": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "`tm_<id>_<secret>`, if the pipeline requires a key.",
+        }
     }
     return document

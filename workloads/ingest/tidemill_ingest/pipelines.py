@@ -33,7 +33,7 @@ class Pipeline:
 
 
 class Pipelines:
-    """All pipelines of the namespace, or the one that the settings name."""
+    """All pipelines of the namespace, or the pipeline that the settings name."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         self._only = settings.pipeline
@@ -45,8 +45,8 @@ class Pipelines:
         """Check the API key, and return the pipeline.
 
         Raises:
-            Problem: the API key is not valid (401, 403). Or there is no such pipeline, or the pipeline accepts no
-                events over HTTP (404).
+            Problem: the API key is not valid (401, 403). Or the pipeline does not exist or accepts no events over HTTP
+                (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         try:
@@ -104,7 +104,7 @@ class Pipelines:
     def _guarded(self) -> bool:
         """Return whether any pipeline requires an API key.
 
-        Then requests for unknown pipelines are refused the same way.
+        If so, requests for unknown pipelines are refused like requests with a wrong key.
         """
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)

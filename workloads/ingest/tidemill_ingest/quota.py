@@ -54,7 +54,7 @@ def _number(environ: Mapping[str, str], variable: str, default: float, unit: str
 class _Rate:
     """A token bucket for each pipeline. A bucket has the tokens of one second.
 
-    A request is accepted if any token is left, however large it is. Later requests are refused until the bucket is
+    If any token is left, a request of any size is accepted. Later requests are refused until the bucket is
     positive again. So batches may be larger than the rate, and the average rate is still kept.
     """
 
@@ -72,7 +72,7 @@ class _Rate:
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Take tokens and return the remaining ones. `left` must be called before."""
+        """Take tokens and return the remaining tokens. `left` must be called before."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count
@@ -106,7 +106,7 @@ class Quota:
             size: the size of all events, in bytes.
 
         Returns:
-            The RateLimit headers of the answer. Without a quota, there are none.
+            The RateLimit headers of the answer. Without a quota, the list is empty.
 
         Raises:
             Problem: a quota is used up (429).

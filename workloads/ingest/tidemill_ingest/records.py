@@ -1,7 +1,8 @@
-"""Converts raw events to Kafka records. It validates events, adds record keys and marks invalid events.
+"""Converts raw events to Kafka records: validates events, adds record keys and marks invalid events.
 
-Invalid events are also sent to the events topic. They have a leading byte that no JSON text has, and the verdict is in
-headers. Only the processor writes dead letters, so each dead letter has a topic, a partition and an offset.
+Invalid events are also sent to the events topic. The record of an invalid event begins with a byte with which no JSON
+text begins, and has the verdict in its headers. Only the processor writes dead letters, so each dead letter has a
+topic, a partition and an offset.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.staged import sent_spec
 
 KEPT_BYTES = 64 * 1024
-"""The number of bytes that are sent of a too large event. It is the maximum size of a dead letter's value."""
+"""The number of bytes that are sent of a too large event, which is the maximum size of a dead letter's value."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Records:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A record before it is sent. It has a key and headers, but no timestamp, partition and offset."""
+    """A record before it is sent, with a key and headers, but without timestamp, partition and offset."""
 
     own_key: bytes | None
     own_headers: Headers

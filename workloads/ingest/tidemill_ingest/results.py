@@ -33,7 +33,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer. If it is `final`, a repeated request can get the same answer."""
+    """An HTTP answer. If the answer is `final`, a repeated request can get the same answer."""
 
     status: int
     body: bytes
@@ -48,11 +48,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The records of a request, and their delivery.
+    """The records of a request, and the outcome of their delivery.
 
     Attributes:
         records: the records.
-        delivery: the outcome of the delivery. It is empty if it is not known yet (`wait=false`).
+        delivery: the outcome of the delivery. The outcome is empty if it is not known yet (`wait=false`).
         ids: the sender's ids of the events, or None if there are no ids.
     """
 
@@ -125,7 +125,9 @@ def refusal(outcome: Outcome) -> Answer:
         for row in outcome.rows(everything=False)
     ]
     body = {ACCEPTED: 0, QUARANTINED: 0, RETRY: 0, "results": rows}
-    detail = f"{len(rows)} events are invalid and accept_partial is false: nothing was sent; correct or leave them out"
+    detail = (
+        f"{len(rows)} events are invalid and accept_partial is false: nothing was sent; correct or remove these events"
+    )
     return _problem(422, "batch_rejected", detail, body)
 
 

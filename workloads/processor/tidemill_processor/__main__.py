@@ -116,7 +116,7 @@ class Processor:
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        # A pass does not retry, because the next pass begins in a moment anyway.
+        # A pass of the keeper does not retry a call, because the next pass begins soon anyway.
         return self._guards.redis.call(lambda: call(*args, **kwargs), retry=False)
 
     def health(self) -> tuple[int, dict[str, Any]]:
@@ -148,7 +148,7 @@ class Processor:
             silent_redis = self._lookout.redis_error
             dependencies.append(Dependency("redis", not silent_redis, False, silent_redis, guards.redis.state))
         if self._registry is not None:
-            # Records whose schemas are known are counted meanwhile.
+            # While the registry does not answer, records with known schemas are still counted.
             dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
         if self._lookups is not None:
             dependencies += self._lookups.dependencies()

@@ -1,7 +1,7 @@
 """The partitions that the consumer group assigned to this process, and the positions from which they are read.
 
-Reading an assigned partition begins when its stored position is known. It ends when the partition is assigned to
-another process, or when a replay hands the partition over to live processors.
+A partition is read once its stored position is known, until the partition is assigned to another process or a replay
+hands it over to live processors.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # A replay does not report offsets: nobody watches its lag in Kafka, and Kafka removes an empty group at once if
-        # the group has no offsets.
+        # A replay does not report offsets, because nobody watches its lag in Kafka. Kafka also removes an empty group
+        # sooner if the group has no offsets.
         self._reports = database.reader == LIVE
         self._topic_id = ""
         self._topic_checked_at = -TOPIC_CHECK_SECONDS
@@ -110,7 +110,7 @@ class Assignment:
         if topic_id != self._topic_id:
             if self._topic_id:
                 # The consumer is replaced, because it still has the leaders of the deleted topic and would read nothing
-                # of the new one.
+                # of the new topic.
                 self._source.renew()
             self._topic_id = topic_id
         others = len(self._source.assigned) < partitions
@@ -123,8 +123,8 @@ class Assignment:
         if assigned == self.partitions:
             return
         metrics.REBALANCES.inc()
-        # No partition is read now. Other processes may have advanced the positions, so they are read from Postgres
-        # again.
+        # No partition is read now. Other processes may have advanced the positions, so the positions are read from
+        # Postgres again.
         self.positions.clear()
         self.partitions = assigned
 
@@ -132,9 +132,8 @@ class Assignment:
         """Store the positions after a commit, and continue to read from these positions."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # A replay reads the records beyond the live position again later, unless the partition was handed over. Before
-        # it reads them again, it waits, because live processors may be far behind, and repeated reading would slow them
-        # down.
+        # A replay reads the records beyond the live position again later, unless the partition was handed over. It
+        # first waits, because live processors may be far behind, and repeated reading would slow them down.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)

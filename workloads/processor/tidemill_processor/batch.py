@@ -77,7 +77,7 @@ class Batch:
         An exploded record counts by its greatest time.
         """
         times = self.times.filter(pl.col(PARTITION) == partition)
-        if self.elements is not None:  # elements must not confirm each other
+        if self.elements is not None:  # elements of the same record must not confirm each other's times
             times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
         return times[TIME].to_list()
 
@@ -126,7 +126,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the batch with only the records before an offset of each partition. The frame must have `_o`."""
+        """Return the part of the batch before an offset of each partition. The frame must have `_o`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self
@@ -159,10 +159,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Piece:
-    """The decoded, but not transformed records of one consume call. Other attributes are as in `Batch`.
+    """The records of one consume call, which are decoded but not transformed. Other attributes are as in `Batch`.
 
     Attributes:
-        size: the bytes of the records, or 0 if all records are so small that a limit of their number is enough.
+        size: the bytes of the records, or 0 if all records are so small that limiting their number is enough.
     """
 
     size: int
@@ -222,8 +222,8 @@ class BatchReader:
         """
         self._lookups = lookups
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        # Ingest writes only to topics of JSON. In other topics, a first byte like that of the mark is the framing of a
-        # schema registry.
+        # Ingest writes only to topics of JSON. In other topics, a record that begins with the byte of the mark has the
+        # framing of a schema registry.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
@@ -247,7 +247,7 @@ class BatchReader:
         self._decoder = RecordDecoder(spec, exact=self._ordered, reader=self._schemas)
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
-        """Return the first offset of each partition that cannot be decoded, because the schema registry is away."""
+        """Return the first offset of each partition that cannot be decoded without the schema registry."""
         found: dict[int, int] = {}
         if self._schemas is not None:
             frames = self._schemas.waiting(m.value() or b"" for m in messages)
@@ -272,7 +272,7 @@ class BatchReader:
         """Decode the next records of a batch. `first` is the number of records that were decoded before.
 
         Raises:
-            RegistryAwayError: some records have to wait for their schemas. `waiting` returns the first offsets of such
+            RegistryAwayError: some records have to wait for their schemas. `waiting` returns the first offsets of these
                 records.
         """
         raws = [m.value() or b"" for m in messages]
@@ -315,8 +315,8 @@ class BatchReader:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # The event is validated with the time of its arrival, because its event time may have been too far in the
-            # future then.
+            # The event is validated at the time of its arrival, because its event time may have been too far in the
+            # future at that time.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
@@ -387,7 +387,7 @@ class BatchReader:
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
         """Return the transformed frame, and (index, error) of each event whose expressions fail.
 
-        Bisection finds them.
+        Bisection finds these events.
         """
         try:
             return self._transform.apply(frame), []

@@ -1,4 +1,4 @@
-"""Classifies errors. Either a server fails, so a retry helps, or data or code is wrong, so a retry fails again."""
+"""Classifies errors. If a server fails, a retry helps. If data or code is wrong, a retry fails again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_fault(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Return an error as one line of text."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # The name of the type is added, because the text of, for example, a KeyError says little without it.
+    # The name of the error's class is added, because the text of some errors, such as KeyError, says little.
     if not isinstance(error, psycopg.Error | PublishFailed | redis.RedisError | OSError):
         text = f"{type(error).__name__}: {text}" if str(error).strip() else text
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"

@@ -17,7 +17,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 def conditional_columns(spec: PipelineSpec, types: Mapping[str, str]) -> tuple[pl.Expr, ...]:
-    """Return the columns of a pipeline's conditions, without repeats. Later columns can read earlier ones.
+    """Return the columns of a pipeline's conditions, without repeats. Later columns can read earlier columns.
 
     Args:
         spec: the spec of a valid pipeline.

@@ -1,4 +1,4 @@
-"""The connection over which batches are written. It measures how long it has waited for the server."""
+"""The connection over which batches are written, and which measures how long it has waited for the server."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class WriterConnection(BoundedConnection):
     def slow(self) -> str:
         """A message if the server answers each statement in time, but a batch takes too long.
 
-        Otherwise, it is empty.
+        The message is empty if the server is not slow.
         """
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """Count the waits from zero again, because the batch was stored or given up."""
+        """Reset the total of the waits, because the batch was stored or given up."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:

@@ -47,13 +47,13 @@ class AggregationStore:
 
 
 class Database:
-    """Opens connections with the writer's login. It keeps no connection open itself.
+    """Opens connections with the writer's login. The object itself keeps no connection open.
 
     Args:
         settings: the address of Postgres.
         config: the pipeline.
-        timeout_seconds: the timeout of each statement. The server enforces it. If the server does not, the connection
-            enforces it a little later.
+        timeout_seconds: the timeout of each statement. The server enforces the timeout. If the server does not answer,
+            the connection enforces it a little later.
 
     Attributes:
         pipeline: the name of the pipeline.
@@ -112,7 +112,7 @@ class Database:
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
         """Return the aggregation versions that this process writes.
 
-        They are ordered by id, which is the order of locks.
+        The versions are ordered by id, which is the order of locks.
 
         Raises:
             LookupError: the schema has no row for a version, because the operator has not written it yet.
@@ -136,7 +136,7 @@ class Database:
     def others(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
-        """Return those of the wanted versions that exist, by id. A replay has handed them over to this process."""
+        """Return the wanted versions that exist, by id. A replay has handed these versions over to this process."""
         return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
 
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
@@ -161,7 +161,7 @@ class Database:
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
         """Return the schema's generation if it is newer than the config's, or else None.
 
-        If it is newer, this process must not store anything more.
+        If the schema's generation is newer, this process must not store anything more.
         """
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None

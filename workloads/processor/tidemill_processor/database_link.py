@@ -1,4 +1,4 @@
-"""The loop's connection to Postgres. It is closed after a failure, and opened again after a growing pause."""
+"""The loop's connection to Postgres. A failed connection is closed, and opened again after a growing pause."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ class DatabaseLink:
         config: the pipeline.
         database: the pipeline's schema.
         guard: the guard of Postgres.
-        on_change: the function that is called after the connection was opened or lost. Records that were read ahead
-            must then be read again.
+        on_change: the function that is called after the connection was opened or lost. Prefetched records must then be
+            read again.
 
     Attributes:
         connection: the connection, or None if there is none.
         committer: the committer of the connection, or None if there is no connection.
-        error: the reason why there is no connection, or why the server refuses writes. It is empty without failures.
-        silent: whether the server does not answer at all. While it does not, `Lookout` checks the server, and no
-            connection is opened here.
+        error: the reason why there is no connection, or why the server refuses writes. The text is empty without
+            failures.
+        silent: whether the server does not answer at all. Then `Lookout` checks the server, and no connection is opened
+            here.
     """
 
     def __init__(self, config: PipelineConfig, database: Database, guard: Guard, on_change: Callable[[], None]) -> None:
@@ -63,7 +64,7 @@ class DatabaseLink:
 
     @property
     def slow(self) -> str:
-        """A message if the server answers too slowly. Otherwise, it is empty."""
+        """A message if the server answers too slowly, or else an empty text."""
         return self.connection.slow if self.connection is not None else ""
 
     def turned(self) -> None:
@@ -74,7 +75,7 @@ class DatabaseLink:
                 self._note_good()
 
     def is_open(self) -> bool:
-        """Return whether there is a connection. If there is none and the pause is over, open one."""
+        """Return whether there is a connection. If there is none and the pause is over, open a connection."""
         if self.connection is not None and not self.connection.closed:
             return True
         if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
@@ -92,8 +93,8 @@ class DatabaseLink:
         log.warning("postgres: %s; again in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.error = text
-        # This is kept for the next connection, because a server with a full disk accepts connections but refuses
-        # writes.
+        # The refusal is remembered for the next connection, because a server with a full disk accepts connections but
+        # refuses writes.
         self._writes_refused = database_refuses_writes(error)
         self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
         self._guard.failure(error)

@@ -38,8 +38,8 @@ MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
 MOST_ELEMENTS = 8_000
 """The maximum number of elements in a piece. A single record may have more."""
 KEPT_BYTES = 640
-"""The size of a stored event that counts as one element. If events are stored, each has the fields of its record, so a
-larger event counts as several elements."""
+"""The size of a stored event that counts as one element. If events are stored, each event has the fields of its record,
+so a larger event counts as several elements."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class ExplodingReader(BatchReader):
         return self._decode(messages, now_ms, bounded=False)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode the first records, as many as the memory allows, and return the piece and the other records."""
+        """Decode as many of the first records as fit into a piece. Return the piece and the other records."""
         sizes = accumulate(len(m.value() or b"") for m in messages)
         some = messages[: max(1, sum(size <= self._bytes for size in sizes))]
         piece = self._decode(some, now_ms, bounded=True)
@@ -141,7 +141,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = sum(weight <= MOST_ELEMENTS for weight in weights)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # Records that do not fit have to be decoded again, so the next call tries fewer of them.
+        # Records that do not fit have to be decoded again, so the next call decodes fewer records.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return found.first(number)
@@ -214,7 +214,7 @@ class ExplodingReader(BatchReader):
         return columns
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
-        """Join the pieces to a batch. The events of all pieces are numbered consecutively."""
+        """Join the pieces into a batch. The events of all pieces are numbered consecutively."""
         starts, frames, ignored = [0], [], set[int]()
         for piece in pieces:
             assert piece.elements is not None  # noqa: S101 - pieces of this reader have it
@@ -230,5 +230,5 @@ class ExplodingReader(BatchReader):
 
 
 def _merged(text: str, other: str) -> str:
-    """Return two JSON objects joined to one."""
+    """Return a JSON object with the members of two objects."""
     return f"{text[:-1]},{other[1:]}" if min(len(text), len(other)) > 2 else max(text, other, key=len)

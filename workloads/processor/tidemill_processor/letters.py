@@ -1,4 +1,4 @@
-"""Makes dead letters of records and elements of exploded arrays that do not count in every window, or in none."""
+"""Makes dead letters of records and elements that do not count in some or all of their windows."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def dead_letter(
 
 
 def _storable(text: str | None, characters: int) -> str | None:
-    """Return a text without characters that Postgres refuses, which are escaped. An empty text becomes None."""
+    """Return a text in which characters that Postgres refuses are escaped. An empty text becomes None."""
     if not text:
         return None
     return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

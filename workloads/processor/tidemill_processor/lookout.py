@@ -1,7 +1,7 @@
 """Checks Kafka, Postgres and Redis regularly, each in its own thread, independently of the loop and the keeper.
 
-So /health names a hung server even while the loop or the keeper waits for it. The lag is reported even while nothing
-can be stored. And an open breaker closes at the first answer.
+So /health names a hung server even while the loop or the keeper waits for this server. The lag is reported even while
+nothing can be stored. And an open breaker closes at the first answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
-"""The time after which a part of Kafka counts as failed. Electing leaders or a coordinator takes less time."""
+"""The time without an answer after which a part of Kafka counts as failed. Electing leaders or a coordinator takes less
+time."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
@@ -71,7 +72,7 @@ class Lookout:
     def kafka_partly(self) -> str:
         """A message if a part of Kafka has not answered for a while, although other brokers do.
 
-        Otherwise, it is empty.
+        The message is empty if all of Kafka answers, or nothing does.
         """
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
@@ -82,18 +83,21 @@ class Lookout:
 
     @property
     def redis_error(self) -> str:
-        """The reason why Redis does not answer. It is empty if Redis answers, or if this process does not use Redis."""
+        """The reason why Redis does not answer.
+
+        The text is empty if Redis answers, or if this process does not use Redis.
+        """
         if self._keeper is None:
             return ""
         return self._redis_error if self._keeper_waits else self._keeper.redis_error
 
     @property
     def _keeper_waits(self) -> bool:
-        """Whether the keeper waits for Postgres. Meanwhile, it does not use Redis."""
+        """Whether the keeper waits for Postgres. While it waits, the keeper does not use Redis."""
         return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
-        """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
+        """Start the threads. Daemon threads are used, so a hung check does not delay the end of the process."""
         looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
         looks += [self._look_at_registry] if self._registry is not None else []
         looks += [self._outputs.look] if self._outputs is not None else []

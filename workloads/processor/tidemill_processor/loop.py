@@ -1,4 +1,6 @@
-"""The loop: consumes a micro-batch, stores it, and repeats. While it cannot store, it polls with paused partitions.
+"""The loop: consumes a micro-batch, stores it, and repeats.
+
+While the loop cannot store, it polls with paused partitions.
 
 Every failure to store a batch is handled alike: the batch is dropped, and the positions and then the events are read
 again. That is safe, because the positions in Postgres only change together with the rows.
@@ -35,16 +37,16 @@ from tidemill_processor.transaction import Change, Committed, Fenced, Superseded
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
-# The size of a batch is limited too, because an event may have a megabyte and a batch is kept in memory.
+# The size of a batch is limited too, because a batch is kept in memory, and a single event may have a megabyte.
 BATCH_BYTES = 32 * 1024 * 1024
 # Records that are consumed and decoded together: few enough for their objects to stay in the CPU's cache (BatchReader).
 PIECE_LIMIT = 4_000
-# The interval of garbage collections. Records and events form no cycles, but their number would trigger collections
-# often.
+# The interval of garbage collections. Records and events form no reference cycles, but their number would trigger many
+# collections.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
-# A consume call waits at most this long, however long flushInterval is. So a call returns few records, and stopping is
-# fast.
+# A consume call waits at most this long, even if flushInterval is longer. So a call returns few records, and stopping
+# is fast.
 POLL_SECONDS = 0.5
 
 
@@ -166,7 +168,7 @@ class Loop:
     def _process_rest(self, ready: frozenset[int]) -> None:
         """Process a further batch of the same records.
 
-        If some were not stored, all remaining records are read again.
+        If some records were not stored, all remaining records are read again.
         """
         if self._stopping or self.superseded or self._source.ready != ready:
             self._source.stop()
@@ -221,7 +223,7 @@ class Loop:
         return pieces, records
 
     def _without_waiting(self, records: Sequence[Message]) -> list[Message]:
-        """Stop the partitions that have a record with an unknown schema, and return the records before these."""
+        """Stop each partition that has a record with an unknown schema, and return the records before that record."""
         ends = self._reader.waiting(records)
         log.warning("partitions %s wait for the schema registry", sorted(ends))
         self._held |= ends.keys()

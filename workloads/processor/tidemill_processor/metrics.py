@@ -1,4 +1,4 @@
-"""Prometheus metrics of a processor. It serves one pipeline, whose name is a label of the scrape target."""
+"""Prometheus metrics of a processor. The name of its pipeline is a label of the scrape target."""
 
 from __future__ import annotations
 

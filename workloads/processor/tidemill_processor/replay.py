@@ -1,4 +1,6 @@
-"""Lets a replay catch up with live processors, but never pass them. They take over each partition that has caught up.
+"""Lets a replay catch up with live processors, but never pass them.
+
+Live processors take over each partition that has caught up.
 
 1. A replay stores no event that live processors have not counted, so its batch is cut at the live position.
 2. A batch that reaches the live position is stored while the live position is locked, so that the two positions are
@@ -6,7 +8,7 @@
 3. The same transaction marks the live position. From the mark on, live processors also count records for the replay's
    versions.
 
-So every record is counted once for these versions. Before the mark, the replay counts it, and after the mark, live
+So every record is counted once for these versions. Before the mark, the replay counts each record. After the mark, live
 processors do.
 """
 
@@ -70,11 +72,14 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Hand over partitions in which nothing is left to read, and return them. It checks at most every half second.
+        """Hand over partitions in which nothing is left to read, and return them.
+
+        Positions are checked at most every half second.
 
         Args:
             connection: a connection without a transaction.
-            positions: the next offset by partition that this process last stored. All records that it read are stored.
+            positions: the next offset by partition that this process last stored. This process has stored all records
+                that it read.
             ends: the end of each partition that the consumer read to its end. Between position and end there are no
                 records, but there may be transaction markers. The live position may be beyond these markers.
         """
@@ -118,7 +123,7 @@ class Course:
     """Decides which partitions a replay reads now.
 
     A replay does not read partitions that live processors have taken over. In a partition that has reached the live
-    position, it waits for half a second.
+    position, a replay waits for half a second.
     """
 
     def __init__(self) -> None:
@@ -149,7 +154,7 @@ class Pace:
         self._free_at = time.monotonic()
 
     def limit(self, most: int) -> int:
-        """Return how many events to read at once: `most`, or the events of about half a second if they are fewer."""
+        """Return how many events to read at once: at most `most`, and at most the events of about half a second."""
         return min(most, max(1, self._rate // 2)) if self._rate else most
 
     def rest(self, events: int) -> None:

@@ -1,11 +1,11 @@
 """The transaction that counts each event exactly once. Rows and offsets change together, or not at all.
 
 1. Lock the `_offsets` rows of the batch's partitions, in partition order.
-2. Check that each partition still has the position that this process stored. Otherwise, it has a newer owner
+2. Check that each partition still has the position that this process stored. Otherwise, the partition has a newer owner
    (`Fenced`).
 3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
-4. Read `closed_until` again under the locks. If it has changed, aggregate again, because more events are late now.
-   Aggregate sessions again if some may be late, because only now it is certain which sessions are open.
+4. Read `closed_until` again under the locks. If `closed_until` has changed, aggregate again, because more events are
+   late now. Aggregate sessions again if some may be late, because only now it is certain which sessions are open.
 5. Merge. Write dead letters, raw events, and the states and anomalies of detectors for single events. Advance the
    offsets. Commit.
 
@@ -59,7 +59,7 @@ class _Marked(Exception):
 
 @dataclass(frozen=True)
 class Position:
-    """The position of a partition, which this process last read or committed. It is the offset of the next record."""
+    """The position of a partition, which this process last read or committed: the offset of the next record."""
 
     next_offset: int
     epoch: int
@@ -67,7 +67,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """The rows that a commit changed in one aggregation. They have `rev`, and panes in [first, last] (epoch ms)."""
+    """The rows that a commit changed in one aggregation: the rows with `rev` and panes in [first, last] (epoch ms)."""
 
     aggregation: str
     rev: int
@@ -157,7 +157,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # These are the marked versions by partition, as last read, and the stores of these versions.
+        # The marked versions by partition, as last read, and the stores of these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
@@ -238,7 +238,7 @@ class Committer:
         return sorted(fed, key=lambda pair: pair[0].id)
 
     def _learn(self) -> None:
-        """Prepare the versions for which partitions are marked and that are not in the spec."""
+        """Prepare the marked versions that are not in the spec."""
         own = {store.id for store in self._stores}
         wanted = set().union(*self._marks.values()) - own
         self._others = self._database.others(self._connection, wanted)

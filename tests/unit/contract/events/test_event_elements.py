@@ -203,7 +203,7 @@ def test_what_is_kept_is_bounded() -> None:
     fields = [{"name": "note", "type": "string"}, *TAGS]
     (counted,), (refused,) = (Pipeline(fields, events={"store": keep}).read(record) for keep in (False, True))
     assert len(counted) == 1_000
-    assert str(refused).startswith("too_large: tags has 1000 elements, each of which would be kept with")
+    assert str(refused).startswith("too_large: tags has 1000 elements, and each would be stored with")
     small = {"note": "x", "tags": ["a"] * MAX_ELEMENTS}
     (allowed,) = Pipeline(fields, events={"store": True}).read(json.dumps(small, indent=8).encode())
     assert len(allowed) == MAX_ELEMENTS
@@ -253,7 +253,7 @@ def test_a_path_through_each_element_is_read_and_shown_as_written(path: Any, ste
     [
         ("a[].b[]", "has [] twice, but only one array of an event can be exploded"),
         ("a[][0]", "has an index after []: elements are objects or single values"),
-        ("[].a", "is no path of members"),
+        ("[].a", "is not a path of members"),
         ([[], "a"], "does not begin with the name of a member"),
     ],
 )

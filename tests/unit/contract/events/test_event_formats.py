@@ -96,7 +96,7 @@ def test_a_time_is_read_as_its_field_says(time: dict[str, Any], text: str, expec
 
 
 REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
-    ({"format": "s"}, '"soon"', Reason.MISTYPED, 'at: expected timestamp as s, got string "soon"; send it so, or'),
+    ({"format": "s"}, '"soon"', Reason.MISTYPED, 'at: expected timestamp as s, got string "soon"; send this'),
     ({"format": "s"}, '"NaN"', Reason.MISTYPED, "at: expected timestamp as s, got number NaN"),
     ({"format": "s"}, "true", Reason.MISTYPED, "at: expected timestamp as s, got boolean true"),
     ({"format": "s"}, "{}", Reason.MISTYPED, "at: expected timestamp as s, got object; send one value"),

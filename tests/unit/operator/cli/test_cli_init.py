@@ -61,7 +61,7 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["--from", "shop.orders"], 1, "set TIDEMILL_KAFKA_BROKERS to host:port"),
         (["--from", "head.csv"], 1, "head.csv has no event; name a file or topic with at least one"),
         (["--from", "empty.csv"], 1, "empty.csv is empty"),
-        (["--from", "orders.csv", "--zone", "Mars"], 2, "--zone Mars: is no time zone"),
+        (["--from", "orders.csv", "--zone", "Mars"], 2, "--zone Mars: is not a time zone"),
         (["--from", "orders.csv", "--delimiter", "::"], 2, "--delimiter '::': write one character, or tab"),
         (["--from", "orders.csv", "--encoding", "x"], 1, "--encoding x: there is no such encoding"),
         (["--from", "orders.csv", "--name", "Not A Name"], 2, "--name Not A Name"),

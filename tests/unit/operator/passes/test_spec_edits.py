@@ -283,7 +283,7 @@ CASES: dict[str, list[Case]] = {
     "source.fields.required": [Case(put("source.fields[5].required", True), (RESTART,))],
     "source.fields.path": [
         Case(put("source.fields[5].path", "details.note"), (RESTART, RECOUNTED)),
-        invalid("source.fields[5].path", "details..note", "spec.source.fields[5].path: is no path of members"),
+        invalid("source.fields[5].path", "details..note", "spec.source.fields[5].path: is not a path of members"),
     ],
     "source.fields.default": [Case(put("source.fields[5].default", "none"), (RESTART, RECOUNTED))],
     "source.fields.format": [
@@ -486,7 +486,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "aggregations.window.size": [Case(put(f"{FIRST}.window.size", "2h"), (RESTART, *NEXT_VERSION))],
     "aggregations.window.zone": [
-        invalid(f"{FIRST}.window.zone", "Europe/Oslo", "spec.aggregations[0].window.size: is no number of days"),
+        invalid(f"{FIRST}.window.zone", "Europe/Oslo", "spec.aggregations[0].window.size: is not a number of days"),
         Case(
             put(f"{FIRST}.window.zone", "Europe/Oslo"),
             (RESTART, *NEXT_VERSION),

@@ -240,7 +240,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     (
         "source.topic",
         {"replicationFactor": 2, "config": {"min.insync.replicas": "3"}},
-        'spec.source.topic.config.min.insync.replicas: more in-sync replicas than there are replicas (got "3"); write'
+        'spec.source.topic.config.min.insync.replicas: more in-sync replicas than replicas (got "3"); write'
         " at most 2, the replicationFactor",
     ),
     (

@@ -173,11 +173,11 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
         good[:-1]: ("unreadable", f"the bytes are not of schema {number} (shop.Order): "),
         good + b"x": ("unreadable", "1 bytes are left after the value; write with the schema whose id"),
         b"\0\0\0\0\xff" + good[5:]: ("unknown_schema", f"the registry {registry.url} has no schema 255; name the"),
-        b"\0" + other.to_bytes(4) + b"\2a": ("unknown_schema", f"schema {other} cannot be used: it is no record"),
+        b"\0" + other.to_bytes(4) + b"\2a": ("unknown_schema", f"schema {other} cannot be used: it is not a record"),
         b"\0" + text.to_bytes(4): ("unknown_schema", f"schema {text} cannot be used: it is of the type PROTOBUF"),
         b'{"id": 1}': ("unreadable", 'got what looks like JSON, {"id": 1}; write with a serializer'),
         b"": ("unreadable", "got an empty record"),
-        write(id=1, v=math.nan): ("out_of_range", "v: nan is no finite number"),
+        write(id=1, v=math.nan): ("out_of_range", "v: nan is not a finite number"),
     }
     found = read_alike(of, good, *broken, good)
     assert (found[0], found[-1]) == ({"id": 1, "v": 1.5}, {"id": 1, "v": 1.5})

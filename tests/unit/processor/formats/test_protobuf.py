@@ -177,7 +177,7 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
         b"\0\0\0\x7f\xff" + good[5:]: ("unknown_schema", "has no schema 32767"),
         b"\0" + avro.to_bytes(4) + b"\0": ("unknown_schema", f"schema {avro} cannot be used: it is of the type AVRO"),
         b"\0" + text.to_bytes(4) + b"\0": ("unknown_schema", "the registry gives the text of the .proto file"),
-        write(amount=math.inf): ("out_of_range", "amount: inf is no finite number"),
+        write(amount=math.inf): ("out_of_range", "amount: inf is not a finite number"),
     }
     found = read_alike(of, good, *broken, good)
     assert (found[0], found[-1]) == ({"id": 1, "amount": 1.5}, {"id": 1, "amount": 1.5})

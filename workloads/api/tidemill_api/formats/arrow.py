@@ -65,7 +65,7 @@ class ArrowWriter:
 
 
 def _stream(frame: pl.DataFrame) -> bytes:
-    """Return a complete stream. Its types are also known to old readers."""
+    """Return a complete stream, with types that old readers also know."""
     written = io.BytesIO()
     frame.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
     return written.getvalue()

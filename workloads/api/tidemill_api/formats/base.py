@@ -24,7 +24,7 @@ class Writer(Protocol):
         """Return the bytes of some rows.
 
         Args:
-            rows: the rows from psycopg. Their values are in the order of `columns`.
+            rows: the rows from psycopg, with values in the order of `columns`.
 
         Raises:
             Problem: the format cannot express a value.
@@ -35,8 +35,8 @@ class Writer(Protocol):
 
 
 WriterOf = Callable[[Sequence[Column], Converters], Writer]
-"""A function that creates the writer for some columns. It also gets converters by column name, which replace the
-converters of the format."""
+"""A function that creates the writer for some columns. The function also gets converters by column name, which replace
+the converters of the format."""
 
 
 @dataclass(frozen=True)

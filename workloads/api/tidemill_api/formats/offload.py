@@ -1,7 +1,6 @@
-"""Encodes rows in separate threads if encoding takes long, which is so for many rows and for sketches.
+"""Encodes rows in separate threads if encoding takes long, as for many rows and for sketches.
 
-Python switches between threads every few milliseconds. There are only a few threads, so that the event loop gets its
-turn soon.
+Python switches between threads every few milliseconds. There are only a few threads, so the event loop continues soon.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def _modules() -> list[pkgutil.ModuleInfo]:
 
 
 FORMATS = _registered()
-"""The formats by suffix. The first one is JSON, the default."""
+"""The formats by suffix. The first format is JSON, the default."""
 STREAMED = [found for found in FORMATS.values() if found.writer is not None]
 STREAMED_NAMES = listed([found.name for found in STREAMED])
 """The names of the streamed formats as part of a sentence, such as `A, B and C`."""

@@ -22,7 +22,7 @@ def open_pipeline(services: Services, name: str, authorization: str | None) -> P
     """Check the API key, and return the pipeline.
 
     Raises:
-        Unauthorized: the API key is missing or wrong. It is also raised for an unknown pipeline if any pipeline
+        Unauthorized: the API key is missing or wrong. The same error is raised for an unknown pipeline if any pipeline
             requires a key.
         Forbidden: the key is valid, but lacks the scope.
         Problem: there is no such pipeline (404).

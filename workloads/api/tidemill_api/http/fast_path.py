@@ -56,7 +56,7 @@ class Known:
 
 
 class Front:
-    """ASGI middleware before the application. It identifies request lines by path and query string."""
+    """ASGI middleware before the application. The middleware identifies request lines by path and query string."""
 
     def __init__(self, services: Services) -> None:
         self._catalog, self._authenticator, self._cache = services.catalog, services.authenticator, services.cache

@@ -101,7 +101,7 @@ def _pipelines() -> Operation:
 
 
 def _get(name: str, summary: str, parameters: list[Any], answer: Any, *, cached: bool = True) -> Operation:
-    """Return a GET operation. If `cached` is true, it accepts If-None-Match and can answer 304."""
+    """Return a GET operation. If `cached` is true, the operation accepts If-None-Match and can answer 304."""
     condition = {
         "name": "If-None-Match", "in": "header", "schema": STRING,
         "description": "The ETag of an earlier answer. If the earlier answer is still current, the status is 304.",

@@ -23,7 +23,10 @@ _PROBLEMS = {
 _SECONDS: Schema = {"type": "integer", "minimum": 1}
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Age": ("Seconds since a stale answer was last known to be current.", {"type": "integer", "minimum": 0}),
-    "Cache-Control": ("How long the answer can be cached. It is longer if no event can change the answer.", STRING),
+    "Cache-Control": (
+        "How long the answer can be cached. The time is longer if no event can change the answer.",
+        STRING,
+    ),
     "Content-Disposition": ("A file name for the answer.", {"type": "string", "pattern": "^attachment; filename="}),
     "ETag": ("The version of the data.", {"type": "string", "pattern": '^W/"[0-9a-f]+"$'}),
     "Retry-After": ("Seconds to wait before the next attempt.", _SECONDS),

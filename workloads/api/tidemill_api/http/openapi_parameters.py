@@ -166,7 +166,7 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         query(
             "granularity",
             "Length of combined windows: a multiple of the stored length, such as `1d`, or weeks, months, quarters or"
-            " years of the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines everything to one window.",
+            " years of the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one window.",
             GRANULARITY,
         ),
         query(
@@ -183,11 +183,15 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         ),
         query(
             "decimals",
-            "The type of decimals in JSON and NDJSON: `string`, which is the default, or `number`. Both have all"
+            "The type of decimals in JSON and NDJSON: `string`, which is the default, or `number`. Both types have all"
             " digits, but many JSON readers lose digits of numbers.",
             DECIMALS,
         ),
-        query("group_by", "Dimensions of the answer, separated by commas. If it is empty, there is one group.", _NAMES),
+        query(
+            "group_by",
+            "Dimensions of the answer, separated by commas. If the list is empty, there is one group.",
+            _NAMES,
+        ),
         query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
         query(
             "closed",
@@ -221,7 +225,7 @@ def live_parameters(reserved: Collection[str]) -> list[Any]:
         query("resume", "The `resume` of the latest `progress` message."),
         {
             "name": "Last-Event-ID", "in": "header", "schema": STRING,
-            "description": "The same as `resume`. Browsers send it when an event source reconnects.",
+            "description": "The same as `resume`. Browsers send this header when an event source reconnects.",
         },
         found,
     ]  # fmt: skip
@@ -229,7 +233,7 @@ def live_parameters(reserved: Collection[str]) -> list[Any]:
 
 QUERY: Schema = {
     "type": "object",
-    "description": 'The same parameters as for GET. Filters are further members, such as `"carrier": "AA"`.',
+    "description": 'The same parameters as for GET. All other members are filters, such as `"carrier": "AA"`.',
     "properties": {
         "from": ref("Moment"),
         "to": ref("Moment"),

@@ -74,7 +74,7 @@ def _page(what: str, row: str, required: dict[str, Schema] | None = None) -> Sch
 
 _PAGE = {
     "meta": array(ref("Column")),
-    "next_cursor": {**maybe(STRING), "description": "The `cursor` of the next page. It is null on the last page."},
+    "next_cursor": {**maybe(STRING), "description": "The `cursor` of the next page, or null on the last page."},
     "truncated": {"type": "boolean", "description": "Whether there are more rows."},
     "stats": structure("Statistics of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
 }
@@ -171,7 +171,10 @@ SCHEMAS: dict[str, Schema] = {
             "type": STRING,
             "title": STRING,
             "status": INTEGER,
-            "code": {"type": "string", "description": "The kind of problem. It is stable, so clients can compare it."},
+            "code": {
+                "type": "string",
+                "description": "The kind of problem. The code is stable, so clients can compare it.",
+            },
         },
         {"detail": STRING, "parameter": STRING},
     ),

@@ -24,14 +24,14 @@ OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
 """The longest pause and the lowest rate of a client that reads a stream. Another request waits a little longer for a
-free stream (`database.SLOT_SECONDS`), so that it does not fail because of a client that does not read."""
+free stream (`database.SLOT_SECONDS`), so a client that does not read does not make the other request fail."""
 NEXT_CURSOR = "tidemill-next-cursor"
 """The header of a stream after which more rows follow. Its value is the same as `next_cursor` in JSON."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
 def slot_headers(slot: Slot, *, shared: bool) -> Headers:
-    """Return the headers of a fresh answer. They are encoded once and stored in the slot.
+    """Return the headers of a fresh answer. The headers are encoded once and stored in the slot.
 
     Args:
         slot: the cache entry of the answer.
@@ -48,7 +48,7 @@ def slot_headers(slot: Slot, *, shared: bool) -> Headers:
 
 
 def validators(answer: Answer, *, shared: bool) -> Headers:
-    """Return those headers of an answer that a 304 has too."""
+    """Return the headers of an answer that a 304 also has."""
     control = f"{'public' if shared else 'private'}, {FINAL if answer.final else OPEN}"
     return [(b"etag", answer.etag.encode()), (b"cache-control", control.encode()), (b"vary", b"accept")]
 
@@ -108,8 +108,9 @@ class Slow(Exception):
 class Allowance:
     """The time that a client has for reading.
 
-    The time is PATIENCE_SECONDS at first. Every byte that is sent adds time, by the slowest allowed rate. The time
-    never exceeds PATIENCE_SECONDS, because the network's buffers accept some data even if the client does not read.
+    The time is PATIENCE_SECONDS at first. Every byte that is sent adds time, according to the slowest allowed rate. The
+    time never exceeds PATIENCE_SECONDS, because the network's buffers accept some data even if the client does not
+    read.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

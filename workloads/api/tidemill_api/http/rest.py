@@ -33,7 +33,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
-"""How long before a request's deadline its queries are ended. It is at most this share of the time that is left."""
+"""How long before a request's deadline its queries are ended: at most this share of the remaining time."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -49,7 +49,7 @@ class Rest:
 
     Args:
         services: the shared services.
-        front: the middleware where answers are registered, so that it can send them again.
+        front: the middleware where answers are registered, which can then send them again.
     """
 
     def __init__(self, services: Services, front: Front) -> None:
@@ -58,7 +58,7 @@ class Rest:
     def routes(self) -> list[TemplateRoute]:
         """Return all routes.
 
-        A path with a suffix comes before the same path without suffix, so that it matches first.
+        A path with a suffix comes before the same path without suffix, so the path with a suffix matches first.
         """
         found = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
@@ -205,5 +205,5 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
 
 
 async def answer_defect(request: Request, error: Exception) -> Response:
-    """Answer an unexpected error. The server logs it with its traceback."""
+    """Answer an unexpected error. The server logs the error with its traceback."""
     return Problem(500, "internal_error", "this is a defect of the service; see its log").response()

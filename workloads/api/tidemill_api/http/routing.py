@@ -1,6 +1,6 @@
 """A route that puts itself into the request's ASGI scope.
 
-The HTTP metrics read the route's path template from there.
+The HTTP metrics read the route's path template from the scope.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from starlette.types import Scope
 
 
 class TemplateRoute(Route):
-    """A route that puts itself into the ASGI scope. FastAPI's router does this only for its own class of routes."""
+    """A route that puts itself into the ASGI scope.
+
+    FastAPI's router only puts routes of its own class into the scope.
+    """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return whether the route matches a request, and the scope with the path's parameters."""

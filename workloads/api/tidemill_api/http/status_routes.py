@@ -17,7 +17,7 @@ _NO_STORE = {"cache-control": "no-store"}
 
 
 def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
-    """Return the routes. They need no API key."""
+    """Return the routes, which need no API key."""
 
     async def health(_: Request) -> Response:
         status, body = upkeep.health()

@@ -71,9 +71,10 @@ class Entry(msgspec.Struct, frozen=True):
         version: the version of the aggregation, or None if an old processor wrote the entry without a version.
         truncated: whether rows were left out.
         begin: whether the processor starts to publish with this entry, so that its earlier commits were not published.
-        part_of: if it is not empty, this entry is a part: its rows belong to a later entry of the aggregation with this
-            name and the same `rev`.
-        parts: the number of earlier entries that are parts of this one. Without these parts, this entry is `truncated`.
+        part_of: for a part of a split entry, the name of the aggregation, and otherwise empty. The rows of a part
+            belong to a later entry of this aggregation with the same `rev`.
+        parts: the number of earlier entries that are parts of this entry. Without these parts, this entry is
+            `truncated`.
     """
 
     aggregation: str = ""
@@ -96,7 +97,7 @@ def read_entry(data: bytes) -> Entry:
     """Decode an entry of the stream.
 
     Raises:
-        ValueError: the data is no entry, or a row has no window.
+        ValueError: the data is not an entry, or a row has no window.
     """
     entry = _entry.decode(data)
     if not all("window_start" in row for row in entry.rows):
@@ -143,7 +144,7 @@ def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
 
 
 def _plain(value: Any) -> Any:
-    """Return 0.0 for -0.0, because the two are the same group, and other values unchanged."""
+    """Return 0.0 for -0.0, because both values are the same group. Return other values unchanged."""
     return value + 0.0 if value.__class__ is float else value
 
 
@@ -154,8 +155,8 @@ class Change:
     Attributes:
         aggregation: the aggregation.
         rev: the newest revision of the rows.
-        label: the revision that is sent to listeners. It never decreases within an aggregation, although entries of
-            several processors may arrive in another order than the order of their commits.
+        label: the revision that is sent to listeners. This number never decreases within an aggregation, although
+            entries of several processors may not arrive in the order of their commits.
         rows: the rows by group and window.
     """
 
@@ -190,7 +191,7 @@ class Change:
 
 
 def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
-    """Return the `upsert` messages for encoded rows. Without rows, there is no message."""
+    """Return the `upsert` messages for encoded rows. Without rows, the list is empty."""
     head = {"type": "upsert", "aggregation": aggregation, "rev": rev}
     return [with_rows(head, piece) for piece in pieces(rows)]
 

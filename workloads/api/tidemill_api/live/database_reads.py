@@ -70,7 +70,7 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Return the windows that have changed since a mark, oldest first, or None if they are more than READ_LIMIT.
+    """Return the windows that have changed since a mark, oldest first. Return None for more than READ_LIMIT windows.
 
     Args:
         connection: a connection in the transaction in which `state` was read.
@@ -90,7 +90,7 @@ async def read_changed(
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
         # A pane can get events until the last window with this pane is closed. So only panes that were open at the mark
-        # can have changed since. The condition limits the query to these panes, which are in few time partitions.
+        # can have changed since. The condition limits the query to such panes, which are in few time partitions.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

@@ -68,8 +68,8 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # A client that does not read would never read the last part, so its connection is closed without that
-                # part.
+                # A client that does not read would not read the last part either, so its connection is closed without
+                # this part.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:

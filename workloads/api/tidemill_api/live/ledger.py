@@ -1,6 +1,6 @@
 """Tracks which revisions of an aggregation were sent to listeners.
 
-So no change is lost, and no row is sent after a newer row of the same window.
+With this record, no change is lost, and no row is sent after a newer row of the same window.
 
 Each commit increments the revision by one. If a revision never arrives, its commit was not published, for example
 because the processor was killed or could not reach Redis.
@@ -20,7 +20,7 @@ class Ledger:
     Attributes:
         complete: the revision up to which all revisions were sent.
         label: the highest revision that was sent.
-        expected: the revision up to which all revisions should arrive before the next query to the database.
+        expected: the revision up to which all revisions should have arrived before the next query to the database.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -32,7 +32,7 @@ class Ledger:
 
     @property
     def seen(self) -> list[int]:
-        """The revisions after `complete` that were sent."""
+        """The revisions that were sent after `complete`."""
         return sorted(self._seen)
 
     @property
@@ -45,7 +45,7 @@ class Ledger:
 
         Args:
             revs: the revisions of the rows.
-            rows: the rows in their state after the newest of these revisions, or later.
+            rows: the rows as they were after the newest of these revisions, or later.
         """
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
@@ -63,7 +63,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return rows from the database as a change. They are all rows that were missing up to `rev`."""
+        """Return rows from the database as a change. The change has all rows that were missing up to `rev`."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:

@@ -1,4 +1,4 @@
-"""The state of one live connection, from which the next messages are made. WebSockets and events both use it.
+"""The state of one live connection, which determines the next messages. WebSockets and events both use this state.
 
 If changes arrive while the client is busy, only the newest row of each group and window is kept. So the client always
 gets the newest rows, and the memory for a client is limited.
@@ -41,8 +41,8 @@ class Message(NamedTuple):
     Attributes:
         kind: the type of the message.
         data: the JSON text of the message.
-        resume: the token with which a client that received the message can resume. It is empty if the message does not
-            change the token.
+        resume: the token with which a client that received the message can resume. The text is empty if the message
+            does not change the token.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Message(NamedTuple):
 def error_message(code: str, detail: str, aggregation: str = "") -> Message:
     """Return an `error` message.
 
-    If it names an aggregation, only this aggregation fails, and the connection continues.
+    If the message names an aggregation, only this aggregation fails, and the connection continues.
     """
     about = {"aggregation": aggregation} if aggregation else {}
     return Message("error", msgspec.json.encode({"type": "error", "code": code, "detail": detail, **about}))
@@ -65,7 +65,7 @@ class Pending:
 
     Attributes:
         label: the highest revision of the changes.
-        only: the change, if there is only one. The messages of a change are encoded once for all listeners.
+        only: the change, if there is only one change. The messages of a change are encoded once for all listeners.
         rows: the revision and the encoded row by key, if there are several changes.
     """
 
@@ -74,7 +74,7 @@ class Pending:
     rows: dict[Key, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, change: Change, wanted: RowFilter) -> None:
-        """Add a change. Its rows replace older rows of the same windows."""
+        """Add a change. The change's rows replace older rows of the same windows."""
         self.label = max(self.label, change.label)
         if not self.rows and self.only is None:
             self.only = change
@@ -119,8 +119,7 @@ class Listener:
         self._pending: dict[str, Pending] = {}
         self._lost: dict[str, str] = {}
         self._floors: dict[str, int] = {}
-        # For each unreadable aggregation, this has the detail that was sent to the client, and the time of the next
-        # attempt.
+        # For each unreadable aggregation: the detail that was sent to the client, and the time of the next attempt.
         self._unread: dict[str, tuple[str, float]] = {}
         self._sent: Progress | None = None
         self._fault: Message | None = None
@@ -130,7 +129,7 @@ class Listener:
         self.ending: Ending | None = None
 
     def offer(self, change: Change) -> None:
-        """Add a change, if the client needs it."""
+        """Add a change, if the client needs this change."""
         wanted = self._query.wanted.get(change.aggregation)
         if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
             return
@@ -166,8 +165,8 @@ class Listener:
     async def next(self) -> list[Message]:
         """Wait for the next messages and return them.
 
-        If nothing changes within HEARTBEAT_SECONDS, the message is a `progress`. If `ending` is set afterwards, the
-        returned messages are the last ones.
+        If nothing changes within HEARTBEAT_SECONDS, the message is a `progress`. If `ending` is set afterwards, no more
+        messages follow.
         """
         if self._begun:
             with contextlib.suppress(TimeoutError):
@@ -193,7 +192,7 @@ class Listener:
         resume, lost = self._query.resume, dict.fromkeys(self._query.wanted, "")
         if resume is not None:
             changed = await self._resumed()
-            lost = {name: "the changes since the token are not known any more" for name in lost if name not in changed}
+            lost = {name: "the changes since the token are no longer known" for name in lost if name not in changed}
             messages += [message for found in changed.values() for message in found]
         self._lost = {**lost, **self._lost}
         return messages + await self._catch_up()
@@ -228,14 +227,14 @@ class Listener:
                 except Exception as error:
                     if not of_one_table(error):
                         raise
-                    continue  # a snapshot is read instead, and if it fails too, its error is sent
+                    continue  # a snapshot is read instead; if the snapshot fails too, its error is sent
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
                     found[name] = (rev, [Message("upsert", text) for text in texts])
             return found
 
-        # The rows that are read here contain all changes that were offered before, because these were committed
+        # The rows that are read here contain all changes that were offered before, because those changes were committed
         # earlier.
         read = await self._database.run(model.name, work)
         for name, (rev, _) in read.items():
@@ -273,7 +272,7 @@ class Listener:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # Nothing is awaited from here on, so that the progress matches exactly the changes that are sent before it.
+        # There is no await after this line, so the progress matches exactly the changes that are sent before it.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
@@ -295,7 +294,7 @@ class Listener:
         problem = as_problem(error, self._model.name)
         code = problem.code if problem else "unreadable"
         text = f"{type(error).__name__}: {error}" if problem is None else problem.detail
-        detail = f"{name} cannot be read now, other aggregations can; it is tried again: {text}"
+        detail = f"{name} cannot be read now, but other aggregations can; the API tries again: {text}"
         before = self._unread.get(name, ("", 0.0))[0]
         self._unread[name], self._sent = (detail, time.monotonic() + UNREAD_SECONDS), None
         if detail == before:

@@ -34,7 +34,7 @@ class Places:
         """Read the limits from TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS.
 
         Raises:
-            ValueError: a variable is no whole number of at least 0.
+            ValueError: a variable is not a whole number of at least 0.
         """
         found = []
         for name, usual in (("CONNECTIONS", MOST), ("PER_ADDRESS", MOST_OF_ADDRESS)):

@@ -21,7 +21,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         table: the OID of the aggregation's table. If the aggregation has another table, the mark is not valid.
         rev: the revision up to which all revisions were received.
-        closed_until: the time (epoch ms) after which all windows end that later revisions changed, or None if later
+        closed_until: the time (epoch ms) up to which no window was changed by later revisions, or None if later
             revisions may have changed any window.
     """
 
@@ -59,7 +59,7 @@ class Progress:
         watermark_ms: the watermark (epoch ms).
         closed_until_ms: the time up to which windows are closed (epoch ms), by aggregation.
         marks: the position of the changes that were offered to listeners, by aggregation.
-        degraded: whether changes are found by polling, so that they come later than usual.
+        degraded: whether changes are found by polling, and so come later than usual.
     """
 
     watermark_ms: int | None = None

@@ -1,4 +1,4 @@
-"""Sends a listener's messages to its client, until either side ends. WebSockets and events both use it."""
+"""Sends a listener's messages to its client, until either side ends. WebSockets and events both use this module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Patience:
     """The time limits for a client, in seconds.
 
     Attributes:
-        slow: the maximum time to read a message. After it, the client is disconnected.
+        slow: the maximum time to read a message, after which the client is disconnected.
         last: the maximum time to read the last message.
         auth: the maximum time until the first message arrives, which has the API key.
         allowed: the interval between the checks whether the client's API key is still valid.
@@ -106,6 +106,9 @@ async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patie
 
 
 def count_ending(ending: Ending | None) -> None:
-    """Count a connection that the server ended. None means that the client ended it, which is not counted."""
+    """Count a connection that the server ended.
+
+    None means that the client ended the connection, which is not counted.
+    """
     if ending is not None:
         metrics.LIVE_DROPPED.labels(ending.code).inc()

@@ -31,13 +31,13 @@ class LiveQuery:
 def take_live(model: PipelineModel, parameters: Parameters, last_event_id: str | None = None) -> LiveQuery:
     """Return the live query of a request.
 
-    A filter applies to the aggregations that have its column. An invalid token is no error, but leads to snapshots.
-    With an error, a client that reconnects automatically would send the same token for ever.
+    A filter applies to the aggregations that have its column. An invalid token is not an error, but leads to snapshots.
+    After an error, a client that reconnects automatically would send the same token again and again.
 
     Args:
         model: the pipeline.
         parameters: the parameters of the request.
-        last_event_id: the token of an event source that reconnects. It is newer than the token in its URL.
+        last_event_id: the token of an event source that reconnects, which is newer than the token in its URL.
 
     Raises:
         Problem: an aggregation or a column is unknown, or a value is wrong.

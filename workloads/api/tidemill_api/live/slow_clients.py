@@ -1,4 +1,4 @@
-"""Changes uvicorn's WebSocket protocol, so that clients that do not read can be disconnected with a reason."""
+"""Changes uvicorn's WebSocket protocol, so that a client that does not read can be disconnected with a reason."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Snapshots:
         self._flights: dict[Wanted, _Flight] = {}
 
     async def get(self, model: PipelineModel, aggregation: str, wanted: RowFilter, *, rev: int) -> Snapshot:
-        """Return a snapshot of the latest windows. Its revision is `rev` or later.
+        """Return a snapshot of the latest windows. The snapshot's revision is `rev` or later.
 
         Raises:
             Exception: the error of the database.

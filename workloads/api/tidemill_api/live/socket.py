@@ -1,4 +1,4 @@
-"""Serves live connections by WebSocket. It checks origin and API key, and reads the messages from the client."""
+"""Serves live connections by WebSocket: checks origin and API key, and reads the messages from the client."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Auth(msgspec.Struct, tag="auth", tag_field="type"):
 def origin_allowed(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
     """Return whether a page of this origin can connect, because it is from the same host or in the list.
 
-    A client without origin is no page, and can connect.
+    A client without origin is not a page, and can connect.
     """
     if origin is None or origin in allowed or "*" in allowed:
         return True
@@ -77,7 +77,7 @@ class SocketSession:
         """Serve the client."""
         headers = self._socket.headers
         if not origin_allowed(headers.get("origin"), headers.get("host"), self._origins):
-            detail = "pages of this origin may not listen; add it to TIDEMILL_API_CORS_ORIGINS"
+            detail = "pages of this origin may not listen; add the origin to TIDEMILL_API_CORS_ORIGINS"
             await self._socket.send_denial_response(Problem(403, "origin_refused", detail).response())
             return
         with self._keyless:
@@ -127,7 +127,8 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # The connection is closed while it is subscribed, because a process that stops waits for all subscribers.
+            # The subscription ends after the connection is closed, because a process that stops waits for all
+            # subscribers.
             await self._close(ending)
             return ending
 
@@ -172,7 +173,10 @@ class SocketSession:
             raise Left from None
 
     async def left(self) -> None:
-        """Wait until the client disconnects. Each message from it is answered with an error, except for an API key."""
+        """Wait until the client disconnects.
+
+        Each message from the client is answered with an error, except for an API key.
+        """
         with contextlib.suppress(Left):
             while True:
                 text = await self._receive()
@@ -184,10 +188,10 @@ class SocketSession:
 
     async def _close(self, ending: Ending | None) -> None:
         if ending is not None:
-            # The reason of a close frame has at most 123 bytes, so it is the code without the detail.
+            # The reason of a close frame has at most 123 bytes, so the reason is the code without the detail.
             await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _last(self, saying: object) -> None:
-        """Send a last message. A client that does not read is not waited for long."""
+        """Send a last message, with a short wait for a client that does not read."""
         with contextlib.suppress(TimeoutError, Left, WebSocketDisconnect, RuntimeError, OSError):
             await asyncio.wait_for(saying, self._patience.last)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Reads the Redis stream of a pipeline's changes, and renews the Redis key that makes processors write to it."""
+"""Reads the Redis stream of a pipeline's changes, and renews the Redis key that lets processors write the stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Unreachable(Exception):
 
 
 class ChangeStream:
-    """Reads the stream from its current end. After an outage of Redis it starts at the end again.
+    """Reads the stream from its current end. After an outage of Redis, reading starts at the end again.
 
     Args:
         client: the Redis client, or None if Redis is not configured.
@@ -42,7 +42,9 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """Wait at most BLOCK_MS for the next entries. Return them, and whether earlier entries may have been missed.
+        """Wait at most BLOCK_MS for the next entries.
+
+        Return these entries, and whether earlier entries may have been missed.
 
         Raises:
             Unreachable: Redis does not answer.
@@ -69,7 +71,7 @@ class ChangeStream:
         return self._taken(_rows(found)), False
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Set the Redis key that tells processors that somebody reads changes."""
+        """Set the Redis key that shows processors that somebody reads changes."""
         await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
         self._listened_at = time.monotonic()
 

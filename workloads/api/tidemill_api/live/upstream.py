@@ -59,7 +59,7 @@ STOPPING = Ending("going_away", "this process stops; connect again", 1001)
 
 
 class Subscriber(Protocol):
-    """A receiver of changes. Its methods must not block."""
+    """A receiver of changes. The methods of a receiver must not block."""
 
     def offer(self, change: Change) -> None:
         """Handle a change."""
@@ -68,10 +68,10 @@ class Subscriber(Protocol):
         """Read a snapshot of an aggregation, because some changes of the aggregation are not offered."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle the progress. All changes up to it were offered before."""
+        """Handle the progress. All changes up to this progress were offered before."""
 
     def end(self, ending: Ending) -> None:
-        """End, because no more changes are offered."""
+        """Stop, because no more changes are offered."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Upstream:
                 try:
                     await self._step(stream, model)
                 except Exception:
-                    log.exception("%s: live changes could not be read; it is tried again", self._pipeline)
+                    log.exception("%s: live changes could not be read; the read is repeated", self._pipeline)
                     await asyncio.sleep(POLL_SECONDS)
                 latest = self._catalog.find(self._pipeline)
                 if latest is None or _differ(model, latest):
@@ -232,7 +232,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # Unless the query is urgent, new changes have time until the next query to arrive by the stream.
+        # Unless the query is urgent, new changes may arrive by the stream until the next query.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -243,8 +243,8 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # Other aggregations continue. Listeners of this one read a snapshot, which fails too and sends them the
-            # error.
+            # Other aggregations continue. Listeners of this aggregation read a snapshot, which fails too and sends them
+            # the error.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -301,9 +301,9 @@ def _replaced(ledger: Ledger, standing: Standing) -> bool:
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Return whether an entry belongs to another version than the current one.
+    """Return whether an entry belongs to another version than the current version.
 
-    Such entries occur after a switch of versions, while old and new processors run at the same time.
+    Entries of another version occur after a switch of versions, while old and new processors run at the same time.
     """
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
@@ -320,7 +320,7 @@ def _differ(before: PipelineModel, after: PipelineModel) -> bool:
 
 
 class Upstreams:
-    """The upstreams of all pipelines. Each is created on its first use."""
+    """The upstreams of all pipelines. An upstream is created on its first use."""
 
     def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
         self._parts = (catalog, database, client, guard)
@@ -334,9 +334,9 @@ class Upstreams:
         return self._upstreams[pipeline]
 
     async def leave(self) -> None:
-        """Disconnect all listeners, and wait at most LEAVE_SECONDS for their ends. Later listeners are refused.
+        """Disconnect all listeners, and wait at most LEAVE_SECONDS until they are gone. Later listeners are refused.
 
-        The server calls this before it waits for its connections to end.
+        The server calls this method before it waits for its connections to end.
         """
         self.stopping = True
         for upstream in self._upstreams.values():

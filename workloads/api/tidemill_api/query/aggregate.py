@@ -43,8 +43,9 @@ class AggregateQuery:
         since: the earliest window_start, inclusive.
         until: the latest window_start, exclusive.
         bucket: the roll-up to longer windows, or None if the answer has the stored windows.
-        fill: the values of windows without events: `null` or `zero`, or `none` if such windows are not added.
-        closed: whether the answer has only closed (true) or only open (false) windows, or None if it has both.
+        fill: the values of metrics in windows without events: `null` or `zero`, or `none` if such windows are not
+            added.
+        closed: whether the answer has only closed (true) or only open (false) windows, or None if it has both kinds.
         filters: filters on group columns.
         having: filters on metrics.
         page: the order, the limit and the cursor.
@@ -91,7 +92,7 @@ class AggregateQuery:
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
-        """Return whether no event can change the answer any more, because all its windows are closed for ever."""
+        """Return whether no event can change the answer any more, because all its windows are closed for good."""
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
@@ -108,7 +109,7 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     Args:
         model: the aggregation.
         parameters: the parameters of the request.
-        stream: whether the answer is streamed, so that it can have more rows.
+        stream: whether the answer is streamed. A streamed answer can have more rows.
 
     Raises:
         Problem: a parameter is unknown or wrong.
@@ -162,7 +163,7 @@ def _take_group_by(model: AggregationModel, parameters: Parameters) -> tuple[str
     for name in names:
         if name not in model.groups:
             known = ", ".join(model.groups) or "none"
-            raise bad_parameter("group_by", f"{name!r} is no dimension of {model.name}; the dimensions are: {known}")
+            raise bad_parameter("group_by", f"{name!r} is not a dimension of {model.name}; the dimensions are: {known}")
     return tuple(name for name in model.groups if name in names)
 
 
@@ -173,7 +174,7 @@ def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str,
     for name in wanted:
         if name not in model.metrics:
             raise bad_parameter(
-                "metrics", f"{name!r} is no metric of {model.name}; the metrics are: {', '.join(model.metrics)}"
+                "metrics", f"{name!r} is not a metric of {model.name}; the metrics are: {', '.join(model.metrics)}"
             )
     return tuple(dict.fromkeys(wanted))
 
@@ -181,7 +182,7 @@ def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str,
 def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, group_by: tuple[str, ...]) -> None:
     if not model.layout.sessions:
         return
-    why = f"{model.name} has session windows, whose times differ in each group, so that they cannot be combined"
+    why = f"{model.name} has session windows, whose times differ in each group, so they cannot be combined"
     for name in ("granularity", "tz"):
         if parameters.given.get(name):
             raise bad_parameter(name, f"{why}; leave it out, or ask an aggregation with tumbling windows")
@@ -195,7 +196,7 @@ def _check_fill(query: AggregateQuery) -> None:
     if query.fill == "none":
         return
     if query.since is None or query.until is None:
-        raise bad_parameter("fill", "it needs from and to, between which windows are added; give both")
+        raise bad_parameter("fill", "windows are added between from and to; give both")
     if query.having or (query.bucket is not None and query.bucket.grid is None):
         raise bad_parameter(
             "fill", "it cannot be combined with filters on metrics or with granularity=all; leave one of them out"

@@ -78,14 +78,14 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
     identity, rev, closed_until, watermark, *fed = row
     feeds = Feeds.read(*fed)
-    # The identity includes the generation, because the same names can mean something else in a changed spec.
+    # The identity includes the generation, because the same names can have another meaning in a changed spec.
     return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
 
 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return the rows of a query, with one row more than the limit if there are more rows, and the SQL statement."""
+    """Return the rows of a query, and the SQL. One additional row shows that there are more rows than the limit."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -128,7 +128,7 @@ class Stream:
 
     Attributes:
         pieces: the pieces of the body.
-        cursor: the cursor of the rows after `limit`, or an empty text if there are no more rows.
+        cursor: the cursor of the rows after `limit`, or an empty text if there are no further rows.
     """
 
     pieces: AsyncGenerator[bytes, None]
@@ -156,8 +156,8 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # The version of a final answer has no watermark, although the answer shows the watermark. Such an
-                # answer only changes by retention, so a query only because of a new watermark would be wasteful.
+                # The version of a final answer does not include the watermark, although the answer shows it. A final
+                # answer only changes by retention, so a new watermark alone is no reason for a new query.
                 version = (
                     f"{state.identity}/final"
                     if final
@@ -240,7 +240,7 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Stream windows. The first piece is read before this returns, so that a failure is answered with a status.
+        """Stream windows. The first piece is read before the return, so a failure is answered with a status.
 
         Raises:
             Problem: the database does not answer, or is busy.
@@ -308,7 +308,7 @@ class Answers:
 async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
     """Return the last row within the limit if more rows follow, or else None.
 
-    This row is read before all other rows, in the same snapshot.
+    The last row is read before all other rows, in the same snapshot.
     """
     cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
     rows = await cursor.fetchall()

@@ -1,4 +1,4 @@
-"""Roll-ups over time, which combine stored windows or panes to buckets."""
+"""Roll-ups over time, which combine stored windows or panes into buckets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Bucket:
 
     Attributes:
         grid: the starts of the buckets, or None if there is one bucket for everything.
-        least_ms: the length of a bucket. If buckets have different lengths, it is a lower bound.
+        least_ms: the length of a bucket. If buckets have different lengths, this is a lower bound.
     """
 
     grid: Steps | Calendar | None
@@ -39,7 +39,7 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
     """Return the roll-up of a request, or None if the request asks for the stored windows.
 
     Raises:
-        Problem: the granularity is no multiple of the stored length, or the time zone is unknown or does not fit.
+        Problem: the granularity is not a multiple of the stored length, or the time zone is unknown or does not fit.
     """
     zone = None if tz in (None, "UTC", "Etc/UTC") else _zone(str(tz))
     if granularity is None:
@@ -67,7 +67,7 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
 def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: Calendar) -> Calendar:
     """Return buckets for windows that are units of the calendar. Buckets are longer units in the same time zone."""
     if tz is not None and _zone(tz).removeprefix("Etc/") != grid.zone.removeprefix("Etc/"):
-        text = f"the windows are cut in {grid.zone}, so that days of {tz[:64]} cannot be combined from them"
+        text = f"the windows are cut in {grid.zone}, so they cannot be combined to days of {tz[:64]}"
         raise bad_parameter("tz", f"{text}; leave it out")
     further = replace(grid, count=grid.count * 2).text
     try:
@@ -117,7 +117,7 @@ def _zone(name: str) -> str:
             raise ValueError
         zoneinfo.ZoneInfo(name)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        raise bad_parameter("tz", f"{name[:64]!r} is no time zone; write e.g. America/New_York") from None
+        raise bad_parameter("tz", f"{name[:64]!r} is not a time zone; write e.g. America/New_York") from None
     return name
 
 

@@ -33,8 +33,8 @@ class Listing:
         relation: a SELECT of `columns` and `hidden`. {schema} is replaced with the quoted schema.
         columns: the columns of answers.
         time: the column to which `from` and `to` apply.
-        unique: the columns that identify a row. They are appended to every order, so that the order is total.
-        hidden: the columns that filters can use, but that are not in answers.
+        unique: the columns that identify a row. These columns are appended to every order, so the order is total.
+        hidden: columns that filters can use, but that answers do not contain.
         converters: the converters of values, by column.
     """
 
@@ -209,7 +209,7 @@ class ListingQuery:
         return repr((self.listing.kind, self.page.fingerprint, self.page.limit, self.page.after))
 
     def statement(self, schema: str, binder: Binder) -> str:
-        """Return the SELECT. It has the columns of the listing, in the same order."""
+        """Return the SELECT. The SELECT has the columns of the listing, in the same order."""
         wanted = [condition(found, binder) for found in self.filters]
         time = quote(self.listing.time)
         if self.since is not None:
@@ -228,7 +228,7 @@ def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = Fal
     Args:
         listing: the listing.
         parameters: the parameters of the request.
-        stream: whether the answer is streamed, so that it can have more rows.
+        stream: whether the answer is streamed. A streamed answer can have more rows.
 
     Raises:
         Problem: a parameter is unknown or wrong.

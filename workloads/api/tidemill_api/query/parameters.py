@@ -15,7 +15,7 @@ T = TypeVar("T")
 MAX_FIELDS = 100
 MAX_BODY_BYTES = 64 * 1024
 _EXACT = 2**53
-"""Doubles represent every whole number up to this one exactly."""
+"""Doubles represent every whole number up to this limit exactly."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Parse a JSON object. It has the same names as a query string, but lists instead of commas.
+        """Parse a JSON object. The object has the same names as a query string, and lists instead of commas.
 
         Args:
             body: the JSON.
@@ -134,7 +134,7 @@ class Parameters:
         """Return the parsed value of a parameter, or None if it is not given.
 
         Raises:
-            Problem: the parameter is given more than once, or `parse` raised a ValueError. Its text is the detail.
+            Problem: the parameter is given more than once, or `parse` raised a ValueError, whose text is the detail.
         """
         text = self.one(name)
         if text is None:
@@ -164,5 +164,5 @@ class Parameters:
         for name in self.given:
             shown = name if len(name) <= 60 else name[:59] + "…"
             raise bad_parameter(
-                shown, f"there is no such parameter; known are {', '.join(known)}", code="unknown_parameter"
+                shown, f"there is no such parameter; known parameters: {', '.join(known)}", code="unknown_parameter"
             )

@@ -53,7 +53,7 @@ class Column:
 class Filter:
     """A filter `column operator values`.
 
-    The values are parsed. `in` has any number of values, other operators have one.
+    The values are parsed. `in` has any number of values, and every other operator has one value.
     """
 
     column: str
@@ -85,7 +85,7 @@ def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved
     Args:
         parameters: the parameters of the request.
         columns: the columns by name.
-        reserved: the names of parameters that are no filters.
+        reserved: the names of parameters that are not filters.
 
     Raises:
         Problem: a value does not have the type of its column, or the column cannot be filtered by.
@@ -116,7 +116,7 @@ def _filter(parameters: Parameters, name: str, column: Column, operator: str) ->
 
 
 def condition(wanted: Filter, binder: Binder, expression: str | None = None) -> str:
-    """Return the SQL of a filter. A null passes `ne` and `isnull`, and no other operator."""
+    """Return the SQL of a filter. A null passes only the operators `ne` and `isnull`."""
     column = expression or quote(wanted.column)
     if wanted.operator == "isnull":
         return f"{column} IS {'' if wanted.values[0] else 'NOT '}NULL"
@@ -151,7 +151,7 @@ class Page:
         limit: the maximum number of rows.
         after: the values of the order's columns in the last row of the previous page, or None if this is the first
             page.
-        fingerprint: a text that identifies the query. A cursor is only valid for its own query.
+        fingerprint: a text that identifies the query. A cursor is only valid for the query that returned it.
     """
 
     order: tuple[Order, ...]
@@ -233,7 +233,9 @@ def _take_order(
     for name, _ in wanted:
         if name not in columns or not columns[name].comparable:
             known = ", ".join(c.name for c in columns.values() if c.comparable)
-            raise bad_parameter("order", f"{name!r} is no column to order by; known are {known}; -column: descending")
+            raise bad_parameter(
+                "order", f"{name!r} is not a column to order by; write one of {known}, or -column for descending order"
+            )
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
@@ -259,7 +261,7 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
             raise ValueError("the cursor has another version")
     except (ValueError, msgspec.DecodeError):
         raise bad_parameter(
-            "cursor", "it is no cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
+            "cursor", "it is not a cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
         ) from None
     if bound_to != fingerprint or len(texts) != len(order):
         raise bad_parameter(
@@ -273,7 +275,7 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
         )
     except ValueError:
         raise bad_parameter(
-            "cursor", "it is no cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
+            "cursor", "it is not a cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
         ) from None
 
 

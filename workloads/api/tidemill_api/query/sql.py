@@ -1,7 +1,7 @@
 """Writes the SQL of a query over windows of an aggregation.
 
-The SQL combines stored rows to windows or buckets, and to fewer groups. Then it computes metrics from merged partials,
-and applies filters, order and limit.
+The SQL combines stored rows into windows or buckets, and into fewer groups. Then the SQL computes metrics from merged
+partials, and applies filters, order and limit.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _all(conditions: Sequence[str]) -> str:
 
 
 def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
-    """Return the SELECT of a query. It has the columns of `query.columns`, in the same order."""
+    """Return the SELECT of a query. The SELECT has the columns of `query.columns`, in the same order."""
     merged = _merged(query, binder)
     metrics = [f"{query.model.metrics[name][1]} AS {quote(name)}" for name in query.metrics]
     compared = dict.fromkeys(wanted.column for wanted in query.having)
@@ -130,7 +130,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
 
 
 def _years(query: AggregateQuery) -> tuple[int, int]:
-    """Return the first and the last year that the times of a query can be in."""
+    """Return the first and the last year in which the times of a query can be."""
     first = FIRST_YEAR if query.since is None else query.since.year
     last = dt.datetime.now(dt.UTC).year + YEARS_AHEAD
     if query.fill == "none":
@@ -160,7 +160,7 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
 
 
 def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: str) -> str:
-    """Return a SELECT that combines stored rows to buckets. Panes of hopping windows do not overlap."""
+    """Return a SELECT that combines stored rows into buckets. Panes of hopping windows do not overlap."""
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
     stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])
@@ -180,7 +180,8 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     last = grid_sql(plan.grid).shift(quote(edges[1].column), 1)
     end = binder.bind(query.until, "timestamp") if query.until else last
     listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
-    # Without keys, an SQL aggregate over no rows returns one row of nulls. It is removed, because it is no window.
+    # Without keys, an SQL aggregate over no rows returns one row of nulls. This row is removed, because it is not a
+    # window.
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
 
 

@@ -1,6 +1,6 @@
 """Converts texts of requests to values, values to SQL parameters, and values from Postgres to JSON.
 
-SQL parameters are texts with a cast, so that a value never becomes part of a statement.
+SQL parameters are texts with a cast, so a value never becomes part of a statement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
-"""The pattern of an integer. It can be written as 2 or 2.0, because 2 and 2.0 are the same number in JSON."""
+"""The pattern of an integer. Integers can be written as 2 or 2.0, because 2 and 2.0 are the same number in JSON."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {
@@ -55,11 +55,11 @@ def parse_time(text: str) -> dt.datetime:
     try:
         return read_time(_BLANK.sub(r"\1+\2", text))
     except ValueError as error:
-        raise ValueError(f"{_shown(text)!r} is no time: {error}; {_HOW['timestamp']}") from None
+        raise ValueError(f"{_shown(text)!r} is not a time: {error}; {_HOW['timestamp']}") from None
 
 
 def whole(text: str) -> int | None:
-    """Return the whole number in a text, or None if the text is no whole number."""
+    """Return the whole number in a text, or None if the text is not a whole number."""
     found = _INTEGER.fullmatch(text)
     return int(found[1]) if found else None
 
@@ -68,7 +68,7 @@ def parse_value(text: str, kind: str) -> Any:
     """Parse a value of a spec type.
 
     Raises:
-        ValueError: the text is no value of this type. The message says what to write.
+        ValueError: the text is not a value of this type. The message says what to write.
     """
     if kind == "timestamp":
         return parse_time(text)
@@ -83,7 +83,7 @@ def parse_value(text: str, kind: str) -> Any:
     if kind == "string" and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
         return text
     how = _HOW.get(family(kind), "this column cannot be compared")
-    raise ValueError(f"{_shown(text)!r} is no {family(kind)}; {how}")
+    raise ValueError(f"{_shown(text)!r} is not of type {family(kind)}; {how}")
 
 
 def _shown(text: str) -> str:
@@ -91,7 +91,7 @@ def _shown(text: str) -> str:
 
 
 def to_text(value: Any) -> str:
-    """Return a value in the text form of Postgres. For parsed values, it is the inverse of `parse_value`."""
+    """Return a value in the text form of Postgres. For parsed values, this is the inverse of `parse_value`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dt.datetime):
@@ -104,8 +104,8 @@ def to_text(value: Any) -> str:
 def cast(value: Any, kind: str) -> str:
     """Return the SQL type to which a parameter of a spec type is cast."""
     if kind == "integer":
-        # Stored integers are bigint, except for sums. The cast has this type where possible, because an index is only
-        # used if both types are the same.
+        # Stored integers are bigint, except for sums. Parameters are cast to bigint where possible, because an index is
+        # only used if both types are the same.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 

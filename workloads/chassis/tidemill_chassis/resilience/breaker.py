@@ -44,7 +44,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """The error that pybreaker gets for any failure, so that it adds nothing to the traceback of the caller's error."""
+    """The error that pybreaker gets for any failure, so the traceback of the caller's error stays unchanged."""
 
 
 def _fail() -> None:
@@ -58,13 +58,14 @@ def _succeed() -> None:
 class Breaker:
     """A circuit breaker.
 
-    A breaker is closed until several calls in a row fail, and then it is open. After a pause it is half open and allows
-    one trial call at a time. If the trial succeeds, the breaker is closed. If it fails, the breaker is open again.
+    A breaker is closed until several calls in a row fail, and then it is open. After a pause, the breaker is half open
+    and allows one trial call at a time. If the trial succeeds, the breaker is closed. If the trial fails, the breaker
+    is open again.
 
     A caller gets a ticket from `admit` and passes it on with the outcome of the call. Outcomes of calls that began
-    before the latest change of state are ignored, because they are out of date.
+    before the latest change of state are ignored, because these outcomes are outdated.
 
-    During an outage, each pause is about twice as long as the previous one, for example 2, 5, 10, 20, 50, … seconds,
+    During an outage, each pause is about twice as long as the previous pause, for example 2, 5, 10, 20, 50, … seconds,
     but at most `open_seconds`. Without `first_pause_seconds`, every pause takes `open_seconds`.
     """
 
@@ -91,7 +92,7 @@ class Breaker:
         self._trial_ends: float | None = None
         """The time at which the current trial counts as lost, or None if there is no trial.
 
-        It is infinite for a call, because a call always reports its end.
+        For a call, the time is infinite, because a call always reports its end.
         """
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
@@ -111,7 +112,7 @@ class Breaker:
 
     @property
     def retry_after_seconds(self) -> float:
-        """The seconds until the next call is allowed, or 0 if it is allowed now."""
+        """The seconds until the next call is allowed, or 0 if a call is allowed now."""
         with self._lock:
             if self._state == OPEN:
                 return max(0.0, self._opened_at + self._pause - self._clock())
@@ -176,7 +177,7 @@ class Breaker:
                 self._trial_ends = None
 
     def current_ticket(self) -> int:
-        """Return the ticket for the calls of a loop. A loop does not use `admit` for each call."""
+        """Return the ticket for the calls of a loop, which does not use `admit` for each call."""
         return self._ticket
 
     def _report(self, ticket: int, outcome: Callable[[], None]) -> None:
@@ -201,7 +202,7 @@ class Breaker:
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
-        # For the same reason, there is only one warning for each outage.
+        # There is also only one warning for each outage.
         level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
         log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
 

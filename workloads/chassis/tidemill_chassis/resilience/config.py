@@ -103,14 +103,14 @@ class TimeoutSettings(_Section):
 
 
 class MemoryCacheSettings(_Section):
-    """The cache in memory, which is used while Redis is down."""
+    """The settings of the cache in memory, which is used while Redis is down."""
 
     enabled: bool = True
     max_entries: int = Field(10_000, ge=1, le=10_000_000)
 
 
 class StaleResultsSettings(_Section):
-    """Answers from the cache while the database is down. They are marked as stale."""
+    """The settings of answers from the cache while the database is down. Such answers are marked as stale."""
 
     enabled: bool = True
     max_age_seconds: Seconds = 3_600.0
@@ -139,7 +139,7 @@ class ResilienceConfig(_Section):
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
         """
         # The file is merged into the defaults. Otherwise pydantic would fill the gaps of a section with the defaults of
-        # its class, but `redis` has defaults of its own.
+        # its class, but `redis` has different defaults.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -160,8 +160,8 @@ class ResilienceConfig(_Section):
         """Create the guards of a process. Each process calls this once.
 
         Args:
-            is_failure: the predicates for failures, by guard name. They replace the predicates of failures.py.
-            is_retryable: the predicates for retries, by guard name. They replace the predicates of failures.py too.
+            is_failure: the predicates for failures, by guard name, which replace the predicates of failures.py.
+            is_retryable: the predicates for retries, by guard name, which replace the predicates of failures.py.
             clock: a monotonic clock, in seconds.
         """
         kinds = {
@@ -221,7 +221,7 @@ def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict):
-            # An empty section changes nothing. A value that is no section is kept, so that the validation refuses it.
+            # An empty section changes nothing. A value that is not a section is kept, so the validation refuses it.
             value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
         result[str(key)] = value
     return result
@@ -231,7 +231,7 @@ def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dic
     """Write the environment's values into the document.
 
     Returns:
-        The variables by the path of the keys that they set, and a fault for each variable that sets nothing.
+        The variables by the path of their keys, and a fault for each variable that sets nothing.
     """
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):
@@ -277,7 +277,10 @@ def _known(path: tuple[str, ...]) -> str:
 
 
 def _nearest(path: tuple[str, ...]) -> str:
-    """Return a hint for a path that does not exist. It has the keys of the last section on the path that exists."""
+    """Return a hint for a path that does not exist.
+
+    The hint has the keys of the last section on the path that exists.
+    """
     known = path
     while known and _settings(known) is None:
         known = known[:-1]
@@ -295,7 +298,7 @@ def _fault(details: Any, path: Path | None, variables: Mapping[tuple[str, ...], 
     if details["type"] == "extra_forbidden":
         return f"{where}: unknown key; {_nearest(location)}"
     if details["type"] == "model_type":
-        return f"{where}: is no section but {details['input']!r}; {_nearest(location)}"
+        return f"{where}: must be a section, not {details['input']!r}; {_nearest(location)}"
     message = details["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if details["type"] == "value_error":

@@ -1,7 +1,7 @@
 """Decides which exceptions mean that a dependency does not work, and which calls can be retried.
 
-Exceptions are recognised by SQLSTATE, Kafka error name or class name, so that no client library is imported. A mistake
-of the caller (wrong SQL, a too large record, a wrong type in Redis) is no failure, because the dependency works.
+Exceptions are recognised by SQLSTATE, Kafka error name or class name, so no client library is imported. A mistake
+of the caller (wrong SQL, a too large record, a wrong type in Redis) is not a failure, because the dependency works.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def _is_system(error: BaseException) -> bool:
 
 
 def database_failed(error: BaseException) -> bool:
-    """Return whether Postgres or the connection to it does not work. A statement timeout counts as a failure."""
+    """Return whether the error means that Postgres or the connection to it does not work.
+
+    A statement timeout counts as a failure.
+    """
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate:
         return sqlstate[:2] in _FAILED_SQLSTATE_CLASSES or sqlstate == _READ_ONLY
@@ -77,7 +80,8 @@ def database_refuses_writes(error: BaseException) -> bool:
 def database_retryable(error: BaseException) -> bool:
     """Return whether the statement is likely to succeed if it is retried soon.
 
-    It is not retried after a statement timeout, because a retry would double the load, nor after a refused login.
+    A statement is not retried after a statement timeout, because a retry would double the load, nor after a refused
+    login.
     """
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):
@@ -93,10 +97,10 @@ def _kafka_error(error: BaseException) -> object:
 
 
 def kafka_failed(error: BaseException) -> bool:
-    """Return whether the Kafka cluster or the connection to it does not work.
+    """Return whether the error means that Kafka or the connection to it does not work.
 
-    A full local queue (BufferError) is backpressure and no failure. A missing or forbidden topic is no failure either,
-    because it affects only one pipeline.
+    A full local queue (BufferError) is backpressure, not a failure. A missing or forbidden topic is not a failure
+    either, because it affects only one pipeline.
     """
     inner = _kafka_error(error)
     name = getattr(inner, "name", None)
@@ -106,7 +110,10 @@ def kafka_failed(error: BaseException) -> bool:
 
 
 def kafka_retryable(error: BaseException) -> bool:
-    """Return whether the request is likely to succeed if it is retried soon. After a fatal error, no request does."""
+    """Return whether the request is likely to succeed if it is retried soon.
+
+    After a fatal error, no request succeeds.
+    """
     return not kafka_fatal(_kafka_error(error)) and kafka_failed(error)
 
 
@@ -117,7 +124,10 @@ def kafka_fatal(error: object) -> bool:
 
 
 def redis_failed(error: BaseException) -> bool:
-    """Return whether Redis or the connection to it does not work. Out of memory and read-only count as failures."""
+    """Return whether the error means that Redis or the connection to it does not work.
+
+    Out of memory and read-only count as failures.
+    """
     names = set(_class_names(error))
     if names & _REDIS_FAILURES:
         return True
@@ -129,7 +139,7 @@ def redis_failed(error: BaseException) -> bool:
 def redis_retryable(error: BaseException) -> bool:
     """Return whether the command is likely to succeed if it is retried soon.
 
-    It is not retried after a refused login, nor while the memory or the number of connections is exhausted.
+    A command is not retried after a refused login, nor while the memory or the number of connections is exhausted.
     """
     names = set(_class_names(error))
     if names & {"AuthenticationError", "AuthorizationError", "MaxConnectionsError", "OutOfMemoryError"}:

@@ -1,4 +1,4 @@
-"""Guards, through which all workloads call Kafka, Postgres and Redis. A guard has breaker, retries and timeouts."""
+"""Guards, through which all workloads call Kafka, Postgres and Redis. A guard has a breaker, retries and timeouts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 
 LOOK_SECONDS = 2.0
-"""The maximum duration of a probe while the breaker is open. It is short, because probes are repeated soon."""
+"""The maximum duration of a probe while the breaker is open. This time is short, because probes are repeated soon."""
 
 
 class DeadlineExceeded(TimeoutError):
@@ -80,17 +80,17 @@ class Policy:
 
 
 class Guard:
-    """Guards the calls to one dependency. All threads and tasks of a process share it.
+    """Guards the calls to one dependency. All threads and tasks of a process share the guard.
 
     There are three ways to use it:
 
     - `call` and `acall` make one call.
     - Work that ends in a callback gets a ticket from `admit`. The callback passes the ticket to `settle`.
-    - A loop calls `allow`, does its work, and reports `success` or `failure`. If its work is the trial of a half-open
-      breaker, `allow` returns true for the same thread or task until it has reported.
+    - A loop calls `allow`, does its work, and reports `success` or `failure`. If a loop's work is the trial of a
+      half-open breaker, `allow` stays true for this loop's thread or task until the loop reports.
 
     A background task should probe the dependency with `look` or `alook`, or report answers with `recovered`. Then
-    the breaker closes soon after an outage, without a request that has to be the trial.
+    the breaker closes soon after an outage, and no request has to be the trial.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Guard:
 
     @property
     def retry_after_seconds(self) -> float:
-        """The seconds until the next call is allowed, or 0 if it is allowed now."""
+        """The seconds until the next call is allowed, or 0 if a call is allowed now."""
         return self._breaker.retry_after_seconds
 
     def call(self, fn: Callable[..., T], *args: Any, deadline: Deadline | None = None, retry: bool = True) -> T:
@@ -130,9 +130,9 @@ class Guard:
         A thread cannot be interrupted, so `fn` must have its own timeout, such as `timeout_seconds`.
 
         Args:
-            fn: the function to call. It may be called several times, unless `retry` is false.
+            fn: the function, which may be called several times, unless `retry` is false.
             args: the arguments of the function.
-            deadline: the time after which no retry begins. No wait before a retry reaches beyond it.
+            deadline: the time after which no retry begins. No wait before a retry ends after the deadline.
             retry: whether the call may be repeated.
 
         Raises:
@@ -236,11 +236,11 @@ class Guard:
         return result
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because a probe was answered that was sent at `asked_at` (`time.monotonic()`)."""
+        """Close the breaker, because the probe that was sent at `asked_at` (`time.monotonic()`) was answered."""
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:
-        """Return a ticket for work whose end is reported to `settle`. Any thread may report it.
+        """Return a ticket for work whose end is reported to `settle`, by any thread.
 
         If the work is a trial and is not settled within `timeout_seconds`, another trial is allowed.
 
@@ -339,8 +339,8 @@ def _raise(error: Exception) -> NoReturn:
 def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
     """Return a function that raises the first attempt's error when it is first called, and then makes attempts.
 
-    The first attempt is made without tenacity, because tenacity takes longer than a typical call. If it fails, its
-    error has to be passed to tenacity, which makes the retries.
+    The first attempt is made without tenacity, because tenacity takes longer than a typical call. If this attempt
+    fails, its error has to be passed to tenacity, which makes the retries.
     """
     pending = [first]
     return lambda: _raise(pending.pop()) if pending else attempt()

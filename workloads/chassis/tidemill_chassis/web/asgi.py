@@ -1,7 +1,7 @@
 """ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
 
-The middleware uses no web framework. It reads the route template from the ASGI scope, where Starlette and FastAPI put
-it.
+The middleware uses no web framework. Starlette and FastAPI put the route template into the ASGI scope, where the
+middleware reads it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _CLIENT_LEFT = "499"
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
-    """Return a body of problem details. The title is made from the code.
+    """Return a body of problem details. The title is derived from the code.
 
     Args:
         status: the HTTP status code.
-        code: the kind of problem in snake case. It is stable, so clients can compare it.
+        code: the kind of problem in snake case. The code is stable, so clients can compare it.
         detail: the description and the remedy of this problem.
         extra: further members, such as `field="from"`.
     """
@@ -112,7 +112,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # the time ends here, because a stream lasts as long as its client listens
+                    ended = self._clock()  # a stream is not timed to its end, which its client decides
             await send(message)
 
         try:
@@ -170,7 +170,7 @@ class RequestTimeout:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
-                    return  # the app answers although it was cancelled, but the 504 below is sent instead
+                    return  # the application answers although it was cancelled, but the 504 below is sent instead
                 started = True
                 timer.reschedule(None)
             elif not started:
@@ -226,7 +226,7 @@ class HostGuard:
 
 
 def _denial(scope: Scope, send: Send) -> Send:
-    """Return a send for an HTTP answer. To a WebSocket request, the answer is sent instead of the handshake."""
+    """Return a send for an HTTP answer. A WebSocket request gets the answer instead of the handshake."""
     if scope["type"] == "http":
         return send
 

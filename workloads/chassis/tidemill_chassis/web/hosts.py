@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 _NAME = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", re.ASCII)
-HOW = "call it by another name, or add this one to TIDEMILL_ALLOWED_HOSTS"
+HOW = "use another host name, or add this name to TIDEMILL_ALLOWED_HOSTS"
 
 
 class Hosts:
@@ -32,7 +32,9 @@ class Hosts:
         found = {name.strip().lower().rstrip(".") for name in names} - {""}
         for name in found:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"TIDEMILL_ALLOWED_HOSTS: {name!r} is no host name; write one such as api.example.com")
+                raise ValueError(
+                    f"TIDEMILL_ALLOWED_HOSTS: {name!r} is not a host name; write a name such as api.example.com"
+                )
         self.any = not found or "*" in found
         self._exact = {name for name in found if not name.startswith("*")}
         self._below = tuple(name[1:] for name in found if name.startswith("*."))

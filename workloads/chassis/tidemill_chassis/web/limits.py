@@ -46,7 +46,7 @@ class HttpLimits:
         The number of connections never exceeds the number of open files that the process can have.
 
         Raises:
-            ValueError: the variable is no whole number of at least 1.
+            ValueError: the variable is not a whole number of at least 1.
         """
         text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
         if not (text.isascii() and text.isdigit() and int(text)):
@@ -58,13 +58,13 @@ class HttpLimits:
 
 
 class _TooLarge(Exception):
-    """The error if the headers of a request exceed a limit. The parser converts it to its own error."""
+    """The error if the headers of a request exceed a limit. The parser converts this error to its own error."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits. "Head" means the request line and the headers.
 
-    If a head arrives in one piece, the limits take only a few comparisons.
+    If a head arrives in one piece, checking the limits takes only a few comparisons.
     """
 
     limits: ClassVar[HttpLimits] = HttpLimits()
@@ -97,7 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
             if cycle is before and cycle.response_complete and self._timer is None:
-                self._await_head()  # empty lines stop uvicorn's keep-alive timer, but are no request
+                self._await_head()  # empty lines stop uvicorn's keep-alive timer, but are not a request
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection is closed, or became a WebSocket

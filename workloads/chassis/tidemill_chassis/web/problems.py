@@ -18,7 +18,7 @@ class Problem(Exception):
 
     Attributes:
         status: the HTTP status code.
-        code: the kind of problem in snake case. It is stable, so clients can compare it.
+        code: the kind of problem in snake case. The code is stable, so clients can compare it.
         detail: the description and the remedy of this problem.
         headers: further headers of the answer.
         extra: further members of the body, such as `parameter`.

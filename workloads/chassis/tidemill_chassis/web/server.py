@@ -23,12 +23,14 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Status:
-    """Callbacks about the state of a service. They run on its event loop, so an answer proves that the loop runs.
+    """Callbacks about the state of a service.
+
+    The callbacks run on the service's event loop, so an answer proves that the loop runs.
 
     Attributes:
         health: returns the status code and the full body of /health.
         ready: returns whether the service can take requests.
-        live: returns whether the service works. If not, it has to be restarted.
+        live: returns whether the service works. A service that does not work has to be restarted.
     """
 
     health: Callable[[], tuple[int, dict[str, Any]]]
@@ -37,7 +39,7 @@ class Status:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application. If `status_port` is set, it serves the status of the application on this port."""
+    """Serves an application. If `status_port` is set, the server serves the application's status on this port."""
 
     def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
         super().__init__(config)

@@ -17,7 +17,7 @@ from tidemill_contract.resource.source import FieldSpec
 
 
 class DecimalFormat:
-    """The precision and scale of a field. It decides which decimals the field accepts, and scales them.
+    """The precision and scale of a field. A format decides which decimals the field accepts, and scales them.
 
     Attributes:
         name: the type for messages, such as `decimal(18,2)`.
@@ -27,7 +27,7 @@ class DecimalFormat:
         self._precision, self._scale = precision, scale
         self.name = f"{DECIMAL}({precision},{scale})"
         self._unit, self._shift = Decimal((0, (1,), -scale)), Decimal(scale)
-        # This context never rounds. It raises an error for a value that needs rounding, or has too many digits.
+        # This context never rounds: a value that needs rounding, or has too many digits, raises an error.
         self._exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
 
     @classmethod
@@ -79,8 +79,8 @@ class Decimals:
     """The decimals of one pipeline's events.
 
     Attributes:
-        shown: for each decimal field, the function that returns the text of a scaled integer. It has fields from all
-            parts of the record.
+        shown: for each decimal field of all parts of the record, the function that returns the text of a scaled
+            integer.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str]) -> None:

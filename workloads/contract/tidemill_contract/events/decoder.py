@@ -1,8 +1,9 @@
-"""Decodes and validates events. Ingest and processor use the same decoder, so that they always agree.
+"""Decodes and validates events. Ingest and processor use the same decoder, so they always agree.
 
 Postgres can store all values of a valid event, so nothing refuses the event later. An invalid event gets a verdict with
 a reason, the field and a detail. msgspec reads every event, because a vectorised reader gives other results for hostile
-values. A batch is checked as a whole if the result is certain. Otherwise, each event is checked by itself (`judge`).
+values. The events of a batch are checked together. If this check finds anything unusual, each event is checked by
+itself (`judge`).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class EventDecoder:
             spec: the pipeline's spec.
             exact: whether `Decoded` has the microseconds of event times.
             array: the exploded array, for a decoder of records.
-            element: whether the events are elements of an exploded array. They are not checked for envelopes.
+            element: whether the events are elements of an exploded array. Elements are not checked for envelopes.
         """
         self._fields = fields = EventFields(spec, exact=exact, array=array, element=element)
         self._judge = EventJudge(fields)
@@ -123,8 +124,8 @@ class EventDecoder:
         """Decode a batch. The events and verdicts are the same as those of `decode`.
 
         First, the bytes of all events together are searched for anything unusual. If nothing is found, the checks of
-        single events are skipped. Otherwise, the search is repeated for small groups of events. Only the events of
-        groups with something unusual are decoded one by one.
+        single events are skipped. If something is found, the search is repeated for small groups of events. Only the
+        events of groups with something unusual are decoded one by one.
 
         Args:
             raws: the records' bytes.
@@ -200,8 +201,8 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # Reading the events again undoes no conversion: the fields before this one hold only epoch
-                        # milliseconds, and fields with a format come later (see `EventFields.timestamps`).
+                        # The events may be read again here, because no field with a format has been converted yet (see
+                        # `EventFields.timestamps`).
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None
@@ -223,7 +224,8 @@ class EventDecoder:
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
         """Return whether an event may have a NUL, or a group column that is too long, or be an envelope."""
-        # The backslash is searched first, because one byte is found much faster than six, and most events have none.
+        # The search for a single backslash comes first, because it is much faster than the search for an escape of six
+        # bytes, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
         if self._fields.kept is not None and self._fields.kept.unusual(parts):

@@ -25,7 +25,7 @@ TOMBSTONE = (
 )
 
 AS_WRITTEN = "timestamp as "
-"""The start of the type in messages for a timestamp with a format, for example in "timestamp as %d.%m.%Y"."""
+"""The words before the format of a timestamp in messages, for example in "timestamp as %d.%m.%Y"."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
 _SHOWN = 60
@@ -54,7 +54,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def not_json(raw: bytes, error: Exception) -> InvalidEvent:
-    """Return the verdict on bytes that are not JSON. Its detail names the probable format."""
+    """Return the verdict on bytes that are not JSON. The verdict's detail names the probable format."""
     return InvalidEvent(Reason.NOT_JSON, None, f"{_looks_like(raw)} ({error})")
 
 
@@ -120,7 +120,7 @@ def refused(
 
 
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
-    """Return the verdict on an event in which the value at `steps`, on the path of `name`, is no object or array."""
+    """Return the verdict on an event whose value at `steps`, on the path of `name`, is not an object or array."""
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
@@ -167,7 +167,7 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
 def unit_hint(value: int | float) -> str | None:
     """Return a detail if a timestamp is probably in another unit than milliseconds, else None.
 
-    This is likely if the timestamp is a time between 1990 and 2100 in the other unit.
+    Another unit is likely if the timestamp is a time between 1990 and 2100 in that unit.
     """
     for unit, scale in _UNITS:
         seconds = value / scale
@@ -186,7 +186,7 @@ def counts_seconds(name: str | None, value: int) -> InvalidEvent:
 def miswritten(name: str, kind: str, value: Any) -> InvalidEvent:
     """Return the verdict on a timestamp that is not in the format of its field."""
     came = f"string {json.dumps(value)}" if isinstance(value, str) else f"number {value}"
-    detail = f"{name}: expected {kind}, got {_shortened(came)}; send it so, or correct the field's format"
+    detail = f"{name}: expected {kind}, got {_shortened(came)}; send this format, or correct the field's format"
     return InvalidEvent(Reason.MISTYPED, name, detail)
 
 
@@ -238,7 +238,7 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
         # The reader accepts every number, unless its exponent is too large.
         return (Reason.OUT_OF_RANGE if got == "number" else Reason.MISTYPED), f"{came}; {_decimal_remedy(value, got)}"
     if kind.startswith(AS_WRITTEN):
-        return Reason.MISTYPED, f"{came}; send it so, or correct the field's format"
+        return Reason.MISTYPED, f"{came}; send this format, or correct the field's format"
     if kind == "timestamp":
         return _mistimed(came, value, got)
     return Reason.MISTYPED, f"{came}; {_remedy(value, kind, got)}"

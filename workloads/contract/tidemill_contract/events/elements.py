@@ -28,12 +28,12 @@ from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_ELEMENTS = 10_000
-"""The maximum number of elements. A record with more becomes a dead letter: a megabyte can contain half a million
-elements, and all elements of a record are in one batch."""
+"""The maximum number of elements. A record with more elements becomes a dead letter. A megabyte can contain half a
+million elements, and all elements of a record are in one batch."""
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""The maximum size of a record's own fields in its stored events together. Each stored event has these fields."""
+"""The maximum total size of the copies of a record's own fields. Each stored event has a copy of these fields."""
 LIST = "_elements"
-"""The name under which a decoded record has the JSON texts of its elements. No field can have this name."""
+"""The attribute of a decoded record with the JSON texts of its elements. No field can have this name."""
 
 
 class ExplodedArray:
@@ -65,7 +65,7 @@ class ExplodedArray:
         raws: Sequence[bytes],
         document: Callable[[bytes], bytes],
     ) -> Decoded:
-        """Check the arrays of decoded records, and return the records with the verdicts on wrong arrays.
+        """Check the arrays of decoded records, and return the records with the verdicts on invalid arrays.
 
         Args:
             decoded: the records.
@@ -108,8 +108,8 @@ class ExplodedArray:
             beside = len(event) - len(text_at(event, self._steps) or b"")
         if len(array) * beside <= MAX_KEPT_BYTES:
             return None
-        detail = f"{where} has {len(array)} elements, each of which would be kept with the {beside} bytes beside them"
-        detail += f"; at most {MAX_KEPT_BYTES} are allowed together: send several records"
+        detail = f"{where} has {len(array)} elements, and each would be stored with the {beside} bytes of the record's"
+        detail += f" other fields; at most {MAX_KEPT_BYTES} bytes are allowed in total: send several records"
         return InvalidEvent(Reason.TOO_LARGE, self._field, detail)
 
 
@@ -120,7 +120,7 @@ class Elements:
     Attributes:
         events: the events; None for an invalid element.
         counts: the number of elements of each record.
-        raws: the JSON texts of the elements. The list is empty if the texts are not needed any more.
+        raws: the JSON texts of the elements. The list is empty if the texts are no longer needed.
         invalid: the verdicts on invalid elements, by index.
         micros: the microseconds within the millisecond of each event time, or None, as in `Decoded`.
     """
@@ -147,8 +147,8 @@ class ElementDecoder:
         inside = [field for field in spec.source.fields if field.array is not None]
         self._steps: Steps = spec.source.array or ()
         self._field = inside[0].name
-        # An element that is no object, such as a number, is wrapped in an object with one member. So the same decoder
-        # validates all elements.
+        # An element that is not an object, such as a number, is wrapped in an object with one member. So the same
+        # decoder validates all elements.
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]
@@ -179,7 +179,9 @@ class ElementDecoder:
     def plain(
         self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
     ) -> Elements | None:
-        """Check elements that were decoded with their records as `kind`. Return None if each must be decoded by itself.
+        """Check elements that were decoded with their records as `kind`.
+
+        Return None if each element must be decoded by itself.
 
         Args:
             arrays: the decoded elements of each record.
@@ -250,7 +252,7 @@ class Origins:
         return _texts(self.document(raw), self.steps)[place]
 
 
-@lru_cache(maxsize=32)  # because several elements of the same record are requested one after the other
+@lru_cache(maxsize=32)  # cached, because several elements of the same record are requested one after the other
 def _texts(raw: bytes, steps: Steps) -> list[bytes]:
     return items(text_at(raw, steps) or b"[]")
 

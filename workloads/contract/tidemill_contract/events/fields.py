@@ -20,8 +20,8 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_KEY_BYTES = 1024
-# The record key is a copy of a field, so a record can have almost twice the bytes of its event. The rest is for
-# headers.
+# The record key is a copy of a field, so a record can have almost twice the bytes of its event. The remaining bytes are
+# for headers.
 MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
@@ -77,7 +77,7 @@ class EventFields:
         leaves += unread(kept, leaves) if spec.source.strict else []
         self.shape = Shape(leaves, strict=spec.source.strict)
         self.decode = msgspec.json.Decoder(self.shape.type).decode
-        # If several fields read the same member, the first one is judged for all.
+        # If several fields read the same member, the first field is judged for all of them.
         first = self.shape.first
         fields = [field for field in fields if field.name not in first]
         self.event_time = first.get(time, time) if time in self.names else None

@@ -1,4 +1,4 @@
-"""Fields of type json. They are stored unchanged with the raw event, and not used for anything else.
+"""Fields of type json, which are stored unchanged with the raw event, and not used for anything else.
 
 A json field is taken from an event's bytes only when the event is stored, so other fields may have a path into it.
 """
@@ -15,7 +15,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
 
 JSON = "json"
-"""The name of this type in the spec."""
+"""The name of the type in the spec."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -28,7 +28,7 @@ class KeptJson:
 
     def unusual(self, parts: Sequence[bytes]) -> bool:
         """Return whether some events must be checked one by one. `parts` are the bytes of many events together."""
-        # This is checked here, because the JSON reader accepts bytes that are not UTF-8 in members that it skips.
+        # UTF-8 is checked here, because the JSON reader accepts any bytes in members that it skips.
         try:
             for part in parts:
                 part.decode()

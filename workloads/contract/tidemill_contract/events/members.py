@@ -2,8 +2,8 @@
 
 - An integer may be written as `200.0` or `2e2`, for example by data frame libraries.
 - A time may be a date alone, which means midnight UTC.
-- Fractions of seconds are truncated to microseconds. The typed decoder would round them, which could move an event
-  into the next window.
+- Fractions of seconds are truncated to microseconds. The typed decoder would round the fractions, which could move an
+  event into the next window.
 
 The typed decoder then reads the rewritten event, so that it validates every event.
 """
@@ -21,10 +21,10 @@ BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 Members = dict[str, bytes]
 """The JSON text of each member of an event. If a name occurs twice, the last member counts."""
 
-# This finds times that the typed decoder rounds up, by their seventh digit. The pattern begins with the dot, because
-# JSON has fewer dots than colons, so the search is faster.
+# The pattern of times with seven or more digits of a second, which the typed decoder may round up. The pattern begins
+# with the dot, because JSON has fewer dots than colons, so the search is faster.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
-# This finds a dot, a digit or a colon that is written as an escape, because the pattern above cannot match escapes.
+# The pattern of a dot, a digit or a colon that is written as an escape. The pattern above does not match escapes.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

@@ -74,7 +74,7 @@ class RecordDecoder:
 
     @cached_property
     def elements(self) -> ElementDecoder:
-        """The decoder of the elements of the exploded array. Ingest does not need it."""
+        """The decoder of the elements of the exploded array. Ingest does not need this decoder."""
         return ElementDecoder(self._spec, exact=self._exact)
 
     @cached_property
@@ -186,7 +186,7 @@ class RecordDecoder:
         """Check a record's own timestamp as the event time.
 
         Raises:
-            InvalidEvent: it is in seconds, before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the timestamp is in seconds, before 1970, or further ahead of `now_ms` than maxFuture.
         """
         self._events.times.check_record(record_time_ms, now_ms)
 

@@ -1,4 +1,4 @@
-"""The layout of events in memory: the typed structs that the JSON reader fills, and where they have each field.
+"""The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field in them.
 
 An event without paths is one flat struct. Paths lead to nested structs, so that a value is read without dictionaries
 and without a copy. If the reader refuses an event, the event's fields are found member by member (`extracted`) and
@@ -32,9 +32,9 @@ class Leaf:
         kind: the type that the JSON reader accepts, without null.
         required: whether the event must have the field.
         default: the value if the field is absent or null, as in decoded events.
-        beside: whether the value is not in the event. It is set later, by `put`.
+        beside: whether the value is not in the event. `put` sets the value later.
         unread: whether the value is not read. The field only exists so that strict events may contain it.
-        holds: for the exploded array, which is no field itself, the name of a field of its elements.
+        holds: for the exploded array, which is not a field itself, the name of a field of its elements.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Shape:
         node.children[leaf.steps[-1]] = leaf
 
     def _compiled(self, node: _Node, name: str, owner: str) -> Any:
-        """Return the struct of a node and its children. `owner` is the attribute path to it, with a dot at the end."""
+        """Return the struct of a node and its children. `owner` is the node's attribute path, with a dot at the end."""
         node.owner = owner
         fields = []
         for step, child in node.children.items():
@@ -167,7 +167,7 @@ class Shape:
     def _fill(self, events: Sequence[Any]) -> None:
         """Replace null objects on paths with empty objects.
 
-        Few events have null there, so this is only done after an attribute was not found.
+        Few events have null on a path, so null objects are only replaced after an attribute was not found.
         """
         for node in self._inner:  # outer nodes come before inner ones
             outer, _, attribute = node.owner[:-1].rpartition(".")
@@ -199,7 +199,7 @@ class Shape:
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
         """Return the events as structs of all fields by name.
 
-        `shown` has functions for some fields, by name. They convert a value that is not null to a text.
+        `shown` has functions for some fields, by name, which convert a value that is not null to a text.
         """
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
@@ -248,7 +248,7 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return leaves for members that strict events may have, as far as they are on no path of other ones."""
+    """Return leaves for members that strict events may have. Members on the path of another leaf are left out."""
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):
@@ -257,7 +257,7 @@ def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
 
 
 def _merged(leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return the first leaf of each path. It is required if one of the same path is."""
+    """Return the first leaf of each path. The first leaf is required if any leaf with the same path is required."""
     found: dict[Steps, Leaf] = {}
     for leaf in leaves:
         first = found.setdefault(leaf.steps, leaf)

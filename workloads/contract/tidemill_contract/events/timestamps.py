@@ -41,14 +41,14 @@ def check_format(text: str) -> None:
     if text in UNITS or text == RFC3339:
         return
     if "%" not in text:
-        raise ValueError("is no format of times: write rfc3339, s, ms, us, ns or a pattern such as '%d.%m.%Y %H:%M'")
+        raise ValueError("is not a format of times: write rfc3339, s, ms, us, ns or a pattern such as '%d.%m.%Y %H:%M'")
     try:
         found = dt.datetime.strptime(_TRIED.strftime(text), text)
     except (ValueError, re.error):
         remedy = "write directives as strptime of Python takes them, such as '%d.%m.%Y %H:%M:%S'"
-        raise ValueError(f"is no pattern that times can be read by: {remedy}") from None
+        raise ValueError(f"is not a pattern for times: {remedy}") from None
     if found.date() != _TRIED.date():
-        raise ValueError("has no whole date: add year, month and day, such as %Y-%m-%d")
+        raise ValueError("has no complete date: add year, month and day, such as %Y-%m-%d")
 
 
 def check_zone(name: str) -> None:
@@ -62,7 +62,7 @@ def check_zone(name: str) -> None:
             raise ValueError
         zoneinfo.ZoneInfo(name)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        raise ValueError("is no time zone: write its name, such as Europe/Berlin or UTC") from None
+        raise ValueError("is not a time zone: write a name, such as Europe/Berlin or UTC") from None
 
 
 class TimeFormat:
@@ -71,7 +71,8 @@ class TimeFormat:
     Attributes:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
-        guesses: whether numbers are checked for a wrong unit. They are not if the format is a unit or a pattern.
+        guesses: whether numbers are checked for a wrong unit. Numbers are not checked if the format is a unit or a
+            pattern.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:
@@ -129,7 +130,7 @@ class TimeFormat:
         try:
             return (moment - _EPOCH) // _MICROSECOND
         except OverflowError:
-            raise ValueError("it lies outside the years 1 to 9999") from None
+            raise ValueError("it is outside the years 1 to 9999") from None
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
@@ -142,13 +143,13 @@ class TimeFormat:
 
 
 def _scaled(value: int | decimal.Decimal, digits: int) -> int:
-    """Return a number times 10^digits, rounded down to an integer. This converts a unit to microseconds."""
+    """Return a number times 10^digits, rounded down to an integer, to convert a unit to microseconds."""
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)
     number = decimal.Decimal(value)
     if not number.is_finite():
-        raise ValueError("it is no number")
+        raise ValueError("it is not a number")
     if number and number.adjusted() > _MOST_DIGITS:
         return -_BEYOND if number < 0 else _BEYOND
     return int(_EXACT.to_integral_value(_EXACT.scaleb(number, digits)))

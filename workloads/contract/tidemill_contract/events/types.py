@@ -33,7 +33,7 @@ _DEFAULTS = {
     "number": "write a number",
     "boolean": "write true or false",
     "decimal": "write a number with as many digits as precision and scale allow",
-    "strings": "take it out: an event without the array counts no string",
+    "strings": "remove it: if the array is absent, no string is counted",
     "timestamp": "write RFC 3339 in quotes, such as '2026-11-28T10:00:00Z', or epoch milliseconds",
 }
 
@@ -84,7 +84,8 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
     """Return a timestamp from the JSON reader as milliseconds and the remaining microseconds (0 to 999).
 
     Raises:
-        InvalidEvent: it is in seconds, does not have the format of field `name`, or is outside the years 1 to 9999.
+        InvalidEvent: the time is in seconds, does not have the format of field `name`, or is outside the years 1 to
+            9999.
     """
     hint = None
     is_number = value.__class__ is int
@@ -107,7 +108,7 @@ def check_default(field: FieldSpec) -> None:
     """Check that an event with a field's default as its value would be valid.
 
     Raises:
-        ValueError: it would not; the text is `message: remedy`.
+        ValueError: the event would not be valid; the text is `message: remedy`.
     """
     value = default_of(field)
     if value is None or field.type != "timestamp":

@@ -1,4 +1,4 @@
-"""The reasons why an event is not counted, the verdict on an event, and the headers that a record has for it."""
+"""The reasons why an event is not counted, the verdict on an event, and the record headers for a verdict."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checks the types of filter and derive expressions, and compiles them to vectorised polars expressions.
 
-Where SQL would fail (overflow, division by zero, text that is no number), the result is NULL, so that no event can
-stop a batch. No function uses other rows, so the result of an event does not depend on its batch.
+Where SQL would fail (overflow, division by zero, a text that is not a number), the result is NULL, so no event can stop
+a batch. No function uses other rows, so the result of an event does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
     """Return the frame with a derived column.
 
     If all rows of a batch happen to be equal, polars may compute only one value, and then raise an error because the
-    lengths differ. As an expression uses one row only, this value is right for all rows. Without this handling, the
-    processor would search the batch for an event that causes the error.
+    lengths differ. Because an expression uses only one row, this value is right for all rows. Without this handling,
+    the processor would search the batch for an event that causes the error.
     """
     try:
         return frame.with_columns(expression)
@@ -120,7 +120,7 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
         as_filter: whether the expression has to be a condition.
 
     Raises:
-        ExpressionError: the expression is not valid, or is no condition although it has to be one.
+        ExpressionError: the expression is not valid, or it must be a condition and is not.
     """
     if as_filter:
         compile_condition(text, types)
@@ -184,9 +184,10 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
             typed = case_of(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
-    # Some functions use an argument twice in the polars expression, so its size grows exponentially with nesting.
+    # Some functions use an argument twice in the polars expression, so the expression's size grows exponentially with
+    # nesting.
     if typed.size > MAX_SIZE:
-        raise ExpressionError("is too large when written out; split it over several derives")
+        raise ExpressionError("is too large with all derives written out; split it into several derives")
     return typed
 
 
@@ -196,5 +197,5 @@ def _lookup(name: str, types: Mapping[str, str]) -> Typed:
     if name.upper() in UNSTABLE:
         raise ExpressionError(f"{name.upper()} gives a different value each time; use the event's own fields")
     close = difflib.get_close_matches(name, types, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(list(types)[:12]) or 'none'}"
+    hint = f"did you mean '{close[0]}'?" if close else f"known columns: {', '.join(list(types)[:12]) or 'none'}"
     raise ExpressionError(f"unknown column '{name}'; {hint} (a text is written in single quotes)")

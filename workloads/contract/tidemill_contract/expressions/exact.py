@@ -35,7 +35,7 @@ from tidemill_contract.expressions.values import (
 )
 
 DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
-"""The words with which a decimal type begins in TRY_CAST."""
+"""The names of decimal types in TRY_CAST."""
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
@@ -73,7 +73,7 @@ def rounded(name: str, argument: Typed, digits: int) -> Built:
 
 def _rounded(name: str, step: int, numbers: pl.Series) -> pl.Series:
     whole = numbers // step
-    rest = numbers - whole * step  # never negative, because the quotient is rounded down
+    rest = numbers - whole * step  # the rest is never negative, because the quotient is rounded down
     match name:
         case "ROUND":
             up = (rest * 2 > step) | ((rest * 2 == step) & (numbers > 0))
@@ -104,7 +104,7 @@ def to_decimal(name: str, source: Typed, wanted: str) -> Built:
     precision, scale = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
     if not 0 <= scale <= precision <= MOST_DIGITS or not precision:
         raise ExpressionError(
-            f"{name}: {wanted} is no type; write decimal(PRECISION, SCALE), such as decimal(18, 2), with at most"
+            f"{name}: {wanted} is not a type; write decimal(PRECISION, SCALE), such as decimal(18, 2), with at most"
             f" {MOST_DIGITS} digits, of which SCALE are after the point"
         )
     if source.kind == "null":
@@ -119,7 +119,7 @@ def to_decimal(name: str, source: Typed, wanted: str) -> Built:
 
 
 def from_decimal(source: Typed, kind: str) -> Built:
-    """Return a decimal converted to another type. As an integer, it loses its fraction.
+    """Return a decimal converted to another type. A decimal that becomes an integer loses its fraction.
 
     Raises:
         ExpressionError: a decimal cannot be converted to this type.
@@ -155,5 +155,5 @@ def _each(function: Callable[[Any], Any], dtype: pl.DataType, values: pl.Series)
 
 
 def _mapped(argument: Typed, function: Callable[[pl.Series], pl.Series], dtype: pl.DataType) -> pl.Expr:
-    # The callback gets the whole column, so that the expression is written only once.
+    # The callback gets the entire column, so the expression is written only once.
     return argument.expression.map_batches(function, return_dtype=dtype, is_elementwise=True)

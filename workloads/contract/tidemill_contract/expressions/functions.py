@@ -67,7 +67,7 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
     entry = _FUNCTIONS.get(name)
     if entry is None:
         close = difflib.get_close_matches(name, FUNCTION_NAMES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(FUNCTION_NAMES)}"
+        hint = f"did you mean {close[0]}?" if close else f"known functions: {', '.join(FUNCTION_NAMES)}"
         raise ExpressionError(f"unknown function {name}; {hint}")
     least, most, build = entry
     if not least <= len(args) <= most:
@@ -102,7 +102,8 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
     if name == "/":
         return "number", quotient(*floats)
     if all(argument.kind == "integer" for argument in args):
-        # 128 bits hold the result of any one operation. If it does not fit 64 bits, it becomes NULL and never wraps.
+        # 128 bits hold the result of any single operation. A result that does not fit 64 bits becomes NULL and never
+        # wraps.
         a, b = (argument.expression.cast(WIDE) for argument in args)
         return "integer", narrow({"+": a + b, "-": a - b, "*": a * b}[name])
     a, b = floats
@@ -154,7 +155,7 @@ def _is(name: str, args: Sequence[Typed]) -> Built:
 
 def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
-        raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
+        raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
     kind, values = unify(name, args, compared=True)
     # A horizontal OR of equalities is used instead of is_in, because it treats NULL as SQL does and takes every type.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
@@ -272,7 +273,7 @@ def _substring(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _find(name: str, args: Sequence[Typed]) -> Built:
-    value, part = as_string(name, args[0]), constant(name, args[1], "what to look for", "string")
+    value, part = as_string(name, args[0]), constant(name, args[1], "the text to search for", "string")
     match name:
         case "STARTS_WITH":
             return "boolean", value.str.starts_with(part)
@@ -281,7 +282,7 @@ def _find(name: str, args: Sequence[Typed]) -> Built:
         case "CONTAINS":
             return "boolean", value.str.contains(part, literal=True)
     if not part:
-        raise ExpressionError("REPLACE: what to look for must not be empty")
+        raise ExpressionError("REPLACE: the text to search for must not be empty")
     with_what = constant(name, args[2], "the replacement", "string")
     return "string", value.str.replace_all(part, with_what, literal=True)
 
@@ -311,7 +312,7 @@ def _try_cast(name: str, args: Sequence[Typed]) -> Built:
     kind = _CAST_TYPES.get(wanted)
     if kind is None:
         raise ExpressionError(
-            f"{name} knows no type {wanted}; there are integer, number, decimal(18, 2), string, boolean, timestamp"
+            f"{name} does not know the type {wanted}; write integer, number, decimal(18, 2), string, boolean, timestamp"
         )
     if source.kind in DECIMALS:
         return exact.from_decimal(source, kind)

@@ -70,14 +70,14 @@ def _date_part(name: str, args: Sequence[Typed]) -> Built:
     if part == "EPOCH":
         return "number", quotient(moment.dt.epoch("ms").cast(pl.Float64()), pl.lit(1000.0))
     if part not in _PARTS:
-        raise ExpressionError(f"there is no part {part} of a timestamp; there are EPOCH, {', '.join(_PARTS)}")
+        raise ExpressionError(f"a timestamp has no part {part}; write one of EPOCH, {', '.join(_PARTS)}")
     return "integer", _PARTS[part](moment).cast(pl.Int64())
 
 
 def _unit(name: str, argument: Typed, known: dict[str, object]) -> str:
     unit = str(constant(name, argument, "the unit", "string")).upper()
     if unit not in known:
-        raise ExpressionError(f"{name} knows no unit '{unit}'; there are {', '.join(known)}")
+        raise ExpressionError(f"{name} does not know the unit '{unit}'; write one of {', '.join(known)}")
     return unit
 
 
@@ -90,7 +90,7 @@ def _difference(name: str, args: Sequence[Typed]) -> Built:
     unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
     first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
     # Differences are exact as doubles. A quotient below a whole number stays below it, because the gap is larger than
-    # the rounding error. So the cast cuts correctly.
+    # the rounding error. So the cast truncates correctly.
     return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
 
 
@@ -112,10 +112,10 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
     used = set(_DIRECTIVE.findall(form))
     unknown = sorted(used - set(_DIRECTIVES))
     if unknown or not any(date <= used for date in _DATES):
-        wrong = f"{', '.join(unknown)} is unknown" if unknown else "there is no whole date"
+        wrong = f"{', '.join(unknown)} is unknown" if unknown else "there is no complete date"
         known = " ".join(_DIRECTIVES)
         raise ExpressionError(
-            f"{name}: in the pattern '{form}' {wrong}; write one such as '%d.%m.%Y %H:%M:%S', of {known}"
+            f"{name}: in the pattern '{form}' {wrong}; write a pattern such as '%d.%m.%Y %H:%M:%S', with {known}"
         )
     form = form.replace(".%f", "%.f")  # polars' notation of a fraction
     if "%z" in used:
@@ -134,7 +134,7 @@ def _zone(name: str, argument: Typed) -> str:
     try:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ExpressionError(f"{name}: '{zone}' is no time zone; write one such as 'Europe/Berlin'") from None
+        raise ExpressionError(f"{name}: '{zone}' is not a time zone; write a name such as 'Europe/Berlin'") from None
     return zone
 
 

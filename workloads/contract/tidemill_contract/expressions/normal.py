@@ -1,6 +1,7 @@
 """The normal form of an expression: one text for all ways to write the same tree.
 
-Names of stored columns are made from it, so it never changes for an expression that exists.
+Names of stored columns are derived from the normal form, so the normal form of an existing expression must never
+change.
 """
 
 from __future__ import annotations

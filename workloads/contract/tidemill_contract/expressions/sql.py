@@ -1,7 +1,7 @@
 """Expressions over merged metrics as SQL: the part of the grammar that computes ratios, differences and choices.
 
-The SQL never raises, whatever finite values come: division by zero, overflow and the root of a negative number give
-NULL. Integers are `numeric`, so that sums of any size stay exact; numbers are doubles (see `functions.doubles`). A
+The SQL never raises an error for finite values: division by zero, overflow and the root of a negative number give NULL.
+Integers are `numeric`, so that sums of any size stay exact; numbers are doubles (see `functions.doubles`). A
 composite operand that is needed twice is computed once, in a subselect (`_bound`).
 """
 
@@ -99,12 +99,12 @@ def _column(name: str, columns: Mapping[str, Value]) -> Value:
     if name in columns:
         return columns[name]
     close = difflib.get_close_matches(name, columns, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(columns) or 'none'}"
+    hint = f"did you mean '{close[0]}'?" if close else f"known metrics: {', '.join(columns) or 'none'}"
     raise ExpressionError(f"unknown metric '{name}'; {hint} (a text is written in single quotes)")
 
 
 def _bound(template: str, *values: Value) -> str:
-    """Return SQL from a template with values (`{0}`, `{1}`, …). Each value is computed once, also if it is repeated."""
+    """Return SQL from a template with values (`{0}`, `{1}`, …). Each value is computed once, even if it is repeated."""
     if all(value.simple for value in values):
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]
@@ -134,7 +134,7 @@ def _number(name: str, value: Value) -> Value:
 
 
 def _with_exact_constants(values: Sequence[Value]) -> Sequence[Value]:
-    """Return the values. If one is a decimal, constants become decimals with all the digits that are written."""
+    """Return the values. If any value is a decimal, constants become decimals with all written digits."""
     return [_decimal(value) for value in values] if any(value.kind in DECIMALS for value in values) else values
 
 
@@ -192,7 +192,7 @@ def _call(name: str, args: Sequence[Value]) -> Value:
     entry = _FUNCTIONS.get(name)
     if entry is None:
         close = difflib.get_close_matches(name, FUNCTION_NAMES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(FUNCTION_NAMES)}"
+        hint = f"did you mean {close[0]}?" if close else f"known functions: {', '.join(FUNCTION_NAMES)}"
         raise ExpressionError(f"metrics cannot be combined with {name}; {hint}")
     least, most, build = entry
     if not least <= len(args) <= most:
@@ -277,7 +277,7 @@ def _is(name: str, args: Sequence[Value]) -> Value:
 
 def _in(name: str, args: Sequence[Value]) -> Value:
     if any(not value.simple or value.kind == "null" for value in args[1:]):
-        raise ExpressionError("IN takes constants, and no NULL; write = … OR … for other values")
+        raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
     _, (tested, *listed) = _united(name, args)
     return Value("boolean", f"({tested.sql} IN ({', '.join(value.sql for value in listed)}))")
 

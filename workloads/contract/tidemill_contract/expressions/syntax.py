@@ -330,7 +330,7 @@ class _Parser:
         return Call("TRY_CAST", (node, Literal(kind)))
 
     def _digits(self) -> str:
-        """Parse a number of digits of a type, such as decimal(18, 2)."""
+        """Parse the precision or the scale of a type, such as 18 in decimal(18, 2)."""
         if not self._token.text.isdecimal():
             self._fail("a number of digits")
         self._next += 1

@@ -27,7 +27,7 @@ def _pattern(name: str, argument: Typed) -> str:
     except pl.exceptions.PolarsError as error:
         reasons = [line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")]
         raise ExpressionError(
-            f"{name}: '{pattern}' is no regular expression ({(reasons or ['too large'])[0]});"
+            f"{name}: '{pattern}' is not a regular expression ({(reasons or ['too large'])[0]});"
             " write one without look-around and back-references"
         ) from None
     return pattern
@@ -53,7 +53,8 @@ def _split_part(name: str, args: Sequence[Typed]) -> Built:
     value, delimiter = as_string(name, args[0]), constant(name, args[1], "the delimiter", "string")
     place = constant(name, args[2], "the place", "integer", -10_000, 10_000)
     if not delimiter or place == 0:
-        what = "the delimiter must not be empty" if not delimiter else "the first part is 1, the last is -1, none is 0"
+        places = "the first part is 1, the last part is -1, and 0 is not allowed"
+        what = places if delimiter else "the delimiter must not be empty"
         raise ExpressionError(f"{name}: {what}")
     part = value.str.split(delimiter).list.get(place - 1 if place > 0 else place, null_on_oob=True)
     return "string", pl.when(value.is_not_null()).then(part.fill_null(""))
@@ -79,7 +80,7 @@ def _title(name: str, args: Sequence[Typed]) -> Built:
 def _json(name: str, args: Sequence[Typed]) -> Built:
     value, path = as_string(name, args[0]), str(constant(name, args[1], "the path", "string"))
     if not _JSON_PATH.fullmatch(path):
-        raise ExpressionError(f"{name}: '{path}' is no path; write one such as '$.user.id' or '$.tags[0]'")
+        raise ExpressionError(f"{name}: '{path}' is not a path; write a path such as '$.user.id' or '$.tags[0]'")
     return "string", value.str.json_path_match(path)
 
 

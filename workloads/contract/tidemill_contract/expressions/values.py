@@ -36,7 +36,7 @@ class Typed:
         size: the number of nodes in the polars expression.
         constant: the value, if the expression is a constant.
         is_constant: whether the expression is a constant.
-        fixed: whether the expression uses no column, so that its value is the same for all rows.
+        fixed: whether the expression uses no column. Its value is then the same for all rows.
     """
 
     expression: pl.Expr
@@ -88,7 +88,7 @@ def as_string(name: str, argument: Typed) -> pl.Expr:
     """Return the argument of the function `name` as a string.
 
     Raises:
-        ExpressionError: the argument is no string.
+        ExpressionError: the argument is not a string.
     """
     if argument.kind not in ("string", "null"):
         raise _refuse(name, argument, "a string")
@@ -99,7 +99,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
     """Return the argument of the function `name` as a 64-bit float.
 
     Raises:
-        ExpressionError: the argument is no number.
+        ExpressionError: the argument is not a number.
     """
     number = argument.expression.cast(pl.Float64())
     if (scale := scale_of(argument.kind)) is not None:
@@ -110,7 +110,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
-    """Return the arguments. If one is a decimal, constants become decimals with all the digits that are written."""
+    """Return the arguments. If any argument is a decimal, constants become decimals with all written digits."""
     if all(scale_of(argument.kind) is None for argument in args):
         return args
     return [_exact(argument) if argument.kind == "number" and argument.is_constant else argument for argument in args]
@@ -142,7 +142,7 @@ def constant(name: str, argument: Typed, what: str, kind: str, low: int = 0, hig
         high: the greatest value of an integer.
 
     Raises:
-        ExpressionError: the argument is no such constant.
+        ExpressionError: the argument is not such a constant.
     """
     value = argument.constant
     if not argument.is_constant or argument.kind != kind or (kind == "integer" and not low <= value <= high):
@@ -158,7 +158,7 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
         name: the function.
         args: its arguments.
         compared: whether the arguments are compared with each other, or one of them is the result. Decimals may then
-            have 128 bits, and `chosen` converts the one that is the result to 64 bits.
+            have 128 bits, and `chosen` converts the result to 64 bits.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -187,7 +187,7 @@ def chosen(kind: str, value: pl.Expr) -> pl.Expr:
 
 
 def _united(name: str, args: Sequence[Typed], *, compared: bool) -> tuple[str, list[pl.Expr]]:
-    """Return the common type of decimals and other numbers: a decimal, or a double if one of them is a double."""
+    """Return the common type of decimals and other numbers: a decimal, or a double if any number is a double."""
     found = common_scales(argument.kind for argument in args if argument.kind != "null")
     if found is None:
         return "number", [as_number(name, argument) for argument in args]
@@ -210,7 +210,7 @@ def timed(argument: Typed) -> Typed:
     """Return the argument, with a constant string converted to a time.
 
     Raises:
-        ExpressionError: the string is no time.
+        ExpressionError: the string is not a time.
     """
     if argument.kind != "string" or not argument.is_constant:
         return argument
@@ -225,9 +225,9 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return whether the two can be compared in this order: the value that varies by row, then the fixed value.
+    """Return whether `a` and `b` are in an order that polars compares correctly: a varying value before a fixed value.
 
-    Polars computes `fixed < varying` as a single value if the varying side happens to be equal in all rows of a batch.
+    Polars computes `fixed < varying` as a single value if the varying value happens to be equal in all rows of a batch.
     """
     return b.fixed or not a.fixed
 
@@ -250,15 +250,15 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # The callback gets the whole column. `when(x.is_finite()).then(x)` would contain x twice, so that an expression
-    # would double in size with each nested function.
+    # The callback gets the whole column. `when(x.is_finite()).then(x)` would contain x twice, and an expression would
+    # double in size with each nested function.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
     dividend, divisor = numbers
-    # The divisor is made a whole column, because polars multiplies by the reciprocal of a constant. Then 5 / 3 would
-    # end in …665, but in a batch of one event in …667.
+    # The divisor is made a column, because polars multiplies by the reciprocal of a constant. So 5 / 3 would end in
+    # …665 in most batches, but in …667 in a batch of one event.
     return _nullify(dividend / (dividend * 0.0 + divisor))
 
 

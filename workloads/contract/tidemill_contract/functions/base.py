@@ -1,6 +1,6 @@
 """The base classes of aggregate functions and of the kinds of columns that they store.
 
-A function is one object. It has the function's parameters, the types of fields, the stored columns, the SQL of the
+A function is one object, which has the function's parameters, the types of fields, the stored columns, the SQL of the
 answer, and the texts for the documentation. The SQL that merges and rolls up a column belongs to the column's kind,
 which several functions can share. The registry lists the functions. The spec's enum, the rules, the CRD, the OpenAPI
 schema and the reference pages are generated from the registry.
@@ -30,7 +30,7 @@ WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
 ORDERED: tuple[str, ...] = ("integer", "number", "decimal", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53
-"""A double represents every integer up to this one exactly."""
+"""A double represents every integer up to this limit exactly."""
 
 SQL_TYPES: dict[str, str] = {
     "string": 'text COLLATE "C"',
@@ -80,7 +80,7 @@ class StoredColumn(Protocol):
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """The bounds of a histogram. They are empty for other kinds."""
+        """The bounds of a histogram, or nothing for other kinds."""
 
     @property
     def quoted(self) -> str:
@@ -97,10 +97,10 @@ class PartialKind:
     Attributes:
         name: the first part of the columns' names.
         sql_type: returns the column's SQL type for a field's spec type.
-        merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both may be null.
+        merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both values may be null.
         rollup: returns an SQL aggregate that merges the values of many rows.
         ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only adds precision to another column. A null then counts as zero.
+        refining: whether the column only adds precision to another column. In such a column, null counts as zero.
         sketch: whether the column stores frames of `sketches`.
     """
 
@@ -134,7 +134,7 @@ class Need:
         source: the field whose values the column stores, or None if the values are those of `field`.
         listed: the greatest number of values that the metric lists.
         bounds: the bounds of a histogram.
-        where: the metric's condition in its normal form. `needed_partials` sets it, functions do not.
+        where: the metric's condition in its normal form. `needed_partials` sets the condition, functions do not.
     """
 
     kind: PartialKind

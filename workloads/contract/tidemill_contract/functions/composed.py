@@ -1,4 +1,4 @@
-"""Metrics by `expression`. They are computed from the answers of other metrics of the aggregation, after merging.
+"""Metrics by `expression`, which are computed from the answers of other metrics of the aggregation, after merging.
 
 These metrics store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules all use the
 SQL of `windows.answer_columns`. So a ratio is always the ratio of the merged metrics.
@@ -47,7 +47,7 @@ def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
 def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], found: dict[str, None]) -> None:
     if name in path:
         circle = " → ".join([*path[path.index(name) :], name])
-        raise ExpressionError(f"the metric is computed from itself ({circle}); take one of them out")
+        raise ExpressionError(f"the metric is computed from itself ({circle}); remove one of these references")
     if name in found or name not in metrics:
         return  # a missing metric is reported when its name is compiled
     for operand in sorted(operands(metrics[name])):
@@ -108,7 +108,7 @@ def _check_operand(metrics: Mapping[str, Metric], name: str) -> None:
     """Refuse a metric whose answer is not a single value in SQL, because it is a list or is decoded from a sketch.
 
     Raises:
-        ExpressionError: the metric is such a metric.
+        ExpressionError: the metric's answer is not a single value in SQL.
     """
     metric = metrics.get(name)
     if metric is None or is_composed(metric):
@@ -127,7 +127,7 @@ def _operand(name: str, kind: str) -> Value:
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
     """Yield the metrics with a function that a metric is computed from.
 
-    If it has a function, yield the metric itself.
+    If the metric itself has a function, yield the metric.
     """
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):

@@ -87,7 +87,7 @@ class Count(Function):
 
 def _ascending(bounds: list[float] | None) -> list[float] | None:
     if bounds is not None and not all(low < high for low, high in pairwise([-math.inf, *bounds, math.inf])):
-        raise ValueError("are not in ascending order: write finite numbers, each greater than the one before")
+        raise ValueError("are not in ascending order: write finite numbers, each greater than the previous number")
     return bounds
 
 
@@ -97,7 +97,7 @@ class HistogramParameters(Parameters):
     remedies: ClassVar[Mapping[str, str]] = {"bounds": "add some in ascending order, such as bounds: [10, 100, 1000]"}
 
     bounds: Annotated[list[float], AfterValidator(_ascending)] = Field(
-        min_length=1, max_length=64, description="Numbers in ascending order. The values between each two are counted."
+        min_length=1, max_length=64, description="Numbers in ascending order. Values are counted between neighbours."
     )
 
 
@@ -106,7 +106,7 @@ class Histogram(Function):
 
     name = "histogram"
     value = (
-        "the number of values between each two ascending `bounds` (1 to 64), below the first bound,"
+        "the number of values between neighbouring `bounds` (1 to 64, ascending), below the first bound,"
         " and from the last bound on"
     )
     takes = NUMERIC
@@ -114,7 +114,7 @@ class Histogram(Function):
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
         "HistogramBucket",
-        "An item of a histogram: the number of values that are at least `from` and less than `to`. Null is no bound.",
+        "An item of a histogram: the number of values that are at least `from` and less than `to`. Null: no bound.",
         {
             "from": {"anyOf": [{"type": "number"}, {"type": "null"}]},
             "to": {"anyOf": [{"type": "number"}, {"type": "null"}]},

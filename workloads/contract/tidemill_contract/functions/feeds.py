@@ -17,27 +17,27 @@ from tidemill_contract.functions.partials import AggregationLayout, needed_colum
 from tidemill_contract.times import rfc3339_ms
 
 SINCE = "_since"
-"""The name of the column with the lowest layout of a row's writers. Every window table has it."""
+"""The name of the column with the lowest layout of a row's writers. Every window table has this column."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The layouts in which processors fill one column. By default, every layout fills it.
+    """The layouts in which processors fill one column. By default, every layout fills the column.
 
     Attributes:
         since: the first layout of the current period in which the column is filled, or None if it is no longer filled.
-        before: the earlier periods. Each is the layout that added the column, and the value of `closed_until` (epoch
-            ms) when the column was removed.
+        before: the earlier periods. Each period is the layout that added the column, and the value of `closed_until`
+            (epoch ms) when the column was removed.
     """
 
     since: int | None = 0
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return the SQL condition that the column contains all events of a row, or None if it does for every row.
+        """Return the SQL condition that the column contains all events of a row, or None if it always contains them.
 
-        A window that was closed when the column was removed got no event after that. So only the writers before the
-        removal matter for such a window.
+        A window that was closed when the column was removed got no event afterwards. So the column has all events of
+        such a window if every writer before the removal filled it.
 
         Args:
             end: SQL for the end of the row's window.
@@ -61,7 +61,7 @@ class Feeds:
     """The columns of a window table that processors fill.
 
     Attributes:
-        layout: the number of the current set of columns. It grows with every change.
+        layout: the number of the current set of columns, which grows with every change.
         columns: the feed of each column that was not filled from the first row on, by name.
     """
 
@@ -70,7 +70,10 @@ class Feeds:
 
     @classmethod
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
-        """Read the columns `layout` and `fed` of `_aggregations`. Both are None if an older schema lacks them."""
+        """Read the columns `layout` and `fed` of `_aggregations`.
+
+        If an older schema lacks these columns, both are None.
+        """
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
             for name, item in (fed or {}).items()
@@ -95,7 +98,7 @@ class Feeds:
         Args:
             known: the columns of the table's last plan.
             wanted: the columns that processors fill from now on.
-            there: the columns that the table has now. A lost column is added again, and is then empty.
+            there: the columns that the table has now. A column that is missing is added again, and is then empty.
             closed_until: the time (epoch ms) up to which windows get no more events, or None if no window is closed.
         """
         fed = {column for column in known if column in there and self.of(column).since is not None}
@@ -112,7 +115,7 @@ class Feeds:
     def of_writer(self, columns: Collection[str]) -> int:
         """Return the layout that a writer of these columns stores in `_since`.
 
-        It is the last layout of which the writer fills every column.
+        This is the last layout whose columns are all filled by the writer.
         """
         missing = [f.since for name, f in self.columns.items() if f.since is not None and name not in columns]
         return min(missing) - 1 if missing else self.layout

@@ -1,10 +1,10 @@
 """Functions that return the value of one event of a window.
 
-The event is the first one, the last one, or the one in which another field is smallest or largest. Each value is stored
-with the position of its event. A position is an array of event time, microseconds of the event time, epoch, partition,
-offset and the index in an exploded array. Positions in older rows have no microseconds. Such positions are compared by
-milliseconds, so the order of events within a millisecond is not certain. `min_by` and `max_by` also store the value of
-the other field. If this value is equal in several events, the earliest event counts.
+The event is the first event, the last event, or the event in which another field is smallest or largest. Each value is
+stored with the position of its event. A position is an array of event time, microseconds of the event time, epoch,
+partition, offset and the index in an exploded array. Positions in older rows have no microseconds. Positions in older
+rows are compared by milliseconds, so the order of events within a millisecond is not certain. `min_by` and `max_by`
+also store the value of the other field. If this value is equal in several events, the earliest event counts.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class RankedParameters(Parameters):
     """The parameter `by` of `min_by` and `max_by`."""
 
     fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
-    remedies: ClassVar[Mapping[str, str]] = {"by": "name the field or derive that is to be least or greatest"}
+    remedies: ClassVar[Mapping[str, str]] = {"by": "name the field or derive whose smallest or largest value decides"}
 
     by: Name = Field(description="Field or derive that decides which event's value is returned.")
 

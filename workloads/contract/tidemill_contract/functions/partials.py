@@ -74,11 +74,11 @@ def quote(identifier: str) -> str:
 
 @lru_cache(maxsize=4096)
 def column_of(kind: Kind, field: str) -> str:
-    """Return the unquoted name of the column that stores `kind` of a field. It is unique for each kind and field.
+    """Return the unquoted name of the column that stores `kind` of a field. The name is unique for each kind and field.
 
     The name is `_<kind>_<field>`. This is ambiguous if it is also the name of a longer kind and another field, such as
-    `last` of `at_home` and `last_at` of `home`. Then two underscores precede the field, as in `_last__at_home`. No
-    field begins with an underscore.
+    `last` of `at_home` and `last_at` of `home`. In this case two underscores precede the field, as in `_last__at_home`.
+    No field begins with an underscore.
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
@@ -101,7 +101,7 @@ class Conditional:
 
     @property
     def condition(self) -> str:
-        """The name of the frame's column that is true where the condition is true, else null. No field has a `?`."""
+        """The name of the frame's column that is true where the condition is true, else null. It contains `?`."""
         return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
 
     @property
@@ -118,7 +118,7 @@ class Partial:
         listed: the greatest number of frequent values that a metric lists.
         by: a second field. Columns with the same `field` and a different `by` are different columns.
         bounds: the bounds of a histogram.
-        noted: the field whose values the column stores, and the field's spec type, or None if it stores no values.
+        noted: the field whose values the column stores, and the field's spec type, or None if there are no values.
         where: the condition that an event must fulfil to count, in its normal form, or None if all events count.
     """
 
@@ -133,18 +133,18 @@ class Partial:
 
     @property
     def column(self) -> str:
-        """The column's name. It begins with an underscore, so it differs from every name in a spec."""
+        """The column's name, which begins with an underscore and so differs from every name in a spec."""
         plain = self.field is None and self.where is None
         return f"_{self.kind}" if plain else column_of(self.kind, self._label)
 
     @property
     def source(self) -> str:
-        """The frame's column that the partial is computed from, unless it counts all events."""
+        """The frame's column from which the partial is computed, unless the partial counts all events."""
         return str(self.field) if self.where is None else Conditional(self.where, self.field).column
 
     @property
     def _label(self) -> str:
-        """The part of the name that differs between columns of a kind. It has a dot unless it is a field's name."""
+        """The part of the name that differs between columns of a kind: a field's name, or a text with a dot."""
         field = self.field or ""
         if self.by is None and not self.bounds and self.where is None:
             return field
@@ -166,7 +166,7 @@ class Partial:
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a partial for internal use, which is merged like partials of fields. No field begins with its digit 0."""
+    """Return a partial for internal use. Its name has a 0 in place of a field, because no field begins with a digit."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -181,11 +181,11 @@ class AggregationLayout:
             its answer.
         size_ms: the length of a window. For sessions it is the greatest length, for calendar windows an upper bound.
         pane_ms: the length of a stored row, which is the hop of hopping windows, otherwise the size. For calendar
-            windows it is a lower bound. Sessions are closed in steps of this length.
+            windows, this is a lower bound. Sessions are closed in steps of this length.
         grace_ms: how long a window stays open after the watermark has passed its end.
         grid: the starts and ends of stored rows.
         panes: the number of stored rows that make up a window.
-        gap_ms: the silence that ends a session, or None if the windows are no sessions.
+        gap_ms: the silence that ends a session, or None if the windows are not sessions.
         reopen_ms: how long after its end a closed window can still change by late events, or None if it never changes.
             If windows can change, each row counts its changes.
         whole: the metrics for which some rows may lack events. Each has the SQL condition that a stored row has all
@@ -231,11 +231,11 @@ class AggregationLayout:
         return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
 
     def end_of(self, start_ms: int) -> int:
-        """Return the end of the window that starts at a time. It is not for sessions."""
+        """Return the end of the window that starts at a time. Sessions are not supported."""
         return self.grid.shift(start_ms, self.panes)
 
     def last_start(self, end_ms: int) -> int:
-        """Return the start of the last window that ends at a time or before. It is not for sessions."""
+        """Return the start of the last window that ends at or before a time. Sessions are not supported."""
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
@@ -250,7 +250,7 @@ class AggregationLayout:
     def key_columns(self) -> tuple[str, ...]:
         """The columns of the unique key, unquoted.
 
-        `_after` separates events that were late for some windows of a pane.
+        `_after` is part of the key, because events that were late for some windows of a pane are in a separate row.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
@@ -309,7 +309,7 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
 
 
 def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
-    """Return the metrics, each with the type of its field. For a metric by expression, it is the type of the answer."""
+    """Return the metrics, each with the type of its field, or of its answer if it is an expression."""
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answered = {
@@ -366,7 +366,7 @@ def fields_of(metric: Metric) -> set[str]:
 
 
 def conditionals(metric: Metric) -> set[Conditional]:
-    """Return the frame's conditional columns that a metric is computed from. Without a condition, there are none."""
+    """Return the frame's conditional columns that a metric is computed from. A metric without a condition has none."""
     return {Conditional(need.where, need.field) for need in _needs(metric) if need.where is not None}
 
 
@@ -386,7 +386,7 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     Args:
         partials: the columns to merge.
         source: a FROM item (table or parenthesised query with an alias) whose columns are the partials.
-        keys: for each key, an SQL expression over the source and the output name. Without keys, all rows become one.
+        keys: for each key, an SQL expression over the source and the output name. Without keys, one row is returned.
 
     Returns:
         SQL whose output columns are the keys by name, then every partial by its column name.

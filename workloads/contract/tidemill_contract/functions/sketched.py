@@ -53,7 +53,7 @@ KINDS = (QUANTILES, UNIQUES, FREQUENT)
 class QuantileParameters(Parameters):
     """The parameter of `quantile`."""
 
-    remedies: ClassVar[Mapping[str, str]] = {"q": "add one between 0 and 1, such as q: 0.95"}
+    remedies: ClassVar[Mapping[str, str]] = {"q": "add a number between 0 and 1, such as q: 0.95"}
 
     q: float = Field(gt=0, lt=1, description="The quantile, above 0 and below 1. For 0 and 1, use min and max.")
 
@@ -155,7 +155,7 @@ class TopK(Function):
 
     name = "topk"
     value = f"the `k` most frequent values (1 to 100, default {DEFAULT_K}); a sketch"
-    error = "0.7 % of the values counted; exact up to 384 different ones"
+    error = "0.7 % of the values counted; exact up to 384 different values"
     takes = WITH_STRINGS
     parameters = TopKParameters
     example: ClassVar[Mapping[str, Any]] = {"k": 5}
@@ -164,7 +164,7 @@ class TopK(Function):
         "FrequentValue",
         "An item of a topk metric: the value occurred at most `count` and at least `count - error` times.",
         {
-            "value": {"description": "Of the field's type."},
+            "value": {"description": "A value of the field's type."},
             "count": {"type": "integer"},
             "error": {"type": "integer"},
         },

@@ -2,10 +2,10 @@
 
 `quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
 k = 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
-`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. Its relative standard error is 1.15 %, as
-`hll_sketch.get_rel_err` gives it for merged sketches. The first few hundred values are counted exactly. `frequent` is a
-frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying frequent items in data
-streams"). `slots_lg` describes its size and its error.
+`uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. The relative standard error of `uniques`
+is 1.15 %, as `hll_sketch.get_rel_err` gives it for merged sketches. The first few hundred values are counted exactly.
+`frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying frequent
+items in data streams"). `slots_lg` describes its size and its error.
 
 A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
 merges two values by concatenation, and `compact` later merges many frames into one. Integers that a double cannot
@@ -48,8 +48,8 @@ def slots_lg(listed: int) -> int:
     """Return the binary logarithm of M, the number of slots of a sketch from which `listed` values are listed.
 
     Up to 0.75 M different values, all counts are exact. With more values, the error of each count is at most 3.5 / M of
-    the number of all values, by the library's documentation. M is at least 16 times `listed`, and at least 512. For
-    M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
+    the number of all values, according to the library's documentation. M is at least 16 times `listed`, and at least
+    512. For M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
     """
     return max(9, (16 * listed - 1).bit_length())
 
@@ -58,7 +58,7 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
     """Return the stored form of a sketch of values, or None if there are no values.
 
     Args:
-        partial: the column. For quantiles, the values are numbers. For other kinds, they can have any type.
+        partial: the column. For quantiles, the values are numbers. For other kinds, the values can have any type.
         values: the values. Timestamps are epoch milliseconds. For distinct counts, repeated values may be left out.
     """
     if not len(values):
@@ -88,7 +88,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            frames.sort(key=len, reverse=True)  # readers compare the length of the whole with that of the first frame
+            frames.sort(key=len, reverse=True)  # readers compare a value's length with the length of its first frame
             return b"".join(frames)
         case "frequent":
             return _frame(_frequent(stored).serialize())
@@ -131,7 +131,7 @@ def _same(value: Any) -> Any:
 
 
 def _shower(field_type: str | None) -> Callable[[Any], Any]:
-    """Return the function that converts a counted value to the value that is listed."""
+    """Return the function that converts a counted value to the listed value."""
     scale = scale_of(field_type)
     if scale is not None:
         return lambda scaled: scaled_text(scaled, scale)
@@ -153,7 +153,7 @@ def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:
             return None
-        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent first
+        items = _frequent(stored).get_frequent_items(_ALL)  # the most frequent values come first
         if len(items) > k:
             least = items[k - 1][1]
             items = takewhile(lambda item: item[1] >= least, items)
@@ -230,7 +230,7 @@ def _uniques(stored: bytes) -> Any:
 
 
 def _frequent(stored: bytes) -> Any:
-    """Merge the stored frames into one sketch. It has as many slots as the largest frame.
+    """Merge the stored frames into one sketch, with as many slots as the largest frame.
 
     Frames have different numbers of slots if `k` was edited. Frames are sorted first, because SQL concatenates them in
     any order, and the result depends on the order once the slots are full.

@@ -25,9 +25,9 @@ SCRATCH = ("centre", "rest", "delta", "squares")
 _ORDINARY, _LARGE = "1e140", "1e171"
 """Means below `_ORDINARY` are merged by plain arithmetic. Unequal doubles above `_LARGE` differ by more than 1e154."""
 _NONE = "1e-160"
-"""A difference below this one counts as zero, because its square would be close to the smallest double."""
+"""A difference below this limit counts as zero, because its square would be close to the smallest double."""
 _LEAST = "1e-250"
-"""Sums of differences above this one do not underflow when they are divided by a count, not even after cancellation."""
+"""Sums of differences above this limit do not underflow when they are divided by a count, even after cancellation."""
 _MOST = "'8e307'::double precision"
 """The largest finite M2, and the largest step by which it grows. The sum of two such values is finite."""
 
@@ -38,7 +38,7 @@ def merged(kind: str, column: Column, old: str, new: str) -> str:
     rest_a, rest_b = f"coalesce({old}.{column('low')}, 0)", f"{new}.{column('low')}"
     na, nb, stored = f"{old}.{column('n')}", f"{new}.{column('n')}", column(kind)
     make = _merged_squares if kind == "m2" else _moved
-    # Most means are below `_ORDINARY`. For these, `near` is enough: it is faster, because it has fewer checks.
+    # Most means are below `_ORDINARY`. For these means, `near` is exact enough and faster, because it has fewer checks.
     near = make(kind, column, old, new, f"(({b} - {a}) + ({rest_b} - {rest_a}))")
     far = make(kind, column, old, new, f"({_difference((b, rest_b), (a, rest_a))})")
     if kind == "m2":
@@ -68,7 +68,7 @@ def _moved(kind: str, column: Column, old: str, new: str, delta: str) -> str:
 def _sum(kind: str, mean: str, move: str) -> str:
     """Return SQL for one of the two doubles of a moved mean.
 
-    The low part may be rounded itself. This error is negligible compared with `move`.
+    The low part may be rounded itself. The rounding error is negligible compared with `move`.
     """
     return f"{mean} + {move}" if kind == "mean" else f"{move} - (({mean} + {move}) - {mean})"
 
@@ -91,8 +91,8 @@ def rolled(kind: str, column: Column) -> str:
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The squares were taken of distances from the centre. The centre differs a little from the mean, so the excess is
-    # subtracted.
+    # The squares are of distances from the centre, which differs a little from the mean. So the excess over the squares
+    # from the mean is subtracted.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
@@ -116,7 +116,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
 
 
 def _centres(column: Column, by: str) -> list[tuple[str, str]]:
-    """Return SQL for the centre, a value near the mean of all rows. If all means are equal, it is equal to them."""
+    """Return SQL for the centre, a value near the mean of all rows. If all means are equal, so is the centre."""
     mean, n = column("mean"), column("n")
     weighed = f"sum(CASE WHEN abs({mean}) BETWEEN {_LEAST} AND {_LARGE} THEN {n} * {mean} ELSE 0 END) {by}"
     about = f"{weighed} / nullif(sum({n}::double precision) {by}, 0)"
@@ -133,7 +133,7 @@ def _deltas(column: Column, _: str) -> list[tuple[str, str]]:
 
 
 def _squares(column: Column, _: str) -> list[tuple[str, str]]:
-    """Return SQL for each M2 with the deviations taken from the centre."""
+    """Return SQL for each M2, with deviations from the centre instead of the mean."""
     n, m2, delta = column("n"), column("m2"), column("delta")
     moved = (
         f"CASE WHEN abs({delta}) < {_NONE} THEN 0 WHEN abs({delta}) < {_ORDINARY}"

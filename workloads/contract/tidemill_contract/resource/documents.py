@@ -87,7 +87,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
     """
     if len(text) > MAX_BYTES:
         raise DocumentError(
-            [Fault("", ABSENT, f"{len(text)} characters are too many", f"a file takes at most {MAX_BYTES}")]
+            [Fault("", ABSENT, f"{len(text)} characters are too many", f"a file may have at most {MAX_BYTES}")]
         )
     documents, faults = _read(text)
     if not documents and not faults:
@@ -100,7 +100,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
 
 
 def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """Return the documents of a YAML text that are mappings, and the faults of the others."""
+    """Return the documents of a YAML text that are mappings, and the faults of all other documents."""
     loader = None
     documents: list[dict[str, Any]] = []
     faults: list[Fault] = []
@@ -127,7 +127,7 @@ def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
         TypeError,
         LookupError,
         AttributeError,
-    ) as error:  # caused by an explicit tag or a huge number
+    ) as error:  # an explicit tag or a huge number causes this error
         faults.append(Fault("", ABSENT, f"a value cannot be read: {error}", "put the value in quotes"))
     finally:
         if loader is not None:
@@ -144,14 +144,14 @@ def _judge(document: Any, number: int) -> Fault | None:
         return Fault(
             "",
             ABSENT,
-            f"document {number} holds more than {_MAX_NODES} values once its aliases are written out",
+            f"document {number} has more than {_MAX_NODES} values after its aliases are expanded",
             "write out less",
         )
     return None
 
 
 def _count(value: Any, budget: int) -> int:
-    """Return the number of values within `value`, or more than `budget` as soon as there are more.
+    """Return the number of values within `value`. Counting stops when the number exceeds `budget`.
 
     An alias counts each time that it is used.
     """
@@ -170,12 +170,15 @@ def _not_yaml(error: yaml.YAMLError) -> Fault:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return Fault("", ABSENT, f"{where}not valid YAML: {problem}", "mind indentation and quotes there")
+    return Fault("", ABSENT, f"{where}not valid YAML: {problem}", "check the indentation and the quotes there")
 
 
 def _repeated(node: yaml.Node) -> Fault:
     mark = node.start_mark
     key = str(node.value)
     return Fault(
-        "", ABSENT, f"line {mark.line + 1}, column {mark.column + 1}: the key '{key}' is here twice", "keep one of them"
+        "",
+        ABSENT,
+        f"line {mark.line + 1}, column {mark.column + 1}: the key '{key}' is listed twice",
+        "keep one of them",
     )

@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 class Absent:
-    """The type of ABSENT, which is the value of a fault where the document has no value."""
+    """The type of ABSENT, which is the value of a fault if the document has no value at the path."""
 
 
 ABSENT = Absent()
@@ -23,8 +23,8 @@ class Fault:
     """One fault of a document.
 
     Attributes:
-        path: the path of the wrong value, such as `spec.aggregations[0].window.size`. It is empty for a fault of the
-            whole document.
+        path: the path of the wrong value, such as `spec.aggregations[0].window.size`. The path is empty for a fault of
+            the whole document.
         value: the value at this path, or ABSENT if there is none.
         message: the description of the fault.
         remedy: how to correct it.
@@ -77,4 +77,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean '{lowered[close[0]]}'?"
     listed = ", ".join(known[:16]) + (", …" if len(known) > 16 else "")
-    return f"known are {listed}" if known else "there are none"
+    return f"use one of {listed}" if known else "there are none"

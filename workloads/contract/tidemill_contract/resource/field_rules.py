@@ -21,7 +21,7 @@ RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
 """The settings that must be equal in all fields that read the same member, because the member is read once."""
 MEMBERS = ("value", "envelope")
-"""The parts of a record from which fields are read by a path."""
+"""The parts of a record in which a path leads to the value of a field."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 
@@ -63,7 +63,7 @@ def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     given = ("default", field.default), ("format", field.format), ("zone", field.zone)
     for member, value in (*given, ("required", field.required or None), ("from", field.taken_from)):
         if value is not None:
-            yield Fault(f"{path}.{member}", value, f"json is kept as it comes and has no {member}", "take it out")
+            yield Fault(f"{path}.{member}", value, f"json is stored unchanged and has no {member}", "take it out")
 
 
 def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str]) -> Iterator[Fault]:
@@ -94,7 +94,7 @@ def _strings(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     if field.name == parts.key:
         yield Fault("spec.source.key", field.name, "is of type strings", "name a field with one value")
     if field.origin not in MEMBERS:
-        message, remedy = f"{field.place} is one text", "write type: string, or take the member from out"
+        message, remedy = f"{field.place} is one text", "write type: string, or remove the member 'from'"
         yield Fault(f"{path}.type", field.type, message, remedy)
 
 
@@ -123,7 +123,7 @@ def _origin(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
     if parts.event_time is not None and parts.event_time.field == field.name:
         message, remedy = (
             "is the record's own time",
-            "take it out: without a field, the record's own time is the event time",
+            "remove it: without a field, the record's own time is the event time",
         )
         yield Fault("spec.source.eventTime.field", field.name, message, remedy)
 
@@ -134,7 +134,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
     Args:
         field: the field.
         path: where the field is in the document.
-        read: the earlier fields by their paths. This field is added to it.
+        read: the earlier fields by their paths. This field is added.
     """
     steps, where = field.member, f"{path}.path" if field.path is not None else f"{path}.name"
     written = field.path if field.path is not None else field.name
@@ -147,18 +147,18 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
             if differing := [member for member in _ONE_FOR_ALL if getattr(field, member) != getattr(earlier, member)]:
                 message = f"{field.name} and {name} are both read from {show_path(other)}, but differ in "
                 remedy = (
-                    "write the same in both, or take one of the two fields out; a derive can convert"
+                    "write the same in both, or remove one of the two fields; a derive can convert"
                     " the value to another type"
                 )
                 yield Fault(where, written, message + " and ".join(differing), remedy)
         elif long[: len(short)] == short:
             reader = name if other == short else field.name
             message = f"field {reader} reads {show_path(short)} as a whole value, so no other path can lead into it"
-            yield Fault(where, written, message, "take one of the two fields out")
+            yield Fault(where, written, message, "remove one of the two fields")
         elif (at := _parting(steps, other)) is not None:
             here, there = _kind(steps[at]), _kind(other[at])
             if "object" in (here, there) and here != there:
-                message = f"{show_path(steps[:at])} would be an array, and an object too, as in the path of {name}"
+                message = f"{show_path(steps[:at])} would be both an array and an object: compare the path of {name}"
                 yield Fault(where, written, message, "correct one of the two paths")
             elif here != there:
                 message = f"{show_path(steps[:at])} is exploded in one path, but not in the other, the path of {name}"
@@ -225,10 +225,10 @@ def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fa
         return
     where = f"{path}.default"
     if field.name == event_time:
-        remedy = "take it out; without eventTime.field the time of the Kafka record counts"
+        remedy = "remove it; without eventTime.field, the time of the Kafka record is used"
         yield Fault(where, field.default, "the event time has no default", remedy)
     elif field.required:
-        remedy = "take out required, or default"
+        remedy = "remove required or default"
         yield Fault(where, field.default, "a required field is never absent", remedy)
     elif _readable(field):
         try:
@@ -239,8 +239,8 @@ def _default(field: FieldSpec, path: str, event_time: str | None) -> Iterator[Fa
 
 
 def _default_group(field: FieldSpec, path: str) -> Iterator[Fault]:
-    """Yield the fault of the default of a group column that is too long for one."""
+    """Yield a fault if the default of a group column is too long."""
     length = len(field.default.encode()) if isinstance(field.default, str) else 0
     if length > MAX_KEY_BYTES:
         message = f"has {length} bytes, and a group column can hold at most {MAX_KEY_BYTES}"
-        yield Fault(f"{path}.default", field.default, message, "write a shorter one, or take it out")
+        yield Fault(f"{path}.default", field.default, message, "write a shorter default, or remove it")

@@ -39,7 +39,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         return
     for part in parts.fields:
         if part.model is not None and part.model.origin == "envelope":
-            message, remedy = "records have no envelope", f"set {_PATH}.envelope, or take from out"
+            message, remedy = "records have no envelope", f"set {_PATH}.envelope, or remove the member 'from'"
             yield Fault(f"{part.path}.from", "envelope", message, remedy)
 
 
@@ -65,7 +65,7 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
     if registry is None:
         if written.type in WITH_SCHEMAS:
             message = f"{written.type} needs the schemas of its writers"
-            yield Fault(path, ABSENT, message, "add registry: {url: …}, the schema registry that they write with")
+            yield Fault(path, ABSENT, message, "add registry: {url: …}, the schema registry of the writers")
         return
     if written.type not in (*WITH_SCHEMAS, "jsonSchema"):
         yield Fault(path, registry.url, f"{written.type} is read without a schema", "take it out, or correct type")
@@ -86,22 +86,22 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
 def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
     """Yield the faults of CSV: of its delimiter and columns, and of fields that cannot be read from a cell."""
     if written.delimiter in '"\r\n\0':
-        yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot be between cells", "write ',', ';' or \"\\t\"")
+        yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot separate cells", "write ',', ';' or \"\\t\"")
     twice = next((name for at, name in enumerate(written.columns) if name in written.columns[:at]), None)
     if twice is not None:
-        yield Fault(f"{_PATH}.columns", twice, "the column is here twice", "give each a name of its own")
+        yield Fault(f"{_PATH}.columns", twice, "the column is listed twice", "give each column a different name")
     for part in parts.fields:
         field = part.model
         if field is None or field.origin != "value":
             continue
         if field.type in ("strings", "json"):
-            message, remedy = f"a cell of CSV is no {field.type}", "write type: string"
+            message, remedy = f"a cell of CSV cannot have the type {field.type}", "write type: string"
             yield Fault(f"{part.path}.type", field.type, message, remedy)
         name = field.member[0] if len(field.member) == 1 else None
         where = f"{part.path}.path" if field.path is not None else f"{part.path}.name"
         if name is None or (field.path is not None and not written.columns):
             message = "CSV has no members within members" if name is None else "the columns have no names"
-            remedy = f"write a column's name, and all of them in {_PATH}.columns"
+            remedy = f"write a column's name, and list all names in {_PATH}.columns"
             yield Fault(where, field.path, message, remedy)
         elif written.columns and name not in written.columns:
             message = f"there is no column of this name in {_PATH}.columns"

@@ -21,7 +21,7 @@ def kept_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fau
             yield Fault(
                 f"{path}.retention",
                 kept.retention,
-                "is too short for anybody to read them",
+                "is too short to read them before they expire",
                 f"write {MIN_RETENTION} or more",
             )
         if parse_bytes(kept.quota) < parse_bytes(MIN_QUOTA):

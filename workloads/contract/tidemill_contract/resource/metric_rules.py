@@ -37,13 +37,13 @@ class Columns:
     complete: bool
 
     def unknown(self, path: str, name: str, what: str = "field") -> Fault | None:
-        """Return the fault of a reference to a column that does not exist."""
+        """Return the fault for a reference to an unknown column."""
         if name in self.types or not self.complete:
             return None
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
     def kept_only(self, path: str, name: str) -> Fault | None:
-        """Return the fault of a group column that has no single value."""
+        """Return a fault if a group column has a type without single values."""
         kind = self.types.get(name)
         if kind not in (JSON, STRINGS):
             return None
@@ -53,7 +53,7 @@ class Columns:
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
     """Return the type of an expression over columns, or its fault.
 
-    Both are None if the expression uses a column that has a fault itself.
+    The type and the fault are None if the expression uses a column that has a fault itself.
     """
     known = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
@@ -85,7 +85,7 @@ def metric_faults(parts: Parts, columns: Columns, _limits: object) -> Iterator[F
 
 
 def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[str, str | None], list[Fault]]:
-    """Return the types of an aggregation's metrics in answers by name, and the faults of expressions over metrics.
+    """Return the types of the answers of an aggregation's metrics, and the faults of expressions over metrics.
 
     A type is None if the metric depends on a field or metric that has a fault.
     """
@@ -99,7 +99,7 @@ def answer_types(aggregation: AggregationPart, columns: Columns) -> tuple[dict[s
             needed = in_order(models, metric.name)
             unread = {name for one in needed for name in operands(models[one])} - models.keys()
             if len(models) < len(aggregation.metrics) and unread:
-                continue  # the missing metric may be one whose name could not be read
+                continue  # the missing metric may be a metric whose name could not be read
             if any(types[name] is None for name in needed if not is_composed(models[name])):
                 continue
             known = {name: kind for name, kind in types.items() if kind is not None}

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from tidemill_contract.resource.faults import Fault
 
 SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
-"""Columns that every table of Postgres has. Fields and metrics may have these names: no table has a column for them."""
+"""Columns that every Postgres table has. Fields and metrics may have these names, because no table has a column for
+them."""
 
 
 def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:
@@ -15,4 +16,4 @@ def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:
     for path, name in group_by:
         if name in SYSTEM_COLUMNS:
             remedy = f"derive it under another name, {{name: by_{name}, expression: {name}}}, and group by that"
-            yield Fault(path, name, "every table of Postgres has a column of this name already", remedy)
+            yield Fault(path, name, "every Postgres table already has a system column of this name", remedy)

@@ -1,6 +1,6 @@
 """Divides a document into parts that are read separately, so that a fault in one part does not hide faults in others.
 
-A part that cannot be read is None here. `validate.py` reports the faults of such a part.
+A part that cannot be read is None. `validate.py` reports the faults of such a part.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Parts:
 
 
 def cut(document: Mapping[str, Any]) -> Parts:
-    """Divide a document into parts. Any document is accepted, and nothing is raised."""
+    """Divide a document into parts. Any document is accepted, and no error is raised."""
     metadata, spec = _mapping(document.get("metadata")), _mapping(document.get("spec"))
     source, transform = _mapping(spec.get("source")), _mapping(spec.get("transform"))
     namespace = metadata.get("namespace", "default")

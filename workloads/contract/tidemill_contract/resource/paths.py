@@ -1,7 +1,7 @@
 """The path to a field's value in an event: names of members, and indexes in arrays.
 
-A path is a text, such as `order.items[0].sku`. If names have dots or brackets, it is a list of names and indexes. In
-`order.items[].sku`, `[]` means each element of the array: the array is exploded, so each element becomes an event.
+A path is a text, such as `order.items[0].sku`. If names have dots or brackets, the path is a list of names and indexes.
+In `order.items[].sku`, `[]` means each element of the array: the array is exploded, so each element becomes an event.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _of_text(text: str) -> Steps:
         match = _PART.fullmatch(part)
         if match is None:
             remedy = "write names with dots between them, such as order.items[0].sku; a list where a name has dots"
-            raise ValueError(f"is no path of members: {remedy}")
+            raise ValueError(f"is not a path of members: {remedy}")
         steps.append(match.group(1))
         steps += [int(place) if place else EACH for place in re.findall(r"\[([0-9]*)\]", match.group(2))]
     return tuple(steps)

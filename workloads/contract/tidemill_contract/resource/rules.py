@@ -40,7 +40,7 @@ _WATCHED = ("integer", "number", DECIMAL)
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
     "message.timestamp.type": "leave it out: old events would be deleted at once under CreateTime",
-    "message.timestamp.before.max.ms": "leave it out; events of any age are taken",
+    "message.timestamp.before.max.ms": "leave it out; events of any age are accepted",
     "message.timestamp.after.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
     "message.timestamp.difference.max.ms": "leave it out; use spec.source.eventTime.maxFuture",
     "cleanup.policy": "leave it out; compaction would delete events",
@@ -119,7 +119,7 @@ def _unique(items: Sequence[tuple[str, str | None]], what: str) -> Iterator[Faul
         if name is None:
             continue
         if name in seen:
-            yield Fault(path, name, f"the {what} is here twice, first at {seen[name]}", "give each a name of its own")
+            yield Fault(path, name, f"the {what} is listed twice, first at {seen[name]}", "give each a different name")
         seen.setdefault(name, path)
 
 
@@ -156,7 +156,7 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
     elif topic.name is not None and not limits.own(topic.name, parts.namespace):
         yield from _foreign(topic, limits, f"{path}.name", parts.namespace)
     if topic.name is not None and topic.name.strip(".") == "":
-        yield Fault(f"{path}.name", topic.name, "Kafka allows no such name", "use letters and digits too")
+        yield Fault(f"{path}.name", topic.name, "Kafka does not allow this name", "use letters and digits too")
     if topic.start_from not in ("earliest", "latest") and not _is_time(topic.start_from):
         remedy = "write earliest, latest or a time with a zone, such as 2013-01-31T12:00:00Z"
         yield Fault(f"{path}.startFrom", topic.start_from, "is not a position to start from", remedy)
@@ -194,7 +194,7 @@ def _topic_configs(config: Mapping[str, str], replication_factor: int | None, pa
         yield Fault(f"{path}.min.insync.replicas", in_sync, "is not a number of replicas", 'write "1" to "15"')
     elif replication_factor is not None and int(in_sync) > replication_factor:
         remedy = f"write at most {replication_factor}, the replicationFactor"
-        yield Fault(f"{path}.min.insync.replicas", in_sync, "more in-sync replicas than there are replicas", remedy)
+        yield Fault(f"{path}.min.insync.replicas", in_sync, "more in-sync replicas than replicas", remedy)
 
 
 def _is_time(text: str) -> bool:
@@ -264,7 +264,7 @@ def _window_retention(aggregation: AggregationPart, written: Any, window: Window
     try:
         length = window.longest if window else getattr(written, WINDOWS.by_name[written.type].length)
         kept = parse_ms(aggregation.retention or "")
-    except ValueError:  # another rule reports it
+    except ValueError:  # another rule reports the unknown name
         return
     if length is not None and least_ms(length) + parse_ms(written.grace) > kept:
         remedy = f"keep windows for at least {length} + {written.grace}"
@@ -307,7 +307,7 @@ def _one_watched(rule: AnomalySpec, path: str) -> Iterator[Fault]:
             yield Fault(f"{path}.aggregation", ABSENT, "a metric needs an aggregation", remedy)
         if rule.group_by:
             message = "windows have the groups of their aggregation"
-            yield Fault(f"{path}.groupBy", rule.group_by, message, "take it out; only rules with field have it")
+            yield Fault(f"{path}.groupBy", rule.group_by, message, "remove it; only a rule with field may set groupBy")
     elif rule.aggregation is not None:
         message = "single events are watched before they are aggregated"
         yield Fault(f"{path}.aggregation", rule.aggregation, message, "take it out; groupBy says how they are grouped")

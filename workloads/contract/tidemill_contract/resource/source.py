@@ -51,7 +51,9 @@ class FieldSpec(Model):
         " number with scale digits after the point. strings: an array of strings, for topk and distinct. json: any"
         " value, which is only stored with raw events."
     )
-    required: bool = Field(False, description="True: an event in which it is absent or null becomes a dead letter.")
+    required: bool = Field(
+        False, description="True: an event in which the field is absent or null becomes a dead letter."
+    )
     path: Path | None = Field(
         None,
         description="Path of the value, such as order.items[0].sku. If a name has dots, write a list of names and array"
@@ -65,13 +67,16 @@ class FieldSpec(Model):
         " ns since 1970, or a pattern of strptime, such as %d.%m.%Y %H:%M.",
     )
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
-        None, description="Time zone of timestamps without one, such as Europe/Berlin. Default for patterns: UTC."
+        None, description="Time zone of timestamps without a zone, such as Europe/Berlin. Default for patterns: UTC."
     )
     precision: int | None = Field(
         None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
     )
     scale: int | None = Field(
-        None, ge=0, le=MOST_DIGITS, description="Number of digits of a decimal after the point. Every decimal needs it."
+        None,
+        ge=0,
+        le=MOST_DIGITS,
+        description="Number of digits of a decimal after the point. Every decimal needs a scale.",
     )
     taken_from: Origin | None = Field(
         None,
@@ -101,7 +106,7 @@ class FieldSpec(Model):
 
     @property
     def member(self) -> Steps:
-        """The path of the value in the event or the envelope that it is read from."""
+        """The path of the value in the event or in the envelope, depending on `origin`."""
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property
@@ -129,7 +134,7 @@ class EventTimeSpec(Model):
 
     field: Name | None = Field(None, description="A field of type timestamp. Default: the Kafka record's timestamp.")
     max_disorder: Duration = Field(
-        "5s", description="How much older than the newest event an event may be and still be on time."
+        "5s", description="An event is on time if it is older than the newest event by at most this time."
     )
     idle_timeout: Duration = Field(
         "20m",

@@ -81,7 +81,7 @@ class TransformSpec(Model):
     )
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
     filter: Expression | None = Field(
-        None, description="SQL condition. An event for which it is not true is only counted as filtered."
+        None, description="SQL condition. An event for which the condition is not true is only counted as filtered."
     )
 
 
@@ -167,12 +167,13 @@ class ScalingSpec(Model):
     )
     lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
     target: ScalingTargetSpec | None = Field(None, description="Scale for freshness. lagThreshold is then ignored.")
-    catch_up: Duration = Field("5m", description="Time within which the lag is to be worked off.")
+    catch_up: Duration = Field("5m", description="Time within which scaling aims to process the lag.")
     target_utilization: int = Field(
         70,
         ge=30,
         le=80,
-        description="Target load of a replica in percent of its capacity. Replicas are added from 15 above the target.",
+        description="Target load of a replica in percent of its capacity. Replicas are added from 15 percentage points"
+        " above the target.",
     )
     scale_up_cooldown: Duration = Field("90s", description="Time after a change in which replicas are not added.")
     scale_down_stabilization: Duration = Field(
@@ -217,7 +218,7 @@ class ApiSpec(Model):
     """The query service."""
 
     enabled: bool = Field(True, description="True: queries are served.")
-    dedicated: bool = Field(False, description="True: the pipeline has a query service of its own.")
+    dedicated: bool = Field(False, description="True: the pipeline has a separate query service.")
     cache_ttl: Duration = Field("5s", description="How long answers that contain open windows may be reused.")
 
 

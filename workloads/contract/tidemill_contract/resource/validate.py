@@ -1,4 +1,4 @@
-"""Validates a whole resource. It reports all faults at once: faults of single fields, and faults between fields."""
+"""Validates a whole resource, and reports all faults at once: faults of single fields, and faults between fields."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _translate(details: ErrorDetails) -> Fault:
 def _bound(kind: str, context: dict[str, Any], path: str, message: str) -> tuple[str, str]:
     match kind:
         case "model_type" | "model_attributes_type" | "dict_type":
-            return "is not a mapping", "give it indented members, one 'name: value' a line"
+            return "is not a mapping", "give it indented members, one 'name: value' per line"
         case "list_type":
             return "is not a list", "start each item with '- ', or write [a, b]"
         case "bool_type":
@@ -138,7 +138,7 @@ def _bound(kind: str, context: dict[str, Any], path: str, message: str) -> tuple
         case "too_short" | "string_too_short":
             return (
                 "is empty",
-                "give it at least one item" if kind == "too_short" else "give it a text or take the line out",
+                "give it at least one item" if kind == "too_short" else "write a text or remove the line",
             )
         case "string_unicode" | "string_sub_type":
             return "holds half a surrogate pair", "take that character out"
@@ -193,7 +193,7 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model of a member or of its items. If the member has kinds, this is their flat class."""
+    """Return the model of a member or of its items. If the member has kinds, the model is their flat class."""
     return next((found for part in (*field.metadata, field.annotation) if (found := _model_in(part))), None)
 
 

@@ -57,7 +57,10 @@ def closed(schema: str) -> str:
 
 
 def close(schema: str) -> str:
-    """Close windows up to a time, unless later ones are closed already. Parameters: time (epoch ms), id, time again."""
+    """Close windows up to a time, unless later windows are already closed.
+
+    Parameters: time (epoch ms), id, time again.
+    """
     return (
         f"UPDATE {schema}._aggregations SET closed_until = %s"
         " WHERE id = %s AND (closed_until IS NULL OR closed_until < %s)"

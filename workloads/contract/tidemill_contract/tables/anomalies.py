@@ -1,4 +1,4 @@
-"""`_anomalies`: the anomalies that detectors found. It is the outbox of the anomalies topic.
+"""`_anomalies`: the anomalies that detectors found. This table is the outbox of the anomalies topic.
 
 `group_key` is a JSON object of the group columns. An anomaly of a single event has the aggregation '' and the field as
 `metric`. The window of such an anomaly starts and ends at the event time, and the row has the position of the event's
@@ -32,7 +32,7 @@ TABLE = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # `_kept` has the sum of these sizes of rows.
+        # `_kept` has the sum of these row sizes.
         ("bytes", "bigint"),
         ("element", "integer"),
     ),
@@ -59,8 +59,8 @@ def insert(schema: str) -> str:
     """Store an anomaly, unless it is stored already.
 
     Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score,
-    expected, lower, upper, severity, revision, epoch, partition, offset, element, bytes. Row: the bytes, if it was
-    stored.
+    expected, lower, upper, severity, revision, epoch, partition, offset, element, bytes. Row: the bytes, if the anomaly
+    was stored.
     """
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
@@ -108,8 +108,8 @@ def count(schema: str) -> str:
 def listing(schema: str) -> str:
     """Select the anomalies that are valid.
 
-    If late events have changed a window, only the newest revision of the window counts. If the newest revision is no
-    anomaly, the window is left out.
+    If late events have changed a window, only the newest revision of the window counts. If the newest revision is not
+    an anomaly, the window is left out.
     """
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'

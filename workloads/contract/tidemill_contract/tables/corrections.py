@@ -11,7 +11,7 @@ from typing import Literal
 from tidemill_contract.tables.definition import Table, columns
 
 Duty = Literal["published", "scanned"]
-"""The two duties for each correction. Each is also the name of the column that says whether the duty is done."""
+"""The two duties for each correction. Each name is also the name of the column that says whether the duty is done."""
 
 TABLE = Table(
     "_corrections",

@@ -1,4 +1,4 @@
-"""`_dead_letters`: events that could not be counted. It is the outbox of the topic of dead letters.
+"""`_dead_letters`: events that could not be counted. This table is the outbox of the topic of dead letters.
 
 `aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event. `element` is
 the event's index in an exploded array, and `value` is then that element.
@@ -25,7 +25,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # `_kept` has the sum of these sizes of rows.
+        # `_kept` has the sum of these row sizes.
         ("bytes", "bigint"),
         ELEMENT,
     ),

@@ -1,6 +1,6 @@
 """The definition of a table: its columns, constraints, indexes and privileges in SQL.
 
-It also has conversions of times.
+This module also has conversions of times.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 NO_ELEMENT = -1
-"""The value of `element` in a row about a whole record, which is no element of an exploded array."""
+"""The value of `element` in rows about entire records, not about elements of exploded arrays."""
 ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
 """The column with the index in the exploded array."""
 SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"
@@ -39,7 +39,7 @@ class Table:
         indexes: the name of each index, and the SQL after `ON <table>`, e.g. `("published") WHERE NOT published`.
         writer: the privileges of the writer's role, e.g. `SELECT, INSERT, UPDATE`, or an empty text if it has none.
         reader: the privileges of the reader's role.
-        key: the columns that the first constraint, a key, has in addition to the key in tables of earlier versions.
+        key: the columns of the first constraint, which is a key, that the key lacks in tables of earlier versions.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`_kept`: the sizes of dead letters and anomalies, which have quotas, and the sentences about used up quotas."""
+"""`_kept`: the sizes of dead letters and anomalies, which have quotas, and the messages about used-up quotas."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLE = Table(
 """The numbers and sizes of rows in `_dead_letters` and `_anomalies`. Totals are sums over `place`.
 
 - `kind`: the table.
-- `place`: the number of the writer. Each writer has a separate row here, so that no writer waits for another one. The
+- `place`: the number of the writer. Each writer has a separate row here, so no writer waits for another writer. The
   batches of a partition have the number of the partition, the scanner of an aggregation has -1 - id, and the operator
   has -1.
 - `rows`: the number of stored rows.
@@ -104,7 +104,7 @@ def quota_of(spec: PipelineSpec, kind: str) -> str:
 def told(kept: Kept, quota: str) -> tuple[str, str]:
     """Return a sentence about the effect of a quota, and the remedy.
 
-    Both are empty if the quota had no effect within the last day.
+    Both texts are empty if the quota had no effect within the last day.
     """
     if not kept.full or kept.kind not in _WORDS:
         return "", ""

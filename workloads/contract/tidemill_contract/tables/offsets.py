@@ -18,7 +18,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # Freshness of the last batch: the time from the arrival in Kafka of its oldest record here to its commit.
+        # Freshness of the last batch: the time from the arrival of the oldest record in this partition to the commit.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
@@ -79,7 +79,7 @@ def untaken(schema: str, reader: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Set the position of a partition, if it is still the expected one.
+    """Set the position of a partition, if the stored position is still as expected.
 
     Parameters: new topic id twice, new epoch, new offset, partition, expected topic id, epoch and offset.
     """

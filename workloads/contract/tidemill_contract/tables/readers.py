@@ -29,7 +29,7 @@ TABLE = Table(
 
 
 def lock(schema: str, reader: str) -> str:
-    """Select and lock a reader's row. If it is locked already, nothing is returned.
+    """Select and lock a reader's row. If the row is already locked, nothing is returned.
 
     Row: watermark, candidate, candidate_at, active_since, idle_since, idle base, the server's clock. All times are in
     epoch milliseconds.

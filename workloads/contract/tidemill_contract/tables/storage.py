@@ -31,8 +31,8 @@ def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> l
 
     The partitions are in ascending order, and overlap neither each other nor `held`. The newest days get partitions of
     `width`. If the table has many partitions already, all new partitions are wider. If a batch needs many partitions,
-    its older days share wider ones. So the number of partitions grows with the logarithm of the number of days, and
-    history of any length can be stored.
+    its older days share wider partitions. So the number of partitions grows with the logarithm of the number of days,
+    and history of any length can be stored.
 
     Args:
         days: days since the epoch.
@@ -63,7 +63,7 @@ def _holds(held: Sequence[Span], lows: Sequence[int], day: int) -> bool:
 
 
 def _gaps(missing: Sequence[int], width: int, held: Sequence[Span], lows: Sequence[int]) -> Iterator[Span]:
-    """Yield the free spans around these days, in ascending order. Each is within a multiple of `width`.
+    """Yield the free spans around these days, in ascending order. No span crosses a multiple of `width`.
 
     Args:
         missing: days, ascending. None of them is in a held span.

@@ -15,7 +15,7 @@ def window_table(name: str, plan: AggregationLayout) -> Table:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # Rows that are older than the column SINCE get 0. It means that they were written before any value column was
+    # Rows that are older than the column SINCE get 0. 0 means that the row was written before any value column was
     # added.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]

@@ -26,7 +26,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
         invalid: [reason, field, detail] of each invalid event, by index.
         failed: the error code of Kafka for each unacknowledged event, by index. These events have to be sent again.
         places: [partition, offset] of each event by index, if they were requested.
-        unsure: whether an event may be written twice, already or after the failed events are sent again.
+        unsure: whether an event may have been written twice, or may be when the failed events are sent again.
     """
 
     total: int
@@ -37,7 +37,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether certainly no event was written. Then the batch can be treated as a new one."""
+        """Whether it is certain that no event was written. Then the batch can be treated as a new batch."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
@@ -81,7 +81,7 @@ def lost(before: Known | None, total: int) -> Known:
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome. If it is too large, positions and details are left out."""
+    """Return the outcome. If the outcome is too large, positions and details are left out."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

@@ -1,8 +1,8 @@
-"""Handles requests with an Idempotency-Key. Each event is written once, however often a request is repeated.
+"""Handles requests with an Idempotency-Key. Each event is written once, even if a request is repeated.
 
-An attempt continues until the outcome of each of its events is known, even if no client waits any more. A repeated
-request with the same key waits until then. It is answered from the known outcome, and only events that certainly were
-not written are sent again. All processes share the keys through Redis (shared.py).
+An attempt continues until the outcome of each of its events is known, even if no client is waiting. A repeated request
+with the same key waits until the attempt ends. The repeated request is answered from the known outcome, and only events
+that certainly were not written are sent again. All processes share the keys through Redis (shared.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Attempt:
 
 
 Begin = Callable[[Known | None], Attempt]
-"""A function that queues the events that are not known to be written. It raises an error if none could be queued."""
+"""A function that queues the events that are not known to be written. It raises an error if no event could be
+queued."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Replays:
         self._tasks: set[asyncio.Task[Found]] = set()
 
     async def answer(self, batch: Batch, begin: Begin, deadline: Deadline, *, wait: bool = True) -> Found:
-        """Return the outcome of a batch, from this request or an earlier one.
+        """Return the outcome of a batch, from this request or an earlier request.
 
         Args:
             batch: the request.
@@ -167,10 +168,10 @@ class Replays:
             if not task.done():
                 if entry.queued.done() and not wait:
                     return Found(entry.queued.result(), not mine)
-                raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all of it yet")
+                raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # the callback of the task, which stores the outcome, runs first
+            await asyncio.sleep(0)  # let the task's callback, which stores the outcome, run first
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
         """Wait for the task's result, or for the deadline, or until Kafka is known to be down."""
@@ -216,7 +217,8 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this process ends during the attempt, it stays the owner of the key, because the outcome is unknown.
+        # If this process ends during the attempt, the process stays the owner of the key, because the outcome is
+        # unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)
@@ -224,6 +226,6 @@ class Replays:
 
 def _not_acknowledged(batch: Batch) -> Problem:
     detail = (
-        "Kafka has not acknowledged the events in time, though it may yet; send them again later, with the same key"
+        "Kafka has not acknowledged the events in time, but may still write them; send them again with the same key"
     )
     return unavailable("not_acknowledged", detail, 1.0, retry=batch.total)

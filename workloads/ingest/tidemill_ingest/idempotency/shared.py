@@ -1,11 +1,11 @@
 """Shares Idempotency-Keys between all ingest processes of a namespace, through Redis.
 
-The value of a key is either its owner (the process of a running attempt), or the outcome of the last attempt. It is
-written by compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that was
-silent for `LEASE_SECONDS` has lost its queue, and other processes may take over its keys. The events of such a batch
-may be in Kafka or not, so the batch is marked as unsure.
+The value of a key is either its owner (the process of a running attempt), or the outcome of the last attempt. Values
+are written by compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that was
+silent for `LEASE_SECONDS` has lost its queue, and other processes may take over its keys. It is unknown whether the
+events of such a batch are in Kafka, so the batch is marked as unsure.
 
-While Redis is down, each process only knows its own keys. It writes missing values when Redis works again.
+While Redis is down, each process only knows its own keys. Each process writes missing values when Redis works again.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class SharedKeys:
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._owed:  # the older value is written first, because it would later overwrite the claim
+        if place in self._owed:  # the older value is written first, because a later write would overwrite the claim
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
@@ -152,7 +152,8 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # The value can be there already, if the client repeated the request because the first answer was lost.
+                # Redis may already have the value, if the Redis client repeated the request because the first answer
+                # was lost.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -160,7 +161,7 @@ class SharedKeys:
                 held = value is not None and await self._is_held(value.owner)
             except _AWAY:
                 if seen:
-                    raise under_way("Redis failed while another process was sending it") from None
+                    raise under_way("Redis failed while another process was sending the batch") from None
                 self._own[batch.place] = mine
                 self._owe(batch.place, mine)
                 return Claim(known)
@@ -168,16 +169,16 @@ class SharedKeys:
                 raise reused()
             if held:
                 if deadline.remaining() <= _ANSWER_SECONDS:
-                    raise under_way("another process sends it")
+                    raise under_way("another process is sending the batch")
                 await asyncio.sleep(_LOOK_SECONDS)
                 expected = b""
                 continue
             expected = current
             if value is None:
-                continue  # written by another version of ingest
+                continue  # another version of ingest wrote the value
             known = value.known
             if value.owner:
-                log.warning("%s: %s ended during a batch, which is sent again", batch.pipeline, value.owner)
+                log.warning("%s: process %s ended during a batch, which is sent again", batch.pipeline, value.owner)
                 known = lost(known, batch.total)
             elif known is not None and not known.failed:
                 return Claim(known, done=True)
@@ -188,7 +189,7 @@ class SharedKeys:
     def settle(self, batch: Batch, known: Known | None) -> None:
         """Store the outcome of an attempt in the background.
 
-        None means that nothing was written: the key becomes free.
+        None means that nothing was written. Then the key becomes free.
         """
         if self._client is None:
             return
@@ -209,7 +210,7 @@ class SharedKeys:
                     if place not in self._writing:
                         await self._write(place)
             except _AWAY:
-                log.debug("Redis is away: %s", self.error)
+                log.debug("Redis does not answer: %s", self.error)
                 pause = AGAIN_SECONDS
             await asyncio.sleep(pause)
 
@@ -282,7 +283,7 @@ class SharedKeys:
 
         If Redis has lost the owner key, it has also lost the claims of running batches, so they are written again. An
         owner key that was only set together with a batch (scripts.py) does not prove that other claims are there. This
-        may send several requests to Redis.
+        method may send several requests to Redis.
         """
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)
@@ -304,9 +305,7 @@ def reused() -> Problem:
 
 def under_way(why: str) -> Problem:
     """Return the problem (503) for an Idempotency-Key whose first request is still running."""
-    detail = (
-        f"the batch of this Idempotency-Key is under way to Kafka already ({why}): send it again later, with the key"
-    )
+    detail = f"the batch of this Idempotency-Key is already being sent ({why}): send it again later, with the same key"
     return unavailable("batch_under_way", detail, 1.0)
 
 

@@ -88,7 +88,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # the record stays in `failed`, so that the client sends it again
+            return  # the record stays in `failed`, so the client sends it again
         error = one.failed.get(0)
         if error is None:
             del delivery.failed[index]
@@ -103,5 +103,5 @@ async def _send_alone(
 
 
 async def _wait(pending: Pending, deadline: Deadline) -> Delivery:
-    # The future is shielded, so that later reports still settle the breaker's ticket.
+    # The future is shielded, so later reports still settle the breaker's ticket.
     return await asyncio.wait_for(asyncio.shield(pending.future), max(0.0, deadline.remaining() - _ANSWER_SECONDS))

@@ -1,11 +1,11 @@
-"""The three producers of ingest. They differ in how long they retry a record.
+"""The three producers of ingest, which differ in how long they retry a record.
 
-All are idempotent: however often a producer repeats a record, Kafka appends it once. But a record that is given up
+All producers are idempotent: if a producer repeats a record, Kafka still appends it once. But a record that is given up
 after it was sent may have been written. For requests without an `Idempotency-Key`, the producer gives up a record after
-the publish timeout. The answer says so, and the client sends the record again. Otherwise, a copy of each attempt would
-wait here for the end of an outage. For requests with an `Idempotency-Key`, the outcome must be known before the next
-attempt, so a second producer retries until it is known. Records whose client does not wait have a third producer,
-because records of waiting clients are given up earlier if Kafka is down.
+the publish timeout. The answer says that the record was given up, and the client sends it again. Otherwise, a copy of
+each attempt would wait in the queue during an outage. For requests with an `Idempotency-Key`, the outcome must be known
+before the next attempt, so a second producer retries until the outcome is known. A third producer sends records whose
+client does not wait, because records of waiting clients are given up earlier if Kafka is down.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = 200_000
 QUEUE_BYTES = 256 * 1024 * 1024
 SURE_SECONDS = 24 * 3600
-"""The time for which the producer for requests with an Idempotency-Key retries. Keys are kept equally long."""
+"""The time for which the producer for requests with an Idempotency-Key retries. Keys are kept for the same time."""
 _MOST_RETRIES = 2**31 - 1
 _OTHER_NAMES = ("message.timeout.ms", "message.send.max.retries")
 """The other names of `delivery.timeout.ms` and `retries` in the client's settings."""
@@ -102,7 +102,7 @@ class Line:
             self._fatal = True
 
     def replace(self) -> None:
-        """Send further records by a new producer. The former producer still sends the records that it has.
+        """Send further records through a new producer. The former producer still sends the records that it has.
 
         Nothing is done while there is another former producer.
         """
@@ -129,13 +129,14 @@ class Line:
 def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
     """Return the settings of the producer for requests with an Idempotency-Key.
 
-    They are made from `settings`, which are those of the producer for other requests.
+    These settings are derived from `settings`, which are the settings of the producer for other requests.
     """
     return {
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
         "delivery.timeout.ms": SURE_SECONDS * 1000,
         "retries": _MOST_RETRIES,
-        # A broker that does not answer is tried again after this time, because the default of a minute is too long.
+        # Requests to a broker that does not answer are repeated after this time, because the default of a minute is too
+        # long.
         "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
     }
 
@@ -143,7 +144,7 @@ def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
 def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
     """Return the settings of the producer for requests without an Idempotency-Key.
 
-    It gives up a record after `publish_seconds`.
+    The producer gives up a record after `publish_seconds`.
     """
     extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     policy = guard.policy
@@ -163,8 +164,7 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         **RECONNECTING,
         # A missing topic is reported after 5 s, because the default of 30 s is too long for a request.
         "topic.metadata.propagation.max.ms": 5000,
-        # The sink limits the queue, by whole requests. So these limits of the client are never reached in normal
-        # operation.
+        # The sink limits the queue to fewer records, so these limits of the client are not reached in normal operation.
         "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",

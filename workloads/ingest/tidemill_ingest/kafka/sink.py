@@ -1,6 +1,6 @@
 """Sends records to Kafka with idempotent producers, a limited queue and a breaker. Each request has a future.
 
-All of this runs on the event loop, which also polls the producers. A separate thread for polling would compete with the
+The sink runs on the event loop, which also polls the producers. A separate thread for polling would compete with the
 event loop for Python's global lock at every delivery report. producers.py describes which producer sends a record.
 """
 
@@ -34,10 +34,11 @@ IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
 BUSY_SHARE = 0.8
 """The used share of the queue from which new requests are refused before they are decoded."""
 LATELY_SECONDS = 5.0
-"""The time for which the start or end of a request counts as a sign whether Kafka works."""
+"""The time for which the start or end of a request says something about the state of Kafka."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
-"""The time for the answer. Kafka's client gives up a request's records this long before the request's deadline."""
+"""The time left for sending the answer. Kafka's client gives up a request's records this long before the request's
+deadline."""
 
 
 class QueueFullError(Exception):
@@ -59,7 +60,7 @@ class Delivery:
     Attributes:
         failed: the error of each failed record, by index.
         places: the partition and the offset of each written record by index, if they were requested.
-        unsure: whether a failed record may be in Kafka nevertheless.
+        unsure: whether a failed record may still be in Kafka.
     """
 
     failed: dict[int, KafkaError] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class Delivery:
 
 
 class Pending:
-    """The sent records of one request. It counts their delivery reports.
+    """The sent records of one request, with a count of their delivery reports.
 
     Attributes:
         future: the future whose result is `delivery` once all reports have arrived.
@@ -134,7 +135,7 @@ class Sink:
 
     Args:
         settings: the settings, with Kafka's address.
-        guard: the guard `kafka_producer`. It has the publish timeout, and the number of the client's retries.
+        guard: the guard `kafka_producer`, with the publish timeout and the number of the client's retries.
         request_seconds: the maximum time of a request. The publish timeout without an Idempotency-Key is shorter.
         in_flight_bytes: the maximum size of a topic's records in the queue, or 0 if only the whole queue is limited.
 
@@ -165,13 +166,13 @@ class Sink:
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time since which requests come but Kafka acknowledges none, or None if Kafka acknowledges them."""
+        """The time since which Kafka acknowledges no requests, or None if Kafka acknowledges requests."""
         self._tried_at = float("-inf")
         """The time at which a request last began or ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
         self._began: dict[int, float] = {}
-        """The time at which each waiting request began (monotonic seconds), by number. The oldest is the first."""
+        """The time at which each waiting request began (monotonic seconds), by number. The first is the oldest."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._records = self._bytes = 0
@@ -200,7 +201,7 @@ class Sink:
 
     @property
     def away(self) -> asyncio.Future[None]:
-        """A future that is done while Kafka counts as down. Afterwards, a new future replaces it."""
+        """A future that is done while Kafka counts as down. After the outage, there is a new future."""
         if self._away is None or (self._away.done() and not self.down):
             self._away = asyncio.get_running_loop().create_future()
         return self._away
@@ -217,19 +218,19 @@ class Sink:
             self.away.set_result(None)
 
     def replace(self) -> None:
-        """Send further records by new producers. They read the metadata again, which the former producers do not."""
+        """Send further records through new producers, which read the metadata again."""
         for line in self._lines():
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Give up records without an Idempotency-Key in former producers. Their clients send them again."""
+        """Give up records without an Idempotency-Key in former producers. The clients send these records again."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
 
     @property
     def producer(self) -> Producer:
-        """The producer for requests without an Idempotency-Key. It is replaced after a fatal error."""
+        """The producer for requests without an Idempotency-Key, which is replaced after a fatal error."""
         return self._quick.producer
 
     @property
@@ -249,7 +250,7 @@ class Sink:
 
     @property
     def unheard(self) -> float:
-        """The seconds since Kafka stopped acknowledging requests, or 0 if it acknowledges them or none came lately."""
+        """The seconds since Kafka stopped acknowledging requests, or 0 if it acknowledges them or no request came."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property
@@ -265,7 +266,7 @@ class Sink:
             records: the records.
             places: whether to store the partition and offset of each record.
             sure: whether to retry until the outcome of each record is known, however long this takes.
-            waited: whether a client waits, which can send the records again.
+            waited: whether a client waits, who can send the records again.
 
         Raises:
             BreakerOpen: Kafka has been failing. Nothing was sent.
@@ -282,7 +283,8 @@ class Sink:
         try:
             self._reserve(topic, count, size)
         except (KafkaDownError, QueueFullError, TopicFullError) as error:
-            # For the breaker, a Kafka that is down counts as a failure. A full queue only gives the ticket back.
+            # For the breaker, a Kafka that is down counts as a failure. If the queue is full, the ticket is only
+            # returned.
             down = isinstance(error, KafkaDownError)
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise
@@ -323,7 +325,8 @@ class Sink:
         if self._records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             raise QueueFullError("the queue to Kafka is full")
         held, held_bytes = self._topics.get(topic, (0, 0))
-        # A topic without records in the queue is always accepted, so that a request can be larger than the limit.
+        # A request for a topic without records in the queue is always accepted, even if the request is larger than the
+        # limit.
         if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
             raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
         self._topics[topic] = held + count, held_bytes + size
@@ -364,7 +367,7 @@ class Sink:
         """Call the callbacks of delivery reports, and schedule the next call."""
         for line in self._lines():
             if line.poll():
-                self.down = "the producer was replaced and has not reached Kafka yet"
+                self.down = "the producer was replaced, and the new producer has not reached Kafka yet"
         metrics.PRODUCER_QUEUE.set(self._records)
         pause = _POLL_SECONDS if self._began else _IDLE_SECONDS
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)

@@ -19,11 +19,12 @@ FRESH_SECONDS = 2.0
 """The time after an acknowledgement of records for which Kafka is not probed."""
 ASK_SECONDS = 3.0
 FAILURES = 2
-"""The number of failures in a row after which Kafka counts as down. They take about 8 s."""
+"""The number of failures in a row after which Kafka counts as down. This many failures take about 8 s."""
 STUCK_SECONDS = 10.0
-"""The wait of records for an acknowledgement from which /health reports it. Usually, records wait for milliseconds."""
+"""The time without an acknowledgement after which /health reports that records wait. Usually, records wait for
+milliseconds."""
 REPLACE_SECONDS = 5.0
-"""The wait of records after which producers are replaced, because their metadata may be that of a deleted topic."""
+"""The time without an acknowledgement after which producers are replaced, because their metadata may be outdated."""
 _AGAIN_SECONDS = 60.0
 IDLE_SECONDS = 10.0
 """The time without requests after which a probe is the trial of an open breaker."""
@@ -52,7 +53,7 @@ class Watch:
 
     @property
     def seen(self) -> bool:
-        """Whether Kafka has ever answered. Until then, the settings of this process may be wrong."""
+        """Whether Kafka has ever answered. Before the first answer, the settings of this process may be wrong."""
         return self._seen
 
     def dependency(self) -> Dependency:
@@ -63,7 +64,7 @@ class Watch:
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
         # Brokers may answer probes but accept no records. If other records are acknowledged meanwhile, only a part of
-        # Kafka is down, so it is not required here.
+        # Kafka is down. Then the dependency is not marked as required.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
@@ -77,7 +78,10 @@ class Watch:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _see_to_stuck(self) -> None:
-        """Replace the producers if records wait although Kafka answers. If this helps, give up the waiting records."""
+        """Replace the producers if records wait although Kafka answers.
+
+        If the new producers succeed, give up the waiting records.
+        """
         sink, now = self._sink, time.monotonic()
         if not self.up or sink.waited < REPLACE_SECONDS:
             self._replaced_at = None
@@ -113,7 +117,7 @@ class Watch:
             self._answered(asked_at)
 
     def _trial(self) -> int | None:
-        """Return a ticket if the breaker waits for a trial and no request makes it, or else None.
+        """Return a ticket if the breaker waits for a trial and no request makes one, or else None.
 
         A trial by a request is better, because Kafka may answer probes but accept no records.
         """
@@ -128,7 +132,7 @@ class Watch:
         if self._sink.down:
             log.warning("Kafka answers again")
         if self._sink.down or self._failures or self._was_away:
-            # Until now, Kafka did not even answer probes, so this answer is enough to close the breaker.
+            # The earlier probes failed, so this answer is enough to close the breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
             # A trial that failed after this probe began keeps the breaker open until the next probe.
             self._was_away = self._guard.state != "closed"

@@ -23,15 +23,15 @@ from tidemill_processor.keeper.quotas import Kept, left, note
 CLEARED = "cleared"
 """The severity of an anomaly if late events changed its window so that it is no longer anomalous."""
 ANOMALY_BYTES = 500
-"""The size of a row and its index entries in bytes, without the group. The group is counted separately: it is in the
-row and in two of the indexes."""
+"""The size of a row and its index entries in bytes, without the group. Twice the size of the group is added,
+because the indexes contain the group too."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
 """The pattern of a number that was a float in Python. Integers in states, such as counts and hours, are shorter."""
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A verdict on a group's window, or on a single event. It becomes a row of the table `_anomalies`.
+    """A verdict on a group's window, or on a single event, which becomes a row of the table `_anomalies`.
 
     Attributes:
         group: the group columns as JSON, which is equal for equal groups.
@@ -57,7 +57,7 @@ class Anomaly:
 class Known:
     """The state of a rule's detector for one group.
 
-    `place` is the column `aggregation_id` of `_detectors`. `seen` is the column `seen`.
+    `place` and `seen` are the columns `aggregation_id` and `seen` of `_detectors`.
     """
 
     rule: str
@@ -140,7 +140,10 @@ def forget_states(
 
 
 def parse_state(text: str) -> State:
-    """Parse a stored state. Postgres writes the float 1e+16 as an integer, so such numbers are converted to floats."""
+    """Parse a stored state.
+
+    Postgres writes floats such as 1e+16 as integers, so these numbers are converted back to floats.
+    """
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state
 

@@ -1,9 +1,9 @@
 """Anomaly rules over single events. Each event that passes the filter is judged, in the order of its partition.
 
-Each partition has separate detectors. Their states are stored in the transaction that advances the partition's
+Each partition has separate detectors. The detectors' states are stored in the transaction that advances the partition's
 position. A batch is judged before that transaction, with the states at the positions where the batch begins. The
-transaction then checks that these positions still hold. So verdicts do not depend on batches, replicas or restarts,
-without a lock.
+transaction then checks that these positions are still current. So verdicts do not depend on batches, replicas or
+restarts, and no lock is needed.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ HELD_STATES = 5_000
 """The maximum number of states in memory between batches. Other states are read when an event of the group comes."""
 
 Groups = OrderedDict[str, State | None]
-"""The states of a rule in a partition by group. The most recent group is the last. None means that the state is only in
-Postgres."""
+"""The states of a rule in a partition by group. The most recent group is the last group. None means that the state is
+only in Postgres."""
 
 _VALUE = "_v"
 
@@ -72,7 +72,7 @@ class Judged:
 class Watcher:
     """Judges the events of one pipeline.
 
-    A replay judges no events, because they were judged when they first arrived.
+    A replay judges no events, because its events were judged when they first arrived.
     """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
@@ -80,7 +80,7 @@ class Watcher:
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
         self._types = field_types(config.spec, derived_types(config.spec))
-        # This has, by partition, a position and the states at that position.
+        # For each partition: a position, and the states at that position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
     def judge(
@@ -214,7 +214,7 @@ def _plain(value: Any, scale: int | None) -> Any:
 
     Args:
         value: the value in the frame.
-        scale: the scale of a decimal, or None if the value is no decimal.
+        scale: the scale of a decimal, or None if the value is not a decimal.
     """
     if scale is not None and value is not None:
         return scaled_text(value, scale)

@@ -1,7 +1,7 @@
 """Judges closed windows again after late events changed them. The detector's state before the window is used.
 
-For this, the states before each of a group's latest windows are stored. An older window keeps its verdict. The
-detector's current state does not change, so it keeps what it learnt from the first values of the window.
+So the detectors' states before each of a group's latest windows are stored. An older window keeps its verdict. The
+detector's current state does not change: what it learnt from the window's first values is kept.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class ClosedWindow:
 
 @lru_cache(maxsize=4096)
 def _epoch_ms(text: str) -> int:
-    """Return an RFC 3339 time in epoch ms. It is cached, because the windows of a span have few different starts."""
+    """Return an RFC 3339 time in epoch ms.
+
+    The result is cached, because the windows of a span have few different starts.
+    """
     return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 
@@ -142,7 +145,7 @@ class Rescorer:
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
-        """Return the values of the windows' anomalies that are not cleared, by rule, group and start."""
+        """Return the values of the windows' valid anomalies, by rule, group and start."""
         rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value

@@ -36,7 +36,7 @@ SPAN_PANES = 64
 PIECE_WINDOWS = 2_000
 """The maximum number of windows that are in memory at the same time, with the states of their groups."""
 _SHRINK = 8
-"""The factor by which a span is shorter than a previous span that failed."""
+"""The factor by which a span is shortened after a failure."""
 
 
 class Scanner:
@@ -56,9 +56,9 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge windows that late events changed again, and return the number of anomalies that were written.
+        """Judge again the windows that late events changed, and return the number of anomalies that were written.
 
-        It does nothing while another replica scans. Values that cannot be read are skipped.
+        While another replica scans, this method does nothing. Values that cannot be read are skipped.
         """
         if self._store.layout.reopen_ms is None:
             return 0
@@ -81,8 +81,8 @@ class Scanner:
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
         """Scan windows that were closed since the last scan, and return the number of anomalies found.
 
-        It does nothing while another replica scans. If a span cannot be read, shorter spans are tried. In the shortest
-        span, values that cannot be read are skipped.
+        While another replica scans, this method does nothing. If a span cannot be read, shorter spans are tried. In the
+        shortest span, values that cannot be read are skipped.
         """
         while True:
             try:
@@ -116,8 +116,7 @@ class Scanner:
             if not may or (scanned_until is not None and scanned_until >= closed_until):
                 return Counter()
             # Hopping windows share panes. To read n windows, n + layout.panes - 1 panes are read. So a span gets
-            # layout.panes - 1 more panes. Then most panes that it reads are new: fewer than half were read for the
-            # previous span as well.
+            # layout.panes - 1 more panes. Then fewer than half of its panes were already read for the previous span.
             panes = self._panes + self._store.layout.panes - 1 if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
             until, found = closed_until, Counter[str]()

@@ -52,7 +52,7 @@ class AvroReader(SchemaReader):
             raise ValueError(f"it is of the type {schema.kind}, not AVRO")
         parsed = AvroSchema.of(schema)
         if parsed.record(parsed.parsed) is None:
-            raise ValueError("it is no record")
+            raise ValueError("it is not a record")
         return _AvroPlan(self, parsed, number)
 
 
@@ -79,7 +79,7 @@ class _AvroPlan(Plan):
         )
 
     def _generate(self, nodes: Mapping[str, Any], *, exact: bool) -> None:
-        """Generate the reader of many records. Generate none if it cannot read all fields."""
+        """Generate the reader of many records, or none if a generated reader cannot read all fields."""
         flat, needed = self._reader.flat, self._reader.needed
         fields: dict[str, FieldSpec] = {}
         for field in flat.source.fields:
@@ -115,7 +115,7 @@ class _AvroPlan(Plan):
             return None
         try:
             events, told = self._read(raws)
-        except Exception:  # broken bytes can raise any error; the records are then judged one by one
+        except Exception:  # broken bytes can raise any error; then the records are judged one by one
             return None
         if self._reader.changes and not set(told) <= WRITES:
             return None
@@ -168,7 +168,7 @@ def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
     """Return the value at a path, or None if there is no value.
 
     Raises:
-        InvalidEvent: a value on the path is neither a record nor an array, as the path needs.
+        InvalidEvent: a value on the path is not the record or array that the path needs.
     """
     for depth, step in enumerate(steps):
         if value is None:
@@ -191,6 +191,6 @@ def _json(value: Any, name: str) -> bytes:
         InvalidEvent: the value is infinite or NaN, which JSON does not have.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        detail = f"{name}: {value} is no finite number; send null, or a number"
+        detail = f"{name}: {value} is not a finite number; send null, or a number"
         raise InvalidEvent(Reason.OUT_OF_RANGE, name, detail)
     return _encode(value)

@@ -2,7 +2,7 @@
 
 The general reader, fastavro, makes a dictionary of every record, which costs two to three times as much. For wanted
 members in arrays or maps, and for recursive types, no code is generated. Bytes that the generated code cannot read
-raise an error. In these two cases, fastavro reads the record.
+raise an error. In both cases, fastavro reads the record.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tidemill_processor.formats.avro_types import AvroSchema, Node
 _DAY_MS = 86_400_000
 _SIZES = {"float": 4, "double": 8}
 _MOST_BRANCHES = 64
-"""If a union has at most this many branches, or an enum this many symbols, an index is one byte."""
+"""If a union has at most this many branches, or an enum has at most this many symbols, an index is one byte."""
 _MOST_LINES = 20_000
-"""The maximum number of generated lines. Records that contain other records several times, in several levels, would
-otherwise need a number of lines that grows exponentially with the levels."""
+"""The maximum number of generated lines. If records contain other records several times, the number of lines grows
+exponentially with the number of levels."""
 
 
 class UnsupportedError(Exception):
@@ -47,7 +47,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Read a length at index `p`. Return twice the length, and the index after it.
+    """Read a length at index `p`. Return twice the length, and the index after the length.
 
     Raises:
         BrokenError: the length is negative.
@@ -59,7 +59,9 @@ def size(x: bytes, p: int) -> tuple[int, int]:
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
-    """Read a number of at least two bytes at index `p`. Return it in zigzag form, and the index after it.
+    """Read a number of at least two bytes at index `p`.
+
+    Return the number in zigzag form, and the index after the number.
 
     Raises:
         BrokenError: the number has more than 64 bits.
@@ -101,7 +103,7 @@ def generate(
     Args:
         schema: the schema of the records.
         wanted: the member for each attribute of a row, in order. None means that the attribute is null.
-        row: the class of events. Its arguments are the attributes.
+        row: the class of events, whose arguments are the attributes.
         within: the path of the record that contains the row. If this record is null, the event has no row.
         told: the path of a string member whose value is also returned for each record, or None.
 
@@ -296,7 +298,7 @@ class _Maker:
         self._size()
         self._depth -= 1
         self._add(f"{count} = ({count} + 1) >> 1")
-        # Broken bytes could name a count that would keep the loop busy for years.
+        # A count in broken bytes could keep the loop busy for years.
         self._add(f"if {count} > len(x): raise Broken")
         self._add(f"for _ in range({count}):")
         self._depth += 1

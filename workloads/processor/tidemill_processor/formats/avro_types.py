@@ -19,7 +19,7 @@ _MILLIS, _MICROS, _NANOS = "timestamp-millis", "timestamp-micros", "timestamp-na
 _LOCAL = "local-"
 _TIMES = (_MILLIS, _MICROS, _NANOS, f"{_LOCAL}{_MILLIS}", f"{_LOCAL}{_MICROS}", f"{_LOCAL}{_NANOS}", "date")
 _COUNTS = {_MICROS: "us", _NANOS: "ns"}
-"""The field's format for each logical type that does not count milliseconds."""
+"""The field's format for each logical type whose unit is not milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class AvroSchema:
     def member(self, written: Any, steps: Steps) -> Node | None:
         """Return the type at a path of members, without null.
 
-        Return None if no type is at the path, if the type is a union of several types, or if a type on the path is no
-        record.
+        Return None if no type is at the path, if the type is a union of several types, or if a type on the path is not
+        a record.
         """
         for step in steps:
             record = self.record(written)
@@ -102,7 +102,7 @@ class AvroSchema:
         return False
 
     def unread(self, written: Any, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-        """Return the path of a member to which none of `paths` leads, or None if all members are read."""
+        """Return the path of a member that is not on any of `paths`, or None if all members are read."""
         record = self.record(written)
         for field in record["fields"] if record is not None else ():
             steps = (*at, field["name"])
@@ -132,9 +132,9 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the format that its values have from the generated reader, which returns times as numbers.
+    """Return the field with the format in which the generated reader returns its values. Times are numbers.
 
-    Return None if the generated reader cannot read the values, so that they must be written as JSON.
+    Return None if the generated reader cannot read the values. Then the values must be written as JSON.
     """
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:

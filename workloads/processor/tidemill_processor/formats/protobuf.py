@@ -45,7 +45,8 @@ _FITTING: Mapping[str, set[int]] = {
     "boolean": {FieldDescriptor.TYPE_BOOL},
     "timestamp": _INTEGERS | {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE},
 }
-"""The Protobuf types that are read in columns for a field of each spec type. Of the messages, only timestamps are."""
+"""The Protobuf types that are read in columns for a field of each spec type. Timestamps are the only messages that are
+read in columns."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -79,7 +80,7 @@ class _ProtobufPlan(Plan):
             return None
         try:
             return self._first(b"\0", raws[0]).together(raws, FRAME_BYTES + 1, now_ms)
-        except Exception:  # broken bytes can raise any error; the records are then judged one by one
+        except Exception:  # broken bytes can raise any error; then the records are judged one by one
             return None
 
     def _first(self, head: bytes, raw: bytes) -> _MessagePlan:
@@ -202,7 +203,7 @@ class _MessagePlan:
         for field in self._reader.fields:
             at = _at(message if field.origin == "envelope" else row, field)
             if isinstance(at, float) and not math.isfinite(at):
-                detail = f"{field.name}: {at} is no finite number; send null, or a number"
+                detail = f"{field.name}: {at} is not a finite number; send null, or a number"
                 raise InvalidEvent(Reason.OUT_OF_RANGE, field.name, detail)
             if at is not None:
                 found[field.name] = at
@@ -214,7 +215,7 @@ def _is_moment(found: FieldDescriptor | None) -> bool:
 
 
 def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[Any]:
-    """Return the values of a member in many messages, of which some may be None."""
+    """Return the values of a member in many messages. Some of the messages may be None."""
     name = found.name
     if found.has_presence or None in messages:
         values = [None if each is None else value_of(each, found) for each in messages]

@@ -59,7 +59,7 @@ class ProtobufSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def message(self, indexes: Sequence[int]) -> type[Message]:
-        """Return a message by its indexes: of a message in the file, then of messages nested in it.
+        """Return a message by its indexes: the index of a message in the file, then the indexes of nested messages.
 
         Raises:
             IndexError: no message has these indexes.
@@ -76,7 +76,7 @@ def _file(text: str, name: str) -> FileDescriptorProto:
         file = FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
         # With `format=serialized`, Confluent's registry returns descriptors. Other registries ignore this parameter.
-        remedy = "use a registry that knows format=serialized, or let writers register descriptors"
+        remedy = "use a registry that supports format=serialized, or let writers register descriptors"
         raise ValueError(f"the registry gives the text of the .proto file, not its descriptor: {remedy}") from None
     if name:
         file.name = name
@@ -88,7 +88,7 @@ def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
 
     Raises:
         IndexError: the record ends before the message.
-        ValueError: the bytes are no message indexes.
+        ValueError: the bytes are not message indexes.
     """
     count, at = _varint(raw, start)
     if count == 0:
@@ -149,7 +149,7 @@ def absent(descriptor: Descriptor, steps: Steps) -> bool:
 
 
 def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-    """Return the path of a member to which none of `paths` leads, or None if all members are read."""
+    """Return the path of a member that is not on any of `paths`, or None if all members are read."""
     for field in descriptor.fields:
         steps = (*at, field.name)
         if steps in paths:
@@ -164,7 +164,7 @@ def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> St
 
 
 def value_of(message: Message, field: FieldDescriptor) -> Any:
-    """Return a member's value, or None if the member is not set. Without presence, an unset member has its default."""
+    """Return a member's value, or None if the member is not set. An unset member without presence has its default."""
     if field.has_presence and not message.HasField(field.name):
         return None
     return getattr(message, field.name)

@@ -1,7 +1,7 @@
-"""The client of a schema registry. It reads each schema once, by its id.
+"""The client of a schema registry, which reads each schema once, by its id.
 
 When a record has a new id, the loop's thread asks the registry. While the registry does not answer, the loop does not
-ask again. Then a separate thread calls `look`, which asks until the missing schemas are read.
+ask again. Then a separate thread calls `look` until the missing schemas are read.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 3.0
 """The timeout of a request to the registry."""
 _UNKNOWN_SECONDS = 10.0
-"""The time for which an id that the registry does not know is not requested again."""
+"""The time after which an unknown id is requested from the registry again."""
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The keys of the Secret. All of them are optional. They are the keys of Kubernetes' Secret types `basic-auth` and
-`tls`."""
+"""The keys of the Secret. All keys are optional. They have the same names as in Kubernetes' Secret types `basic-auth`
+and `tls`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Schema:
         text: the schema's text, as it was registered.
         kind: AVRO, PROTOBUF or JSON.
         references: the texts of the schemas that this schema refers to, directly or not. A schema comes after the
-            schemas that it refers to itself.
+            schemas that it refers to directly.
         names: the names of these schemas, in the same order.
     """
 
@@ -53,7 +53,7 @@ class Schema:
 
 
 class UnknownSchemaError(Exception):
-    """The registry does not have a schema. The message has its id."""
+    """The registry does not have a schema. The error's message has the schema's id."""
 
 
 class RegistryAwayError(Exception):
@@ -68,7 +68,7 @@ class Registry:
     """
 
     def __init__(self, spec: RegistrySpec, folder: Path | None = None, *, form: str | None = None) -> None:
-        """Create the client. It sends no request yet.
+        """Create the client, without a request to the registry.
 
         Args:
             spec: the registry in the pipeline's spec.
@@ -120,7 +120,7 @@ class Registry:
         return bool(self._missing)
 
     def look(self) -> None:
-        """Request the missing schemas, if any are missing. One thread calls this regularly.
+        """Request the missing schemas, if any are missing. One thread calls this method regularly.
 
         Raises:
             RegistryAwayError: the registry still does not answer.
@@ -135,7 +135,7 @@ class Registry:
                 self.error = ""
 
     def close(self) -> None:
-        """Close the connections. The next request opens new ones."""
+        """Close the connections. The next request opens new connections."""
         if self._client is not None:
             self._client[1].__exit__()
             self._client = None
@@ -162,11 +162,11 @@ class Registry:
     def _referred(self, client: SchemaRegistryClient, schema: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
         """Yield the names and texts of all schemas that a schema refers to, directly or not.
 
-        A schema comes after the schemas that it refers to itself.
+        A schema comes after the schemas that it refers to directly.
         """
         for reference in schema.references or ():
             if depth > _MOST_REFERENCES:
-                raise ValueError("the references of the schema lead in a circle")
+                raise ValueError("the references between schemas form a circle")
             version = client.get_version(reference.subject, reference.version, fmt=self._form).schema
             yield from self._referred(client, version, depth + 1)
             yield reference.name, version.schema_str or ""

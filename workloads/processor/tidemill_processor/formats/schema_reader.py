@@ -1,4 +1,4 @@
-"""Reads records whose schemas are in a registry. There is one plan for each schema, which is kept by the schema's id.
+"""Reads records whose schemas are in a registry. There is one plan for each schema, stored by the schema's id.
 
 A plan first reads all records of a batch together, and only the needed fields. If a record is unusual, the plan reads
 smaller groups together. The records of groups with an unusual record are read one by one and written as JSON, which is
@@ -62,12 +62,12 @@ class SchemaReader(ABC):
         times: the check of event times.
         registry: the client of the registry with the schemas.
         fields: the fields that are read from records' values.
-        flat: the spec for the events that `document` returns, in which each field is a member of its own name.
+        flat: the spec for the events that `document` returns. Each field is read from the member with the field's name.
         needed: the names of the fields that have to be read.
         exact: whether `Decoded` has the microseconds of event times.
         strict: whether schemas with members that no field reads are refused.
         changes: whether records are change events of Debezium.
-        at_row: the path of the row in a record: `after` of a change event, else the record itself.
+        at_row: the path of the row in a record: the path to `after` in a change event, and else the record itself.
         paths: the path of each field in a record, by the field's name.
         deletes: the policy for records that delete.
     """
@@ -127,7 +127,7 @@ class SchemaReader(ABC):
         return None if unread is None else undeclared(unread[len(self.at_row) :], known)
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
-        """Return the frames whose schemas are not known, because the registry is away.
+        """Return the frames whose schemas are not known, because the registry is unavailable.
 
         A frame is the first bytes of a record, with the schema's id.
         """
@@ -140,7 +140,7 @@ class SchemaReader(ABC):
         """Decode the values of records at wall time `now_ms`. `tombstones` are the indexes of records without a value.
 
         Raises:
-            RegistryAwayError: a schema is not known. Callers leave out the records of the frames in `waiting` before.
+            RegistryAwayError: a schema is not known. Callers first leave out the records of the frames in `waiting`.
         """
         frames = {raw[:FRAME_BYTES] for raw in raws}
         if len(frames) == 1 and not tombstones:
@@ -168,7 +168,7 @@ class SchemaReader(ABC):
         return Decoded(events, dict(sorted(invalid.items())), micros if self.exact else None, frozenset(ignored))
 
     def _of_schema(self, raws: Sequence[bytes], now_ms: int) -> Decoded:
-        """Decode records that all have the same frame, and so the same schema."""
+        """Decode records that all have the same frame, and therefore the same schema."""
         try:
             plan = self._plan_of(raws[0])
         except InvalidEvent as verdict:
@@ -243,7 +243,7 @@ class SchemaReader(ABC):
 
 
 def _within(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec with the fields of the envelope as members of the event, as `document` returns them."""
+    """Return the spec for the events of `document`, in which fields of the envelope are members of the event."""
     return with_fields(spec, [_moved(field) for field in spec.source.fields], format=None)
 
 

@@ -1,6 +1,6 @@
 """Changes the format of timestamp fields.
 
-If the schema has the unit of a timestamp, the unit replaces the field's format.
+If the schema defines the unit of a timestamp, the unit replaces the field's format.
 """
 
 from __future__ import annotations

@@ -24,15 +24,19 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause before a retry. The key is true for a fault in data or code (`is_fault`), which somebody has to
+"""The maximum pause before a retry. The key is true for a fault in data or code (`is_fault`), which somebody must
 correct, and false for a failing server."""
 TOLD_AFTER_SECONDS = 60.0
-"""A failure of a lock or a server, which is no fault in data or code, is only written to `_held_up` after this time."""
+"""A failure that is not a fault in data or code, but of a lock or a server, is only written to `_held_up` after this
+time."""
 
 
 @dataclass(frozen=True)
 class Duty:
-    """A repeated task of the keeper for one aggregation. If the name is empty, it is for the whole pipeline."""
+    """A repeated task of the keeper for one aggregation.
+
+    If the aggregation's name is empty, the duty is for the whole pipeline.
+    """
 
     kind: Kind
     aggregation: str = ""
@@ -95,7 +99,7 @@ class Trials:
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a duty and return its result. If it fails, or if it is too early to retry it, return 0.
+        """Run a duty and return its result. If the duty fails, or if it is too early for a retry, return 0.
 
         Raises:
             psycopg.Error: the connection is closed.
@@ -121,7 +125,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
         if known is None or known.reason != text:
-            # Errors of our own code are logged with a traceback, because it says more than the text.
+            # Errors of our own code are logged with a traceback, because it says more than the error's text.
             log.warning(
                 "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),
@@ -148,7 +152,7 @@ class Trials:
         metrics.HELD_UP.labels(duty=duty.kind).set(failing)
 
     def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
-        """Write to the table of failures. An error of this write must not block the duties."""
+        """Write to the table of failures. An error in this write must not block the duties."""
         try:
             connection.execute(text, values)
         except psycopg.Error as error:

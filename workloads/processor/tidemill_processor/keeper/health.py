@@ -10,7 +10,8 @@ from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3
-"""The number of failures in a row that make the process `degraded`. Fewer failures, such as lock timeouts, do not."""
+"""The number of failures in a row that make the process `degraded`. Fewer failures, such as a few lock timeouts, do
+not."""
 _WORDS = {
     "closing": ("close",),
     "scanning": ("scan", "rescore"),

@@ -1,6 +1,7 @@
 """Keeps dead letters and anomalies within their quotas. Rows that are not stored are counted in `_kept`.
 
-The remaining quota is read in the transaction that stores the rows, so it is also right with several replicas.
+The remaining quota is read in the transaction that stores the rows, so the number is also correct with several
+replicas.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAX_BATCH_VALUES = 16 * 1024 * 1024
 """The maximum size of all values in the dead letters of one batch. A compressed body of 1 kB may contain 10,000 invalid
 events."""
 SPARE_SHARE = 8
-"""Dead letters without values may exceed the quota by 1 / SPARE_SHARE of the quota."""
+"""Dead letters without values may exceed the quota by a share of 1 / SPARE_SHARE."""
 LETTER_BYTES = 300
 """The size in bytes of a row and its entries in three indexes, without value, key and texts."""
 BARE_KEY_BYTES = 1024
@@ -33,7 +34,7 @@ REPORT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Fit:
-    """The dead letters of a batch that are stored, and the numbers of those that are not stored in full.
+    """The dead letters of a batch that are stored, and the numbers of dead letters that are not stored in full.
 
     Attributes:
         stored: the stored dead letters with their sizes in bytes. Some have no value.
@@ -106,11 +107,10 @@ def note(connection: psycopg.Connection[Any], database: Database, kind: str, pla
 
 
 class Report:
-    """Reports to /metrics and /health how many rows were stored, and how many were not.
+    """Reports to /metrics and /health how many rows were stored, and how many were not stored.
 
     Attributes:
-        texts: for each table whose quota recently kept rows from being stored, a text that says so. Without such a
-            table, it is empty.
+        texts: for each table whose quota recently prevented storing rows, a text about it.
     """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:

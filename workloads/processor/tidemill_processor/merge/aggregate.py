@@ -40,7 +40,7 @@ class Aggregated:
     Attributes:
         rows: the group columns, `_pane` (epoch ms), `_after_ms`, and the partials' columns. Only hopping windows have
             `_after_ms`: windows that end by this time were closed and do not count the row's events. NO_CUT means that
-            all windows count them.
+            all windows count these events.
         late: `_i`, `_t` and `_pane` of the events that came too late for at least one window.
         doubtful: whether `late` depends on stored sessions that may have changed since they were read.
         reopening: the number of events that changed closed windows.
@@ -68,9 +68,9 @@ def aggregate(
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # The first window that contains a pane ends where the next pane starts. The last one starts with the pane, and ends
-    # one window length later. So an event is late for the first window if its pane has ended, and for all windows if
-    # the last window has ended.
+    # The first window that contains a pane ends where the next pane starts. The last window starts with the pane, and
+    # ends one window length later. So an event is late for the first window if its pane has ended, and for all windows
+    # if the last window has ended.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)
@@ -125,7 +125,7 @@ def reopening(rows: pl.DataFrame) -> int:
 def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
-    """Return one row per key, with the keys, the results of the `further` expressions, and the partials' columns."""
+    """Return one row per key, with the key, the results of the `further` expressions, and the partials' columns."""
     if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
     frame = exact_sums.deviating(frame, plan, keys)
@@ -137,7 +137,7 @@ def partials(
 
 def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
     """Return lists of values as stored sketches."""
-    from tidemill_contract.functions import sketches  # loads numpy
+    from tidemill_contract.functions import sketches  # the import loads numpy
 
     stored = [sketches.build(partial, found) for found in values.to_list()]
     return pl.Series(partial.column, stored, dtype=pl.Binary)

@@ -1,4 +1,4 @@
-"""Stores which closed windows late events changed. They are later published and scanned again."""
+"""Stores which closed windows late events changed. These windows are later published and scanned again."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch],
         The batch with the refused events as dead letters.
 
     Raises:
-        Exception: `error`, if all events can be stored, so that no event caused it.
+        Exception: `error`, if all events can be stored, so no event caused the error.
     """
     kept = batch.frame.clear()
     culprits: list[int] = []

@@ -40,7 +40,7 @@ def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str])
     for name in _spread(plan):
         value = numeric(name, frame)
         if frame.schema[name] == pl.Int64 and widest(name, frame) >= 2**62:
-            value = value.cast(pl.Int128)  # because differences in 64 bits would wrap silently
+            value = value.cast(pl.Int128)  # 128 bits, because differences in 64 bits would overflow silently
         found.append((value - value.min().over(keys)).cast(pl.Float64).alias(DEVIATION + name))
     return frame.with_columns(found) if found else frame
 
@@ -80,7 +80,7 @@ def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation
     else:
-        # Each half of an integer is exact as a double, and so is the rounding error of their sum.
+        # Each half of an integer is exact as a double, and the rounding error of their sum is exact too.
         lower = pivot & _LOW_BITS
         high, lost = _two_sum((pivot - lower).cast(pl.Float64), lower.cast(pl.Float64))
         rest = deviation + lost

@@ -64,12 +64,17 @@ def temp_table_sql(store: AggregationStore) -> str:
 
 
 def _plain(sql_type: str) -> str:
-    """Return a column's type in the temporary table. Times are milliseconds there, so no text has to be parsed."""
+    """Return a column's type in the temporary table.
+
+    Times are milliseconds in this table, so no text has to be parsed.
+    """
     return "bigint" if sql_type == "timestamptz" else sql_type
 
 
 def merge_sql(database: Database, store: AggregationStore) -> str:
-    """Return the statement that merges the temporary table into the window table. Its parameter is the batch's `rev`.
+    """Return the statement that merges the temporary table into the window table.
+
+    The statement's parameter is the batch's `rev`.
 
     If the aggregation has sketches, the statement returns the rows whose sketches must be compacted. A returned row has
     the window start, the table's oid, the ctid, and the sketches.
@@ -155,7 +160,7 @@ def compact(
     connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
 ) -> None:
     """Compact the sketches of the rows that the merge returned."""
-    from tidemill_contract.functions import sketches  # loads numpy
+    from tidemill_contract.functions import sketches  # the import loads numpy
 
     partials = sketched(store)
     sets = ", ".join(f"{quote(p.column)} = %s" for p in partials)

@@ -19,13 +19,14 @@ from tidemill_processor.batch import DATA, ELEMENT, OFFSET, PARTITION, TIME, Bat
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
-"""The maximum number of tables that one transaction creates. Each needs some locks, and Postgres has a few thousand."""
+"""The maximum number of tables that one transaction creates. Each table needs some locks, and Postgres has a few
+thousand locks."""
 
 
 class Partitions:
     """Creates missing partitions outside of the batch's transaction, so that no lock is held during that transaction.
 
-    If the batch fails afterwards, the empty table does no harm.
+    If the batch fails afterwards, the empty partitions do no harm.
     """
 
     def __init__(self, database: Database) -> None:
@@ -74,8 +75,8 @@ class KeptEvents:
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
         """Return the events of a batch to store, or None if there are none, and create their partitions.
 
-        It runs outside of the batch's transaction. An event that is older than the watermark minus the retention is
-        left out, because its partition would be removed at once.
+        Call this method outside of the batch's transaction. An event that is older than the watermark minus the
+        retention is left out, because its partition would be removed at once.
         """
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None

@@ -1,4 +1,4 @@
-"""Handles events that do not count in every window, or in none. Late events are counted, and dead letters stored."""
+"""Handles events that do not count in some or all of their windows: counts late events, and stores dead letters."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ def late(
         if not number:
             continue
         if policy == "reopen":
-            policy = "deadLetter"  # an event that is late here came too late even for reopening a window
+            policy = "deadLetter"  # with this policy, a late event came too late even for reopening a window
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
-        # The statement returns the current retention, because the processor is not restarted when the retention is
-        # edited.
+        # The statement returns the current retention, because an edit of the retention does not restart the processor.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
@@ -64,11 +63,10 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
     closed = work.closed_until or 0
     kept = closed - retention_ms
     if time >= kept:
-        return InvalidEvent(Reason.LATE, None, f"{missed} window(s) closed before it came")
+        return InvalidEvent(Reason.LATE, None, f"{missed} window(s) were closed before the event came")
     detail = (
-        f"{rfc3339_ms(time)} lies before {rfc3339_ms(kept)}, where the retention of {format_ms(retention_ms)} ends, as"
-        f" windows are closed until {rfc3339_ms(closed)}; lengthen its retention, then replay what is"
-        " missing"
+        f"{rfc3339_ms(time)} is before {rfc3339_ms(kept)}: windows are closed until {rfc3339_ms(closed)} and kept for"
+        f" {format_ms(retention_ms)}; increase the retention, then run `tidemill replay`"
     )
     return InvalidEvent(Reason.TOO_OLD, None, detail)
 
@@ -78,7 +76,7 @@ def write(
 ) -> None:
     """Store dead letters as far as their quota allows.
 
-    They are published later. `epochs` has the epoch by partition.
+    The dead letters are published later. `epochs` maps each partition to its epoch.
     """
     if not letters:
         return
@@ -98,7 +96,7 @@ def _store(
 ) -> dict[int, tuple[int, int]]:
     """Store dead letters. Return the number and the size of the rows by partition.
 
-    Existing rows are kept, because a replay reads events that are dead letters already.
+    Existing rows are kept, because a replay reads events that may already be dead letters.
     """
     rows = [
         (

@@ -32,8 +32,8 @@ from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, 
 _START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")
 _SINCE = own_partial("min", "since", "bigint")
 SINCE, OLD = _SINCE.column, "_old"
-"""The columns of the temporary table with the lowest layout of a row's writers, and with whether the row came from the
-window table."""
+"""Columns of the temporary table: the lowest layout of a row's writers, and whether the row came from the window
+table."""
 
 _JOINS, _COVERED, _SESSION = "_joins", "_covered", "_session"
 
@@ -58,7 +58,8 @@ def aggregate_sessions(
         closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was created
             again.
-        standing: the function that compares events with stored sessions. It is called only for events that may be late.
+        standing: the function that compares events with stored sessions. The function is called only for events that
+            may be late.
 
     Returns:
         The result, in which `rows` has the group columns, `_pane` (the time of the first event, epoch ms), `_end_ms`
@@ -127,7 +128,7 @@ class SessionMerger:
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """Return for each event whether it joins an open session, and whether it is in a closed one (`Standing`)."""
+        """Return whether each event joins an open session, and whether it is in a closed session (`Standing`)."""
         closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
@@ -147,7 +148,7 @@ class SessionMerger:
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
-        """Move stored sessions that overlap the batch's and can still get events into the temporary table."""
+        """Move stored sessions into the temporary table if they overlap the batch and can still get events."""
         columns = [*(quote(name) for name, _ in self._plan.group_by), *(quote(p.column) for p in self._plan.partials)]
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
@@ -159,7 +160,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the revision is the last of the partials
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last partial is the row's revision
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
@@ -173,7 +174,7 @@ class SessionMerger:
         """Return CTEs and an INSERT that merge overlapping sessions of the temporary table and store the result.
 
         If a stored session is merged into an earlier session, an empty row with end = start remains. From this row,
-        live listeners learn that the session does not exist any more.
+        live listeners learn that the session no longer exists.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]
@@ -212,8 +213,8 @@ class SessionMerger:
     def _overlap(self, nulls: frozenset[str], start: str) -> str:
         """Return the SQL condition that session t has the same group as b and overlaps b.
 
-        An index supports `=` and IS NULL, but not IS NOT DISTINCT FROM. So a statement handles rows that have nulls in
-        the same columns.
+        An index supports `=` and IS NULL, but not IS NOT DISTINCT FROM. So each statement handles rows that have nulls
+        in the same columns.
 
         Args:
             nulls: the group columns that are null in b. All other group columns are not null.
@@ -239,7 +240,10 @@ class SessionMerger:
 
 
 def _by_nulls(rows: pl.DataFrame, plan: AggregationLayout) -> Iterator[tuple[frozenset[str], pl.DataFrame]]:
-    """Yield the rows in parts. In each part, the same group columns are null. Their names are yielded with the part."""
+    """Yield the rows in parts.
+
+    In each part, the same group columns are null. The part is yielded with the names of these columns.
+    """
     groups = _groups(plan)
     if not groups or not any(rows[name].null_count() for name in groups):
         yield frozenset(), rows

@@ -25,7 +25,7 @@ def stored(kind: str, sent: str) -> str:
 
 
 def sent_again(kind: str, stored: str) -> str:
-    """Return SQL that converts a stored value to the value that is sent."""
+    """Return SQL that converts a stored value to the form in which values are sent."""
     if kind == "timestamp":
         return to_ms(stored)
     scale = scale_of(kind)

@@ -31,7 +31,7 @@ MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
 """The maximum size of the rows in an entry of the stream. A larger change is divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""The maximum size of a change whose rows are sent. Listeners read the rows of a larger change from the tables."""
+"""The maximum size of a change whose rows are sent. If a change is larger, listeners read its rows from the tables."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
 """The maximum number and size of a processor's entries in the stream. Older entries are removed."""
@@ -140,8 +140,8 @@ class Live:
         }  # fmt: skip
         try:
             with connection.transaction():
-                # With a newer generation, nothing is read, because it may write columns that this process does not
-                # know. Listeners then notice the gap in the revisions.
+                # If there is a newer generation, nothing is read, because its processors may write columns that this
+                # process does not know. Listeners then notice the gap in the revisions.
                 if self._database.newer_generation(connection) is not None:
                     return 0
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))

@@ -26,11 +26,11 @@ _OF_THE_RECORD = frozenset({
     KafkaError.INVALID_MSG_SIZE,
     KafkaError.INVALID_RECORD,
 })  # fmt: skip
-"""The errors of records that a broker refuses, however often they are sent."""
+"""The errors of records that a broker refuses each time."""
 
 
 class PublishFailed(Exception):
-    """The error if Kafka did not acknowledge all records. Then no row may be marked as published."""
+    """The error if Kafka did not acknowledge all records. After this error, no row may be marked as published."""
 
 
 class RecordRefused(Exception):
@@ -51,8 +51,7 @@ class Refused:
 class Outlet:
     """Sends records, and waits for their acknowledgement. A producer that does not deliver is replaced.
 
-    It is replaced because a client may use outdated leaders for ever after an outage, or after the topic was created
-    again.
+    The reason is that a client may use outdated leaders for ever after an outage, or after the topic was created again.
 
     Args:
         make: the function that creates a producer.
@@ -73,9 +72,9 @@ class Outlet:
             topic: the topic.
             key: the key of the record.
             value: the value of the record.
-            headers: the headers of the record. Kafka's report about a refused record does not have them.
-            keep: whether to keep the headers until the report. If they are not kept, which saves memory, `settle` has
-                to create them again.
+            headers: the headers of the record.
+            keep: whether to keep the headers until Kafka's report, which does not contain them. Without kept headers,
+                less memory is used, but `settle` has to create the headers again.
 
         Raises:
             PublishFailed: the queue stays full, or the producer failed.
@@ -94,7 +93,7 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        # _PURGE_QUEUE is ignored, because it is the late report of a record that was given up.
+        # _PURGE_QUEUE is ignored, because this error is the late report of a record that was given up.
         if error is None or error.code() == KafkaError._PURGE_QUEUE:
             return
         if error.code() in _OF_THE_RECORD:
@@ -106,7 +105,7 @@ class Outlet:
         """Wait until Kafka has acknowledged or finally refused all records, and return the refused records.
 
         Args:
-            headers_of: a function that creates the headers of a record again, if they were not kept.
+            headers_of: a function that creates the headers of a record again, if the headers were not kept.
 
         Raises:
             PublishFailed: a record was not acknowledged within a few seconds.
@@ -125,7 +124,7 @@ class Outlet:
         self._error, self._refused = None, []
 
     def _renew(self, *, at_once: bool = False) -> None:
-        """Replace the producer. The new one asks Kafka for the leaders."""
+        """Replace the producer. The new producer asks Kafka for the leaders."""
         if at_once or self._clock() - self._made_at >= RENEW_SECONDS:
             self._producer, self._made_at = self._make(), self._clock()
 
@@ -140,7 +139,10 @@ class Outlet:
             )
 
     def _apart(self, records: Sequence[Refused], deadline: float) -> list[Refused]:
-        """Return the records that are refused alone, because a broker refuses a whole batch because of one record."""
+        """Send the records again in smaller and smaller parts, and return the records that are refused alone.
+
+        A broker refuses an entire batch because of one record.
+        """
         culprits: list[Refused] = []
         parts = [records]
         while parts:

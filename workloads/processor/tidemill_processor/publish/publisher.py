@@ -1,9 +1,9 @@
 """Publishes results, anomalies and dead letters from their tables to their topics, at least once.
 
 The tables are the outbox. `published_until` is the time up to which closed windows are published. `_corrections` lists
-the windows that late events changed afterwards. Each dead letter and each anomaly has a column `published`. All of
-these only change after Kafka has acknowledged the records. After a crash before that, records are published again with
-the same `id` header, so that readers can drop repeats.
+the windows that late events changed afterwards. Each dead letter and each anomaly has a column `published`. These
+columns and rows change only after Kafka has acknowledged the records. If the process crashes before, records are
+published again with the same `id` header, so readers can drop repeats.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MARKED_ROWS = 1_000
 _FEW, _MANY = 5_000, 20_000
 _SHRINK = 8
-"""The factor by which a piece is smaller than a previous piece that failed."""
+"""The factor by which a piece is made smaller after a failure."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -45,7 +45,7 @@ class _ResultEncoder:
     """Encodes windows of one aggregation as records, which are (key, value, headers).
 
     The value of a window is {aggregation, version, group, window_start, window_end, revision, metrics}. To save time,
-    the part that is equal for windows of the same time is encoded once for all of them. The group, which is also the
+    the part that is equal for all windows of the same time is encoded once. The group, which is also the
     key, is encoded once for the key and the value.
     """
 
@@ -73,14 +73,17 @@ class _ResultEncoder:
 
 
 def _headers_of(refused: Refused) -> dict[str, str]:
-    """Return the headers of a result, which are created again from its key and value."""
+    """Create the headers of a result again, from its key and value."""
     told = msgspec.json.decode(refused.value or b"{}")
     head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
     return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
 
 
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
-    """Return an encoder of values as a JSON object with these names. It uses a struct, which is faster than a dict."""
+    """Return an encoder of values as a JSON object with these names.
+
+    The encoder uses a struct, which is faster than a dict.
+    """
     fields = [f"f{number}" for number in range(len(names))]
     members = [(field, Any) for field in fields]
     made = msgspec.defstruct("Members", members, rename=dict(zip(fields, names, strict=True)), gc=False)
@@ -119,7 +122,10 @@ class Publisher:
                     yield Duty("corrections", name, version), partial(self._corrections, connection, store, until)
 
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        """Publish the next windows. If they cannot be read, try fewer windows, and at last skip unreadable values."""
+        """Publish the next windows.
+
+        If these windows cannot be read, try fewer windows, and finally skip unreadable values.
+        """
         while True:
             panes = self._spans[store.id]
             try:

@@ -32,7 +32,7 @@ class Backlog:
         self._news: tuple[dict[int, int], float] | None = None
 
     def reached(self, partition: int, position: Position) -> int:
-        """Return the offset at which the next record is expected. It is beyond transaction markers that were read."""
+        """Return the offset at which the next record is expected, beyond transaction markers that were read."""
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read

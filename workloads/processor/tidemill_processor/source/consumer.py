@@ -1,8 +1,8 @@
 """Reads the source topic with Quix Streams' consumer: assigned partitions, their records and their ends.
 
-The assign callback does no I/O and never raises. It assigns, pauses and increments a generation. Then the loop reads
-the positions, seeks and resumes. Until then, a partition is not `ready`: its records are dropped, and are read again
-later.
+The assign callback does no I/O and never raises. The callback assigns partitions, pauses them and increments a
+generation. Then the loop reads the positions, seeks and resumes. Before the loop resumes a partition, it is not
+`ready`: its records are dropped, and are read again later.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     # The default of 1 s is too long, because a fast consumer would stall whenever its queue is full.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
-    # Limits the memory of prefetched records.
+    # This limits the memory of prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again. With the
-    # default of a minute, partitions of that broker stay unread long after it is back.
+    # default of a minute, partitions of that broker stay unread long after the broker is back.
     "socket.timeout.ms": 30_000,
     **RECONNECTING,
     "enable.partition.eof": True,
@@ -115,7 +115,7 @@ class Source:
             self._outdated = True
 
     def renew(self) -> None:
-        """Replace a consumer that can no longer be used. Its partitions are assigned again."""
+        """Replace a consumer that can no longer be used. The consumer's partitions are assigned again."""
         self._on_revoke(self._consumer, [])
         self._consumer.close()  # type: ignore[no-untyped-call]
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
@@ -123,8 +123,9 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # The partition is paused, and the loop seeks before anything is read. The offset here must not be a logical
-            # one: librdkafka would ask Kafka for its value, and the answer could arrive after the seek and override it.
+            # The partition is paused, and the loop seeks before anything is read. The offset must be absolute. For a
+            # logical offset, librdkafka would ask Kafka for its value, and the answer could arrive after the seek and
+            # override the seek.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -175,7 +176,8 @@ class Source:
             return polled
         if self._sought:
             self._prove(messages)
-        # Messages with an error are removed. Their value is the error's text, which must never count as a record.
+        # Messages with an error are removed, because their value is the error's text, which must never count as a
+        # record.
         troubled = [message for message in messages if message.error() is not None]
         for message in troubled:
             self._note(message, message.error(), polled)
@@ -189,8 +191,9 @@ class Source:
     def _prove(self, messages: list[Any]) -> None:
         """Check that the first record after a seek has the sought offset.
 
-        If it has not, pause the partition, so that the next `start` seeks again. There may be no record at the sought
-        offset, because of compaction or transaction markers. So a gap that is seen repeatedly is accepted.
+        If the record has another offset, pause the partition, so that the next `start` seeks again. There may be no
+        record at the sought offset, because of compaction or transaction markers. So a gap that is seen repeatedly is
+        accepted.
         """
         for message in messages:
             partition, error = message.partition(), message.error()
@@ -262,7 +265,7 @@ class Source:
     def ends(self) -> dict[int, int]:
         """Return the end offsets of the assigned partitions, or else of the partitions that were assigned last.
 
-        Call it in a separate thread. Ends that a broker does not report in time are missing in the result.
+        Call this method in a separate thread. Ends that a broker does not report in time are missing in the result.
 
         Raises:
             KafkaException: no end is known.
@@ -321,7 +324,7 @@ class Source:
     def close(self) -> None:
         """Leave the group, so that other members take over at once.
 
-        Otherwise, Kafka waits for a static member to return.
+        If a static member does not leave, Kafka waits for it to return.
         """
         with suppress(KafkaException):
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
@@ -351,7 +354,7 @@ def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[int, int]:
     """Wait for the answers of `list_offsets`, and return the ends that are reported, by partition."""
     done, _ = wait(futures.values(), ASK_SECONDS + 1)
     answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
-    # Negative offsets are ignored, because librdkafka returns one if a leader does not answer in time.
+    # Negative offsets are ignored, because librdkafka returns a negative offset if a leader does not answer in time.
     return {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
 
 

@@ -1,10 +1,9 @@
 """Checks that the consumer group reads all partitions of its topic, and joins the group again if it does not.
 
 A group distributes partitions when a member joins or leaves, or when its leader joins again. A static member that was
-killed and returns in time neither joins nor leaves, and gets its former partitions. Assume that it leads the group, and
-that the topic got more partitions meanwhile. Then the new partitions would never be assigned, because its new client
-sees no change of the topic and does not join again. If another member joins again, it only gets its former partitions
-back.
+killed and returns in time neither joins nor leaves, and gets its former partitions. If such a member leads the group,
+and the topic got more partitions meanwhile, the new partitions would never be assigned: the member's new client sees no
+change of the topic and does not join again. Any other member that joins again only gets its former partitions back.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ MAX_PATIENCE_SECONDS = 600.0
 class Coverage:
     """Joins the group again while nobody reads some partitions, after growing pauses.
 
-    Every member does so, because no member knows which one leads the group. The group only distributes its partitions
-    when the leader joins. Other members get their former partitions back at once.
+    Every member joins again, because no member knows which member leads the group. The group only distributes its
+    partitions when the leader joins. Other members get their former partitions back at once.
 
     Args:
         join: the function that joins the group again, without leaving it.

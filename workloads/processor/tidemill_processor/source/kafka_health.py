@@ -24,7 +24,7 @@ class KafkaHealth:
 
     Attributes:
         error: the reason why Kafka fails, or an empty text if Kafka works.
-        answered_at: the time at which the last request that was answered was sent (monotonic seconds).
+        answered_at: the time at which the last answered request was sent (monotonic seconds).
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
@@ -51,7 +51,7 @@ class KafkaHealth:
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Record an answer to a request that was sent at `asked_at`. A failure after that time stays recorded.
+        """Record an answer to a request that was sent at `asked_at`. A failure after `asked_at` stays recorded.
 
         Any thread may call this.
         """

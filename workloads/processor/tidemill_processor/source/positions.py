@@ -2,7 +2,7 @@
 
 If a topic was created again, a new epoch starts. Offsets that Kafka no longer has are recorded in `_lost`, and never
 skipped silently. A broker with outdated metadata may return the topic's former id, or an end before the stored
-position. Starting a new epoch then would count events twice, so such an answer is not accepted at once.
+position. A new epoch because of such an answer would count events twice, so the answer is not accepted at once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Positions:
         """
         query = offsets.read(self._schema, self._reader)
         wanted = list(partitions)
-        # Forget partitions that are no longer assigned. If one is assigned again, its waiting time starts anew.
+        # Forget partitions that are no longer assigned. If such a partition is assigned again, its waiting time starts
+        # again.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
@@ -96,7 +97,9 @@ class Positions:
         if next_offset is None:
             return self._move(connection, partition, before, topic_id, epoch, self._first(partition, low, high))
         if known_id is not None and known_id != topic_id:
-            log.error("topic %s is a new one; partition %d starts epoch %d", self._source.topic, partition, epoch + 1)
+            log.error(
+                "topic %s was created again; partition %d starts epoch %d", self._source.topic, partition, epoch + 1
+            )
             self._record_loss(connection, partition, epoch, next_offset, None, "topic_recreated")
             return self._move(connection, partition, before, topic_id, epoch + 1, low)
         if next_offset < low:
@@ -137,7 +140,7 @@ class Positions:
         epoch: int,
         offset: int,
     ) -> Position | None:
-        """Set a position if it is still `before`. Return None if another process has changed it meanwhile."""
+        """Set a position if it is still `before`. Return None if another process has changed the position meanwhile."""
         update = offsets.move(self._schema, self._reader)
         moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
         return Position(offset, epoch) if moved else None

@@ -1,7 +1,7 @@
 """Computes the greatest event time of each partition, and the watermark of the pipeline, with pure functions.
 
 All event times are epoch milliseconds. All wall times are milliseconds of the database's clock, which all replicas
-share. Nothing here reads a clock.
+share. This module reads no clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CONFIRMATIONS = 3
 """The number of events in a row beyond maxAdvance after which a jump of event time is accepted."""
 
 STALE_MS = 10_000
-"""The time for which a confirmation is valid that a partition was read to its end. Owners renew it every second."""
+"""The time for which the confirmation of a partition's end is valid. Owners renew the confirmation every second."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,11 @@ class ReaderTime:
     """The event-time clock of the pipeline, from a row of `_readers`.
 
     Attributes:
-        watermark: the watermark: no event before this time is expected. It never decreases.
+        watermark: the watermark: no event before this time is expected. A watermark never decreases.
         candidate: a watermark that idle partitions still have to confirm.
         candidate_at: the wall time at which `candidate` was set.
-        active_since: the wall time at which the current period of activity began. Silence before it does not count.
+        active_since: the wall time at which the current period of activity began. Silence before this time does not
+            count.
         idle_since: the wall time since which all partitions are idle.
         idle_base: the watermark at `idle_since`.
     """
@@ -136,8 +137,8 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # The least suspect is accepted for a partition without a maximum. Its first events are suspects, because there
-        # is no maximum to compare them with, and no event followed.
+        # The least suspect is accepted for a partition without a maximum. The first events of such a partition are
+        # suspects, because there is no maximum to compare them with, and no event followed.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:

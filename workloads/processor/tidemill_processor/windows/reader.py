@@ -26,7 +26,7 @@ Query = tuple[str, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Span:
-    """The closed windows that are read together. They end in [first, last] (epoch ms)."""
+    """The closed windows that are read together. All of them end in [first, last] (epoch ms)."""
 
     first_ms: int
     last_ms: int
@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Cut:
-    """Selects a part of some windows. By default, it selects all of them.
+    """Selects a part of the windows of a query, by default all of them.
 
     Attributes:
         first_ms: the earliest start (epoch ms), or None if there is no limit.
@@ -78,7 +78,7 @@ class WindowReader:
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
         """Return the next span of windows that end in (after, until], or None if there are no such windows.
 
-        The span has about `panes` panes. It begins with the first stored window, even after a long gap.
+        The span has about `panes` panes. A span begins with the first stored window, even after a long gap.
         """
         plan = self._store.layout
         if plan.gap_ms is not None:
@@ -155,7 +155,10 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield windows that start in [first, last] as dicts by column. With `revs`, only these revisions are read."""
+        """Yield windows that start in [first, last] as dicts by column.
+
+        With `revs`, only windows with these revisions are read.
+        """
         for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
             yield dict(zip(self.columns, row, strict=True))
 
@@ -201,7 +204,7 @@ class WindowReader:
     def rows(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[list[Any]]:
         """Yield windows as lists of values for JSON: the groups, window start, window end, and the metrics.
 
-        It must run in a transaction, because it uses a server-side cursor to limit memory.
+        Call this method in a transaction, because it uses a server-side cursor to limit memory.
         """
         return map(self.window, self.fetch(connection, query))
 
@@ -236,7 +239,7 @@ class WindowReader:
 
 
 def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.datetime], str]:
-    """Return a conversion of times that reuses its last result for an equal time. It is faster than a hash lookup."""
+    """Return a conversion of times that reuses its last result for an equal time. This is faster than a hash lookup."""
     last, text = None, ""
 
     def converted(moment: dt.datetime) -> str:

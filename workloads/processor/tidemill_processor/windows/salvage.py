@@ -21,7 +21,7 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""The approximate maximum number of queries in one search. So many queries take seconds."""
+"""The approximate maximum number of queries in one search. This number of queries takes seconds."""
 MOST_HALVES = 40
 """Groups are not divided further if their hashes have this many bits in common."""
 _NOTHING = Cut(first_ms=1, last_ms=0)
@@ -48,7 +48,7 @@ class Salvage:
         query: a function that returns the query of a part of the windows.
 
     Attributes:
-        skips: the windows and values that could not be read. They are complete after all `rows` were yielded.
+        skips: the windows and values that could not be read. The list is complete after all `rows` were yielded.
     """
 
     def __init__(
@@ -91,7 +91,10 @@ class Salvage:
         return None
 
     def _halves(self, part: Cut) -> list[Cut]:
-        """Return the two halves of a part. The list is empty if it cannot be divided, or after too many queries."""
+        """Return the two halves of a part.
+
+        The list is empty if the part cannot be divided, or after too many queries.
+        """
         if self._probes >= MOST_PROBES:
             return []
         keys = self._keys(part)
@@ -126,7 +129,7 @@ class Salvage:
         return _Keys(first_ms, last_ms, several, first)
 
     def _without(self, part: Cut, error: Exception) -> Iterator[list[Any]]:
-        """Yield a part without its unreadable metrics, or nothing if it still cannot be read."""
+        """Yield a part without its unreadable metrics, or nothing if the part still cannot be read."""
         names, bad = frozenset(self._reader.metrics), dict[str, str]()
         for name in self._reader.metrics:
             if (found := self._failure(replace(part, without=names - {name}))) is not None:

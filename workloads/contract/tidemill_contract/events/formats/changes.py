@@ -1,4 +1,4 @@
-"""Finds the row that is the event of a change of Debezium, whichever format the change is written in."""
+"""Finds the event of a Debezium change, which is a row. The change may be in any format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 WRITES = frozenset(("c", "r", "u"))
-"""The ops of changes that insert or update a row."""
+"""The values of `op` for changes that insert or update a row."""
 EXPECTED = "Debezium change event (op, before, after)"
 
 
@@ -27,15 +27,15 @@ def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T
     Raises:
         InvalidEvent: the record becomes a dead letter.
     """
-    match op:  # which may be of any type, if a schema says so
+    match op:  # a schema can give `op` any type
         case "c" | "r" | "u":
             if after is None:
-                detail = f"the change event of op {op} has no row in after; see how its source is set up"
+                detail = f"the change event with op {op} has no row in after; check how its source is configured"
                 raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
             return after
         case "d":
             return deletes.row("the change event deletes a row (op d)", before)
         case "t":
             return deletes.row("the change event truncates the table (op t)", before=None)
-    detail = f"a change event of op {shown(str(op).encode())} has no row; take such change events out of the topic"
+    detail = f"a change event with op {shown(str(op).encode())} has no row; keep such change events out of the topic"
     raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)

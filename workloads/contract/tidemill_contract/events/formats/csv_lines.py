@@ -20,7 +20,10 @@ _encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec for the events that `CsvLines` makes, in which each field is a member of its own name."""
+    """Return the spec for the events that `CsvLines` makes.
+
+    Each field is read from the member with the field's name.
+    """
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]
@@ -45,10 +48,10 @@ class CsvLines(Opener):
         self._delimiter = written.delimiter
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events of many lines as JSON, or none if any line needs `single`."""
+        """Return the events of many lines as JSON, or nothing if a line must be read by `single`."""
         try:
             rows = self._rows([raw.decode().removeprefix(_BOM) for raw in raws])
-            # A quote that spans lines makes one row of several records.
+            # If a quote spans lines, the CSV reader joins several records into one row.
             if len(rows) != len(raws) or not all(len(row) == len(self._cells) for row in rows):
                 return [], []
             documents = list(map(self.document, rows))
@@ -69,11 +72,13 @@ class CsvLines(Opener):
             detail = f"is not UTF-8 ({error}); send CSV in UTF-8"
             raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
         except csv.Error as error:
-            detail = f"is not CSV ({error}): {shown(raw)}; send one line a record, and quotes in pairs"
+            detail = f"is not CSV ({error}): {shown(raw)}; send one line per record, and close all quotes"
             raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
         if len(rows) != 1:
             came = "an empty line" if not rows else f"{len(rows)} lines"
-            raise InvalidEvent(Reason.UNREADABLE, None, f"expected one line of CSV, got {came}; send one line a record")
+            raise InvalidEvent(
+                Reason.UNREADABLE, None, f"expected one line of CSV, got {came}; send one line per record"
+            )
         (row,) = rows
         if len(row) != len(self._cells):
             columns = shown(self._delimiter.join(self._names).encode())

@@ -21,7 +21,7 @@ _SHOWN = 6
 
 
 class _Change(msgspec.Struct, gc=False):
-    """A change event. If it was written with schemas, `payload` contains the change event."""
+    """A change event. If the record was written with schemas, `payload` contains the change event."""
 
     op: str | None = None
     before: msgspec.Raw = msgspec.Raw()
@@ -56,7 +56,7 @@ class _Debezium(Opener):
 
 
 class _Schemaed(msgspec.Struct, gc=False):
-    """What Kafka Connect's JsonConverter writes with `schemas.enable`."""
+    """The object that Kafka Connect's JsonConverter writes with `schemas.enable`."""
 
     payload: msgspec.Raw = msgspec.Raw()
 

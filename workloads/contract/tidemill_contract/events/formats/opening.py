@@ -1,4 +1,4 @@
-"""Opens records: removes what is around the event in a record, and returns the event as JSON.
+"""Opens records: removes the envelope or framing around an event, and returns the event as JSON.
 
 The event is then judged like an event without an envelope. The envelope is also returned, for fields `from: envelope`.
 """
@@ -17,7 +17,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The values that mean that there is no event: an empty text, and JSON's null."""
+"""The values that stand for an absent event: an empty text, and JSON's null."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Deletes:
         """Return the event of a delete, which is the row before the delete, or None if the policy leaves deletes out.
 
         Args:
-            what: the words for the delete in messages.
+            what: the description of the delete in messages.
             before: the row before the delete, or None if the record does not contain it.
 
         Raises:
@@ -74,7 +74,9 @@ class Deletes:
         return before
 
     def check_tombstone(self) -> None:
-        """Check whether a record without a value is ignored. It never has an event: the delete before it has the row.
+        """Check whether a record without a value is ignored.
+
+        A tombstone never has an event, because the delete before the tombstone has the row.
 
         Raises:
             InvalidEvent: the record becomes a dead letter.

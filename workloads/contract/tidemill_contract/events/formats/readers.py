@@ -139,7 +139,7 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Put fields that another decoder has read into events, and return the events with the verdicts of both decoders.
+    """Copy the fields that another decoder has read into events. Return the events with the verdicts of both decoders.
 
     Args:
         decoded: the events.
@@ -171,7 +171,7 @@ def _located(verdict: InvalidEvent, fields: Mapping[str, FieldSpec]) -> InvalidE
 
 
 def _spread(decoded: Decoded, opened: Opened, records: int) -> Decoded:
-    """Return the decoded events with the indexes of all records. A record without an event gets None."""
+    """Return one decoded event for each record, or None for a record without an event."""
     events: list[Any] = [None] * records
     micros = None if decoded.micros is None else [0] * records
     for place, index in enumerate(opened.at):

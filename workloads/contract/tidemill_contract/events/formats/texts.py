@@ -15,7 +15,7 @@ _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 def as_json(text: bytes, field: FieldSpec) -> bytes:
     """Return a text as JSON of the field's type.
 
-    If it has another type, return a JSON string, which the decoder refuses.
+    If the text is not of this type, return a JSON string, which the decoder refuses.
 
     Raises:
         InvalidEvent: the text is not UTF-8.

@@ -1,7 +1,7 @@
 """Checks events whose values already have types, such as Avro's. The JSON reader makes these checks while it reads.
 
-Only events that are certainly valid pass. All other events are written as JSON and judged as JSON events, so that there
-is one set of reasons and remedies.
+Only events that are certainly valid pass. All other events are written as JSON and judged as JSON events, so there is
+one set of reasons and remedies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TypedDecoder(EventDecoder):
 
     Attributes:
         row: the class of events. Its arguments are the values of the fields in the order of `columns`.
-        columns: the names of all fields, also of those that are not read from the event.
+        columns: the names of all fields, including fields that are not read from the event.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool, read: Collection[str]) -> None:

@@ -1,8 +1,9 @@
 """The base of kinds. One member (the tag) names the kind, and the kind decides which other members are allowed.
 
 In YAML all members are on one level, and the schema of the CRD can only list the members of all kinds together. So a
-value is read twice. First it is read *as written*, by a flat class in which members that only some kinds have are
-optional. Then it is read as its kind. The flat class, the CRD's schema and its rules are generated from the kinds.
+value is read twice. First the value is read *as written*, by a flat class with the members of all kinds, in which
+members that some kinds lack are optional. Then the value is read as its kind. The flat class, the CRD's schema and its
+rules are generated from the kinds.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return the message and the remedy for a misplaced member. They get the kind's name and the member.
+    """Functions that return the message and the remedy for a misplaced member.
+
+    Both functions get the kind's name and the member.
 
     Attributes:
         missing: the function for a member that is missing in a kind that needs the member.
@@ -68,7 +71,9 @@ class Words:
 
 
 class Kinds(Generic[K]):
-    """The kinds of one thing, such as windows. Used in `Annotated`, it makes pydantic read a value as its kind.
+    """The kinds of one thing, such as windows.
+
+    Used in `Annotated`, an object of this class makes pydantic read a value as its kind.
 
     Attributes:
         tag: the name of the member that names the kind.
@@ -124,7 +129,7 @@ class Kinds(Generic[K]):
         return self.written.model_construct(found.model_fields_set, **dict(found))
 
     def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return the fault of a member that is present in the wrong kind, or absent in a kind that needs it."""
+        """Return a fault if the kind does not have a member that is set, or needs a member that is absent."""
         kind, value = getattr(written, self.tag), getattr(written, member.name)
         if value is None:
             missing = kind in member.needing
@@ -145,7 +150,7 @@ class Kinds(Generic[K]):
 
         The JSON schema is that of the flat class. A kind is dumped with its own members only.
         """
-        # This takes a before-validator and an after-validator, because a single wrap-validator would lose pydantic's
+        # There is a before-validator and an after-validator, because a single wrap-validator would lose pydantic's
         # alias settings.
         taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
         as_it_is = core_schema.simple_ser_schema("any")
@@ -189,7 +194,7 @@ class Kinds(Generic[K]):
         return {value: kind.model_fields[name] for value, kind in kinds if name in kind.model_fields}
 
     def _is_of_some(self, having: Mapping[str, FieldInfo]) -> bool:
-        """Return whether only some kinds have the member, or only some need it."""
+        """Return whether some kinds lack the member, or do not need it although other kinds do."""
         return len(having) < len(self.by_name) or len({info.is_required() for info in having.values()}) > 1
 
     def _member(self, name: str) -> Member | None:

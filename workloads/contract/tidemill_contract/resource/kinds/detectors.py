@@ -1,7 +1,7 @@
 """The settings of detectors: one class for each detector.
 
 `standard` is the default threshold of a kind. A setting that is None means the detector's own default. The algorithms
-are in `tidemill_processor.detect.detectors`, one module each, registered by type.
+are in `tidemill_processor.detect.detectors`, in a module for each detector.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ class DetectorSpec(Model):
 
     @property
     def limit(self) -> float:
-        """The threshold of the settings, or else the default one."""
+        """The threshold of the settings, or else the default threshold."""
         return self.standard if self.threshold is None else self.threshold
 
     @property
     def signature(self) -> str:
-        """The settings that the learnt state depends on. If they change, the detector learns from the beginning."""
+        """The settings that the learnt state depends on.
+
+        If these settings change, the detector learns from the beginning.
+        """
         return self.type
 
 

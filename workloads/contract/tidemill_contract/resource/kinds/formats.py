@@ -30,7 +30,7 @@ class RegistrySpec(Model):
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(description="Its address.")
     secret_ref: SecretRef | None = Field(
-        None, description="A Secret with username and password, ca.crt, tls.crt and tls.key, as far as they are needed."
+        None, description="A Secret with username and password, ca.crt, tls.crt and tls.key, as needed."
     )
 
     @property
@@ -64,7 +64,7 @@ class FormatSpec(Model):
 
 
 def _format(written: Any) -> Any:
-    """Return the format as an object, also if it is written as a text."""
+    """Return the format as an object, even if it is written as a text."""
     return {"type": written} if isinstance(written, str) else written
 
 

@@ -1,6 +1,6 @@
 """The metrics of the spec: one class for each function, generated from the registry, with the function's parameters.
 
-One more class has no function: a metric by expression over other metrics.
+An additional class is for a metric that has an expression over other metrics instead of a function.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class FunctionMetric(MetricSpec):
 
     field: Name | None = Field(None, description=_FIELD)
     where: Expression | None = Field(
-        None, description="SQL condition. Only events for which it is true count in this metric. Default: all events."
+        None,
+        description="SQL condition. Only events that fulfil the condition count in this metric. Default: all events.",
     )
 
 
@@ -71,7 +72,7 @@ def _missing(function: str, member: Member) -> tuple[str, str]:
     if member.name == "expression":
         return "a metric needs a function or an expression", "add one, such as function: count"
     if member.name == "field":
-        return f"{function} needs a field", "name the field or derive it runs over"
+        return f"{function} needs a field", "name the field or derive that it aggregates"
     return f"{function} needs {member.alias}", PARAMETERS[member.name].remedy
 
 

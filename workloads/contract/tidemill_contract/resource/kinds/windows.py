@@ -125,13 +125,15 @@ class ClockWindow(Model):
         for member, text in {"size": self.size, self.between: self.step}.items():
             if self.by_calendar and calendar_units(text) is None:
                 remedy = "write days or longer, such as 1d, 1w or 1mo" + (", or take zone out" if self.zone else "")
-                yield Fault(f"{path}.{member}", text, "is no number of days, weeks, months, quarters or years", remedy)
+                yield Fault(
+                    f"{path}.{member}", text, "is not a number of days, weeks, months, quarters or years", remedy
+                )
         offset, step = parse_ms(self.offset or "0s"), least_ms(self.step)
         if offset % MIN_WINDOW_MS and offset > MIN_WINDOW_MS:
             yield Fault(f"{path}.offset", self.offset, "has a fraction of a second", "write whole seconds")
         elif offset >= step >= MIN_WINDOW_MS:
             message = f"is not shorter than {self.between} {self.step}"
-            yield Fault(f"{path}.offset", self.offset, message, "write a shorter one")
+            yield Fault(f"{path}.offset", self.offset, message, "write a shorter time")
 
 
 class TumblingWindow(ClockWindow):
@@ -171,7 +173,7 @@ class HoppingWindow(ClockWindow):
         else:
             size, hop = sizes[1], hops[1]
         if size % hop:
-            yield Fault(f"{path}.hop", self.hop, f"does not divide size {self.size}", "choose a hop that does")
+            yield Fault(f"{path}.hop", self.hop, f"does not divide size {self.size}", "choose a hop that divides size")
         elif size // hop > MAX_PANES:
             remedy = f"at most {MAX_PANES}: make hop longer or size shorter"
             yield Fault(f"{path}.hop", self.hop, f"an event would be in {size // hop} windows", remedy)
@@ -186,8 +188,8 @@ class SessionWindow(Model):
     gap: Duration = Field(description="Time without events that ends a session.", examples=["5m"])
     max_length: Duration | None = Field(
         None,
-        description="Greatest length of a session. Sessions are cut at multiples of it since the epoch. Default: 1d, or"
-        " gap if gap is longer.",
+        description="Greatest length of a session. Sessions are cut at multiples of this length since the epoch."
+        " Default: 1d, or gap if gap is longer.",
     )
     grace: Grace = "0s"
 

@@ -1,6 +1,6 @@
 """Anomaly detectors. A detector is a pure function: it maps a state and a value to a verdict and the next state.
 
-A state is a JSON object of limited size. Equal states and values always lead to equal verdicts, also after a restart. A
+A state is a JSON object of limited size. Equal states and values always lead to equal verdicts, even after a restart. A
 value is judged before it is learnt. docs/detectors.md has formulas, sources and measured scores.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge",
 COOLDOWN_WINDOWS = 24
 """The default of `cooldown`: after an anomaly, this many windows or events of the group are not reported."""
 GREATEST = 1e140
-"""The greatest value. Larger values are replaced with this one, so that sums of squares stay finite."""
+"""The greatest value. Larger values are replaced with it, so that sums of squares stay finite."""
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
 """The function of a detector. It takes settings (of the detector's class), state, time (epoch ms) and value, and
@@ -45,11 +45,11 @@ _DETECTORS = _registered()
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict that a value is an anomaly.
+    """The verdict on an anomalous value.
 
     Attributes:
         value: the value.
-        score: the score in the detector's unit. It is at least the threshold.
+        score: the score in the detector's unit, which is at least the threshold.
         severity: info, warning (at least 1.5 thresholds) or critical (at least 3 thresholds).
         expected: the least surprising value, or None if the detector computes no such value.
         lower: the lower bound of values that would not have been reported, or None if the detector computes no bound.
@@ -66,7 +66,7 @@ class Verdict:
     def within(self, least: float, greatest: float) -> Verdict:
         """Return the verdict with expected value and bounds limited to a metric's range.
 
-        A count, e.g., is never below 0.
+        For example, a count is never below 0.
         """
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
@@ -93,7 +93,8 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
     try:
         reading, following = observe(spec, state, at_ms, value)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # The stored state is damaged, because the detector cannot have written it. So it starts with an empty state.
+        # The stored state is damaged, because the detector cannot have written it. So the detector starts with an empty
+        # state.
         state = {}
         reading, following = observe(spec, state, at_ms, value)
     return decide(spec, state, following, reading, at_ms, value)

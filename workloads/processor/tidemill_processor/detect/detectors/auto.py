@@ -1,12 +1,12 @@
-"""auto: the detector that needs no tuning. It scores how rare a value and its recent average are.
+"""auto: the detector that needs no tuning, which scores how rare a value and its recent average are.
 
-The method follows Lavin and Ahmad (2015, arXiv 1510.03336). They score the likelihood of recent prediction errors, not
-the errors themselves, because the same error is usual in a noisy series and unusual in a calm one. Their memory network
-is replaced with two simple predictors: the long-run level, and the usual value at this hour of the day. Each predictor
-predicts the value, and the average of about twelve windows. Each of the four errors has a surprise, which is -log10 of
-its tail probability (tail.py). The score is half the sum of the four surprises. The score is 4 if each error has a
-probability of 1 in 100, or if two errors have a probability of 1 in 10,000 and the other two errors are usual. So a
-value must be unusual in more than one way, and false alarms are rare.
+The method follows Lavin and Ahmad (2015, arXiv 1510.03336). These authors score the likelihood of recent prediction
+errors, not the errors themselves, because the same error is usual in a noisy series and unusual in a calm series. The
+authors' memory network is replaced with two simple predictors: the long-run level, and the usual value at this hour of
+the day. Each predictor predicts the value, and the average of about twelve windows. Each of the four errors has a
+surprise, which is -log10 of its tail probability (tail.py). The score is half the sum of the four surprises. The score
+is 4 if each error has a probability of 1 in 100, or if two errors have a probability of 1 in 10,000 and the other two
+errors are usual. So a value must be unusual in more than one way, and false alarms are rare.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
 
 
 def _learnable(views: list[View], usual: float | None, level: float, value: float) -> float:
-    """Return the value that is learnt, which is limited to REACH standard deviations from the expected value.
+    """Return the value to learn, limited to REACH standard deviations from the expected value.
 
     On each side, the wider limit of the two predictors is used. So a single huge value has a limited effect. A shift of
     the level is still learnt, because each limited value widens the spread.
@@ -92,7 +92,7 @@ def _learnable(views: list[View], usual: float | None, level: float, value: floa
 def _read(value: float, expected: float, score: Callable[[float], float], limit: float) -> Reading:
     """Return the reading.
 
-    Only the reading of an anomaly has bounds. At their distance from the expected value, the score reaches the limit.
+    Only the reading of an anomaly has bounds. A value at a bound has a score equal to the limit.
     """
     found = score(value)
     if found < limit:

@@ -1,6 +1,6 @@
-"""changepoint: detects a shift of the level. It compares the mean of the last windows with the mean of earlier windows.
+"""changepoint: detects a shift of the level, by comparing the mean of the last windows with that of earlier windows.
 
-The distance between the two means is measured in standard deviations of all their values. This is a two-sample
+The distance between the two means is measured in standard deviations of all their values. The distance is a two-sample
 statistic, as in CUSUM charts (Page 1954). The score says how rare such a distance is in this series (tail.py).
 """
 
@@ -15,7 +15,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 LATEST = 12
 """The number of latest windows, which may have a new level."""
 BEFORE = 288
-"""The number of earlier windows to compare with. It is a day of five-minute windows."""
+"""The number of earlier windows to compare with: a day of five-minute windows."""
 
 
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:

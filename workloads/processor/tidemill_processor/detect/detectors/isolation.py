@@ -5,7 +5,7 @@ halve the space of features repeatedly. A point in a region with few earlier poi
 are compared with the last full window of points, while the current window is collected. The score says how rare such a
 mass is (tail.py).
 
-The trees are made from a fixed seed. They are not part of the state, which only has the masses of their leaves.
+The trees are made from a fixed seed, so the state only has the masses of their leaves.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _counted(counts: list[int], leaf: int) -> list[int]:
 
 
 def _squeeze(deviation: float) -> float:
-    """Map a deviation to a number between 0 and 1. Usual deviations are mapped to the middle half."""
+    """Map a deviation to a number between 0 and 1. Usual deviations are mapped to numbers from 0.25 to 0.75."""
     return 0.5 + math.atan(deviation / 2) / math.pi
 
 
@@ -102,7 +102,7 @@ def _leaf(tree: Tree, point: list[float]) -> int:
 
 
 def _mass(counts: list[int], leaf: int) -> float:
-    """Return the mass of the smallest node above a leaf that has enough points, scaled to the whole space."""
+    """Return the mass of the smallest node with enough points above a leaf, scaled to the entire space."""
     low, high = 0, 2**DEPTH
     mass = WINDOW
     scale = 1

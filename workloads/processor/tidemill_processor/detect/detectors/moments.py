@@ -24,7 +24,7 @@ def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
 
 
 def spread(moments: Moments, level: float = 0.0) -> float:
-    """Return the standard deviation. It has a minimum, so that tiny changes of a flat series are no anomalies."""
+    """Return the standard deviation, or at least a minimum, so tiny changes of a flat series are not anomalies."""
     _, mean, variance = moments
     return floored(math.sqrt(max(0.0, variance)), max(abs(mean), abs(level)))
 

@@ -2,7 +2,7 @@
 
 A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch. `count` and `sum` are the
 number and the sum of the values in this hour so far. `usual` has [occurrences, mean] or null for each hour of the
-period. Every occurrence of an hour has the same weight, however many values it has.
+period. Every occurrence of an hour has the same weight, for any number of values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def learn(rhythm: State, at_ms: int, value: float) -> State:
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # A value of an earlier hour is ignored. But if time jumped back by a day or more, the rhythm continues from there.
+    # A value of an earlier hour is ignored. But if time jumped back by a day or more, the rhythm continues from the
+    # earlier time.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}

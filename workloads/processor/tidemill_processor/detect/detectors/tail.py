@@ -14,7 +14,7 @@ from typing import Any
 Tail = list[Any]
 KEPT = 50
 SHARE = 20
-"""One of this many sizes is kept. At least LEAST and at most KEPT sizes are kept."""
+"""The share of sizes that are kept is 1 / SHARE. At least LEAST and at most KEPT sizes are kept."""
 LEAST = 5
 MEMORY = 8_000
 """The number of sizes after which half of the sizes are forgotten."""
@@ -24,7 +24,10 @@ _NOTHING = 1e-6
 
 
 def surprise(tail: Tail, size: float) -> float:
-    """Return -log10 of the probability of this size or a larger one. It is at most 12, and 0 for a usual size."""
+    """Return -log10 of the probability of this size or a larger size.
+
+    The result is at most 12, and 0 for a usual size.
+    """
     n, kept = tail or (0, [])
     if n < SHARE or len(kept) < LEAST or size <= max(kept[0], _NOTHING):
         return 0.0
@@ -45,6 +48,6 @@ def learn(tail: Tail, size: float) -> Tail:
         kept = kept[-room:]
     if n >= MEMORY:
         # Every second kept size is removed. So the number of all sizes and the number of kept sizes are halved. The
-        # greatest size is one of the removed sizes, so that no size stays for ever.
+        # greatest size is among the removed sizes, so no size stays for ever.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
