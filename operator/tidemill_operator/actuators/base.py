@@ -1,8 +1,8 @@
-"""The protocols through which reconcile changes the world: topics, schemas, secrets, workloads.
+"""The protocols through which reconcile changes topics, schemas, secrets and workloads.
 
 Every `ensure` observes first and writes only what differs. A second call writes nothing, and its outcomes say
 `changed=0`. All calls are synchronous and have a hard timeout. A server that does not answer raises
-TidemillError(UNREACHABLE). A failure of a single object is an outcome.
+TidemillError(UNREACHABLE). If only one object fails, its outcome reports the error.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class PipelineSecrets:
     Attributes:
         writer, reader: the logins that the workloads use now.
         changed: number of secrets that were written.
-        following: the staged logins. They are created in Postgres first, and put in force by `switch`.
+        following: the staged logins. They are created in Postgres first, and activated by `switch`.
         retire_at: earliest time to retire the former logins, or None if they are already retired.
-        rotated: the request of the last rotation whose logins were put in force.
+        rotated: the value of `rotate` that requested the active logins.
     """
 
     writer: PostgresCredentials = field(repr=False)
@@ -113,7 +113,7 @@ class Secrets(Protocol):
         ...
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Put the staged logins in force. The former logins keep working until they are retired."""
+        """Activate the staged logins. The former logins keep working until they are retired."""
         ...
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
@@ -133,7 +133,6 @@ class Runtime(Protocol):
 
         A shared workload (its pipeline is None) carries only this pipeline's config. The runtime adds that config to
         the configs of the other pipelines.
-        configs of the other pipelines.
         """
         ...
 

@@ -83,7 +83,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
             told = "" if topic.replication_factor else " (the platform's default)"
             yield TidemillError(
                 Reason.INVALID_SPEC,
-                f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, and there"
+                f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, but there"
                 f" {'is 1' if most == 1 else f'are {most}'}",
                 f"write at most {most}",
             )

@@ -37,7 +37,7 @@ class KafkaMoves:
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        with self._told("asking what moves"):
+        with self._told("listing the replicas that are being moved"):
             found = self._client.list_partition_reassignments({topic: list(partitions)})
         return {
             at.partition: Moving(
@@ -52,7 +52,7 @@ class KafkaMoves:
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        with self._told("asking what moves"):
+        with self._told("listing the replicas that are being moved"):
             return bool(self._client.list_partition_reassignments())
 
     def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:

@@ -32,7 +32,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
     Args:
         config: client settings in librdkafka's names.
         timeout_seconds: the timeout of each request.
-        doing: what the client is used for. Messages of errors begin with it.
+        doing: what the client is used for. Error messages begin with it.
 
     Raises:
         TidemillError: Kafka does not answer.
@@ -48,7 +48,10 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
     with ExitStack() as closing:
 
         def connections(**settings: Any) -> Any:
-            """Create connections that are closed even if no broker answers. The library alone leaks their thread."""
+            """Create connections that are closed even if no broker answers.
+
+            Without this, the library leaks their thread.
+            """
             made = Connections(**settings)
             closing.callback(made.close)
             return made

@@ -20,7 +20,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """Creates the connections of a `kafka.KafkaAdminClient`. The class is the client's setting `kafka_client`."""
+    """Creates the connections of a `kafka.KafkaAdminClient`. It is passed as the client's setting `kafka_client`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
@@ -59,14 +59,14 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
 
 class _Socket(KafkaNetSocket):  # type: ignore[misc]
-    """A socket that is closed if the broker does not answer. The library finds this class by a proxy URL's scheme."""
+    """A socket that is closed if the broker does not answer. The library selects it by the scheme of a proxy URL."""
 
     SCHEMES = ("direct",)
 
     async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
         try:
             return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
-        except BaseException:  # also if the attempt is cancelled
+        except BaseException:  # includes cancellation
             sock.close()
             raise
 

@@ -1,8 +1,8 @@
-"""A cache of watched objects. With it, a pass over a settled pipeline reads only a Secret from the API server.
+"""A cache of watched objects. With it, a pass that changes nothing reads only a Secret from the API server.
 
-A copy is never older than the version that this process last wrote or read itself. Otherwise it is as old as the delay
-of the watch. If a write finds that a copy is outdated, the object is read again. All objects are listed regularly, in
-case a watch missed one.
+A copy is never older than the version that this process last wrote or read. Changes by others arrive with the delay of
+the watch. If a write finds that a copy is outdated, the object is read again. All objects are listed regularly, in case
+a watch missed one.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Mirror:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 
     def listed(self, kind: Kind, scope: str | None, items: Sequence[Document], version: str) -> None:
-        """Store the result of a list. Other objects are gone, and copies of other versions are discarded.
+        """Store the result of a list. Objects that it lacks are removed, and copies of older versions are discarded.
 
         Args:
             kind: the kind of the objects.
@@ -140,11 +140,11 @@ class Mirror:
 
 
 class MirroredApi(Api):
-    """An API client that reads watched kinds from the mirror if it knows them.
+    """An API client that reads objects of watched kinds from the mirror, if it has them.
 
     Args:
         mirror: the cache.
-        everywhere: whether all namespaces are watched. If not, single namespaces are.
+        everywhere: whether all namespaces are watched, not only some.
         listed_seconds: how often all objects are listed, to find changes that watches have missed.
         configuration: address and credentials.
     """
@@ -162,7 +162,7 @@ class MirroredApi(Api):
         self._listing = threading.Lock()
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object from the mirror, or from the API if it is not known."""
+        """Return an object from the mirror, or from the API if the mirror does not have it."""
         if namespace and kind in self._mirror.kinds and not sure:
             known = self._mirror.get(kind, namespace, name)
             if known is not None:

@@ -1,8 +1,8 @@
 """The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
 
 The pipelines of a namespace share ingest and API. The pods of ingest and API read configs and credentials from files
-that change while the pods run, so a pipeline never restarts the pods of another pipeline. A shared object has all its
-pipelines as owners, and Kubernetes deletes it with the last of them.
+that change while the pods run, so a pipeline never restarts the pods of another pipeline. A shared object is owned by
+all its pipelines, and Kubernetes deletes it after the last owner.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NamespaceLocks:
     """One lock per namespace. It is needed because a pass reads the shared objects of a namespace and then writes them.
 
     Attributes:
-        shown: hashes of the files that the pods last had to reload, by namespace and workload.
+        shown: hashes of the files that pods were last made to reload, by namespace and workload.
     """
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ class Pass:
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
-        shown: hashes of the files that the pods of a workload last had to reload. They are kept between passes.
+        shown: hashes of the files that the pods of a workload were last made to reload. They are kept between passes.
         kept: the objects that the pipeline needs, as (kind, name).
     """
 
@@ -73,7 +73,7 @@ class Pass:
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # If a pipeline is missing in the cache, it loses its files. So the live list is read.
+            # A pipeline that is missing in the cache would lose its files, so the live list is read.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
@@ -164,7 +164,10 @@ class Pass:
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
-        """Make nodes update the pods' files now, by changing the pods. Otherwise the update takes about a minute."""
+        """Make nodes update the pods' files now, by changing an annotation of the pods.
+
+        Otherwise the update takes about a minute.
+        """
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
@@ -182,14 +185,14 @@ class Pass:
                     self.children.changed += 1
                 except NotFound:
                     continue
-                except TidemillError as error:  # the pod's files are then updated later, so only a warning is logged
+                except TidemillError as error:  # the node updates the files later anyway, so only warn
                     log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
                     all_told = False
         if all_told:
             self.shown[self.namespace, workload.name] = mark
 
     def _common(self) -> str:
-        """Make the files that all workloads of the namespace read match the settings.
+        """Make the files that are common to the namespace's workloads match the settings.
 
         Returns:
             A hash of the connection settings. It is salted, so that no password can be guessed from it.

@@ -29,7 +29,9 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Make sure that no other pipeline owns a pipeline's topics. No other can claim them until the transaction ends.
+    """Make sure that no other pipeline owns a pipeline's topics.
+
+    No other pipeline can claim them until the transaction ends.
 
     Args:
         session: a session in a transaction.
@@ -52,7 +54,10 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the claims of other pipelines on a pipeline's topics. Yields none if it already owns its topics."""
+    """Yield the claims of other pipelines on a pipeline's topics.
+
+    Yields nothing if the pipeline already owns its topics.
+    """
     if _settled(session, schema):
         return
     known = {text: (topic, managed) for topic in (schema.source, *schema.outputs) for text, managed in _marks(topic)}
@@ -108,7 +113,7 @@ def _mark(schema: Schema) -> str:
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """Return the live comment of the table of positions, or empty if it has none, None if there is no table."""
+    """Return the comment of the live table of positions: empty if it has none, None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

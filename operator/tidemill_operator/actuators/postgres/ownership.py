@@ -1,8 +1,8 @@
 """Makes sure that only one operator at a time works on a pipeline, and that a replaced operator writes nothing more.
 
-An advisory lock keeps passes over the same pipeline apart, in any system. The schema's comment has the epoch of the
-operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds the later epoch there, and
-writes nothing. On a laptop there is neither a leader election nor an epoch, only the lock.
+An advisory lock keeps passes over the same pipeline apart, on a laptop and in a cluster. The schema's comment has the
+epoch of the operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds the later epoch
+there, and writes nothing. On a laptop there is neither a leader election nor an epoch, only the lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HELD_MS = 30_000
 
 
 class Leadership(Protocol):
-    """What this module needs of the leader election: epochs."""
+    """The part of the leader election that this module uses."""
 
     @property
     def epoch(self) -> int:
@@ -35,7 +35,7 @@ class Leadership(Protocol):
     def outbid(self, seen: int) -> int:
         """React to an epoch that is greater than this operator's.
 
-        Either another operator leads, or the count of epochs was reset.
+        Such an epoch means that another operator leads, or that the epochs were reset.
 
         Returns:
             The new epoch of this operator, which is greater than `seen`.
@@ -65,8 +65,8 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # This process was slow or frozen. If another operator worked meanwhile, it left its epoch in the
-                # schema, or wanted the same state. So it is safe to take the lock again.
+                # This process was slow or frozen. If another operator has written meanwhile, it has left a later epoch
+                # in the schema, or has written the same state. So it is safe to take the lock again.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm

@@ -1,6 +1,6 @@
 """The roles of a schema. Owner, writer and reader have the privileges. Logins are members of writer or reader.
 
-Writer and reader have two logins each, A and B. Usually one login of each may log in. During a rotation, A and B may.
+Writer and reader have two logins each, A and B. Usually only one of the two may log in; during a rotation, both may.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
     """Make the roles match the plan. Only logins that are current, staged or not yet retired may log in.
 
     Raises:
-        TidemillError: a role with one of the names belongs to somebody else.
+        TidemillError: a role with one of these names belongs to somebody else.
     """
     live = _observe(session, roles_of(schema))
     logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
@@ -168,7 +168,7 @@ def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
 def _stranger(role: str, comment: str | None) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
-        f"role {role} exists and is not this pipeline's (it says: {comment or 'nothing'})",
+        f"role {role} exists and is not this pipeline's (its comment: {comment or 'none'})",
         "drop or rename it, or take it over with the annotation tidemill.dev/adopt: 'true'",
     )
 
@@ -195,7 +195,7 @@ def verifies(password: str, verifier: str) -> bool:
 
 
 def _ensure_membership(session: Session, owner: str) -> None:
-    """Make the administrator a member of the owner. Without superuser rights it could else not act as the owner."""
+    """Make the administrator a member of the owner. Without superuser rights, it cannot act as the owner otherwise."""
     privilege = "SET" if session.connection.info.server_version >= 160_000 else "MEMBER"
     ((member,),) = session.rows("SELECT pg_has_role(current_user, %s, %s)", (owner, privilege))
     if not member:

@@ -17,7 +17,7 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# The limit can be short: our transactions are never idle for long, so an idle one belongs to a frozen process.
+# The limit can be short: our transactions are never idle for long, so an idle transaction belongs to a frozen process.
 IDLE_MS = 20_000
 
 
@@ -77,7 +77,7 @@ def connected(
 
     Args:
         address: the database and the administrator's login.
-        doing: what the session is for. Messages of errors begin with it.
+        doing: what the session is for. Error messages begin with it.
         timeout_seconds: how long connecting may take.
         read_only: let Postgres refuse every write, and do not create a missing database.
 
@@ -140,7 +140,7 @@ def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> Tidemil
         how = "has a certificate that is not trusted" if remedy else "does not answer"
         return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} {how} ({text})", remedy)
     if state.startswith(("53", "58")):
-        remedy = "see the space on its disk, its memory and its connections"
+        remedy = "check the server's disk space, memory and connections"
         return TidemillError(Reason.REFUSED, f"{doing}: Postgres refuses ({text})", remedy)
     if state.startswith(("28", "42501")):
         return TidemillError(

@@ -91,7 +91,7 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         "source.topic",
         {"replicationFactor": 2},
         Reason.INVALID_SPEC,
-        "spec.source.topic.replicationFactor: 2 needs as many brokers, and there is 1; write at most 1",
+        "spec.source.topic.replicationFactor: 2 needs as many brokers, but there is 1; write at most 1",
     ),
     (
         "source.topic",
@@ -178,14 +178,14 @@ def test_a_replay_that_cannot_be(document: Document, asked: str, text: str) -> N
 
 
 BROKERS: list[tuple[int | None, int, bool, list[str]]] = [
-    (3, 1, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, and there is 1; write at most 1"]),
-    (3, 2, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, and there are 2; write at most 2"]),
+    (3, 1, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, but there is 1; write at most 1"]),
+    (3, 2, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, but there are 2; write at most 2"]),
     (
         None,
         2,
         False,
         [
-            "spec.source.topic.replicationFactor: 3 (the platform's default) needs as many brokers, and there are 2;"
+            "spec.source.topic.replicationFactor: 3 (the platform's default) needs as many brokers, but there are 2;"
             " write at most 2"
         ],
     ),
