@@ -185,7 +185,7 @@ def test_an_edit_is_planned_and_then_done(bench: Applied, capsys: pytest.Capture
         "    ~ spec.processor.replicas: 1 → 2",
         "~ workload orders-processor",
         "    ~ replicas: 1 → 2",
-        "    ~ processes: with the config before → with the new config",
+        "    ~ processes: with the former config → with the new config",
         "0 to create, 4 to change, 0 to remove",
     ]
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3

@@ -92,7 +92,7 @@ def shown(
 SHARED = "owntest.shared"
 TOLD = (
     "spec.source.topic.name: topic owntest.shared is managed by the pipeline owntest/first, which was first;"
-    " name another topic; several pipelines can read one that none of them manages (managed: false in each)"
+    " name another topic; pipelines can share a topic if each of them sets managed: false"
 )
 
 

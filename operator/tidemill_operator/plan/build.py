@@ -38,14 +38,14 @@ def build_plan(
 
     Args:
         pipeline: the resource.
-        platform: has the defaults for members that the spec leaves out.
+        platform: has the defaults for fields that the spec leaves out.
         generation: the generation of the spec.
         live: the live facts. The plan never has fewer partitions than a live topic.
         switch: whether versions that a replay has filled come into force. It is False for a plan that only describes
             what runs.
 
     Returns:
-        The plan. Its workloads and `_generation` have the last generation that changed what processors read, so that
+        The plan. Its workloads and `_generation` get the last generation that changed the processors' config, so that
         other changes do not stop processors.
     """
     facts = live or LiveFacts()
@@ -118,7 +118,7 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the last accepted generation if processors read the same config in it, or None if they do not."""
+    """Return the last accepted generation if it gives processors the same config, or None if it does not."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None

@@ -20,8 +20,8 @@ class Topic:
     Attributes:
         managed: whether the operator creates and alters the topic. If not, the topic must exist.
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
-        lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
-            lost, or if creating it is allowed.
+        lost: what was lost with a deleted topic, which is only created again on request. Empty if nothing was lost, or
+            if creating it is allowed.
     """
 
     name: str
@@ -74,9 +74,9 @@ class Schema:
         replay: the reader of the current replay, or empty if there is none.
         switched: the reader whose versions come into force now, or empty if there is none.
         abandoned: readers of cancelled replays, whose versions are deleted.
-        lost: descriptions of objects that somebody else removed, and that are not created again without a request.
+        lost: descriptions of objects that somebody else removed, and that are only created again on request.
             Empty if nothing was lost, or if creating them is allowed.
-        explodes: whether a record may be several events, so that keys need all their columns.
+        explodes: whether a record may contain several events, so that keys need all their columns.
     """
 
     name: str
@@ -238,7 +238,7 @@ class Loss:
     """Offsets of a partition that Kafka lost before they were read, or after they were counted.
 
     Attributes:
-        reason: the processors' word for the loss: topic_recreated, expired or truncated.
+        reason: the kind of loss: topic_recreated, expired or truncated.
         epoch: the epoch of the positions.
         first, end: the offsets; the end is excluded. An offset is None if it is unknown.
     """
@@ -252,7 +252,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A duty of an aggregation that fails, or data that it skipped. It stands for all of its kind within a day.
+    """A duty of an aggregation that fails, or data that it skipped.
+
+    One instance represents all of the same kind within a day.
 
     Attributes:
         aggregation: the aggregation's name, or empty if the whole pipeline is meant.
@@ -284,7 +286,7 @@ class LiveSchema:
         columns: the SQL types in Postgres' spelling, by table and column.
         generation: the value of `_generation`.
         accepted: the last accepted spec, as the user wrote it, or None if there is none yet.
-        closed_until: the closed end in epoch milliseconds, by (name, version), or None if nothing is closed.
+        closed_until: the time up to which windows are closed, in epoch milliseconds, by (name, version), or None.
         partitions: the number of source partitions with positions.
         missing_positions: the partitions whose positions were deleted.
         emptied: the versions, as (name, version), into which batches were merged, but whose tables are empty.
@@ -295,7 +297,7 @@ class LiveSchema:
         kept: the totals of dead letters and anomalies.
         held_up: the duties that currently fail.
         skipped: the data that was skipped within a day.
-        renames: for each table the columns that still have a former name: the former names with the current names.
+        renames: by table, the current names of the columns that still have a former name, by former name.
         made: the topics that the operator created for the pipeline.
     """
 

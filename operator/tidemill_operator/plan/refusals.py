@@ -66,7 +66,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: {asked} is less than the {known.partitions} partitions that topic"
-            f" {source.name} has; Kafka cannot take partitions away",
+            f" {source.name} has; Kafka cannot remove partitions",
             f"write {known.partitions} or more",
         )
 
@@ -167,7 +167,7 @@ def missing(topic: Topic) -> TidemillError:
 
 
 def gone(topic: Topic) -> TidemillError:
-    """Return the error for a deleted source topic, which is not created again without a request."""
+    """Return the error for a deleted source topic, which is only created again on request."""
     return TidemillError(
         Reason.DATA_LOSS,
         f"topic {topic.name} is gone, and with it every event that was not counted ({topic.lost})",

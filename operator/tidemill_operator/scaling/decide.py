@@ -195,7 +195,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether waiting for one more stabilisation would replace two changes by one.
+    """Return whether waiting for one more stabilisation period would replace two changes by one.
 
     Without this wait, a slowly falling load causes a rebalance at every number of replicas.
     """
@@ -210,7 +210,7 @@ def _settled(poll: _Poll) -> bool:
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Hold the change during a rollout or a rebalance, because the change itself causes another rebalance."""
+    """Delay the change during a rollout or a rebalance, because the change itself causes another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
@@ -272,7 +272,7 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
 
 
 def _stabilization(settings: Settings, state: State) -> float:
-    """Return the stabilisation in seconds, multiplied by the learnt patience."""
+    """Return the stabilisation period in seconds, multiplied by the learnt patience."""
     return settings.scale_down_stabilization_seconds * state.patience
 
 

@@ -28,7 +28,7 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
     ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
     ScalingReason.DATABASE_SATURATED: (
-        "More replicas would wait too: give Postgres more room, or group by fewer columns."
+        "More replicas would wait too: give Postgres more resources, or group by fewer columns."
     ),
     ScalingReason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
     ScalingReason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
@@ -101,7 +101,7 @@ def reckoning(
         return ("mode is external: replicas are set by somebody else",)
     rate = load.rate_per_replica
     unknown = "no replica was busy yet, so its speed is unknown"
-    speed = unknown if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
+    speed = unknown if rate is None else f"a busy replica processes {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)
     bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"
@@ -123,7 +123,7 @@ def _limits(load: Load, wanted: Need, *, target: int, ceiling: int, patience: in
     """Return the lines that say why the target is lower than the need, or is reached later."""
     lines = []
     if wanted.hot:
-        lines.append("a partition would need more than one replica; it counts for one, because only one can read it")
+        lines.append("a partition needs more than one replica, but counts as one, because only one replica can read it")
     if wanted.useful > target and target < ceiling:
         high = wanted.utilisation + BAND
         lines.append(f"{target} are enough, at no more than {high:.0%} use, if partitions are spread evenly")
@@ -131,7 +131,7 @@ def _limits(load: Load, wanted: Need, *, target: int, ceiling: int, patience: in
         lines.append(f"removed replicas were soon needed again: the next removal waits {patience} times as long")
     if load.stuck:
         shown = ", ".join(str(partition) for partition in load.stuck[:8])
-        lines.append(f"partitions {shown} make no progress: no replica would help, so their lag does not count")
+        lines.append(f"partitions {shown} make no progress: more replicas would not help, so their lag does not count")
     return lines
 
 

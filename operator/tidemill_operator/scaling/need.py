@@ -1,4 +1,4 @@
-"""Computes the replicas that a load requires, and how many can carry it, as partitions are assigned in blocks.
+"""Computes how many replicas a load requires, with partitions assigned in blocks.
 
     need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 BAND = 0.15
 # After a reduction, the remaining replicas may exceed the target by this much only, so that some of the band is left.
 ROOMY_BAND = 0.05
-# Uneven partitions may need up to this many times the replicas of their sum. Beyond it, the keys have to be spread.
+# Uneven partitions may get up to this many times the replicas of even ones. Beyond that, the keys have to be spread.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
 # If arrivals rise, a step up plans for the rate after this many further `lookback` periods.
@@ -30,7 +30,7 @@ RISE_LOOKBACKS = 2
 
 
 def need(settings: Settings, load: Load, *, current: int) -> Need:
-    """Return the need by the formula."""
+    """Return the need, computed by the formula above."""
     by_lag = _by_lag(settings, load)
     by_rate = _by_rate(settings, load, load.rate_per_replica or 0.0)
     if load.rate_per_replica:
@@ -40,7 +40,8 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, replicas are only removed if no remaining one has to do more than a replica was seen to do.
+    # Without a known speed, replicas are only removed if the others need not be faster than the fastest observed
+    # replica.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 

@@ -54,7 +54,7 @@ class State:
         samples: the samples of the lookback.
         rate_per_replica: the last estimate. It is kept longer than the samples, because idle replicas give none.
         proven: the highest observed rate of a replica, busy or not.
-        wanted: the targets within the stabilisation, as (last time, replicas), in falling order of replicas.
+        wanted: the targets within the stabilisation period, as (last time, replicas), the most replicas first.
         watched_since: start of the current series of figures without a long gap.
         idle_since: since when there have been no arrivals and no lag.
         changed_at: the time of the last change of replicas.

@@ -1,4 +1,4 @@
-"""Pure: decides which topics a pipeline owns, why others may not use these topics, and which are deleted with it.
+"""Pure: decides which topics a pipeline owns, why others may not use them, and which are deleted with the pipeline.
 
 Both the operator and `tidemill plan` use this.
 """
@@ -39,7 +39,7 @@ class Claim:
 
 
 def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[TidemillError]:
-    """Yield why a topic cannot be a source: results, anomalies or dead letters of a pipeline are written to it.
+    """Yield an error if a pipeline writes results, anomalies or dead letters to the topic `source`.
 
     This depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
     """
@@ -52,14 +52,14 @@ def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[Tid
     yield TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{_NAME}: topic {source} is reserved for the {kind} of {whose}, also with managed: false",
-        f"name another topic; the API answers {kind}",
+        f"name another topic; read {kind} from the API",
     )
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
     """Yield the conflicting claims of other pipelines, each with its error.
 
-    A topic that one pipeline manages cannot be used by another. An unmanaged topic may be read by many.
+    A topic that one pipeline manages cannot be used by another pipeline. Many pipelines may read an unmanaged topic.
     """
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
@@ -78,7 +78,7 @@ def _claimed(claim: Claim) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{_NAME}: topic {claim.topic} is managed by {_whose(claim)}",
-        "name another topic; several pipelines can read one that none of them manages (managed: false in each)",
+        "name another topic; pipelines can share a topic if each of them sets managed: false",
     )
 
 
@@ -101,8 +101,8 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the topics to record as created by the operator.
 
-    They are the managed topics that do not exist. A pipeline that is older than such records also gets the topics with
-    its name.
+    They are the managed topics that do not exist. If the pipeline was created before such records, existing topics that
+    are named after it are included.
     """
     if live.brokers is None:
         return ()

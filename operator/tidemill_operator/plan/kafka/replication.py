@@ -45,7 +45,7 @@ class Held:
 
     @property
     def before(self) -> Replicas:
-        """The replicas if the reassignment were cancelled."""
+        """The replicas after a cancellation of the reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.coming)
 
 
@@ -97,7 +97,7 @@ class Spread:
     """A request to spread replicas over the brokers.
 
     Attributes:
-        leaving: the brokers that shall have no replica any more.
+        leaving: the brokers from which all replicas are moved away.
     """
 
     leaving: frozenset[int] = frozenset()
@@ -141,7 +141,7 @@ def next_step(
         text = f"{_what(factor, wish)}: reassignment of {_count(stale, 'partition')} cancelled"
         return Step(cancel=stale, change=ReplicaChange(factor, "ongoing", text))
     if (most := at_most(after, brokers)) < factor:
-        text = f"{_what(factor, wish)}: needs {factor} brokers, and {most} can hold them"
+        text = f"{_what(factor, wish)}: needs {factor} brokers, but only {most} can hold them"
         return Step(change=ReplicaChange(factor, "pending", text + _silence(partitions, brokers)))
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
@@ -157,7 +157,10 @@ def next_step(
 
 
 def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
-    """Return the least number of in-sync replicas of any partition. With a higher minimum, writes would be refused."""
+    """Return the lowest number of in-sync replicas of any partition.
+
+    A higher min.insync.replicas would prevent writes.
+    """
     return min((len(held.in_sync & set(held.after)) for held in partitions.values()), default=0)
 
 
@@ -185,7 +188,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
 
 def _what(factor: int, wish: Wish) -> str:
     replicas = f"{factor} replica{'s' if factor > 1 else ''}"
-    return f"spreading {replicas} of each partition anew" if wish.rebalance else f"to {replicas} of each partition"
+    return f"spreading {replicas} of each partition again" if wish.rebalance else f"to {replicas} of each partition"
 
 
 def _silence(partitions: Mapping[int, Held], brokers: Brokers) -> str:

@@ -18,7 +18,7 @@ _HISTORY = 3
 def deployment(
     workload: Workload, metadata: Manifest, placement: Placement, revisions: Revisions, *, replicas: int | None
 ) -> Manifest:
-    """Return the Deployment. If `replicas` is None, an autoscaler sets their number."""
+    """Return the Deployment. If `replicas` is None, an autoscaler sets the number."""
     spec: dict[str, Any] = {
         "revisionHistoryLimit": _HISTORY,
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
@@ -77,7 +77,7 @@ def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
     """Return the NetworkPolicy of a workload's pods.
 
-    Ingest and API accept requests from everywhere. The status port only accepts pods of the cluster.
+    Ingest and API accept requests from everywhere. The status port only accepts requests from pods of the cluster.
     """
     inbound: list[dict[str, Any]] = [
         {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}
