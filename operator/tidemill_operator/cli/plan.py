@@ -50,7 +50,7 @@ class Planned:
 
     Attributes:
         refused: why the plan cannot be applied, or empty if it can. A refused plan changes nothing.
-        runs_on: whether the pipeline continues with an accepted spec if the plan is refused.
+        runs_on: whether the pipeline keeps running with the accepted spec if the plan is refused.
     """
 
     plan: Plan
@@ -137,7 +137,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
-    """Return the resource's uid. Files rarely have one. Then the uid of the schema's owner is used."""
+    """Return the resource's uid. Files rarely have a uid. If there is none, the uid of the schema's owner is used."""
     if metadata.get("uid"):
         return str(metadata["uid"])
     if world.uids is not None:

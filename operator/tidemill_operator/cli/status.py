@@ -32,10 +32,10 @@ def add_parser(subparsers: Any) -> None:
     add_data_dir(parser)
     add_output(parser, "text", "json")
     parser.add_argument(
-        "--retained", action="store_true", help="show what deleted pipelines have left in Kafka and Postgres"
+        "--retained", action="store_true", help="show the data of deleted pipelines in Kafka and Postgres"
     )
     parser.add_argument(
-        "--remove", metavar="NAMESPACE/NAME", help="with --retained: delete what this pipeline has left"
+        "--remove", metavar="NAMESPACE/NAME", help="with --retained: delete the data of this deleted pipeline"
     )
 
 
@@ -90,7 +90,7 @@ def _add_telemetry(state: dict[str, Any]) -> None:
 
 
 def how_far(replay: Mapping[str, Any]) -> str:
-    """Describe a replay in progress in one line."""
+    """Describe in one line how far a replay is."""
     done, left = replay["processed"], replay["left"]
     share = f"{100 * done // (done + left)} %" if done + left else "0 %"
     versions = ", ".join(f"{name} version {version}" for name, version in replay["versions"].items())

@@ -27,7 +27,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Validate every file. Return 0, or 2 if a file has a fault. Valid specs that are not supported cause a warning."""
+    """Validate every file.
+
+    Return 0, or 2 if a file has a fault. A valid spec with a feature that is not supported causes a warning.
+    """
     limits = Limits(topic_prefixes=tuple(args.allow_topic_prefix))
     results = [_file(name, limits) for name in args.files]
     return 0 if all(results) else 2

@@ -88,7 +88,10 @@ def _find_delimiter(text: str) -> str:
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Return how well a delimiter fits: it should give rows of equal length, and no cell with another delimiter."""
+    """Return how well a delimiter fits.
+
+    With the right one, rows have equal length, and cells contain no other delimiter.
+    """
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -97,7 +100,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # A first row of another length halves the fitness: rows may end with a delimiter that the header does not have.
+    # A first row of another length only halves the fitness, because rows may end with a delimiter that the header
+    # lacks.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -112,7 +116,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first row has names of columns: then none of its cells is like the values below it."""
+    """Return whether the first row is a header, which means that none of its cells is like the values below it."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -134,7 +138,7 @@ def _is_value(cell: str) -> bool:
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
     """Return the decimal mark of each column.
 
-    If the values of a column show none, it gets the decimal mark of the other columns.
+    A column whose values show no decimal mark gets the decimal mark of the other columns.
     """
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
@@ -142,6 +146,6 @@ def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tupl
     if votes[POINT] != votes[COMMA]:
         usual = max(votes, key=lambda mark: votes[mark])
     else:
-        # Files with a semicolon between cells usually have a comma in numbers.
+        # Files with semicolons between cells usually have decimal commas.
         usual = COMMA if delimiter == ";" and any("," in text for column in columns for text in column) else POINT
     return tuple(mark or usual for mark in found)
