@@ -30,7 +30,7 @@ def pipeline_rules() -> list[Rule]:
         # The operator has no `list` and no `watch` here: it reads a Secret by its name, and cannot list the Secrets of
         # others.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # By `list` the operator sees whether a pipeline's last pods have ended. By `patch` it makes pods reload files.
+        # `list` shows whether a pipeline's last pods have ended. `patch` makes pods reload files.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]

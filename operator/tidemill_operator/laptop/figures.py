@@ -1,4 +1,4 @@
-"""Measures in a thread how far the pipelines of `up` are behind. The figures go to `status.json` and Prometheus."""
+"""Measures, in a thread, how far the pipelines of `up` are behind, for `status.json` and Prometheus."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LocalFigures:
         self._server.stop()
 
     def watch(self, pipelines: Iterable[Stored]) -> None:
-        """Measure exactly these pipelines, if they have a schema and a topic."""
+        """Measure these pipelines and no others, if they have a schema and a topic."""
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             if status.get("schema") and status.get("topics"):

@@ -20,7 +20,7 @@ class Reading:
     """The content of the files.
 
     Attributes:
-        documents: the documents by `namespace/name`. For an invalid file they are its last valid ones.
+        documents: the documents by `namespace/name`. For an invalid file, they are its last valid documents.
         faults: one line `file: fault` for each fault.
     """
 
@@ -63,7 +63,7 @@ class Sources:
         for file in self._files:
             for key, document in file.documents.items():
                 if key in documents:
-                    faults.append(f"{file.path}: {key} is in another file too; keep one of them")
+                    faults.append(f"{file.path}: {key} is also in another file; keep one of them")
                 documents.setdefault(key, document)
         return Reading(documents, tuple(faults))
 
@@ -97,7 +97,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:
-    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the others."""
+    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the invalid ones."""
     try:
         loaded = load_documents(text)
     except DocumentError as error:

@@ -28,12 +28,12 @@ class Stored:
 
     @property
     def namespace(self) -> str:
-        """Its namespace."""
+        """The pipeline's namespace."""
         return str(self.document["metadata"]["namespace"])
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The pipeline's name."""
         return str(self.document["metadata"]["name"])
 
     @property

@@ -31,7 +31,7 @@ class Servers:
         kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
         postgres: the administrator's address, or None if Postgres is not needed.
         redis: the URL of Redis, or empty if Redis is not needed.
-        redis_ca: PEM file of the authorities that sign the certificate of Redis. Empty means those of the system.
+        redis_ca: PEM file of the authorities that sign the certificate of Redis. Empty means the system's authorities.
         handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`.
     """
 
@@ -42,7 +42,7 @@ class Servers:
     handles: dict[str, Server] = field(default_factory=dict)
 
     def stop(self) -> None:
-        """Stop all started servers at the same time. One after another would not do: brokers wait for each other."""
+        """Stop all started servers at the same time, because brokers wait for each other."""
         for server in self.handles.values():
             server.terminate()
         for server in self.handles.values():
@@ -61,7 +61,7 @@ def start_servers(
 ) -> Servers:
     """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
 
-    Returns when each server answers. Data, ports and logs are below `data_dir`. A second start uses them again.
+    Returns when each server answers. Data, ports and logs are below `data_dir`. A later start uses them again.
 
     Args:
         data_dir: the folder of data, ports and logs. It is created if missing.
@@ -69,7 +69,7 @@ def start_servers(
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres waits for the disk. Tests set it to False.
         brokers: number of Kafka brokers.
-        reserved: ports that other processes are to have.
+        reserved: ports that are meant for other processes.
         on_progress: called with lines of progress.
 
     Raises:
@@ -159,7 +159,7 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
-    """Wait for a Postgres and Redis that the environment names. Kafka is left out: its clients wait by themselves."""
+    """Wait for Postgres and Redis if the environment names them. Kafka is left out, because its clients wait anyway."""
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:
