@@ -14,7 +14,7 @@ class Reason(StrEnum):
     APPLIED = "Applied"
     """Everything is as specified."""
     NOT_NEEDED = "NotNeeded"
-    """The spec needs no such object."""
+    """The spec does not need the component."""
     SUSPENDED = "Suspended"
     """The spec suspends the pipeline."""
     WAITING = "Waiting"
@@ -30,9 +30,9 @@ class Reason(StrEnum):
     UNREACHABLE = "Unreachable"
     """A server does not answer. The operator retries."""
     REFUSED = "Refused"
-    """A server refuses: a missing permission, a quota, a full disk."""
+    """A server refuses a request, e.g. because of a missing permission, a quota or a full disk."""
     STUCK = "Stuck"
-    """A change will not complete without help: no room for pods, a missing image, a crash at start."""
+    """A change will not complete without help, e.g. because an image is missing, or pods crash or do not fit."""
     NOT_MOVING = "EventsNotMoving"
     """Events wait in the topic, and none of them is counted."""
     DATA_LOSS = "DataLoss"
@@ -44,9 +44,12 @@ class Reason(StrEnum):
     EVENTS_EXPIRED = "EventsExpired"
     """The topic's retention deleted events before they were read."""
     QUOTA_USED_UP = "QuotaUsedUp"
-    """The quota of dead letters or anomalies in Postgres is used up. Further ones are only counted."""
+    """The quota of dead letters or anomalies in Postgres is used up. Further rows are not stored, only counted."""
     HELD_UP = "HeldUp"
-    """Windows of an aggregation cannot be closed, scanned or published. This is retried. Others are not affected."""
+    """Windows of an aggregation cannot be closed, scanned or published.
+
+    This is retried. Other aggregations are not affected.
+    """
     WINDOWS_SKIPPED = "WindowsSkipped"
     """Windows, or values in them, could not be read or published and were skipped."""
     INTERNAL = "Internal"
@@ -57,7 +60,7 @@ class TidemillError(Exception):
     """An operation failed. The message says what is wrong, and the remedy says what to do.
 
     Attributes:
-        reason: one of the closed set.
+        reason: the reason, for conditions.
         message: what is wrong, with the object and its value.
         remedy: what the user should change; empty if only waiting helps.
     """

@@ -109,8 +109,8 @@ def reconcile(
         now: the wall clock, with a zone.
         scaled: returns the number of processors that scaling has decided on for the spec to run. It returns None if
             nothing is decided, or if scaling is not used.
-        standing: returns why no event is counted, according to continuous observation. It is called at the end. None
-            if nothing observes it.
+        standing: returns why no event is counted, according to continuous observation. It is called at the end. None if
+            there is no such observation.
         The resource's new status. Errors of servers and of the spec are in the status, not raised.
 
     Raises:
@@ -217,11 +217,11 @@ def _release(
     ran = accepted(document, live) or pipeline
     # If the pipeline does not own the schema, it has created no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
-        return [skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
+        return [skipped(Component.SCHEMA, names.schema(namespace, name), message="the schema has another owner")]
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
-    # All kinds of output topics are released, because an earlier spec may have enabled some that this one does not.
+    # All kinds of output topics are released, because an earlier spec may have enabled more kinds than this spec.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
     topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()

@@ -40,7 +40,7 @@ class Running:
     Attributes:
         config: the config with which the pipeline was started. An edit that was refused has no effect on it.
         ready: the number of ready processors.
-        settled: the desired number of processors if exactly so many run and are ready, or None if some start or stop.
+        settled: the desired number of processors if exactly that many run and are ready, or None if some start or stop.
     """
 
     config: PipelineConfig
@@ -83,7 +83,7 @@ class Site(Protocol[_K]):
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """Return the stored state. If nothing is decided, its replicas are the running ones, if they are known."""
+        """Return the stored state. If nothing is decided, `replicas` is the running number, if it is known."""
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
@@ -106,7 +106,7 @@ class _Scaled:
     """A pipeline that is polled.
 
     Attributes:
-        told: the status of the last decision.
+        told: `status.scaling` of the last decision.
         due: time of the next poll, in monotonic seconds.
     """
 
@@ -133,7 +133,7 @@ class Scaler(Generic[K]):
         """Poll a pipeline and decide.
 
         Returns:
-            Seconds until the next poll, or None if the pipeline does not scale, or does not run.
+            Seconds until the next poll, or None if the pipeline does not use scaling, or does not run.
         """
         seen = self._site.look(key)
         settings = Settings.of(seen.config.spec.processor) if seen else None
@@ -178,7 +178,7 @@ class Scaler(Generic[K]):
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided numbers of all pipelines, by which the caller notices a change."""
+        """Return the decided numbers of all pipelines. The caller uses them to notice a change."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 

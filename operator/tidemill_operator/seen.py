@@ -46,7 +46,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # a replay continues while a newer spec is refused
+        metadata["annotations"] = {REPLAY: replayed}  # so that a replay continues while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
@@ -67,7 +67,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        # The accepted spec is unknown. The current one is used, because it gives the same names.
+        # The accepted spec is unknown. The current spec is used, because it gives the same names.
         pipeline, _ = check({**document, "status": None})
     if pipeline is None:
         return None

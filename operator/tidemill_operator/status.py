@@ -1,4 +1,7 @@
-"""Pure: builds the resource's status from outcomes. Its size has a limit, and it only changes if something changes."""
+"""Pure: builds the resource's status from outcomes.
+
+The size of the status is limited, and passes that change nothing leave it unchanged.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +153,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status if no event is counted any more between two passes. A Ready that is true becomes false.
+    """Return the status for events that stop being counted between two passes. If Ready is true, it becomes false.
 
     Args:
         previous: the current status.
@@ -245,7 +248,7 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """Return the reason and message of several conditions. Those that others wait for come first."""
+    """Return the reason and message of several conditions. Conditions that others wait for come first."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

@@ -247,11 +247,11 @@ def test_another_resource_of_the_same_name(bench: Applied, capsys: pytest.Captur
     assert bench.apply() == {"Stalled": "ResourceConflict"}
     assert "schema rectest__orders exists and belongs to rectest/orders (uid uid-1" in bench.message("Stalled")
     outcomes = release(bench.document, platform=Platform(), actuators=bench.actuators)
-    assert [outcome.message for outcome in outcomes] == ["not this pipeline's"]
+    assert [outcome.message for outcome in outcomes] == ["the schema has another owner"]
     assert bench.there() == (set(TOPICS), True)
     bench.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
     assert bench.apply() == WELL
-    assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "not this pipeline's"
+    assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "the schema has another owner"
 
 
 def test_anothers_results_are_not_taken_and_not_deleted(bench: Applied) -> None:

@@ -191,7 +191,7 @@ class Observer:
 
     def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
         standing, now = pipeline.standing, self._now()
-        assert standing is not None  # noqa: S101 - `positions` come from it
+        assert standing is not None  # noqa: S101 - it contains `positions`
         watermark = standing.watermark_ms
         dated = {**pipeline.noticed, **pipeline.arrivals}
         ages = {number: max(0.0, now - dated[number][1]) for number in oldest(partitions)}
@@ -240,14 +240,14 @@ class Observer:
 def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
     """Return the progress of the partitions whose leaders answer.
 
-    If the positions or the topic's ends are not up to date, return the error that says why.
+    If the positions or the topic's ends are not up to date, return an error with the reason.
     """
     if isinstance(pipeline.fault, NotThere):
         return {}  # no progress is expected without positions, and a pass reports why there are none
     if pipeline.fault or pipeline.standing is None or compared is None:
-        return TidemillError(Reason.UNREACHABLE, pipeline.fault, "see whether Postgres runs")
+        return TidemillError(Reason.UNREACHABLE, pipeline.fault, "check that Postgres runs")
     if compared.fault and not compared.partitions:
-        return TidemillError(Reason.UNREACHABLE, compared.fault, "see whether Kafka's brokers run")
+        return TidemillError(Reason.UNREACHABLE, compared.fault, "check that Kafka's brokers run")
     positions = pipeline.standing.positions
     return {
         number: Progress(
@@ -258,7 +258,7 @@ def _look(pipeline: _Pipeline, compared: Compared | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Return the entries of `dated` whose record is still the oldest uncounted one of its partition."""
+    """Return the entries of `dated` whose record is still the oldest uncounted record of its partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 

@@ -18,18 +18,18 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 
 log = logging.getLogger(__name__)
-# Events may wait without any progress for this time, and at least for a few flush intervals of a processor.
+# Events may wait without any progress for this time, or for a few flush intervals if that is longer.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
 # If events have waited for this time without any progress, the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# Progress may be unknown for this time.
+# Progress may be unknown for at most this time.
 SILENT_SECONDS = 10.0
-# Some leaders may not answer for this time while no other partition advances. Electing new leaders takes less.
+# Some leaders may not answer for this time while no other partition advances. Electing new leaders takes less time.
 UNTOLD_SECONDS = 12.0
 # If no event was counted for this time, Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# The observer may deliver no observation at all for this time.
+# The observer may deliver no observation for at most this time.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 
@@ -99,7 +99,7 @@ class _Watched:
         silent = unled() if now - self.counted_at >= _IDLE_SECONDS else 0.0
         still = 0.0 if self.still_since is None else now - self.still_since
         if still and _is(self.error, Reason.NOT_MOVING):
-            pass  # until a position moves
+            pass  # keep this error until a position advances
         elif still >= self.patience:
             self.error = _still(waiting)
         elif still >= max(_SUSPECT_SECONDS, self.patience - STILL_SECONDS) and (why := refused()):
@@ -224,7 +224,7 @@ def _untold(partitions: list[int]) -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
         f"leaders of partitions {_named(partitions)} do not answer, and no event of other partitions is counted",
-        "see whether Kafka's brokers run",
+        "check that Kafka's brokers run",
     )
 
 
@@ -232,7 +232,7 @@ def _unled() -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
         "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events",
-        "see whether a majority of the controllers runs",
+        "check that a majority of the controllers runs",
     )
 
 

@@ -101,8 +101,8 @@ class FiguresReader:
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
     """Return whether more replicas would only wait for Postgres.
 
-    That is so if half of the replicas wait in nearly every sample, or if Postgres runs out of sessions. Replicas wait
-    for the disk, or for locks, because batches of one aggregation are merged one after another.
+    This is the case if half of the replicas wait in nearly every sample, or if Postgres runs out of sessions. Replicas
+    wait for the disk, or for locks, because batches of one aggregation are merged one after another.
     """
     looks = 0
     for look in range(_LOOKS):

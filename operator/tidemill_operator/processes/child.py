@@ -34,7 +34,7 @@ class Command:
         user: the user to run as, which needs root, or None to run as the current user.
         death_signal: the signal that the child gets when this process dies.
         stop_signal: the signal that asks the child to end.
-        grace_seconds: the time to end before SIGKILL.
+        grace_seconds: the time that the process has to end before SIGKILL.
     """
 
     name: str
@@ -87,7 +87,9 @@ def _wait_gone(pids: Mapping[int, str], seconds: float) -> bool:
 
 
 def end_leftover(pid_file: Path) -> bool:
-    """End the process of a pid file if it is still alive, and remove the file. A process that reused the pid is kept.
+    """End the process of a pid file if it is still alive, and remove the file.
+
+    Another process that has reused the pid is not ended.
 
     Returns:
         Whether the process was alive.

@@ -113,7 +113,7 @@ class Replica:
             return
         pid = self._child.pid
         ready = is_ready(self.spec.port, self.spec.ready_path)
-        if ready and not self.ready and pid is not None:  # the answer may be another process's that has the port
+        if ready and not self.ready and pid is not None:  # another process on this port may have answered
             ready = is_served_by(self.spec.port, [pid, *descendants(pid)])
         if pid != self._child.pid:
             return

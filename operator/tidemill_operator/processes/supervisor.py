@@ -114,9 +114,7 @@ class Supervisor:
                 restarts, pid = replica.restarts, replica.pid
                 replica.tick(time.monotonic())
                 if replica.restarts > restarts:
-                    _log.warning(
-                        "%s ended (%s); it is started again; log: %s", name, replica.last_exit, replica.log_file
-                    )
+                    _log.warning("%s ended (%s) and is restarted; log: %s", name, replica.last_exit, replica.log_file)
                 elif replica.pid not in (pid, None):
                     _log.info("%s started, pid %s", name, replica.pid)
                 if replica.gone:

@@ -42,7 +42,7 @@ def say(template: str, *values: str) -> str:
 
 
 def known(names: str) -> str:
-    """Return CEL that lists the known names if they are not too many. It belongs to a `%s` right after a text."""
+    """Return CEL that lists the known names if they are not too many. It fills a `%s` that directly follows a text."""
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 

@@ -51,7 +51,7 @@ def _wrong_field() -> str:
 _NOT_RESERVED = Rule(
     f"!(self.name in {_RESERVED})",
     f"the names {', '.join(RESERVED)} are reserved",
-    say("the name %s is reserved for what answers say of windows; choose another", "self.name"),
+    say("the name %s is reserved for columns of API answers; choose another", "self.name"),
     "name",
 )
 
@@ -85,8 +85,8 @@ _CHANGES = (
     Rule(
         "!has(oldSelf.source.topic) || !has(oldSelf.source.topic.partitions) || (has(self.source.topic) &&"
         f" has({_PARTITIONS}) && {_PARTITIONS} >= oldSelf.source.topic.partitions)",
-        "source.topic.partitions may grow but never fall or be taken out",
-        say("partitions may grow but never fall or be taken out; write %d or more", "oldSelf.source.topic.partitions"),
+        "source.topic.partitions can grow, but not be reduced or removed",
+        say("partitions can grow, but not be reduced or removed; write %d or more", "oldSelf.source.topic.partitions"),
         "source.topic.partitions",
     ),
     Rule(
@@ -151,7 +151,7 @@ _REFERENCES = (
 _ANOMALIES = (
     Rule(
         f"!has(self.anomalies) || self.anomalies.all(i, !has(i.aggregation) || !has(i.metric) || {_METRIC_IS_THERE})",
-        "an anomaly rule names an aggregation or metric that is not there",
+        "an anomaly rule names an aggregation or metric that does not exist",
         first(
             "self.anomalies",
             f"has(i.aggregation) && has(i.metric) && !{_METRIC_IS_THERE}",

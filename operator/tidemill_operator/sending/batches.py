@@ -1,4 +1,4 @@
-"""Cuts the events of a file into batches. Each has a key by which ingest recognises it."""
+"""Cuts the events of a file into batches. Ingest recognises a batch by its key."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from tidemill_operator.event_files.event_file import Event
 
 MOST_EVENTS = 5_000
 MOST_BYTES = 4 * 1024 * 1024
-"""The maximum numbers of events and of bytes in a batch. They are below ingest's limits for a request, which are 10,000
-events and 10 MiB."""
+"""The maximum numbers of events and of bytes in a batch.
+
+They are below ingest's limits for a request, which are 10,000 events and 10 MiB.
+"""
 
 
 @dataclass(frozen=True)

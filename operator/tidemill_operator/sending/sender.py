@@ -56,7 +56,10 @@ class Order:
 
     @property
     def identity(self) -> str:
-        """The text from which the keys of the batches are made. For a pipe, or with `again`, it is new each time."""
+        """The text from which the keys of the batches are made.
+
+        For a pipe, or with `again`, it is different each time.
+        """
         lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
         return f"{source}\n{self.pipeline}"

@@ -51,13 +51,13 @@ def test_settings_of_kafkas_client_are_in_a_file_and_not_shown(tmp_path: Path) -
     assert platform.kafka_config == {"sasl.password": "secret"}
     assert "secret" not in repr(platform)
     file.write_text('["secret"]')
-    with pytest.raises(ValueError, match=r"TIDEMILL_KAFKA_CONFIG: .*\.json does not hold a JSON object") as refused:
+    with pytest.raises(ValueError, match=r"TIDEMILL_KAFKA_CONFIG: .*\.json does not contain a JSON object") as refused:
         Platform.from_env({"TIDEMILL_KAFKA_CONFIG": str(file)})
     assert "secret" not in str(refused.value)
 
 
 WRONG: list[tuple[str, str, str]] = [
-    ("TIDEMILL_KAFKA_CONFIG", "/none.json", "/none.json does not hold a JSON object"),
+    ("TIDEMILL_KAFKA_CONFIG", "/none.json", "/none.json does not contain a JSON object"),
     ("TIDEMILL_RUNTIME", "docker", "'docker' is neither local nor kubernetes"),
     ("TIDEMILL_DEFAULT_PARTITIONS", "many", "'many' is not a whole number from 1 to 1024"),
     ("TIDEMILL_DEFAULT_PARTITIONS", "0", "'0' is not a whole number from 1 to 1024"),

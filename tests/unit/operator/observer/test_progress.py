@@ -121,7 +121,7 @@ def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
     assert watch.sees(*[during] * 4) == [(30.0, "Unreachable")]
     assert str(watch.progress.error(KEY)) == (
         "leaders of partitions 1, 2 do not answer, and no event of other partitions is counted;"
-        " see whether Kafka's brokers run"
+        " check that Kafka's brokers run"
     )
     assert watch.sees(before)[1:] == [(40.0, "")]
 
@@ -137,7 +137,7 @@ def test_controllers_are_silent_and_nothing_is_counted() -> None:
     assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
     assert str(watch.progress.error(KEY)) == (
         "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events;"
-        " see whether a majority of the controllers runs"
+        " check that a majority of the controllers runs"
     )
     assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
 
