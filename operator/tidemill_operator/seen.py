@@ -67,7 +67,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        # The accepted spec is unknown. The current spec is used, because it gives the same names.
+        # The accepted spec is unknown, so the current spec is used, which gives the same names.
         pipeline, _ = check({**document, "status": None})
     if pipeline is None:
         return None

@@ -177,7 +177,7 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and report.watched and not report.standing:
-            # One unanswered request is not enough to make a component false, because continuous observation decides.
+            # One unanswered request does not make the condition false, because continuous observation decides.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -227,7 +227,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before:
         found.append(before["Stalled"])
-    # A component that waits for a stuck one is left out, because it will not complete by itself either.
+    # A component that waits for a stuck component is left out, because it will not complete by itself either.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))

@@ -167,7 +167,7 @@ def new_api_key() -> tuple[ApiKeys, str]:
 def _login(files: Files, file: str) -> PostgresCredentials:
     try:
         return PostgresCredentials.model_validate_json(files[file])
-    except ValidationError:  # its message would show the secret text
+    except ValidationError:  # pydantic's message would show the secret text
         raise TidemillError(
             Reason.REFUSED, f"{file} does not hold a login", "delete it; a new password is then generated"
         ) from None

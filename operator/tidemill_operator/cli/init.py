@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"wrote {output}: types, event time, groups and metrics are guesses, so check them", flush=True)
     if not args.go_on:
         return 0
-    from tidemill_operator.cli.init_run import run_and_send  # imported here because it imports `send`, and that this
+    from tidemill_operator.cli.init_run import run_and_send  # here, because of a cycle of imports
 
     return run_and_send(args, output, name, path)
 

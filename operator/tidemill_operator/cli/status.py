@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.remove and not args.retained:
         raise CommandError("--remove deletes retained data; write --retained as well")
     if args.retained:
-        from tidemill_operator.cli import retained  # imported here because it imports this module
+        from tidemill_operator.cli import retained  # imported here because of a cycle of imports
 
         return retained.run(args)
     state = read_state(args.data_dir)

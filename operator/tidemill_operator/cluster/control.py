@@ -148,7 +148,7 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer has written its figures meanwhile, so the status can still be applied.
+            # Only the observer has written the resource meanwhile, so the status can still be applied.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:

@@ -44,7 +44,7 @@ class Duties:
     ) -> None:
         self._api, self._queue, self._watchdog, self._more = api, queue, watchdog, more
         self._namespaces = tuple(namespaces)
-        # The canary is in a watched namespace, because objects elsewhere cause no events here.
+        # The canary is in a watched namespace, because the operator gets no events of objects in other namespaces.
         self._canary_namespace = home if not namespaces or home in namespaces else namespaces[0]
         self._interval = interval_seconds
         self._known: set[Key] = set()

@@ -17,7 +17,7 @@ _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
 # Reasons of normal progress. They cause no warning.
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# Several of these conditions change together. Only the first one that changed gets an Event.
+# These conditions often change together. Only the first changed condition gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",
@@ -104,7 +104,7 @@ class Recorder:
                 "count": 1,
             })  # fmt: skip
         except (Conflict, Terminating):
-            pass  # already written, or the namespace is gone
+            pass  # the Event was already written, or the namespace is gone
         except TidemillError as error:
             log.warning("event of %s/%s: %s", metadata["namespace"], metadata["name"], error)
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# A poll schedules the next poll itself. This delay is for polls that failed to do so.
+# A poll schedules the next poll itself. This delay only matters if that fails.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
@@ -240,7 +240,7 @@ class ClusterScaling:
                 known.told = None
                 return {}
             if known.told is None and previous:
-                known.told, known.told_at = dict(previous), self._clock()  # written by an earlier operator
+                known.told, known.told_at = dict(previous), self._clock()  # an earlier operator has written it
             if not found:
                 return previous
             if self._is_news(known, found):

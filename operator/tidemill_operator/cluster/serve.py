@@ -223,7 +223,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         return 1
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.Formatter.converter = time.gmtime
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # because it logs a line for each event
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # kopf logs a line for each event
     try:
         return Operator(platform, settings).run()
     except NotFound as error:

@@ -93,7 +93,7 @@ def _reader(field: FieldSpec, decimal: str) -> Cell:
             return _counted(decimal) if _counts(field) else _moment
         case "strings" | "json":
             return _json
-    return _counted(decimal)  # fields whose values may be any kind of number
+    return _counted(decimal)  # the field may have any kind of number
 
 
 def _counts(field: FieldSpec) -> bool:

@@ -84,7 +84,7 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # one column, so take the delimiter that splits its cells least
+    return min(DELIMITERS, key=text.count)  # the file has one column: take the rarest delimiter
 
 
 def _fitness(text: str, delimiter: str) -> float:

@@ -183,7 +183,7 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # Most passes are short. Waiting a moment for the pass lets this round report its result.
+            # Most passes are short, so wait a moment to report the result in this round.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
@@ -239,7 +239,7 @@ class Run:
             return
         self._announced = told
         if self._options.ready_file is not None:
-            write_atomic(self._options.ready_file, told, mode=0o600)  # private, because it contains a password
+            write_atomic(self._options.ready_file, told, mode=0o600)  # the file contains a password
         for name, urls in endpoints.items():
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
         print("ready" if not failed else f"ready, except for {', '.join(failed)}", flush=True)

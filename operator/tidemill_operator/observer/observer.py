@@ -36,7 +36,7 @@ from tidemill_operator.observer.progress import Look, Progress
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Timeouts within a round. They are short, so that a round ends well before its figures are too old.
+# Timeouts within a round are short, so that a round ends well before its figures are too old.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -140,7 +140,7 @@ class Observer:
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
-        # New pipelines without figures are not shown, because they may still be measured in time.
+        # New pipelines without figures are not shown, because their first measurement may still be running.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
         with self._lock:
             told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}

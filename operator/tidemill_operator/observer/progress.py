@@ -48,7 +48,7 @@ class Progress:
     read: tuple[int | None, int | None]
 
 
-# The progress of partitions whose leaders answer, or why nothing is known.
+# The progress of the partitions whose leaders answer, or the reason why nothing is known.
 Look = Mapping[int, Progress] | TidemillError
 
 

@@ -20,7 +20,7 @@ from tidemill_operator.observer.backlog import freshness_seconds, oldest, partit
 from tidemill_operator.scaling import Figures
 
 _SECONDS = 10.0
-# One sample of what sessions wait for says little. So several samples are taken, and nearly all have to show waits.
+# A single sample of Postgres' waits proves little. So several samples are taken, and nearly all must show waits.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """

@@ -124,7 +124,7 @@ def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platfor
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # an earlier version of Tidemill accepted the spec by other rules
+    except ValidationError:  # an earlier version of Tidemill accepted the spec under other rules
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None

@@ -60,7 +60,8 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If the spec has not changed, somebody else has added partitions. That is no fault: the pipeline uses them all.
+    # If the spec has not changed, somebody else has added partitions. That is allowed, and the pipeline uses all
+    # partitions.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -77,7 +78,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     known = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not known):
-        # A silent broker counts if it holds replicas, because they are not moved away from it.
+        # A broker that does not answer counts if it has replicas, because these replicas stay there.
         most = max(live.brokers, len(known.holders) if known else 0)
         if source.replication_factor > most:
             told = "" if topic.replication_factor else " (the platform's default)"

@@ -34,7 +34,7 @@ UNREAD = (
 
 def read_by_processors(config: PipelineConfig) -> str:
     """Return a stable text of the settings that processors read. The generation is left out."""
-    # Unset members are left out, so that a member that a later version adds does not change the text.
+    # Unset members are left out, so that members added by later versions do not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in UNREAD:
         _take(told["spec"], path.split("."))

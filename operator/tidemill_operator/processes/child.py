@@ -174,7 +174,7 @@ class Child:
         """Ask the process to end, without waiting."""
         if self._process is not None and self.running:
             _signal(self._process.pid, self.command.stop_signal)
-            _signal(self._process.pid, signal.SIGCONT)  # because a frozen process cannot end
+            _signal(self._process.pid, signal.SIGCONT)  # wakes a frozen process, so that it can end
 
     def stop(self) -> None:
         """Ask the process to end, kill it after its grace period, and reap it."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# These are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we want.
+# These ports are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we
+# want.
 _LOWEST, _HIGHEST = 20_000, 32_000
 HIGHEST_PORT = 65_535
 _LISTEN = "0A"

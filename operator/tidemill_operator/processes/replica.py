@@ -17,7 +17,7 @@ from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# A process that was ready for this time counts as healthy. Its restart delay is then reset.
+# A process that was ready for this time counts as healthy, and its restart delay is reset.
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0

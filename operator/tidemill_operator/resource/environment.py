@@ -46,7 +46,7 @@ The runtime sets these variables. `tidemill up` passes only `TIDEMILL_KAFKA_CONF
 {workloads}
 """
 
-# For each variable without its prefix: the attribute of the platform with its value, and its meaning.
+# By variable without its prefix: the attribute of the platform that has the value, and the meaning.
 _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the program that starts the process."),
     "CLUSTER_ID": ("cluster_id", "Identifies this cluster among those that share Kafka or Postgres; never change it."),

@@ -48,8 +48,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop` is True within a list, where defaults are left out. It is False outside of lists. With None, no default is
-# left out anywhere.
+# `drop` is True within a list, to leave out defaults. It is False outside lists, and None to keep all defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:

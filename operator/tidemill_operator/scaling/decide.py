@@ -96,7 +96,7 @@ def decide(
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
-        # Some room is left on the remaining replicas, because otherwise small variations add the removed ones again.
+        # The remaining replicas keep some spare capacity, so that small variations do not add replicas again.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)

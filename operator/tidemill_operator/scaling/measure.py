@@ -23,7 +23,7 @@ RATE_QUANTILE = 0.8
 # smaller lag is normal between two commits.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# If this many polls have no figures, the time between the polls with figures counts as not observed.
+# If this many polls in a row have no figures, their time counts as not observed.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2

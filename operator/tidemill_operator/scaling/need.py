@@ -20,9 +20,11 @@ from tidemill_operator.scaling.model import Load, Need, Settings
 T = TypeVar("T")
 # The load may exceed the target utilisation by this much without a change of replicas, so that noise has no effect.
 BAND = 0.15
-# After a reduction, the remaining replicas may exceed the target by this much only, so that some of the band is left.
+# After a reduction, the remaining replicas may exceed the target by this much only, so that small variations stay
+# within BAND.
 ROOMY_BAND = 0.05
-# Uneven partitions may get up to this many times the replicas of even ones. Beyond that, the keys have to be spread.
+# Uneven partitions may get up to this many times the replicas that an even load needs. Beyond that, the keys have to be
+# spread.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
 # If arrivals rise, a step up plans for the rate after this many further `lookback` periods.

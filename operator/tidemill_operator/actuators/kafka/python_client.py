@@ -41,7 +41,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
 
-    # The library logs every failed connection. That is turned off, because errors that matter are raised.
+    # The library logs every failed connection. Its log is turned off, because errors that matter are raised.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)

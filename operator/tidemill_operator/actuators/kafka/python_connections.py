@@ -29,7 +29,7 @@ class Connections(KafkaNetClient):  # type: ignore[misc]
     def close(self, node_id: Any = None) -> None:
         """Close the connections to one broker, or all connections that were ever opened."""
         if node_id is None:
-            self._net.stop()  # its thread must not use a connection that is closed meanwhile
+            self._net.stop()  # the network thread must not use a closed connection
         super().close(node_id)
         if node_id is None:
             for sock in self._manager.sockets:

@@ -159,7 +159,7 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker that has just died is still listed. The step goes on without a limit on that broker.
+                # A broker that has just died is still in the list. The step continues without a limit on that broker.
                 log.warning("broker %s: %s", broker, error)
         return found
 

@@ -143,7 +143,7 @@ class KafkaSession:
         if not topics:
             return frozenset()
         known = set()
-        # With validate_only, the controller creates nothing. If it refuses a topic, the topic exists.
+        # With validate_only, the controller creates nothing. If it refuses to create a topic, the topic already exists.
         wanted = [NewTopic(topic, 1, 1) for topic in topics]
         asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
         for topic, future in asked.items():

@@ -215,8 +215,8 @@ class KafkaTopics:
             return _report(topic, _live(described) if described else None, 1, unshown=() if shown else topic.config)
         if described is None:
             return _report(topic, None, 0)
-        # Kafka says that the topic exists, although the broker that `observe` asked did not know it yet. So it is
-        # handled like an existing topic.
+        # Kafka says that the topic exists, although the broker that `observe` asked did not know it yet. So the topic
+        # is handled like an existing topic.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:

@@ -26,7 +26,7 @@ _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 _AMOUNTS = frozenset({"cpu", "memory", "sizeLimit"})
 _CONTENT = ("f:spec", "f:data", "f:binaryData")
-# Fields that others may change: they may scale, and may run `kubectl rollout restart`.
+# Fields that other managers may change, e.g. by scaling or by `kubectl rollout restart`.
 _ALLOWED = (
     ("f:spec", "f:replicas"),
     ("f:spec", "f:template", "f:metadata", "f:annotations", "f:kubectl.kubernetes.io/restartedAt"),

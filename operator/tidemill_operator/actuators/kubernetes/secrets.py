@@ -16,7 +16,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 
-# A node updates the files of its pods when a pod's annotation changes. Otherwise it does so about once a minute.
+# A node updates the files of its pods about once a minute, and when an annotation of a pod changes.
 PATIENCE_SECONDS = 120.0
 
 

@@ -27,8 +27,8 @@ from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 10.0
-# The TIDEMILL_ variables that workloads inherit. All others are left out, so that no workload sees the administrator's
-# login.
+# The TIDEMILL_ variables that workloads inherit. All other TIDEMILL_ variables are left out, so that no workload sees
+# the administrator's login.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
@@ -212,7 +212,7 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        # The pipeline's own processes come last, so that they take precedence over shared ones.
+        # The pipeline's own processes come last, so that they take precedence over shared processes.
         for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:

@@ -16,7 +16,7 @@ from tidemill_operator.plan.model import Owner, Schema
 _TABLE = "_offsets"
 _LET_GO = "old positions; another pipeline has taken over the topic"
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
-# The claim on a topic is the comment of the table of positions.
+# A claim on a topic is stored as the comment of the table `_offsets`.
 _CLAIMS = """
 SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d

@@ -114,7 +114,7 @@ def _forget_groups(session: Session, schema: str) -> None:
         "SELECT NOT EXISTS (SELECT FROM {kept} WHERE kind = '_detectors' AND place = %s"
         f" AND full_at >= now() - interval '{DETECTORS_EVERY}')"
     ).format(**parts)
-    # Read first, because an upsert that changes nothing is still a write.
+    # Query first, because an upsert that changes nothing is still a write.
     if session.connection.execute(due, (OPERATOR,)).fetchone() != (True,):
         return
     turn = sql.SQL(
@@ -123,7 +123,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Rows that earlier versions wrote lack the time of the group's last window. They get the end of the last scan.
+    # Rows that earlier versions wrote lack the time of the group's last window, so they get the end of the last scan.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

@@ -155,7 +155,7 @@ class Webhook:
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
     """Use the certificates for new connections."""
-    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # the folder is only for its owner
+    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only its owner can read it
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
         path.write_text(certificates.server.certificate + certificates.server.key)

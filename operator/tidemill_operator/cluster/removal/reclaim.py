@@ -25,7 +25,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
-# This is longer than the Lease of a dead holder lasts. A live holder renews the Lease every two seconds.
+# The Lease of a dead holder expires in less than this time. A live holder renews the Lease every two seconds.
 _ELECTION_SECONDS = 25.0
 _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0

@@ -34,7 +34,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """
-# These options make the start fast: the serial garbage collector, and a shared class archive.
+# These options make the JVM start fast: the serial garbage collector, and a shared class archive.
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 _HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
 _FORMAT_SECONDS = 120.0

@@ -77,7 +77,7 @@ def postgres_server(
         environment=environ,
         user=user,
         working_dir=home,
-        death_signal=signal.SIGINT,  # a fast, clean shutdown: after SIGKILL, child processes would run on for a while
+        death_signal=signal.SIGINT,  # shuts down fast and cleanly; after SIGKILL, child processes would run on
         stop_signal=signal.SIGINT,
         grace_seconds=20.0,
     )

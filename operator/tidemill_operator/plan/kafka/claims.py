@@ -15,7 +15,7 @@ from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Schema, T
 
 _NAME = "spec.source.topic.name"
 
-# Topics that the operator created for the pipeline. No other topics are ever deleted.
+# Topics that the operator created for the pipeline. Only these topics are ever deleted.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),

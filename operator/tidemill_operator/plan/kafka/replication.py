@@ -182,7 +182,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS is the topic's mark.
+    # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS marks the topic.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

@@ -82,5 +82,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted the spec by other rules
+    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted the spec under other rules
         return {}

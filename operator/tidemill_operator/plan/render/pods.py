@@ -26,7 +26,7 @@ _USER = 10_001
 _SECRET_MODE = 0o440
 # The time that a pod needs to commit the last batch, or to answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {"processor": 60, "replay": 60, "ingest": 45, "api": 45}
-# The start may take long, because modules are imported, which is slow with a small share of a core.
+# Starting may take long, because importing modules is slow with a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
 _PROCESSOR: Mapping[str, Mapping[str, str]] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
@@ -203,7 +203,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # The sources do not depend on the pipelines, so that a new pipeline does not restart the shared ingest.
+    # The volume's sources do not depend on the pipelines, so that a new pipeline does not restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
