@@ -35,7 +35,7 @@ class PostgresAddress:
 
     @property
     def url(self) -> str:
-        """The URL with the password. It is for clients, and must not be logged."""
+        """The URL with the password, for clients. The URL must not be logged."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         trusted = f"&sslrootcert={quote(self.sslrootcert, safe='')}" if self.sslrootcert else ""
         database = quote(self.database, safe="")
@@ -93,7 +93,7 @@ def _trusted(said: Mapping[str, str], ca: str) -> str:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
             # The parameter is not ignored silently, because the connection would not be what the user asked for.
             raise ValueError(
-                f"{_VARIABLE}: the parameter {name} is not supported; remove it (sslmode, sslrootcert are)"
+                f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )
     if ca:
         return trust.authority(_CA, ca)

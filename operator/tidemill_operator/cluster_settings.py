@@ -60,7 +60,7 @@ class Placement:
         api: variables with the limits of the API.
         called: variables of both ingest and API.
         connections: files and values that may contain passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
-            `redis-ca.crt`. They are put into a Secret.
+            `redis-ca.crt`. These are put into a Secret.
         resilience: text of the resilience file. Empty means the defaults of the workloads.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to create NetworkPolicies.

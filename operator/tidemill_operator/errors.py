@@ -1,4 +1,4 @@
-"""The closed set of reasons of conditions and outcomes, and the error that has one of these reasons.
+"""The closed set of reasons of conditions and outcomes, and the error class, which has a reason.
 
 Reasons appear in conditions and events, so users and alerts rely on their spelling.
 """
@@ -22,9 +22,9 @@ class Reason(StrEnum):
     BLOCKED = "Blocked"
     """The component was not checked, because an earlier step failed."""
     INVALID_SPEC = "InvalidSpec"
-    """The resource breaks a rule; somebody has to correct it."""
+    """The resource breaks a rule, and a user has to correct it."""
     NOT_SUPPORTED = "NotSupported"
-    """The resource is valid but cannot be run, or this change of it is not possible."""
+    """The resource is valid, but cannot be run, or cannot be changed in this way."""
     RESOURCE_CONFLICT = "ResourceConflict"
     """A needed object has another owner."""
     UNREACHABLE = "Unreachable"
@@ -36,7 +36,7 @@ class Reason(StrEnum):
     NOT_MOVING = "EventsNotMoving"
     """Events wait in the topic, and none of them is counted."""
     DATA_LOSS = "DataLoss"
-    """Acknowledged events, or their results, are gone. Somebody has to decide how to continue."""
+    """Acknowledged events, or their results, are gone. A user has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"
     """Somebody deleted the source topic and created it again. Events that were not counted are gone."""
     LOG_TRUNCATED = "LogTruncated"

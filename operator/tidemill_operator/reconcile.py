@@ -41,7 +41,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec to run, and the reason if it is not the newest one."""
+    """The spec to run, and the reason if it is not the newest spec."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -63,7 +63,7 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run one step for some components. If it fails, the failure becomes their outcome.
+        """Run one step for some components. If the step fails, the error becomes the outcome of these components.
 
         Returns:
             Whether the whole step is done.
@@ -107,10 +107,12 @@ def reconcile(
         actuators: the actuators of Kafka, Postgres and the runtime.
         previous: the status that the last pass returned.
         now: the wall clock, with a zone.
-        scaled: returns the number of processors that scaling has decided on for the spec to run. It returns None if
-            nothing is decided, or if scaling is not used.
-        standing: returns why no event is counted, according to continuous observation. It is called at the end. None if
-            there is no such observation.
+        scaled: returns the number of processors that scaling has decided on for the spec to run. The function returns
+            None if nothing is decided, or if scaling is not used.
+        standing: returns why no event is counted, according to continuous observation. The function is called at the
+            end. None if there is no such observation.
+
+    Returns:
         The resource's new status. Errors of servers and of the spec are in the status, not raised.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rotates logins: creates them, switches to them once Postgres has them, and retires unused former ones.
+"""Rotates logins: creates them, switches to them once Postgres has them, and retires former logins.
 
 Each step is one write, so that the next pass can continue after an interruption.
 """
@@ -55,7 +55,7 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Retire the former logins, once all workloads have had the time to notice the new ones.
+        """Retire the former logins, once all workloads have had the time to notice the new logins.
 
         Args:
             running: the outcomes of the workloads.

@@ -178,7 +178,7 @@ class Scaler(Generic[K]):
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided numbers of all pipelines. The caller uses them to notice a change."""
+        """Return the decided numbers of all pipelines. The caller compares them to notice a change."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 
@@ -200,12 +200,12 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Stop handling a pipeline. Its stored state is kept."""
+        """Stop handling a pipeline. The stored state is kept."""
         with self._lock:
             self._scaled.pop(key, None)
 
     def _entry(self, key: K) -> _Scaled:
-        """Return the entry of a pipeline. Its stored state is read only once."""
+        """Return the entry of a pipeline. The stored state is read only once."""
         with self._lock:
             known = self._scaled.get(key)
         if known is not None:
@@ -215,7 +215,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding about a pipeline. Its stored state is kept unless `for_good` is set."""
+        """Stop deciding about a pipeline. The stored state is kept unless `for_good` is set."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

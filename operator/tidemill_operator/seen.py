@@ -41,7 +41,7 @@ class Seen:
 
 
 def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """Return the resource with its accepted spec, or None if its schema has none, or has another owner."""
+    """Return the resource with its accepted spec, or None if the schema has no accepted spec, or has another owner."""
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}

@@ -48,10 +48,11 @@ class Report:
         full: effects of quotas, the most severe first, or None if this was not checked.
         failing: failures of processors with windows, the most severe first, or None if this was not checked.
         stalled: why this spec is not in force.
-        judged: whether the spec was validated. If it was not, the former verdict is kept.
+        judged: whether the spec was validated. If the spec was not validated, the former verdict is kept.
         standing: why no event is counted, according to continuous observation, or None if events are counted, or none
             waits.
-        watched: whether there is continuous observation. If there is, one unanswered request does not count.
+        watched: whether there is continuous observation. With continuous observation, one unanswered request does not
+            count.
         accepted: whether any spec is in force, this one or an earlier one.
         suspended: whether the spec in force suspends the pipeline.
         paused: whether reconciliation is paused, so that the pipeline was only observed, if at all.
@@ -92,7 +93,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         now: the wall clock, with a zone.
 
     Returns:
-        The new status. It equals `previous` if nothing changed.
+        The new status, which equals `previous` if nothing changed.
     """
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
@@ -204,7 +205,10 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 
 
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
-    """Return Progressing. It is true while a change is under way. Otherwise its reason says whether it is complete."""
+    """Return Progressing, which is true while a change is under way.
+
+    If it is false, the reason shows whether the change is complete.
+    """
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
         if kind in by_kind:

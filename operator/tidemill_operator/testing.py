@@ -258,7 +258,7 @@ class MemorySchemas(MemoryPart):
 
 
 class MemorySecrets(MemoryPart):
-    """Secrets by namespace and pipeline. Each is a mapping of file names to files."""
+    """Secrets by namespace and pipeline. The secrets of a pipeline are a mapping of file names to files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ class MemoryRuntime(MemoryPart):
     """Workloads by pipeline.
 
     Attributes:
-        starting, changing: names of workloads that are not ready. The changing ones still serve.
+        starting, changing: names of workloads that are not ready. The workloads in `changing` still serve.
         whose: the pipeline to which `observe` attributes shared workloads.
     """
 
@@ -352,7 +352,7 @@ class MemoryRuntime(MemoryPart):
 
 @dataclass
 class MemoryWorld:
-    """The four actuators together. They are empty, with one broker."""
+    """The four actuators together. The actuators are empty at first, with one broker."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)

@@ -72,7 +72,7 @@ class Schemas(Protocol):
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock the pipeline of a schema, including its topics, against other operators.
 
-        Yields a check to call before each action. It raises NotOurTurn once the lock is lost.
+        Yields a check to call before each action. The check raises NotOurTurn once the lock is lost.
         """
         ...
 
@@ -91,8 +91,8 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects that have another owner. A topic is only taken over if `exists` says that the
-        pipeline which owns it is gone.
+        `adopt` takes over objects that have another owner. A topic is only taken over if, according to `exists`, the
+        pipeline that owns it is gone.
         """
         ...
 
@@ -141,7 +141,7 @@ class Runtime(Protocol):
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's workloads, and remove its config from the shared ones."""
+        """End a pipeline's workloads, and remove its config from shared workloads."""
         ...
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
@@ -149,7 +149,7 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether a pipeline exists, in any state. The result is True if it cannot be determined."""
+        """Return whether a pipeline exists, in any state. The result is True if the existence cannot be determined."""
         ...
 
 

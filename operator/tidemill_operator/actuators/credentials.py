@@ -1,7 +1,7 @@
 """A pipeline's passwords and API keys, as texts by file name, and the steps of their rotation.
 
 The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation
-writes the files three times. So the next pass can see from the files which step was last:
+writes the files three times. So the files show the next pass which step was last:
 
 - staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
 - switched: `writer.json` and `reader.json` hold the staged logins. The former logins keep working until all processes

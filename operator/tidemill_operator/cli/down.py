@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--delete-data",
         action="store_true",
-        help="delete the local servers' data too (topics and schemas on servers given by the environment stay)",
+        help="also delete the local servers' data (not topics and schemas on servers that the environment names)",
     )
 
 

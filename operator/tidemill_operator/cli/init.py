@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     """Draft the pipeline, print or write it, and run it if the user asks for that.
 
     Raises:
-        CommandError: there is no such file or topic, or it has no event, or the output exists with different content.
+        CommandError: there is no such file or topic, or it has no event; or the output exists with different content.
     """
     if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
         problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"wrote {output}: types, event time, groups and metrics are guesses, so check them", flush=True)
     if not args.go_on:
         return 0
-    from tidemill_operator.cli.init_run import run_and_send  # here, because of a cycle of imports
+    from tidemill_operator.cli.init_run import run_and_send  # here, to avoid a cycle
 
     return run_and_send(args, output, name, path)
 
@@ -218,7 +218,7 @@ def _platform() -> Platform:
     """Return the settings of the environment.
 
     Raises:
-        CommandError: one of them is wrong.
+        CommandError: one of the settings is wrong.
     """
     try:
         return Platform.from_env(os.environ)
@@ -266,7 +266,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _content(path: Path) -> str | None:
-    """Return the text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
+    """Return the text of a file, or None if there is no such file, or if the file is too large for a pipeline."""
     try:
         return read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError):

@@ -87,7 +87,7 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
 
     Args:
         data_dir: the data folder of a possibly running `up`.
-        environ: TIDEMILL_ variables. Addresses in them take precedence.
+        environ: TIDEMILL_ variables. Addresses in these variables take precedence.
 
     Raises:
         CommandError: the login of the Postgres that the running `up` uses is unknown.

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
-    """Plan all pipelines of a file. If two of them want to manage the same topic, the first one gets it.
+    """Plan all pipelines of a file. If two pipelines want to manage the same topic, the first pipeline gets it.
 
     Raises:
         TidemillError: a server does not answer.

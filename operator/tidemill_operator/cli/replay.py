@@ -123,6 +123,6 @@ def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int
             print(f"{key}: {text}", flush=True)
         seen = seen or bool(replay)
         if not replay and (seen or time.monotonic() - began > _BEGIN_SECONDS):
-            print(f"{key}: {'cancelled' if seen else 'not begun: see `tidemill status`'}", flush=True)
+            print(f"{key}: {'cancelled' if seen else 'not started: see `tidemill status`'}", flush=True)
             return EXIT_ERROR
         time.sleep(_LOOK_SECONDS)

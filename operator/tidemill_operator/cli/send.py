@@ -256,7 +256,7 @@ def _told(summary: Summary, name: str, order: Order, api: str) -> str:
     if summary.replayed:
         lines.append(f"  {summary.replayed:,} of them were sent before and are not counted again; --again counts them")
     if summary.unsure:
-        lines.append(f"  {summary.unsure:,} were in requests that ingest was killed in: some may be counted twice")
+        lines.append(f"  {summary.unsure:,} were in requests during which ingest was killed: some may be counted twice")
     lines += [f"  {refusal}" for refusal in summary.refusals]
     if summary.refused > len(summary.refusals):
         lines.append(f"  … and {summary.refused - len(summary.refusals):,} more")

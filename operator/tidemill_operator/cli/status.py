@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "status",
         help="show the pipelines of a running `up`",
-        description="Show the pipelines, processes and servers of `tidemill up`. Exit code 0: all are ready, 1: not.",
+        description="Show the pipelines, processes and servers of `tidemill up`. Exit code 0: all ready, 1: not all.",
         epilog="example:\n  tidemill status --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -90,7 +90,7 @@ def _add_telemetry(state: dict[str, Any]) -> None:
 
 
 def how_far(replay: Mapping[str, Any]) -> str:
-    """Describe in one line how far a replay is."""
+    """Describe the progress of a replay in one line."""
     done, left = replay["processed"], replay["left"]
     share = f"{100 * done // (done + left)} %" if done + left else "0 %"
     versions = ", ".join(f"{name} version {version}" for name, version in replay["versions"].items())

@@ -1,8 +1,8 @@
 """`tidemill up`: runs pipelines on this machine until it is stopped.
 
-`up` starts Kafka, Postgres and Redis unless the environment names them. It reconciles each pipeline of the given files
-with the same `reconcile()` as in Kubernetes, and applies edits of the files. At the end it stops everything that it
-started.
+`up` starts Kafka, Postgres and Redis unless the environment names them. Each pipeline of the given files is reconciled
+with the same `reconcile()` as in Kubernetes, and edits of the files are applied. At the end, `up` stops everything that
+it started.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _Stopped(BaseException):
 class _Stopping:
     """Turns SIGINT and SIGTERM into a clean stop.
 
-    While `up` starts, they raise `_Stopped`. After that, they set a flag.
+    While `up` starts, a signal raises `_Stopped`. After that, a signal sets a flag.
     """
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ Body = Mapping[str, Any]
 def settings() -> kopf.OperatorSettings:
     """Return kopf's settings.
 
-    With these settings, kopf only watches. It stores nothing in objects and posts no events.
+    With these settings, kopf only watches. kopf stores nothing in objects and posts no events.
     """
     found = kopf.OperatorSettings()
     found.posting.enabled = False

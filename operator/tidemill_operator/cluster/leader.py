@@ -1,7 +1,7 @@
 """Leader election. The replica that holds the Lease works. A leader that cannot renew it in time ends its process.
 
-`Term` is pure: it decides from the Lease and the time. It does not trust other clocks. A Lease counts as expired if, by
-our own clock, it has not changed for its duration.
+`Term` is pure: it decides from the Lease and the time. The clocks of other machines are not used. A Lease counts as
+expired if, by our own clock, it has not changed for its duration.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Timing:
 
     Attributes:
         duration: how long a Lease is valid without a renewal.
-        deadline: how long a holder may fail to renew the Lease. It is less than `duration`, so that a holder ends
-            before another replica begins.
+        deadline: how long a holder may fail to renew the Lease. This time is less than `duration`, so that a holder
+            ends before another replica begins.
         retry: interval between two attempts.
     """
 
@@ -91,8 +91,8 @@ class Elector:
         api: the API of the cluster. Its timeout must be less than the deadline.
         namespace: the namespace of the Lease.
         name: the name of the Lease.
-        identity: the name of this replica. It is different at each start.
-        end: ends the process at once. It only returns in tests.
+        identity: the name of this replica, different at each start.
+        end: ends the process at once, except in tests.
         timing: the times of the Lease.
     """
 
@@ -137,7 +137,7 @@ class Elector:
 
     @property
     def epoch(self) -> int:
-        """The epoch of this leader, which is greater than that of every earlier leader."""
+        """The epoch of this leader, which is greater than the epochs of all earlier leaders."""
         return self._epoch
 
     def outbid(self, seen: int) -> int:

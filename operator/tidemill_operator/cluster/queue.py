@@ -1,6 +1,6 @@
 """The queue of passes. Each pipeline has one pass at a time. Requests are merged, and failed passes are delayed.
 
-`Schedule` is pure and gets the time as an argument; `WorkQueue` adds threads. Neither knows what a pass does.
+`Schedule` is pure and gets the time as an argument; `WorkQueue` adds threads. Neither class knows what a pass does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Delays:
     """Seconds until the next pass.
 
     Attributes:
-        drift: the delay of a settled pipeline. It varies by a tenth, so that passes are spread over time.
+        drift: the delay of a settled pipeline. The delay varies by a tenth, so that passes are spread over time.
         waiting: the delay of a pipeline with a change under way.
         first, most: the delay after the first failure, and the longest delay. Each failure doubles the delay.
     """
@@ -155,7 +155,7 @@ class WorkQueue:
             thread.start()
 
     def stop(self, *, seconds: float = 20.0) -> None:
-        """Begin no more passes, and wait up to `seconds` for the running ones."""
+        """Begin no more passes, and wait up to `seconds` for the running passes."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

@@ -1,4 +1,7 @@
-"""The minimal permissions of the operator. The chart's roles grant them, and the tests run with exactly these."""
+"""The minimal permissions of the operator.
+
+The chart's roles grant these permissions, and the tests run with exactly these permissions.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Scaling in a cluster. It polls pipelines from its own queue, and stores each pipeline's decisions in a ConfigMap.
 
-A poll never writes a Deployment or a status. It requests a pass, and the pass writes them.
+A poll never writes a Deployment or a status. A poll requests a pass, and the pass writes the Deployment and the status.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class ClusterScaling:
             self._queue.add(key, delay=self._scaler.rest(key))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `status.scaling`. It only changes if the decision has changed, or after a minute.
+        """Return `status.scaling`. The result only changes if the decision has changed, or after a minute.
 
         Args:
             key: the pipeline's key.

@@ -73,6 +73,6 @@ class Watchdog:
 def _number(version: str) -> int:
     """Return a resource version as a number.
 
-    If it is not a number, return 0, so that the version counts as never seen.
+    If the version is not a number, return 0, so that the version counts as never seen.
     """
     return int(version) if version.isascii() and version.isdigit() else 0

@@ -36,7 +36,7 @@ class World:
 
     @classmethod
     def of(cls, platform: Platform, settings: ClusterSettings, *, api: Api, elector: Elector) -> Self:
-        """Create the world from settings. Its actuators only write while the elector leads."""
+        """Create the world from settings. Actuators only write while the elector leads."""
         kafka = KafkaTopics(
             platform.kafka_brokers,
             config=settings.kafka,

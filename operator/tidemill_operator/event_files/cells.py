@@ -26,7 +26,7 @@ class RowWriter:
     """Writes rows as JSON objects.
 
     Attributes:
-        unread: the columns that no field reads. They are left out.
+        unread: the columns that no field reads. These columns are left out.
         unfilled: the fields that no column fills.
     """
 
@@ -60,8 +60,8 @@ class RowWriter:
     def write(self, row: Sequence[str], line: int) -> bytes:
         """Return the event of a row. Cells that are missing at the row's end count as empty.
 
-        A row with more cells than there are columns is broken, because its values may be in the wrong columns. It
-        becomes a text that is not JSON, so that it becomes a dead letter.
+        A row with more cells than there are columns is broken, because its values may be in the wrong columns. Such a
+        row is sent as a text that is not JSON, so that it becomes a dead letter.
         """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"

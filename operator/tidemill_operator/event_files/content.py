@@ -45,7 +45,7 @@ class Content:
 
     Attributes:
         name: the name of the file, for messages.
-        head: the first bytes. The stream begins with them too.
+        head: the first bytes. The stream also begins with these bytes.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -128,7 +128,7 @@ class Content:
         return "utf-8"
 
     def known_encoding(self, encoding: str | None) -> str:
-        """Return the encoding that the user has named, or else the one that `encoding` finds.
+        """Return the encoding that the user has named, or else the encoding that `encoding` finds.
 
         Raises:
             EventFileError: there is no such encoding, or the file is not text.
@@ -143,7 +143,7 @@ class Content:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read before. It returns them again, and then the rest."""
+    """A stream whose first bytes were read before. The stream returns these bytes again, and then the rest."""
 
     def __init__(self, first: bytes, rest: Any) -> None:
         self._first, self._rest = first, rest

@@ -26,7 +26,8 @@ class Dialect:
 
     Attributes:
         delimiter: the character between cells.
-        columns: the names of the columns, without duplicates. In a file without header they are `column_1` and so on.
+        columns: the names of the columns, without duplicates. In a file without header, the names are `column_1` and so
+            on.
         decimals: the decimal mark of each column.
         skipped: the number of lines before the first row of data.
     """
@@ -69,7 +70,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of columns. Each is unique, is not empty, and has only characters that a path can have."""
+    """Return the names of columns. Each name is unique, is not empty, and has only characters that a path can have."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -90,7 +91,7 @@ def _find_delimiter(text: str) -> str:
 def _fitness(text: str, delimiter: str) -> float:
     """Return how well a delimiter fits.
 
-    With the right one, rows have equal length, and cells contain no other delimiter.
+    With the right delimiter, rows have equal length, and cells contain no other delimiter.
     """
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

@@ -1,4 +1,4 @@
-"""A file of events in any of the formats. It returns its events as Python values or as JSON."""
+"""A file of events in any of the formats. Events are returned as Python values or as JSON."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Event:
     """An event in the form in which it is sent.
 
     Attributes:
-        line: the line in which the event begins. In Parquet and JSON arrays it is the event's number.
+        line: the line in which the event begins. In Parquet and JSON arrays, `line` is the event's number.
         data: the event as JSON, on one line.
     """
 
@@ -190,7 +190,7 @@ class EventFile:
 
 
 def _form(content: Content) -> str:
-    """Return the format of a file. It is found from the beginning and the name of the file."""
+    """Return the format of a file. The format is found from the beginning and the name of the file."""
     if content.head.startswith(_PARQUET):
         return PARQUET
     suffixes = [suffix.lower() for suffix in content.path.suffixes] if content.path is not None else []

@@ -29,7 +29,7 @@ class NdjsonFile:
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None) -> None:
-        """Find the encoding. It is UTF-8, unless there is a byte order mark or the user has named another encoding.
+        """Find the encoding, which is UTF-8 unless there is a byte order mark or the user has named another encoding.
 
         Raises:
             EventFileError: the file is no text.

@@ -87,7 +87,7 @@ def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
 
 
 def _assert_valid(text: str, origin: Origin) -> None:
-    """Check that the validator accepts the text. If it does not, this module has a fault."""
+    """Check that the validator accepts the text. If the validator refuses the text, this module has a fault."""
     prefixes = (origin.topic,) if origin.topic else ()
     for document in load_documents(text):
         faults = check(document, Limits(topic_prefixes=prefixes))[1]
@@ -234,6 +234,6 @@ def _flow(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text as YAML. It is quoted as in JSON, unless YAML reads it as a text without quotes."""
+    """Return a text as YAML. The text is quoted as in JSON, unless YAML reads it as a text without quotes."""
     plain = _PLAIN.fullmatch(text) is not None and text.lower() not in YAML_WORDS and text == text.strip()
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

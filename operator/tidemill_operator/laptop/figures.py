@@ -72,7 +72,7 @@ class LocalFigures:
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:
-        """Return the scrape target. Its component is `operator`, as in a cluster."""
+        """Return the scrape target. The target's component is `operator`, as in a cluster."""
         return {"targets": [f"{host}:{self.port}"], "labels": {"component": "operator"}}
 
     def _show(self, key: Key, seen: Observation) -> None:

@@ -1,4 +1,4 @@
-"""The ports of ingest and API on this machine: the ports that the command line asks for, and whether they are free."""
+"""The ports of ingest and API on this machine: which ports the command line asks for, and whether they are free."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class LocalScaling:
     Args:
         folder: the folder of the stored decisions.
         reader: reads figures.
-        runtime: the runtime of the processors. Its config files have the scaling settings.
+        runtime: the runtime of the processors. The runtime's config files have the scaling settings.
         say: prints each change of replicas.
     """
 
@@ -120,7 +120,7 @@ class LocalScaling:
         return self._scaler.status((namespace, name))
 
     def decisions(self) -> Mapping[_Key, int | None]:
-        """Return the decided numbers of processors of all pipelines. The caller uses them to notice a change."""
+        """Return the decided numbers of processors of all pipelines. The caller compares them to notice a change."""
         return self._scaler.decisions()
 
     def history(self, namespace: str, name: str) -> list[dict[str, Any]]:

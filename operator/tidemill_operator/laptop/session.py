@@ -1,6 +1,6 @@
 """The control loop of `up`: accepts the pipelines of the files, and reconciles them regularly.
 
-This module knows neither servers nor processes: it is given functions that apply and release a pipeline.
+This module knows neither servers nor processes. The functions that apply and release a pipeline are arguments.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' current content. New and changed pipelines are due at once, missing ones are released."""
+        """Accept the files' current content.
+
+        New and changed pipelines are due at once. Missing pipelines are released.
+        """
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:

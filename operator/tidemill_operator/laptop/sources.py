@@ -20,7 +20,7 @@ class Reading:
     """The content of the files.
 
     Attributes:
-        documents: the documents by `namespace/name`. For an invalid file, they are its last valid documents.
+        documents: the documents by `namespace/name`. For an invalid file, its last valid documents are used.
         faults: one line `file: fault` for each fault.
     """
 
@@ -97,7 +97,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:
-    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the invalid ones."""
+    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the invalid documents."""
     try:
         loaded = load_documents(text)
     except DocumentError as error:

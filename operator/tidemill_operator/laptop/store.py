@@ -20,7 +20,7 @@ class Stored:
 
     Attributes:
         document: the resource, with `metadata.namespace`, `uid` and `generation` filled in.
-        status: the status that the last reconcile returned. Empty before the first one.
+        status: the status that the last reconcile returned. Empty before the first reconcile.
     """
 
     document: Mapping[str, Any]
@@ -50,7 +50,7 @@ class Stored:
 
 
 class Store:
-    """The stored pipelines. Each has a file `<folder>/<namespace>/<name>.json`."""
+    """The stored pipelines. Each pipeline has a file `<folder>/<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -42,8 +42,8 @@ class Position:
         consumed: number of records in committed batches.
         freshness_ms: time from the arrival of the last batch's oldest record to the batch's commit, or None if unknown.
         silent_ms: time since the commit of the last batch.
-        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. It is needed because
-            transaction markers may follow the last record, so that the position never equals the end.
+        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. This time is needed,
+            because transaction markers may follow the last record, so that the position never equals the end.
     """
 
     next_offset: int | None
@@ -141,7 +141,7 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
-    """Return the offset of the oldest record that is not counted, for each partition that has one."""
+    """Return the offset of the oldest record that is not counted, for each partition with such a record."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
 
@@ -150,7 +150,7 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
 
     Args:
         positions: the positions by partition.
-        ages: seconds since the arrival of the oldest event that is not counted, for partitions that have one.
+        ages: seconds since the arrival of the oldest event that is not counted, for partitions that have such an event.
 
     Returns:
         Seconds, or None if no events arrive.

@@ -23,7 +23,7 @@ class Conditions:
         self._lock = threading.Lock()
 
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
-        """Export a pipeline's conditions in place of its former ones.
+        """Export a pipeline's conditions in place of its former conditions.
 
         Series that another pipeline of this name also has are kept.
         """

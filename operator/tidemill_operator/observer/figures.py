@@ -17,7 +17,7 @@ from tidemill_operator.errors import Reason
 
 UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
-"""Older figures than this are not shown."""
+"""Figures older than this are not shown."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
 _MEMBERS = ("lag", "lagSeconds", "freshness", "freshnessSeconds", "watermarkAgeSeconds", "figuresAt")
 _STEPS = (1.0, 2.0, 5.0, 10.0)
@@ -37,8 +37,8 @@ class Figures:
         lag_seconds: time since the arrival of the oldest event that is not counted, or 0 if there is no such event.
         freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
         watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
-        positions_at: when the positions were read from Postgres, epoch seconds. It becomes old while Postgres does not
-            answer.
+        positions_at: when the positions were read from Postgres, epoch seconds. This time becomes old while Postgres
+            does not answer.
     """
 
     lag: int
@@ -104,7 +104,7 @@ def others(status: Status) -> dict[str, Any]:
 
 
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
-    """Return whether to write figures to the status. Small changes are written rarely, large ones sooner.
+    """Return whether to write figures to the status. Small changes are written rarely, large changes sooner.
 
     If figures become known or unknown, they are written at once.
 

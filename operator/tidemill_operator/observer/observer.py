@@ -1,6 +1,6 @@
 """Measures every few seconds how far pipelines are behind, independently of their processors.
 
-The observer is the same in a cluster and on a laptop. It reads positions from Postgres (`_offsets`) and the ends of
+The observer is the same in a cluster and on a laptop. Positions are read from Postgres (`_offsets`), and the ends of
 partitions from Kafka. While Postgres does not answer, it compares the last known positions with the current ends, so
 that lag and age grow. If the ends are unknown, there are no figures.
 """
@@ -161,7 +161,7 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions that Postgres returns in time. All other positions stay as they were."""
+        """Update the positions that Postgres returns in time. Other positions are not changed."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -271,7 +271,10 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """Asks in a separate thread, and waits only a limited time. It does not ask again while an answer is pending."""
+    """Asks in a separate thread, and waits only a limited time.
+
+    No second request is made while an answer is pending.
+    """
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
         self._ask = ask

@@ -40,8 +40,8 @@ class Progress:
 
     Attributes:
         lag: the number of offsets from the position to the end.
-        read: the position, and when a processor last reached the end. It changes whenever the processor makes progress,
-            even if it reads only transaction markers, which do not change the position.
+        read: the position, and when a processor last reached the end. This pair changes whenever the processor makes
+            progress, even if it reads only transaction markers, which do not change the position.
     """
 
     lag: int
@@ -121,8 +121,8 @@ class ProgressWatch:
     Args:
         changed: called in the observer's thread when the events of a pipeline are no longer counted, with the reason,
             and when they are counted again, with None.
-        unled: returns for how many seconds Kafka's controllers have been silent. It gets a topic to ask about, and is
-            only called while nothing is counted.
+        unled: returns for how many seconds Kafka's controllers have been silent. The argument is a topic to ask about.
+            It is only called while nothing is counted.
         refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. It is
             only called while events wait and none is counted.
         clock: returns monotonic seconds.
@@ -200,7 +200,8 @@ def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tu
     """Compare two observations.
 
     Returns:
-        The partitions that have waiting events in both and did not advance, and whether any partition advanced.
+        The partitions that have waiting events in both observations and did not advance, and whether any partition
+        advanced.
     """
     waiting = [
         partition
@@ -240,7 +241,7 @@ def _unstored(why: str) -> TidemillError:
     return TidemillError(
         Reason.NOT_MOVING,
         f"events wait in the topic and none is counted, because Postgres stores nothing ({why})",
-        "give its disk more space, or see why it is a standby",
+        "give Postgres more disk space, or check why it is a standby",
     )
 
 
@@ -248,5 +249,5 @@ def _still(partitions: list[int]) -> TidemillError:
     return TidemillError(
         Reason.NOT_MOVING,
         f"events wait in the topic (partitions {_named(partitions)}) and none is counted",
-        "see the processors' pods and their /health, which names what they wait for",
+        "check the processors' pods, and their /health, which names what they wait for",
     )

@@ -1,7 +1,7 @@
 """Checks whether Postgres can write. The check only runs while events wait and none is counted.
 
-A server with a full disk, or one that has become a standby, accepts connections and answers queries, so that positions
-are read without an error and do not move.
+A server with a full disk, or a server that has become a standby, still answers queries. So positions can be read
+without an error, but do not advance.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Writes:
     """Reports whether Postgres can write. `refusal` waits for a second at most.
 
     Args:
-        ask: returns why Postgres cannot write, or an empty text if it can. It may take as long as a
-            client's timeout.
+        ask: returns why Postgres cannot write, or an empty text if it can. The call may take as long as a client's
+            timeout.
     """
 
     def __init__(self, ask: Callable[[], str]) -> None:

@@ -41,8 +41,8 @@ def build_plan(
         platform: has the defaults for fields that the spec leaves out.
         generation: the generation of the spec.
         live: the live facts. The plan never has fewer partitions than a live topic.
-        switch: whether versions that a replay has filled come into force. It is False for a plan that only describes
-            what runs.
+        switch: whether versions that a replay has filled come into force. False gives a plan that only describes what
+            runs.
 
     Returns:
         The plan. Its workloads and `_generation` get the last generation that changed the processors' config, so that

@@ -123,7 +123,7 @@ def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
-    """Yield new versions, the reasons for them, and what happens to the earlier ones.
+    """Yield new versions, the reasons for them, and what happens to the earlier versions.
 
     Args:
         plan: the desired state.

@@ -68,7 +68,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload. Its configs are only named, because the plan has their text."""
+    """Describe a workload. Configs are only listed by name, because the plan has their text."""
     return {
         "name": item.name,
         "component": item.component,
@@ -87,7 +87,7 @@ def workload(item: Workload) -> dict[str, Any]:
 
 
 def change(item: Change) -> dict[str, Any]:
-    """Describe a change. `before` is left out for new members, and `after` for removed ones."""
+    """Describe a change. `before` is left out for new members, and `after` for removed members."""
     differences = []
     for difference in item.differences:
         told = {"member": difference.member, "before": difference.before, "after": difference.after}

@@ -64,11 +64,11 @@ class Schema:
         functions: pairs of a name and the text `CREATE OR REPLACE FUNCTION …`, in which the schema is quoted. The
             schema's owner owns the functions.
         generation: the value of `_generation`, i.e. of the last spec that changed what processors read.
-        accepted: the spec as the user wrote it, as stable JSON. It is stored beside the generation.
+        accepted: the spec as the user wrote it, as stable JSON. This text is stored beside the generation.
         events_retention_ms: how long raw events are kept, or None if they are not stored.
         kept: retention and quota of system tables.
         source: the source topic.
-        managed: whether the pipeline manages the source topic, so that no other may use it.
+        managed: whether the pipeline manages the source topic, so that no other pipeline may use it.
         outputs: the output topics.
         made: the topics to record as created for the pipeline.
         replay: the reader of the current replay, or empty if there is none.
@@ -125,8 +125,8 @@ class Workload:
         ports: the wanted port by name, or 0 for any free port. `http` is for clients, `status` for probes and metrics.
         scaled_elsewhere: whether an autoscaler sets the number of replicas. If there is none, `replicas` applies.
         scaled: whether Tidemill scales it by lag, and stores the decisions.
-        revision: a hash of the settings that processes only read at their start. If it changes, processes are
-            replaced. The hash is empty if they read changed settings while they run.
+        revision: a hash of the settings that processes only read at their start. If the hash changes, processes are
+            replaced. The hash is empty if processes read changed settings while they run.
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
     """
@@ -156,7 +156,7 @@ class Replay:
     """A replay, which fills versions from the topic beside live traffic.
 
     Attributes:
-        reader: the name in `_readers`. It is also part of the name of the consumer group.
+        reader: the name in `_readers`. The name is also part of the consumer group's name.
         versions: the versions by aggregation.
         start_from: `earliest`, or a time in RFC 3339.
         rate: the greatest number of events per second, or 0 for no limit.

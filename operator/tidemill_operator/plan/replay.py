@@ -1,7 +1,8 @@
 """Pure: plans a replay, in which a separate reader fills the next version of aggregations from the topic.
 
 An annotation requests a replay. Each new text of the annotation requests another replay. A replay belongs to the
-generation that it began with. A new generation starts it again, because a handover needs the same spec on both sides.
+generation that it began with. A new generation restarts the replay, because a handover needs the same spec on both
+sides.
 """
 
 from __future__ import annotations
@@ -65,12 +66,12 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the replay to run or to switch to, or None if none is requested, or if it is complete.
+    """Return the replay to run or to switch to, or None if no replay is requested, or if it is complete.
 
     Args:
         pipeline: the resource.
-        config: the config of the live processors. Its versions may already be those of the replay.
-        live: the live schema. Without one, no replay begins.
+        config: the config of the live processors. The config's versions may already be the versions of the replay.
+        live: the live schema. Without a live schema, no replay begins.
     """
     try:
         request = asked(pipeline)

@@ -1,4 +1,4 @@
-"""One child process. It has a pid file and a log, is stopped and reaped, and ends when this process ends.
+"""One child process. The child has a pid file and a log, is stopped and reaped, and ends when this process ends.
 
 This module does not know the task of the process. The pid file also has the start time, because a pid may be reused.
 """
@@ -134,7 +134,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the signal's number. None while the process is alive or was never started."""
+        """The exit status, or minus the signal's number. None if the process is alive, or was never started."""
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:

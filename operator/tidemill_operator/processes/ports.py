@@ -85,7 +85,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 class Ports:
-    """The ports of one data folder by name. They are stored in a JSON file.
+    """The ports of one data folder by name. The ports are stored in a JSON file.
 
     Args:
         path: the path of the file.
@@ -134,7 +134,7 @@ class Ports:
         port = next((port for port in candidates if port not in taken and is_free(port)), None)
         if port is None:
             raise RuntimeError(
-                f"no free loopback port for {name} among {len(candidates)} tried; stop what listens there"
+                f"no free loopback port for {name} among {len(candidates)} tried; stop a process that uses one of them"
             )
         return port
 

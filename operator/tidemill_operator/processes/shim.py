@@ -1,7 +1,7 @@
 """Runs in a child before its program: changes the user, sets the death signal, and replaces itself by the program.
 
 The shim is a separate file, run with `python -I -S`, because code between fork and exec of a threaded parent can
-deadlock. It changes the user first, because Linux clears the death signal when credentials change.
+deadlock. The user is changed first, because Linux clears the death signal when credentials change.
 """
 
 from __future__ import annotations

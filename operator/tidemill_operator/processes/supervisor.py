@@ -1,4 +1,7 @@
-"""Keeps replicas in their desired state. One thread starts and ends them, another probes their readiness."""
+"""Keeps replicas in their desired state.
+
+One thread starts and ends replicas, and another thread probes their readiness.
+"""
 
 from __future__ import annotations
 

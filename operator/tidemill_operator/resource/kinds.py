@@ -1,4 +1,4 @@
-"""CEL rules for the API server about members that only some kinds have. They are generated from the kinds."""
+"""CEL rules for the API server about members that only some kinds have. The rules are generated from the kinds."""
 
 from __future__ import annotations
 

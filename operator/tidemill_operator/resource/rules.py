@@ -1,8 +1,9 @@
 """The CEL rules that the API server checks, by path, and the messages about resources that break the rules.
 
-A message contains the written values. If it is too long for the server, the server shows the rule's `message`, which is
-also in the reference page. Durations cannot be compared here, because CEL has no days. Expressions cannot be typed
-here. `tidemill validate`, the webhook and the operator's passes check durations and expressions.
+A message contains the written values. If the message is too long for the server, the server shows the rule's `message`,
+which is also in the reference page. Durations cannot be compared here, because CEL has no days. The types of
+expressions cannot be checked here. `tidemill validate`, the webhook and the operator's passes check durations and
+expressions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The decision of one poll. It checks the bounds first, then zero, then whether to add or remove replicas."""
+"""The decision of one poll. The bounds are checked first, then zero, then whether to add or remove replicas."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def decide(
 
     Args:
         settings: the pipeline's settings.
-        state: the state that the last decision returned. It is `State()` at first.
+        state: the state that the last decision returned. The first state is `State()`.
         figures: the figures of this poll, or None if they could not be read.
         current: the number of replicas that is set.
         now: epoch seconds.
@@ -115,7 +115,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
         desired,
         current if settings.dry_run else desired,
         ScalingReason.FIGURES_MISSING,
-        lines=(f"figures could not be read {failed} times in a row; replicas stay as they are",),
+        lines=(f"figures could not be read {failed} times in a row; the number of replicas does not change",),
     )
     return told, _noted(state, told)
 

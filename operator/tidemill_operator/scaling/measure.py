@@ -2,8 +2,8 @@
 
 A replica's speed can only be measured while it has lag, because an idle replica is as fast as its events arrive. If
 idle replicas counted, fewer events would lead to more replicas. So an interval only counts if there was lag at both
-ends. Each measurement is a lower bound, because a rebalance may pause the replica, or it may run out of events. So an
-upper quantile is used.
+ends. Each measurement is a lower bound, because a rebalance may pause the replica, or because the replica may run out
+of events. So an upper quantile of the measurements is used.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def _taken_in(
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
     """Return the events that arrived and that were consumed since the last poll, by partition.
 
-    Both numbers of a partition that was not seen before are 0. An end or a position that decreased, as in a new topic,
-    counts as unchanged.
+    For a partition that was not seen before, both numbers are 0. An end or a position that decreased, as in a new
+    topic, counts as unchanged.
     """
     moved = {}
     for partition, at in figures.partitions.items():

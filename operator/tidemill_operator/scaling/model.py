@@ -1,4 +1,7 @@
-"""The data of scaling decisions: settings, figures, load, need, reasons. They are frozen and have no behaviour."""
+"""The data of scaling decisions: settings, figures, load, need, reasons.
+
+All classes are frozen and have no behaviour.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +123,10 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """The lowest number of replicas while events arrive. It is at least one: zero is handled separately."""
+        """The lowest number of replicas while events arrive.
+
+        The number is at least one, because zero is handled separately.
+        """
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
@@ -226,7 +232,7 @@ class Need:
         useful: the result if each partition counts for one replica at most.
         by_lag: the share of a replica that each partition's lag requires, in the partitions' order. At most 1 each.
         by_rate: the share of a replica that each partition's arrivals and catching up require, at `utilisation`.
-        hot: whether a partition needs more than one replica can do.
+        hot: whether a partition has more load than one replica can process.
         utilisation: the target load of a replica, as a share of its capacity.
     """
 
@@ -245,7 +251,7 @@ class Decision:
     Attributes:
         at: the time in epoch seconds.
         current: the number of replicas that was set.
-        desired: the right number of replicas. With dryRun it is only reported.
+        desired: the right number of replicas. With dryRun, this number is only reported.
         replicas: the number of replicas to set.
         need: the number of replicas that the figures require, before any limit, or None if unknown.
         reason: the reason of the decision.

@@ -3,8 +3,8 @@
     need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
 
 L is the lag, and `in` the number of arriving events per second. The useful number is the sum of the shares of all
-partitions, where each partition counts for at most one replica. That is because one replica reads a whole partition, so
-several replicas cannot help a hot or stuck partition.
+partitions, where each partition counts for at most one replica. The reason is that one replica reads a whole partition,
+so several replicas cannot help a hot or stuck partition.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _ceil(number: float) -> int:
 
 
 def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
-    """Return the partitions of each replica. They are assigned by Kafka's range assignor, as for the processors.
+    """Return the partitions of each replica. Partitions are assigned by Kafka's range assignor, as for the processors.
 
     Each replica has a block of neighbouring partitions. If there is a remainder, the first blocks are larger by one.
     """
@@ -119,8 +119,8 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
     """Return the number of replicas within the bounds that carries the load, without replicas that do not help.
 
     With 12 partitions, 7 replicas are as slow as 6, because one replica still has two partitions. So the lowest number
-    with the same largest block is returned if it carries the load, else the next number that does. If no allowed number
-    does, the needed number is returned.
+    with the same largest block is returned if it carries the load, else the next number that carries the load. If no
+    allowed number carries it, the needed number is returned.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
@@ -134,7 +134,7 @@ def stepped(current: int, target: int, *, up: int | None, down: int | None, part
     """Return the number of replicas after one step towards a target.
 
     Each step causes one rebalance, whatever its size. So a step down without a limit reaches the target at once. A step
-    up at most doubles the number, or adds four if that is more. It then goes on to the next number that makes a
+    up at most doubles the number, or adds four if that is more. The step then continues to the next number that makes a
     difference: with 12 partitions, 5 replicas are as slow as 4.
     """
     if target < current:

@@ -1,4 +1,7 @@
-"""Sends a file. It reads, cuts and paces the events, sends with several workers, and counts in the file's order."""
+"""Sends a file.
+
+Events are read, cut into batches, paced, and sent by several workers. Outcomes are counted in the file's order.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ class Sender:
         self._client.stop()
 
     def run(self) -> None:
-        """Send the file. Even if that fails, `summary` and the resume file then say how much was sent.
+        """Send the file. Even after a failure, `summary` and the resume file show how much was sent.
 
         Raises:
             EventFileError: the file cannot be read to its end, or the resume file is for another file.

@@ -81,8 +81,8 @@ class KafkaLog:
     def led(self, topic: str) -> bool:
         """Return whether Kafka's controllers answer.
 
-        The request asks whether an existing topic could be created. It changes nothing, and brokers forward it to the
-        controllers.
+        The request asks whether an existing topic could be created. Brokers forward the request to the controllers.
+        Nothing is changed.
         """
         client = self._admin()
         asked = [NewTopic(topic, num_partitions=1)]

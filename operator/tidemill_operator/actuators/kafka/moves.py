@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition whose replicas are being moved: all its replicas, the added ones and the removed ones."""
+    """A partition whose replicas are being moved: all brokers with a replica, and the added and removed brokers."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]

@@ -50,7 +50,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
         def connections(**settings: Any) -> Any:
             """Create connections that are closed even if no broker answers.
 
-            Without this, the library leaks their thread.
+            Otherwise, the library leaks the thread of the connections.
             """
             made = Connections(**settings)
             closing.callback(made.close)
@@ -70,7 +70,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
 @contextmanager
 def told(doing: str, brokers: str) -> Iterator[None]:
-    """Translate errors of kafka-python into TidemillError. Their messages begin with `doing`."""
+    """Translate errors of kafka-python into TidemillError. The messages begin with `doing`."""
     from kafka import errors
 
     try:

@@ -20,7 +20,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """Creates the connections of a `kafka.KafkaAdminClient`. It is passed as the client's setting `kafka_client`."""
+    """Creates the connections of a `kafka.KafkaAdminClient`. Pass this class as the setting `kafka_client`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
@@ -59,7 +59,10 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
 
 class _Socket(KafkaNetSocket):  # type: ignore[misc]
-    """A socket that is closed if the broker does not answer. The library selects it by the scheme of a proxy URL."""
+    """A socket that is closed if the broker does not answer.
+
+    The library selects this class by the scheme of a proxy URL.
+    """
 
     SCHEMES = ("direct",)
 
@@ -74,7 +77,7 @@ class _Socket(KafkaNetSocket):  # type: ignore[misc]
 class _Tls(KafkaSSLTransport):  # type: ignore[misc]
     @property
     def socket(self) -> Any:
-        """The encrypted socket. It has taken over the file descriptor of the plain socket."""
+        """The encrypted socket, which has taken over the file descriptor of the plain socket."""
         return self._sock
 
     async def handshake_until(self, timeout_at: float | None) -> None:

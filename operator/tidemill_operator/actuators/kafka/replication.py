@@ -44,7 +44,7 @@ class Advance:
 
 
 def held(described: Any) -> Mapping[int, Held]:
-    """Return the partitions as Kafka describes them. Kafka's description does not say what is being reassigned."""
+    """Return the partitions as Kafka describes them. The description does not include reassignments."""
     return {
         partition.id: Held(
             replicas=tuple(node.id for node in partition.replicas),

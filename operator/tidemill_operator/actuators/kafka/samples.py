@@ -31,7 +31,7 @@ def newest_values(
         brokers: bootstrap brokers.
         topic: the topic's name.
         most: the greatest number of records to return.
-        seconds: the maximum time of reading. When it is over, the records read so far are returned.
+        seconds: the maximum time of reading, after which the records read so far are returned.
         config: further client settings.
 
     Raises:

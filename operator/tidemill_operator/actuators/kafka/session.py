@@ -1,4 +1,4 @@
-"""The admin client of one Kafka cluster. It is created at first use, and translates errors into TidemillError."""
+"""The admin client of one Kafka cluster, which is created at first use. Errors are translated into TidemillError."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class KafkaSession:
             self._refused = error.str()
 
     def _served(self) -> None:
-        """Poll the client for errors. Without this, a failed login would only show as a timeout."""
+        """Poll the client for errors. Without polling, a failed login would only show as a timeout."""
         if self.client is not None:
             self.client.poll(0)
 
@@ -187,7 +187,7 @@ class KafkaSession:
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Translate Kafka's errors into TidemillError. Their messages begin with `doing`."""
+        """Translate Kafka's errors into TidemillError. The messages begin with `doing`."""
         self._served()
         self._refused = ""
         try:

@@ -1,6 +1,6 @@
 """Makes topics match the plan: creates them, adds partitions, sets configs. Deletes a topic only if that is requested.
 
-Only config keys that the plan names are compared. Other configs stay as they are.
+Only config keys that the plan names are compared. Other configs are not changed.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Api:
     """The API of one cluster.
 
     Args:
-        configuration: address and credentials. None means those of the pod's service account, or else of KUBECONFIG.
+        configuration: address and credentials. None means the pod's service account, or else the file in KUBECONFIG.
         timeout_seconds: the timeout of each call.
 
     Attributes:
@@ -206,7 +206,7 @@ class Api:
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Merge members into an object.
+        """Change some fields of an object, with a merge patch.
 
         Raises:
             NotFound: there is no such object.

@@ -1,4 +1,7 @@
-"""A pipeline's objects in its namespace. They are read once at the start of a pass, and written only if they differ."""
+"""A pipeline's objects in its namespace.
+
+Objects are read once at the start of a pass, and written only if they differ.
+"""
 
 from __future__ import annotations
 

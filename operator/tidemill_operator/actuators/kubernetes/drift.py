@@ -1,4 +1,4 @@
-"""Pure: compares a live object with the applied one, and finds fields that other managers have added.
+"""Pure: compares a live object with the applied manifest, and finds fields that other managers have added.
 
 A forced server-side apply reverts fields that others changed, but keeps fields that others added. So this module finds
 both changed and added fields.
@@ -34,7 +34,7 @@ _ALLOWED = (
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
-    """Return the first path where a live object differs from the wanted one, or None if there is no difference.
+    """Return the first path where a live object differs from the wanted object, or None if there is no difference.
 
     Additional fields of the live object are ignored.
 

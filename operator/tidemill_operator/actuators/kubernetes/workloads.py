@@ -1,4 +1,4 @@
-"""One pass over a pipeline's objects in its namespace: creates own objects, and joins or leaves shared ones."""
+"""One pass over a pipeline's objects in its namespace: creates own objects, and joins or leaves shared objects."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Pass:
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
-        shown: hashes of the files that the pods of a workload were last made to reload. They are kept between passes.
+        shown: hashes of the files that the pods of a workload were last made to reload. The hashes are kept between
+            passes.
         kept: the objects that the pipeline needs, as (kind, name).
     """
 
@@ -96,7 +97,7 @@ class Pass:
         return outcomes
 
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
-        """Remove the pipeline's own objects that are not kept, and its files from shared objects.
+        """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects.
 
         Args:
             components: the shared components that the pipeline does not need.
@@ -118,7 +119,7 @@ class Pass:
         self.children.prune(self.kept)
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
-        """Make one workload match the plan; an error of this workload becomes its outcome."""
+        """Make one workload match the plan. An error of this workload is returned as its outcome."""
         component, before = OF_WORKLOAD[workload.component], self.children.changed
         shared = workload.pipeline is None
         rendering = render(
@@ -166,7 +167,7 @@ class Pass:
     def _show(self, workload: Workload) -> None:
         """Make nodes update the pods' files now, by changing an annotation of the pods.
 
-        Otherwise the update takes about a minute.
+        Without such a change, the update takes about a minute.
         """
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
@@ -195,7 +196,7 @@ class Pass:
         """Make the files that are common to the namespace's workloads match the settings.
 
         Returns:
-            A hash of the connection settings. It is salted, so that no password can be guessed from it.
+            A hash of the connection settings. The hash is salted, so that it cannot be used to guess a password.
         """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement

@@ -1,4 +1,4 @@
-"""The local runtime. Workloads are child processes of this one, and their configs are files below the data folder.
+"""The local runtime. Workloads are child processes of this process, and their configs are files below the data folder.
 
 The pipelines of a namespace share ingest and API. Ingest and API run as long as a pipeline needs them, and read the
 config files again when they change. A processor reads its config once, so it is restarted when the config changes.
@@ -44,7 +44,7 @@ class _Running:
 
 
 class LocalRuntime:
-    """Runs workloads on this machine. Its methods may be called from any thread.
+    """Runs workloads on this machine. Any thread may call the methods.
 
     Attributes:
         config_root: the folder of the configs `<namespace>/<pipeline>.json`.
@@ -68,7 +68,7 @@ class LocalRuntime:
             data_dir: the folder of configs, secrets, logs and pid files.
             environ: the environment of the processes. Workloads get only those TIDEMILL_ variables that they use.
             addresses: TIDEMILL_ variables for all processes: the addresses of brokers, Postgres and Redis.
-            ports: wanted ports by component. They override the ports of the plan.
+            ports: wanted ports by component. These ports override the ports of the plan.
             reserved: the ports that the user asked for by number.
             host: the address at which the processes listen.
         """
@@ -145,7 +145,7 @@ class LocalRuntime:
 
         Args:
             workload: the workload.
-            pipelines: the pipelines that need the workload, in addition to those known before.
+            pipelines: the pipelines that need the workload, in addition to the pipelines known before.
 
         Returns:
             The number of changed files and processes.

@@ -1,7 +1,7 @@
 """Deletes dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
 
-Unpublished rows are not deleted. If they fill the quota, processors store no further rows. A pass deletes for a few
-seconds at most, and the next passes delete the rest.
+Unpublished rows are not deleted. If unpublished rows fill the quota, processors store no further rows. A pass deletes
+for a few seconds at most, and the next passes delete the rest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def expire_rows(session: Session, schema: Schema) -> None:
 
 
 def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
-    """Delete some of the oldest rows past their retention, and return whether there may be more."""
+    """Delete some of the oldest rows past their retention, and return whether there may be more such rows."""
     time_column, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, published, {} AS at FROM {} ORDER BY " + order + " LIMIT %(chunk)s) o"

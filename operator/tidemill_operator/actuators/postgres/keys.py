@@ -20,8 +20,7 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
     """If the pipeline needs wider keys, give each key the columns that it has in the plan.
 
-    Other pipelines keep the keys that an earlier Tidemill created, because a new key needs a new index, which takes
-    long to build.
+    Other pipelines keep the keys that an earlier Tidemill created, because building the index of a new key takes long.
     """
     tables = {table.name: table for table in schema.tables if table.key}
     if live is None or not schema.explodes:

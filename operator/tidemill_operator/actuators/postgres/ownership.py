@@ -1,8 +1,9 @@
 """Makes sure that only one operator at a time works on a pipeline, and that a replaced operator writes nothing more.
 
-An advisory lock keeps passes over the same pipeline apart, on a laptop and in a cluster. The schema's comment has the
-epoch of the operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds the later epoch
-there, and writes nothing. On a laptop there is neither a leader election nor an epoch, only the lock.
+An advisory lock keeps passes over the same pipeline apart, on a laptop and in a cluster. The comment of the schema
+contains the epoch of the operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds
+the later epoch in the comment, and writes nothing. On a laptop there is neither a leader election nor an epoch, only
+the lock.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.model import Owner
 
 HELD_MS = 30_000
-"""How long a silent holder, e.g. a frozen one, keeps the lock. A working holder confirms it before each action."""
+"""How long a frozen holder keeps the lock. A working holder confirms the lock before each action."""
 
 
 class Leadership(Protocol):
@@ -29,7 +30,7 @@ class Leadership(Protocol):
 
     @property
     def epoch(self) -> int:
-        """This leader's epoch. It is greater than the epoch of every earlier leader."""
+        """This leader's epoch, which is greater than the epoch of every earlier leader."""
         ...
 
     def outbid(self, seen: int) -> int:

@@ -44,7 +44,7 @@ class PostgresSchemas:
     Args:
         address: the database, which is created if missing, and the login of a superuser, or of a role with CREATEROLE
             and with CREATE on the database.
-        read_only: write nothing, for plans. A missing database counts as an empty one.
+        read_only: write nothing, for plans. A missing database counts as an empty database.
         leadership: the leader election of this operator, or None if there is none.
     """
 
@@ -109,8 +109,9 @@ class PostgresSchemas:
             adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
             exists: returns whether a pipeline exists. None means that no other pipeline exists.
 
-            One outcome. It is Done; Waiting if a lock was busy; Failed if the schema has another owner, or cannot be
-            changed as planned.
+        Returns:
+            One outcome: Done; Waiting if a lock was busy; Failed if the schema has another owner, or cannot be changed
+            as planned.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -199,7 +200,7 @@ class PostgresSchemas:
             return outcome.failed(Component.SCHEMA, schema, error)
 
     def _drop_some(self, session: Session, schema: str) -> bool:
-        """Drop a few partitions. A transaction that drops hundreds of them would run out of locks."""
+        """Drop a few partitions. A transaction that drops hundreds of partitions would run out of locks."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
@@ -252,7 +253,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Translate an error of Postgres about a table into one that names the table's aggregation."""
+    """Add the table's aggregation to an error of Postgres about a table."""
     try:
         yield
     except errors.InsufficientPrivilege:

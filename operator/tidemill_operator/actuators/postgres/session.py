@@ -1,4 +1,7 @@
-"""A connection to Postgres as its administrator. It counts writes, and translates errors into TidemillError."""
+"""A connection to Postgres as its administrator.
+
+The session counts writes, and translates errors into TidemillError.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ class Session:
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Act as a role within the block, so that the role owns new objects. An error rolls back both."""
+        """Act as a role within the block, so that the role owns new objects.
+
+        An error rolls back the new objects, and ends the role.
+        """
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield
         self.connection.execute("RESET ROLE")

@@ -1,7 +1,7 @@
-"""The webhook's certificate and its authority. Both are kept in one Secret, and renewed long before they expire.
+"""The webhook's certificate and its authority.
 
-The first replica creates certificate and authority. A replica that tries at the same time gets a conflict and uses the
-existing ones.
+Certificate and authority are kept in one Secret, and renewed long before they expire. The first replica creates both. A
+replica that tries this at the same time gets a conflict, and uses the existing certificate and authority.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Certificates:
 
 
 class CertificateKeeper:
-    """Keeps the Secret up to date. It may run in every replica.
+    """Keeps the Secret up to date. Every replica may run a keeper.
 
     Args:
         api: the API of the cluster.
@@ -126,7 +126,7 @@ def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetim
     Certificates in the last third of their lifetime, or for other hosts, are replaced.
 
     Args:
-        known: the existing certificates, or None if there are none that can be used.
+        known: the existing certificates, or None if there are no usable certificates.
         hosts: host names of the server.
         now: the wall clock.
     """

@@ -1,8 +1,8 @@
 """The admission webhook. It refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
 
 The webhook runs on every replica. The API server calls it twice. The first call is to a mutating webhook, which changes
-nothing. It comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean instead of
-a name. The second call is to a validating webhook, after all mutations.
+nothing. This call comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean
+instead of a name. The second call is to a validating webhook, after all mutations.
 
 The webhook serves HTTPS in its own threads. A verdict depends only on the resource and on the platform's limits.
 """

@@ -1,4 +1,4 @@
-"""The operator's finalizer. Resources have it if their topics and schema must be deleted with them.
+"""The operator's finalizer. Resources have the finalizer if their topics and schema must be deleted with them.
 
 Kubernetes deletes the objects of a pipeline by their owner references.
 """
@@ -36,7 +36,9 @@ class Finalizing:
         self._world, self._recorder, self._locks = world, recorder, locks
 
     def prepared(self, document: Document) -> Document:
-        """Return the resource. It has the finalizer only if its topics and schema must be deleted with it.
+        """Return the resource.
+
+        Add the finalizer if topics and schema must be deleted with the resource, else remove it.
 
         Raises:
             Conflict: somebody else has written the resource meanwhile.

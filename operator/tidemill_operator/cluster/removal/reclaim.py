@@ -2,7 +2,7 @@
 
 The chart's CronJob starts this task, so that no namespace stays Terminating. The task ends at once if an operator holds
 the Lease, or if no pipeline is waiting. While it works, it holds the Lease, so that no operator works at the same time.
-It reconciles nothing.
+The task reconciles nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PAUSE_SECONDS = 2.0
 
 
 def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
-    """Return the pipelines that are being deleted and have the finalizer, except paused ones.
+    """Return the pipelines that are being deleted and have the finalizer, except paused pipelines.
 
     Args:
         api: the API of the cluster.

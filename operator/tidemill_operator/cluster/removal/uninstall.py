@@ -159,7 +159,7 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
 
 
 def _free(api: Api, namespace: str, name: str) -> None:
-    """Remove the finalizer. If somebody else writes at the same time, read the resource again and repeat."""
+    """Remove the finalizer. If somebody else writes the resource at the same time, read it again and repeat."""
     for attempt in range(_ATTEMPTS):
         live = api.get(PIPELINE, namespace, name)
         if live is None:

@@ -49,14 +49,16 @@ def kafka_brokers(
     advertised: Sequence[int] = (),
     on_progress: Progress | None = None,
 ) -> list[Server]:
-    """Return brokers with formatted storage, ready to be started. They are named `kafka`, `kafka-2`, `kafka-3`, ….
+    """Return brokers with formatted storage, ready to be started.
+
+    The brokers are named `kafka`, `kafka-2`, `kafka-3`, ….
 
     All brokers use `<data_dir>/kafka`. The first use of a folder fixes its number of brokers.
 
     Args:
         data_dir: the folder of data and logs.
         ports: assigns the listening ports.
-        environ: the environment that the brokers inherit. PATH is read from it.
+        environ: the environment that the brokers inherit. PATH is read from this environment.
         count: number of brokers.
         advertised: advertised loopback ports, such as a proxy's, or empty to advertise the listening ports.
         on_progress: called with lines of progress.

@@ -86,7 +86,7 @@ def postgres_server(
 
 
 def administrator(data_dir: Path, port: int) -> PostgresAddress:
-    """Return the address, with the administrator's login, of the server of a data folder."""
+    """Return the address and the administrator's login for the server in a data folder."""
     return PostgresAddress("127.0.0.1", port, _DATABASE, _ADMIN, _password(data_dir / "postgres-admin.password"))
 
 

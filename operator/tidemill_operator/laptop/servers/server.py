@@ -52,7 +52,7 @@ class Server:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code of the process. None while it is alive."""
+        """The exit code of the process, or None while the process is alive."""
         return self._child.exit_code
 
     def start(self) -> None:
@@ -103,7 +103,7 @@ class Server:
         self._child.stop()
 
     def kill(self) -> None:
-        """End the process and its children with SIGKILL. Its data is left as after a crash."""
+        """End the process and its children with SIGKILL. The data is left as after a crash."""
         self._child.kill()
 
     def restart(self) -> None:

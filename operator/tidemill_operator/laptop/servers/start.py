@@ -25,7 +25,7 @@ NEEDS = ("kafka", "postgres", "redis")
 
 @dataclass
 class Servers:
-    """Addresses of the three servers, and handles of the started ones.
+    """Addresses of the three servers, and handles of the started servers.
 
     Attributes:
         kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
@@ -61,10 +61,11 @@ def start_servers(
 ) -> Servers:
     """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
 
-    Returns when each server answers. Data, ports and logs are below `data_dir`. A later start uses them again.
+    Returns when each server answers. Data, ports and logs are below `data_dir`. A later start uses the same data and
+    ports.
 
     Args:
-        data_dir: the folder of data, ports and logs. It is created if missing.
+        data_dir: the folder of data, ports and logs. The folder is created if missing.
         environ: the environment that the servers inherit. The addresses and PATH are read from it.
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres waits for the disk. Tests set it to False.

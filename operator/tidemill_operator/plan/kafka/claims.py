@@ -1,6 +1,6 @@
 """Pure: decides which topics a pipeline owns, why others may not use them, and which are deleted with the pipeline.
 
-Both the operator and `tidemill plan` use this.
+Both the operator and `tidemill plan` use this module.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Claim:
 def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[TidemillError]:
     """Yield an error if a pipeline writes results, anomalies or dead letters to the topic `source`.
 
-    This depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
+    The check depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
     """
     derived = names.derived_topic(source)
     if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:

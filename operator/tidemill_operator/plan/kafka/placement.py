@@ -1,4 +1,6 @@
-"""Pure: chooses brokers for replicas. Spreads them over racks, brokers and leaders with as few changes as possible.
+"""Pure: chooses brokers for replicas.
+
+Replicas are spread over racks, brokers and leaders with as few changes as possible.
 
 Without a rebalance, a replica stays if its broker is allowed. A rebalance also moves replicas, so that all brokers have
 equal shares.
@@ -110,7 +112,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
 
 
 def at_most(current: Assignment, brokers: Brokers) -> int:
-    """Return the maximum number of replicas: brokers that may get one, and silent brokers that already have one."""
+    """Return the maximum number of replicas: the brokers that may get a replica, or already have one."""
     hosts = brokers.hosts
     return min((len(hosts | (set(held) - brokers.leaving)) for held in current.values()), default=len(hosts))
 
@@ -166,7 +168,7 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 def _even(layout: _Layout, choices: Choices) -> None:
     """Move replicas from full to empty brokers until no single move makes shares more equal.
 
-    Each move is from the fullest to the emptiest broker, because after any other move this one would still be needed.
+    Each move is from the fullest to the emptiest broker, because after any other move, this move would still be needed.
     """
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
@@ -206,8 +208,8 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
     """Balance leaders. Apply the shortest chain of handovers that helps, and repeat this until no chain helps.
 
-    A chain takes one leadership from a broker and gives one to a broker that leads at least two fewer. If there is no
-    such chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
+    A chain takes one leadership from a broker, and gives one leadership to a broker that leads at least two partitions
+    fewer. If there is no such chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
     """
     leads = Counter({broker: 0 for broker in layout.brokers.hosts})
     leads.update(held[0] for held in layout.replicas.values() if held)
@@ -221,7 +223,7 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Return handovers (partition, new leader) from one broker to another that leads at least two fewer."""
+    """Return handovers (partition, new leader) from one broker to another that leads at least two partitions fewer."""
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

@@ -1,4 +1,4 @@
-"""Pure: computes the next step of a change of replicas. It needs only the state in Kafka.
+"""Pure: computes the next step of a change of replicas. The only input is the state in Kafka.
 
 All state is in Kafka. A topic whose replicas we move has a list of throttled replicas, which is removed last. So any
 operator can continue after a pass that was killed at any point.
@@ -60,12 +60,12 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions. If all are empty, there is nothing to do.
+    """The next actions. If all actions are empty, there is nothing to do.
 
     Attributes:
         cancel: the partitions whose reassignment is cancelled.
         start: the partitions to reassign, with their new replicas.
-        throttled: the topic's two configs of throttled replicas. They are set before any reassignment.
+        throttled: the topic's two configs of throttled replicas. These configs are set before any reassignment.
         elect: the partitions whose preferred leader is elected, once all reassignments are complete.
         finish: whether the change is complete, so that the throttle is removed.
         change: the change, for the status, or None if no change is under way.
@@ -84,7 +84,7 @@ class Wish:
     """The requested replicas of a topic.
 
     Attributes:
-        factor: the replication factor, or None to keep the current one.
+        factor: the replication factor, or None to keep the current factor.
         rebalance: whether to spread the replicas as well.
     """
 
@@ -104,7 +104,9 @@ class Spread:
 
     @classmethod
     def asked(cls, text: str) -> Spread:
-        """Parse a request. Any new text is a request. It may end with `without 2, 3`, which names brokers to empty.
+        """Parse a request.
+
+        Any new text is a request. A request may end with `without 2, 3`, which names brokers to empty.
 
         `2026-03-01` uses all brokers. `2026-03-01 without 3` empties broker 3.
         """
@@ -113,7 +115,7 @@ class Spread:
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Return whether it is clear, without asking Kafka for reassignments, that there is nothing to do."""
+    """Return whether it is certain, without a request to Kafka, that nothing has to be done."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())
@@ -165,7 +167,7 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 
 
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
-    """Return partitions that move to an unwanted broker, or to a silent one while another broker is available."""
+    """Return partitions that move to an unwanted broker, or to a silent broker while another broker is available."""
 
     def unwanted(held: Held) -> bool:
         if len(held.after) != factor or brokers.leaving & set(held.after):

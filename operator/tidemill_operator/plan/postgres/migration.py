@@ -2,7 +2,7 @@
 
 - `first` or `last` of a field `at_x` had a column of the same name as the column that orders `first` or `last` of `x`.
   The types of the two columns differ: the ordering column is bigint[], and no field is an array. If a spec needed both
-  columns, the table had only the first one, with right values. The second one is added like any new column.
+  columns, the table had only the first column, with correct values. The second column is added like any new column.
 - The shape of a version lacked the types of the fields behind its columns. The types are taken from the accepted spec.
 """
 

@@ -10,9 +10,9 @@ def ensure_partitions_sql(schema_name: str) -> str:
 
     `days` are days since the epoch. A new partition covers the days of [day, day + width) that no existing partition
     covers. Some days may be covered, because the width depends on the retention, and other replicas create partitions
-    too. The SQL function returns the number of new tables. It first creates a table and then attaches it, because
+    too. The SQL function returns the number of new tables. A table is created first and attached afterwards, because
     ATTACH blocks nobody. One call handles all days, because listing the existing partitions is slow. The function is
-    SECURITY DEFINER, because writers own no table. It only touches partitioned tables of this schema.
+    SECURITY DEFINER, because writers own no table. The function only touches partitioned tables of this schema.
     """
     schema = quote(schema_name)
     # This function is longer than others, because it is the text of one SQL function.
@@ -76,7 +76,7 @@ END $body$
 def ensure_partition_sql(schema_name: str) -> str:
     """Return the SQL of `ensure_partition(table_name, day, days)`, which returns whether the partition was missing.
 
-    Processors of earlier versions use it until they are replaced.
+    Processors of earlier versions use this function until they are replaced.
     """
     schema = quote(schema_name)
     return f"""

@@ -65,7 +65,7 @@ def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
     error = watch.progress.error(KEY)
     assert str(error) == (
-        "events wait in the topic (partitions 0) and none is counted; see the processors' pods and their /health,"
+        "events wait in the topic (partitions 0) and none is counted; check the processors' pods, and their /health,"
         " which names what they wait for"
     )
     assert watch.sees(at((5, 15))) == [(25.0, "EventsNotMoving"), (55.0, "")]
@@ -78,7 +78,7 @@ def test_a_postgres_that_stores_nothing_is_told_at_once_and_until_something_move
     assert watch.sees(at((3, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(5.0, "EventsNotMoving")]
     assert str(watch.progress.error(KEY)) == (
         "events wait in the topic and none is counted, because Postgres stores nothing (could not extend file: No space"
-        " left on device); give its disk more space, or see why it is a standby"
+        " left on device); give Postgres more disk space, or check why it is a standby"
     )
     assert watch.probed == [5.0]
     watch.refusal = ""
