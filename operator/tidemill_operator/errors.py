@@ -60,7 +60,7 @@ class TidemillError(Exception):
     """An operation failed. The message says what is wrong, and the remedy says what to do.
 
     Attributes:
-        reason: the reason, for conditions.
+        reason: the reason that conditions show.
         message: what is wrong, with the object and its value.
         remedy: what the user should change; empty if only waiting helps.
     """

@@ -50,7 +50,7 @@ class Outcome:
         rank: the result.
         component: the component of the pipeline.
         name: the name of the object, e.g. of a topic.
-        reason: the reason, for conditions.
+        reason: the reason that conditions show.
         message: one readable line. If the attempt failed, it has the wrong value and the remedy.
         changed: the number of writes. The number is zero if nothing differed.
         serving: whether the component still works as before while it is Waiting.

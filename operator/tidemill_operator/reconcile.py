@@ -1,6 +1,6 @@
 """One reconcile pass: validates the spec, observes, plans, makes the changes in order, and returns the new status.
 
-Secrets come first. Then comes the schema, because `_offsets` must have a row for every partition before Kafka has the
+Secrets come first. The schema is next, because `_offsets` must have a row for every partition before Kafka has the
 partition. Topics and workloads follow. Each failure becomes a condition. Only differences are written.
 """
 
@@ -110,7 +110,7 @@ def reconcile(
         scaled: returns the number of processors that scaling has decided on for the spec to run. The function returns
             None if nothing is decided, or if scaling is not used.
         standing: returns why no event is counted, according to continuous observation. The function is called at the
-            end. None if there is no such observation.
+            end. None means that there is no such observation.
 
     Returns:
         The resource's new status. Errors of servers and of the spec are in the status, not raised.

@@ -1,4 +1,6 @@
-"""An in-memory platform for tests. It implements the protocols of the actuators without Kafka, Postgres or a cluster.
+"""An in-memory platform for tests.
+
+The platform implements the protocols of the actuators without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
 A test reads the topics, schemas, secrets and workloads, changes them without the operator, and counts the writes.

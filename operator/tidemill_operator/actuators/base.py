@@ -30,7 +30,7 @@ class PipelineSecrets:
     Attributes:
         writer, reader: the logins that the workloads use now.
         changed: number of secrets that were written.
-        following: the staged logins. They are created in Postgres first, and activated by `switch`.
+        following: the staged logins. Staged logins are created in Postgres first, and activated by `switch`.
         retire_at: earliest time to retire the former logins, or None if they are already retired.
         rotated: the value of `rotate` that requested the active logins.
     """

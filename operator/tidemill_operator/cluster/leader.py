@@ -1,4 +1,6 @@
-"""Leader election. The replica that holds the Lease works. A leader that cannot renew it in time ends its process.
+"""Leader election.
+
+The replica that holds the Lease is the leader, and runs passes. A leader that cannot renew it in time ends its process.
 
 `Term` is pure: it decides from the Lease and the time. The clocks of other machines are not used. A Lease counts as
 expired if, by our own clock, it has not changed for its duration.
@@ -88,7 +90,7 @@ class Elector:
     """Acquires and renews the Lease in its own thread.
 
     Args:
-        api: the API of the cluster. Its timeout must be less than the deadline.
+        api: the API of the cluster. The client's timeout must be less than the deadline.
         namespace: the namespace of the Lease.
         name: the name of the Lease.
         identity: the name of this replica, different at each start.

@@ -1,4 +1,6 @@
-"""Scaling in a cluster. It polls pipelines from its own queue, and stores each pipeline's decisions in a ConfigMap.
+"""Scaling in a cluster.
+
+Pipelines are polled from a separate queue, and each pipeline's decisions are stored in a ConfigMap.
 
 A poll never writes a Deployment or a status. A poll requests a pass, and the pass writes the Deployment and the status.
 """

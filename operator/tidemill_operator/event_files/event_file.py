@@ -154,7 +154,7 @@ class EventFile:
         """Yield the events in the form in which they are sent, after the first `skip` events.
 
         Args:
-            fields: the pipeline's fields. Their types define how the cells of CSV are read.
+            fields: the pipeline's fields. The types of the fields define how the cells of CSV are read.
             skip: the number of events to leave out at the beginning.
 
         Raises:

@@ -17,7 +17,7 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ParquetFile:
-    """A Parquet file. Its columns are the members of events, and structs are objects.
+    """A Parquet file. The columns are the members of events, and structs are objects.
 
     Attributes:
         total: the number of rows.

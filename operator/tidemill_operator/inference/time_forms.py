@@ -64,7 +64,7 @@ class TimeForm:
     """The form in which times are written.
 
     Attributes:
-        format: the format in the form of the spec. None means RFC 3339, or epoch milliseconds.
+        format: the format, as written in the spec. None means RFC 3339, or epoch milliseconds.
         local: whether the times have no zone.
         dates: whether the times have no time of day.
         unclear: whether the order of day and month is unknown.

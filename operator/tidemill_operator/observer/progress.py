@@ -40,8 +40,8 @@ class Progress:
 
     Attributes:
         lag: the number of offsets from the position to the end.
-        read: the position, and when a processor last reached the end. This pair changes whenever the processor makes
-            progress, even if it reads only transaction markers, which do not change the position.
+        read: the position, and when a processor last reached the end. This pair changes with any progress, even if the
+            processor reads only transaction markers, which do not change the position.
     """
 
     lag: int
@@ -122,9 +122,9 @@ class ProgressWatch:
         changed: called in the observer's thread when the events of a pipeline are no longer counted, with the reason,
             and when they are counted again, with None.
         unled: returns for how many seconds Kafka's controllers have been silent. The argument is a topic to ask about.
-            It is only called while nothing is counted.
-        refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. It is
-            only called while events wait and none is counted.
+            The function is only called while nothing is counted.
+        refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. The
+            function is only called while events wait and none is counted.
         clock: returns monotonic seconds.
     """
 

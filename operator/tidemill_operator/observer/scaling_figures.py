@@ -68,7 +68,7 @@ class FiguresReader:
         self._log = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
-        """Return the current figures. It takes half a second, because Postgres is sampled several times.
+        """Return the current figures. The call takes half a second, because Postgres is sampled several times.
 
         Args:
             watched: the pipeline's objects.

@@ -66,7 +66,7 @@ class Writes:
 def refusal_of(postgres: PostgresAddress) -> str:
     """Write a temporary table.
 
-    Return why Postgres refuses it, or an empty text if Postgres stores it or does not answer.
+    Return why Postgres refuses the table, or an empty text if Postgres stores it or does not answer.
     """
     try:
         with connected(postgres, "checking writes", timeout_seconds=_SECONDS) as session:

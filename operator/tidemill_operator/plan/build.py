@@ -45,8 +45,8 @@ def build_plan(
             runs.
 
     Returns:
-        The plan. Its workloads and `_generation` get the last generation that changed the processors' config, so that
-        other changes do not stop processors.
+        The plan. The plan's workloads and `_generation` get the last generation that changed the processors' config, so
+        that other changes do not stop processors.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)

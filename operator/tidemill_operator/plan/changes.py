@@ -48,7 +48,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. Topics that are not in it are not compared.
+        configs: config values of existing topics. Other topics are not compared.
     """
     return (
         *_topics(plan, live, configs),

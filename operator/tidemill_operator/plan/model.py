@@ -18,8 +18,8 @@ class Topic:
     """A desired Kafka topic.
 
     Attributes:
-        managed: whether the operator creates and alters the topic. If not, the topic must exist.
-        replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
+        managed: whether the operator creates and alters the topic. An unmanaged topic must exist.
+        replicated: whether the spec sets the replication factor. If False, an existing topic keeps its factor.
         lost: what was lost with a deleted topic, which is only created again on request. Empty if nothing was lost, or
             if creating it is allowed.
     """
@@ -123,7 +123,7 @@ class Workload:
         configs: the text of each config file that it reads, by file name.
         secrets: the pipelines whose secret folders it reads, with the names of the files that it may see.
         ports: the wanted port by name, or 0 for any free port. `http` is for clients, `status` for probes and metrics.
-        scaled_elsewhere: whether an autoscaler sets the number of replicas. If there is none, `replicas` applies.
+        scaled_elsewhere: whether an autoscaler sets the number of replicas. Without an autoscaler, `replicas` applies.
         scaled: whether Tidemill scales it by lag, and stores the decisions.
         revision: a hash of the settings that processes only read at their start. If the hash changes, processes are
             replaced. The hash is empty if processes read changed settings while they run.

@@ -76,7 +76,7 @@ class Replica:
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Set how the replica should run. None means that it should not run.
+        """Set how the replica should run. None means that the replica should not run.
 
         Returns:
             Whether this changes the desired state.

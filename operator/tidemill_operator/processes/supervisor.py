@@ -39,7 +39,7 @@ class ReplicaState:
 
 
 class Supervisor:
-    """The replicas by name. Their logs and pid files are below a data folder."""
+    """The replicas by name. Logs and pid files are below a data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -59,7 +59,7 @@ class Supervisor:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Set how a replica should run. None means that it should not run.
+        """Set how a replica should run. None means that the replica should not run.
 
         Returns:
             Whether this changes the desired state.

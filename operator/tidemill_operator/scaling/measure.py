@@ -165,7 +165,7 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
     """Return the expected events per second of each partition.
 
-    In total, they are the mean rate over the lookback or the median rate of the last three polls, whichever is higher.
+    The total is the mean rate over the lookback or the median rate of the last three polls, whichever is higher.
     The median reacts to a step at the second poll, but not to a single spike. The mean includes bursts.
     """
     if not samples:

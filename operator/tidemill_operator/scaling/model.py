@@ -15,7 +15,7 @@ from tidemill_contract.resource.spec import ProcessorSpec
 
 
 class ScalingReason(StrEnum):
-    """The reason of a decision. Users and alerts rely on the spelling."""
+    """The reason for a decision. Users and alerts rely on the spelling."""
 
     SCALED_UP = "ScaledUp"
     """Replicas are added, as many as are needed."""
@@ -254,7 +254,7 @@ class Decision:
         desired: the right number of replicas. With dryRun, this number is only reported.
         replicas: the number of replicas to set.
         need: the number of replicas that the figures require, before any limit, or None if unknown.
-        reason: the reason of the decision.
+        reason: the reason for the decision.
         limited_by: the setting or fact that keeps `desired` from the needed number, or empty if there is none.
         lines: the calculation in words.
     """

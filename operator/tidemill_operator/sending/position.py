@@ -22,7 +22,7 @@ class Position:
         file: the absolute path of the file.
         pipeline: the pipeline that the file is sent to.
         sent: the number of events at the file's beginning that ingest has accepted.
-        batch: the greatest number of events in a batch. The next run needs it to cut the same batches.
+        batch: the greatest number of events in a batch. The next run needs this number to cut the same batches.
         hashed: the number of bytes at the file's beginning from which `beginning` is made.
         beginning: the hash of these bytes.
     """

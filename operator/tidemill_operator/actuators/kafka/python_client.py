@@ -32,7 +32,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
     Args:
         config: client settings in librdkafka's names.
         timeout_seconds: the timeout of each request.
-        doing: what the client is used for. Error messages begin with it.
+        doing: what the client is used for. Error messages begin with this text.
 
     Raises:
         TidemillError: Kafka does not answer.

@@ -61,7 +61,7 @@ def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
     """Return an offset of each partition, so that about `most` records follow in all partitions together."""
     known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if known.error is not None or not known.partitions:
-        remedy = "check the name; write a file with its folder or its suffix, such as ./events.csv"
+        remedy = "check the name; to name a file, include its folder or suffix, such as ./events.csv"
         raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
     each = max(1, most // len(known.partitions))
     starts = []

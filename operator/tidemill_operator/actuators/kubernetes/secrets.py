@@ -90,8 +90,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # The Secret is created, not applied. If two operators create it at once, one gets a conflict, and reads the
-            # other's passwords in its next pass.
+            # The Secret is created without an apply. If two operators create it at once, one gets a conflict, and reads
+            # the other's passwords in its next pass.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.

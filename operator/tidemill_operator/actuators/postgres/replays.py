@@ -56,7 +56,7 @@ def end_replays(session: Session, schema: Schema) -> None:
     """Delete the versions of cancelled replays. The API has never answered from them."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
-        # First, stop live processors from counting for these versions, because they need the tables of the versions.
+        # First, stop live processors from counting for these versions, because counting needs the versions' tables.
         session.write_rows(
             sql.SQL(
                 "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -83,7 +83,7 @@ def connected(
 
     Args:
         address: the database and the administrator's login.
-        doing: what the session is for. Error messages begin with it.
+        doing: what the session is for. Error messages begin with this text.
         timeout_seconds: how long connecting may take.
         read_only: let Postgres refuse every write, and do not create a missing database.
 

@@ -1,4 +1,4 @@
-"""The admission webhook. It refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
+"""The admission webhook. The webhook refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
 
 The webhook runs on every replica. The API server calls it twice. The first call is to a mutating webhook, which changes
 nothing. This call comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean
@@ -110,7 +110,7 @@ class Webhook:
         self._server.server_close()
 
     def publish(self) -> None:
-        """Write the authority into the webhook's configurations. Only the leader does this.
+        """Write the authority into the webhook's configurations. Only the leader calls this method.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.

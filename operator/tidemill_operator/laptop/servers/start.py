@@ -61,12 +61,12 @@ def start_servers(
 ) -> Servers:
     """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
 
-    Returns when each server answers. Data, ports and logs are below `data_dir`. A later start uses the same data and
+    Returns once every server answers. Data, ports and logs are below `data_dir`. A later start uses the same data and
     ports.
 
     Args:
         data_dir: the folder of data, ports and logs. The folder is created if missing.
-        environ: the environment that the servers inherit. The addresses and PATH are read from it.
+        environ: the environment that the servers inherit. The addresses and PATH are read from this environment.
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres waits for the disk. Tests set it to False.
         brokers: number of Kafka brokers.

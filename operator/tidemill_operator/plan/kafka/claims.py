@@ -28,7 +28,7 @@ class Claim:
     """A topic that a pipeline uses.
 
     Attributes:
-        managed: whether the pipeline creates and alters the topic. If not, it only reads the topic.
+        managed: whether the pipeline creates and alters the topic. An unmanaged topic is only read.
         schema: the pipeline's schema.
     """
 
@@ -101,8 +101,8 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the topics to record as created by the operator.
 
-    They are the managed topics that do not exist. If the pipeline was created before such records, existing topics that
-    are named after it are included.
+    These are the managed topics that do not exist yet. If the pipeline was created before such records, existing topics
+    that are named after it are included.
     """
     if live.brokers is None:
         return ()

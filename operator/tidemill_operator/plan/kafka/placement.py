@@ -77,7 +77,8 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
         current: the brokers by partition. The preferred leader comes first.
         factor: the number of replicas of each partition.
         brokers: the brokers of the cluster. A broker that does not answer keeps its replicas and gets no others.
-        rebalance: whether to move replicas to make shares equal. If not, they move only as the factor requires.
+        rebalance: whether to move replicas to make shares equal. If False, replicas move only as far as the factor
+            requires.
 
     Returns:
         The brokers by partition. The preferred leader comes first. A partition that needs no change keeps its brokers.

@@ -20,7 +20,7 @@ _DOING = {
 }
 _REMEDY = {
     Reason.HELD_UP: (
-        "other aggregations continue, and this one is retried: correct what the reason names, or make a new version of"
+        "other aggregations continue, and this aggregation is retried: correct the cause, or make a new version of"
         " the aggregation"
     ),
     Reason.WINDOWS_SKIPPED: (

@@ -1,4 +1,7 @@
-"""Renders the pod of a workload for the Pod Security level `restricted`. Files are volumes, settings are variables."""
+"""Renders the pod of a workload for the Pod Security level `restricted`.
+
+Files are mounted as volumes, and settings are environment variables.
+"""
 
 from __future__ import annotations
 
