@@ -51,7 +51,7 @@ class Outcome:
         component: the component of the pipeline.
         name: the name of the object, e.g. of a topic.
         reason: the reason that conditions show.
-        message: one readable line. If the attempt failed, it has the wrong value and the remedy.
+        message: one readable line. If the attempt failed, the message has the wrong value and the remedy.
         changed: the number of writes. The number is zero if nothing differed.
         serving: whether the component still works as before while it is Waiting.
         observed: facts, under their names in the status, e.g. `partitions`.

@@ -55,7 +55,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
-    """Observe a resource. Return None if it never ran, as far as is known."""
+    """Observe a resource. Return None if the resource is not known to have run."""
     outcomes: list[Outcome] = []
     metadata = document.get("metadata", {})
     try:

@@ -178,7 +178,7 @@ class Operator:
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:
-        """Update a pipeline's status at once if its events are not being counted, or are again (`error` is None)."""
+        """Update a pipeline's status at once when the counting of its events stops, or resumes (`error` is None)."""
         if error is not None:
             self._passes.interrupt(key, error)
         self._queue.add(key, fresh=True)

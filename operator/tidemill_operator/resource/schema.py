@@ -93,7 +93,10 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema without `or null`, and with its reference resolved. Keys beside the reference override it."""
+    """Return the schema without `or null`, and with its reference resolved.
+
+    Keys beside the reference take precedence.
+    """
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
         return target | {key: value for key, value in raw.items() if key != "$ref"}

@@ -42,8 +42,8 @@ class _Poll:
     def spareable(self) -> tuple[int, float]:
         """The lowest sufficient number of replicas and its waiting time in seconds.
 
-        A number is sufficient if no more were needed during its waiting time. If no lower number is sufficient, this is
-        the current number with the shortest waiting time.
+        A number is sufficient if no higher number was needed during its waiting time. If no lower number is sufficient,
+        this is the current number with the shortest waiting time.
         """
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)

@@ -230,7 +230,8 @@ class Need:
     Attributes:
         replicas: the result of the formula.
         useful: the result if each partition counts for one replica at most.
-        by_lag: the share of a replica that each partition's lag requires, in the partitions' order. At most 1 each.
+        by_lag: the share of a replica that each partition's lag requires, in the partitions' order. Each share is at
+            most 1.
         by_rate: the share of a replica that each partition's arrivals and catching up require, at `utilisation`.
         hot: whether a partition has more load than one replica can process.
         utilisation: the target load of a replica, as a share of its capacity.

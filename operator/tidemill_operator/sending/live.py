@@ -13,7 +13,7 @@ _MOST_WAITING = 10_000
 
 
 def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | None]:
-    """Yield the events. Every `seconds` yield None, even while no event arrives."""
+    """Yield the events. Yield None every `seconds`, even while no event arrives."""
     waiting: queue.Queue[Event | BaseException | None] = queue.Queue(_MOST_WAITING)
 
     def read() -> None:

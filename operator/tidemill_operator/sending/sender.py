@@ -61,7 +61,7 @@ class Order:
     def identity(self) -> str:
         """The text from which the keys of the batches are made.
 
-        For a pipe, or with `again`, it is different each time.
+        For a pipe, or with `again`, the text is different each time.
         """
         lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex

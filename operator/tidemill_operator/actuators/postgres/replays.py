@@ -53,7 +53,7 @@ def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
 
 
 def end_replays(session: Session, schema: Schema) -> None:
-    """Delete the versions of cancelled replays. The API has never answered from them."""
+    """Delete the versions of cancelled replays. The API has never read these versions."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
         # First, stop live processors from counting for these versions, because counting needs the versions' tables.

@@ -1,7 +1,8 @@
 """Uninstalls the operator: stops it, and removes its finalizers, its webhook and its own objects.
 
 Without an operator, its finalizers would block the deletion of pipelines and their namespaces for ever. Topics, schemas
-and workloads are kept. To remove them, delete the pipelines first. This module does not use the code that reconciles.
+and workloads are kept. To remove these as well, delete the pipelines first. This module does not use the code that
+reconciles.
 """
 
 from __future__ import annotations
