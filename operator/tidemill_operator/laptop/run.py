@@ -195,10 +195,7 @@ class Run:
             self._announce()
 
     def _sees(self) -> object:
-        """Return the facts, apart from the specs, that passes depend on.
-
-        A pass is due when these facts have changed.
-        """
+        """Return the facts, apart from specs, that passes depend on. A pass is due when these facts have changed."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()
