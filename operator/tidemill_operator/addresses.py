@@ -35,7 +35,7 @@ class PostgresAddress:
 
     @property
     def url(self) -> str:
-        """The URL with the password. It is for clients, and must not be logged."""
+        """The URL with the password, for clients. The URL must not be logged."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         trusted = f"&sslrootcert={quote(self.sslrootcert, safe='')}" if self.sslrootcert else ""
         database = quote(self.database, safe="")
@@ -91,9 +91,9 @@ class PostgresAddress:
 def _trusted(said: Mapping[str, str], ca: str) -> str:
     for name in said:
         if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
-            # If the parameter were ignored silently, the connection would not be what the user asked for.
+            # The parameter is not ignored silently, because the connection would not be what the user asked for.
             raise ValueError(
-                f"{_VARIABLE}: the parameter {name} is not supported; remove it (sslmode, sslrootcert are)"
+                f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )
     if ca:
         return trust.authority(_CA, ca)
@@ -103,7 +103,7 @@ def _trusted(said: Mapping[str, str], ca: str) -> str:
 def _mode(said: Mapping[str, str], trusted: str) -> str:
     mode = said.get("sslmode") or ("verify-full" if trusted else "prefer")
     if mode not in _MODES:
-        raise ValueError(f"{_VARIABLE}: sslmode {mode!r} is none of {', '.join(_MODES)}")
+        raise ValueError(f"{_VARIABLE}: sslmode {mode!r} is not one of {', '.join(_MODES)}")
     if trusted and mode not in _CHECKING:
         raise ValueError(
             f"{_VARIABLE}: sslmode={mode} does not check the server's certificate, so the authority in {trusted}"

@@ -55,12 +55,12 @@ class Placement:
         images: the images by component.
         pull_policy: the pull policy of all images.
         pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
-        environment: variables of all workloads, such as addresses. No secrets are among them.
+        environment: variables of all workloads, such as addresses, without secrets.
         ingest: variables with the limits of ingest.
         api: variables with the limits of the API.
         called: variables of both ingest and API.
-        connections: files and values that may hold passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
-            `redis-ca.crt`. They go into a Secret.
+        connections: files and values that may contain passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
+            `redis-ca.crt`. These are put into a Secret.
         resilience: text of the resilience file. Empty means the defaults of the workloads.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to create NetworkPolicies.
@@ -91,11 +91,11 @@ class ClusterSettings:
         pod_name: name of this replica's pod.
         placement: settings of every workload.
         kafka: the operator's own Kafka client settings, without the brokers.
-        webhook_port: port of the admission webhook. With 0, no webhook is served.
+        webhook_port: port of the admission webhook. 0 means no webhook.
         webhook_service, webhook_configuration, webhook_secret: names of the webhook's objects.
         status_port: port of /livez, /readyz, /health, /metrics.
         lease_name: name of the leader's Lease.
-        drift_seconds: interval between checks of a settled pipeline.
+        drift_seconds: interval between checks of an unchanged pipeline.
         log_level: the operator's log level.
         shared_kafka_login: whether pods of pipelines get the operator's own Kafka login.
     """
@@ -149,7 +149,7 @@ class ClusterSettings:
             return []
         return [
             "TIDEMILL_WORKLOAD_KAFKA_CONFIG: pods of pipelines get the operator's own Kafka login, and so does"
-            " everybody who may read Secrets there; give them a login that cannot create, alter or delete topics (in"
+            " everybody who may read Secrets there; give pods a login that cannot create, alter or delete topics (in"
             " the chart: kafka.workloadKey)"
         ]
 
@@ -200,7 +200,7 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
     if not domain:
         return None
     if not _DOMAIN.fullmatch(domain):
-        raise ValueError(f"TIDEMILL_INGRESS_DOMAIN: {domain!r} is no DNS domain; write one such as example.com")
+        raise ValueError(f"TIDEMILL_INGRESS_DOMAIN: {domain!r} is not a DNS domain; write one such as example.com")
     try:
         annotations = json.loads(environ.get("TIDEMILL_INGRESS_ANNOTATIONS") or "{}")
         known = {str(name): str(value) for name, value in annotations.items()}
@@ -215,7 +215,7 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
 
 
 def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the servers' ports and those of TIDEMILL_EGRESS_PORTS (a pod's port may differ from its Service's)."""
+    """Return the servers' ports and TIDEMILL_EGRESS_PORTS (a pod's port may differ from its Service's port)."""
     brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
     redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
     more = []
@@ -230,7 +230,7 @@ def _redis_authority(platform: Platform) -> str:
         if name in _REDIS_FILES:
             raise ValueError(
                 f"TIDEMILL_REDIS_URL: {name}={value} names a file that pipelines' pods do not have; remove it, and"
-                " give an authority by TIDEMILL_REDIS_CA (chart: redis.caSecret)"
+                " name the authority's file in TIDEMILL_REDIS_CA (chart: redis.caSecret)"
             )
     return platform.redis_ca
 
@@ -239,7 +239,7 @@ def _certificates(variable: str, path: str) -> str:
     """Return the text of a certificate file. Pods get the text as a file."""
     text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
-        raise ValueError(f"{variable}: {path} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+        raise ValueError(f"{variable}: {path} contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
     return text
 
 
@@ -253,5 +253,5 @@ def _needed(environ: Mapping[str, str], name: str) -> str:
 def _one_of(environ: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
     value = environ.get(name) or default
     if value not in choices:
-        raise ValueError(f"{name}: {value!r} is none of {', '.join(choices)}")
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(choices)}")
     return value

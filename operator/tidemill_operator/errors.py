@@ -1,4 +1,4 @@
-"""The closed set of reasons of conditions and outcomes, and the error that has one of these reasons.
+"""The closed set of reasons of conditions and outcomes, and the error class, which has a reason.
 
 Reasons appear in conditions and events, so users and alerts rely on their spelling.
 """
@@ -14,7 +14,7 @@ class Reason(StrEnum):
     APPLIED = "Applied"
     """Everything is as specified."""
     NOT_NEEDED = "NotNeeded"
-    """The spec needs no such object."""
+    """The spec does not need the component."""
     SUSPENDED = "Suspended"
     """The spec suspends the pipeline."""
     WAITING = "Waiting"
@@ -22,15 +22,15 @@ class Reason(StrEnum):
     BLOCKED = "Blocked"
     """The component was not checked, because an earlier step failed."""
     INVALID_SPEC = "InvalidSpec"
-    """The resource breaks a rule; somebody has to correct it."""
+    """The resource breaks a rule, and a user has to correct it."""
     NOT_SUPPORTED = "NotSupported"
-    """The resource is valid but cannot be run, or this change of it is not possible."""
+    """The resource is valid, but cannot be run, or cannot be changed in this way."""
     RESOURCE_CONFLICT = "ResourceConflict"
     """A needed object has another owner."""
     UNREACHABLE = "Unreachable"
     """A server does not answer. The operator retries."""
     REFUSED = "Refused"
-    """A server refuses: a missing permission, a quota, a full disk."""
+    """A server refuses a request, e.g. because of a missing permission, a quota or a full disk."""
     STUCK = "Stuck"
     """A change will not complete without help: no room for pods, a missing image, a crash at start."""
     CONNECTOR_FAILED = "ConnectorFailed"
@@ -40,7 +40,7 @@ class Reason(StrEnum):
     STAGE_WAITS = "StageWaits"
     """The Python stage cannot run the user's function. Events wait, and none of them is lost."""
     DATA_LOSS = "DataLoss"
-    """Acknowledged events, or their results, are gone. Somebody has to decide how to continue."""
+    """Acknowledged events, or their results, are gone. A user has to decide how to continue."""
     TOPIC_RECREATED = "TopicRecreated"
     """Somebody deleted the source topic and created it again. Events that were not counted are gone."""
     LOG_TRUNCATED = "LogTruncated"
@@ -48,9 +48,12 @@ class Reason(StrEnum):
     EVENTS_EXPIRED = "EventsExpired"
     """The topic's retention deleted events before they were read."""
     QUOTA_USED_UP = "QuotaUsedUp"
-    """The quota of dead letters or anomalies in Postgres is used up. Further ones are only counted."""
+    """The quota of dead letters or anomalies in Postgres is used up. Further rows are not stored, only counted."""
     HELD_UP = "HeldUp"
-    """Windows of an aggregation cannot be closed, scanned or published. This is retried. Others are not affected."""
+    """Windows of an aggregation cannot be closed, scanned or published.
+
+    This is retried. Other aggregations are not affected.
+    """
     WINDOWS_SKIPPED = "WindowsSkipped"
     """Windows, or values in them, could not be read or published and were skipped."""
     INTERNAL = "Internal"
@@ -61,7 +64,7 @@ class TidemillError(Exception):
     """An operation failed. The message says what is wrong, and the remedy says what to do.
 
     Attributes:
-        reason: one of the closed set.
+        reason: the reason that conditions show.
         message: what is wrong, with the object and its value.
         remedy: what the user should change; empty if only waiting helps.
     """

@@ -53,11 +53,11 @@ class Outcome:
         rank: the result.
         component: the component of the pipeline.
         name: the name of the object, e.g. of a topic.
-        reason: one of the closed set of reasons.
-        message: one line for people. If the attempt failed, it has the wrong value and the remedy.
-        changed: the number of writes. It is zero if nothing differed.
+        reason: the reason that conditions show.
+        message: one readable line. If the attempt failed, the message has the wrong value and the remedy.
+        changed: the number of writes. The number is zero if nothing differed.
         serving: whether the component still works as before while it is Waiting.
-        observed: facts under the names that the status has for them, e.g. `partitions`.
+        observed: facts, under their names in the status, e.g. `partitions`.
     """
 
     rank: Rank

@@ -1,6 +1,6 @@
 """One reconcile pass: validates the spec, observes, plans, makes the changes in order, and returns the new status.
 
-Secrets come first. Then comes the schema, because `_offsets` must have a row for every partition before Kafka has the
+Secrets come first. The schema is next, because `_offsets` must have a row for every partition before Kafka has the
 partition. Topics and workloads follow. Each failure becomes a condition. Only differences are written.
 """
 
@@ -42,7 +42,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec to run, and the reason if it is not the newest one."""
+    """The spec to run, and the reason if it is not the newest spec."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -64,7 +64,7 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run one step for some components. If it fails, the failure becomes their outcome.
+        """Run one step for some components. If the step fails, the error becomes the outcome of these components.
 
         Returns:
             Whether the whole step is done.
@@ -108,10 +108,12 @@ def reconcile(
         actuators: the actuators of Kafka, Postgres and the runtime.
         previous: the status that the last pass returned.
         now: the wall clock, with a zone.
-        scaled: returns the number of processors that scaling has decided on for the spec to run. It returns None if
-            nothing is decided, or if scaling is not used.
-        standing: returns why no event is counted, according to continuous observation. It is called at the end. None
-            if nothing observes it.
+        scaled: returns the number of processors that scaling has decided on for the spec to run. The function returns
+            None if nothing is decided, or if scaling is not used.
+        standing: returns why no event is counted, according to continuous observation. The function is called at the
+            end. None means that there is no such observation.
+
+    Returns:
         The resource's new status. Errors of servers and of the spec are in the status, not raised.
 
     Raises:
@@ -229,7 +231,7 @@ def _release(
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
-    # All kinds of output topics are released, because an earlier spec may have enabled some that this one does not.
+    # All kinds of output topics are released, because an earlier spec may have enabled more kinds than this spec.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
     topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()

@@ -94,7 +94,7 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
 
 
 def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
-    """Return the lost events, as they were at the beginning of the pass."""
+    """Return errors about lost events, according to the facts at the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
     source = read_topic(plan.topics, plan.namespace, plan.name).name

@@ -1,4 +1,4 @@
-"""Rotates logins: creates them, switches to them once Postgres has them, and retires unused former ones.
+"""Rotates logins: creates them, switches to them once Postgres has them, and retires former logins.
 
 Each step is one write, so that the next pass can continue after an interruption.
 """
@@ -22,7 +22,7 @@ class Logins:
     """The logins of a pipeline during one pass.
 
     Attributes:
-        rotate: the requested rotation: a changed text requests one, or empty if none was ever requested.
+        rotate: any text. A new text requests a rotation. Empty if no rotation was ever requested.
         now: the wall clock, with a zone.
         confirm: raises an error if another operator has taken over.
     """
@@ -37,7 +37,7 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """Ensure the schema and its roles. New logins come into force as soon as Postgres has them.
+        """Ensure the schema and its roles. New logins are activated as soon as Postgres has them.
 
         Raises:
             TidemillError: a server does not answer, or a secret has invalid content.
@@ -55,7 +55,7 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Retire the former logins, once all workloads have had the time to notice the new ones.
+        """Retire the former logins, once all workloads have had the time to notice the new logins.
 
         Args:
             running: the outcomes of the workloads.

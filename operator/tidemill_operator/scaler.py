@@ -40,7 +40,7 @@ class Running:
     Attributes:
         config: the config with which the pipeline was started. An edit that was refused has no effect on it.
         ready: the number of ready processors.
-        settled: the desired number of processors if exactly so many run and are ready, or None if some start or stop.
+        settled: the desired number of processors if exactly that many run and are ready, or None if some start or stop.
     """
 
     config: PipelineConfig
@@ -83,7 +83,7 @@ class Site(Protocol[_K]):
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """Return the stored state. If nothing is decided, its replicas are the running ones, if they are known."""
+        """Return the stored state. If nothing is decided, `replicas` is the running number, if it is known."""
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
@@ -106,7 +106,7 @@ class _Scaled:
     """A pipeline that is polled.
 
     Attributes:
-        told: the status of the last decision.
+        told: `status.scaling` of the last decision.
         due: time of the next poll, in monotonic seconds.
     """
 
@@ -133,7 +133,7 @@ class Scaler(Generic[K]):
         """Poll a pipeline and decide.
 
         Returns:
-            Seconds until the next poll, or None if the pipeline does not scale, or does not run.
+            Seconds until the next poll, or None if the pipeline does not use scaling, or does not run.
         """
         seen = self._site.look(key)
         settings = Settings.of(seen.config.spec.processor) if seen else None
@@ -178,7 +178,7 @@ class Scaler(Generic[K]):
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided numbers of all pipelines, by which the caller notices a change."""
+        """Return the decided numbers of all pipelines. The caller compares them to notice a change."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 
@@ -200,12 +200,12 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Stop handling a pipeline. Its stored state is kept."""
+        """Stop handling a pipeline. The stored state is kept."""
         with self._lock:
             self._scaled.pop(key, None)
 
     def _entry(self, key: K) -> _Scaled:
-        """Return the entry of a pipeline. Its stored state is read only once."""
+        """Return the entry of a pipeline. The stored state is read only once."""
         with self._lock:
             known = self._scaled.get(key)
         if known is not None:
@@ -215,7 +215,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding about a pipeline. Its stored state is kept unless `for_good` is set."""
+        """Stop deciding about a pipeline. The stored state is kept unless `for_good` is set."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

@@ -46,12 +46,12 @@ class Seen:
 
 
 def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsPipeline | None:
-    """Return the resource with its accepted spec, or None if its schema has none, or has another owner."""
+    """Return the resource with its accepted spec, or None if the schema has no accepted spec, or has another owner."""
     if live is None or live.accepted is None or live.owner is None:
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # a replay continues while a newer spec is refused
+        metadata["annotations"] = {REPLAY: replayed}  # so that a replay continues while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
@@ -60,7 +60,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
-    """Observe a resource. Return None if it never ran, as far as is known."""
+    """Observe a resource. Return None if the resource is not known to have run."""
     outcomes: list[Outcome] = []
     metadata = document.get("metadata", {})
     try:

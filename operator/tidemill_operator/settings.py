@@ -34,7 +34,7 @@ class Platform:
         kafka_config: client settings of the platform's own connections to Kafka, such as those of TLS and SASL.
         postgres: the database, and the login that administers it.
         redis_url: URL of Redis, or empty if there is none.
-        redis_ca: PEM file of the authorities that sign Redis' certificate. Empty means those of the system.
+        redis_ca: PEM file of the authorities that sign Redis' certificate. Empty means the system's authorities.
         partitions: default number of partitions of a source topic.
         replication_factor: default replication factor of topics.
         auth_required: whether pipelines require API keys by default.
@@ -150,7 +150,7 @@ def number(environ: Mapping[str, str], name: str, default: int, *, most: int, le
     """Read a whole number.
 
     Raises:
-        ValueError: the variable has another value.
+        ValueError: the value is not a whole number within the limits.
     """
     text = environ.get(name) or str(default)
     if not text.isascii() or not text.isdigit() or not least <= int(text[:15]) <= most:
@@ -174,7 +174,7 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
     """Return the JSON object, as text, in the file that a variable names. The text is empty if the variable is not set.
 
     Raises:
-        ValueError: the file cannot be read, or holds something else.
+        ValueError: the file cannot be read, or does not contain a JSON object.
     """
     path = environ.get(name)
     if not path:
@@ -184,8 +184,8 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
         if not isinstance(json.loads(text), dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:
-        # A parser's message could show the file's text, which may hold a password.
-        raise ValueError(f"{name}: {path} does not hold a JSON object ({type(error).__name__})") from None
+        # A parser's message could show the file's text, which may contain a password.
+        raise ValueError(f"{name}: {path} does not contain a JSON object ({type(error).__name__})") from None
     return text
 
 

@@ -1,4 +1,7 @@
-"""Pure: builds the resource's status from outcomes. Its size has a limit, and it only changes if something changes."""
+"""Pure: builds the resource's status from outcomes.
+
+The size of the status is limited, and passes that change nothing leave it unchanged.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,11 @@ class Report:
         full: effects of quotas, the most severe first, or None if this was not checked.
         failing: failures of processors with windows, the most severe first, or None if this was not checked.
         stalled: why this spec is not in force.
-        judged: whether the spec was validated. If it was not, the former verdict is kept.
+        judged: whether the spec was validated. If the spec was not validated, the former verdict is kept.
         standing: why no event is counted, according to continuous observation, or None if events are counted, or none
             waits.
-        watched: whether there is continuous observation. If there is, one unanswered request does not count.
+        watched: whether there is continuous observation. With continuous observation, one unanswered request does not
+            count.
         accepted: whether any spec is in force, this one or an earlier one.
         suspended: whether the spec in force suspends the pipeline.
         paused: whether reconciliation is paused, so that the pipeline was only observed, if at all.
@@ -92,7 +96,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         now: the wall clock, with a zone.
 
     Returns:
-        The new status. It equals `previous` if nothing changed.
+        The new status, which equals `previous` if nothing changed.
     """
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
@@ -156,7 +160,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status if no event is counted any more between two passes. A Ready that is true becomes false.
+    """Return the status for events that stop being counted between two passes. If Ready is true, it becomes false.
 
     Args:
         previous: the current status.
@@ -223,7 +227,10 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 
 
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
-    """Return Progressing. It is true while a change is under way. Otherwise its reason says whether it is complete."""
+    """Return Progressing, which is true while a change is under way.
+
+    If it is false, the reason shows whether the change is complete.
+    """
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
         if kind in by_kind:
@@ -246,7 +253,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before:
         found.append(before["Stalled"])
-    # A component that waits for a stuck one is left out, because it will not complete by itself either.
+    # A component that waits for a stuck component is left out, because it will not complete by itself either.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
@@ -267,7 +274,7 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """Return the reason and message of several conditions. Those that others wait for come first."""
+    """Return the reason and message of several conditions. Conditions that others wait for come first."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

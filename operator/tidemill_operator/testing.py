@@ -1,7 +1,7 @@
 """An in-memory platform for tests. It has the protocols of the actuators without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
-A test reads the topics, schemas, secrets and workloads, changes them behind the operator's back, and counts the writes.
+A test reads the topics, schemas, secrets and workloads, changes them without the operator, and counts the writes.
 """
 
 from __future__ import annotations
@@ -190,7 +190,10 @@ class MemorySchemas(MemoryPart):
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Create or change a schema. Refuses foreign owners, changed columns and taken topics, as the real one does."""
+        """Create or change a schema.
+
+        Refuses foreign owners, changed columns and taken topics, as Postgres' actuator does.
+        """
         self._called("ensure")
         live = self.schemas.get(schema.name)
         if self.busy:
@@ -276,7 +279,7 @@ class MemorySchemas(MemoryPart):
 
 
 class MemorySecrets(MemoryPart):
-    """Secrets by namespace and pipeline. Each is a mapping of file names to files."""
+    """Secrets by namespace and pipeline. The secrets of a pipeline are a mapping of file names to files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,7 +294,7 @@ class MemorySecrets(MemoryPart):
         return self._wrote("stage" if files else "secrets of", namespace, pipeline, made)
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Put the staged logins in force."""
+        """Activate the staged logins."""
         self._called("switch")
         made = credentials.switched(self.files[namespace, pipeline], now)
         return self._wrote("switch", namespace, pipeline, made)
@@ -318,7 +321,7 @@ class MemoryRuntime(MemoryPart):
     """Workloads by pipeline.
 
     Attributes:
-        starting, changing: names of workloads that are not ready. The changing ones still serve.
+        starting, changing: names of workloads that are not ready. The workloads in `changing` still serve.
         whose: the pipeline to which `observe` attributes shared workloads.
     """
 
@@ -363,7 +366,7 @@ class MemoryRuntime(MemoryPart):
         return (namespace, pipeline) in self.running
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Return an invented base URL for each service of the pipeline."""
+        """Return a made-up base URL for each service of the pipeline."""
         parts = [workload.component for workload in self.running.get((namespace, pipeline), {}).values()]
         return {part: f"http://{part}.{namespace}" for part in parts if part != "processor"}
 

@@ -73,8 +73,8 @@ def test_both_clients_are_let_in(secured: Secured, shown: str) -> None:
 @pytest.mark.parametrize(
     ("shown", "why"),
     [
-        ("wrong-password", r"refuses us \(.*Invalid username or password"),
-        ("unknown-authority", r"refuses us \(.*certificate verify failed"),
+        ("wrong-password", r"refuses the client \(.*Invalid username or password"),
+        ("unknown-authority", r"refuses the client \(.*certificate verify failed"),
         # The broker hangs up after the handshake, and librdkafka does not tell why.
         ("no-certificate", "does not answer"),
     ],
@@ -84,7 +84,7 @@ def test_the_operator_tells_why_it_is_not(secured: Secured, shown: str, why: str
     with pytest.raises(TidemillError, match=f"describing the cluster: Kafka at localhost:[0-9]+ {why}") as told:
         KafkaTopics(settings["bootstrap.servers"], config=settings, timeout_seconds=3.0).brokers()
     assert told.value.reason is Reason.UNREACHABLE
-    assert ("client settings for TLS and SASL" in str(told.value)) == ("refuses us" in str(told.value))
+    assert ("client settings for TLS and SASL" in str(told.value)) == ("refuses the client" in str(told.value))
     # In a process of its own: kafka-python leaves sockets that were refused to the garbage collector.
     asked = subprocess.run(
         [sys.executable, "-c", ASKING, json.dumps(settings)], capture_output=True, text=True, timeout=60, check=True

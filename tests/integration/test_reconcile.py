@@ -185,7 +185,7 @@ def test_an_edit_is_planned_and_then_done(bench: Applied, capsys: pytest.Capture
         "    ~ spec.processor.replicas: 1 → 2",
         "~ workload orders-processor",
         "    ~ replicas: 1 → 2",
-        "    ~ processes: with the config before → with the new config",
+        "    ~ processes: with the former config → with the new config",
         "0 to create, 4 to change, 0 to remove",
     ]
     assert bench.kafka.observe(TOPICS)[TOPICS[0]].partitions == 3
@@ -247,11 +247,11 @@ def test_another_resource_of_the_same_name(bench: Applied, capsys: pytest.Captur
     assert bench.apply() == {"Stalled": "ResourceConflict"}
     assert "schema rectest__orders exists and belongs to rectest/orders (uid uid-1" in bench.message("Stalled")
     outcomes = release(bench.document, platform=Platform(), actuators=bench.actuators)
-    assert [outcome.message for outcome in outcomes] == ["not this pipeline's"]
+    assert [outcome.message for outcome in outcomes] == ["the schema has another owner"]
     assert bench.there() == (set(TOPICS), True)
     bench.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
     assert bench.apply() == WELL
-    assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "not this pipeline's"
+    assert release(first, platform=Platform(), actuators=bench.actuators)[0].message == "the schema has another owner"
 
 
 def test_anothers_results_are_not_taken_and_not_deleted(bench: Applied) -> None:

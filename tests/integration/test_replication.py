@@ -190,7 +190,7 @@ def test_more_replicas_than_brokers(world: World) -> None:
     assert told.observed["replicasChange"] == {
         "targetReplicas": 4,
         "state": "pending",
-        "message": "to 4 replicas of each partition: needs 4 brokers, and 3 can hold them",
+        "message": "to 4 replicas of each partition: needs 4 brokers, but only 3 can hold them",
     }
 
 

@@ -92,7 +92,7 @@ def shown(
 SHARED = "owntest.shared"
 TOLD = (
     "spec.source.topic.name: topic owntest.shared is managed by the pipeline owntest/first, which was first;"
-    " name another topic; several pipelines can read one that none of them manages (managed: false in each)"
+    " name another topic; pipelines can share a topic if each of them sets managed: false"
 )
 
 
@@ -171,7 +171,7 @@ def test_a_plan_tells_of_roles_that_are_somebody_elses(servers: Servers, shown: 
         finally:
             connection.execute("DROP ROLE owntest__first_writer")
     assert code == 1
-    assert "! role owntest__first_writer exists and is not this pipeline's (it says: nothing)" in lines[-2]
+    assert "! role owntest__first_writer exists and is not this pipeline's (its comment: none)" in lines[-2]
 
 
 def test_it_can_be_taken_over_from_who_is_gone(ensure: Ensure) -> None:

@@ -134,7 +134,7 @@ def test_a_replay_is_asked_for_and_followed(folder: Path) -> None:
         answer = httpx.post(f"{ingest}/v1/pipelines/flights/events", json=events, timeout=30, trust_env=False)
         assert answer.json()["accepted"] == 500
         refused = tidemill("replay", "flights", "--from", "yesterday", folder=folder)
-        assert (refused.returncode, "from yesterday is no start" in refused.stderr) == (1, True), refused
+        assert (refused.returncode, "from yesterday is not a start time" in refused.stderr) == (1, True), refused
         done = tidemill("replay", "flights", folder=folder)
         assert done.returncode == 0, done.stderr + running.output
         assert done.stdout.splitlines()[-1].endswith(": done; in force: by_carrier version 2")

@@ -1,8 +1,8 @@
-"""The protocols through which reconcile changes the world: topics, schemas, secrets, workloads.
+"""The protocols through which reconcile changes topics, schemas, secrets and workloads.
 
 Every `ensure` observes first and writes only what differs. A second call writes nothing, and its outcomes say
 `changed=0`. All calls are synchronous and have a hard timeout. A server that does not answer raises
-TidemillError(UNREACHABLE). A failure of a single object is an outcome.
+TidemillError(UNREACHABLE). If only one object fails, its outcome reports the error.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class PipelineSecrets:
     Attributes:
         writer, reader: the logins that the workloads use now.
         changed: number of secrets that were written.
-        following: the staged logins. They are created in Postgres first, and put in force by `switch`.
+        following: the staged logins. Staged logins are created in Postgres first, and activated by `switch`.
         retire_at: earliest time to retire the former logins, or None if they are already retired.
-        rotated: the request of the last rotation whose logins were put in force.
+        rotated: the value of `rotate` that requested the active logins.
     """
 
     writer: PostgresCredentials = field(repr=False)
@@ -91,7 +91,7 @@ class Schemas(Protocol):
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock the pipeline of a schema, including its topics, against other operators.
 
-        Yields a check to call before each action. It raises NotOurTurn once the lock is lost.
+        Yields a check to call before each action. The check raises NotOurTurn once the lock is lost.
         """
         ...
 
@@ -110,8 +110,8 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects that have another owner. A topic is only taken over if `exists` says that the
-        pipeline which owns it is gone.
+        `adopt` takes over objects that have another owner. A topic is only taken over if, according to `exists`, the
+        pipeline that owns it is gone.
         """
         ...
 
@@ -132,7 +132,7 @@ class Secrets(Protocol):
         ...
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Put the staged logins in force. The former logins keep working until they are retired."""
+        """Activate the staged logins. The former logins keep working until they are retired."""
         ...
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
@@ -152,7 +152,6 @@ class Runtime(Protocol):
 
         A shared workload (its pipeline is None) carries only this pipeline's config. The runtime adds that config to
         the configs of the other pipelines.
-        configs of the other pipelines.
         """
         ...
 
@@ -161,7 +160,7 @@ class Runtime(Protocol):
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's workloads, and remove its config from the shared ones."""
+        """End a pipeline's workloads, and remove its config from shared workloads."""
         ...
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
@@ -169,7 +168,7 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether a pipeline exists, in any state. The result is True if it cannot be determined."""
+        """Return whether a pipeline exists, in any state. The result is True if the existence cannot be determined."""
         ...
 
 

@@ -1,7 +1,7 @@
 """A pipeline's passwords and API keys, as texts by file name, and the steps of their rotation.
 
-The callers store the files. Writer and reader have two logins each, A and B, one of which is in force. A rotation
-writes the files three times. So the next pass can see from the files which step was the last:
+The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation
+writes the files three times. So the files show the next pass which step was last:
 
 - staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
 - switched: `writer.json` and `reader.json` hold the staged logins. The former logins keep working until all processes
@@ -41,8 +41,8 @@ class Rotation(BaseModel):
     """The state of the last rotation.
 
     Attributes:
-        done: the request of the last rotation that was switched, or empty if there was none.
-        wanted: the request of the staged rotation.
+        done: the value of `rotate` that requested the active logins, or empty if there was no rotation.
+        wanted: the value of `rotate` that requested the staged logins.
         following: the staged logins by file name, or empty if none is staged.
         switched_at: when the logins were switched. None once the former logins are retired.
     """
@@ -62,10 +62,10 @@ def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str
         files: the existing files.
         writer: the role of the writer's logins.
         reader: the role of the reader's logins.
-        rotate: the requested rotation: a changed text requests one, or empty if none was ever requested.
+        rotate: any text. A new text requests a rotation. Empty if no rotation was ever requested.
 
     Raises:
-        TidemillError: a file does not hold what it should.
+        TidemillError: a file has invalid content.
     """
     made: dict[str, str] = {}
     before = _rotation(files)
@@ -94,7 +94,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # A login that is the role itself was made by a version with a single login per role.
+    # Versions with a single login per role used the role itself as the login.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -108,7 +108,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """Return the files that put the staged logins in force, the rotation's file last, or empty if none is staged."""
+    """Return the files that activate the staged logins, the rotation's file last, or empty if none is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -136,7 +136,7 @@ def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecr
         changed: the number of files that were written.
 
     Raises:
-        TidemillError: a file does not hold what it should.
+        TidemillError: a file has invalid content.
     """
     rotation = _rotation(files)
     at = rotation.switched_at
@@ -167,7 +167,7 @@ def new_api_key() -> tuple[ApiKeys, str]:
 def _login(files: Files, file: str) -> PostgresCredentials:
     try:
         return PostgresCredentials.model_validate_json(files[file])
-    except ValidationError:  # its message would show the secret text
+    except ValidationError:  # pydantic's message would show the secret text
         raise TidemillError(
             Reason.REFUSED, f"{file} does not hold a login", "delete it; a new password is then generated"
         ) from None
@@ -178,5 +178,5 @@ def _rotation(files: Files) -> Rotation:
         return Rotation.model_validate_json(files.get(ROTATION, "{}"))
     except ValidationError:
         raise TidemillError(
-            Reason.REFUSED, f"{ROTATION} does not describe a rotation", "delete it; the logins in force are kept"
+            Reason.REFUSED, f"{ROTATION} does not describe a rotation", "delete it; the active logins are kept"
         ) from None

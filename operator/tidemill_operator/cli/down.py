@@ -18,7 +18,7 @@ from tidemill_operator.laptop.servers.postgres import remove_data
 from tidemill_operator.processes.files import LockTaken, locked
 
 _STOP_SECONDS = 60.0
-# Everything that `up` creates in its folder. Other files there are kept.
+# Everything that `up` creates in its folder. Other files in the folder are kept.
 _OURS = ("kafka", "redis", "pipelines", "secrets", "state", "logs", "run")
 _OUR_FILES = ("ports.json", "status.json", "postgres-admin.password", "lock")
 
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--delete-data",
         action="store_true",
-        help="delete the local servers' data too (topics and schemas on servers given by the environment stay)",
+        help="also delete the local servers' data (not topics and schemas on servers that the environment names)",
     )
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Stop `up`, and delete the data if requested.
 
     Raises:
-        CommandError: `up` does not end, or the folder is in use.
+        CommandError: `up` does not stop in time, or the folder is in use.
     """
     data_dir: Path = args.data_dir
     state = read_state(data_dir)
@@ -69,7 +69,7 @@ def _stop(pid: int, started: str) -> None:
 
 def _delete(data_dir: Path) -> None:
     if not (data_dir / "lock").exists():
-        print(f"{data_dir} holds no data of tidemill's")
+        print(f"{data_dir} has no data of Tidemill")
         return
     try:
         with locked(data_dir / "lock", wait_seconds=5.0):

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     elif scaling:
         print("\n".join([f"{key}: {scaling['message']}", *_history(decisions)]))
     else:
-        print(f"{key}: no decision yet: spec.processor.scaling is not set, or it is suspended or just starting")
+        print(f"{key}: no decision yet: spec.processor.scaling is not set, or the pipeline is suspended or new")
     return 0
 
 

@@ -34,9 +34,9 @@ from tidemill_operator.settings import Platform
 _MOST_RECORDS = 10_000
 _FILE_NAME = (os.sep, ".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet", ".gz")
 _DESCRIPTION = """\
-Draft a pipeline from your own events. Fields, paths, types, formats of times, a key, the event time, a window and
-metrics are chosen from a sample of the events. The pipeline is valid and has comments. Without --output it is written
-to standard output. With --run, `up` runs it, `send` sends the file, and Ctrl-C stops both.
+Draft a pipeline from your own events. Fields, paths, types, time formats, a key, the event time, a window and metrics
+are chosen from a sample of the events. The pipeline is valid and has comments. Without --output it is written to
+standard output. With --run, `up` runs it, `send` sends the file, and Ctrl-C stops both.
 """
 _EPILOG = """\
 examples:
@@ -64,12 +64,12 @@ def add_parser(subparsers: Any) -> None:
         help="CSV, NDJSON, JSON or Parquet file, - for standard input, or the name of a topic in Kafka",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="PATH", help="write the pipeline here, never over another file; with --run"
+        "--output", type=Path, metavar="PATH", help="file to write; an existing file is never overwritten; with --run"
         " default: NAME.yaml"
     )  # fmt: skip
-    parser.add_argument("--name", metavar="NAME", help="the pipeline's name; default: made from the file's or topic's")
+    parser.add_argument("--name", metavar="NAME", help="the pipeline's name; default: from the file's or topic's name")
     parser.add_argument(
-        "--zone", metavar="ZONE", help="zone of times that name none, e.g. Europe/Berlin; default: this machine's"
+        "--zone", metavar="ZONE", help="time zone of times without a zone, e.g. Europe/Berlin; default: this machine's"
     )
     parser.add_argument(
         "--run", action="store_true", dest="go_on", help="then run the pipeline (`up`) and send it the events (`send`)"
@@ -80,20 +80,20 @@ def add_parser(subparsers: Any) -> None:
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say how a file is read."""
+    """Declare the options for reading a file."""
     parser.add_argument(
-        "--format", choices=FORMATS, help="format of the file; default: found out from the file's beginning and name"
+        "--format", choices=FORMATS, help="format of the file; default: detected from the file's beginning and name"
     )
     parser.add_argument(
-        "--encoding", metavar="NAME", help="encoding of a CSV or JSON file, such as cp1252; default: found out"
+        "--encoding", metavar="NAME", help="encoding of a CSV or JSON file, such as cp1252; default: detected"
     )
     parser.add_argument(
-        "--delimiter", metavar="CHARACTER", help="character that separates the cells of CSV; default: found out"
+        "--delimiter", metavar="CHARACTER", help="character that separates the cells of CSV; default: detected"
     )
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
-    """Return the options that say how a file is read.
+    """Return the options for reading a file.
 
     Raises:
         CommandError: the delimiter is not a single character.
@@ -108,14 +108,14 @@ def run(args: argparse.Namespace) -> int:
     """Draft the pipeline, print or write it, and run it if the user asks for that.
 
     Raises:
-        CommandError: there is no such file or topic, or it has no event, or the output exists with different content.
+        CommandError: there is no such file or topic, or it has no event; or the output exists with different content.
     """
     if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
         problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"
         raise CommandError(problem, code=EXIT_USAGE)
     if args.name and pipeline_name(args.name) != args.name:
         remedy = "write at most 40 of a-z, 0-9 and -, such as " + pipeline_name(args.name)
-        raise CommandError(f"--name {args.name}: is no name of a pipeline; {remedy}", code=EXIT_USAGE)
+        raise CommandError(f"--name {args.name}: not a valid pipeline name; {remedy}", code=EXIT_USAGE)
     zone = args.zone or local_zone()
     try:
         check_zone(zone)
@@ -133,10 +133,10 @@ def run(args: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     _write(output, text)
-    print(f"wrote {output}: types, event time, groups and metrics are guesses, so read it through", flush=True)
+    print(f"wrote {output}: types, event time, groups and metrics are guesses, so check them", flush=True)
     if not args.go_on:
         return 0
-    from tidemill_operator.cli.init_run import run_and_send  # imported here because it imports `send`, and that this
+    from tidemill_operator.cli.init_run import run_and_send  # here, to avoid a cycle
 
     return run_and_send(args, output, name, path)
 
@@ -193,8 +193,8 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
         brokers = str(state["addresses"]["kafka"])
     if not brokers:
         remedy = "set TIDEMILL_KAFKA_BROKERS to host:port of the Kafka that has the topic, or correct the path"
-        raise CommandError(f"{topic} is no file, and no Kafka is known that could have a topic of this name; {remedy}")
-    print(f"{topic} is no file here: reading the newest {_MOST_RECORDS:,} records of the topic", file=sys.stderr)
+        raise CommandError(f"{topic} is not a file, and no Kafka is known that could have such a topic; {remedy}")
+    print(f"{topic} is not a file: reading the newest {_MOST_RECORDS:,} records of the topic", file=sys.stderr)
     sample: Sample = collect(_decoded(newest_values(brokers, topic, most=_MOST_RECORDS, config=platform.kafka_config)))
     namespace = topic.partition(".")[0] if "." in topic else None
     prefixed = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
@@ -218,7 +218,7 @@ def _platform() -> Platform:
     """Return the settings of the environment.
 
     Raises:
-        CommandError: one of them is wrong.
+        CommandError: one of the settings is wrong.
     """
     try:
         return Platform.from_env(os.environ)
@@ -244,15 +244,15 @@ def _stem(path: Path) -> str:
 
 
 def _words(topic: str) -> str:
-    """Return the part of a topic's name that says what is in it. For `shop.orders.events` it is `orders`."""
+    """Return the part of a topic's name that describes its content. For `shop.orders.events` it is `orders`."""
     return topic.partition(".")[2].removesuffix(".events") or topic
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the pipeline, unless the file exists with another content.
+    """Write the pipeline, unless the file exists with different content.
 
     Raises:
-        CommandError: the file exists with another content, or cannot be written.
+        CommandError: the file exists with different content, or cannot be written.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -266,7 +266,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _content(path: Path) -> str | None:
-    """Return the text of a file, or None if there is no such file, or if it is larger than a pipeline may be."""
+    """Return the text of a file, or None if there is no such file, or if the file is too large for a pipeline."""
     try:
         return read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError):

@@ -28,7 +28,7 @@ _END_SECONDS = 10.0
 
 
 def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path | None) -> int:
-    """Run the pipeline until a signal arrives, and send the file as soon as it is ready.
+    """Run the pipeline until a signal arrives, and send the file as soon as the pipeline is ready.
 
     Args:
         args: the arguments of `init`.
@@ -37,7 +37,7 @@ def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path |
         path: the file with the events, or None if the events are already in the topic.
 
     Returns:
-        The exit code of `send`, or that of `up` if nothing was to be sent.
+        The exit code of `send`, or of `up` if there was nothing to send.
     """
     with tempfile.TemporaryDirectory(prefix="tidemill-init-") as folder:
         ready = Path(folder) / "ready.json"
@@ -56,7 +56,7 @@ class _Sending(threading.Thread):
     """Waits for the pipeline, and sends the file to it.
 
     Attributes:
-        code: the exit code. It is 0 until the file was sent.
+        code: the exit code, which is 0 until sending has ended.
     """
 
     def __init__(self, args: argparse.Namespace, output: Path, name: str, path: Path | None, ready: Path) -> None:
@@ -73,7 +73,7 @@ class _Sending(threading.Thread):
                 return
         told = json.loads(read_text(self._ready))
         if self._name not in told["pipelines"]:
-            # `up` has told the user why. When the pipeline is corrected, the user can send the file himself.
+            # `up` has printed the reason. Once the pipeline is corrected, the user can send the file.
             send = f"tidemill send -f {self._args.source}"
             self._say(f"nothing was sent, because {self._name} is not ready; correct it, then run: {send}")
             self.code = EXIT_ERROR

@@ -36,7 +36,10 @@ class CommandError(Exception):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all subcommands. Each subcommand stores its function in the attribute `run`."""
+    """Return the parser of all subcommands.
+
+    The attribute `run` of the parsed arguments is the subcommand's function.
+    """
     parser = argparse.ArgumentParser(
         prog="tidemill",
         description="Streaming analytics from a YAML resource: Kafka events in, exact windowed answers out.",

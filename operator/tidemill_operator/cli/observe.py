@@ -1,7 +1,7 @@
 """Reads the servers that pipelines run on, or would run on, without writing to them.
 
 The addresses come from the environment, else from a running `tidemill up`. If neither has the address of a server,
-nothing is read from that server, and what it holds counts as unknown.
+nothing is read from that server, and its content counts as unknown.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the conflicts with other owners of a schema's topic and roles.
+        """Return the errors for a topic or roles of a schema that have another owner.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -100,7 +100,7 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
 
     Args:
         data_dir: the data folder of a possibly running `up`.
-        environ: TIDEMILL_ variables. Addresses in them take precedence.
+        environ: TIDEMILL_ variables. Addresses in these variables take precedence.
 
     Raises:
         CommandError: the login of the Postgres that the running `up` uses is unknown.

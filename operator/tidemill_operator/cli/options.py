@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_data_dir(parser: argparse.ArgumentParser, what: str = "data folder of the running `up`") -> None:
-    """Declare --data-dir. `what` says in the help whose folder it is."""
+    """Declare --data-dir. `what` describes the folder in the help."""
     parser.add_argument(
         "--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help=f"{what}; default: .tidemill"
     )

@@ -49,7 +49,7 @@ class Planned:
 
     Attributes:
         refused: why the plan cannot be applied, or empty if it can. A refused plan changes nothing.
-        runs_on: whether the pipeline continues with an accepted spec if the plan is refused.
+        runs_on: whether the pipeline keeps running with the accepted spec if the plan is refused.
     """
 
     plan: Plan
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
-    """Plan all pipelines of a file. If two of them want to manage the same topic, the first one gets it.
+    """Plan all pipelines of a file. If two pipelines want to manage the same topic, the first pipeline gets it.
 
     Raises:
         TidemillError: a server does not answer.
@@ -136,7 +136,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
-    """Return the resource's uid. Files rarely have one. Then the uid of the schema's owner is used."""
+    """Return the resource's uid. Files rarely have a uid. If there is none, the uid of the schema's owner is used."""
     if metadata.get("uid"):
         return str(metadata["uid"])
     if world.uids is not None:

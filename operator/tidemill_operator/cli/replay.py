@@ -21,13 +21,13 @@ from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 EXIT_MISSED = 3
 _LOOK_SECONDS = 0.5
 _TELL_SECONDS = 5.0
-# The time is long, because a pass that starts at the request may have to wait for another pass.
+# The limit is long, because the pass that handles the request may have to wait for another pass.
 _BEGIN_SECONDS = 60.0
 _DESCRIPTION = """\
 Fill the next version of aggregations from the events that the topic still holds, with the current spec, and switch to
-it when it has caught up. Live traffic continues: the current version counts and answers until the switch. Events that
-were late the first time count as well. Progress is printed; Ctrl-C ends the printing, not the replay.
-Exit code 0: done, 1: not done, 3: done, but without events that the topic no longer held.
+it when it has caught up. Live traffic continues: until the switch, events are counted into the current version, and the
+API reads it. Events that were late the first time count as well. Progress is printed; Ctrl-C ends the printing, not the
+replay. Exit code 0: done, 1: not done, 3: done, but without events that the topic no longer held.
 """
 _EPILOG = """\
 examples:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     requests, (namespace, _, name) = Requests(args.data_dir / "requests"), key.partition("/")
     if args.cancel:
         requests.write(namespace, name, REPLAY, None)
-        print(f"{key}: no replay is requested any more")
+        print(f"{key}: the replay request is withdrawn")
         return 0
     running = pipeline["replay"]
     if running and running["phase"] != DONE:
@@ -123,6 +123,6 @@ def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int
             print(f"{key}: {text}", flush=True)
         seen = seen or bool(replay)
         if not replay and (seen or time.monotonic() - began > _BEGIN_SECONDS):
-            print(f"{key}: {'cancelled' if seen else 'not begun: see `tidemill status`'}", flush=True)
+            print(f"{key}: {'cancelled' if seen else 'not started: see `tidemill status`'}", flush=True)
             return EXIT_ERROR
         time.sleep(_LOOK_SECONDS)

@@ -28,9 +28,9 @@ from tidemill_operator.sending.sender import Order, Sender, Summary
 EXIT_REFUSED = 3
 _MOST_WORKERS = 32
 _DESCRIPTION = """\
-Send the events of a file to a pipeline: CSV, NDJSON, a JSON array or Parquet, also packed with gzip. The pipeline's
-fields say how the cells of CSV are read. Each batch has an Idempotency-Key, made from the file and the place in it,
-so events that are sent again within a day count once. Exit code 0: all events were accepted, 3: some became dead
+Send the events of a file to a pipeline: CSV, NDJSON, a JSON array or Parquet, also compressed with gzip. The pipeline's
+fields define how the cells of CSV are read. Each batch has an Idempotency-Key, made from the file and the batch's place
+in it, so events that are sent again within a day count once. Exit code 0: all events were accepted, 3: some became dead
 letters, 1: not all were sent.
 """
 _EPILOG = """\
@@ -75,17 +75,15 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="number of requests at a time; with several, events arrive out of order by some batches; default: 1",
+        help="number of requests at a time; with more than 1, batches may arrive out of order; default: 1",
     )
     parser.add_argument(
         "--resume",
         type=Path,
         metavar="PATH",
-        help="resume file: keeps how far FILE was sent, and the next run continues from there",
+        help="resume file: stores how far FILE was sent, and the next run continues from there",
     )
-    parser.add_argument(
-        "--again", action="store_true", help="send events that were sent before, and count them once more"
-    )
+    parser.add_argument("--again", action="store_true", help="send events that were sent before, and count them again")
     parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
     add_data_dir(parser)
     add_reading(parser)
@@ -238,7 +236,7 @@ def _api_key(path: Path | None) -> str | None:
 
 
 def _tell_columns(file: EventFile, order: Order) -> None:
-    """Say which columns no field reads, and which fields no column fills."""
+    """Print which columns no field reads, and which fields no column fills."""
     writer = file.writer(order.fields)
     if writer.unread:
         print(f"columns that no field reads are left out: {', '.join(writer.unread)}", file=sys.stderr)
@@ -264,7 +262,7 @@ def _told(summary: Summary, name: str, order: Order, api: str) -> str:
         lines.append(f"  … and {summary.refused - len(summary.refusals):,} more")
     if summary.refused:
         where = f"{api}/v1/pipelines/{order.pipeline}/dead-letters" if api else "the API's list of dead letters"
-        lines.append(f"  {where} says what is wrong with each")
+        lines.append(f"  {where} has the reason for each")
     return "\n".join(lines)
 
 

@@ -25,17 +25,17 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "status",
         help="show the pipelines of a running `up`",
-        description="Show the pipelines, processes and servers of `tidemill up`. Exit code 0: all are ready, 1: not.",
+        description="Show the pipelines, processes and servers of `tidemill up`. Exit code 0: all ready, 1: not all.",
         epilog="example:\n  tidemill status --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_data_dir(parser)
     add_output(parser, "text", "json")
     parser.add_argument(
-        "--retained", action="store_true", help="show what deleted pipelines have left in Kafka and Postgres"
+        "--retained", action="store_true", help="show the data of deleted pipelines in Kafka and Postgres"
     )
     parser.add_argument(
-        "--remove", metavar="NAMESPACE/NAME", help="with --retained: delete what this pipeline has left"
+        "--remove", metavar="NAMESPACE/NAME", help="with --retained: delete the data of this deleted pipeline"
     )
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.remove and not args.retained:
         raise CommandError("--remove deletes retained data; write --retained as well")
     if args.retained:
-        from tidemill_operator.cli import retained  # imported here because it imports this module
+        from tidemill_operator.cli import retained  # imported here because of a cycle of imports
 
         return retained.run(args)
     state = read_state(args.data_dir)
@@ -90,7 +90,7 @@ def _add_telemetry(state: dict[str, Any]) -> None:
 
 
 def how_far(replay: Mapping[str, Any]) -> str:
-    """Describe a replay in progress in one line."""
+    """Describe the progress of a replay in one line."""
     done, left = replay["processed"], replay["left"]
     share = f"{100 * done // (done + left)} %" if done + left else "0 %"
     versions = ", ".join(f"{name} version {version}" for name, version in replay["versions"].items())

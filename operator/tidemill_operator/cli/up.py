@@ -1,7 +1,8 @@
 """`tidemill up`: runs pipelines on this machine until it is stopped.
 
-Starts Kafka, Postgres and Redis unless the environment names them. Reconciles each pipeline of the given files with the
-same `reconcile()` as in Kubernetes. Applies edits of the files. At the end it stops everything that it started.
+`up` starts Kafka, Postgres and Redis unless the environment names them. Each pipeline of the given files is reconciled
+with the same `reconcile()` as in Kubernetes, and edits of the files are applied. At the end, `up` stops everything that
+it started.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="ADDRESS",
         help="address where the processes listen; default: 127.0.0.1 (in containers 0.0.0.0, with auth.required)",
     )
-    parser.add_argument("--targets-file", type=Path, metavar="PATH", help="write Prometheus' scrape targets here")
+    parser.add_argument("--targets-file", type=Path, metavar="PATH", help="file for Prometheus' scrape targets")
     parser.add_argument(
         "--resilience",
         type=Path,
@@ -105,7 +106,10 @@ class _Stopped(BaseException):
 
 
 class _Stopping:
-    """Turns SIGINT and SIGTERM into a clean end. While `up` starts, they raise `_Stopped`. Later they set a flag."""
+    """Turns SIGINT and SIGTERM into a clean stop.
+
+    While `up` starts, a signal raises `_Stopped`. After that, a signal sets a flag.
+    """
 
     def __init__(self) -> None:
         self._asked = threading.Event()

@@ -92,7 +92,7 @@ class Controller:
 
     def _reconcile(self, document: Document, key: Key) -> Result:
         progress = self._progress
-        # The observer's members of the status are left out, because the observer writes them itself.
+        # The observer's fields of the status are left out, because the observer writes them itself.
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
@@ -123,7 +123,7 @@ class Controller:
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:
-        """Report at once that a pipeline's events are not counted, without waiting for a running pass."""
+        """Report at once that a pipeline's events are not being counted, without waiting for a running pass."""
         try:
             document = self._world.api.get(PIPELINE, key.namespace, key.name)
             if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
@@ -147,7 +147,7 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer has written its figures meanwhile, so the status can still be applied.
+            # Only the observer has written the resource meanwhile, so the status can still be applied.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
@@ -169,11 +169,11 @@ class Controller:
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
-    """Return the reverted changes, and the objects created again although neither spec nor Tidemill has changed."""
+    """Return the reverted changes, and the objects that were created again because somebody had deleted them."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
-    anew = [f"made {what} again, because it was gone" for what in runtime.made] if settled and same else []
+    anew = [f"created {what} again, because it was gone" for what in runtime.made] if settled and same else []
     return [*runtime.repairs, *anew]
 
 
@@ -185,7 +185,7 @@ def _essence(document: Document) -> tuple[Any, ...]:
 
 
 def verdict(status: Mapping[str, Any]) -> Result:
-    """Return the result of a pass, judged by the conditions."""
+    """Return the result of a pass, according to the conditions."""
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     if "ReconciliationPaused" in conditions:
         return Result.SETTLED

@@ -1,4 +1,4 @@
-"""The leader's periodic tasks, every 30 seconds: checks that watching works, and finds changes that had no event."""
+"""The leader's periodic tasks, every 30 seconds: checks that the watches work, and finds changes that had no event."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Duties:
     ) -> None:
         self._api, self._queue, self._watchdog, self._more = api, queue, watchdog, more
         self._namespaces = tuple(namespaces)
-        # The canary is in a watched namespace, because objects elsewhere cause no events here.
+        # The canary is in a watched namespace, because the operator gets no events of objects in other namespaces.
         self._canary_namespace = home if not namespaces or home in namespaces else namespaces[0]
         self._interval = interval_seconds
         self._known: set[Key] = set()
@@ -96,6 +96,6 @@ class Duties:
         metadata = [item["metadata"] for item in found]
         self._watchdog.exists("pipelines", {item["uid"]: item["resourceVersion"] for item in metadata})
         keys = {Key.of(item) for item in metadata}
-        for key in keys ^ self._known:  # new and deleted ones
+        for key in keys ^ self._known:  # new and deleted resources
             self._queue.add(key)
         self._known = keys

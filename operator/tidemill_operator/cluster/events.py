@@ -17,7 +17,7 @@ _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
 # Reasons of normal progress. They cause no warning.
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# Several of these conditions change together. Only the first one that changed gets an Event.
+# These conditions often change together. Only the first changed condition gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",
@@ -33,7 +33,7 @@ Document = Mapping[str, Any]
 
 
 class Recorder:
-    """Writes Events of resources. If that fails, the failure is only logged.
+    """Writes Events of resources. Failures to write are only logged.
 
     Args:
         api: the API of the cluster.
@@ -76,7 +76,7 @@ class Recorder:
             kind: Normal or Warning.
             reason: one CamelCase word.
             message: for people.
-            at: distinguishes the Event from earlier equal ones. For each value, one Event is written.
+            at: distinguishes the Event from earlier Events with the same text. One Event is written for each value.
         """
         metadata = document["metadata"]
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -104,7 +104,7 @@ class Recorder:
                 "count": 1,
             })  # fmt: skip
         except (Conflict, Terminating):
-            pass  # already written, or the namespace is gone
+            pass  # the Event was already written, or the namespace is gone
         except TidemillError as error:
             log.warning("event of %s/%s: %s", metadata["namespace"], metadata["name"], error)
 
@@ -114,7 +114,7 @@ def _log_of(document: Document, text: str) -> None:
 
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions to report. If several conditions show the same transition, it is reported once."""
+    """Yield the conditions to report. A transition that several conditions show is reported once."""
     found = list(_changed(previous, status))
     speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
     for condition in found:
@@ -128,7 +128,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
     now = {condition["type"]: condition for condition in status.get("conditions", ())}
     for kind, condition in now.items():
         if kind == "Reconciling":
-            continue  # as Progressing
+            continue  # the same as Progressing
         known = before.get(kind)
         # If there was no status before, only unusual conditions are reported.
         if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
@@ -140,7 +140,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
 
 
 def _graver(known: Document, condition: Document) -> bool:
-    """Return whether a component that is not ready now has a more severe reason, or whether more was lost."""
+    """Return whether a component is still not ready, but for a more severe reason, or whether more events were lost."""
     if condition["type"] == "EventsLost":
         return bool(condition["message"] != known["message"])
     return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM

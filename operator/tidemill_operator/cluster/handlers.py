@@ -1,4 +1,4 @@
-"""Watches the cluster with kopf. Every event only puts the key of its pipeline into the queue.
+"""Watches the cluster with kopf. An event only puts the key of its pipeline into the queue.
 
 kopf's own handling of changes is not used: it may run several handlers of one object at once, and has its own retries,
 timers and annotations. So kopf writes nothing.
@@ -23,7 +23,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks
 from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
 
-# The delay merges several events into one pass, because one apply and the controllers' reactions cause several.
+# The delay merges events into one pass, because an apply and the controllers' reactions cause several events.
 _SETTLE_SECONDS = 0.3
 _REQUEST_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
@@ -32,7 +32,10 @@ Body = Mapping[str, Any]
 
 
 def settings() -> kopf.OperatorSettings:
-    """Return kopf's settings. With them kopf only watches, stores nothing in objects and posts no events."""
+    """Return kopf's settings.
+
+    With these settings, kopf only watches. kopf stores nothing in objects and posts no events.
+    """
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.peering.standalone = True
@@ -84,7 +87,7 @@ def registry(
             watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
             mirror.saw(kind, event["object"], gone=type == "DELETED")
             if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
-                return  # scaling's stored state: no pass depends on it
+                return  # no pass depends on the stored state of scaling
             for key in owners(body):
                 queue.add(key, delay=_SETTLE_SECONDS)
 
@@ -100,7 +103,7 @@ def _place(kind: Kind) -> tuple[str, str, str]:
 
 
 def fingerprint(body: Body) -> str:
-    """Return the members of a resource that a pass depends on, as JSON. The status is not among them."""
+    """Return, as JSON, the fields of a resource that a pass depends on. The status is left out."""
     metadata = body["metadata"]
     members = ("generation", "annotations", "finalizers", "deletionTimestamp")
     return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)

@@ -1,7 +1,9 @@
-"""Leader election. The replica that holds the Lease works. A leader that cannot renew it in time ends its process.
+"""Leader election.
 
-`Term` is pure: it decides from the Lease and the time. It does not trust other clocks. A Lease counts as expired if it
-did not change for its duration, measured by our own clock.
+The replica that holds the Lease is the leader, and runs passes. A leader that cannot renew it in time ends its process.
+
+`Term` is pure: it decides from the Lease and the time. The clocks of other machines are not used. A Lease counts as
+expired if, by our own clock, it has not changed for its duration.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ class Timing:
     """Times of the leader election, in seconds.
 
     Attributes:
-        duration: how long a Lease that is not renewed is respected.
-        deadline: how long a holder may fail to renew the Lease. It is less than `duration`, so that a holder ends
-            before another replica begins.
+        duration: how long a Lease is valid without a renewal.
+        deadline: how long a holder may fail to renew the Lease. This time is less than `duration`, so that a holder
+            ends before another replica begins.
         retry: interval between two attempts.
     """
 
@@ -88,11 +90,11 @@ class Elector:
     """Acquires and renews the Lease in its own thread.
 
     Args:
-        api: the API of the cluster. Its timeout must be less than the deadline.
+        api: the API of the cluster. The client's timeout must be less than the deadline.
         namespace: the namespace of the Lease.
         name: the name of the Lease.
-        identity: the name of this replica, which is a new one for each start.
-        end: ends the process at once. Only in tests it returns.
+        identity: the name of this replica, different at each start.
+        end: ends the process at once, except in tests.
         timing: the times of the Lease.
     """
 
@@ -126,7 +128,7 @@ class Elector:
         )
 
     def start(self) -> None:
-        """Start trying."""
+        """Start trying to acquire the Lease."""
         self._thread.start()
         self._guard.start()
 
@@ -137,11 +139,11 @@ class Elector:
 
     @property
     def epoch(self) -> int:
-        """The epoch of this leader, which is greater than that of every earlier leader."""
+        """The epoch of this leader, which is greater than the epochs of all earlier leaders."""
         return self._epoch
 
     def outbid(self, seen: int) -> int:
-        """React to an epoch that is greater than ours. If the Lease was deleted, its count was reset: raise our epoch.
+        """React to an epoch that is greater than ours. If we hold the Lease, its counter was reset, so raise our epoch.
 
         Raises:
             NotOurTurn: another operator leads.
@@ -155,7 +157,7 @@ class Elector:
             try:
                 self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
             except Conflict:
-                continue  # our own thread renewed the Lease just now
+                continue  # this replica's own thread has just renewed the Lease
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
         raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")
@@ -165,7 +167,7 @@ class Elector:
         return self._won.wait(seconds)
 
     def stop(self) -> None:
-        """Stop, and release the Lease so that another replica need not wait until it expires."""
+        """Stop, and release the Lease, so that another replica can take it at once."""
         self._stopping.set()
         self._thread.join(self._timing.deadline)
         if self.leading:
@@ -188,7 +190,7 @@ class Elector:
 
     def _try(self) -> None:
         if self._held is not None:
-            # Write over the version that we wrote last. The Lease only has to be read if that fails.
+            # Replace the version that we wrote last. The Lease is only read if that fails.
             held, self._held, asked_at = self._held, None, time.monotonic()
             self._hold(self._api.replace(self._wanted(held)))
             self._term.renewed(asked_at)
@@ -197,9 +199,7 @@ class Elector:
         now = time.monotonic()
         if not self._term.may_take(lease, now):
             if self._term.leading:
-                log.critical(
-                    "the lease has been taken by %s: this process ends", (lease or {})["spec"]["holderIdentity"]
-                )
+                log.critical("the lease was taken by %s: this process ends", (lease or {})["spec"]["holderIdentity"])
                 self._end(1)
             return
         wanted = self._wanted(lease)

@@ -1,4 +1,4 @@
-"""Writes the observer's figures into the status of resources, in members that passes do not write.
+"""Writes the observer's figures into the status of resources, in fields that passes do not write.
 
 So the figures stay current while passes wait for a server or are paused. Figures are only written if they have changed.
 """
@@ -19,7 +19,7 @@ from tidemill_operator.observer.figures import Observation
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"
-"""The field manager of the observer's members."""
+"""The field manager of the observer's fields."""
 
 
 class ObservedStatus:
@@ -59,7 +59,7 @@ class ObservedStatus:
             self._tell(document, shown, found)
 
     def blank(self, *, seconds: float = 5.0) -> None:
-        """Remove the figures from all statuses within the given time, because nothing will update them any more."""
+        """Remove the figures from all statuses within the given time, because nothing will update them from now on."""
         deadline = self._clock() + seconds
         try:
             for key in sorted(self._shown, key=str):
@@ -73,7 +73,7 @@ class ObservedStatus:
                 ):
                     self._write(document, {})
         except TidemillError as error:
-            log.warning("outdated figures stay in statuses: %s", error)
+            log.warning("outdated figures remain in statuses: %s", error)
 
     def _write(self, document: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid")}

@@ -1,6 +1,6 @@
 """The queue of passes. Each pipeline has one pass at a time. Requests are merged, and failed passes are delayed.
 
-`Schedule` is pure and gets the time as an argument; `WorkQueue` adds threads. Neither knows what a pass does.
+`Schedule` is pure and gets the time as an argument; `WorkQueue` adds threads. Neither class knows what a pass does.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Result(Enum):
     """How a pass ended."""
 
     SETTLED = "settled"
-    """Everything is as specified, or a person has to act."""
+    """Everything is as specified, or a user has to act."""
     WAITING = "waiting"
     """The change is under way. Usually an event announces its end."""
     FAILED = "failed"
-    """A server does not answer, or refuses."""
+    """A server does not answer, or refuses a request."""
     GONE = "gone"
     """The resource no longer exists."""
 
@@ -36,9 +36,9 @@ class Delays:
     """Seconds until the next pass.
 
     Attributes:
-        drift: the delay of a settled pipeline. It varies by a tenth, so that passes are spread.
+        drift: the delay of a settled pipeline. The delay varies by a tenth, so that passes are spread over time.
         waiting: the delay of a pipeline with a change under way.
-        first, most: the delay after the first failure, and the longest delay. Each failure doubles it.
+        first, most: the delay after the first failure, and the longest delay. Each failure doubles the delay.
     """
 
     drift: float = 90.0
@@ -93,10 +93,10 @@ class Schedule:
             self._due[key] = min(at, self._due.get(key, at))
 
     def take(self, now: float) -> Key | None:
-        """Take the key that has been due longest and is not in work, and mark it as in work.
+        """Take the key that has been due longest and has no running pass, and mark it as running.
 
-        New pipelines and pipelines with a change under way are taken in turn. So if hundreds are created at once, the
-        first ones become ready early, and pipelines that never become ready do not delay others.
+        New pipelines and pipelines with a change under way are taken in turn. So if hundreds of pipelines are created
+        at once, the first become ready early, and pipelines that never become ready do not delay others.
         """
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
@@ -155,7 +155,7 @@ class WorkQueue:
             thread.start()
 
     def stop(self, *, seconds: float = 20.0) -> None:
-        """Begin no more passes, and wait up to `seconds` for the running ones."""
+        """Begin no more passes, and wait up to `seconds` for the running passes."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

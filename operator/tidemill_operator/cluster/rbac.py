@@ -1,4 +1,7 @@
-"""The minimal permissions of the operator. The chart's roles grant them, and the tests run with exactly these."""
+"""The minimal permissions of the operator.
+
+The chart's roles grant these permissions, and the tests run with exactly these permissions.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from tidemill_operator.actuators.kubernetes.api import WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
-# A server-side apply is a PATCH. It also needs `create` if the object does not exist yet. A PUT (`update`) removes
+# A server-side apply is a PATCH, and also needs `create` if the object does not exist yet. A PUT (`update`) removes
 # fields of other managers.
 _CHILD = ["get", "list", "watch", "create", "patch", "update", "delete"]
 
@@ -27,10 +30,10 @@ def pipeline_rules() -> list[Rule]:
         _rule("", ["configmaps", "services", "serviceaccounts"], _CHILD),
         _rule("policy", ["poddisruptionbudgets"], _CHILD),
         _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
-        # The operator has no `list` and no `watch` here: it reads a Secret by its name, and cannot list the Secrets of
-        # others.
+        # The operator needs neither `list` nor `watch` for Secrets, because it reads each Secret by name. So it cannot
+        # list Secrets of others.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # By `list` the operator sees whether a pipeline's last pods have ended. By `patch` it makes pods reload files.
+        # `list` shows whether a pipeline's last pods have ended. `patch` makes pods reload files.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]

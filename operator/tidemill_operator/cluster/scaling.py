@@ -1,6 +1,8 @@
-"""Scaling in a cluster. It polls pipelines from its own queue, and stores each pipeline's decisions in a ConfigMap.
+"""Scaling in a cluster.
 
-A poll never writes a Deployment or a status. It requests a pass, and the pass writes them.
+Pipelines are polled from a separate queue, and each pipeline's decisions are stored in a ConfigMap.
+
+A poll never writes a Deployment or a status. A poll requests a pass, and the pass writes the Deployment and the status.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# A poll schedules the next poll itself, so this delay only serves polls that got lost.
+# A poll schedules the next poll itself. This delay only matters if that fails.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
@@ -61,7 +63,7 @@ class ClusterSite:
         return Running(config, ready, settled=int(live["spec"].get("replicas", 1)) if rolled_out(live) else None)
 
     def remembered(self, key: Key) -> Memory:
-        """Return the stored state. Without one, scaling starts from the running number of processors."""
+        """Return the stored state. Without a stored state, scaling starts from the running number of processors."""
         kept = self._own(CONFIG_MAP, key, marks.scaling(key.name))
         memory = Memory.from_json((kept.get("data") or {}).get(_FILE, "")) if kept else Memory()
         if memory.replicas is None:
@@ -70,9 +72,9 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Key, memory: Memory, *, changed: bool) -> None:
-        """Write a changed state, but not at every poll. The next poll repeats a failed write."""
+        """Write a state if it has changed, but not at every poll. The next poll repeats a failed write."""
         if memory.replicas is None:
-            self.forget(key)  # a pass deletes the ConfigMap, so nothing is stored
+            self.forget(key)  # a pass deletes the ConfigMap
             return
         with self._lock:
             at, written = self._written.get(key, (-INTERVAL_SECONDS, Memory()))
@@ -85,7 +87,7 @@ class ClusterSite:
             else:
                 self._api.apply(manifest(key, memory))
         except TidemillError as error:
-            log.warning("%s: the decision is not kept yet: %s", key, error)
+            log.warning("%s: the decision is not stored yet: %s", key, error)
             return
         with self._lock:
             self._written[key] = (self._clock(), memory)
@@ -126,7 +128,7 @@ def manifest(key: Key, memory: Memory) -> Document:
 
 
 def essence(memory: Memory) -> Memory:
-    """Return the members of a state that are worth a write. The times are not among them."""
+    """Return the fields of a state that have to be stored when they change. Times are left out."""
     state = memory.state
     wanted = tuple((0.0, replicas) for _, replicas in state.wanted)
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
@@ -135,7 +137,7 @@ def essence(memory: Memory) -> Memory:
 def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
     """Return whether to write a decision to the status.
 
-    A new decision is written at once, changed figures after a while.
+    A new decision is written at once. Changed figures are written after a while.
 
     Args:
         told: the status of the decision that was written last.
@@ -202,7 +204,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> int | None:
-        """Return the decided number of processors for a spec, or None if nothing is decided or the spec does not scale.
+        """Return the decided number of processors for a spec, or None if nothing is decided or scaling is not used.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -225,7 +227,7 @@ class ClusterScaling:
             self._queue.add(key, delay=self._scaler.rest(key))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `status.scaling`. It only changes if the decision has changed, or after a minute.
+        """Return `status.scaling`. The result only changes if the decision has changed, or after a minute.
 
         Args:
             key: the pipeline's key.
@@ -240,7 +242,7 @@ class ClusterScaling:
                 known.told = None
                 return {}
             if known.told is None and previous:
-                known.told, known.told_at = dict(previous), self._clock()  # written by an earlier operator
+                known.told, known.told_at = dict(previous), self._clock()  # an earlier operator has written it
             if not found:
                 return previous
             if self._is_news(known, found):
@@ -248,7 +250,7 @@ class ClusterScaling:
             return known.told or previous
 
     def poll(self, key: Key) -> Result:
-        """Decide about a pipeline that is due, and request a pass if it has to write something."""
+        """Decide on the processors of a pipeline that is due, and request a pass if something has to be written."""
         with self._lock:
             known = self._known.get(key)
         if known is None or known.paused:
@@ -291,7 +293,7 @@ class ClusterScaling:
         return is_news(known.told, found, self._clock() - known.told_at)
 
     def _changed(self, key: Key, decision: Decision) -> None:
-        """Write an Event for a change, and request the pass that makes it."""
+        """Write an Event for a change of replicas, and request a pass that makes the change."""
         metadata = {"namespace": key.namespace, "name": key.name, "uid": key.uid}
         limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
         text = f"{decision.current} → {decision.replicas} processors{limit}"

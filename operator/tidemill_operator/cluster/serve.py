@@ -145,7 +145,7 @@ class Operator:
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        """Watch until SIGTERM. Once kopf runs, it handles the signal itself. An earlier SIGTERM is relayed to it."""
+        """Watch until SIGTERM. Once kopf runs, it handles the signal itself. An earlier SIGTERM is relayed to kopf."""
         namespaces, stopping = self._settings.namespaces, asyncio.Event()
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
 
@@ -167,7 +167,7 @@ class Operator:
             relaying.cancel()
 
     def _require_resource(self) -> None:
-        """Raise NotFound if the CRD does not exist, and TidemillError if the API does not answer or refuses."""
+        """Raise NotFound if the CRD does not exist, and TidemillError if the API does not answer, or refuses."""
         namespaces = self._settings.namespaces or (None,)
         self._api.list(PIPELINE, namespaces[0], metadata_only=True)
 
@@ -184,7 +184,7 @@ class Operator:
         )
 
     def _stands(self, key: Key, error: TidemillError | None) -> None:
-        """Update a pipeline's status at once when its events are no longer counted, or again (then `error` is None)."""
+        """Update a pipeline's status at once when the counting of its events stops, or resumes (`error` is None)."""
         if error is not None:
             self._passes.interrupt(key, error)
         self._queue.add(key, fresh=True)
@@ -219,7 +219,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     """Run the operator.
 
     Returns:
-        The exit code: 0 after SIGTERM, 1 if the operator cannot run. The log says why.
+        The exit code: 0 after SIGTERM, 1 if the operator cannot run. The log has the reason.
     """
     try:
         platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})
@@ -229,7 +229,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         return 1
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.Formatter.converter = time.gmtime
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # because it logs a line for each event
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # kopf logs a line for each event
     try:
         return Operator(platform, settings).run()
     except NotFound as error:

@@ -76,7 +76,7 @@ class Measures:
         self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
-        """Update the metrics with a decision, which is given in the form of `status.scaling`."""
+        """Update the metrics with a decision. `decided` has the form of `status.scaling`."""
         DECISIONS.labels(decided["reason"]).inc()
         DESIRED.labels(key.namespace, key.name).set(decided["desired"])
         CURRENT.labels(key.namespace, key.name).set(decided["current"])

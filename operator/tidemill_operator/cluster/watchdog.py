@@ -1,7 +1,7 @@
-"""Checks that watching works. Each write has to come back as an event. Otherwise the process is ended.
+"""Checks that the watches work. Each write has to come back as an event. Otherwise the process ends.
 
 There are two checks. A canary object is written regularly, and its events have to arrive. All resources are listed, and
-the watch must have seen the listed versions. If either check fails for two minutes, the operator gets no more events.
+the watch must have seen the listed versions. If either check fails for two minutes, the watches count as broken.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LIMIT_SECONDS = 120.0
 
 
 class Watchdog:
-    """Compares the existing versions with those seen in events. Safe to share between threads.
+    """Compares the existing versions with the versions seen in events. Safe to share between threads.
 
     Args:
         clock: returns monotonic seconds.
@@ -66,13 +66,13 @@ class Watchdog:
             oldest = min((since for _, _, since in self._missing.values()), default=None)
             silent = 0.0 if oldest is None else self._clock() - oldest
         if silent > self._limit:
-            log.error("changes were not seen for %.0f s: the watch is dead", silent)
+            log.error("changes were not seen for %.0f s: the watch no longer works", silent)
         return silent <= self._limit
 
 
 def _number(version: str) -> int:
     """Return a resource version as a number.
 
-    If it is not a number, return 0, so that the version counts as never seen.
+    If the version is not a number, return 0, so that the version counts as never seen.
     """
     return int(version) if version.isascii() and version.isdigit() else 0

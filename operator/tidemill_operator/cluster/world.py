@@ -1,4 +1,4 @@
-"""The cluster, Kafka and Postgres as passes reach them."""
+"""Access to the cluster, Kafka and Postgres for passes."""
 
 from __future__ import annotations
 

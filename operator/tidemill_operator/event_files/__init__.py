@@ -1,1 +1,1 @@
-"""Files of events that users have: CSV, NDJSON, JSON arrays and Parquet, with or without gzip."""
+"""Users' files of events: CSV, NDJSON, JSON arrays and Parquet, with or without gzip."""

@@ -1,6 +1,7 @@
-"""Makes events from the rows of a CSV file. The types of a pipeline's fields say how cells are read.
+"""Makes events from the rows of a CSV file. The types of a pipeline's fields define how cells are read.
 
-A cell that does not fit the type of its field is sent as a text. So ingest makes the event a dead letter that shows it.
+A cell that does not fit the type of its field is sent as a text, so that the event becomes a dead letter that shows the
+text.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ class RowWriter:
     """Writes rows as JSON objects.
 
     Attributes:
-        unread: the columns that no field reads. They are left out.
+        unread: the columns that no field reads. These columns are left out.
         unfilled: the fields that no column fills.
     """
 
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
-        """Match columns and fields: by the path that a field is read from, else by the name of the field."""
+        """Match columns to fields, by the path that a field is read from, or else by the field's name."""
         own = [field for field in fields if field.origin == "value"]
-        # If several fields read one column, the type of a field that is not json says how its cells are read.
+        # If several fields read one column, the first field whose type is not json defines how its cells are read.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -57,10 +58,10 @@ class RowWriter:
         return not self._cells
 
     def write(self, row: Sequence[str], line: int) -> bytes:
-        """Return the event of a row. Cells that are missing at the row's end are empty.
+        """Return the event of a row. Cells that are missing at the row's end count as empty.
 
-        A row with more cells than there are columns is broken, because its values may be in the wrong columns. It
-        becomes a text that is no JSON, and ingest makes it a dead letter.
+        A row with more cells than there are columns is broken, because its values may be in the wrong columns. Such a
+        row is sent as a text that is not JSON, so that it becomes a dead letter.
         """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
@@ -92,7 +93,7 @@ def _reader(field: FieldSpec, decimal: str) -> Cell:
             return _counted(decimal) if _counts(field) else _moment
         case "strings" | "json":
             return _json
-    return _counted(decimal)  # fields with numbers of any kind
+    return _counted(decimal)  # the field may have any kind of number
 
 
 def _counts(field: FieldSpec) -> bool:
@@ -120,7 +121,7 @@ def _counted(decimal: str) -> Cell:
         if text.lower() in NULLS:
             return None
         number = read_number(text, decimal)
-        # The digits are passed on as they are, because a float would round them.
+        # The digits are kept unchanged, because a float would round them.
         return text if number is None else msgspec.Raw(number.encode())
 
     return read

@@ -1,4 +1,4 @@
-"""Opens a file of events: unpacks gzip, and finds the encoding. Says which kind of file it is if it holds no events."""
+"""Opens a file of events: unpacks gzip, and finds the encoding. For other kinds of files, the error names the kind."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _FOREIGN = (
 )
 _WHITE = frozenset(b"\t\n\r\f")
 _MOST_CONTROL = 0.002
-"""The largest share of control characters in a text."""
+"""The maximum share of control characters in a text."""
 
 
 class EventFileError(Exception):
-    """A file of events cannot be read. The message has the file, the position in the file, and the remedy."""
+    """A file of events cannot be read. The message names the file, the position in it, and the remedy."""
 
 
 class Content:
@@ -45,7 +45,7 @@ class Content:
 
     Attributes:
         name: the name of the file, for messages.
-        head: the first bytes. The stream begins with them too.
+        head: the first bytes. The stream also begins with these bytes.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -75,7 +75,7 @@ class Content:
 
     def _open(self, path: Path) -> None:
         self._raw = path.open("rb")
-        if not self._raw.seekable():  # a pipe with a name
+        if not self._raw.seekable():  # a named pipe
             self._read_on(self._raw)
             return
         packed = self._raw.peek(2)[:2] == _GZIP
@@ -84,7 +84,7 @@ class Content:
         self.stream.seek(0)
 
     def _read_on(self, source: Any) -> None:
-        """Read the head from a pipe, and make a stream that begins with the head and goes on with the pipe."""
+        """Read the head from a pipe, and make a stream that begins with the head and continues with the pipe."""
         self.head = source.read1(HEAD_BYTES)
         rejoined: Any = _Rejoined(self.head, source)
         self.stream = io.BufferedReader(rejoined)
@@ -105,10 +105,10 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding of a text: the one of its byte order mark, else UTF-8, else cp1252 (Western Windows).
+        """Return the encoding of a text: that of its byte order mark, or else UTF-8, or else cp1252 (Western Windows).
 
         Raises:
-            EventFileError: the file is no text.
+            EventFileError: the file is not text.
         """
         for start, what in _FOREIGN:
             if self.head.startswith(start):
@@ -128,22 +128,22 @@ class Content:
         return "utf-8"
 
     def known_encoding(self, encoding: str | None) -> str:
-        """Return the encoding that the user has named, or else the one that `encoding` finds.
+        """Return the encoding that the user has named, or else the encoding that `encoding` finds.
 
         Raises:
-            EventFileError: there is no such encoding, or the file is no text.
+            EventFileError: there is no such encoding, or the file is not text.
         """
         if encoding is None:
             return self.encoding()
         try:
             return codecs.lookup(encoding).name
         except LookupError:
-            remedy = "write one that Python knows, such as utf-8, cp1252 or utf-16"
+            remedy = "write an encoding that Python knows, such as utf-8, cp1252 or utf-16"
             raise EventFileError(f"--encoding {encoding}: there is no such encoding; {remedy}") from None
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read before. It returns them again, and then the rest."""
+    """A stream whose first bytes were read before. The stream returns these bytes again, and then the rest."""
 
     def __init__(self, first: bytes, rest: Any) -> None:
         self._first, self._rest = first, rest

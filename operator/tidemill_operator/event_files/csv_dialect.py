@@ -26,7 +26,8 @@ class Dialect:
 
     Attributes:
         delimiter: the character between cells.
-        columns: the names of the columns, without duplicates. In a file without header they are `column_1` and so on.
+        columns: the names of the columns, without duplicates. In a file without header, the names are `column_1` and so
+            on.
         decimals: the decimal mark of each column.
         skipped: the number of lines before the first row of data.
     """
@@ -69,7 +70,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of columns. Each is unique, is not empty, and has only characters that a path can have."""
+    """Return the names of columns. Each name is unique, is not empty, and has only characters that a path can have."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -84,11 +85,14 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # one column, so take the delimiter that splits its cells least
+    return min(DELIMITERS, key=text.count)  # the file has one column: take the rarest delimiter
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Return how well a delimiter fits: it should give rows of equal length, and no cell with another delimiter."""
+    """Return how well a delimiter fits.
+
+    With the right delimiter, rows have equal length, and cells contain no other delimiter.
+    """
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -97,7 +101,8 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # A first row of another length halves the fitness: rows may end with a delimiter that the header does not have.
+    # A first row of another length only halves the fitness, because rows may end with a delimiter that the header
+    # lacks.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -112,7 +117,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first row has names of columns: then none of its cells is like the values below it."""
+    """Return whether the first row is a header, which means that none of its cells is like the values below it."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -134,7 +139,7 @@ def _is_value(cell: str) -> bool:
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
     """Return the decimal mark of each column.
 
-    If the values of a column show none, it gets the decimal mark of the other columns.
+    A column whose values show no decimal mark gets the decimal mark of the other columns.
     """
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
@@ -142,6 +147,6 @@ def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tupl
     if votes[POINT] != votes[COMMA]:
         usual = max(votes, key=lambda mark: votes[mark])
     else:
-        # Files with a semicolon between cells usually have a comma in numbers.
+        # Files with semicolons between cells usually have decimal commas.
         usual = COMMA if delimiter == ";" and any("," in text for column in columns for text in column) else POINT
     return tuple(mark or usual for mark in found)

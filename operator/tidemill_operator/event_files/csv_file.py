@@ -22,10 +22,10 @@ class CsvFile:
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
-        """Find the dialect. An encoding or a delimiter that is None is found out too.
+        """Find the dialect. If encoding or delimiter is None, it is detected too.
 
         Raises:
-            EventFileError: the file is no CSV file, or has no column.
+            EventFileError: the file is not a CSV file, or has no column.
         """
         self._content = content
         self.encoding = content.known_encoding(encoding)

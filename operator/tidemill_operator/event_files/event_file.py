@@ -1,4 +1,4 @@
-"""A file of events in any of the formats. It returns its events as Python values or as JSON."""
+"""A file of events in any of the formats. Events are returned as Python values or as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read. An attribute that is None is found out.
+    """How a file is read. If an attribute is None, it is detected.
 
     Attributes:
         format: one of FORMATS.
@@ -51,7 +51,7 @@ class Event:
     """An event in the form in which it is sent.
 
     Attributes:
-        line: the line in which the event begins. In Parquet and JSON arrays it is the event's number.
+        line: the line in which the event begins. In Parquet and JSON arrays, `line` is the event's number.
         data: the event as JSON, on one line.
     """
 
@@ -115,7 +115,7 @@ class EventFile:
 
     @property
     def described(self) -> str:
-        """A description of the file's form, for people."""
+        """A readable description of the file's format."""
         if self.table is not None:
             dialect = self.table.dialect
             names = {"\t": "tab", " ": "blank"}
@@ -133,7 +133,7 @@ class EventFile:
         return "row" if self.format == PARQUET else "item" if self.format == JSON else "line"
 
     def members(self) -> Iterator[tuple[int, Any]]:
-        """Yield the events as Python values, with their positions. The value is None if a line is no JSON.
+        """Yield the events as Python values, with their positions. The value is None if a line is not JSON.
 
         Cells of CSV are texts here, because only the whole column shows their type.
 
@@ -151,10 +151,10 @@ class EventFile:
                 yield line, _decoded(data)
 
     def events(self, fields: Sequence[FieldSpec], skip: int = 0) -> Iterator[Event]:
-        """Yield the events in the form in which they are sent, after the first `skip` ones.
+        """Yield the events in the form in which they are sent, after the first `skip` events.
 
         Args:
-            fields: the pipeline's fields. Their types say how the cells of CSV are read.
+            fields: the pipeline's fields. The types of the fields define how the cells of CSV are read.
             skip: the number of events to leave out at the beginning.
 
         Raises:
@@ -178,7 +178,7 @@ class EventFile:
         Raises:
             EventFileError: no field reads any column of the file.
         """
-        assert self.table is not None  # noqa: S101 - asked by the caller
+        assert self.table is not None  # noqa: S101 - the caller has checked it
         writer = RowWriter(self.table.dialect, fields)
         if writer.fills_nothing:
             columns, names = ", ".join(self.table.columns[:12]), ", ".join(field.name for field in fields[:12])
@@ -190,7 +190,7 @@ class EventFile:
 
 
 def _form(content: Content) -> str:
-    """Return the format of a file. It is found from the beginning and the name of the file."""
+    """Return the format of a file. The format is found from the beginning and the name of the file."""
     if content.head.startswith(_PARQUET):
         return PARQUET
     suffixes = [suffix.lower() for suffix in content.path.suffixes] if content.path is not None else []

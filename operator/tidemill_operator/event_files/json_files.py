@@ -12,7 +12,7 @@ from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_operator.event_files.content import Content, EventFileError
 
 MOST_ARRAY_BYTES = 256 * 1024 * 1024
-"""The greatest size of a file that holds one array. It has a limit because the whole file is read into memory."""
+"""The maximum size of a file that holds one array. The size is limited because the whole file is read into memory."""
 _UTF8 = ("utf-8", "utf-8-sig")
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
@@ -20,14 +20,16 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class NdjsonFile:
-    """A file with one JSON object per line. Lines with anything else are kept, because ingest says what is wrong.
+    """A file with one JSON object per line.
+
+    Lines with anything else are kept, because ingest reports what is wrong with them.
 
     Attributes:
         encoding: the encoding of the text.
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None) -> None:
-        """Find the encoding. It is UTF-8 unless a byte order mark or the user says otherwise.
+        """Find the encoding, which is UTF-8 unless there is a byte order mark or the user has named another encoding.
 
         Raises:
             EventFileError: the file is no text.
@@ -83,7 +85,7 @@ class JsonFile:
         """Yield the events, each on one line, with their numbers in the array.
 
         Raises:
-            EventFileError: the file is too large, or is no JSON.
+            EventFileError: the file is too large, or is not JSON.
         """
         name = self._content.name
         body = self._content.stream.read(MOST_ARRAY_BYTES + 1)
@@ -97,4 +99,4 @@ class JsonFile:
                 yield number, msgspec.json.format(bytes(value), indent=-1)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             remedy = "write valid JSON, or one event per line in a file called .ndjson"
-            raise EventFileError(f"{name}: is no JSON ({error}); {remedy}") from None
+            raise EventFileError(f"{name}: is not JSON ({error}); {remedy}") from None

@@ -25,7 +25,7 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 
 
 def read_number(text: str, decimal: str) -> str | None:
-    """Return a number in the form that JSON has, digit by digit, or None if the text is no number.
+    """Return the number in JSON's form, with unchanged digits, or None if the text is not a number.
 
     Args:
         text: the text in the file, e.g. `1.234,56 €`.

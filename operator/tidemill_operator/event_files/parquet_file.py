@@ -17,7 +17,7 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ParquetFile:
-    """A Parquet file. Its columns are the members of events, and structs are objects.
+    """A Parquet file. The columns are the members of events, and structs are objects.
 
     Attributes:
         total: the number of rows.
@@ -27,7 +27,7 @@ class ParquetFile:
         """Read the schema of the file.
 
         Raises:
-            EventFileError: the file is no Parquet file.
+            EventFileError: the file is not a Parquet file.
         """
         self._path = path
         try:
@@ -38,7 +38,7 @@ class ParquetFile:
             raise self._unreadable(error) from None
 
     def rows(self, skip: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield the rows after the first `skip` ones, with their numbers.
+        """Yield the rows after the first `skip` rows, with their numbers.
 
         Raises:
             EventFileError: the file is damaged.
@@ -51,7 +51,7 @@ class ParquetFile:
             yield from enumerate(part.iter_rows(named=True), start + 1)
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows as JSON. Times without a zone are taken for UTC, except in the columns of `local`."""
+        """Yield the rows as JSON. Times without a zone count as UTC, except in the columns of `local`."""
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 

@@ -19,7 +19,7 @@ _NICE_MS = (
 )  # fmt: skip
 _WINDOWS_MS = (10 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY)
 _MOST_WINDOWS = 200
-"""The window is the shortest one of which the sample has at most this many."""
+"""The window is the shortest one with which the sample has at most this many windows."""
 _MOST_GROUPS = 200
 _TOLERATED_EMPTY = 0.1
 _MOST_NUMBERS = 4
@@ -49,11 +49,11 @@ class Clock:
     """The event times that a sample has.
 
     Attributes:
-        field: the field with the event times, or None if events have no time. Then the timestamp of the Kafka record is
+        field: the field with the event times, or None if events have no time and the timestamp of the Kafka record is
             used.
         disorder_ms: how much older than an earlier event an event may be.
-        advance_ms: the longest step from the newest time so far to a newer one.
-        window_ms: length of a sensible window.
+        advance_ms: the longest step from the newest event time so far to a newer event time.
+        window_ms: the length of the drafted window.
         span_ms: the time from the oldest event to the newest.
         ahead: the number of times that lie so far in the future that their events would be dead letters.
     """
@@ -82,7 +82,7 @@ class Choices:
 
 
 def choose(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Choices:
-    """Make the choices for the fields of a sample with `events` events. Times after `now_ms` are in the future."""
+    """Make the choices for the fields of a sample with `events` events. Times after `now_ms` count as in the future."""
     clock = _clock(fields, events, now_ms)
     group = _group(fields, events)
     return Choices(clock, group, tuple(_metrics(fields, group, events)))
@@ -120,7 +120,7 @@ def _clock(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Clock:
 
 
 def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: int) -> float:
-    """Return how likely a field has the time of the event."""
+    """Return a score of how likely the field has the time of the event."""
     if not moments:
         return -10.0
     score = 2.0 * (len(moments) / events) - 5.0 * (sum(ms > latest for ms in moments) / len(moments))
@@ -132,7 +132,7 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 
 
 def _disorder(moments: Iterable[int]) -> int:
-    """Return how much older than an earlier event an event is, at most. One event in a thousand is left out."""
+    """Return how much older than an earlier event an event is, at most. The worst event in a thousand is left out."""
     newest, behind = 0, []
     for ms in moments:
         newest = max(newest, ms)

@@ -52,7 +52,7 @@ class Sample:
     Attributes:
         columns: the columns, in the order in which their members occur first.
         events: how many objects were read.
-        broken: how many lines were no objects.
+        broken: how many lines were not JSON objects.
         whole: whether all events were read.
         left_out: members that no path can name, and members beyond the limit.
     """
@@ -68,7 +68,7 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
     """Return the columns of the first events.
 
     Args:
-        events: decoded events. A value that is no object counts as broken.
+        events: decoded events. A value that is not an object counts as broken.
         decimals: the decimal marks of the columns of CSV, or None if the values have types.
     """
     columns: dict[Steps, Column] = {}

@@ -1,4 +1,4 @@
-"""Writes the drafted pipeline as YAML, with comments that say what was found and what the user should check."""
+"""Writes the drafted pipeline as YAML, with comments about the findings and about what the user should check."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Origin:
 
     Attributes:
         label: the file or the topic, for the comment.
-        described: the form of the file or topic, e.g. "CSV with semicolons".
+        described: the format of the file or topic, e.g. "CSV with semicolons".
         name: the pipeline's name.
         namespace: the pipeline's namespace. None means the default.
         topic: the existing topic, or None if events will be sent.
-        zone: the zone of times that name none.
+        zone: the zone of times without a zone.
         assumed: whether the zone is a default that the user has not named.
         hints: the commands to run next.
     """
@@ -54,7 +54,7 @@ class Origin:
 
 
 class NothingFound(Exception):
-    """The sample has nothing from which a pipeline could be made. The message has the remedy."""
+    """A pipeline cannot be drafted from the sample. The message has the remedy."""
 
 
 def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
@@ -64,7 +64,7 @@ def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
         NothingFound: there is no event, or no member of the events can become a field.
     """
     if not sample.events:
-        broken = f"; {sample.broken:,} are no JSON objects" if sample.broken else ""
+        broken = f"; {sample.broken:,} are not JSON objects" if sample.broken else ""
         raise NothingFound(f"{origin.label} has no event{broken}; name a file or topic with at least one")
     fields = _drafts(sample, origin)
     if not any(field.type for field in fields):
@@ -100,10 +100,10 @@ def _head(sample: Sample, origin: Origin) -> Iterator[str]:
     what = f"{sampled} {sample.events:,} events of {one_line(origin.label)}"
     yield f"# Drafted by `tidemill init` from {what}: {origin.described}."
     if sample.broken:
-        yield f"# {sample.broken:,} lines are no JSON objects: they become dead letters."
+        yield f"# {sample.broken:,} lines are not JSON objects: they become dead letters."
     if sample.left_out:
-        yield f"# Not read (rare, or with names that no path can have): {one_line(', '.join(sample.left_out[:20]))}"
-    yield "# Read it through: types, event time, groups and metrics are guesses. Then:"
+        yield f"# Not read (rare, or with names not possible in a path): {one_line(', '.join(sample.left_out[:20]))}"
+    yield "# Check the draft: types, event time, groups and metrics are guesses. Then:"
     for hint in origin.hints:
         yield f"#   {hint}"
     yield f"apiVersion: {API_VERSION}"
@@ -116,17 +116,17 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
     yield "spec:"
     yield "  source:"
     if origin.topic is not None:
-        yield f"    topic: {_flow({'name': origin.topic, 'managed': False})}  # used as it is, never altered"
+        yield f"    topic: {_flow({'name': origin.topic, 'managed': False})}  # the topic is only read, never altered"
     else:
-        yield "    topic: {partitions: 1}  # may grow later, never shrink; a processor reads one or more"
+        yield "    topic: {partitions: 1}  # can be increased later, but not reduced; a processor reads one or more"
     yield "    fields:"
     if origin.assumed and any(field.form is not None and field.form.local for field in fields):
-        yield f"      # Times without a zone are taken for {origin.zone}: correct `zone` if they are others."
+        yield f"      # Times without a zone are read as {origin.zone}: correct `zone` if that is wrong."
     clock = choices.clock.field
     for field in fields:
         yield _field(field, required=clock is not None and field.name == clock.name, zone=origin.zone)
     if choices.group is not None and origin.topic is None:
-        yield f"    key: {choices.group.name}  # events of one value go to one partition; cannot be changed later"
+        yield f"    key: {choices.group.name}  # equal values go to the same partition; cannot be changed later"
     yield from _event_time(choices, origin)
 
 
@@ -165,7 +165,7 @@ def _remark(field: FieldDraft) -> str:
     if field.empty:
         parts.append(f"{field.empty:,} without a value")
     if field.misfits:
-        parts.append(f"{field.misfits:,} of another form would be dead letters, such as {_example(field.misfit)}")
+        parts.append(f"{field.misfits:,} with another form would be dead letters, such as {_example(field.misfit)}")
     return "; ".join(part for part in (*parts, field.note) if part)
 
 
@@ -182,7 +182,7 @@ def _event_time(choices: Choices, origin: Origin) -> Iterator[str]:
         yield "    eventTime: {maxDisorder: 5s}"
         return
     if clock.ahead:
-        yield f"    # {clock.ahead:,} times lie in the future: such events become dead letters; see maxFuture."
+        yield f"    # {clock.ahead:,} times are in the future: such events become dead letters; see maxFuture."
     later = ", so windows close that much later" if clock.disorder_ms > _HOUR_MS else ""
     yield f"    # In the sample, events are at most {format_ms(clock.disorder_ms)} out of order{later}."
     settings = {"field": clock.field.name, "maxDisorder": format_ms(clock.disorder_ms)}
@@ -208,9 +208,9 @@ def _aggregation(
     yield f"      groupBy: {_flow(list(groups))}" + ("" if groups else "  # one group of all events")
     yield f"      window: {_flow(window)}"
     if origin.topic is None:
-        yield "      latePolicy: reopen  # a window takes events that come after it was closed, and is published again"
+        yield "      latePolicy: reopen  # late events are added to closed windows, which are published again"
     if origin.topic is None or choices.clock.span_ms > _KEPT_MS:
-        yield f"      retention: {_LONG_RETENTION}  # counts back from the newest event"
+        yield f"      retention: {_LONG_RETENTION}  # counted from the newest event"
     yield "      metrics:"
     taken: set[str] = set(groups)
     for metric in choices.metrics:
@@ -234,6 +234,6 @@ def _flow(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text as YAML. It has JSON's quotes, unless YAML reads it as a text without quotes."""
+    """Return a text as YAML. The text is quoted as in JSON, unless YAML reads it as a text without quotes."""
     plain = _PLAIN.fullmatch(text) is not None and text.lower() not in YAML_WORDS and text == text.strip()
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

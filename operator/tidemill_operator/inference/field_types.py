@@ -27,7 +27,7 @@ from tidemill_operator.inference.columns import (
 from tidemill_operator.inference.time_forms import FITTING, TimeForm, find_count_form, find_text_form, seems_time
 
 MONEY = NUMBER
-"""The type of numbers with a fraction. An exact type is used, because such numbers may be amounts of money."""
+"""The type of numbers with a fraction. It is an exact type, because such numbers may be amounts of money."""
 _CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
 _LONGEST = 2**63
@@ -47,7 +47,7 @@ class FieldDraft:
         misfits: the number of values that do not fit the type, and would make dead letters.
         misfit: one of these values.
         note: a remark for the reader of the pipeline.
-        read: converts a value of the column to a number or a time. It returns None for a value that cannot be read.
+        read: converts a value of the column to a number or a time, or to None if that is not possible.
     """
 
     name: str
@@ -73,7 +73,7 @@ def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft
         name: the field's name.
         column: the values of the member.
         events: the number of events in the sample.
-        zone: the zone of times that name none.
+        zone: the zone of times without a zone.
     """
     found = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
     present = sum(column.distinct.values()) if column.cells else column.kinds.total()
@@ -140,7 +140,7 @@ def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
             return _of_times(name, column, form, fitting, zone)
         note = ""
         if all(read_number(text, ".") is not None and not _CODE.fullmatch(text) for text in fitting):
-            note = "numbers in quotes: TRY_CAST in a derive makes numbers of them"
+            note = "numbers in quotes: TRY_CAST in a derive converts them to numbers"
         return FieldDraft(name, STRING, column, note=note, **told)  # type: ignore[arg-type]
     if kind in (INTEGER, NUMBER):
         counted = find_count_form(list(map(float, fitting)), name)
@@ -185,9 +185,9 @@ def _of_times(name: str, column: Column, form: TimeForm, values: Counter[Any], z
             return None
 
     misfits = [value for value in values if read(value) is None]
-    note = "day and month may be the other way round: the sample does not show it" if form.unclear else ""
+    note = "day and month may be in the other order: the sample does not show it" if form.unclear else ""
     if seems_time(name) is False and form.format in ("s", "us", "ns") and not note:
-        note = "taken for a time by its values"
+        note = "its values look like times"
     return FieldDraft(
         name,
         TIMESTAMP,

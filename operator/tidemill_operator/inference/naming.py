@@ -37,7 +37,7 @@ def field_names(paths: Sequence[Steps]) -> list[str]:
     names: list[str] = []
     for steps, short in zip(paths, last, strict=True):
         long = _word("_".join(map(str, steps)))
-        # Short names, `id` and `name` say little without the object that they belong to, so they get the whole path.
+        # Short names, `id` and `name` are not clear without the object that has them, so the whole path is used.
         name = short if last.count(short) == 1 and len(short) > 2 and short != "name" else long
         names.append(_once(name, names))
     return names

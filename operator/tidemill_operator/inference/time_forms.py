@@ -64,10 +64,10 @@ class TimeForm:
     """The form in which times are written.
 
     Attributes:
-        format: the format in the form of the spec. None means RFC 3339, or epoch milliseconds.
-        local: whether the times name no zone.
+        format: the format, as written in the spec. None means RFC 3339, or epoch milliseconds.
+        local: whether the times have no zone.
         dates: whether the times have no time of day.
-        unclear: whether day and month may be the other way round.
+        unclear: whether the order of day and month is unknown.
     """
 
     format: str | None = None
@@ -77,7 +77,7 @@ class TimeForm:
 
 
 def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm | None:
-    """Return the form of texts that are times, or None if they are no times.
+    """Return the form of texts that are times, or None if they are not times.
 
     Args:
         texts: the texts, with the number of times that each occurs.
@@ -105,9 +105,9 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 
 
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
-    """Return the unit of numbers that count from 1970, or None if they are no times.
+    """Return the unit of numbers that count from 1970, or None if they are not times.
 
-    A name that speaks of time is enough. Without one, only recent times in milliseconds or finer units are accepted.
+    If the name suggests a time, all times are accepted, else only recent times in milliseconds or finer units.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
     named = seems_time(name)
@@ -119,7 +119,7 @@ def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
 
 
 def seems_time(name: str) -> bool:
-    """Return whether the name of a field speaks of time."""
+    """Return whether the name of a field suggests a time."""
     return _SEEMS_TIME.search(name) is not None
 
 

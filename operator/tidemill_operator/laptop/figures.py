@@ -1,4 +1,4 @@
-"""Measures in a thread how far the pipelines of `up` are behind. The figures go to `status.json` and Prometheus."""
+"""Measures, in a thread, how far the pipelines of `up` are behind, for `status.json` and Prometheus."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class LocalFigures:
         self._server.stop()
 
     def watch(self, pipelines: Iterable[Stored]) -> None:
-        """Measure exactly these pipelines, if they have a schema and a topic."""
+        """Measure these pipelines and no others, if they have a schema and a topic."""
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             self._observer.watch(key, status)
@@ -75,7 +75,7 @@ class LocalFigures:
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:
-        """Return the scrape target. Its component is `operator`, as in a cluster."""
+        """Return the scrape target. The target's component is `operator`, as in a cluster."""
         return {"targets": [f"{host}:{self.port}"], "labels": {"component": "operator"}}
 
     def _show(self, key: Key, seen: Observation) -> None:

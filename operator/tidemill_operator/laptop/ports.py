@@ -1,4 +1,4 @@
-"""The ports of ingest and API on this machine: what the command line asks for, and whether it can be had."""
+"""The ports of ingest and API on this machine: which ports the command line asks for, and whether they are free."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:6]) <= HIGHEST_PORT):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1 to {HIGHEST_PORT}, or 0 for any free one")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1 to {HIGHEST_PORT}, or 0 for any free port")
     return int(text)
 
 
@@ -40,12 +40,12 @@ class WantedPorts:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> WantedPorts:
-        """Create them from parsed arguments."""
+        """Create the ports from parsed arguments."""
         return cls(args.port_ingest, args.port_api)
 
     @property
     def named(self) -> dict[str, int]:
-        """The ports that nobody else may have."""
+        """The ports that the user has named, by component."""
         return {component: port for component, port in self._asked() if port}
 
     @property
@@ -58,15 +58,15 @@ class WantedPorts:
         return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
 
     def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:
-        """See that the named ports can be had. Ends what a killed run of the folder has left on them.
+        """Check that the named ports are free. Processes that a killed run of the same folder has left are ended first.
 
         Args:
             data_dir: the folder of the run.
             host: address at which the processes will listen.
-            say: gets a line for each default that another process has.
+            say: prints a line for each default port that another process uses.
 
         Raises:
-            ServerError: a port cannot be had; the message names it, who has it, and the option.
+            ServerError: a named port is in use; the message names the port, the process that uses it, and the option.
         """
         if self.ingest and self.ingest == self.api:
             raise ServerError(f"--port-ingest and --port-api are both {self.api}: write two different ports")
@@ -78,7 +78,7 @@ class WantedPorts:
                 remedy = f"stop it, or write another --port-{component} (0: any free port)"
                 raise ServerError(f"--port-{component} {port}: {why}; {remedy}")
             if why:
-                say(f"port {port}: {why}; {component} takes the next free port (--port-{component} N names one)")
+                say(f"port {port}: {why}; {component} takes the next free port (to choose one: --port-{component} N)")
 
     def _asked(self) -> tuple[tuple[str, int | None], ...]:
         return ("ingest", self.ingest), ("api", self.api)

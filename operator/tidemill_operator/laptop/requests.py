@@ -1,4 +1,4 @@
-"""Requests of commands to a running `up`. They are annotations of its pipelines, in one file per pipeline."""
+"""Requests of commands to a running `up`. Requests are annotations of pipelines, in one file per pipeline."""
 
 from __future__ import annotations
 

@@ -57,10 +57,10 @@ class Options:
 
     Attributes:
         data_dir: the folder of data, state and logs.
-        ready_file: gets the endpoints when each pipeline is ready or has failed, or None if no such file is wanted.
+        ready_file: the file for the endpoints, written when each pipeline is ready or has failed, or None.
         ports: the wanted ports of ingest and API.
         host: the address at which the processes listen.
-        targets_file: gets the scrape targets for Prometheus, or None if no such file is wanted.
+        targets_file: the file for the scrape targets of Prometheus, or None.
         resilience_file: policies of the workloads. None means the file that the environment names, else the file in
             `config/` if it exists.
     """
@@ -145,10 +145,10 @@ class Run:
         """Start servers and supervision.
 
         Raises:
-            ServerError: another process has a port that was asked for, or a server cannot be started.
+            ServerError: another process uses a requested port, or a server cannot be started.
             ValueError: a TIDEMILL_ variable has a wrong value.
         """
-        Platform.from_env(environ)  # raises errors of the settings before anything is started
+        Platform.from_env(environ)  # reports wrong settings before anything is started
         options.ports.check(options.data_dir, options.host, say)
         reserved = options.ports.named.values()
         servers = start_servers(options.data_dir, environ=environ, reserved=reserved, on_progress=say)
@@ -171,7 +171,7 @@ class Run:
             for stored in self._store:
                 if stored.key not in reading.documents:
                     self._say(
-                        f"{stored.key} ran here before, but is not in these files: it stays stopped, with its data kept"
+                        f"{stored.key} ran here before, but is not in these files: it is not run, and its data is kept"
                     )
         for key, folder in reading.folders.items():
             self._runtime.references.place(key, folder)
@@ -191,7 +191,7 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # Most passes end quickly. So wait a moment, so that this round can report their result.
+            # Most passes are short, so wait a moment to report the result in this round.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
@@ -203,7 +203,7 @@ class Run:
             self._announce()
 
     def _sees(self) -> object:
-        """Return the facts besides the specs that passes depend on. A pass is due when these facts have changed."""
+        """Return the facts, apart from specs, that passes depend on. A pass is due when these facts have changed."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()
@@ -219,11 +219,11 @@ class Run:
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
 
     def _revive_servers(self) -> None:
-        """Start servers again whose process ended. A frozen server is left alone, because it may be resumed."""
+        """Restart servers whose process has ended. A frozen server is left alone, because it may be resumed."""
         for name, server in self._servers.handles.items():
             if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue
-            self._say(f"{name} ended (exit status {server.exit_code}) and is started again; log: {server.log_file}")
+            self._say(f"{name} ended (exit status {server.exit_code}) and is restarted; log: {server.log_file}")
             self._revived[name] = time.monotonic()
             server.spawn()
 
@@ -245,7 +245,7 @@ class Run:
             return
         self._announced = told
         if self._options.ready_file is not None:
-            write_atomic(self._options.ready_file, told, mode=0o600)  # only for its owner, because it holds a password
+            write_atomic(self._options.ready_file, told, mode=0o600)  # the file contains a password
         for name, urls in endpoints.items():
             print(f"{name}:", *(f"{component} {url}" for component, url in urls.items()), sep="  ", flush=True)
         print("ready" if not failed else f"ready, except for {', '.join(failed)}", flush=True)
@@ -258,7 +258,7 @@ class Run:
             self._conditions.tell(key, stored.namespace, stored.name, self._conditions_of(stored))
 
     def _conditions_of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
-        """Return the conditions of the last pass. Ready is false if events are no longer counted since then."""
+        """Return the conditions of the last pass. Ready is false if events are no longer counted."""
         error = self._progress.error(key_of(stored))
         if error is None:
             self._interrupted.pop(stored.key, None)
@@ -387,7 +387,7 @@ def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | Non
 
 
 def _addresses(servers: Servers, resilience_file: Path | None) -> dict[str, str]:
-    """Return the variables of every workload with the servers' addresses, without the administrator's login."""
+    """Return the environment variables of all workloads: the servers' addresses, without the administrator's login."""
     postgres = servers.postgres
     addresses = {
         "TIDEMILL_KAFKA_BROKERS": servers.kafka,

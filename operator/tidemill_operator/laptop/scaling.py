@@ -1,4 +1,4 @@
-"""Scaling in `up`: polls pipelines in a separate thread, and keeps decisions in files between runs."""
+"""Scaling in `up`: polls pipelines in a separate thread, and stores decisions in files between runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Runtime(Protocol):
 
 
 class _Files:
-    """Reads processes of this machine, and keeps decisions in `<namespace>/<name>.json`."""
+    """Reads processes of this machine, and stores decisions in `<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
@@ -74,8 +74,8 @@ class LocalScaling:
     Args:
         folder: the folder of the stored decisions.
         reader: reads figures.
-        runtime: the runtime of the processors. Its config files have the scaling settings.
-        say: prints changes.
+        runtime: the runtime of the processors. The runtime's config files have the scaling settings.
+        say: prints each change of replicas.
     """
 
     def __init__(self, folder: Path, *, reader: Reader, runtime: Runtime, say: Callable[[str], None]) -> None:
@@ -97,7 +97,7 @@ class LocalScaling:
             self._thread.join()
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
-        """Poll exactly these pipelines (namespace, name), if they use scaling."""
+        """Poll these pipelines (namespace, name) and no others, if they use scaling."""
         wanted = set(pipelines)
         with self._lock:
             gone, new = self._due.keys() - wanted, wanted - self._due.keys()
@@ -120,7 +120,7 @@ class LocalScaling:
         return self._scaler.status((namespace, name))
 
     def decisions(self) -> Mapping[_Key, int | None]:
-        """Return the decided numbers of processors of all pipelines, by which the caller notices a change."""
+        """Return the decided numbers of processors of all pipelines. The caller compares them to notice a change."""
         return self._scaler.decisions()
 
     def history(self, namespace: str, name: str) -> list[dict[str, Any]]:
@@ -150,5 +150,5 @@ class LocalScaling:
             watched = key in self._due
             if watched:
                 self._due[key] = time.monotonic() + seconds
-        if not watched:  # released meanwhile
+        if not watched:  # the pipeline was released meanwhile
             self._scaler.forget(key)

@@ -1,6 +1,6 @@
-"""The control loop of `up`: accepts the pipelines of the files, and reconciles them until they are ready, and later on.
+"""The control loop of `up`: accepts the pipelines of the files, and reconciles them regularly.
 
-This module knows neither servers nor processes: it gets functions that apply and release a pipeline.
+This module knows neither servers nor processes. The functions that apply and release a pipeline are arguments.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tidemill_operator.status import PROGRESSING, new_versions
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
 DRIFT_SECONDS = 30.0
-# How often the progress of a replay is checked, and whether the pipeline can be switched to its versions.
+# How often a replay's progress is checked, to switch the pipeline to its versions when it is complete.
 REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
-# A pipeline that has failed for this time no longer keeps the ready file from being written.
+# The ready file does not wait for a pipeline that has failed for this time.
 FAILED_SECONDS = 10.0
 _COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
@@ -44,7 +44,7 @@ class Session:
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
-        # Which pipelines have a status of this run. A stored status of an earlier run does not count.
+        # The pipelines that this run has reconciled. A stored status of an earlier run does not count.
         self._looked_at: set[str] = set()
 
     @property
@@ -59,7 +59,10 @@ class Session:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Return the pipelines that have failed for a while, with the reason. A change under way is no failure."""
+        """Return the pipelines that have failed for a while, with the reason.
+
+        A change under way does not count as a failure.
+        """
         before = time.monotonic() - FAILED_SECONDS
         return {
             key: text
@@ -80,11 +83,14 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' current content. New and changed pipelines are due at once, missing ones are released."""
+        """Accept the files' current content.
+
+        New and changed pipelines are due at once. Missing pipelines are released.
+        """
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:
-            self._say("the last valid version of these pipelines stays in force")
+            self._say("these pipelines keep running with their last valid version")
         for key, document in reading.documents.items():
             known = self._pipelines.get(key)
             stored = self._store.accept(document)
@@ -95,13 +101,13 @@ class Session:
                 if known is not None:
                     self._say(f"{key}: changed, generation {stored.document['metadata']['generation']}")
         for key in [key for key in self._pipelines if key not in reading.documents]:
-            self._say(f"{key}: no longer in the files, so it is released")
+            self._say(f"{key}: no longer in the files, so it is stopped")
             self._leaving[key] = self._pipelines.pop(key)
             self._looked_at.discard(key)
             self._due[key] = 0.0
 
     def nudge(self) -> None:
-        """Make all pipelines due, because something has changed. Failing pipelines keep their delay."""
+        """Make all pipelines due, because something has changed. Failing pipelines keep their retry delay."""
         for key in self._pipelines:
             if key not in self._backoff:
                 self._due[key] = 0.0
@@ -161,7 +167,7 @@ class Session:
 
 
 def _failure(stored: Stored) -> str:
-    """Return why the pipeline needs somebody to act, or empty if it is ready, or if a change is under way."""
+    """Return why a user has to act on the pipeline, or an empty text if it is ready or a change is under way."""
     for condition in stored.status.get("conditions", ()):
         if condition["type"] == "Ready" and condition["status"] != "True":
             return "" if condition.get("reason") in _COMES_BY_ITSELF else str(condition.get("message", ""))
@@ -169,7 +175,7 @@ def _failure(stored: Stored) -> str:
 
 
 def describe(stored: Stored) -> str:
-    """Describe a pipeline's state in one line: that it is ready, or the first conditions that say why it is not."""
+    """Describe a pipeline's state in one line: that it is ready, or the first conditions that explain why it is not."""
     if stored.ready:
         refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
         return "ready" + (f", but {refused[0]}" if refused else "")

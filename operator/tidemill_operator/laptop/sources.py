@@ -20,7 +20,7 @@ class Reading:
     """The content of the files.
 
     Attributes:
-        documents: the documents by `namespace/name`. For an invalid file they are its last valid ones.
+        documents: the documents by `namespace/name`. For an invalid file, its last valid documents are used.
         faults: one line `file: fault` for each fault.
         folders: the folder of each document's file, by `namespace/name`.
     """
@@ -66,7 +66,7 @@ class Sources:
         for file in self._files:
             for key, document in file.documents.items():
                 if key in documents:
-                    faults.append(f"{file.path}: {key} is in another file too; keep one of them")
+                    faults.append(f"{file.path}: {key} is also in another file; keep one of them")
                 documents.setdefault(key, document)
                 folders.setdefault(key, file.path.parent)
         return Reading(documents, tuple(faults), folders)
@@ -101,7 +101,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:
-    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the others."""
+    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the invalid documents."""
     try:
         loaded = load_documents(text)
     except DocumentError as error:

@@ -20,7 +20,7 @@ class Stored:
 
     Attributes:
         document: the resource, with `metadata.namespace`, `uid` and `generation` filled in.
-        status: the status that the last reconcile returned. Empty before the first one.
+        status: the status that the last reconcile returned. Empty before the first reconcile.
     """
 
     document: Mapping[str, Any]
@@ -28,12 +28,12 @@ class Stored:
 
     @property
     def namespace(self) -> str:
-        """Its namespace."""
+        """The pipeline's namespace."""
         return str(self.document["metadata"]["namespace"])
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The pipeline's name."""
         return str(self.document["metadata"]["name"])
 
     @property
@@ -50,7 +50,7 @@ class Stored:
 
 
 class Store:
-    """The stored pipelines. Each has a file `<folder>/<namespace>/<name>.json`."""
+    """The stored pipelines. Each pipeline has a file `<folder>/<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -20,7 +20,10 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
 
 RECENT_MS = 60_000
-"""How long the freshness of a partition's last batch counts. Without a newer batch, no event has arrived since."""
+"""How long the freshness of a partition's last batch is used.
+
+If no batch follows in this time, no event has arrived.
+"""
 
 _CONNECT_SECONDS = 3.0
 # The timeout is short, so that locked or deleted tables of one pipeline do not delay the figures of others.
@@ -37,10 +40,10 @@ class Position:
     Attributes:
         next_offset: offset of the next record to read, or None if nothing was read yet.
         consumed: number of records in committed batches.
-        freshness_ms: time from the arrival of the last batch's oldest record to its commit, or None if unknown.
-        silent_ms: time since that commit.
-        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. It is needed because
-            transaction markers may follow the last record, so that the position never equals the end.
+        freshness_ms: time from the arrival of the last batch's oldest record to the batch's commit, or None if unknown.
+        silent_ms: time since the commit of the last batch.
+        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. This time is needed,
+            because transaction markers may follow the last record, so that the position never equals the end.
     """
 
     next_offset: int | None
@@ -97,7 +100,8 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """
     places = {(topic, partition): at for topic, positions in wanted.values() for partition, at in positions.items()}
     ends = log.offsets(places, LATEST)
-    # The first offset is only read for partitions with uncounted records, because some of them may have been deleted.
+    # The first offset is only read for partitions with uncounted records, because some of these records may have been
+    # deleted.
     behind = {
         (topic, partition)
         for topic, positions in wanted.values()
@@ -137,7 +141,7 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
-    """Return the offset of the oldest record that is not counted, for each partition that has one."""
+    """Return the offset of the oldest record that is not counted, for each partition with such a record."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
 
@@ -146,7 +150,7 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
 
     Args:
         positions: the positions by partition.
-        ages: seconds since the arrival of the oldest event that is not counted, for partitions that have one.
+        ages: seconds since the arrival of the oldest event that is not counted, for partitions that have such an event.
 
     Returns:
         Seconds, or None if no events arrive.
@@ -178,7 +182,7 @@ class Standing:
 
 
 class NotThere(str):
-    """Says why a schema has no positions. The instance's text is the reason. Postgres does answer."""
+    """The reason why a schema has no positions, although Postgres answers."""
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:

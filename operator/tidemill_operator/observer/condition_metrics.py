@@ -23,7 +23,10 @@ class Conditions:
         self._lock = threading.Lock()
 
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
-        """Export a pipeline's conditions in place of its former ones. Series that a namesake also has are kept."""
+        """Export a pipeline's conditions in place of its former conditions.
+
+        Series that another pipeline of this name also has are kept.
+        """
         found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:
             before = self._told.pop(key, frozenset())

@@ -1,7 +1,7 @@
-"""Checks whether Kafka's controllers answer. It does so in a separate thread, and only while no events are counted.
+"""Checks whether Kafka's controllers answer, in a separate thread, and only while no events are counted.
 
-Without controllers, brokers still report the ends of partitions, but may not accept records. If replicas are away, the
-remaining replicas are enough only after a controller has removed the lost replicas from the in-sync replicas.
+Without controllers, brokers still report the ends of partitions, but may not accept records. When a broker dies,
+partitions may refuse records until a controller has removed the broker's replicas from the in-sync replicas.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Controllers:
     """The state of Kafka's controllers. `silent_seconds` never waits.
 
     Args:
-        ask: returns whether the controllers answer a request about a topic. It may take as long as a client's timeout.
+        ask: returns whether the controllers answer a request about a topic. The call may take as long as a client's
+            timeout.
         clock: returns monotonic seconds.
     """
 
@@ -30,7 +31,10 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """Return how long the controllers have been silent, or 0 if they answer or it is unknown. May start a check."""
+        """Return how long the controllers have been silent, or 0 if they answer, or if this is unknown.
+
+        May start a check.
+        """
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):
             self._asked_at, self._asking = now, True

@@ -1,4 +1,6 @@
-"""A pipeline's figures, and their form in the status. They are rounded coarsely, to write the status rarely. Pure.
+"""A pipeline's figures, and their form in the status.
+
+Pure. Figures in the status are rounded coarsely, so that the status is rarely written.
 
 The metrics have the exact values.
 """
@@ -15,7 +17,7 @@ from tidemill_operator.errors import Reason
 
 UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
-"""Figures that are older are not shown."""
+"""Figures older than this are not shown."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
 _MEMBERS = ("lag", "lagSeconds", "freshness", "freshnessSeconds", "watermarkAgeSeconds", "figuresAt")
 _STEPS = (1.0, 2.0, 5.0, 10.0)
@@ -28,14 +30,15 @@ Status = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures that say how far a pipeline is behind.
+    """The figures about how far a pipeline is behind.
 
     Attributes:
         lag: number of events in the topic that are not counted.
         lag_seconds: time since the arrival of the oldest event that is not counted, or 0 if there is no such event.
         freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
         watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
-        positions_at: when the positions were read from Postgres, epoch seconds. It gets old if Postgres is away.
+        positions_at: when the positions were read from Postgres, epoch seconds. This time becomes old while Postgres
+            does not answer.
     """
 
     lag: int
@@ -50,7 +53,7 @@ class Observation:
     """The result of an observation.
 
     Attributes:
-        figures: the figures, or None if no recent ones are known.
+        figures: the figures, or None if no recent figures are known.
         fault: why no figures are known.
         at: the time of the observation, in epoch seconds.
     """
@@ -101,7 +104,7 @@ def others(status: Status) -> dict[str, Any]:
 
 
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
-    """Return whether to write figures to the status. Small changes are written rarely, large ones sooner.
+    """Return whether to write figures to the status. Small changes are written rarely, large changes sooner.
 
     If figures become known or unknown, they are written at once.
 
@@ -123,10 +126,10 @@ def changed(shown: Status, found: Status) -> bool:
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
-    """Return whether figures differ much.
+    """Return whether figures differ enough to be written soon.
 
-    `lagSeconds` differs much by one step of the series, because it grows all the time while nothing is counted. The
-    other figures do so by two steps.
+    For `lagSeconds`, one step of the series is enough, because it grows all the time while nothing is counted. For the
+    other figures, two steps are needed.
     """
 
     def steps(name: str, little: float) -> int:

@@ -29,7 +29,7 @@ AVAILABLE = Gauge(
 
 
 def show(key: Key, figures: Figures | None) -> None:
-    """Export a pipeline's figures. If they are None, i.e. unknown, remove its series."""
+    """Export a pipeline's figures. If the figures are None, i.e. unknown, remove the series."""
     _set(AVAILABLE, key, float(figures is not None))
     _set(LAG_EVENTS, key, figures.lag if figures else None)
     _set(LAG_SECONDS, key, figures.lag_seconds if figures else None)

@@ -1,6 +1,6 @@
 """Measures every few seconds how far pipelines are behind, independently of their processors.
 
-The observer is the same in a cluster and on a laptop. It reads positions from Postgres (`_offsets`) and the ends of
+The observer is the same in a cluster and on a laptop. Positions are read from Postgres (`_offsets`), and the ends of
 partitions from Kafka. While Postgres does not answer, it compares the last known positions with the current ends, so
 that lag and age grow. If the ends are unknown, there are no figures.
 """
@@ -37,7 +37,7 @@ from tidemill_operator.observer.stages import StageLook, Stages
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Timeouts within a round. They are short, so that a round ends well before its figures are too old.
+# Timeouts within a round are short, so that a round ends well before its figures are too old.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -157,7 +157,7 @@ class Observer:
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
-        # New pipelines without figures are not shown, because they may still be measured in time.
+        # New pipelines without figures are not shown, because their first measurement may still be running.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
         with self._lock:
             told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
@@ -178,7 +178,7 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions that Postgres returns in time. All other positions stay as they were."""
+        """Update the positions that Postgres returns in time. Other positions are not changed."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -216,7 +216,7 @@ class Observer:
 
     def _figures(self, pipeline: _Pipeline, positions: Mapping[int, Position], partitions: Partitions) -> Figures:
         standing, now = pipeline.standing, self._now()
-        assert standing is not None  # noqa: S101 - `positions` come from it
+        assert standing is not None  # noqa: S101 - it contains `positions`
         watermark = standing.watermark_ms
         dated = {**pipeline.noticed, **pipeline.arrivals}
         ages = {number: max(0.0, now - dated[number][1]) for number in oldest(partitions)}
@@ -267,12 +267,12 @@ class Observer:
 def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
     """Return the progress of the partitions whose leaders answer.
 
-    If the positions or the topic's ends are not up to date, return the error that says why.
+    If the positions or the topic's ends are not up to date, return an error with the reason.
     """
     if isinstance(pipeline.fault, NotThere):
         return {}  # no progress is expected without positions, and a pass reports why there are none
     if pipeline.fault or pipeline.standing is None or compared is None:
-        return TidemillError(Reason.UNREACHABLE, pipeline.fault, "see whether Postgres runs")
+        return TidemillError(Reason.UNREACHABLE, pipeline.fault, "check that Postgres runs")
     if compared.fault and not compared.partitions:
         return TidemillError(Reason.UNREACHABLE, compared.fault, f"see whether {kafka.brokers} run")
     positions = pipeline.standing.positions
@@ -299,7 +299,7 @@ def _with_stage(look: Look, stage: StageLook | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Return the entries of `dated` whose record is still the oldest uncounted one of its partition."""
+    """Return the entries of `dated` whose record is still the oldest uncounted record of its partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 
@@ -312,7 +312,10 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """Asks in a separate thread, and waits only a limited time. It does not ask again while an answer is pending."""
+    """Asks in a separate thread, and waits only a limited time.
+
+    No second request is made while an answer is pending.
+    """
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
         self._ask = ask

@@ -19,18 +19,18 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# Events may wait without any progress for this time, and at least for a few flush intervals of a processor.
+# Events may wait without any progress for this time, or for a few flush intervals if that is longer.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
 # If events have waited for this time without any progress, the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# Progress may be unknown for this time.
+# Progress may be unknown for at most this time.
 SILENT_SECONDS = 10.0
-# Some leaders may not answer for this time while no other partition advances. Electing new leaders takes less.
+# Some leaders may not answer for this time while no other partition advances. Electing new leaders takes less time.
 UNTOLD_SECONDS = 12.0
 # If no event was counted for this time, Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# The observer may deliver no observation at all for this time.
+# The observer may deliver no observation for at most this time.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 
@@ -41,15 +41,15 @@ class Progress:
 
     Attributes:
         lag: the number of offsets from the position to the end.
-        read: the position, and when a processor last reached the end. It changes whenever the processor makes progress,
-            even if it reads only transaction markers, which do not change the position.
+        read: the position, and when a processor last reached the end. This pair changes with any progress, even if the
+            processor reads only transaction markers, which do not change the position.
     """
 
     lag: int
     read: tuple[int | None, int | None]
 
 
-# The progress of partitions whose leaders answer, or why nothing is known.
+# The progress of the partitions whose leaders answer, or the reason why nothing is known.
 Look = Mapping[int, Progress] | TidemillError
 
 
@@ -102,7 +102,7 @@ class _Watched:
         silent = unled() if now - self.counted_at >= _IDLE_SECONDS else 0.0
         still = 0.0 if self.still_since is None else now - self.still_since
         if still and _is(self.error, Reason.NOT_MOVING):
-            pass  # until a position moves
+            pass  # keep this error until a position advances
         elif still >= self.patience:
             self.error = _still(waiting)
         elif still >= max(_SUSPECT_SECONDS, self.patience - STILL_SECONDS) and (why := refused()):
@@ -124,10 +124,10 @@ class ProgressWatch:
     Args:
         changed: called in the observer's thread when the events of a pipeline are no longer counted, with the reason,
             and when they are counted again, with None.
-        unled: returns for how many seconds Kafka's controllers have been silent. It gets a topic to ask about, and is
-            only called while nothing is counted.
-        refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. It is
-            only called while events wait and none is counted.
+        unled: returns for how many seconds Kafka's controllers have been silent. The argument is a topic to ask about.
+            The function is only called while nothing is counted.
+        refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. The
+            function is only called while events wait and none is counted.
         clock: returns monotonic seconds.
     """
 
@@ -206,7 +206,8 @@ def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tu
     """Compare two observations.
 
     Returns:
-        The partitions that have waiting events in both and did not advance, and whether any partition advanced.
+        The partitions that have waiting events in both observations and did not advance, and whether any partition
+        advanced.
     """
     waiting = [
         partition
@@ -239,7 +240,7 @@ def _unled() -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
         "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events",
-        "see whether a majority of the controllers runs",
+        "check that a majority of the controllers runs",
     )
 
 
@@ -247,7 +248,7 @@ def _unstored(why: str) -> TidemillError:
     return TidemillError(
         Reason.NOT_MOVING,
         f"events wait in the topic and none is counted, because Postgres stores nothing ({why})",
-        "give its disk more space, or see why it is a standby",
+        "give Postgres more disk space, or check why it is a standby",
     )
 
 
@@ -255,5 +256,5 @@ def _still(partitions: list[int]) -> TidemillError:
     return TidemillError(
         Reason.NOT_MOVING,
         f"events wait in the topic (partitions {_named(partitions)}) and none is counted",
-        "see the processors' pods and their /health, which names what they wait for",
+        "check the processors' pods, and their /health, which names what they wait for",
     )

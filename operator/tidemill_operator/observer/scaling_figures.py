@@ -22,7 +22,7 @@ from tidemill_operator.observer.backlog import freshness_seconds, oldest, partit
 from tidemill_operator.scaling import Figures
 
 _SECONDS = 10.0
-# One sample of what sessions wait for says little. So several samples are taken, and nearly all have to show waits.
+# A single sample of Postgres' waits proves little. So several samples are taken, and nearly all must show waits.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
@@ -89,7 +89,7 @@ class FiguresReader:
         self._own = KafkaLog(brokers, config=config)
 
     def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
-        """Return the current figures. It takes half a second, because Postgres is sampled several times.
+        """Return the current figures. The call takes half a second, because Postgres is sampled several times.
 
         Args:
             watched: the pipeline's objects.
@@ -125,8 +125,8 @@ class FiguresReader:
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
     """Return whether more replicas would only wait for Postgres.
 
-    That is so if half of the replicas wait in nearly every sample, or if Postgres runs out of sessions. Replicas wait
-    for the disk, or for locks, because batches of one aggregation are merged one after another.
+    This is the case if half of the replicas wait in nearly every sample, or if Postgres runs out of sessions. Replicas
+    wait for the disk, or for locks, because batches of one aggregation are merged one after another.
     """
     looks = 0
     for look in range(_LOOKS):

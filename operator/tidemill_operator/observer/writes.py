@@ -1,7 +1,7 @@
-"""Checks whether Postgres stores what is written, only while events wait and none is counted.
+"""Checks whether Postgres can write. The check only runs while events wait and none is counted.
 
-A server with a full disk, or one that has become a standby, accepts connections and answers queries, so that positions
-are read without an error and do not move.
+A server with a full disk, or a server that has become a standby, still answers queries. So positions can be read
+without an error, but do not advance.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tidemill_operator.errors import TidemillError
 log = logging.getLogger(__name__)
 _SECONDS = 2.0
 _WAIT_SECONDS = 1.0
-# A megabyte of new pages, because a full disk may still have some space in existing pages. Rows of this size are not
-# compressed.
+# Write a megabyte of new pages, because a full disk may still have some space in existing pages. Postgres does not
+# compress rows of this size.
 _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
     SELECT repeat('x', 1900) AS filler FROM generate_series(1, 512)"""
 
 
 class Writes:
-    """Whether Postgres stores what is written. `refusal` waits for a second at most.
+    """Reports whether Postgres can write. `refusal` waits for a second at most.
 
     Args:
-        ask: returns why Postgres does not store what is written, or an empty text if it does. It may take as long as a
-            client's timeout.
+        ask: returns why Postgres cannot write, or an empty text if it can. The call may take as long as a client's
+            timeout.
     """
 
     def __init__(self, ask: Callable[[], str]) -> None:
@@ -45,7 +45,7 @@ class Writes:
         return cls(lambda: refusal_of(postgres))
 
     def refusal(self) -> str:
-        """Return why Postgres stores nothing, or an empty text if it stores what is written, or if that is unknown.
+        """Return why Postgres cannot write, or an empty text if it can, or if that is unknown.
 
         Start a check, unless a check is running.
         """
@@ -60,13 +60,13 @@ class Writes:
         try:
             self._refusal = self._ask()
         except Exception:
-            log.exception("checking whether Postgres stores what is written failed")
+            log.exception("checking whether Postgres can write failed")
 
 
 def refusal_of(postgres: PostgresAddress) -> str:
     """Write a temporary table.
 
-    Return why Postgres refuses it, or an empty text if Postgres stores it or does not answer.
+    Return why Postgres refuses the table, or an empty text if Postgres stores it or does not answer.
     """
     try:
         with connected(postgres, "checking writes", timeout_seconds=_SECONDS) as session:

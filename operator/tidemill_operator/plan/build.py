@@ -39,15 +39,15 @@ def build_plan(
 
     Args:
         pipeline: the resource.
-        platform: has the defaults for members that the spec leaves out.
+        platform: has the defaults for fields that the spec leaves out.
         generation: the generation of the spec.
         live: the live facts. The plan never has fewer partitions than a live topic.
-        switch: whether versions that a replay has filled come into force. It is False for a plan that only describes
-            what runs.
+        switch: whether versions that a replay has filled come into force. False gives a plan that only describes what
+            runs.
 
     Returns:
-        The plan. Its workloads and `_generation` have the last generation that changed what processors read, so that
-        other changes do not stop processors.
+        The plan. The plan's workloads and `_generation` get the last generation that changed the processors' config, so
+        that other changes do not stop processors.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -133,13 +133,13 @@ def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform,
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the last accepted generation if processors read the same config in it, or None if they do not."""
+    """Return the last accepted generation if it gives processors the same config, or None if it does not."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None
     try:
         accepted = PipelineSpec.model_validate(schema.accepted)
-    except ValidationError:  # an earlier version of Tidemill accepted the spec by other rules
+    except ValidationError:  # an earlier version of Tidemill accepted the spec under other rules
         return None
     before = resolve(pipeline.model_copy(update={"spec": accepted}), platform, schema.generation, live)
     return schema.generation if read_by_processors(before) == read_by_processors(config) else None

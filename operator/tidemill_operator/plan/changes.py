@@ -30,7 +30,7 @@ class Change:
     Attributes:
         kind: topic, schema, table, aggregation, config, workload or connector.
         name: the name of the object.
-        differences: the differences from the existing object. For a new object they are all its members.
+        differences: the differences from the existing object. A new object differs in all its members.
     """
 
     action: Action
@@ -48,7 +48,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. Topics that are not in it are not compared.
+        configs: config values of existing topics. Other topics are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -103,7 +103,7 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether, by the new plan, some aggregation counts the same event differently than before."""
+    """Return whether the new plan makes an aggregation count the same event differently."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
     # The Python stage is left out: a replay reads what the stage wrote, so it does not count its events again.
@@ -141,7 +141,7 @@ def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
-    """Yield new versions, the reasons for them, and what happens to the earlier ones.
+    """Yield new versions, the reasons for them, and what happens to the earlier versions.
 
     Args:
         plan: the desired state.
@@ -169,7 +169,7 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
             known = live.columns.get(names.window_table(row.name, before), {})
             found += [Difference(f"column {name}", *types) for name, *types in retyped(table.columns, known)]
             fill = f"`tidemill replay {plan.name} --aggregation {row.name}`"
-            kept = f"of version {before}: kept until their retention ends, but no longer filled or answered"
+            kept = f"of version {before}: kept until their retention ends, but no longer filled or queried"
             found.append(Difference("windows", kept, f"of version {row.version}: counted from now on; {fill} fills it"))
         yield Change("change", "aggregation", row.name, tuple(found))
 
@@ -194,7 +194,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
         # If the revision changes, processors are replaced, because they read their config once. Ingest and API are not
         # replaced, because they read the changed file.
         if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
-            found += (Difference("processes", "with the config before", "with the new config"),)
+            found += (Difference("processes", "with the former config", "with the new config"),)
         if found:
             yield Change("change", "workload", name, found)
     for name in known.keys() - wanted.keys():
@@ -243,7 +243,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaves by path, without nulls. An item of a list is named by its `name` if it has one.
+    """Return the leaf values by path, without nulls. The path names a list item by its `name` if it has one.
 
     `{"a": [{"name": "x", "size": 1}]}` → `{"a[x].size": 1}`.
     """

@@ -70,7 +70,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload. Its configs are only named, because the plan has their text."""
+    """Describe a workload. Configs are only listed by name, because the plan has their text."""
     return {
         "name": item.name,
         "component": item.component,
@@ -94,7 +94,7 @@ def connector(item: Connector) -> dict[str, Any]:
 
 
 def change(item: Change) -> dict[str, Any]:
-    """Describe a change. `before` is left out for new members, and `after` for removed ones."""
+    """Describe a change. `before` is left out for new members, and `after` for removed members."""
     differences = []
     for difference in item.differences:
         told = {"member": difference.member, "before": difference.before, "after": difference.after}

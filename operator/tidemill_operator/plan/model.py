@@ -71,7 +71,7 @@ class Schema:
         functions: pairs of a name and the text `CREATE OR REPLACE FUNCTION …`, in which the schema is quoted. The
             schema's owner owns the functions.
         generation: the value of `_generation`, i.e. of the last spec that changed what processors read.
-        accepted: the spec as the user wrote it, as stable JSON. It is stored beside the generation.
+        accepted: the spec as the user wrote it, as stable JSON. This text is stored beside the generation.
         events_retention_ms: how long raw events are kept, or None if they are not stored.
         kept: retention and quota of system tables.
         source: the source topic.
@@ -82,9 +82,9 @@ class Schema:
         replay: the reader of the current replay, or empty if there is none.
         switched: the reader whose versions come into force now, or empty if there is none.
         abandoned: readers of cancelled replays, whose versions are deleted.
-        lost: descriptions of objects that somebody else removed, and that are not created again without a request.
+        lost: descriptions of objects that somebody else removed, and that are only created again on request.
             Empty if nothing was lost, or if creating them is allowed.
-        explodes: whether a record may be several events, so that keys need all their columns.
+        explodes: whether a record may contain several events, so that keys need all their columns.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Workload:
         configs: the text of each config file that it reads, by file name.
         secrets: the pipelines whose secret folders it reads, with the names of the files that it may see.
         ports: the wanted port by name, or 0 for any free port. `http` is for clients, `status` for probes and metrics.
-        scaled_elsewhere: whether an autoscaler sets the number of replicas. If there is none, `replicas` applies.
+        scaled_elsewhere: whether an autoscaler sets the number of replicas. Without an autoscaler, `replicas` applies.
         scaled: whether Tidemill scales it by lag, and stores the decisions.
         revision: a hash of the settings that processes only read at their start. If it changes, processes are
             replaced. The hash is empty if they read changed settings while they run.
@@ -212,7 +212,7 @@ class Replay:
     """A replay, which fills versions from the topic beside live traffic.
 
     Attributes:
-        reader: the name in `_readers`. It is also part of the name of the consumer group.
+        reader: the name in `_readers`. The name is also part of the consumer group's name.
         versions: the versions by aggregation.
         start_from: `earliest`, or a time in RFC 3339.
         rate: the greatest number of events per second, or 0 for no limit.
@@ -296,7 +296,7 @@ class Loss:
     """Offsets of a partition that Kafka lost before they were read, or after they were counted.
 
     Attributes:
-        reason: the processors' word for the loss: topic_recreated, expired or truncated.
+        reason: the kind of loss: topic_recreated, expired or truncated.
         epoch: the epoch of the positions.
         first, end: the offsets; the end is excluded. An offset is None if it is unknown.
     """
@@ -310,7 +310,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A duty of an aggregation that fails, or data that it skipped. It stands for all of its kind within a day.
+    """A duty of an aggregation that fails, or data that it skipped.
+
+    One instance represents all of the same kind within a day.
 
     Attributes:
         aggregation: the aggregation's name, or empty if the whole pipeline is meant.
@@ -342,7 +344,7 @@ class LiveSchema:
         columns: the SQL types in Postgres' spelling, by table and column.
         generation: the value of `_generation`.
         accepted: the last accepted spec, as the user wrote it, or None if there is none yet.
-        closed_until: the closed end in epoch milliseconds, by (name, version), or None if nothing is closed.
+        closed_until: the time up to which windows are closed, in epoch milliseconds, by (name, version), or None.
         partitions: the number of source partitions with positions.
         missing_positions: the partitions whose positions were deleted.
         emptied: the versions, as (name, version), into which batches were merged, but whose tables are empty.
@@ -353,7 +355,7 @@ class LiveSchema:
         kept: the totals of dead letters and anomalies.
         held_up: the duties that currently fail.
         skipped: the data that was skipped within a day.
-        renames: for each table the columns that still have a former name: the former names with the current names.
+        renames: by table, the current names of the columns that still have a former name, by former name.
         made: the topics that the operator created for the pipeline.
     """
 

@@ -75,13 +75,14 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If the spec has not changed, somebody else has added partitions. That is no fault: the pipeline uses them all.
+    # If the spec has not changed, somebody else has added partitions. That is allowed, and the pipeline uses all
+    # partitions.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: {asked} is less than the {known.partitions} partitions that topic"
-            f" {source.name} has; Kafka cannot take partitions away",
+            f" {source.name} has; Kafka cannot remove partitions",
             f"write {known.partitions} or more",
         )
 
@@ -92,13 +93,13 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     known = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not known):
-        # A silent broker counts if it holds replicas, because they are not moved away from it.
+        # A broker that does not answer counts if it has replicas, because these replicas stay there.
         most = max(live.brokers, len(known.holders) if known else 0)
         if source.replication_factor > most:
             told = "" if topic.replication_factor else " (the platform's default)"
             yield TidemillError(
                 Reason.INVALID_SPEC,
-                f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, and there"
+                f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, but there"
                 f" {'is 1' if most == 1 else f'are {most}'}",
                 f"write at most {most}",
             )
@@ -243,7 +244,7 @@ def missing(topic: Topic) -> TidemillError:
 
 
 def gone(topic: Topic) -> TidemillError:
-    """Return the error for a deleted source topic, which is not created again without a request."""
+    """Return the error for a deleted source topic, which is only created again on request."""
     return TidemillError(
         Reason.DATA_LOSS,
         f"topic {topic.name} is gone, and with it every event that was not counted ({topic.lost})",

@@ -1,7 +1,8 @@
 """Pure: plans a replay, in which a separate reader fills the next version of aggregations from the topic.
 
-An annotation requests a replay. Each new text of it requests another one. A replay belongs to the generation that it
-began with. A new generation starts it again, because a handover needs the same spec on both sides.
+An annotation requests a replay. Each new text of the annotation requests another replay. A replay belongs to the
+generation that it began with. A new generation restarts the replay, because a handover needs the same spec on both
+sides.
 """
 
 from __future__ import annotations
@@ -49,27 +50,28 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
         request = None
     if not isinstance(request, dict) or set(request) - _MEMBERS:
         raise _refused(
-            f"not a replay (got {text[:80]})", 'write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}'
+            f"not a replay request (got {text[:80]})",
+            'write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}',
         )
     wanted = request.get("aggregations", list(known))
     if not isinstance(wanted, list) or not wanted or not set(map(str, wanted)) <= set(known):
-        raise _refused(f"aggregations {wanted} are not all there", f"name some of {', '.join(known)}, or leave it out")
+        raise _refused(f"aggregations {wanted} do not all exist", f"name some of {', '.join(known)}, or leave it out")
     rate = request.get("rate", 0)
     if not isinstance(rate, int) or isinstance(rate, bool) or rate < 0:
-        raise _refused(f"rate {rate} is no number of events a second", "write a whole number, or leave it out")
+        raise _refused(f"rate {rate} is not a number of events per second", "write a whole number, or leave it out")
     start = request.get("from", "earliest")
     if start != "earliest" and not _is_time(start):
-        raise _refused(f"from {start} is no start", "write earliest, or a time like 2026-03-01T00:00:00Z")
+        raise _refused(f"from {start} is not a start time", "write earliest, or a time like 2026-03-01T00:00:00Z")
     return {"aggregations": wanted, "from": start, "rate": rate}
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the replay to run or to switch to, or None if none is requested, or if it is complete.
+    """Return the replay to run or to switch to, or None if no replay is requested, or if it is complete.
 
     Args:
         pipeline: the resource.
-        config: the config of the live processors. Its versions may already be those of the replay.
-        live: the live schema. Without one, no replay begins.
+        config: the config of the live processors. The config's versions may already be the versions of the replay.
+        live: the live schema. Without a live schema, no replay begins.
     """
     try:
         request = asked(pipeline)
@@ -86,7 +88,7 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
-    """Return the reader that has completed the requested replay, or empty if none has."""
+    """Return the reader that has completed the requested replay, or an empty text if no reader has."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""

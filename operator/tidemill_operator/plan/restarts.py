@@ -1,4 +1,4 @@
-"""Pure: computes which part of a pipeline's config processors read at their start.
+"""Pure: computes the part of a pipeline's config that processors read at their start.
 
 Every setting counts as read unless it is listed here, so that a new field restarts processors by default.
 """
@@ -39,8 +39,8 @@ _STAGE = "transform.python"
 
 
 def read_by_processors(config: PipelineConfig) -> str:
-    """Return the settings that processors read as stable text, without the generation."""
-    # Unset members are left out, so that a member that a later version adds does not change the text.
+    """Return a stable text of the settings that processors read. The generation is left out."""
+    # Unset members are left out, so that members added by later versions do not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
@@ -48,7 +48,7 @@ def read_by_processors(config: PipelineConfig) -> str:
 
 
 def revision(config: PipelineConfig) -> str:
-    """Return a hash of the settings that processors read and of the generation. If it changes, they are replaced."""
+    """Return a hash of the settings that processors read and of the generation. A new hash replaces processors."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Pure: computes which version of each aggregation is in force, and which one a replay is filling.
+"""Pure: computes which version of each aggregation is in force, and which version a replay is filling.
 
 Each version has its own table. Changing an aggregation's window, its groups or the type of a field that a metric uses
 creates the next version, because stored windows cannot be converted.

@@ -1,4 +1,4 @@
-"""The desired workloads of a pipeline. They are the same for both runtimes.
+"""The desired workloads of a pipeline. The workloads are the same for both runtimes.
 
 The runtime adds addresses, paths and ports of the host.
 """
@@ -89,7 +89,7 @@ def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workl
 def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> int:
     """Return the number of a replay's processors.
 
-    It is the number of live processors, or 1 if the replay has a rate, because one process enforces the rate.
+    The result is the number of live processors, or 1 if the replay has a rate, because one process enforces the rate.
     """
     if config.spec.suspend:
         return 0
@@ -218,7 +218,7 @@ def _lookups(config: PipelineConfig) -> dict[str, Reference]:
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:
-    """Return the ports. Ingest and API have one for clients. Every workload has one for probes and metrics."""
+    """Return the ports. Ingest and API have a port for clients. Every workload has a port for probes and metrics."""
     return {"http": wanted, "status": 0} if component in _CALLED else {"status": wanted}
 
 

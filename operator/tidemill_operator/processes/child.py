@@ -1,4 +1,4 @@
-"""One child process. It has a pid file and a log, is stopped and reaped, and ends when this process ends.
+"""One child process. The child has a pid file and a log, is stopped and reaped, and ends when this process ends.
 
 This module does not know the task of the process. The pid file also has the start time, because a pid may be reused.
 """
@@ -34,7 +34,7 @@ class Command:
         user: the user to run as, which needs root, or None to run as the current user.
         death_signal: the signal that the child gets when this process dies.
         stop_signal: the signal that asks the child to end.
-        grace_seconds: the time to end before SIGKILL.
+        grace_seconds: the time that the process has to end before SIGKILL.
     """
 
     name: str
@@ -87,7 +87,9 @@ def _wait_gone(pids: Mapping[int, str], seconds: float) -> bool:
 
 
 def end_leftover(pid_file: Path) -> bool:
-    """End the process of a pid file if it is still alive, and remove the file. A process that reused the pid is kept.
+    """End the process of a pid file if it is still alive, and remove the file.
+
+    Another process that has reused the pid is not ended.
 
     Returns:
         Whether the process was alive.
@@ -132,7 +134,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the signal's number. None while the process is alive or was never started."""
+        """The exit status, or minus the signal's number. None if the process is alive, or was never started."""
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
@@ -172,7 +174,7 @@ class Child:
         """Ask the process to end, without waiting."""
         if self._process is not None and self.running:
             _signal(self._process.pid, self.command.stop_signal)
-            _signal(self._process.pid, signal.SIGCONT)  # because a frozen process cannot end
+            _signal(self._process.pid, signal.SIGCONT)  # wakes a frozen process, so that it can end
 
     def stop(self) -> None:
         """Ask the process to end, kill it after its grace period, and reap it."""

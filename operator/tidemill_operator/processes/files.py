@@ -37,7 +37,9 @@ class LockTaken(RuntimeError):
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold an exclusive lock on a file during the block. The file is created if missing. It ends with the process.
+    """Hold an exclusive lock on a file during the block.
+
+    The file is created if missing. The lock ends with the process.
 
     Raises:
         LockTaken: another process still holds the lock after `wait_seconds`. The message names its pid.

@@ -1,4 +1,4 @@
-"""Finds free ports, and which process has a port. Ports are stored, so that a second start uses the same ones."""
+"""Finds free ports, and the process that uses a port. Ports are stored, so that the next start uses them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# These are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we want.
+# These ports are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we
+# want.
 _LOWEST, _HIGHEST = 20_000, 32_000
 HIGHEST_PORT = 65_535
 _LISTEN = "0A"
@@ -42,7 +43,7 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str:
 
 
 def is_served_by(port: int, pids: Iterable[int]) -> bool:
-    """Return whether one of the processes listens on the port, or True if the system does not say (only Linux does)."""
+    """Return whether one of the processes listens on the port, or True if this is unknown (not on Linux)."""
     sockets = _listening(port)
     return not sockets or any(not (held := _sockets(pid)) or held & sockets for pid in pids)
 
@@ -84,7 +85,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 class Ports:
-    """The ports of one data folder by name. They are kept in a JSON file.
+    """The ports of one data folder by name. The ports are stored in a JSON file.
 
     Args:
         path: the path of the file.
@@ -101,12 +102,12 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return the stored port of a name if it is free, else the first free one from `wanted` on. 0 means any port.
+        """Return the stored port of a name if it is free, else the first free port from `wanted` on. 0 means any port.
 
         A reserved port goes to the first name that wants it, whatever port is stored for the name.
 
         Raises:
-            RuntimeError: no port is free, or another process listens on the reserved one.
+            RuntimeError: no port is free, or another process listens on the reserved port.
         """
         with self._lock:
             self._given[name] = port = self._choose(name, wanted)
@@ -120,7 +121,7 @@ class Ports:
         others = {port for other, port in self._given.items() if other != name}
         if wanted in self._reserved and wanted not in others:
             if why := obstacle(wanted):
-                raise RuntimeError(f"port {wanted}, which {name} is to have: {why}; stop it")
+                raise RuntimeError(f"port {wanted} for {name}: {why}; stop it")
             return wanted
         taken = self._reserved | others
         remembered = self._ports.get(name)
@@ -133,7 +134,7 @@ class Ports:
         port = next((port for port in candidates if port not in taken and is_free(port)), None)
         if port is None:
             raise RuntimeError(
-                f"no free loopback port for {name} among {len(candidates)} tried; stop what listens there"
+                f"no free loopback port for {name} among {len(candidates)} tried; stop a process that uses one of them"
             )
         return port
 

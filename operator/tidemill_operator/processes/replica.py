@@ -17,7 +17,7 @@ from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# A process that was ready for this time counts as healthy. Its restart delay is then reset.
+# A process that was ready for this time counts as healthy, and its restart delay is reset.
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0
@@ -76,7 +76,7 @@ class Replica:
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Set how the replica should run. None means that it should not run.
+        """Set how the replica should run. None means that the replica should not run.
 
         Returns:
             Whether this changes the desired state.
@@ -113,7 +113,7 @@ class Replica:
             return
         pid = self._child.pid
         ready = is_ready(self.spec.port, self.spec.ready_path)
-        if ready and not self.ready and pid is not None:  # the answer may be another process's that has the port
+        if ready and not self.ready and pid is not None:  # another process on this port may have answered
             ready = is_served_by(self.spec.port, [pid, *descendants(pid)])
         if pid != self._child.pid:
             return

@@ -1,4 +1,7 @@
-"""Keeps replicas in their desired state. One thread starts and ends them, another probes their readiness."""
+"""Keeps replicas in their desired state.
+
+One thread starts and ends replicas, and another thread probes their readiness.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class ReplicaState:
 
 
 class Supervisor:
-    """The replicas by name. Their logs and pid files are below a data folder."""
+    """The replicas by name. Logs and pid files are below a data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -56,7 +59,7 @@ class Supervisor:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Set how a replica should run. None means that it should not run.
+        """Set how a replica should run. None means that the replica should not run.
 
         Returns:
             Whether this changes the desired state.
@@ -114,9 +117,7 @@ class Supervisor:
                 restarts, pid = replica.restarts, replica.pid
                 replica.tick(time.monotonic())
                 if replica.restarts > restarts:
-                    _log.warning(
-                        "%s ended (%s); it is started again; log: %s", name, replica.last_exit, replica.log_file
-                    )
+                    _log.warning("%s ended (%s) and is restarted; log: %s", name, replica.last_exit, replica.log_file)
                 elif replica.pid not in (pid, None):
                     _log.info("%s started, pid %s", name, replica.pid)
                 if replica.gone:

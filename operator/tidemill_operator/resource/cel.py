@@ -1,8 +1,8 @@
 """Builds CEL rules for the API server, with messages that contain the written values.
 
-The server refuses rules whose estimated cost is too high. It estimates with the bounds of lists and strings in the
-schema, but knows no bounds for the results of `+`, `join` and `filter`. So rules use `format`, and `map` with a
-condition, which it accepts.
+The server refuses rules whose estimated cost is too high. The estimate uses the bounds of lists and strings in the
+schema, but there are no bounds for the results of `+`, `join` and `filter`. So rules use `format`, and `map` with a
+condition, which the server accepts.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ class Rule:
 
 
 def say(template: str, *values: str) -> str:
-    """Return CEL for a text with values. It uses `format`, because the estimated cost of `+` is too high."""
+    """Return CEL for a text with values. The text uses `format`, because the estimated cost of `+` is too high."""
     # The items are declared dynamic, because otherwise all items of a CEL list must have one type.
     return f"'{template}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 
 
 def known(names: str) -> str:
-    """Return CEL that lists the known names if they are not too many. It belongs to a `%s` right after a text."""
+    """Return CEL that lists the known names if they are not too many.
+
+    The result fills a `%s` that directly follows a text.
+    """
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 

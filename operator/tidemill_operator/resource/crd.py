@@ -31,7 +31,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
         0,
         "From an event's arrival to the commit that counts it, rounded up; blank while nothing arrives.",
     ),
-    ("AGE", "date", ".metadata.creationTimestamp", 0, "Time since it was created."),
+    ("AGE", "date", ".metadata.creationTimestamp", 0, "Time since the pipeline was created."),
     ("PAUSED", "string", _CONDITION.format("ReconciliationPaused"), 1, "Whether reconciliation is paused."),
     ("TOPICS", "string", _CONDITION.format("TopicsReady"), 1, "Whether the topics are as specified."),
     ("API", "string", _CONDITION.format("APIReady"), 1, "Whether queries are served."),
@@ -110,7 +110,7 @@ def _find(schema: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """A YAML dumper without aliases. It writes equal values out each time."""
+    """A YAML dumper without aliases. It repeats equal values."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Return True for all data."""

@@ -46,9 +46,9 @@ The runtime sets these variables. `tidemill up` passes only `TIDEMILL_KAFKA_CONF
 {workloads}
 """
 
-# For each variable without its prefix: the attribute of the platform that holds it, and its meaning.
+# By variable without its prefix: the attribute of the platform that has the value, and the meaning.
 _PLATFORM = {
-    "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the process's starter."),
+    "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the program that starts the process."),
     "CLUSTER_ID": ("cluster_id", "Identifies this cluster among those that share Kafka or Postgres; never change it."),
     "KAFKA_BROKERS": ("kafka_brokers", "`host:port,…`. Unset: `tidemill up` starts a broker."),
     "KAFKA_CONFIG": ("", "File with a JSON object of Kafka client settings (TLS, SASL), in the names of librdkafka."),
@@ -57,7 +57,7 @@ _PLATFORM = {
         "`postgresql://user:password@host:port/database`; the role may create schemas and roles. Unset:"
         " `tidemill up` starts a server.",
     ),
-    "REDIS_URL": ("redis_url", "`redis://host:port/0`. Unset: `tidemill up` starts a server; a cluster has none."),
+    "REDIS_URL": ("redis_url", "`redis://host:port/0`. Unset: no Redis in a cluster; `tidemill up` starts one."),
     "DEFAULT_PARTITIONS": ("partitions", "Partitions of a source topic whose spec gives no number, 1 to 1024."),
     "DEFAULT_REPLICATION_FACTOR": (
         "replication_factor",
@@ -114,7 +114,7 @@ _CLUSTER = {
     "WEBHOOK_SECRET": ("webhook_secret", "Name of the Secret that keeps the webhook's certificate."),
     "STATUS_PORT": ("status_port", "Port of `/livez`, `/readyz`, `/health` and `/metrics`."),
     "LEASE_NAME": ("lease_name", "Name of the leader's Lease."),
-    "DRIFT_SECONDS": ("drift_seconds", "Seconds between two checks of a settled pipeline."),
+    "DRIFT_SECONDS": ("drift_seconds", "Seconds between two checks of an unchanged pipeline."),
     "LOG_LEVEL": (
         "log_level",
         "Log level of the operator and of pods of pipelines: `DEBUG`, `INFO`, `WARNING`, `ERROR`.",
@@ -124,7 +124,7 @@ _CLUSTER = {
         "",
         "Comma-separated additional ports that pods of pipelines may reach.",
     ),
-    "INGRESS_DOMAIN": ("", "DNS domain below which each pipeline gets an Ingress; unset: none does."),
+    "INGRESS_DOMAIN": ("", "DNS domain below which each pipeline gets an Ingress; unset: no Ingress."),
     "INGRESS_CLASS": ("", "IngressClass of the Ingresses; unset: the cluster's default."),
     "INGRESS_TLS_SECRET": ("", "Name of the Secret with the certificate of the Ingresses, in each namespace."),
     "INGRESS_ANNOTATIONS": ("", "Annotations of the Ingresses, as a JSON object."),
@@ -165,7 +165,7 @@ _WORKLOADS = {
 
 _SERVICES = {
     "INGEST_EVENTS_PER_SECOND": "Ingest: limit of each pipeline in each process; 0: no limit. Default: 250000.",
-    "INGEST_BYTES_PER_SECOND": "Ingest: the same limit in unpacked bytes. Default: 64 MiB.",
+    "INGEST_BYTES_PER_SECOND": "Ingest: the same limit in bytes after decompression. Default: 64 MiB.",
     "INGEST_IN_FLIGHT_BYTES": "Ingest: unacknowledged bytes of each pipeline; 0: no limit. Default: 128 MiB.",
     "HTTP_CONNECTIONS": "Ingest and API: maximum open connections. Default: 2000, or less if open files are limited.",
     "API_KEYLESS_PER_ADDRESS": "API: maximum live connections without an API key from one address. Default: 100.",

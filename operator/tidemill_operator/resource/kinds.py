@@ -1,4 +1,4 @@
-"""CEL rules for the API server about members that only some kinds have. They are generated from the kinds."""
+"""CEL rules for the API server about members that only some kinds have. The rules are generated from the kinds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
     Args:
         tag: CEL for the kind's name.
-        names: the names of at least one kind.
+        names: one or more names of kinds.
         known: the names of all kinds.
     """
     rest = [name for name in known if name not in names]
@@ -31,7 +31,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return CEL for the condition that a kind has a member that it needs, and does not have one that it may not have.
+    """Return CEL for the condition that a member is present if a kind needs it, and absent if the kind refuses it.
 
     Args:
         kinds: the kinds.
@@ -133,7 +133,7 @@ def _where() -> Rule:
     return Rule(
         in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
         "where belongs to metrics with a function",
-        say("metric %s: an expression takes no where; give the metrics that it names one", "self.name"),
+        say("metric %s: an expression takes no where; add where to the metrics that it names", "self.name"),
         "where",
     )
 
@@ -150,7 +150,7 @@ def _expression() -> Rule:
 
 
 def _of_function(member: Member) -> Rule:
-    """Return the rule for a member of metrics: some functions need it, and functions that do not take it refuse it."""
+    """Return the rule for a member of metrics that only some functions need or take."""
     name, functions, several = member.alias, member.kinds, len(member.kinds) > 1
     foreign = f"metric %s: %s takes no {name}; take it out, or use {listed(functions, 'or')}"
     missing = f"metric %s: %s needs {name}; {PARAMETERS[member.name].remedy}"

@@ -91,10 +91,10 @@ functions {functions}.
   which has neither look-around nor back-references, so no text makes it slow: `REGEXP_EXTRACT(path,
   '/users/([0-9]+)', 1)`.
 - `SPLIT_PART(text, delimiter, n)` gives the n-th part from 1, with a negative n from the end, and an empty text if
-  there is none. `INITCAP` writes each word of letters and digits with a capital first.
+  there is none. `INITCAP` writes each word of letters and digits with a capital first letter.
 - `JSON_VALUE(text, '$.user.tags[0]')` gives the value at a path of a JSON text. The result is a text, which `TRY_CAST`
-  converts. It is NULL if the text is no JSON, or has null or no value at the path. Objects and lists are given as JSON.
-  Numbers are read as doubles.
+  converts. It is NULL if the text is not JSON, or has null or no value at the path. Objects and lists are given as
+  JSON. Numbers are read as doubles.
 - `MD5` and `SHA256` give the hash of a text's UTF-8 in hexadecimal digits.
 - `DATE_TRUNC(unit, ts)` cuts a timestamp, in UTC, to its `'second'`, `'minute'`, `'hour'`, `'day'`, `'week'` (from
   Monday), `'month'`, `'quarter'` or `'year'`. `TIMESTAMPDIFF(unit, from, to)` is the number of whole units between,

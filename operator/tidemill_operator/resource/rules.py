@@ -1,8 +1,9 @@
 """The CEL rules that the API server checks, by path, and the messages about resources that break the rules.
 
-A message contains the written values. If it is too long for the server, the server shows the rule's `message`, which is
-also in the reference page. Durations cannot be compared here, because CEL has no days. Expressions cannot be typed
-here. `tidemill validate`, the webhook and the operator's passes check durations and expressions.
+A message contains the written values. If the message is too long for the server, the server shows the rule's `message`,
+which is also in the reference page. Durations cannot be compared here, because CEL has no days. The types of
+expressions cannot be checked here. `tidemill validate`, the webhook and the operator's passes check durations and
+expressions.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ _CHANGES = (
     Rule(
         "!has(oldSelf.source.topic) || !has(oldSelf.source.topic.partitions) || (has(self.source.topic) &&"
         f" has({_PARTITIONS}) && {_PARTITIONS} >= oldSelf.source.topic.partitions)",
-        "source.topic.partitions may grow but never fall or be taken out",
-        say("partitions may grow but never fall or be taken out; write %d or more", "oldSelf.source.topic.partitions"),
+        "source.topic.partitions can grow, but not be reduced or removed",
+        say("partitions can grow, but not be reduced or removed; write %d or more", "oldSelf.source.topic.partitions"),
         "source.topic.partitions",
     ),
     Rule(
@@ -147,7 +148,7 @@ _REFERENCES = (
 _ANOMALIES = (
     Rule(
         f"!has(self.anomalies) || self.anomalies.all(i, !has(i.aggregation) || !has(i.metric) || {_METRIC_IS_THERE})",
-        "an anomaly rule names an aggregation or metric that is not there",
+        "an anomaly rule names an aggregation or metric that does not exist",
         first(
             "self.anomalies",
             f"has(i.aggregation) && has(i.metric) && !{_METRIC_IS_THERE}",

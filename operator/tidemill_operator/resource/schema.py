@@ -1,7 +1,7 @@
 """Converts pydantic models to structural OpenAPI schemas for Kubernetes.
 
-This module replaces what Kubernetes refuses: `$ref`, `anyOf` for optional members, numeric exclusive bounds. It drops
-defaults inside lists, because GitOps tools would see them as drift.
+This module replaces what Kubernetes refuses: `$ref`, `anyOf` for optional members, numeric exclusive bounds. Defaults
+inside lists are dropped, because GitOps tools would see them as drift.
 """
 
 from __future__ import annotations
@@ -35,21 +35,20 @@ _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
     """Return the schema of a model in its YAML form.
 
-    Lists of objects with a `name` become maps by that name. Lists of strings become sets. So their items are unique.
+    Lists of objects with a `name` become maps by that name. Lists of strings become sets. So the items are unique.
 
     Args:
         model: the model.
         list_defaults: whether to keep defaults inside lists, for documentation.
 
     Raises:
-        ValueError: a list, map or string has no bound, or there is a union. The API server would refuse both.
+        ValueError: a list, map or string has no bound, or there is a union. The API server would refuse such a schema.
     """
     raw = model.model_json_schema(by_alias=True)
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop` is True within a list, where defaults are left out. It is False outside of lists. With None, no default is
-# left out anywhere.
+# `drop` is True within a list, to leave out defaults. It is False outside lists, and None to keep all defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -94,7 +93,10 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema without `or null`, and with its reference resolved. Keys beside the reference override it."""
+    """Return the schema without `or null`, and with its reference resolved.
+
+    Keys beside the reference take precedence.
+    """
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)
         return target | {key: value for key, value in raw.items() if key != "$ref"}

@@ -45,7 +45,7 @@ CONDITION = _object(
         ),
         "status": {"type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"]},
         "reason": _text("The reason, as one CamelCase word.", 128),
-        "message": _text("Why, for people.", 4096),
+        "message": _text("An explanation of the reason.", 4096),
         "lastTransitionTime": _time("When status last changed."),
         "observedGeneration": _whole("The generation of the spec that the condition is about."),
     },
@@ -113,7 +113,7 @@ STATUS = _object(
                 "An aggregation.",
                 {
                     "name": _text("The aggregation's name.", 41),
-                    "version": _whole("The version whose table answers."),
+                    "version": _whole("The version that queries read."),
                     "closedUntil": _time("Windows that end by this time are final."),
                 },
                 ("name",),
@@ -168,14 +168,14 @@ STATUS = _object(
             {
                 "mode": _text("lag or external.", 16),
                 "current": _whole("Replicas at the time of the decision."),
-                "desired": _whole("Replicas that are wanted."),
+                "desired": _whole("Replicas that scaling wants."),
                 "need": _whole("Replicas that the figures require, before any limit."),
                 "lag": _whole("Events not yet processed."),
                 "rate": {"type": "number", "description": "Arriving events per second."},
                 "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
                 "reason": _text("The reason, as one CamelCase word.", 64),
-                "limitedBy": _text("The limit that keeps replicas from the required number.", 64),
-                "message": _text("Why, for people.", 1024),
+                "limitedBy": _text("The limit that keeps `desired` from reaching `need`.", 64),
+                "message": _text("An explanation of the reason.", 1024),
                 "lastScaleTime": _time("When replicas were last changed."),
             },
         ),
@@ -183,7 +183,7 @@ STATUS = _object(
         "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
         "lag": _whole("Events in the topic that are not counted yet, rounded to two digits."),
         "lagSeconds": _whole(
-            "Seconds since the oldest event that is not counted arrived, rounded up to 1, 2, 5, 10, 20, …."
+            "Seconds since the arrival of the oldest event that is not counted, rounded up to 1, 2, 5, 10, 20, …."
         ),
         "freshness": _text(
             "From an event's arrival in Kafka to the commit that counts it, rounded up, e.g. 10s, 4m, 2h; "

@@ -1,4 +1,4 @@
-"""The decision of one poll. It checks the bounds first, then zero, then whether to add or remove replicas."""
+"""The decision of one poll. The bounds are checked first, then zero, then whether to add or remove replicas."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class _Poll:
     def spareable(self) -> tuple[int, float]:
         """The lowest sufficient number of replicas and its waiting time in seconds.
 
-        A number is sufficient if no more were needed during its waiting time. If no lower number is sufficient, this is
-        the current number with the shortest waiting time.
+        A number is sufficient if no higher number was needed during its waiting time. If no lower number is sufficient,
+        this is the current number with the shortest waiting time.
         """
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
@@ -70,7 +70,7 @@ def decide(
 
     Args:
         settings: the pipeline's settings.
-        state: the state that the last decision returned. It is `State()` at first.
+        state: the state that the last decision returned. The first state is `State()`.
         figures: the figures of this poll, or None if they could not be read.
         current: the number of replicas that is set.
         now: epoch seconds.
@@ -96,7 +96,7 @@ def decide(
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
-        # Some room is left on the remaining replicas, because otherwise small variations add the removed ones again.
+        # The remaining replicas keep some spare capacity, so that small variations do not add replicas again.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)
@@ -115,7 +115,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
         desired,
         current if settings.dry_run else desired,
         ScalingReason.FIGURES_MISSING,
-        lines=(f"figures could not be read {failed} times in a row; replicas stay as they are",),
+        lines=(f"figures could not be read {failed} times in a row; the number of replicas does not change",),
     )
     return told, _noted(state, told)
 
@@ -195,7 +195,7 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether waiting for one more stabilisation would replace two changes by one.
+    """Return whether waiting for one more stabilisation period would replace two changes by one.
 
     Without this wait, a slowly falling load causes a rebalance at every number of replicas.
     """
@@ -210,7 +210,7 @@ def _settled(poll: _Poll) -> bool:
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Hold the change during a rollout or a rebalance, because the change itself causes another rebalance."""
+    """Delay the change during a rollout or a rebalance, because the change itself causes another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
@@ -272,7 +272,7 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
 
 
 def _stabilization(settings: Settings, state: State) -> float:
-    """Return the stabilisation in seconds, multiplied by the learnt patience."""
+    """Return the stabilisation period in seconds, multiplied by the learnt patience."""
     return settings.scale_down_stabilization_seconds * state.patience
 
 

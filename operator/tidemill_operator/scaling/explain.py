@@ -12,7 +12,7 @@ from tidemill_operator.scaling.state import State
 
 MAX_MESSAGE = 1024
 _ADVICE: dict[ScalingReason, str] = {
-    ScalingReason.SCALED_UP: "They are removed when they were not needed for the whole scaleDownStabilization.",
+    ScalingReason.SCALED_UP: "Replicas are removed when they were not needed for the whole scaleDownStabilization.",
     ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
     ScalingReason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
     ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add replicas.",
@@ -23,12 +23,12 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
     ScalingReason.STABILIZING: (
-        "Replicas are removed when they were not needed for that time; scaleDownStabilization sets the time."
+        "Replicas are removed when they were not needed for the time in scaleDownStabilization."
     ),
     ScalingReason.REBALANCING: "The change is made when the rebalance is over.",
     ScalingReason.ROLLOUT_IN_PROGRESS: "The change is made when all replicas are ready.",
     ScalingReason.DATABASE_SATURATED: (
-        "More replicas would wait too: give Postgres more room, or group by fewer columns."
+        "More replicas would wait too: give Postgres more resources, or group by fewer columns."
     ),
     ScalingReason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
     ScalingReason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
@@ -98,10 +98,10 @@ def reckoning(
 ) -> tuple[str, ...]:
     """Return the lines of the calculation: the figures, the need, and the effect of the bounds."""
     if load is None or wanted is None:
-        return ("mode is external: replicas are set by somebody else",)
+        return ("mode is external: an external autoscaler sets the replicas",)
     rate = load.rate_per_replica
     unknown = "no replica was busy yet, so its speed is unknown"
-    speed = unknown if rate is None else f"a busy replica does {_rounded(rate):,} events/s"
+    speed = unknown if rate is None else f"a busy replica processes {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)
     bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"
@@ -109,7 +109,7 @@ def reckoning(
     if target < current:
         spared = current - most or current - target
         lines.append(
-            f"{spared} of {current} are removed when not needed for {_duration(wait_seconds)}; fewer would wait longer"
+            f"{spared} of {current} are removed if not needed for {_duration(wait_seconds)}; fewer wait longer"
         )
     if target > current and load.rising:
         ahead = rise_seconds(settings)
@@ -120,18 +120,18 @@ def reckoning(
 
 
 def _limits(load: Load, wanted: Need, *, target: int, ceiling: int, patience: int) -> list[str]:
-    """Return the lines that say why the target is lower than the need, or is reached later."""
+    """Return lines with the reasons why the target is lower than the need, or is reached later."""
     lines = []
     if wanted.hot:
-        lines.append("a partition would need more than one replica; it counts for one, because only one can read it")
+        lines.append("a partition needs more than one replica, but counts as one, because only one replica can read it")
     if wanted.useful > target and target < ceiling:
         high = wanted.utilisation + BAND
-        lines.append(f"{target} are enough, at no more than {high:.0%} use, if partitions are spread evenly")
+        lines.append(f"{target} replicas are enough, at no more than {high:.0%} use, if partitions are spread evenly")
     if patience > 1:
         lines.append(f"removed replicas were soon needed again: the next removal waits {patience} times as long")
     if load.stuck:
         shown = ", ".join(str(partition) for partition in load.stuck[:8])
-        lines.append(f"partitions {shown} make no progress: no replica would help, so their lag does not count")
+        lines.append(f"partitions {shown} make no progress: more replicas would not help, so their lag does not count")
     return lines
 
 

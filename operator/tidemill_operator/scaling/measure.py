@@ -1,9 +1,9 @@
 """Computes what happened between two polls: arrivals, the speed of a busy replica, and stuck partitions.
 
 A replica's speed can only be measured while it has lag, because an idle replica is as fast as its events arrive. If
-idle replicas counted, fewer events would ask for more replicas. So an interval only counts if there was lag at both
-ends. Each measurement is a lower bound, because a rebalance may pause the replica, or it may run out of events. So an
-upper quantile is used.
+idle replicas counted, fewer events would lead to more replicas. So an interval only counts if there was lag at both
+ends. Each measurement is a lower bound, because a rebalance may pause the replica, or because the replica may run out
+of events. So an upper quantile of the measurements is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RATE_QUANTILE = 0.8
 # smaller lag is normal between two commits.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# If this many polls have no figures, the time between the polls with figures counts as not observed.
+# If this many polls in a row have no figures, their time counts as not observed.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -102,8 +102,8 @@ def _taken_in(
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
     """Return the events that arrived and that were consumed since the last poll, by partition.
 
-    Both numbers of a partition that was not seen before are 0. An end or a position that fell, as in a new topic,
-    counts as unchanged.
+    For a partition that was not seen before, both numbers are 0. An end or a position that decreased, as in a new
+    topic, counts as unchanged.
     """
     moved = {}
     for partition, at in figures.partitions.items():
@@ -144,14 +144,14 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval does not lower the estimate, because it is more likely a pause than a slower replica.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # If the replicas did more without lag, they can do at least that much.
+    # If replicas processed more events while they had no lag, they can process at least that many.
     return None if estimate is None else max(estimate, done)
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
     """Return the partitions with lag that are stuck, and since when.
 
-    If all get stuck, return none of them: it is an outage.
+    If all partitions are stuck, return none of them, because this is an outage.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}
@@ -165,7 +165,7 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
     """Return the expected events per second of each partition.
 
-    In total, they are the mean rate over the lookback or the median rate of the last three polls, whichever is higher.
+    The total is the mean rate over the lookback or the median rate of the last three polls, whichever is higher.
     The median reacts to a step at the second poll, but not to a single spike. The mean includes bursts.
     """
     if not samples:
@@ -181,7 +181,7 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 def _rising(samples: Sequence[Sample]) -> float:
     """Return the growth of arrivals in events/s per second.
 
-    The least growth of the last polls counts, so a single step counts as no growth.
+    This is the smallest growth of the last polls, so a single step counts as no growth.
     """
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:

@@ -1,4 +1,7 @@
-"""The data of scaling decisions: settings, figures, load, need, reasons. They are frozen and have no behaviour."""
+"""The data of scaling decisions: settings, figures, load, need, reasons.
+
+All classes are frozen and have no behaviour.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from tidemill_contract.resource.spec import ProcessorSpec
 
 
 class ScalingReason(StrEnum):
-    """The reason of a decision. Users and alerts rely on the spelling."""
+    """The reason for a decision. Users and alerts rely on the spelling."""
 
     SCALED_UP = "ScaledUp"
     """Replicas are added, as many as are needed."""
     SCALED_DOWN = "ScaledDown"
-    """Replicas are removed, because they were not needed for the whole stabilisation."""
+    """Replicas are removed, because they were not needed for the whole stabilisation period."""
     STEP_LIMITED = "StepLimited"
     """The number changes by maxStepUp or maxStepDown only. The rest of the change follows."""
     WITHIN_TARGET = "WithinTarget"
@@ -31,7 +34,7 @@ class ScalingReason(StrEnum):
     COOLDOWN = "Cooldown"
     """More replicas are needed, but the last change was too recent."""
     STABILIZING = "Stabilizing"
-    """Fewer replicas would be enough, but not yet for the whole stabilisation."""
+    """Fewer replicas would be enough, but not yet for the whole stabilisation period."""
     REBALANCING = "Rebalancing"
     """A change is needed, but the consumer group is rebalancing."""
     ROLLOUT_IN_PROGRESS = "RolloutInProgress"
@@ -66,8 +69,8 @@ class Settings:
     """`spec.processor.scaling` as numbers. The resource's model describes its fields.
 
     Attributes:
-        max_step_up, max_step_down: the largest step. If None, a step up adds as many as run, at least four, and a step
-            down removes any number.
+        max_step_up, max_step_down: the largest step. If None, a step up doubles the number, or adds four if that is
+            more, and a step down has no limit.
         flush_seconds: the processor's flushInterval. Lag of a few such intervals is normal.
     """
 
@@ -120,7 +123,10 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """The lowest number of replicas while events arrive. It is at least one: zero is handled separately."""
+        """The lowest number of replicas while events arrive.
+
+        The number is at least one, because zero is handled separately.
+        """
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
@@ -156,7 +162,7 @@ class Figures:
     Attributes:
         partitions: the figures of each partition, by number.
         ready: the number of ready replicas.
-        freshness_seconds: the measured time from arrival to queryable, or None if it was not measured.
+        freshness_seconds: the measured time from an event's arrival until it can be queried, or None.
         rebalancing: whether the consumer group is rebalancing.
         rolling_out: whether replicas are being started, stopped or replaced.
         database_saturated: whether all replicas wait for Postgres.
@@ -181,12 +187,12 @@ class Load:
 
     Attributes:
         lag: the number of unprocessed events in all partitions.
-        lags: the lag of each partition that replicas can help.
+        lags: the lag of each partition that is not stuck.
         arriving: events per second, by partition.
         rising: the recent growth of arrivals, in events per second per second.
         rate_per_replica: events per second of one busy replica, or None if it was never measured.
         proven: the highest observed events per second of a replica, busy or not.
-        freshness_seconds: the time from arrival to queryable, measured or computed, or None if unknown.
+        freshness_seconds: the time from an event's arrival until it can be queried, or None if unknown.
         stuck: partitions whose position has not advanced for some polls, while others have.
     """
 
@@ -224,9 +230,10 @@ class Need:
     Attributes:
         replicas: the result of the formula.
         useful: the result if each partition counts for one replica at most.
-        by_lag: the share of a replica that each partition's lag requires, in the partitions' order. At most 1 each.
+        by_lag: the share of a replica that each partition's lag requires, in the partitions' order. Each share is at
+            most 1.
         by_rate: the share of a replica that each partition's arrivals and catching up require, at `utilisation`.
-        hot: whether a partition needs more than one replica can do.
+        hot: whether a partition has more load than one replica can process.
         utilisation: the target load of a replica, as a share of its capacity.
     """
 
@@ -245,10 +252,10 @@ class Decision:
     Attributes:
         at: the time in epoch seconds.
         current: the number of replicas that was set.
-        desired: the right number of replicas. With dryRun it is only reported.
+        desired: the right number of replicas. With dryRun, this number is only reported.
         replicas: the number of replicas to set.
         need: the number of replicas that the figures require, before any limit, or None if unknown.
-        reason: one of the closed set of reasons.
+        reason: the reason for the decision.
         limited_by: the setting or fact that keeps `desired` from the needed number, or empty if there is none.
         lines: the calculation in words.
     """

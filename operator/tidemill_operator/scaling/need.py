@@ -1,10 +1,10 @@
-"""Computes the replicas that a load requires, and how many can carry it, as partitions are assigned in blocks.
+"""Computes how many replicas a load requires, with partitions assigned in blocks.
 
     need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
 
 L is the lag, and `in` the number of arriving events per second. The useful number is the sum of the shares of all
-partitions, where each partition counts for at most one replica. That is because one replica reads a whole partition, so
-several replicas cannot help a hot or stuck partition.
+partitions, where each partition counts for at most one replica. The reason is that one replica reads a whole partition,
+so several replicas cannot help a hot or stuck partition.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from tidemill_operator.scaling.model import Load, Need, Settings
 T = TypeVar("T")
 # The load may exceed the target utilisation by this much without a change of replicas, so that noise has no effect.
 BAND = 0.15
-# After a reduction, the remaining replicas may exceed the target by this much only, so that some of the band is left.
+# After a reduction, the remaining replicas may exceed the target by this much only, so that small variations stay
+# within BAND.
 ROOMY_BAND = 0.05
-# Uneven partitions may need up to this many times the replicas of their sum. Beyond it, the keys have to be spread.
+# Uneven partitions may get up to this many times the replicas that an even load needs. Beyond that, the keys have to be
+# spread.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
 # If arrivals rise, a step up plans for the rate after this many further `lookback` periods.
@@ -30,7 +32,7 @@ RISE_LOOKBACKS = 2
 
 
 def need(settings: Settings, load: Load, *, current: int) -> Need:
-    """Return the need by the formula."""
+    """Return the need, computed by the formula above."""
     by_lag = _by_lag(settings, load)
     by_rate = _by_rate(settings, load, load.rate_per_replica or 0.0)
     if load.rate_per_replica:
@@ -40,7 +42,8 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, replicas are only removed if no remaining one has to do more than a replica was seen to do.
+    # Without a known speed, replicas are only removed if the others need not be faster than the fastest observed
+    # replica.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
@@ -92,7 +95,7 @@ def _ceil(number: float) -> int:
 
 
 def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
-    """Return the partitions of each replica. They are assigned by Kafka's range assignor, as for the processors.
+    """Return the partitions of each replica. Partitions are assigned by Kafka's range assignor, as for the processors.
 
     Each replica has a block of neighbouring partitions. If there is a remainder, the first blocks are larger by one.
     """
@@ -116,8 +119,8 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
     """Return the number of replicas within the bounds that carries the load, without replicas that do not help.
 
     With 12 partitions, 7 replicas are as slow as 6, because one replica still has two partitions. So the lowest number
-    with the same largest block is returned if it carries the load, else the next number that does. If no allowed number
-    does, the needed number is returned.
+    with the same largest block is returned if it carries the load, else the next number that carries the load. If no
+    allowed number carries it, the needed number is returned.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
@@ -131,7 +134,7 @@ def stepped(current: int, target: int, *, up: int | None, down: int | None, part
     """Return the number of replicas after one step towards a target.
 
     Each step causes one rebalance, whatever its size. So a step down without a limit reaches the target at once. A step
-    up at most doubles the number, or adds four if that is more. It then goes on to the next number that makes a
+    up at most doubles the number, or adds four if that is more. The step then continues to the next number that makes a
     difference: with 12 partitions, 5 replicas are as slow as 4.
     """
     if target < current:

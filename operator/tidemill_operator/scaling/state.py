@@ -1,4 +1,4 @@
-"""The state of scaling between polls. It is stored as JSON, so that a restarted operator continues from it."""
+"""The state of scaling between polls. The state is stored as JSON, so that a restarted operator continues from it."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ class State:
         moving: whether replicas or partitions were changing at that time.
         standing: since when the position of each partition with lag has not advanced.
         samples: the samples of the lookback.
-        rate_per_replica: the last estimate. It is kept longer than the samples, because idle replicas give none.
+        rate_per_replica: the last estimate. The estimate is kept longer than the samples, because idle replicas give no
+            samples.
         proven: the highest observed rate of a replica, busy or not.
-        wanted: the targets within the stabilisation, as (last time, replicas), in falling order of replicas.
+        wanted: the targets within the stabilisation period, as (last time, replicas), the most replicas first.
         watched_since: start of the current series of figures without a long gap.
         idle_since: since when there have been no arrivals and no lag.
         changed_at: the time of the last change of replicas.
@@ -93,7 +94,7 @@ class State:
 
     @classmethod
     def from_json(cls, text: str) -> State:
-        """Read the text of `to_json`. An invalid text, or one of another version, gives an empty state."""
+        """Read the text of `to_json`. An invalid text, or a text of another version, gives an empty state."""
         try:
             record = json.loads(text)
             return cls(

@@ -1,4 +1,4 @@
-"""Cuts the events of a file into batches. Each has a key by which ingest recognises it."""
+"""Cuts the events of a file into batches. Ingest recognises a batch by its key."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from tidemill_operator.event_files.event_file import Event
 
 MOST_EVENTS = 5_000
 MOST_BYTES = 4 * 1024 * 1024
-"""The maximum numbers of events and of bytes in a batch. They are below ingest's limits for a request, which are 10,000
-events and 10 MiB."""
+"""The maximum numbers of events and of bytes in a batch.
+
+They are below ingest's limits for a request, which are 10,000 events and 10 MiB.
+"""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Batch:
         first: how many events of the file come before the batch.
         lines: the line in the file at which each event begins.
         body: the events as NDJSON.
-        key: the Idempotency-Key. It is the same for the same events at the same position of the same file.
+        key: the Idempotency-Key. The key is the same for the same events at the same position of the same file.
     """
 
     first: int
@@ -40,9 +42,9 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
 
     Args:
         events: the events of the file. A None ends a batch early.
-        identity: identifies the file and the pipeline. It is part of the keys.
+        identity: identifies the file and the pipeline. This text is part of the keys.
         first: how many events of the file come before `events`.
-        most: the greatest number of events in a batch. Another number gives other keys.
+        most: the greatest number of events in a batch. A different number leads to different keys.
     """
     lines: list[int] = []
     data: list[bytes] = []

@@ -66,7 +66,7 @@ class Client:
         url: URL of ingest, without a path.
         pipeline: the pipeline's name.
         api_key: the API key, if the pipeline needs one.
-        patience_seconds: how long a batch is sent again and again.
+        patience_seconds: how long the sending of a batch is retried.
         transport: a transport of httpx, for tests.
     """
 

@@ -1,4 +1,4 @@
-"""The resume file. It says how far a file has been sent."""
+"""The resume file, which stores how far a file has been sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Position:
         file: the absolute path of the file.
         pipeline: the pipeline that the file is sent to.
         sent: the number of events at the file's beginning that ingest has accepted.
-        batch: the greatest number of events in a batch. The next run needs it to cut the same batches.
+        batch: the greatest number of events in a batch. The next run needs this number to cut the same batches.
         hashed: the number of bytes at the file's beginning from which `beginning` is made.
         beginning: the hash of these bytes.
     """
@@ -54,7 +54,7 @@ class Position:
             return fresh
         except (OSError, ValueError, TypeError) as error:
             remedy = "name another file for --resume, or remove it to send from the beginning"
-            raise EventFileError(f"{resume} is no resume file ({error}); {remedy}") from None
+            raise EventFileError(f"{resume} is not a resume file ({error}); {remedy}") from None
         if (known.file, known.pipeline) != (fresh.file, fresh.pipeline):
             raise EventFileError(f"{resume} belongs to {known.file} and pipeline {known.pipeline}; name another file")
         if _beginning(path, known.hashed) != (known.hashed, known.beginning):

@@ -1,4 +1,4 @@
-"""Shows on a terminal how far a file has been sent. If the output is no terminal, nothing is shown."""
+"""Shows on a terminal how far a file has been sent. If the output is not a terminal, nothing is shown."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PAUSE_SECONDS = 0.5
 
 
 class Progress:
-    """One line on standard error that is written anew every half second.
+    """One line on standard error that is rewritten every half second.
 
     Args:
         share: returns how much of the file has been read, or None if that is unknown.
-        out: the output. Nothing is shown if it is no terminal.
+        out: the output. Nothing is shown if it is not a terminal.
     """
 
     def __init__(self, share: Callable[[], float | None], out: TextIO | None = None) -> None:
@@ -32,7 +32,7 @@ class Progress:
         share = self._share()
         part = f"{share:4.0%}  " if share is not None else ""
         speed = (accepted + refused) / max(now - self._began, 0.001)
-        text = f"{part}{accepted:,} accepted, {refused:,} refused, {speed:,.0f} a second{note}"
+        text = f"{part}{accepted:,} accepted, {refused:,} refused, {speed:,.0f} per second{note}"
         print(f"\r\x1b[K{text[:110]}", end="", file=self._out, flush=True)
 
     def end(self) -> None:

@@ -1,4 +1,7 @@
-"""Sends a file. It reads, cuts and paces the events, sends with several workers, and counts in the file's order."""
+"""Sends a file.
+
+Events are read, cut into batches, paced, and sent by several workers. Outcomes are counted in the file's order.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ class Order:
 
     @property
     def identity(self) -> str:
-        """The text from which the keys of the batches are made. For a pipe, or with `again`, it is new each time."""
+        """The text from which the keys of the batches are made.
+
+        For a pipe, or with `again`, the text is different each time.
+        """
         lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
         return f"{source}\n{self.pipeline}"
@@ -111,7 +117,7 @@ class Sender:
         self._client.stop()
 
     def run(self) -> None:
-        """Send the file. Even if that fails, `summary` and the resume file then say how much was sent.
+        """Send the file. Even after a failure, `summary` and the resume file show how much was sent.
 
         Raises:
             EventFileError: the file cannot be read to its end, or the resume file is for another file.

@@ -90,7 +90,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         "source.fields.0.name",
         "window_start",
         "source.fields[0].name",
-        "the name window_start is reserved for what answers say of windows; choose another",
+        "the name window_start is reserved for columns of API answers; choose another",
     ),
     *(
         (
@@ -188,7 +188,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [{"name": "m", "expression": "m / 2", "where": "amount > 1"}],
         f"{METRICS_0}.where",
-        "metric m: an expression takes no where; give the metrics that it names one",
+        "metric m: an expression takes no where; add where to the metrics that it names",
     ),
     *(
         (
@@ -346,8 +346,8 @@ CHANGES: list[tuple[Document, str, Any, str]] = [
         "x.z",
         "the name cannot change; write x.y again, or make a new pipeline",
     ),
-    ({}, "source.topic.partitions", 3, "partitions may grow but never fall or be taken out; write 4 or more"),
-    ({}, "source.topic.partitions", None, "partitions may grow but never fall or be taken out; write 4 or more"),
+    ({}, "source.topic.partitions", 3, "partitions can grow, but not be reduced or removed; write 4 or more"),
+    ({}, "source.topic.partitions", None, "partitions can grow, but not be reduced or removed; write 4 or more"),
     (
         {"source.key": "country"},
         "source.key",

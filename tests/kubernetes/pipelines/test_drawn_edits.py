@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.matri
 
 SAMPLE, FIRST = 24, 1
 # What a rule of the API server refuses because of what was before, which `check` does not know.
-_OF_CHANGES = ("cannot change", "cannot be added", "may grow but never fall")
+_OF_CHANGES = ("cannot change", "cannot be added", "can grow, but not be reduced")
 _MOST_PARTITIONS = 32
 _SETTLED_SECONDS = 90.0
 # Something may be missing for good, such as a topic that is not managed; then it has to be told, and is waited for.

@@ -52,7 +52,7 @@ def test_an_authority_is_kept(ca: str, query: str, given: bool, mode: str) -> No
 
 WRONG: list[tuple[dict[str, str], str]] = [
     ({"TIDEMILL_POSTGRES_URL": f"{URL}?sslmode=prefer&sslrootcert=CA"}, "write sslmode=verify-full"),
-    ({"TIDEMILL_POSTGRES_URL": f"{URL}?sslmode=full"}, "sslmode 'full' is none of disable, allow, prefer, require"),
+    ({"TIDEMILL_POSTGRES_URL": f"{URL}?sslmode=full"}, "sslmode 'full' is not one of disable, allow, prefer, require"),
     ({"TIDEMILL_POSTGRES_URL": f"{URL}?sslrootcert=/no/ca.crt"}, "there is no file /no/ca.crt"),
     ({"TIDEMILL_POSTGRES_URL": URL, "TIDEMILL_POSTGRES_CA": "/no/ca.crt"}, "TIDEMILL_POSTGRES_CA: there is no file"),
     ({"TIDEMILL_POSTGRES_URL": f"{URL}?sslcert=/my.crt"}, "the parameter sslcert is not supported; remove it"),
@@ -99,7 +99,7 @@ def test_what_pods_could_not_read_is_refused(tmp_path: Path) -> None:
         ClusterSettings.from_env(Platform.from_env(redis), redis)
     (tmp_path / "ca.der").write_text("no PEM")
     postgres = {**CLUSTER, "TIDEMILL_POSTGRES_URL": URL, "TIDEMILL_POSTGRES_CA": str(tmp_path / "ca.der")}
-    with pytest.raises(ValueError, match=r"TIDEMILL_POSTGRES_CA: .*ca.der holds no certificate in PEM form"):
+    with pytest.raises(ValueError, match=r"TIDEMILL_POSTGRES_CA: .*ca.der contains no certificate in PEM form"):
         ClusterSettings.from_env(Platform.from_env(postgres), postgres)
 
 

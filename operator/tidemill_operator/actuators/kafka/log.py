@@ -1,6 +1,6 @@
 """Reads the first and last offsets of partitions, and the arrival times of records.
 
-Leaders of partitions change, but a client keeps the leaders it knows for minutes. So a request that got no answer is
+Leaders of partitions change, but a client remembers a leader for minutes. So a request that got no answer is
 repeated at once by a new client, which has to ask for the leaders first.
 """
 
@@ -69,14 +69,14 @@ class KafkaLog:
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def offsets(self, places: Iterable[Place], spec: OffsetSpec) -> Offsets:
-        """Return the offsets that Kafka answers within the timeout."""
+        """Return the offsets that Kafka reports within the timeout, and the reasons why others are unknown."""
         found, left = Offsets(), set(places)
         deadline = time.monotonic() + self._timeout
         for attempts in range(_ATTEMPTS, 0, -1):
             if not left:
                 break
             client = self._admin()
-            # A request to a dead leader takes all the time that it is given, so each attempt gets a share of the time.
+            # A request to a dead leader waits for its whole timeout, so each attempt gets a part of the remaining time.
             answer = _asked(client, left, spec, max(1.0, (deadline - time.monotonic()) / attempts))
             found.at.update(answer.at)
             left = set(answer.faults)
@@ -91,8 +91,8 @@ class KafkaLog:
     def led(self, topic: str) -> bool:
         """Return whether Kafka's controllers answer.
 
-        The request asks whether an existing topic could be created. It changes nothing, and brokers forward it to the
-        controllers.
+        The request asks whether an existing topic could be created. Brokers forward the request to the controllers.
+        Nothing is changed.
         """
         client = self._admin()
         asked = [NewTopic(topic, num_partitions=1)]

@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition whose replicas are being moved: all its replicas, the added ones and the removed ones."""
+    """A partition whose replicas are being moved: all brokers with a replica, and the added and removed brokers."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]
@@ -37,7 +37,7 @@ class KafkaMoves:
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        with self._told("asking what moves"):
+        with self._told("listing the replicas that are being moved"):
             found = self._client.list_partition_reassignments({topic: list(partitions)})
         return {
             at.partition: Moving(
@@ -52,7 +52,7 @@ class KafkaMoves:
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        with self._told("asking what moves"):
+        with self._told("listing the replicas that are being moved"):
             return bool(self._client.list_partition_reassignments())
 
     def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:

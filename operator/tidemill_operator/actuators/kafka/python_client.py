@@ -32,7 +32,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
     Args:
         config: client settings in librdkafka's names.
         timeout_seconds: the timeout of each request.
-        doing: what the client is used for. Messages of errors begin with it.
+        doing: what the client is used for. Error messages begin with this text.
 
     Raises:
         TidemillError: Kafka does not answer.
@@ -41,14 +41,17 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
 
-    # The library logs every failed connection. That is turned off, because errors that matter are raised.
+    # The library logs every failed connection. Its log is turned off, because errors that matter are raised.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)
     with ExitStack() as closing:
 
         def connections(**settings: Any) -> Any:
-            """Create connections that are closed even if no broker answers. The library alone leaks their thread."""
+            """Create connections that are closed even if no broker answers.
+
+            Otherwise, the library leaks the thread of the connections.
+            """
             made = Connections(**settings)
             closing.callback(made.close)
             return made
@@ -67,7 +70,7 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
 
 @contextmanager
 def told(doing: str, brokers: str) -> Iterator[None]:
-    """Translate errors of kafka-python into TidemillError. Their messages begin with `doing`."""
+    """Translate errors of kafka-python into TidemillError. The messages begin with `doing`."""
     from kafka import errors
 
     try:

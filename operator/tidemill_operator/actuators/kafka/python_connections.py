@@ -20,7 +20,7 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """Creates the connections of a `kafka.KafkaAdminClient`. The class is the client's setting `kafka_client`."""
+    """Creates the connections of a `kafka.KafkaAdminClient`. Pass this class as the setting `kafka_client`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
@@ -29,7 +29,7 @@ class Connections(KafkaNetClient):  # type: ignore[misc]
     def close(self, node_id: Any = None) -> None:
         """Close the connections to one broker, or all connections that were ever opened."""
         if node_id is None:
-            self._net.stop()  # its thread must not use a connection that is closed meanwhile
+            self._net.stop()  # the network thread must not use a closed connection
         super().close(node_id)
         if node_id is None:
             for sock in self._manager.sockets:
@@ -59,14 +59,17 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
 
 class _Socket(KafkaNetSocket):  # type: ignore[misc]
-    """A socket that is closed if the broker does not answer. The library finds this class by a proxy URL's scheme."""
+    """A socket that is closed if the broker does not answer.
+
+    The library selects this class by the scheme of a proxy URL.
+    """
 
     SCHEMES = ("direct",)
 
     async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
         try:
             return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
-        except BaseException:  # also if the attempt is cancelled
+        except BaseException:  # includes cancellation
             sock.close()
             raise
 
@@ -74,7 +77,7 @@ class _Socket(KafkaNetSocket):  # type: ignore[misc]
 class _Tls(KafkaSSLTransport):  # type: ignore[misc]
     @property
     def socket(self) -> Any:
-        """The encrypted socket. It has taken over the file descriptor of the plain socket."""
+        """The encrypted socket, which has taken over the file descriptor of the plain socket."""
         return self._sock
 
     async def handshake_until(self, timeout_at: float | None) -> None:

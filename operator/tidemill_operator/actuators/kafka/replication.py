@@ -44,7 +44,7 @@ class Advance:
 
 
 def held(described: Any) -> Mapping[int, Held]:
-    """Return the partitions as Kafka describes them. Kafka's description does not say what is being reassigned."""
+    """Return the partitions as Kafka describes them. The description does not include reassignments."""
     return {
         partition.id: Held(
             replicas=tuple(node.id for node in partition.replicas),
@@ -82,7 +82,7 @@ class Replication:
             partitions: the live partitions.
             config: the complete config of the topic.
             wish: the requested replicas.
-            leaving: the brokers that shall have no replica any more.
+            leaving: the brokers from which all replicas are moved away.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -125,7 +125,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # LEADERS is the mark of a change under way. It is removed last, so an interrupted pass is repeated.
+            # LEADERS marks a change under way. It is removed last, so an interrupted pass is repeated.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
@@ -159,14 +159,15 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker that has just died is still listed. The step goes on without a limit on that broker.
+                # A broker that has just died is still in the list. The step continues without a limit on that broker.
                 log.warning("broker %s: %s", broker, error)
         return found
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
-            # No timeout is given here, because confluent-kafka 2.12 then raises SystemError. `wait` has a timeout.
+            # No timeout is passed, because confluent-kafka 2.12 raises SystemError if it gets one. `wait` has a
+            # timeout.
             told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in told.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:

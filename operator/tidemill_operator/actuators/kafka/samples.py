@@ -31,7 +31,7 @@ def newest_values(
         brokers: bootstrap brokers.
         topic: the topic's name.
         most: the greatest number of records to return.
-        seconds: how long to read. Records that were read until then are returned.
+        seconds: the maximum time of reading, after which the records read so far are returned.
         config: further client settings.
 
     Raises:
@@ -49,7 +49,7 @@ def newest_values(
         consumer.assign(starts)
         return _read(consumer, len(starts), most, time.monotonic() + seconds)
     except KafkaException as error:
-        consumer.poll(0)  # hands over what the client has noted
+        consumer.poll(0)  # calls error_cb with the errors that the client has queued
         message = f"topic {topic} on {brokers} cannot be read: {(refused or [error.args[0].str()])[-1]}"
         remedy = f"check the address, the topic, and the settings for TLS and SASL in the file that {_SETTINGS} names"
         raise TidemillError(Reason.UNREACHABLE, message, remedy) from None
@@ -58,10 +58,10 @@ def newest_values(
 
 
 def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
-    """Return the offset in each partition from which reading gives about `most` records."""
+    """Return an offset of each partition, so that about `most` records follow in all partitions together."""
     known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if known.error is not None or not known.partitions:
-        remedy = "check the name; a file is named with its folder or its suffix, such as ./events.csv"
+        remedy = "check the name; to name a file, include its folder or suffix, such as ./events.csv"
         raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
     each = max(1, most // len(known.partitions))
     starts = []

@@ -1,4 +1,4 @@
-"""The admin client of one Kafka cluster. It is created at first use, and translates errors into TidemillError."""
+"""The admin client of one Kafka cluster, which is created at first use. Errors are translated into TidemillError."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ class KafkaSession:
 
         def shows() -> bool:
             told = self.configs(kind, [name])[name]
-            # Removed configs are not compared, because they have their default again, which is not known here.
+            # Removed configs are not compared, because their defaults are not known here.
             return all(told.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
 
     def described(self, topics: Sequence[str]) -> dict[str, Any]:
-        """Return the descriptions of those of `topics` that exist, as the client gives them.
+        """Return the client's descriptions of the topics that exist, by name.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -148,7 +148,7 @@ class KafkaSession:
         return found
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
-        """Return those of `topics` that exist, even if the broker that answers does not know them yet.
+        """Return the names of the topics that exist, even if the broker that answers does not know them yet.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -156,7 +156,7 @@ class KafkaSession:
         if not topics:
             return frozenset()
         known = set()
-        # With validate_only the controller creates nothing. It refuses a topic that exists, which is the answer here.
+        # With validate_only, the controller creates nothing. If it refuses to create a topic, the topic already exists.
         wanted = [NewTopic(topic, 1, 1) for topic in topics]
         asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
         for topic, future in asked.items():
@@ -171,7 +171,10 @@ class KafkaSession:
         return frozenset(known)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait a moment for a change to become visible, because metadata reach brokers late. Return whether it did."""
+        """Wait up to 15 seconds until `shows` returns true, because brokers get metadata late.
+
+        Return its last result.
+        """
         deadline = time.monotonic() + _SETTLE_SECONDS
         while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -182,7 +185,7 @@ class KafkaSession:
             self._refused = error.str()
 
     def _served(self) -> None:
-        """Poll the client for errors, because after a failed login requests would only time out."""
+        """Poll the client for errors. Without polling, a failed login would only show as a timeout."""
         if self.client is not None:
             self.client.poll(0)
 
@@ -196,7 +199,7 @@ class KafkaSession:
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Translate Kafka's errors into TidemillError. Their messages begin with `doing`."""
+        """Translate Kafka's errors into TidemillError. The messages begin with `doing`."""
         self._served()
         self._refused = ""
         try:

@@ -1,6 +1,6 @@
 """Makes topics match the plan: creates them, adds partitions, sets configs. Deletes a topic only if that is requested.
 
-Only config keys that the plan names are compared. Other configs stay as they are.
+Only config keys that the plan names are compared. Other configs are not changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class KafkaTopics:
         timeout_seconds: the timeout of each request.
         throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
             limit.
-        offsets_replicas: replication factor of Kafka's own topic of committed offsets. With 0, it is not changed.
+        offsets_replicas: replication factor of Kafka's topic `__consumer_offsets`. 0 means that it is not changed.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class KafkaTopics:
         return outcomes
 
     def _secure_offsets(self) -> None:
-        """Raise the replication factor of Kafka's own topic; never lower it. No condition reports it."""
+        """Raise the replication factor of `__consumer_offsets`, but never lower it. No condition reports this."""
         try:
             described = self._session.described([_OFFSETS]).get(_OFFSETS)
             if described is None:
@@ -203,7 +203,7 @@ class KafkaTopics:
         if topic.replication_factor > brokers:
             raise TidemillError(
                 Reason.INVALID_SPEC,
-                f"topic {topic.name}: replication factor {topic.replication_factor} needs as many brokers, and there"
+                f"topic {topic.name}: replication factor {topic.replication_factor} needs as many brokers, but there"
                 f" {'is 1' if brokers == 1 else f'are {brokers}'}",
                 f"set spec.source.topic.replicationFactor to at most {brokers}",
             )
@@ -218,7 +218,7 @@ class KafkaTopics:
         if described is None:
             return _report(topic, None, 0)
         # Kafka says that the topic exists, although the broker that `observe` asked did not know it yet. So the topic
-        # is handled like any existing one.
+        # is handled like an existing topic.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
@@ -262,7 +262,10 @@ class KafkaTopics:
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
-        """Wait a moment until the topic shows the change, and return it, or None if it does not show the change yet."""
+        """Wait up to 15 seconds for the new partitions.
+
+        Return the topic's description, or None if it is not known yet.
+        """
         found: dict[str, Any] = {}
 
         def shows() -> bool:
@@ -295,7 +298,7 @@ def _check(topic: Topic, live: LiveTopic) -> None:
 
 
 def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the configs to set at once, and a risen min.insync.replicas, which waits for the replicas in sync."""
+    """Return the configs to set now, and a min.insync.replicas to set when enough replicas are in sync."""
     drift = {key: value for key, value in topic.config.items() if config.get(key) != value}
     wanted, known = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
     if wanted.isdigit() and known.isdigit() and int(wanted) > int(known):

@@ -92,7 +92,7 @@ class Api:
     """The API of one cluster.
 
     Args:
-        configuration: address and credentials, or None for the pod's own account, or else KUBECONFIG.
+        configuration: address and credentials. None means the pod's service account, or else the file in KUBECONFIG.
         timeout_seconds: the timeout of each call.
 
     Attributes:
@@ -115,7 +115,7 @@ class Api:
             sure: read the live object, even if a cached copy exists.
 
         Raises:
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         try:
             return self._call("GET", _path(kind, namespace, name))
@@ -128,7 +128,7 @@ class Api:
         """Return the objects of a kind, in one namespace or in all.
 
         Raises:
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         return self._pages(kind, namespace, selector=selector, metadata_only=metadata_only)[0]
 
@@ -148,10 +148,10 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object, possibly from a cache. Only for objects that nobody but the operator changes.
+        """Return an object, possibly from a cache. Use it only for objects that nobody but the operator changes.
 
         Raises:
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         return self.get(kind, namespace, name)
 
@@ -159,7 +159,7 @@ class Api:
         """Return the objects of a namespace whose owner label has one of the UIDs.
 
         Raises:
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
 
@@ -171,7 +171,7 @@ class Api:
             sure: read the live list, so that no pipeline is missing.
 
         Raises:
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         found = self.list(PIPELINE, namespace, metadata_only=True)
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
@@ -181,7 +181,7 @@ class Api:
 
         Raises:
             Conflict: the object already exists.
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         path = _path(_kind(body), body["metadata"].get("namespace"))
         return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
@@ -191,7 +191,7 @@ class Api:
 
         Raises:
             Conflict: `metadata.resourceVersion` or `uid` was given, and differs from that of the object.
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         query = {"fieldManager": manager, "force": "true"}
         return self._call("PATCH", _of(body, subresource), body=body, query=query, content=_APPLY)
@@ -201,17 +201,17 @@ class Api:
 
         Raises:
             Conflict: the object has changed meanwhile.
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Merge members into an object.
+        """Change some fields of an object, with a merge patch.
 
         Raises:
             NotFound: there is no such object.
             Conflict: a resourceVersion was given, and differs from that of the object.
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         query = {"fieldManager": MANAGER}
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
@@ -229,7 +229,7 @@ class Api:
             Whether the object existed.
 
         Raises:
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         body: Document = {"propagationPolicy": "Background"}
         if uid:
@@ -277,10 +277,10 @@ class Api:
 
 
 def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
-    """Return the API's address and credentials: those of the pod's own account, else those of the file in KUBECONFIG.
+    """Return the API's address and credentials, from the pod's service account or else from the file in KUBECONFIG.
 
     Raises:
-        TidemillError: there is neither a pod's account nor such a file.
+        TidemillError: there is neither a service account nor such a file.
     """
     configuration = client.Configuration()
     try:

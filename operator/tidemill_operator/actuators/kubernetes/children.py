@@ -1,4 +1,7 @@
-"""A pipeline's objects in its namespace. They are read once at the start of a pass, and written only if they differ."""
+"""A pipeline's objects in its namespace.
+
+Objects are read once at the start of a pass, and written only if they differ.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,7 @@ class Children:
         else:
             written = self._api.apply(wanted)
             self.made.append(f"{kind.kind} {name}")
-            log.info("%s/%s: made %s %s", self._namespace, self._owner.name, kind.kind, name)
+            log.info("%s/%s: created %s %s", self._namespace, self._owner.name, kind.kind, name)
         self.changed += 1
         self._live[kind.kind, name] = written
         return written
@@ -115,7 +118,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Let another field manager own the replicas before we drop the field, because Kubernetes would reset it."""
+        """Let another manager own `replicas` before we drop it, because Kubernetes resets fields without an owner."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -130,7 +133,7 @@ class Children:
         return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
 
     def prune(self, keep: Collection[tuple[str, str]]) -> None:
-        """Delete the pipeline's objects that are not in `keep`, as (kind, name), and withdraw from shared ones."""
+        """Delete own objects, and withdraw from shared objects, unless their (kind, name) is in `keep`."""
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED:
                 continue
@@ -189,7 +192,7 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """Return the manifest with a hash of its content. By the hash, removed fields are noticed too.
+    """Return the manifest with a hash of its content. The hash also shows when a field was removed.
 
     Owners and data are left out of the hash, because they are compared directly.
     """

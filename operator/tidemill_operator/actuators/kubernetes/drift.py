@@ -1,7 +1,7 @@
-"""Pure: compares a live object with the applied one, and finds fields that other managers have added.
+"""Pure: compares a live object with the applied manifest, and finds fields that other managers have added.
 
-A forced server-side apply reverts fields that others changed, but keeps fields that others added. So changed and added
-fields are both searched.
+A forced server-side apply reverts fields that others changed, but keeps fields that others added. So this module finds
+both changed and added fields.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tidemill_operator.actuators.kubernetes.api import MANAGER
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
-# Lists that are maps, with the members that identify an item. The first set of members that all items have is used.
+# The members that identify an item of a list. The first set of members that all items have is used.
 _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
@@ -26,7 +26,7 @@ _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 _AMOUNTS = frozenset({"cpu", "memory", "sizeLimit"})
 _CONTENT = ("f:spec", "f:data", "f:binaryData")
-# Fields that others may own: they may scale, and may run `kubectl rollout restart`.
+# Fields that other managers may change, e.g. by scaling or by `kubectl rollout restart`.
 _ALLOWED = (
     ("f:spec", "f:replicas"),
     ("f:spec", "f:template", "f:metadata", "f:annotations", "f:kubectl.kubernetes.io/restartedAt"),
@@ -34,10 +34,9 @@ _ALLOWED = (
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
-    """Return the first path where a live object differs from the wanted one, or None if there is no difference.
+    """Return the first path where a live object differs from the wanted object, or None if there is no difference.
 
     Additional fields of the live object are ignored.
-
 
     Args:
         wanted: the applied manifest.
@@ -46,7 +45,7 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
     """
     if isinstance(wanted, Mapping):
         if not wanted and live is None:
-            return None  # empty members are left out by the server
+            return None  # the server leaves out empty members
         if not isinstance(live, Mapping):
             return path or "."
         found = (difference(value, live.get(name), f"{path}.{name}") for name, value in wanted.items())
@@ -117,7 +116,7 @@ def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of the owned fields; `.` stands for the item itself."""
+    """Yield the paths of the owned fields; `.` means the item itself."""
     for name, below in fields.items():
         place = path if name == "." else (*path, name)
         if isinstance(below, Mapping) and below:
@@ -127,22 +126,22 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the foreign change that is reverted. The text is empty if only the manifest is new.
+    """Describe the foreign change that is reverted. The text is empty if only the manifest has changed.
 
     Args:
         wanted: the applied manifest, with the hash of its content.
         live: the object from the API server.
     """
     others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
-    by = f", which {', '.join(others)} had put there" if others else ""
+    by = f", which {', '.join(others)} had added" if others else ""
     added = sorted(_containers(live) - _containers(wanted))
     if others and added:
-        return f"took container {', '.join(added)} out of {name}{by}"
+        return f"removed container {', '.join(added)} from {name}{by}"
     place = difference({part: wanted[part] for part in wanted if part != "data"}, live)
     applied = [of["metadata"].get("annotations", {}).get(marks.APPLIED) for of in (wanted, live)]
     if place is not None and (others or applied[0] == applied[1]):
-        return f"put back {place.lstrip('.')} of {name}{by.replace('had put there', 'had changed')}"
-    return f"took {_held(live)} out of {name}{by}" if others else ""
+        return f"restored {place.lstrip('.')} of {name}{by.replace('had added', 'had changed')}"
+    return f"removed {_held(live)} from {name}{by}" if others else ""
 
 
 def _containers(of: Mapping[str, Any]) -> set[str]:
@@ -159,4 +158,4 @@ def _held(live: Mapping[str, Any]) -> str:
         for place in _leaves(fields):
             if not _allowed(place):
                 return ".".join(step.removeprefix("f:") for step in place if step.startswith("f:"))
-    return "what others added"
+    return "fields that others added"

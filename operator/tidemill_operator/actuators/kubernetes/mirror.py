@@ -1,8 +1,8 @@
-"""A cache of watched objects. With it, a pass over a settled pipeline reads only a Secret from the API server.
+"""A cache of watched objects. With the cache, a pass that changes nothing reads only a Secret from the API server.
 
-A copy is never older than the version that this process last wrote or read itself. Otherwise it is as old as the delay
-of the watch. If a write finds that a copy is outdated, the object is read again. All objects are listed regularly, in
-case a watch missed one.
+A copy is never older than the version that this process last wrote or read. Changes by others arrive with the delay of
+the watch. If a write finds that a copy is outdated, the object is read again. All objects are listed regularly, in case
+a watch missed a change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tidemill_operator.actuators.kubernetes.api import (
 from tidemill_operator.plan.render import marks
 
 SHARED_SECONDS = 600.0
-"""How long the copy of a shared Secret is used. It needs a limit because Secrets are not watched."""
+"""How long the copy of a shared Secret is used. The time is limited, because Secrets are not watched."""
 _OURS = f"{marks.MANAGED_BY}={marks.MANAGER}"
 
 
@@ -99,7 +99,7 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the objects that have one of the owner UIDs, and the names of those whose content is not known."""
+        """Return the objects that have one of the owner UIDs, and the names of others with unknown content."""
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
@@ -116,7 +116,9 @@ class Mirror:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 
     def listed(self, kind: Kind, scope: str | None, items: Sequence[Document], version: str) -> None:
-        """Store the result of a list. Other objects are gone, and copies of other versions are discarded.
+        """Store the result of a list.
+
+        Objects that are not in the list are removed, and copies of older versions are discarded.
 
         Args:
             kind: the kind of the objects.
@@ -140,11 +142,11 @@ class Mirror:
 
 
 class MirroredApi(Api):
-    """An API client that reads watched kinds from the mirror if it knows them.
+    """An API client that reads objects of watched kinds from the mirror, if the mirror has them.
 
     Args:
         mirror: the cache.
-        everywhere: whether all namespaces are watched. If not, single namespaces are.
+        everywhere: whether all namespaces are watched, not only some.
         listed_seconds: how often all objects are listed, to find changes that watches have missed.
         configuration: address and credentials.
     """
@@ -162,7 +164,7 @@ class MirroredApi(Api):
         self._listing = threading.Lock()
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object from the mirror, or from the API if it is not known."""
+        """Return an object from the mirror, or from the API if the mirror does not have it."""
         if namespace and kind in self._mirror.kinds and not sure:
             known = self._mirror.get(kind, namespace, name)
             if known is not None:
@@ -214,7 +216,7 @@ class MirroredApi(Api):
             return self._told(super().replace(body))
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Merge members into an object."""
+        """Change some fields of an object, with a merge patch."""
         with self._writing(kind, namespace, name):
             return self._told(super().merge(kind, namespace, name, patch))
 

@@ -15,8 +15,8 @@ _MAX_TOLD = 300
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
     """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
 
-    During a rollout the workload serves if any pod is available, of whichever template. A replay has no users, so it
-    always counts as serving.
+    During a rollout, the workload serves if any pod of the old or the new template is available. A replay has no users,
+    so it always counts as serving.
 
     Args:
         workload: the workload of the plan.
@@ -52,7 +52,7 @@ def _is_seen(live: Mapping[str, Any]) -> bool:
 
 
 def _trouble(status: Mapping[str, Any]) -> str:
-    """Return why the rollout cannot complete, by the Deployment's conditions, or empty if it can."""
+    """Return why the rollout cannot complete, according to the Deployment's conditions, or an empty text."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":

@@ -1,8 +1,8 @@
 """The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
 
 The pipelines of a namespace share ingest and API. The pods of ingest and API read configs and credentials from files
-that change while the pods run, so a pipeline never restarts the pods of another pipeline. A shared object has all its
-pipelines as owners, and Kubernetes deletes it with the last of them.
+that change while the pods run, so a pipeline never restarts the pods of another pipeline. A shared object is owned by
+all its pipelines, and Kubernetes deletes it when its last owner is deleted.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """One lock per namespace. It is needed because a pass reads the shared objects of a namespace and then writes them.
+    """One lock per namespace.
+
+    Locks are needed, because a pass reads the shared objects of a namespace and then writes them.
 
     Attributes:
-        shown: hashes of the files that the pods last had to reload, by namespace and workload.
+        shown: hashes of the files that pods were last made to reload, by namespace and workload.
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class Scale:
 
 
 class KubernetesRuntime:
-    """Runs the workloads of one pipeline in a cluster. A pass creates its own instance.
+    """Runs the workloads of one pipeline in a cluster. Each pass creates an instance.
 
     Args:
         api: the API of the cluster.
@@ -120,7 +122,7 @@ class KubernetesRuntime:
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Remove a pipeline's workloads, and withdraw it from the shared ones.
+        """Remove a pipeline's workloads, and withdraw it from shared workloads.
 
         Raises:
             TidemillError: the API does not answer, or pods are still terminating (reason Waiting).

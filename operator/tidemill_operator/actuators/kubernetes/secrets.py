@@ -1,4 +1,4 @@
-"""Stores a pipeline's passwords and API keys in its Secret. Only users change the API keys later."""
+"""Stores a pipeline's passwords and API keys in its Secret. After the first pass, only users change the API keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 
-# A node updates the files of its pods when a pod's annotation changes. Otherwise it does so about once a minute.
+# A node updates the files of its pods about once a minute, and when an annotation of a pod changes.
 PATIENCE_SECONDS = 120.0
 
 
@@ -38,7 +38,7 @@ class KubernetesSecrets:
         self._api, self._owner, self._patience = api, owner, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Make sure that both logins and the API keys exist. A requested rotation is staged.
+        """Make sure that both logins and the API keys exist, and stage a requested rotation.
 
         Raises:
             TidemillError: the Secret has another owner or invalid content, or the API does not answer.
@@ -50,7 +50,7 @@ class KubernetesSecrets:
         )
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Put the staged logins in force.
+        """Activate the staged logins.
 
         Raises:
             TidemillError: the Secret has another owner or invalid content, or the API does not answer.
@@ -92,8 +92,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # The Secret is created, not applied: if two operators do so at once, one gets a conflict and reads the
-            # other's passwords at the next pass.
+            # The Secret is created without an apply. If two operators create it at once, one gets a conflict, and reads
+            # the other's passwords in its next pass.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.
@@ -136,7 +136,7 @@ def decoded(secret: Document) -> dict[str, str]:
         metadata = secret["metadata"]
         raise TidemillError(
             Reason.REFUSED,
-            f"Secret {metadata.get('namespace')}/{metadata['name']} holds bytes that are no text",
+            f"Secret {metadata.get('namespace')}/{metadata['name']} contains data that is not text",
             "delete it",
         ) from None
 

@@ -1,4 +1,4 @@
-"""One pass over a pipeline's objects in its namespace: creates own objects, and joins or leaves shared ones."""
+"""One pass over a pipeline's objects in its namespace: creates own objects, and joins or leaves shared objects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Pass:
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
-        shown: hashes of the files that the pods of a workload last had to reload. They are kept between passes.
+        shown: hashes of the files that the pods of a workload were last made to reload. The hashes are kept between
+            passes.
         kept: the objects that the pipeline needs, as (kind, name).
     """
 
@@ -75,7 +76,7 @@ class Pass:
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # If a pipeline is missing in the cache, it loses its files. So the live list is read.
+            # A pipeline that is missing in the cache would lose its files, so the live list is read.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
@@ -98,7 +99,7 @@ class Pass:
         return outcomes
 
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
-        """Remove the pipeline's own objects that are not kept, and its files from shared objects.
+        """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects.
 
         Args:
             components: the shared components that the pipeline does not need.
@@ -120,7 +121,7 @@ class Pass:
         self.children.prune(self.kept)
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
-        """Make one workload match the plan; an error of this workload becomes its outcome."""
+        """Make one workload match the plan. An error of this workload is returned as its outcome."""
         component, before = OF_WORKLOAD[workload.component], self.children.changed
         shared = workload.pipeline is None
         rendering = render(
@@ -179,7 +180,10 @@ class Pass:
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
-        """Make nodes update the pods' files now, by changing the pods. Otherwise the update takes about a minute."""
+        """Make nodes update the pods' files now, by changing an annotation of the pods.
+
+        Without such a change, the update takes about a minute.
+        """
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
@@ -197,17 +201,17 @@ class Pass:
                     self.children.changed += 1
                 except NotFound:
                     continue
-                except TidemillError as error:  # the pod's files are then updated later, so only a warning is logged
+                except TidemillError as error:  # the node updates the files later anyway, so only warn
                     log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
                     all_told = False
         if all_told:
             self.shown[self.namespace, workload.name] = mark
 
     def _common(self) -> str:
-        """Make the files that all workloads of the namespace read match the settings.
+        """Make the files that are common to the namespace's workloads match the settings.
 
         Returns:
-            A hash of the connection settings. It is salted, so that no password can be guessed from it.
+            A hash of the connection settings. The hash is salted, so that it cannot be used to guess a password.
         """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement

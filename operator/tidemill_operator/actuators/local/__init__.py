@@ -1,1 +1,1 @@
-"""This machine: a pipeline's workloads as child processes, its secrets as files."""
+"""Runs a pipeline's workloads on this machine as child processes, and keeps its secrets in files."""

@@ -1,4 +1,4 @@
-"""The local runtime. Workloads are child processes of this one, and their configs are files below the data folder.
+"""The local runtime. Workloads are child processes of this process, and their configs are files below the data folder.
 
 The pipelines of a namespace share ingest and API. Ingest and API run as long as a pipeline needs them, and read the
 config files again when they change. A processor reads its config once, so it is restarted when the config changes.
@@ -29,8 +29,8 @@ from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 10.0
-# The variables that workloads inherit from our environment. The list is closed, so that no workload sees the
-# administrator's login.
+# The TIDEMILL_ variables that workloads inherit. All other TIDEMILL_ variables are left out, so that no workload sees
+# the administrator's login.
 _PASSED_ON = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
@@ -46,7 +46,7 @@ class _Running:
 
 
 class LocalRuntime:
-    """Runs workloads on this machine. Its methods may be called from any thread.
+    """Runs workloads on this machine. Any thread may call the methods.
 
     Attributes:
         config_root: the folder of the configs `<namespace>/<pipeline>.json`.
@@ -68,9 +68,9 @@ class LocalRuntime:
 
         Args:
             data_dir: the folder of configs, secrets, logs and pid files.
-            environ: the environment of the processes. Of Tidemill's own variables, workloads get only theirs.
+            environ: the environment of the processes. Workloads get only those TIDEMILL_ variables that they use.
             addresses: TIDEMILL_ variables for all processes: the addresses of brokers, Postgres and Redis.
-            ports: wanted ports by component. They override the ports of the plan.
+            ports: wanted ports by component. These ports override the ports of the plan.
             reserved: the ports that the user asked for by number.
             host: the address at which the processes listen.
         """
@@ -84,7 +84,7 @@ class LocalRuntime:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._addresses = dict(addresses)
-        # Only these names are accepted in requests, because DNS rebinding would let web pages read open pipelines.
+        # Requests for other hosts are refused, because DNS rebinding would let web pages read open pipelines.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
@@ -95,7 +95,7 @@ class LocalRuntime:
         self._lock = threading.RLock()
 
     def start(self) -> None:
-        """Start supervising."""
+        """Start the supervisor."""
         self._supervisor.start()
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class LocalRuntime:
 
         Args:
             workload: the workload.
-            pipelines: the pipelines that need the workload, in addition to those known before.
+            pipelines: the pipelines that need the workload, in addition to the pipelines known before.
 
         Returns:
             The number of changed files and processes.
@@ -235,7 +235,7 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        # The pipeline's own processes come last, so that they take precedence over shared ones.
+        # The pipeline's own processes come last, so that they take precedence over shared processes.
         for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:
@@ -248,7 +248,7 @@ class LocalRuntime:
         return HOST if self._host == HOST else socket.gethostname()
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the pipeline runs here, or still has its data."""
+        """Return whether the pipeline has a config on this machine."""
         return (self.config_root / namespace / f"{pipeline}.json").exists()
 
     def targets(self) -> list[dict[str, object]]:
@@ -312,7 +312,7 @@ class LocalRuntime:
         return self._assigned[name]
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
-        """End the replicas with this number or a greater one, and return how many were ended."""
+        """End the replicas whose number is `replicas` or greater, and return how many were ended."""
         changed = 0
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
@@ -333,7 +333,7 @@ def _mark_of_secrets(root: Path, workload: Workload) -> str:
 
 
 def _status(name: str) -> str:
-    """Return the name under which the status port of a replica is remembered."""
+    """Return the name under which the status port of a replica is stored."""
     return f"{name}/status"
 
 

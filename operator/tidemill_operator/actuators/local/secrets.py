@@ -14,13 +14,13 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# How long to wait after a switch. It is short, because processes read the files when they connect, and requests on
-# older connections end soon.
+# How long the former logins work after a switch. The time is short, because processes read the files when they connect,
+# and requests on older connections end soon.
 PATIENCE_SECONDS = 5.0
 
 
 class FileSecrets:
-    """Secrets below a folder, `<root>/<namespace>/<pipeline>/`.
+    """Stores secrets as files in `<root>/<namespace>/<pipeline>/`.
 
     `writer.json` and `reader.json` hold logins, `api-keys.json` the hashes of API keys, `api-key.txt` the first key
     (with both scopes), and `rotation.json` the state of a rotation.
@@ -30,7 +30,7 @@ class FileSecrets:
         self._root, self._patience = root, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Make sure that both logins and the API keys exist. A requested rotation is staged.
+        """Make sure that both logins and the API keys exist, and stage a requested rotation.
 
         Raises:
             TidemillError: a file cannot be written, or has invalid content.
@@ -42,7 +42,7 @@ class FileSecrets:
         )
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Put the staged logins in force.
+        """Activate the staged logins.
 
         Raises:
             TidemillError: a file cannot be written, or has invalid content.

@@ -16,7 +16,7 @@ from tidemill_operator.plan.model import Owner, Schema
 _TABLE = "_offsets"
 _LET_GO = "old positions; another pipeline has taken over the topic"
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
-# The claim on a topic is the comment of the table of positions.
+# A claim on a topic is stored as the comment of the table `_offsets`.
 _CLAIMS = """
 SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d
@@ -29,7 +29,9 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Make sure that no other pipeline owns a pipeline's topics. No other can claim them until the transaction ends.
+    """Make sure that no other pipeline owns a pipeline's topics.
+
+    No other pipeline can claim them until the transaction ends.
 
     Args:
         session: a session in a transaction.
@@ -52,7 +54,10 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the claims of other pipelines on a pipeline's topics. Yields none if it already owns its topics."""
+    """Yield the claims of other pipelines on a pipeline's topics.
+
+    Yields nothing if the pipeline already owns its topics.
+    """
     if _settled(session, schema):
         return
     # A topic of another cluster is nobody's, whatever its name is.
@@ -112,7 +117,7 @@ def _mark(schema: Schema) -> str:
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """Return the live comment of the table of positions, or empty if it has none, None if there is no table."""
+    """Return the comment of the live table of positions: empty if it has none, None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

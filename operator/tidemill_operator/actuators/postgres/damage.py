@@ -1,4 +1,4 @@
-"""Detects with cheap queries that somebody else deleted rows of a schema. Reads only."""
+"""Detects, with cheap queries, whether somebody else deleted rows of a schema. Reads only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
 
-# The query is cheap, because the check of a table ends at the first partition with a row.
+# The query is cheap, because it stops at the first partition of a table that has rows.
 _EMPTIED = """
 SELECT a.name, a.version FROM {} a
   JOIN pg_class c ON c.relname = a.table_name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %s

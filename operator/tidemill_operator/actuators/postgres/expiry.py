@@ -1,8 +1,8 @@
-"""Retention: detaches and drops partitions of windows and of stored events that the watermark has passed.
+"""Retention: detaches and drops expired partitions of the tables of windows and of stored events.
 
-A partition is due when its end is before watermark - retention. A due partition is marked. It is dropped only if it is
-still due a day of wall-clock time later, so that a wrong timestamp does not delete history. After the retention was
-made longer, marks of partitions that are no longer due are removed.
+A partition is due when its end is before watermark - retention. A due partition is marked. A marked partition is
+dropped only if it is still due a day of wall-clock time later, so that a wrong timestamp does not delete history. If
+the retention is made longer, partitions that are no longer due lose their marks.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Partition:
 
 
 def expire(session: Session, schema: Schema) -> None:
-    """Mark partitions that became due, drop a few that have been due for a day, and unmark those no longer due."""
+    """Mark partitions that became due, unmark partitions that are no longer due, and drop a few marked partitions."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)
@@ -114,7 +114,7 @@ def _since(comment: str | None) -> dt.datetime | None:
 
 def _now(session: Session) -> dt.datetime:
     ((now,),) = session.rows("SELECT clock_timestamp()")
-    assert isinstance(now, dt.datetime)  # noqa: S101 - what Postgres' type is read as
+    assert isinstance(now, dt.datetime)  # noqa: S101 - psycopg reads a timestamptz as this type
     return now
 
 

@@ -43,7 +43,7 @@ def wanted_grants(schema: Schema) -> set[Grant]:
 
 
 def ensure_grants(session: Session, schema: Schema) -> None:
-    """Make the privileges on the plan's objects match the plan. Privileges of other roles stay as they are."""
+    """Make the privileges on the plan's objects match the plan. Privileges of other roles are not changed."""
     wanted, live = wanted_grants(schema), _observe(session, schema)
     for grant in sorted(wanted - live):
         session.write(f"GRANT {{}} ON {grant.kind} {{}} TO {{}}", *_parts(schema, grant))

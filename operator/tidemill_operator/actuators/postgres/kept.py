@@ -1,7 +1,7 @@
 """Deletes dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
 
-Unpublished rows are not deleted. If they fill the quota, processors store no further rows. A pass deletes for a few
-seconds at most, and the next passes delete the rest.
+Unpublished rows are not deleted. If unpublished rows fill the quota, processors store no further rows. A pass deletes
+for a few seconds at most, and the next passes delete the rest.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tidemill_operator.plan.model import KeptRows, Schema
 PASS_SECONDS = 5.0
 CHUNK_ROWS = 5_000
 OPERATOR = -1
-"""The operator's `place` in the table `_kept`."""
+"""The column `place` of `_kept`, in rows that the operator writes."""
 NEARLY_FULL, MADE_FREE = 64, 8
 """If less than a 64th of the quota is free, rows are deleted until an eighth is free."""
 DETECTORS_EVERY = "1 hour"
 DETECTORS_KEPT_MS = 90 * 86_400_000
-"""The least time for which a detector's state of a group is kept after the group's last window."""
+"""The minimum time for which a detector's state of a group is kept after the group's last window."""
 
 _ORDER = {
     "_dead_letters": ("created_at", 'created_at, epoch, partition, "offset"'),
@@ -44,7 +44,7 @@ def expire_rows(session: Session, schema: Schema) -> None:
 
 
 def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
-    """Delete some of the oldest rows past their retention, and return whether there may be more."""
+    """Delete some of the oldest rows past their retention, and return whether there may be more such rows."""
     time_column, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, published, {} AS at FROM {} ORDER BY " + order + " LIMIT %(chunk)s) o"
@@ -55,7 +55,7 @@ def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
 
 
 def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
-    """Delete about as many of the oldest rows as have `excess` bytes, and return the deleted bytes."""
+    """Delete the oldest rows, about `excess` bytes of them, and return the number of deleted bytes."""
     _, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, sum(bytes) OVER (ORDER BY " + order + ") - bytes AS before"
@@ -63,7 +63,8 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows of earlier versions have no size. At least 1 is returned, so that the caller sees that rows were deleted.
+    # Rows that earlier versions wrote have no size. At least 1 is returned, so that the caller sees that rows were
+    # deleted.
     return max(size, 1) if rows else 0
 
 
@@ -89,7 +90,7 @@ def _delete(
         full=full,
     )
     row = session.connection.execute(statement, {**parameters, "table": table, "place": OPERATOR}).fetchone()
-    assert row is not None  # noqa: S101 - sums are always one row
+    assert row is not None  # noqa: S101 - the query always returns one row
     session.changed += row[0]
     return row[0], row[1]
 
@@ -113,7 +114,7 @@ def _forget_groups(session: Session, schema: str) -> None:
         "SELECT NOT EXISTS (SELECT FROM {kept} WHERE kind = '_detectors' AND place = %s"
         f" AND full_at >= now() - interval '{DETECTORS_EVERY}')"
     ).format(**parts)
-    # Read first, because an upsert that changes nothing is still a write.
+    # Query first, because an upsert that changes nothing is still a write.
     if session.connection.execute(due, (OPERATOR,)).fetchone() != (True,):
         return
     turn = sql.SQL(
@@ -122,7 +123,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Rows of earlier versions lack the time of their group's last window; they get the current time.
+    # Rows that earlier versions wrote lack the time of the group's last window, so they get the end of the last scan.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

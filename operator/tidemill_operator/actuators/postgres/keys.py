@@ -1,4 +1,4 @@
-"""Widens keys of tables that earlier versions made, before rows are stored that differ in the new columns only."""
+"""Adds columns to keys of tables from earlier versions, before rows are stored that differ only in these columns."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 
 
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
-    """Give each key the columns that it has in the plan, in a pipeline that needs the wider keys.
+    """If the pipeline needs wider keys, give each key the columns that it has in the plan.
 
-    Other pipelines keep the key that an earlier Tidemill created, because a new key takes as long as building an index.
+    Other pipelines keep the keys that an earlier Tidemill created, because building the index of a new key takes long.
     """
     tables = {table.name: table for table in schema.tables if table.key}
     if live is None or not schema.explodes:
         return
     for name, key, columns in session.rows(_KEYS, (schema.name, list(tables))):
-        # The key of an identity column is not widened, because it does not tell whether two rows are the same.
+        # A key on an identity column is not widened, because it does not prevent duplicates.
         if columns != ["id"] and not set(tables[name].key) <= set(columns):
             session.write("{}", sql.SQL(replace_key(schema.name, tables[name], key)))

@@ -17,17 +17,17 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.model import Failing, LiveSchema, Loss
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Replicas record the same loss within moments. All records of a loss are reported for a day, and then no more.
+# Replicas record the same loss at nearly the same time. All records of the latest loss are reported for a day.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
 """
-# Rows that were not tried lately are left out: their processor has ended, so nobody retries them.
+# Rows that were not retried lately are left out, because their processor has ended.
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
-# Report the first failure of a day, so that the message stays the same while more follow.
+# Report only the first failure of the last day, so that further failures do not change the message.
 _SKIPPED = """
 SELECT DISTINCT ON (aggregation, duty) aggregation, duty, reason,
  coalesce(to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), ''), coalesce(group_key::text, ''), metrics,
@@ -128,7 +128,7 @@ def _kept(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 
 
 def _failing(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
-    """Add the duties that processors currently fail to do, and the windows that they have skipped."""
+    """Add the duties in which processors currently fail, and the windows that processors have skipped."""
     if "_held_up" in live.columns:
         query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
         live = replace(live, held_up=tuple(Failing(*row) for row in session.connection.execute(query)))

@@ -1,8 +1,9 @@
 """Makes sure that only one operator at a time works on a pipeline, and that a replaced operator writes nothing more.
 
-An advisory lock keeps passes over the same pipeline apart, in any system. The schema's comment has the epoch of the
-operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds the later epoch there, and
-writes nothing. On a laptop there is neither a leader election nor an epoch, only the lock.
+An advisory lock keeps passes over the same pipeline apart, on a laptop and in a cluster. The comment of the schema
+contains the epoch of the operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds
+the later epoch in the comment, and writes nothing. On a laptop there is neither a leader election nor an epoch, only
+the lock.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.model import Owner
 
 HELD_MS = 30_000
-"""How long a silent holder, e.g. a frozen one, keeps the lock. A working holder confirms it before each action."""
+"""How long a frozen holder keeps the lock. A working holder confirms the lock before each action."""
 
 
 class Leadership(Protocol):
-    """What this module needs of the leader election: epochs."""
+    """The part of the leader election that this module uses."""
 
     @property
     def epoch(self) -> int:
-        """This leader's epoch. It is greater than the epoch of every earlier leader."""
+        """This leader's epoch, which is greater than the epoch of every earlier leader."""
         ...
 
     def outbid(self, seen: int) -> int:
         """React to an epoch that is greater than this operator's.
 
-        Either another operator leads, or the count of epochs was reset.
+        Such an epoch means that another operator leads, or that the epochs were reset.
 
         Returns:
             The new epoch of this operator, which is greater than `seen`.
@@ -65,8 +66,8 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # This process was slow or frozen. If another operator worked meanwhile, it left its epoch in the
-                # schema, or wanted the same state. So it is safe to take the lock again.
+                # This process was slow or frozen. If another operator has written meanwhile, it has left a later epoch
+                # in the schema, or has written the same state. So it is safe to take the lock again.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm

@@ -21,7 +21,7 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
     """
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # A partition that live processors already count for a version is not left to the replay, so it adds no lag.
+    # A partition that live processors already count for a version adds no lag to the replay.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
@@ -53,10 +53,10 @@ def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
 
 
 def end_replays(session: Session, schema: Schema) -> None:
-    """Delete the versions of cancelled replays. The API has never answered from them."""
+    """Delete the versions of cancelled replays. The API has never read these versions."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
-        # First, no live processor counts for these versions any more. While one does, the table of a version is kept.
+        # First, stop live processors from counting for these versions, because counting needs the versions' tables.
         session.write_rows(
             sql.SQL(
                 "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -1,6 +1,7 @@
 """The roles of a schema. Owner, writer and reader have the privileges. Logins are members of writer or reader.
 
-Writer and reader have two logins each, A and B. Usually one login of each may log in. During a rotation, A and B may.
+Writer and reader have two logins each, A and B. Usually only one of the two logins is enabled; during a rotation, both
+are.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
     """Make the roles match the plan. Only logins that are current, staged or not yet retired may log in.
 
     Raises:
-        TidemillError: a role with one of the names belongs to somebody else.
+        TidemillError: a role with one of these names belongs to somebody else.
     """
     live = _observe(session, roles_of(schema))
     logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
@@ -67,7 +68,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
 
 
 def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
-    """Yield an error for each role that exists with another owner, because `ensure_roles` would refuse it."""
+    """Yield an error for each role that exists with another owner, because `ensure_roles` would refuse the role."""
     ours = _mark(session, owner)
     for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
         if not _is_ours(live["mark"], ours):
@@ -75,7 +76,10 @@ def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[Tidemi
 
 
 def end_sessions(session: Session, schema: Schema) -> None:
-    """End the sessions of roles that may no longer log in. Call it after the transaction that disabled them."""
+    """End the sessions of roles that may no longer log in.
+
+    Call this function after the transaction that disabled the roles.
+    """
     rows = session.rows(
         "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
         " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
@@ -88,7 +92,7 @@ def end_sessions(session: Session, schema: Schema) -> None:
 
 
 def drop_roles(session: Session, schema: Schema) -> None:
-    """Drop the roles that exist. They must not own anything any more."""
+    """Drop the roles that exist. The roles must not own any objects."""
     (database,) = session.rows("SELECT current_database()")[0]
     for role in _observe(session, roles_of(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
@@ -168,7 +172,7 @@ def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
 def _stranger(role: str, comment: str | None) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
-        f"role {role} exists and is not this pipeline's (it says: {comment or 'nothing'})",
+        f"role {role} exists and is not this pipeline's (its comment: {comment or 'none'})",
         "drop or rename it, or take it over with the annotation tidemill.dev/adopt: 'true'",
     )
 
@@ -195,7 +199,10 @@ def verifies(password: str, verifier: str) -> bool:
 
 
 def _ensure_membership(session: Session, owner: str) -> None:
-    """Make the administrator a member of the owner. Without superuser rights it could else not act as the owner."""
+    """Make the administrator a member of the owner.
+
+    Otherwise, an administrator without superuser rights cannot act as the owner.
+    """
     privilege = "SET" if session.connection.info.server_version >= 160_000 else "MEMBER"
     ((member,),) = session.rows("SELECT pg_has_role(current_user, %s, %s)", (owner, privilege))
     if not member:

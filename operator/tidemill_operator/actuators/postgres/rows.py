@@ -23,7 +23,7 @@ def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, re
         session: the session, inside the transaction that made the tables.
         schema: the schema in the plan.
         live: the schema before that transaction, or None if it did not exist.
-        regress: accept a lower generation, because a new resource counts its generations from the start.
+        regress: accept a lower generation, because the generations of a new resource start at 1.
     """
     _ensure_positions(session, schema)
     _ensure_aggregations(session, schema, live or LiveSchema())

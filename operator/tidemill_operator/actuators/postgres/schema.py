@@ -1,8 +1,8 @@
 """Makes a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
 
 All DDL of one `ensure` is in one transaction, under the pipeline's lock. Tables and columns are only added. Columns
-with a former name are renamed. In pipelines where a record may be several events, keys get more columns. SQL text in
-the plan was written by Tidemill, and every name is quoted as an identifier.
+with a former name are renamed. In pipelines whose records may contain several events, keys get more columns. SQL text
+in the plan was written by Tidemill, and every name is quoted as an identifier.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PostgresSchemas:
     Args:
         address: the database, which is created if missing, and the login of a superuser, or of a role with CREATEROLE
             and with CREATE on the database.
-        read_only: write nothing, for plans. A missing database counts as an empty one.
+        read_only: write nothing, for plans. A missing database counts as an empty database.
         leadership: the leader election of this operator, or None if there is none.
     """
 
@@ -79,7 +79,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the conflicts with other owners of topic and roles that `ensure` would report. Takes no locks.
+        """Return the errors that `ensure` would report because a topic or role has another owner. Takes no locks.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -107,10 +107,11 @@ class PostgresSchemas:
             owner: the resource that the schema belongs to.
             secrets: the logins of writer and reader.
             adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
-            exists: tells whether a pipeline exists. None means that no other pipeline exists.
+            exists: returns whether a pipeline exists. None means that no other pipeline exists.
 
-            One outcome. It is Done; Waiting if a lock was busy; Failed if the schema has another owner, or cannot be
-            changed as planned.
+        Returns:
+            One outcome: Done; Waiting if a lock was busy; Failed if the schema has another owner, or cannot be changed
+            as planned.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -199,7 +200,7 @@ class PostgresSchemas:
             return outcome.failed(Component.SCHEMA, schema, error)
 
     def _drop_some(self, session: Session, schema: str) -> bool:
-        """Drop a few partitions. A transaction that drops hundreds of them would run out of locks."""
+        """Drop a few partitions. A transaction that drops hundreds of partitions would run out of locks."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
@@ -252,7 +253,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Translate an error of Postgres about a table into one that names the table's aggregation."""
+    """Add the table's aggregation to an error of Postgres about a table."""
     try:
         yield
     except errors.InsufficientPrivilege:
@@ -263,7 +264,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
             Reason.NOT_SUPPORTED,
             f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
-            "if Postgres names a column, derive it under another name, and group by that one",
+            "if Postgres names a column, derive it under another name, and group by that name",
         ) from error
 
 

@@ -1,4 +1,7 @@
-"""A connection to Postgres as its administrator. It counts writes, and translates errors into TidemillError."""
+"""A connection to Postgres as its administrator.
+
+The session counts writes, and translates errors into TidemillError.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# The limit can be short: our transactions are never idle for long, so an idle one belongs to a frozen process.
+# The limit can be short: our transactions are never idle for long, so an idle transaction belongs to a frozen process.
 IDLE_MS = 20_000
 
 
@@ -63,7 +66,10 @@ class Session:
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Act as a role within the block, so that the role owns new objects. An error rolls back both."""
+        """Act as a role within the block, so that the role owns new objects.
+
+        An error rolls back the new objects, and ends the role.
+        """
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield
         self.connection.execute("RESET ROLE")
@@ -77,7 +83,7 @@ def connected(
 
     Args:
         address: the database and the administrator's login.
-        doing: what the session is for. Messages of errors begin with it.
+        doing: what the session is for. Error messages begin with this text.
         timeout_seconds: how long connecting may take.
         read_only: let Postgres refuse every write, and do not create a missing database.
 
@@ -140,7 +146,7 @@ def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> Tidemil
         how = "has a certificate that is not trusted" if remedy else "does not answer"
         return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} {how} ({text})", remedy)
     if state.startswith(("53", "58")):
-        remedy = "see the space on its disk, its memory and its connections"
+        remedy = "check the server's disk space, memory and connections"
         return TidemillError(Reason.REFUSED, f"{doing}: Postgres refuses ({text})", remedy)
     if state.startswith(("28", "42501")):
         return TidemillError(

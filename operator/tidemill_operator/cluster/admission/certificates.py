@@ -1,7 +1,7 @@
-"""The webhook's certificate and its authority. The two are kept in one Secret, and renewed long before they expire.
+"""The webhook's certificate and its authority.
 
-The first replica creates certificate and authority. A replica that tries at the same time gets a conflict and uses the
-existing ones.
+Certificate and authority are kept in one Secret, and renewed long before they expire. The first replica creates both. A
+replica that tries this at the same time gets a conflict, and uses the existing certificate and authority.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Certificates:
     """The content of the Secret.
 
     Attributes:
-        bundle: the trusted authorities, newest first. Former ones stay until they expire.
+        bundle: the trusted authorities, newest first. Former authorities stay until they expire.
         authority: the authority that signs the server's certificate.
         server: the webhook's certificate.
     """
@@ -61,7 +61,7 @@ class Certificates:
 
 
 class CertificateKeeper:
-    """Keeps the Secret up to date. Every replica may do so.
+    """Keeps the Secret up to date. Every replica may run a keeper.
 
     Args:
         api: the API of the cluster.
@@ -88,7 +88,7 @@ class CertificateKeeper:
 
         Raises:
             Conflict: another replica wrote first at every attempt.
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         for _ in range(_ATTEMPTS - 1):
             try:
@@ -123,10 +123,10 @@ class CertificateKeeper:
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
     """Return the known certificates.
 
-    Certificates in the last third of their lifetime, or for other hosts, are replaced by new ones.
+    Certificates in the last third of their lifetime, or for other hosts, are replaced.
 
     Args:
-        known: the existing certificates, or None if there are none that can be used.
+        known: the existing certificates, or None if there are no usable certificates.
         hosts: host names of the server.
         now: the wall clock.
     """
@@ -157,7 +157,7 @@ def issue(authority: Pair, hosts: Sequence[str], now: dt.datetime) -> Pair:
     parent = x509.load_pem_x509_certificate(authority.certificate.encode())
     parent_key = serialization.load_pem_private_key(authority.key.encode(), None)
     if not isinstance(parent_key, ec.EllipticCurvePrivateKey):
-        raise ValueError("the authority's key has a type that is never created here")
+        raise ValueError("the authority's key is not an elliptic curve key")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
@@ -223,7 +223,7 @@ def _read(live: Document) -> Certificates | None:
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
         log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
-    except Exception as error:  # all exceptions, because a wrong signature raises yet another one
+    except Exception as error:  # catch everything, because a wrong signature raises a different exception
         log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
     return found

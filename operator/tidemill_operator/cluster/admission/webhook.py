@@ -1,8 +1,8 @@
-"""The admission webhook. It refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
+"""The admission webhook. The webhook refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
 
-The webhook runs on every replica. The API server calls it twice. The first call is as a mutating webhook that changes
+The webhook runs on every replica. The API server calls it twice. The first call is to a mutating webhook, which changes
 nothing. This call comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean
-instead of a name. The second call is as a validating webhook, after all mutations.
+instead of a name. The second call is to a validating webhook, after all mutations.
 
 The webhook serves HTTPS in its own threads. A verdict depends only on the resource and on the platform's limits.
 """
@@ -45,8 +45,8 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # An existing resource whose spec stays is always allowed, because a later rule may forbid that spec. The
-    # finalizers, labels and annotations of the resource must still be changeable.
+    # A change that leaves the spec as it was is always allowed, because a later rule may forbid that spec. Finalizers,
+    # labels and annotations must still be changeable.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
@@ -110,10 +110,10 @@ class Webhook:
         self._server.server_close()
 
     def publish(self) -> None:
-        """Write the authority into the webhook's configurations. Only the leader does this.
+        """Write the authority into the webhook's configurations. Only the leader calls this method.
 
         Raises:
-            TidemillError: the API does not answer or refuses.
+            TidemillError: the API does not answer, or refuses the request.
         """
         if self._certificates is None:
             return
@@ -124,7 +124,7 @@ class Webhook:
     def _publish(self, kind: Kind, bundle: str) -> None:
         live = self._api.get(kind, None, self._configuration)
         if live is None:
-            log.warning("there is no %s %s", kind.kind, self._configuration)
+            log.warning("%s %s does not exist", kind.kind, self._configuration)
             return
         wanted = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": bundle}} for hook in live["webhooks"]]
         if wanted != live["webhooks"]:
@@ -155,7 +155,7 @@ class Webhook:
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
     """Use the certificates for new connections."""
-    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # the folder is only for its owner
+    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only its owner can read it
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
         path.write_text(certificates.server.certificate + certificates.server.key)

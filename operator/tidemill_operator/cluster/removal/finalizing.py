@@ -1,4 +1,4 @@
-"""The operator's finalizer, on resources whose topics and schema have to be deleted with them.
+"""The operator's finalizer. Resources have the finalizer if their topics and schema must be deleted with them.
 
 Kubernetes deletes the objects of a pipeline by their owner references.
 """
@@ -24,7 +24,7 @@ Document = dict[str, Any]
 
 
 class Finalizing:
-    """Sets the finalizer, and deletes topics and schema before it is removed. Safe to call from several threads.
+    """Sets the finalizer, deletes topics and schema, and then removes the finalizer. Safe to call from several threads.
 
     Args:
         world: the cluster, Kafka and Postgres.
@@ -36,7 +36,9 @@ class Finalizing:
         self._world, self._recorder, self._locks = world, recorder, locks
 
     def prepared(self, document: Document) -> Document:
-        """Return the resource. It has the finalizer if and only if its data must be deleted with it.
+        """Return the resource.
+
+        Add the finalizer if topics and schema must be deleted with the resource, else remove it.
 
         Raises:
             Conflict: somebody else has written the resource meanwhile.
@@ -58,7 +60,7 @@ class Finalizing:
         if not held(document):
             return Result.WAITING  # another finalizer blocks the deletion
         if is_paused(document):
-            text = f"it is paused; remove the annotation {PAUSE} to have its topics and schema deleted"
+            text = f"it is paused; its topics and schema are deleted when the annotation {PAUSE} is removed"
             self._recorder.tell(document, "Warning", "Paused", text)
             return Result.WAITING
         actuators, _ = self._world.actuators(key, self._locks)

@@ -1,8 +1,8 @@
 """Deletes the topics and schemas of pipelines that are being deleted while no operator runs.
 
-The chart's CronJob starts this, so that no namespace stays Terminating. It ends at once if an operator holds the Lease,
-or if no pipeline is waiting. It holds the Lease while it works, so that no operator works at the same time. It
-reconciles nothing.
+The chart's CronJob starts this task, so that no namespace stays Terminating. The task ends at once if an operator holds
+the Lease, or if no pipeline is waiting. While it works, it holds the Lease, so that no operator works at the same time.
+The task reconciles nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
-# Longer than the Lease of a dead holder lasts. A live holder renews the Lease every two seconds.
+# The Lease of a dead holder expires in less than this time. A live holder renews the Lease every two seconds.
 _ELECTION_SECONDS = 25.0
 _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0
 
 
 def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
-    """Return the pipelines that are being deleted and have the finalizer, except paused ones.
+    """Return the pipelines that are being deleted and have the finalizer, except paused pipelines.
 
     Args:
         api: the API of the cluster.
@@ -53,7 +53,7 @@ def reclaim(
 
     Args:
         find: returns the waiting pipelines.
-        let_go: releases a pipeline as far as possible.
+        let_go: releases a pipeline as far as is possible now.
         seconds: the longest duration.
 
     Returns:

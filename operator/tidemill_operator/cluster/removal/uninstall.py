@@ -1,7 +1,8 @@
 """Uninstalls the operator: stops it, and removes its finalizers, its webhook and its own objects.
 
-Without an operator, a finalizer would block the deletion of pipelines and their namespaces for ever. Topics, schemas
-and workloads are kept. To remove them, delete the pipelines first. This module knows nothing of reconciling.
+Without an operator, its finalizers would block the deletion of pipelines and their namespaces for ever. Topics, schemas
+and workloads are kept. To remove these as well, delete the pipelines first. This module does not use the code that
+reconciles.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Installation:
         deployment: the name of its Deployment.
         webhook: the name of the webhook's configurations, or empty if there are none.
         namespaces: the watched namespaces, or empty if all are watched.
-        lease, secret: the names of the objects that the operator created in its namespace, or empty if there are none.
+        lease, secret: the names of the Lease and the Secret that the operator created in its namespace, or empty.
     """
 
     namespace: str
@@ -66,7 +67,7 @@ class Installation:
         needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
         for name, value in needed.items():
             if not value:
-                raise ValueError(f"TIDEMILL_OPERATOR_{name}: is not set; it names what to remove")
+                raise ValueError(f"TIDEMILL_OPERATOR_{name}: is not set; it names the installation to remove")
         return cls(
             namespace=needed["NAMESPACE"],
             deployment=needed["DEPLOYMENT"],
@@ -101,7 +102,7 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
 
 
 def remove_own(api: Api, installation: Installation) -> None:
-    """Remove the objects that the operator created for itself, because the chart does not know them.
+    """Remove the objects that the operator created for itself, because the chart does not contain them.
 
     Raises:
         TidemillError: the API refuses or does not answer.
@@ -131,7 +132,7 @@ def stop_operator(api: Api, installation: Installation, *, seconds: float) -> No
         if time.monotonic() > deadline:
             names = ", ".join(pod["metadata"]["name"] for pod in pods)
             raise TidemillError(
-                Reason.WAITING, f"operator pods have not ended within {seconds:g} s: {names}", "delete them, try again"
+                Reason.WAITING, f"operator pods have not ended within {seconds:g} s: {names}", "delete them"
             )
         time.sleep(_PAUSE_SECONDS)
     log.info("operator %s/%s has ended", installation.namespace, installation.deployment)
@@ -159,7 +160,7 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
 
 
 def _free(api: Api, namespace: str, name: str) -> None:
-    """Remove the finalizer. If somebody else writes at the same time, read the resource again and repeat."""
+    """Remove the finalizer. If somebody else writes the resource at the same time, read it again and repeat."""
     for attempt in range(_ATTEMPTS):
         live = api.get(PIPELINE, namespace, name)
         if live is None:

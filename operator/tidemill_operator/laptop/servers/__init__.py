@@ -1,4 +1,7 @@
-"""Kafka, Postgres and Redis on one machine. Each is named by the environment, or started as a child process."""
+"""Kafka, Postgres and Redis on one machine.
+
+Each server is either named by the environment or started as a child process.
+"""
 
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.laptop.servers.errors import ServerError

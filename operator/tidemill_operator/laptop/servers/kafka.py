@@ -1,4 +1,4 @@
-"""Starts real Kafka brokers on loopback, with KRaft: each process is broker and controller. Data and ports are kept."""
+"""Starts real Kafka brokers on loopback, with KRaft: each process is broker and controller."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """
-# These options make the start fast: the serial garbage collector, and a shared class archive.
+# These options make the JVM start fast: the serial garbage collector, and a shared class archive.
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 _HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
 _FORMAT_SECONDS = 120.0
@@ -49,14 +49,16 @@ def kafka_brokers(
     advertised: Sequence[int] = (),
     on_progress: Progress | None = None,
 ) -> list[Server]:
-    """Return formatted brokers, ready to be spawned. They are named `kafka`, `kafka-2`, `kafka-3`, ….
+    """Return brokers with formatted storage, ready to be started.
+
+    The brokers are named `kafka`, `kafka-2`, `kafka-3`, ….
 
     All brokers use `<data_dir>/kafka`. The first use of a folder fixes its number of brokers.
 
     Args:
         data_dir: the folder of data and logs.
         ports: assigns the listening ports.
-        environ: the environment that the brokers inherit. PATH is read from it.
+        environ: the environment that the brokers inherit. PATH is read from this environment.
         count: number of brokers.
         advertised: advertised loopback ports, such as a proxy's, or empty to advertise the listening ports.
         on_progress: called with lines of progress.
@@ -142,7 +144,7 @@ def _properties(node: int, data: Path, voters: str, *, client: int, controller: 
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": "0",
-        # A killed broker can only register again when its former session has expired. By default that takes 9 s.
+        # A killed broker can only register again after its former session has expired, by default after 9 s.
         "broker.session.timeout.ms": "4000",
         "broker.heartbeat.interval.ms": "1000",
         "log.segment.delete.delay.ms": "1000",
@@ -169,7 +171,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
     done = folder / "formatted"
     if done.exists():
         return
-    # Data of a start that was interrupted while it formatted can be deleted, because it never held a record.
+    # If formatting was interrupted, the data is deleted, because it never contained a record.
     shutil.rmtree(data, ignore_errors=True)
     command = [
         *java_command,
@@ -187,7 +189,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
 
 
 def _answers(port: int, bootstrap: str, count: int) -> bool:
-    if is_free(port):  # nothing listens yet, and an attempt to connect would only log refused connections
+    if is_free(port):  # nothing listens yet, so a client would only log refused connections
         return False
     try:
         admin = AdminClient(

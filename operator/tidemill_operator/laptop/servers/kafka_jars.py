@@ -29,14 +29,16 @@ def find_java(environ: Mapping[str, str]) -> str:
     found = shutil.which("java", path=environ.get("PATH"))
     if found is None:
         raise ServerError(
-            "Kafka needs Java 17 or later and none is on the PATH: install openjdk-17-jre-headless, "
+            "Kafka needs Java 17 or later, and no Java is on the PATH: install openjdk-17-jre-headless, "
             "or set TIDEMILL_KAFKA_BROKERS"
         )
     return found
 
 
 def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None) -> Path:
-    """Return the folder of the broker's jars. They are downloaded if necessary. Many processes may call it at once.
+    """Return the folder of the broker's jars.
+
+    The jars are downloaded if necessary. Several processes may call this function at once.
 
     Raises:
         ServerError: the jars are missing and cannot be downloaded.
@@ -102,7 +104,7 @@ def run_maven(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
     maven = shutil.which("mvn", path=environ.get("PATH"))
     if maven is None:
         raise ServerError(
-            "Kafka's jars are fetched with Maven and mvn is not on the PATH: install maven, "
+            "Kafka's jars are fetched with Maven, but mvn is not on the PATH: install maven, "
             "or set KAFKA_HOME or TIDEMILL_KAFKA_BROKERS"
         )
     try:

@@ -1,4 +1,7 @@
-"""Starts a real Postgres on loopback, with SCRAM passwords and no socket file. Root starts it as another user."""
+"""Starts a real Postgres on loopback, with SCRAM passwords and no socket file.
+
+If the current user is root, Postgres runs as another user.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# The data folder of root's Postgres, if the user that runs it may not enter the given folder (such as root's home).
+# The data folder for root, if the user that runs Postgres may not enter the given folder (such as root's home).
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -55,7 +58,7 @@ def postgres_server(
     settings: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Server, PostgresAddress]:
-    """Return a Postgres server, ready to be spawned, and the address of its administrator.
+    """Return a Postgres server, ready to be started, and its address with the administrator's login.
 
     Args:
         data_dir: the folder of data, password and logs.
@@ -83,7 +86,7 @@ def postgres_server(
         environment=environ,
         user=user,
         working_dir=home,
-        death_signal=signal.SIGINT,  # a fast, clean shutdown: after a SIGKILL its children would live on for a while
+        death_signal=signal.SIGINT,  # shuts down fast and cleanly; after SIGKILL, child processes would run on
         stop_signal=signal.SIGINT,
         grace_seconds=20.0,
     )
@@ -92,7 +95,7 @@ def postgres_server(
 
 
 def administrator(data_dir: Path, port: int) -> PostgresAddress:
-    """Return the administrator's address of the server of a data folder."""
+    """Return the address and the administrator's login for the server in a data folder."""
     return PostgresAddress("127.0.0.1", port, _DATABASE, _ADMIN, _password(data_dir / "postgres-admin.password"))
 
 
@@ -111,7 +114,7 @@ def answers(address: PostgresAddress) -> bool:
 
 
 def trouble(address: PostgresAddress) -> str:
-    """Return why the database does not accept the login, or empty if it does."""
+    """Return why the database does not accept the login, or an empty text if it does."""
     try:
         with psycopg.connect(address.url, connect_timeout=2):
             return ""
@@ -120,7 +123,7 @@ def trouble(address: PostgresAddress) -> str:
 
 
 def _serves(address: PostgresAddress) -> bool:
-    """Return whether the server answers. At its first answer, the database is created."""
+    """Return whether the server answers. At the server's first answer, create the database."""
     if answers(address):
         return True
     maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)
@@ -133,7 +136,7 @@ def _serves(address: PostgresAddress) -> bool:
 
 
 def find_programs(environ: Mapping[str, str]) -> Path:
-    """Return the folder of `initdb` and `postgres`: from the PATH, from pg_config, or of Debian's newest version.
+    """Return the folder of `initdb` and `postgres`: on the PATH, of pg_config, or of the newest version on Debian.
 
     Raises:
         ServerError: the programs are not installed.
@@ -204,7 +207,7 @@ def _password(path: Path) -> str:
 
 
 def _initialise(programs: Path, home: Path, password: str, *, user: str | None) -> None:
-    """Run initdb once. If a former start was interrupted, its incomplete folder is created again."""
+    """Run initdb once. If an earlier run was interrupted, its incomplete folder is created again."""
     data, partial, password_file = home / "data", home / "data.partial", home / "initdb.password"
     if data.exists():
         return

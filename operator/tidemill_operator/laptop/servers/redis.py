@@ -19,7 +19,7 @@ from tidemill_operator.processes.ports import Ports
 def redis_server(
     data_dir: Path, ports: Ports, *, environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None
 ) -> Server:
-    """Return a Redis server, ready to be spawned.
+    """Return a Redis server, ready to be started.
 
     Raises:
         ServerError: `redis-server` is not on the PATH.
@@ -58,10 +58,10 @@ def answers(url: str) -> bool:
 
 
 def trouble(url: str, ca: str = "") -> str:
-    """Return why no Redis answers at the URL, or empty if one does.
+    """Return why no Redis answers at the URL, or an empty text if one answers.
 
     Raises:
-        ValueError: a file of authorities is given, but the URL does not use TLS.
+        ValueError: a file of certificate authorities is given, but the URL does not use TLS.
     """
     options = trust.redis_options(url, ca)
     client = redis.Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0, **options)

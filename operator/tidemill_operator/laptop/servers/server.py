@@ -52,7 +52,7 @@ class Server:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code of the process. None while it is alive."""
+        """The exit code of the process, or None while the process is alive."""
         return self._child.exit_code
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class Server:
             self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
 
     def _has_port(self) -> bool:
-        """Return whether the process itself listens on the port, and not another one that answers in its place."""
+        """Return whether this server's process, and not another one, listens on the port."""
         pid = self.pid
         return pid is not None and is_served_by(self.port, [pid, *descendants(pid)])
 
@@ -103,7 +103,7 @@ class Server:
         self._child.stop()
 
     def kill(self) -> None:
-        """End the process and its children with SIGKILL. The data is then as after a crash."""
+        """End the process and its children with SIGKILL. The data is left as after a crash."""
         self._child.kill()
 
     def restart(self) -> None:

@@ -26,7 +26,7 @@ NEEDS = ("kafka", "postgres", "redis")
 
 @dataclass
 class Servers:
-    """Addresses of the three servers, and handles of the started ones.
+    """Addresses of the three servers, and handles of the started servers.
 
     Attributes:
         kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
@@ -48,7 +48,7 @@ class Servers:
         self.handles = others if server is None else {**others, server.name: server}
 
     def stop(self) -> None:
-        """Stop all started servers at the same time. One after another would not do: brokers wait for each other."""
+        """Stop all started servers at the same time, because brokers wait for each other."""
         for server in self.handles.values():
             server.terminate()
         for server in self.handles.values():
@@ -67,15 +67,16 @@ def start_servers(
 ) -> Servers:
     """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
 
-    Returns when each server answers. Data, ports and logs are below `data_dir`. A second start uses them again.
+    Returns once every server answers. Data, ports and logs are below `data_dir`. A later start uses the same data and
+    ports.
 
     Args:
-        data_dir: the folder of data, ports and logs. It is created if missing.
-        environ: the environment that the servers inherit. The addresses and PATH are read from it.
+        data_dir: the folder of data, ports and logs. The folder is created if missing.
+        environ: the environment that the servers inherit. The addresses and PATH are read from this environment.
         needs: which of kafka, postgres and redis are needed.
         durable: whether Postgres waits for the disk. Tests set it to False.
         brokers: number of Kafka brokers.
-        reserved: ports that other processes are to have.
+        reserved: ports that are meant for other processes.
         on_progress: called with lines of progress.
 
     Raises:
@@ -165,7 +166,7 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
-    """Wait for a Postgres and Redis that the environment names. Kafka is left out: its clients wait by themselves."""
+    """Wait for Postgres and Redis if the environment names them. Kafka is left out, because its clients wait anyway."""
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:

@@ -1,6 +1,6 @@
-"""Pure: decides which topics a pipeline owns, why others may not use these topics, and which are deleted with it.
+"""Pure: decides which topics a pipeline owns, why others may not use them, and which are deleted with the pipeline.
 
-Both the operator and `tidemill plan` use this.
+Both the operator and `tidemill plan` use this module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Schema, T
 
 _NAME = "spec.source.topic.name"
 
-# Topics that the operator created for the pipeline. No other topics are ever deleted.
+# Topics that the operator created for the pipeline. Only these topics are ever deleted.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),
@@ -28,7 +28,7 @@ class Claim:
     """A topic that a pipeline uses.
 
     Attributes:
-        managed: whether the pipeline creates and alters the topic. If not, it only reads the topic.
+        managed: whether the pipeline creates and alters the topic. An unmanaged topic is only read.
         schema: the pipeline's schema.
     """
 
@@ -39,9 +39,9 @@ class Claim:
 
 
 def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[TidemillError]:
-    """Yield why a topic cannot be a source: results, anomalies or dead letters of a pipeline are written to it.
+    """Yield an error if a pipeline writes results, anomalies or dead letters to the topic `source`.
 
-    This depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
+    The check depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
     """
     derived = names.derived_topic(source)
     if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
@@ -79,7 +79,7 @@ def _claimed(claim: Claim) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{_NAME}: topic {claim.topic} is managed by {_whose(claim)}",
-        "name another topic; several pipelines can read one that none of them manages (managed: false in each)",
+        "name another topic; pipelines can share a topic if each of them sets managed: false",
     )
 
 
@@ -102,8 +102,8 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the topics to record as created by the operator.
 
-    They are the managed topics that do not exist. A pipeline that is older than such records also gets the topics with
-    its name.
+    These are the managed topics that do not exist yet. If the pipeline was created before such records, existing topics
+    that are named after it are included.
     """
     if live.brokers is None:
         return ()

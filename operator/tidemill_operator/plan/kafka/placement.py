@@ -1,4 +1,6 @@
-"""Pure: chooses brokers for replicas. Spreads them over racks, brokers and leaders with as few changes as possible.
+"""Pure: chooses brokers for replicas.
+
+Replicas are spread over racks, brokers and leaders with as few changes as possible.
 
 Without a rebalance, a replica stays if its broker is allowed. A rebalance also moves replicas, so that all brokers have
 equal shares.
@@ -21,7 +23,7 @@ class Brokers:
 
     Attributes:
         racks: the racks of the brokers that answer, by broker id. A rack is None or empty if it is unknown.
-        leaving: the brokers that shall have no replica any more.
+        leaving: the brokers from which all replicas are moved away.
     """
 
     racks: Mapping[int, str | None]
@@ -74,8 +76,9 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
         topic: the topic's name.
         current: the brokers by partition. The preferred leader comes first.
         factor: the number of replicas of each partition.
-        brokers: the brokers of the cluster. A silent broker keeps its replicas and gets no others.
-        rebalance: whether to move replicas to make shares equal. If not, they move only as the factor requires.
+        brokers: the brokers of the cluster. A broker that does not answer keeps its replicas and gets no others.
+        rebalance: whether to move replicas to make shares equal. If False, replicas move only as far as the factor
+            requires.
 
     Returns:
         The brokers by partition. The preferred leader comes first. A partition that needs no change keeps its brokers.
@@ -91,7 +94,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Replicas that may be exchanged: new ones, and those that were kept although others could have been kept instead.
+    # Replicas that may still move: new replicas, and kept replicas that were an arbitrary choice.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -110,7 +113,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
 
 
 def at_most(current: Assignment, brokers: Brokers) -> int:
-    """Return the possible number of replicas: brokers that may get one, and silent brokers that already have one."""
+    """Return the maximum number of replicas: the brokers that may get a replica, or already have one."""
     hosts = brokers.hosts
     return min((len(hosts | (set(held) - brokers.leaving)) for held in current.values()), default=len(hosts))
 
@@ -124,7 +127,7 @@ def _leave(layout: _Layout, partition: int) -> None:
 def _shrink(layout: _Layout, partition: int, factor: int) -> None:
     held = layout.replicas[partition]
     while len(held) > factor:
-        # Remove silent replicas first, then those whose rack has another one. The leader is removed last.
+        # Remove replicas of silent brokers first, then replicas whose rack has another one. Remove the leader last.
         gone = max(
             held,
             key=lambda b: (
@@ -166,7 +169,7 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 def _even(layout: _Layout, choices: Choices) -> None:
     """Move replicas from full to empty brokers until no single move makes shares more equal.
 
-    A replica moves from the fullest to the emptiest broker, because a move to any other broker would not be the last.
+    Each move is from the fullest to the emptiest broker, because after any other move, this move would still be needed.
     """
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
@@ -185,7 +188,7 @@ def _even(layout: _Layout, choices: Choices) -> None:
 
 
 def _movers(layout: _Layout, choices: Choices, full: int, empty: int) -> Iterator[int]:
-    """Yield partitions that can move between two brokers so that no more of their replicas share a rack."""
+    """Yield partitions that can move from `full` to `empty` without putting more of their replicas into one rack."""
     for partition, held in layout.replicas.items():
         choice = choices[partition]
         if full not in choice.movable or empty in held or empty not in choice.into:
@@ -204,10 +207,10 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 
 
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
-    """Balance leaders. Repeat the shortest chain of handovers that helps, until there is none.
+    """Balance leaders. Apply the shortest chain of handovers that helps, and repeat this until no chain helps.
 
-    A chain takes one leadership from a broker and gives one to a broker that leads at least two fewer. If there is no
-    such chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
+    A chain takes one leadership from a broker, and gives one leadership to a broker that leads at least two partitions
+    fewer. If there is no such chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
     """
     leads = Counter({broker: 0 for broker in layout.brokers.hosts})
     leads.update(held[0] for held in layout.replicas.values() if held)
@@ -221,7 +224,7 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Return handovers (partition, new leader) from one broker to another that leads at least two fewer."""
+    """Return handovers (partition, new leader) from one broker to another that leads at least two partitions fewer."""
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

@@ -1,4 +1,4 @@
-"""Pure: computes the next step of a change of replicas. It needs only the state in Kafka.
+"""Pure: computes the next step of a change of replicas. The only input is the state in Kafka.
 
 All state is in Kafka. A topic whose replicas we move has a list of throttled replicas, which is removed last. So any
 operator can continue after a pass that was killed at any point.
@@ -45,7 +45,7 @@ class Held:
 
     @property
     def before(self) -> Replicas:
-        """The replicas if the reassignment were cancelled."""
+        """The replicas after a cancellation of the reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.coming)
 
 
@@ -60,12 +60,12 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions. If all are empty, there is nothing to do.
+    """The next actions. If all actions are empty, there is nothing to do.
 
     Attributes:
         cancel: the partitions whose reassignment is cancelled.
         start: the partitions to reassign, with their new replicas.
-        throttled: the topic's two configs of throttled replicas. They are set before any reassignment.
+        throttled: the topic's two configs of throttled replicas. These configs are set before any reassignment.
         elect: the partitions whose preferred leader is elected, once all reassignments are complete.
         finish: whether the change is complete, so that the throttle is removed.
         change: the change, for the status, or None if no change is under way.
@@ -84,7 +84,7 @@ class Wish:
     """The requested replicas of a topic.
 
     Attributes:
-        factor: the replication factor, or None to keep the current one.
+        factor: the replication factor, or None to keep the current factor.
         rebalance: whether to spread the replicas as well.
     """
 
@@ -97,14 +97,16 @@ class Spread:
     """A request to spread replicas over the brokers.
 
     Attributes:
-        leaving: the brokers that shall have no replica any more.
+        leaving: the brokers from which all replicas are moved away.
     """
 
     leaving: frozenset[int] = frozenset()
 
     @classmethod
     def asked(cls, text: str) -> Spread:
-        """Parse a request. Any new text is a request. It may end with `without 2, 3`, which names brokers to empty.
+        """Parse a request.
+
+        Any new text is a request. A request may end with `without 2, 3`, which names brokers to empty.
 
         `2026-03-01` uses all brokers. `2026-03-01 without 3` empties broker 3.
         """
@@ -113,7 +115,7 @@ class Spread:
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Return whether it is clear, without asking Kafka for reassignments, that there is nothing to do."""
+    """Return whether it is certain, without a request to Kafka, that nothing has to be done."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())
@@ -141,7 +143,7 @@ def next_step(
         text = f"{_what(factor, wish)}: reassignment of {_count(stale, 'partition')} cancelled"
         return Step(cancel=stale, change=ReplicaChange(factor, "ongoing", text))
     if (most := at_most(after, brokers)) < factor:
-        text = f"{_what(factor, wish)}: needs {factor} brokers, and {most} can hold them"
+        text = f"{_what(factor, wish)}: needs {factor} brokers, but only {most} can hold them"
         return Step(change=ReplicaChange(factor, "pending", text + _silence(partitions, brokers)))
     wanted = place(topic, after, factor, brokers, rebalance=wish.rebalance)
     todo = {number: wanted[number] for number in wanted if wanted[number] != after[number] and number not in moving}
@@ -157,12 +159,15 @@ def next_step(
 
 
 def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
-    """Return the least number of in-sync replicas of any partition. With a higher minimum, writes would be refused."""
+    """Return the lowest number of in-sync replicas of any partition.
+
+    A higher min.insync.replicas would prevent writes.
+    """
     return min((len(held.in_sync & set(held.after)) for held in partitions.values()), default=0)
 
 
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
-    """Return partitions that move to an unwanted broker, or to a silent one while another broker is available."""
+    """Return partitions that move to an unwanted broker, or to a silent broker while another broker is available."""
 
     def unwanted(held: Held) -> bool:
         if len(held.after) != factor or brokers.leaving & set(held.after):
@@ -179,13 +184,13 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS is the topic's mark.
+    # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS marks the topic.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 
 def _what(factor: int, wish: Wish) -> str:
     replicas = f"{factor} replica{'s' if factor > 1 else ''}"
-    return f"spreading {replicas} of each partition anew" if wish.rebalance else f"to {replicas} of each partition"
+    return f"spreading {replicas} of each partition again" if wish.rebalance else f"to {replicas} of each partition"
 
 
 def _silence(partitions: Mapping[int, Held], brokers: Brokers) -> str:

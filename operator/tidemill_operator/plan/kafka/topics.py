@@ -23,7 +23,7 @@ def desired_topics(
         platform: has the defaults of the output topics.
         live: the live facts. An output topic keeps its partitions if it has more, and its replication factor if the
             spec has none.
-        replicated: whether the spec sets the replication factor. It then also applies to output topics.
+        replicated: whether the spec sets the replication factor. A factor in the spec also applies to output topics.
         all_kinds: whether to include outputs that only an earlier spec may have enabled, to release them.
     """
     spec = config.spec

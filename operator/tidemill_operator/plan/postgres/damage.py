@@ -27,7 +27,7 @@ _POSITIONS = "; events that the topic still holds are then counted a second time
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return descriptions of the objects that are gone, or none for a schema without an accepted spec.
+    """Return descriptions of the objects that are gone, or nothing for a schema without an accepted spec.
 
     Args:
         schema: the schema in the plan.
@@ -41,13 +41,13 @@ def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
     """Return the schema with descriptions of the objects that are gone.
 
-    They are not created again without a request.
+    These objects are only created again on request.
     """
     return replace(schema, lost=damage(schema, live))
 
 
 def damaged(schema: Schema) -> TidemillError:
-    """Return the error for removed tables, which are not created again without a request."""
+    """Return the error for removed tables, which are only created again on request."""
     told = "; ".join(schema.lost[:_MOST]) + ("; and more" if len(schema.lost) > _MOST else "")
     windows = not any(text.startswith(("table _", "rows of table _")) for text in schema.lost)
     replay = ", or count its windows again from the topic with `tidemill replay`" if windows else ""
@@ -74,7 +74,7 @@ def _system(live: LiveSchema) -> Iterator[str]:
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:
-    """Yield descriptions of lost windows of the versions in force. Versions that a replay fills again do not count."""
+    """Yield descriptions of lost windows of the versions in force. Versions that a replay fills again are left out."""
     spared = {row.name for row in schema.aggregations if schema.replay and row.reader == schema.replay}
     for row in schema.aggregations:
         shape = live.shapes.get((row.name, row.version))

@@ -20,18 +20,18 @@ _DOING = {
 }
 _REMEDY = {
     Reason.HELD_UP: (
-        "other aggregations continue, and this one is retried: correct what the reason names, or make a new version of"
+        "other aggregations continue, and this aggregation is retried: correct the cause, or make a new version of"
         " the aggregation"
     ),
     Reason.WINDOWS_SKIPPED: (
-        "everything else is published and scanned; the table _skipped lists them: check whether the values are correct,"
-        " and that nobody else writes to the tables"
+        "everything else is published and scanned; see the table _skipped: check whether the values are correct, and"
+        " that nobody else writes to the tables"
     ),
 }
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return failing duties and skipped data, the most severe first, or none for a schema of another owner."""
+    """Return failing duties and skipped data, the most severe first. Empty if the schema has another owner."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

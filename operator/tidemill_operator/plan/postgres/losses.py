@@ -49,7 +49,7 @@ def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Yield a loss for each partition whose stored position belongs to a deleted topic of the same name."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
-    # The id of a former topic shows no loss, because a broker with old metadata may still answer with it.
+    # The id of a former topic is no proof of a loss, because a broker with old metadata may still return it.
     if known.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():

@@ -1,9 +1,9 @@
-"""Pure: translates what a schema records about window tables from the format of earlier versions.
+"""Pure: translates the records that earlier versions made of window tables into today's format.
 
 - `first` or `last` of a field `at_x` had a column of the same name as the column that orders `first` or `last` of `x`.
   The types of the two columns differ: the ordering column is bigint[], and no field is an array. If a spec needed both
-  columns, the table had only the first one, with right values. The second one is added like any new column.
-- The shape of a version lacked the types of the fields behind its columns. They are taken from the accepted spec.
+  columns, the table had only the first column, with correct values. The second column is added like any new column.
+- The shape of a version lacked the types of the fields behind its columns. The types are taken from the accepted spec.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
 
 
 def with_types_of(shape: str, before: str | None) -> str:
-    """Return a shape that also has the types of columns without values, because they may get values again."""
+    """Return a shape that also has the types of columns without values, because these columns may get values again."""
     if before is None:
         return shape
     told = json.loads(shape)
@@ -82,5 +82,5 @@ def _accepted_types(accepted: Mapping[str, Any] | None) -> Mapping[str, str]:
     try:
         spec = PipelineSpec.model_validate(accepted)
         return field_types(spec, derived_types(spec))
-    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted the spec by other rules
+    except (ValidationError, ExpressionError):  # an earlier version of Tidemill accepted the spec under other rules
         return {}

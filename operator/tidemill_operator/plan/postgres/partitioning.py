@@ -8,11 +8,11 @@ from tidemill_contract.functions.partials import quote
 def ensure_partitions_sql(schema_name: str) -> str:
     """Return the SQL of `ensure_partitions(table_name, days, widths)`, which creates missing time partitions.
 
-    `days` are days since the epoch. Each partition covers those days of [day, day + width) that no other one covers,
-    because the width may have changed with the retention, and another replica may have been faster. The SQL function
-    returns the number of new tables. It creates tables and attaches them, because ATTACH blocks nobody. It creates all
-    in one call, because listing the existing ones is slow. It is SECURITY DEFINER, because writers own no table, and
-    only touches partitioned tables of this schema.
+    `days` are days since the epoch. A new partition covers the days of [day, day + width) that no existing partition
+    covers. Some days may be covered, because the width depends on the retention, and other replicas create partitions
+    too. The SQL function returns the number of new tables. A table is created first and attached afterwards, because
+    ATTACH blocks nobody. One call handles all days, because listing the existing partitions is slow. The function is
+    SECURITY DEFINER, because writers own no table. The function only touches partitioned tables of this schema.
     """
     schema = quote(schema_name)
     # This function is longer than others, because it is the text of one SQL function.
@@ -76,7 +76,7 @@ END $body$
 def ensure_partition_sql(schema_name: str) -> str:
     """Return the SQL of `ensure_partition(table_name, day, days)`, which returns whether the partition was missing.
 
-    Processors of earlier versions use it until they are replaced.
+    Processors of earlier versions use this function until they are replaced.
     """
     schema = quote(schema_name)
     return f"""

@@ -18,8 +18,8 @@ class Rendering:
     """The manifests of a workload.
 
     Attributes:
-        workload: the Deployment of the workload and related objects. Their owners are the pipeline, or all pipelines
-            that share the workload.
+        workload: the Deployment of the workload and related objects. The owners are the pipeline, or all pipelines that
+            share the workload.
         own: objects of this pipeline only: its config, its Service, its Ingress.
     """
 
@@ -74,7 +74,7 @@ def render(
 
 
 def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
-    """Render the files that all workloads of a namespace read. Configs and secrets of pipelines are not among them."""
+    """Render the files that all workloads of a namespace read. Configs and secrets of pipelines are not included."""
     if not placement.resilience:
         return ()
     metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)

@@ -53,7 +53,10 @@ def credentials(pipeline: str) -> str:
 
 
 def shared_configs() -> list[str]:
-    """Return the names of the ConfigMaps with all configs of a namespace. One is not enough: it holds at most 1 MiB."""
+    """Return the names of the ConfigMaps with all configs of a namespace.
+
+    There are several, because one holds at most 1 MiB.
+    """
     return [f"tidemill-pipelines-{shard}" for shard in range(_SHARDS)]
 
 

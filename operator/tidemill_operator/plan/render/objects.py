@@ -78,7 +78,7 @@ def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
     """Return the NetworkPolicy of a workload's pods.
 
-    Ingest and API accept requests from everywhere. The status port only accepts pods of the cluster.
+    Ingest and API accept requests from everywhere. The status port only accepts requests from pods of the cluster.
     """
     inbound: list[dict[str, Any]] = [
         {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}

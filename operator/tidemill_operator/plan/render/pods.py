@@ -1,4 +1,7 @@
-"""Renders the pod of a workload for the Pod Security level `restricted`. Files are volumes, settings are variables."""
+"""Renders the pod of a workload for the Pod Security level `restricted`.
+
+Files are mounted as volumes, and settings are environment variables.
+"""
 
 from __future__ import annotations
 
@@ -256,7 +259,7 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # The sources do not depend on the pipelines, so that a new pipeline does not restart the shared ingest.
+    # The volume's sources do not depend on the pipelines, so that a new pipeline does not restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 

@@ -105,14 +105,13 @@ SELECTOR = {"f:spec": {"f:template": {"f:spec": {"f:nodeSelector": {"f:disk": {}
 REPAIRS = [
     (
         deployed("m1", "spy", fields={"f:spec": SIDECAR}),
-        "took container spy out of Deployment orders-processor, which kubectl-edit had put there",
+        "removed container spy from Deployment orders-processor, which kubectl-edit had added",
     ),
     (
         deployed(fields=SELECTOR),
-        "took spec.template.spec.nodeSelector.disk out of Deployment orders-processor, which kubectl-edit had put"
-        " there",
+        "removed spec.template.spec.nodeSelector.disk from Deployment orders-processor, which kubectl-edit had added",
     ),
-    (deployed(replicas=5), "put back spec.replicas of Deployment orders-processor"),
+    (deployed(replicas=5), "restored spec.replicas of Deployment orders-processor"),
     (deployed("m0", replicas=5), ""),  # we said another number before
 ]
 

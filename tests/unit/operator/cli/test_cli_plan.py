@@ -276,7 +276,7 @@ def test_one_topic_for_two_pipelines_of_a_file(
     assert main(["plan", written(tmp_path, document, other)]) == 1
     told = (
         "! spec.source.topic.name: topic shop.orders.events is managed by the pipeline shop/orders, which was first;"
-        " name another topic; several pipelines can read one that none of them manages (managed: false in each)"
+        " name another topic; pipelines can share a topic if each of them sets managed: false"
     )
     shown = capsys.readouterr().out
     assert shown.splitlines()[-3:] == ["shop/returns, generation 1", told, "refused; nothing is created"]

@@ -127,7 +127,7 @@ def test_what_it_cannot_do(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(up, "flights") == 1
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("tidemill replay: no pipeline 'trains' runs here")
-    assert told[1].endswith("['by_tail'] are not all there; name some of by_carrier, or leave it out")
-    assert told[2].endswith("rate -1 is no number of events a second; write a whole number, or leave it out")
+    assert told[1].endswith("['by_tail'] do not all exist; name some of by_carrier, or leave it out")
+    assert told[2].endswith("rate -1 is not a number of events per second; write a whole number, or leave it out")
     assert told[3].startswith("tidemill replay: air/flights is being replayed: by_carrier version 2: 75 %")
     assert up.asked == ""

@@ -115,7 +115,7 @@ def test_a_folder_of_somebody_else_is_not_deleted(tmp_path: Path, capsys: pytest
     (tmp_path / "kafka").mkdir()
     assert main(["down", "--data-dir", str(tmp_path), "--delete-data"]) == 0
     assert (tmp_path / "kafka").exists()
-    assert "holds no data of tidemill's" in capsys.readouterr().out
+    assert "has no data of Tidemill" in capsys.readouterr().out
 
 
 def test_data_in_use_is_not_deleted(

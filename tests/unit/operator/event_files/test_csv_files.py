@@ -143,7 +143,7 @@ def test_columns_without_evidence_follow_the_others() -> None:
         (b"PK\x03\x04rest", "a.csv", "Excel workbook"),
         (b"Obj\x01rest", "a.bin", "Avro"),
         (b"no parquet at all", "a.parquet", "cannot be read as Parquet"),
-        (b"[{]", "a.json", "is no JSON"),
+        (b"[{]", "a.json", "is not JSON"),
         (b"\x1f\x8bnothing", "a.csv.gz", "cannot be read"),
     ],
     ids=["empty", "blank", "binary", "Excel", "Avro", "Parquet", "JSON", "gzip"],

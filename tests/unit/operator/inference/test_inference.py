@@ -139,7 +139,7 @@ def test_which_number_is_the_month_is_assumed_and_told() -> None:
     assert of_cells("date", cells, mark=COMMA)["format"] == "%d/%m/%Y"
     assert of_cells("date", cells, mark=POINT)["format"] == "%m/%d/%Y"
     sample = collect(({"date": cell} for cell in cells), decimals={"date": POINT})
-    assert "day and month may be the other way round" in draft(sample, Origin("a", "CSV", "a", "UTC"), NOW_MS)
+    assert "day and month may be in the other order" in draft(sample, Origin("a", "CSV", "a", "UTC"), NOW_MS)
 
 
 @pytest.mark.parametrize(
@@ -196,15 +196,15 @@ def test_what_cannot_be_read_is_told_in_comments() -> None:
     events = [{"a": 1, "rows": [{"b": 1}], 'q"q': 2}] * 3
     text = draft(collect(events), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
     assert "# rows: an array of objects or numbers: left out" in text
-    assert '# Not read (rare, or with names that no path can have): q"q' in text
+    assert '# Not read (rare, or with names not possible in a path): q"q' in text
 
 
 def test_broken_lines_and_misfits_are_told() -> None:
     """They become dead letters, so they do not stop the draft."""
     events = [*({"a": n} for n in range(30)), None, "text", {"a": "x"}]
     text = draft(collect(events), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
-    assert "# 2 lines are no JSON objects: they become dead letters." in text
-    assert "1 of another form would be dead letters, such as x" in text
+    assert "# 2 lines are not JSON objects: they become dead letters." in text
+    assert "1 with another form would be dead letters, such as x" in text
 
 
 def test_texts_cannot_leave_their_comments() -> None:
@@ -271,7 +271,7 @@ def test_events_without_a_time_count_when_they_arrive() -> None:
 def test_times_in_the_future_are_told() -> None:
     late = [{"at": "2099-01-01T00:00:00Z", "a": 1}]
     sample = collect([*({"at": f"2026-01-01T00:00:{n:02}Z", "a": 1} for n in range(30)), *late])
-    assert "# 1 times lie in the future" in draft(sample, Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
+    assert "# 1 times are in the future" in draft(sample, Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
 
 
 def test_an_existing_topic_is_never_altered() -> None:

@@ -111,7 +111,7 @@ def test_several_files_add_up_and_may_not_overlap(path: Path, tmp_path: Path) ->
     other.write_text(good())
     overlap = Sources([path, other]).poll()
     assert overlap is not None
-    assert overlap.faults == (f"{other}: default/flights is in another file too; keep one of them",)
+    assert overlap.faults == (f"{other}: default/flights is also in another file; keep one of them",)
 
 
 def test_a_namespace_is_part_of_the_identity() -> None:

@@ -83,5 +83,5 @@ class TestReservedPort:
         assert free < later.get("other/ingest", wanted=free) < free + 200
 
     def test_it_is_not_exchanged_for_another(self, tmp_path: Path, taken: int) -> None:
-        with pytest.raises(RuntimeError, match=f"port {taken}, which ingest is to have: process {os.getpid()}"):
+        with pytest.raises(RuntimeError, match=f"port {taken} for ingest: process {os.getpid()}"):
             Ports(tmp_path / "ports.json", reserved=[taken]).get("ingest", wanted=taken)

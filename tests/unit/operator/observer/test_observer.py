@@ -194,7 +194,7 @@ def test_how_far_partitions_are_is_told_at_each_look_before_anything_is_shown(wo
     assert "its leader does not answer" in str(world.looks.pop())
     world.log.away, world.fault = False, "positions of schema shop__orders: a lock"
     world.look()
-    assert str(world.looks.pop()) == "positions of schema shop__orders: a lock; see whether Postgres runs"
+    assert str(world.looks.pop()) == "positions of schema shop__orders: a lock; check that Postgres runs"
     world.fault = NotThere("positions of schema shop__orders: there is no table _offsets")
     world.look()
     assert world.looks.pop() == {}

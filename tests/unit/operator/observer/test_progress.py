@@ -65,7 +65,7 @@ def test_what_waits_for_twenty_seconds_is_told_once_and_when_it_moves() -> None:
     assert watch.sees(at((0, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(25.0, "EventsNotMoving")]
     error = watch.progress.error(KEY)
     assert str(error) == (
-        "events wait in the topic (partitions 0) and none is counted; see the processors' pods and their /health,"
+        "events wait in the topic (partitions 0) and none is counted; check the processors' pods, and their /health,"
         " which names what they wait for"
     )
     assert watch.sees(at((5, 15))) == [(25.0, "EventsNotMoving"), (55.0, "")]
@@ -78,7 +78,7 @@ def test_a_postgres_that_stores_nothing_is_told_at_once_and_until_something_move
     assert watch.sees(at((3, 7)), *[at((3 + n, 7)) for n in range(10)]) == [(5.0, "EventsNotMoving")]
     assert str(watch.progress.error(KEY)) == (
         "events wait in the topic and none is counted, because Postgres stores nothing (could not extend file: No space"
-        " left on device); give its disk more space, or see why it is a standby"
+        " left on device); give Postgres more disk space, or check why it is a standby"
     )
     assert watch.probed == [5.0]
     watch.refusal = ""
@@ -121,7 +121,7 @@ def test_some_leaders_are_silent_and_nothing_else_moves() -> None:
     assert watch.sees(*[during] * 4) == [(30.0, "Unreachable")]
     assert str(watch.progress.error(KEY)) == (
         "leaders of partitions 1, 2 do not answer, and no event of other partitions is counted;"
-        " see whether Kafka's brokers run"
+        " check that Kafka's brokers run"
     )
     assert watch.sees(before)[1:] == [(40.0, "")]
 
@@ -137,7 +137,7 @@ def test_controllers_are_silent_and_nothing_is_counted() -> None:
     assert watch.sees(*[at((0, 7), confirmed=n) for n in range(6)]) == [(15.0, "Unreachable")]
     assert str(watch.progress.error(KEY)) == (
         "Kafka's controllers do not answer, and no event is counted: its brokers may not accept events;"
-        " see whether a majority of the controllers runs"
+        " check that a majority of the controllers runs"
     )
     assert watch.sees(at((0, 9)))[1:] == [(30.0, "")]
 

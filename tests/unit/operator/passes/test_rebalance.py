@@ -44,7 +44,7 @@ def test_each_value_asks_once(document: dict[str, Any], world: MemoryWorld) -> N
 def test_it_is_asked_until_all_is_done(document: dict[str, Any], world: MemoryWorld) -> None:
     """While replicas move the status says so, and the next pass asks again."""
     told = apply(document, world)
-    world.kafka.moving = "spreading 1 replica of each partition anew: 0 of 3 partitions done, 3 under way"
+    world.kafka.moving = "spreading 1 replica of each partition again: 0 of 3 partitions done, 3 under way"
     told = apply(asking(document, "first"), world, told)
     assert "rebalancedAt" not in told
     reconciling = next(c for c in told["conditions"] if c["type"] == "Reconciling")

@@ -176,7 +176,7 @@ REFUSED: list[tuple[Callable[[Document], Document], str, str, str]] = [
     (
         lambda document: with_topic(document, partitions=3, replicationFactor=2),
         "InvalidSpec",
-        "spec.source.topic.replicationFactor: 2 needs as many brokers, and there is 1",
+        "spec.source.topic.replicationFactor: 2 needs as many brokers, but there is 1",
         "more replicas than brokers",
     ),
     (

@@ -259,7 +259,7 @@ def test_nothing_to_replay(pipeline: Pipeline) -> None:
 
 
 FILL = "`tidemill replay orders --aggregation by_country`"
-STAYS = "of version 1: kept until their retention ends, but no longer filled or answered"
+STAYS = "of version 1: kept until their retention ends, but no longer filled or queried"
 TOLD: list[tuple[dict[str, Any], list[tuple[str, Any, Any]]]] = [
     (
         {"aggregations": [{"window": {"type": "tumbling", "size": "2h"}}]},

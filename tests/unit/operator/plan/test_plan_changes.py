@@ -104,7 +104,7 @@ EDITS: list[tuple[Callable[[Document], None], list[str], tuple[str, str, Any, An
     (
         edit_metric,
         ["change table by_country_v1", CONFIG, PROCESSOR],
-        (PROCESSOR, "processes", "with the config before", "with the new config"),
+        (PROCESSOR, "processes", "with the former config", "with the new config"),
     ),
     (
         edit_aggregation,

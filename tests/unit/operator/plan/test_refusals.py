@@ -86,13 +86,13 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         {"partitions": 2},
         Reason.NOT_SUPPORTED,
         "spec.source.topic.partitions: 2 is less than the 3 partitions that topic shop.orders.events has; Kafka cannot"
-        " take partitions away; write 3 or more",
+        " remove partitions; write 3 or more",
     ),
     (
         "source.topic",
         {"replicationFactor": 2},
         Reason.INVALID_SPEC,
-        "spec.source.topic.replicationFactor: 2 needs as many brokers, and there is 1; write at most 1",
+        "spec.source.topic.replicationFactor: 2 needs as many brokers, but there is 1; write at most 1",
     ),
     (
         "source.topic",
@@ -156,17 +156,17 @@ def test_an_edit_that_can(document: Document, path: str, edit: dict[str, Any], w
 REPLAYS: list[tuple[str, str]] = [
     (
         "by_country",
-        'not a replay (got by_country); write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}',
+        'not a replay request (got by_country); write {"aggregations": ["NAME"], "from": "earliest", "rate": 5000}',
     ),
     (
         '{"aggregations": ["other"]}',
-        "aggregations ['other'] are not all there; name some of by_country, or leave it out",
+        "aggregations ['other'] do not all exist; name some of by_country, or leave it out",
     ),
-    ('{"rate": -1}', "rate -1 is no number of events a second; write a whole number, or leave it out"),
-    ('{"from": "latest"}', "from latest is no start; write earliest, or a time like 2026-03-01T00:00:00Z"),
+    ('{"rate": -1}', "rate -1 is not a number of events per second; write a whole number, or leave it out"),
+    ('{"from": "latest"}', "from latest is not a start time; write earliest, or a time like 2026-03-01T00:00:00Z"),
     (
         '{"from": "2026-03-01T00:00:00"}',
-        "from 2026-03-01T00:00:00 is no start; write earliest, or a time like 2026-03-01T00:00:00Z",
+        "from 2026-03-01T00:00:00 is not a start time; write earliest, or a time like 2026-03-01T00:00:00Z",
     ),
 ]
 
@@ -179,14 +179,14 @@ def test_a_replay_that_cannot_be(document: Document, asked: str, text: str) -> N
 
 
 BROKERS: list[tuple[int | None, int, bool, list[str]]] = [
-    (3, 1, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, and there is 1; write at most 1"]),
-    (3, 2, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, and there are 2; write at most 2"]),
+    (3, 1, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, but there is 1; write at most 1"]),
+    (3, 2, False, ["spec.source.topic.replicationFactor: 3 needs as many brokers, but there are 2; write at most 2"]),
     (
         None,
         2,
         False,
         [
-            "spec.source.topic.replicationFactor: 3 (the platform's default) needs as many brokers, and there are 2;"
+            "spec.source.topic.replicationFactor: 3 (the platform's default) needs as many brokers, but there are 2;"
             " write at most 2"
         ],
     ),

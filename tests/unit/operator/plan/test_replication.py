@@ -119,7 +119,7 @@ def test_too_few_brokers() -> None:
     """Told with what there is; nothing moves."""
     step = next_step("t", {0: at(1)}, Wish(3), Brokers({1: None, 2: None}), ours=False)
     assert step == Step(
-        change=ReplicaChange(3, "pending", "to 3 replicas of each partition: needs 3 brokers, and 2 can hold them")
+        change=ReplicaChange(3, "pending", "to 3 replicas of each partition: needs 3 brokers, but only 2 can hold them")
     )
 
 
@@ -132,7 +132,7 @@ def test_a_rebalance_uses_a_new_broker_and_ends() -> None:
     partitions = {number: at(1, 2) for number in range(6)}
     step = next_step("t", partitions, Wish(2, rebalance=True), THREE, ours=False)
     assert any(3 in held for held in step.start.values())
-    assert told(step).startswith("spreading 2 replicas of each partition anew: ")
+    assert told(step).startswith("spreading 2 replicas of each partition again: ")
     arrived = {**partitions, **{number: at(*held) for number, held in step.start.items()}}
     assert next_step("t", arrived, Wish(2, rebalance=True), THREE, ours=True).finish
 
@@ -142,7 +142,7 @@ def test_leaving_brokers_are_emptied() -> None:
     assert set(step.start[0]) == {1, 2}
     few = replace(THREE, leaving=frozenset({2, 3}))
     assert told(next_step("t", {0: at(1, 3)}, Wish(2, rebalance=True), few, ours=False)).endswith(
-        "needs 2 brokers, and 1 can hold them"
+        "needs 2 brokers, but only 1 can hold them"
     )
 
 

@@ -196,7 +196,7 @@ def test_a_resume_file_of_something_else_is_refused(ingest: Ingest, numbers: Pat
     with pytest.raises(EventFileError, match="its beginning has changed since it was sent"):
         send(ingest, order_of(numbers, resume=position))
     position.write_text("{}")
-    with pytest.raises(EventFileError, match="is no resume file"):
+    with pytest.raises(EventFileError, match="is not a resume file"):
         send(ingest, order_of(numbers, resume=position))
 
 
