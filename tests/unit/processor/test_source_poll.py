@@ -37,6 +37,7 @@ def source(messages: list[Message], meanwhile: Callable[[Source], None] = lambda
             return messages
 
     made.topic, made.assigned, made.generation, made.lost_at = "t", frozenset({0}), 1, None
+    made._outdated = False
     made.__dict__ |= {"_consumer": Consumer(), "_ready": {0}, "_ends_read": {}, "_sought": {}, "_gaps": {}}
     return made
 
