@@ -32,6 +32,9 @@ class Kafka:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return dict(self.told)
 
+    def follow_login(self) -> None:
+        """The login does not change."""
+
     def untold(self, ends: dict[int, int]) -> frozenset[int]:
         return frozenset({0, 1, 2}) - ends.keys()
 
