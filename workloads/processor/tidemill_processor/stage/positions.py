@@ -8,6 +8,7 @@ each record carries its origin.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,12 +134,11 @@ class Places:
         """Return the origin of the last record between two offsets."""
         found: Origin | None = None
         self._consumer.assign([TopicPartition(self._stage, partition, first)])
+        deadline = time.monotonic() + _READ_SECONDS
         try:
-            while True:
-                messages = self._consumer.consume(500, _READ_SECONDS)
-                if not messages:
-                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the stage topic is not read in time"))
-                for message in messages:
+            while time.monotonic() < deadline:
+                # The call waits for as many messages as are asked for, so it gets little time.
+                for message in self._consumer.consume(500, 0.2):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:
                         return found
@@ -147,6 +147,7 @@ class Places:
                     found = read_origin(message.headers()) or found
                     if (message.offset() or 0) >= end - 1:
                         return found
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the stage topic is not read in time"))
         finally:
             self._consumer.unassign()
 
