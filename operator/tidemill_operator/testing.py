@@ -385,14 +385,7 @@ class MemoryWorld:
     @property
     def actuators(self) -> Actuators:
         """Return the actuators as an argument of `reconcile`."""
-        return Actuators(
-            kafka=self.kafka,
-            postgres=self.postgres,
-            secrets=self.secrets,
-            runtime=self.runtime,
-            clusters=self.clusters,
-            connect=self.connect,
-        )
+        return Actuators(self.kafka, self.postgres, self.secrets, self.runtime, self.clusters, self.connect)
 
     def take_writes(self) -> list[str]:
         """Return the writes since the last call."""

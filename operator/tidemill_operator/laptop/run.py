@@ -96,9 +96,7 @@ class Run:
     """
 
     def __init__(self, options: Options, servers: Servers, *, environ: Mapping[str, str], say: Say) -> None:
-        self._options = options
-        self._say = say
-        self._servers = servers
+        self._options, self._servers, self._say = options, servers, say
         self._runtime = LocalRuntime(
             options.data_dir,
             environ=environ,
@@ -119,7 +117,9 @@ class Run:
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
             options.data_dir / "scaling",
-            reader=_figures_reader(self._platform, clusters),
+            reader=FiguresReader(
+                servers.kafka, servers.postgres, config=self._platform.kafka_config, clusters=clusters
+            ),
             runtime=self._runtime,
             say=say,
         )
@@ -343,10 +343,6 @@ def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
     metadata = stored.document["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **requests.read(stored.namespace, stored.name)}
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document
-
-
-def _figures_reader(platform: Platform, clusters: Clusters) -> FiguresReader:
-    return FiguresReader(platform.kafka_brokers, platform.postgres, config=platform.kafka_config, clusters=clusters)
 
 
 def _platform(options: Options, servers: Servers, environ: Mapping[str, str]) -> Platform:

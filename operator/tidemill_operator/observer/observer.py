@@ -274,7 +274,7 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
     if pipeline.fault or pipeline.standing is None or compared is None:
         return TidemillError(Reason.UNREACHABLE, pipeline.fault, "check that Postgres runs")
     if compared.fault and not compared.partitions:
-        return TidemillError(Reason.UNREACHABLE, compared.fault, f"see whether {kafka.brokers} run")
+        return TidemillError(Reason.UNREACHABLE, compared.fault, f"check that {kafka.brokers} run")
     positions = pipeline.standing.positions
     return {
         number: Progress(

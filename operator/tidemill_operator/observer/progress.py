@@ -232,7 +232,7 @@ def _untold(partitions: list[int], kafka: str) -> TidemillError:
     return TidemillError(
         Reason.UNREACHABLE,
         f"leaders of partitions {_named(partitions)} do not answer{where}, and no event of other partitions is counted",
-        f"see whether {brokers} run",
+        f"check that {brokers} run",
     )
 
 

@@ -59,7 +59,7 @@ def test_settings_of_kafkas_client_are_in_a_file_and_not_shown(tmp_path: Path) -
     assert platform.kafka_config == {"sasl.password": "hidden"}
     assert "hidden" not in repr(platform)
     file.write_text('["hidden"]')
-    with pytest.raises(ValueError, match=r"TIDEMILL_KAFKA_CONFIG: .*\.json does not hold a JSON object") as refused:
+    with pytest.raises(ValueError, match=r"TIDEMILL_KAFKA_CONFIG: .*\.json does not contain a JSON object") as refused:
         Platform.from_env({"TIDEMILL_KAFKA_CONFIG": str(file)})
     assert "hidden" not in str(refused.value)
 
@@ -69,7 +69,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("TIDEMILL_CONNECT_URL", "connect:8083", "write http://host:port or https://host:port"),
     ("TIDEMILL_CONNECT_URL", "http://me:secret@connect:8083", "without a login"),
     ("TIDEMILL_CONNECT_SECRETS", "${secrets:{name}:{key}}", "lacks {namespace}"),
-    ("TIDEMILL_KAFKA_CONFIG", "/none.json", "/none.json does not hold a JSON object"),
+    ("TIDEMILL_KAFKA_CONFIG", "/none.json", "/none.json does not contain a JSON object"),
     ("TIDEMILL_RUNTIME", "docker", "'docker' is neither local nor kubernetes"),
     ("TIDEMILL_DEFAULT_PARTITIONS", "many", "'many' is not a whole number from 1 to 1024"),
     ("TIDEMILL_DEFAULT_PARTITIONS", "0", "'0' is not a whole number from 1 to 1024"),

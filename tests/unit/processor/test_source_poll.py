@@ -44,6 +44,7 @@ def source(messages: list[Message], meanwhile: Callable[[Source], None] = lambda
         "_sought": {},
         "_gaps": {},
         "_staged": False,
+        "_outdated": False,
     }
     return made
 

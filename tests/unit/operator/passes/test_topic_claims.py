@@ -72,7 +72,7 @@ def test_a_name_is_kept_for_whom_it_belongs_to(document: Document, world: Memory
         "False",
         "ResourceConflict",
         "spec.source.topic.name: topic shop.orders.results is reserved for the results of the pipeline shop/orders,"
-        " also with managed: false; name another topic; read results from the API",
+        " also with managed: false; name another topic; the API answers results",
     )
     assert (world.kafka.topics, world.postgres.schemas) == ({}, {})
 
