@@ -69,7 +69,8 @@ class Bench:
         self.ingest = ThroughIngest(runtime.url("ingest"), runtime.name, self.noted, rate=500.0, began=began)
         self.bulk = Bulk(runtime.kafka, self.topic, self.noted, began=began)
         self.checker = Checker(runtime, self.noted)
-        self.watch = Watch(runtime, postgres.url, acknowledged=lambda: self.noted.count + self.noted.poisoned)
+        brokers = [proxies[name].target for name in BROKERS]
+        self.watch = Watch(runtime, postgres.url, brokers, acknowledged=lambda: self.noted.count + self.noted.poisoned)
         self.leader = BROKERS[0]
 
     def close(self) -> None:

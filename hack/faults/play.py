@@ -30,7 +30,7 @@ class Seen:
             report the fault while it lasted.
         moved: The time from the end of the fault to the moment when events were counted again.
         well: The time from this moment until everything stayed healthy. If a process was killed, the time begins when
-            the process serves again.
+            the process serves again; it does not begin before Kafka accepts records for all partitions again.
         last: What was the last to become healthy, with its last report before.
         still: The longest time in which no event was counted while the fault lasted.
         counted: The number of events that were counted while the fault lasted.
@@ -111,7 +111,7 @@ def play(row: Row, on: Bench, *, events: int, seconds: float) -> Seen:
         lasted=end - begin,
         tells=told,
         moved=max(0.0, moved - mended),
-        well=max(0.0, well - max(moved, mended, back)),
+        well=max(0.0, well - max(moved, mended, back, _writable(on, mended))),
         last=last,
         still=max((other - one for one, other in inside), default=0.0),
         counted=_counted(counted, begin, end),
@@ -152,6 +152,11 @@ def _well_since(on: Bench, mended: float) -> tuple[float, str]:
         if (said is None if name == "gauge" else said != healthy[name])
     ]
     return max(ill, default=(mended, ""))
+
+
+def _writable(on: Bench, mended: float) -> float:
+    """Return since when Kafka accepts records for all partitions."""
+    return max([at for at, said in on.watch.since("writable", mended) if not said], default=mended)
 
 
 def _counted(counted: list[tuple[float, Any]], begin: float, end: float) -> int:

@@ -47,13 +47,14 @@ class Proxy:
 
     Attributes:
         port: The port on which the proxy listens.
+        target: The port of the server.
         swallows: If true, the proxy loses all bytes. It accepts connections, and a connection that has lost a byte
             stays silent for ever.
         delay_seconds: The delay of each piece of data, in both directions.
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._server: asyncio.Server | None = None
         self.port = 0
         self.swallows = False
@@ -74,7 +75,7 @@ class Proxy:
             if self.swallows:
                 await _discard(client)
                 return
-            server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
+            server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
             try:
                 await self._join(_Way(client, to_server), _Way(server, to_client))
             finally:

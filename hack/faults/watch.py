@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import httpx
 import psycopg
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.runtime import Runtime
@@ -19,6 +21,9 @@ from tidemill_contract import names
 COMPONENTS = ("processor", "ingest", "api")
 EVERY_SECONDS = 0.5
 _LAG = "tidemill_pipeline_lag_events"
+# The configuration `min.insync.replicas` of the topic.
+_IN_SYNC = 2
+_ASK_SECONDS = 2.0
 
 Sample = tuple[float, Any]
 """The time of a report (monotonic seconds), and the content of the report."""
@@ -32,11 +37,15 @@ class Watch:
             dependencies), `ready` (the condition, with its reason), `gauge` (the lag in Prometheus), `status` (the lag
             of `tidemill status`), `restarts`, `counted`, the true number according to the positions in Postgres, and
             `waiting`, the number of acknowledged events that are not counted (both are None if the positions cannot be
-            read).
+            read), and `writable`, whether all partitions have a leader and enough in-sync replicas, according to a
+            broker that is asked directly, not through the proxies.
     """
 
-    def __init__(self, runtime: Runtime, postgres: str, *, acknowledged: Callable[[], int]) -> None:
-        self._runtime, self._postgres, self._acknowledged = runtime, postgres, acknowledged
+    def __init__(
+        self, runtime: Runtime, postgres: str, brokers: Sequence[int], *, acknowledged: Callable[[], int]
+    ) -> None:
+        self._runtime, self._postgres, self._brokers = runtime, postgres, brokers
+        self._acknowledged = acknowledged
         self._schema = names.schema(runtime.namespace, runtime.name)
         self._connection: psycopg.Connection[Any] | None = None
         self._ended = threading.Event()
@@ -47,6 +56,7 @@ class Watch:
             "status": self._status,
             "restarts": self._restarts,
             "counted": self._counted,
+            "writable": self._writable,
         }
         self.samples: dict[str, list[Sample]] = {name: [] for name in (*asked, "waiting")}
         self._threads = [threading.Thread(target=self._ask, args=item, daemon=True) for item in asked.items()]
@@ -119,6 +129,18 @@ class Watch:
             self._connection = None
             raise
         return None if row is None else row[0]
+
+    def _writable(self) -> bool:
+        topic = f"{self._runtime.namespace}.{self._runtime.name}.events"
+        for port in self._brokers:
+            # A new client only knows this broker, so nothing goes through the proxies.
+            client = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
+            with suppress(KafkaException):
+                partitions = client.list_topics(topic, timeout=_ASK_SECONDS).topics[topic].partitions.values()
+                return bool(partitions) and all(
+                    found.leader >= 0 and len(found.isrs) >= _IN_SYNC for found in partitions
+                )
+        return False
 
 
 def _told(port: int) -> str:

@@ -190,7 +190,12 @@ class KafkaSession:
             self.client.poll(0)
 
     def _gone(self, doing: str, how: str) -> TidemillError:
+        """Return the error of a request that was not answered. The next request uses a new client.
+
+        Connections of this client may stay silent although Kafka is back, if packets were lost.
+        """
         self._served()
+        self.client = None
         if not self._refused:
             return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}")
         return TidemillError(
