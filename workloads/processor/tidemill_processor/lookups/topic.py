@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -24,18 +23,19 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from tidemill_chassis.kafka_clients import RECONNECTING
 from tidemill_contract import names
 from tidemill_contract.events.decoder import EventDecoder
 from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.formats.texts import as_json
 from tidemill_contract.events.verdicts import InvalidEvent
-from tidemill_contract.files import read_text
 from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.rows import PIECE_BYTES, PIECE_ROWS, RowDecoder, key_field, row_spec
 from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, Table
+from tidemill_processor.source.clusters import own_connection
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,7 @@ class TopicLookup:
 
     def __init__(self, config: PipelineConfig, lookup: LookupSpec, settings: WorkloadSettings) -> None:
         self._topic = lookup.source.topic or ""
-        extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
-        self._connection = {"bootstrap.servers": settings.kafka_brokers, "log_level": 3, **extra}
+        self._connection = {"log_level": 3, **RECONNECTING, **own_connection(settings)}
         # The group is named for the client, but no offsets are stored in it.
         self._group = names.consumer_group(config.namespace, config.name, f"lookup-{lookup.name}")
         self._reader: Callable[[], TopicReader] = lambda: TopicReader(config.spec, lookup)
