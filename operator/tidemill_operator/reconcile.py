@@ -227,7 +227,8 @@ def _release(
     outcomes = _disconnect(document, (pipeline, ran), platform, actuators)
     # If the pipeline does not own the schema, it has created no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
-        return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message="not this pipeline's")]
+        message = "the schema has another owner"
+        return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message=message)]
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
