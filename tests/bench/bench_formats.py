@@ -285,7 +285,7 @@ class Runner:
         lookups = KnownRows(shape.looked_up) if shape.looked_up else None
         self._reader = batch_reader(spec, registry=registry, lookups=lookups)
         self._piece = PIECE // shape.elements
-        self._taken = staged if shape.staged else list
+        self._taken: Callable[[list[Any]], list[Any]] = staged if shape.staged else lambda records: records
         self._layout = layout(spec.aggregations[0], field_types(spec, {}))
         self.best = float("inf")
 
@@ -293,8 +293,9 @@ class Runner:
         """One round."""
         begin = time.process_time()
         starts = range(0, len(self._records), self._piece)
-        taken = [self._taken(self._records[at : at + self._piece]) for at in starts]
-        pieces = [self._reader.decode(records, BASE + 10**7, at) for at, records in zip(starts, taken, strict=True)]
+        pieces = [
+            self._reader.decode(self._taken(self._records[at : at + self._piece]), BASE + 10**7, at) for at in starts
+        ]
         batch = self._reader.join(pieces)
         rows = aggregate(batch.frame, self._layout, closed_until=None, epochs={0: 0}).rows
         self.best = min(self.best, time.process_time() - begin)
