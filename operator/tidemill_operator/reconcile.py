@@ -107,7 +107,7 @@ def reconcile(
         platform: addresses and defaults.
         actuators: the actuators of Kafka, Postgres and the runtime.
         previous: the status that the last pass returned.
-        now: the wall clock, with a zone.
+        now: the current time, with a time zone.
         scaled: returns the number of processors that scaling has decided on for the spec to run. The function returns
             None if nothing is decided, or if scaling is not used.
         standing: returns why no event is counted, according to continuous observation. The function is called at the

@@ -23,7 +23,7 @@ class Logins:
 
     Attributes:
         rotate: any text. A new text requests a rotation. Empty if no rotation was ever requested.
-        now: the wall clock, with a zone.
+        now: the current time, with a time zone.
         confirm: raises an error if another operator has taken over.
     """
 

@@ -93,7 +93,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         previous: the status before this pass. An unchanged condition keeps its transition time. A component that was
             not checked keeps its state.
         report: the report of this pass.
-        now: the wall clock, with a zone.
+        now: the current time, with a time zone.
 
     Returns:
         The new status, which equals `previous` if nothing changed.
@@ -165,7 +165,7 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
     Args:
         previous: the current status.
         error: why no event is counted.
-        now: the wall clock, with a zone.
+        now: the current time, with a time zone.
     """
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     ready = before.get("Ready")

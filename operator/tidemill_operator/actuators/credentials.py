@@ -1,4 +1,4 @@
-"""A pipeline's passwords and API keys, as texts by file name, and the steps of their rotation.
+"""A pipeline's passwords and API keys, as file contents by file name, and the steps of their rotation.
 
 The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation
 writes the files three times. So the files show the next pass which step was last:

@@ -60,7 +60,10 @@ def add_parser(subparsers: Any) -> None:
     )
     add_data_dir(parser, "folder for state, logs and the local servers' data")
     parser.add_argument(
-        "--ready-file", type=Path, metavar="PATH", help="write the endpoints here when each pipeline is ready or failed"
+        "--ready-file",
+        type=Path,
+        metavar="PATH",
+        help="write the endpoints here once every pipeline is ready or has failed",
     )
     ports.add_options(parser)
     parser.add_argument(

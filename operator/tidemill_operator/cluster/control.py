@@ -40,7 +40,7 @@ class Controller:
         measures: the operator's own metrics.
         scaling: decides on the number of processors.
         progress: watches continuously whether events are counted, or None if nothing watches.
-        now: the wall clock.
+        now: returns the current time, with a time zone.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class EventFile:
     Attributes:
         name: the name of the file, for messages.
         format: one of FORMATS.
-        table: the CSV file, or None if the file has another format.
+        table: the CSV file, or None if the file has a different format.
     """
 
     def __init__(self, path: Path | None, reading: Reading = Reading()) -> None:

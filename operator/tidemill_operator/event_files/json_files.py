@@ -82,7 +82,7 @@ class JsonFile:
         self._content = content
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the events, each on one line, with their numbers in the array.
+        """Yield the events, each on one line, with their positions in the array. The first position is 1.
 
         Raises:
             EventFileError: the file is too large, or is not JSON.

@@ -1,4 +1,4 @@
-"""Decides the type of each field. Cells are judged by their form, JSON values by their JSON type."""
+"""Decides the type of each field. For cells, the text decides, and for JSON values their JSON type."""
 
 from __future__ import annotations
 

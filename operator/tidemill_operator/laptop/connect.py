@@ -74,7 +74,7 @@ class LocalConnect:
         """Make a pipeline's connectors match the plan. The worker gets copies of their secrets.
 
         Raises:
-            TidemillError: the worker starts, cannot be started, or does not answer.
+            TidemillError: the worker is still starting, cannot be started, or does not answer.
         """
         connect = self._worker(connectors)
         wanted, without, renewed = [], [], set()
@@ -94,7 +94,7 @@ class LocalConnect:
         """Return the outcomes of the live connectors.
 
         Raises:
-            TidemillError: the worker starts, cannot be started, or does not answer.
+            TidemillError: the worker is still starting, cannot be started, or does not answer.
         """
         return self._worker(connectors).observe(connectors)
 
@@ -102,7 +102,7 @@ class LocalConnect:
         """Delete all connectors of a pipeline.
 
         Raises:
-            TidemillError: the worker starts, cannot be started, or does not answer.
+            TidemillError: the worker is still starting, cannot be started, or does not answer.
         """
         return self._worker(()).remove(owner=owner)
 

@@ -1,6 +1,6 @@
-"""An observer for each Kafka cluster: the platform's own, and those of sources elsewhere.
+"""Runs an observer for each Kafka cluster: for the platform's own, and for each cluster of a source topic.
 
-So a cluster that hangs only delays the figures of its own pipelines.
+So a cluster that hangs only delays the figures of the pipelines that read from it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Observers:
             observer.look()
 
     def watch(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Start measuring a pipeline that has a schema and a topic, by its status."""
+        """Start measuring a pipeline, if its status has a schema and a topic."""
         if not status.get("schema") or not status.get("topics"):
             return
         topic = status["topics"][0]
@@ -112,7 +112,7 @@ class Observers:
         return observer
 
     def _leave(self, key: Key) -> None:
-        """Stop measuring a pipeline where it was measured. An observer without pipelines ends."""
+        """Stop measuring a pipeline. An observer without pipelines ends."""
         former = self._where.pop(key, None)
         if former is None:
             self._own.forget(key)

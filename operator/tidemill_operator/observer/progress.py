@@ -1,7 +1,7 @@
-"""Decides continuously, and independently of passes, whether the events of pipelines are counted.
+"""Checks continuously, and independently of passes, that pipelines count their events.
 
-A pipeline is not ready if events wait and no position advances for a while, or if this is unknown for a while. A single
-unanswered request, or a single waiting partition, does not make it unready.
+A pipeline is not ready if events wait and no position advances for a while, or if the positions are unknown for a
+while. A single unanswered request, or a single waiting partition, does not make it unready.
 """
 
 from __future__ import annotations

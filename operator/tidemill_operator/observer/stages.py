@@ -1,7 +1,7 @@
-"""Reads how far Python stages are behind, and why one waits. Their positions are in Kafka, with what they write.
+"""Reads the lag of Python stages, and why they wait. The stages commit their positions in Kafka, with their records.
 
-A stage has no login to Postgres. It says why it waits in the metadata of an offset that it commits in a group of its
-own.
+A stage has no login to Postgres. It writes why it waits into the metadata of an offset, which it commits in a separate
+consumer group.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str
 
 @dataclass(frozen=True)
 class StageLook:
-    """How far a stage is behind.
+    """The lag of a stage.
 
     Attributes:
         lag: the number of records that it has not written, by partition.
         positions: its committed positions, by partition.
-        ages: the age in seconds of the oldest record that it has not written, by partition that has one.
-        waits: why it waits, or empty if it does not say so.
-        fault: why all this is unknown, or empty if it is known.
+        ages: the age in seconds of the oldest record that it has not written, by partition. Partitions without such a
+            record are missing.
+        waits: why it waits, or empty if it does not wait.
+        fault: why the figures are unknown, or empty if they are known.
     """
 
     lag: Mapping[int, int] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Stages:
         self._arrived: dict[Place, tuple[int, int, float | None]] = {}
 
     def look(self, wanted: Mapping[Key, str], partitions: Mapping[Key, Sequence[int]]) -> dict[Key, StageLook]:
-        """Return how far stages are behind.
+        """Return the lag of stages.
 
         Args:
             wanted: the source topic of each stage.

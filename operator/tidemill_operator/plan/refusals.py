@@ -141,7 +141,7 @@ def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillE
 
 
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the topics of the platform's Kafka to observe before a plan is judged.
+    """Return the topics of the platform's Kafka to observe before a plan is checked.
 
     They are the plan's topics there, and the accepted spec's source topic.
     """

@@ -69,7 +69,7 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
 
 
 def retyped(columns: tuple[Column, ...], known: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return the existing columns that have another type, each as (name, before, after)."""
+    """Return the existing columns that have a different type, each as (name, before, after)."""
     types = [(column.name, column_type(column.definition)) for column in columns]
     return [(name, known[name], kind) for name, kind in types if known.get(name, kind) != kind]
 

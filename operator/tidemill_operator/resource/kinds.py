@@ -133,7 +133,10 @@ def _where() -> Rule:
     return Rule(
         in_its_place(METRICS, METRICS.members["where"], place="self", tag=_FUNCTION),
         "where belongs to metrics with a function",
-        say("metric %s: an expression takes no where; add where to the metrics that it names", "self.name"),
+        say(
+            "metric %s: an expression has no member where; add where to the metrics that it uses",
+            "self.name",
+        ),
         "where",
     )
 

@@ -52,8 +52,8 @@ the event is then a dead letter with the reason `missing_field`. If a member occ
 - A time needs a zone, unless the field has one: `Z`, `+01:00` or `+0100`. `t`, `z` and a blank for `T` are accepted.
   Seconds are required. Leap seconds (`:60`), `24:00` and offsets without minutes (`+01`) are refused. A date alone,
   `2026-11-27`, is midnight UTC.
-- Fractions of seconds may have any number of digits. Timestamps are stored in milliseconds. Further digits are cut, not
-  rounded. `first` and `last` order events by microseconds, and ignore further digits.
+- Fractions of seconds may have any number of digits. Timestamps are stored with a precision of milliseconds. Further
+  digits are cut, not rounded. `first` and `last` order events by microseconds, and ignore further digits.
 - An integer from 631152000 to 4102444800 is `out_of_range`: in milliseconds it would be a day of January or February
   1970, in seconds a day from 1990 to 2100, so the sender probably means seconds. Other integers are milliseconds, also
   before 1990. Times in those weeks of 1970 can be written in RFC 3339.

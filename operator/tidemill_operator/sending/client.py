@@ -39,10 +39,10 @@ class Outcome:
     """The result of sending a batch.
 
     Attributes:
-        accepted: the number of events that will be counted.
+        accepted: the number of events that ingest accepted.
         refused: the events that became dead letters.
-        replayed: whether the batch was sent before, and is not counted again.
-        unsure: whether some events of the batch may be in Kafka twice.
+        replayed: whether ingest had already received the batch. Its events are not counted again.
+        unsure: whether events of the batch may be in Kafka twice.
     """
 
     accepted: int
@@ -95,7 +95,7 @@ class Client:
         self._http.close()
 
     def stop(self) -> None:
-        """Give up requests that wait for their next attempt."""
+        """Do not retry failed requests any more."""
         self._stopped.set()
 
     def send(self, batch: Batch) -> Outcome:

@@ -73,11 +73,12 @@ class Summary:
     """The counts of the events of a file.
 
     Attributes:
-        skipped: events that were sent before, according to the resume file.
-        accepted: events that will be counted.
+        skipped: events that are not sent, because an earlier run sent them, according to the resume file.
+        accepted: events that ingest accepted.
         refused: events that became dead letters.
-        replayed: accepted or refused events that were sent before, and are not counted again.
-        unsure: events of batches of which some events may be in Kafka twice.
+        replayed: those of the accepted and refused events whose batch ingest had already received. They are not
+            counted again.
+        unsure: the events of all batches that may be in Kafka twice, as a whole or in part.
         refusals: the first refused events, one line each.
         seconds: the duration.
     """

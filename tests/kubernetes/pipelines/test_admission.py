@@ -188,7 +188,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [{"name": "m", "expression": "m / 2", "where": "amount > 1"}],
         f"{METRICS_0}.where",
-        "metric m: an expression takes no where; add where to the metrics that it names",
+        "metric m: an expression has no member where; add where to the metrics that it uses",
     ),
     *(
         (

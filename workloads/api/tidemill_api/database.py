@@ -58,9 +58,9 @@ def _too_long(error: BaseException) -> bool:
 
 
 def failed(error: BaseException) -> bool:
-    """Return whether the error means that Postgres does not work.
+    """Return whether the error means that Postgres or the connection to it has failed.
 
-    A missing schema or login does not mean this, nor does a query that takes too long.
+    A missing schema or login is not such a failure, nor is a query that takes too long.
     """
     return not _not_ready(error) and not _too_long(error) and database_failed(error)
 

@@ -56,7 +56,7 @@ class Calendar:
         """Return the calendar of a length such as `1d`, `2w`, `1mo`, `1q` or `1y`. Weeks start on Monday.
 
         Raises:
-            ValueError: the length has another unit, or is too long.
+            ValueError: the length has a different unit, or is too long.
         """
         units = calendar_units(length)
         if units is None:

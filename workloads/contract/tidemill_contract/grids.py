@@ -14,7 +14,7 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The first year of counted events, and the number of years after the current one that can have counted events.
+"""The first year of counted events, and how many years after the current year can have counted events.
 
 Eleven years are enough, because `maxFuture` and windows are at most ten years long."""
 

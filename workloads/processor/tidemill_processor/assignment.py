@@ -132,8 +132,9 @@ class Assignment:
         """Store the positions after a commit, and continue to read from these positions."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # A replay reads the records beyond the live position again later, unless the partition was handed over. It
-        # first waits, because live processors may be far behind, and repeated reading would slow them down.
+        # A replay counts records only up to the live position. It reads the records after this position again later,
+        # unless the partition was handed over. It waits first, because live processors may be far behind, and repeated
+        # reading would slow them down.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)

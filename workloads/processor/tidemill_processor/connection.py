@@ -32,7 +32,7 @@ class WriterConnection(BoundedConnection):
         return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """Reset the total of the waits, because the batch was stored or given up."""
+        """Reset the total of the waits, because the work on the batch has ended."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:

@@ -68,7 +68,7 @@ class DatabaseLink:
         return self.connection.slow if self.connection is not None else ""
 
     def turned(self) -> None:
-        """Handle the end of one round of the loop, whose batch was stored or given up."""
+        """Handle the end of one round of the loop, in which the batch was stored or failed."""
         if self.connection is not None:
             self.connection.done()
             if self._writes_refused and time.monotonic() - self._connected_at >= HOLDS_SECONDS:

@@ -1,4 +1,4 @@
-"""A client of Kafka Connect's REST interface. Each call has a deadline, and answers have a limit on their size."""
+"""A client of Kafka Connect's REST interface. Each call has a deadline, and the size of responses is limited."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rest(Protocol):
     """
 
     def names(self) -> list[str]:
-        """Return the names of all connectors, also of those that others have created."""
+        """Return the names of all connectors, including those that others have created."""
         ...
 
     def get(self, name: str) -> LiveConnector | None:
@@ -153,7 +153,7 @@ class ConnectClient:
         self._call("DELETE", _path(name))
 
     def _call(self, method: str, path: str, body: object = None, *, seconds: float | None = None) -> bytes | None:
-        """Return the answer, or None if the object does not exist (404)."""
+        """Return the body of Connect's response, or None if the object does not exist (404)."""
         seconds = seconds or self._seconds
         timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
         ends = time.monotonic() + seconds

@@ -1,7 +1,7 @@
 """Reconciles the connectors of a pipeline with Kafka Connect.
 
 A connector is the pipeline's if its name has the pipeline's prefix and its config names the pipeline as the owner. All
-others are left alone. A failure of one connector does not keep the others from being reconciled.
+others are left alone. If one connector fails, the others are still reconciled.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class KafkaConnect:
             connectors: the desired connectors.
             owner: the pipeline.
             adopt: whether to take over connectors that have the pipeline's prefix and another owner.
-            renewed: names of connectors whose secrets have changed, so that they have to read them again.
+            renewed: names of connectors that have to be restarted, because their secrets have changed.
             keep: names of further connectors that are not deleted.
 
         Raises:

@@ -76,7 +76,7 @@ class MemoryConnect:
         self._set(f"resume {name}", name, states.RUNNING)
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Restart a connector. What had failed runs then."""
+        """Restart a connector. Its failed tasks run again."""
         self._set(f"restart {name}" if only_failed else f"restart all of {name}", name, states.RUNNING)
 
     def delete(self, name: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_SECONDS = 10.0
 MOST_SECONDS = 300.0
-# A connector that has run for this long since its last restart is well, so that its next delay is short again.
+# If a connector has run for this long since its last restart, its next delay is short again.
 _WELL_SECONDS = 600.0
 
 

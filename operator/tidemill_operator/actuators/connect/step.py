@@ -28,7 +28,7 @@ class ConnectorStep:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """The component of connectors, or nothing if the pipeline neither has connectors nor had some before."""
+        """The component of connectors, or nothing if the pipeline has no connectors and had none before."""
         had = Component.CONNECTORS in self.before and self.actuators.connect is not None
         return (Component.CONNECTORS,) if self.plan.connectors or had else ()
 

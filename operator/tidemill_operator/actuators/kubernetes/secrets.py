@@ -18,7 +18,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 
-# A node updates the files of its pods about once a minute, and when an annotation of a pod changes.
+# A node updates mounted Secrets about once a minute, and at once if an annotation of the pod changes.
 PATIENCE_SECONDS = 120.0
 
 
@@ -31,7 +31,7 @@ class KubernetesSecrets:
     Args:
         api: the API of the cluster.
         owner: the pipeline of this pass.
-        patience_seconds: how long pods may take to notice a switch.
+        patience_seconds: how long pods may take to read the files after a switch.
     """
 
     def __init__(self, api: Api, owner: OwnerReference, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
@@ -92,8 +92,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # The Secret is created without an apply. If two operators create it at once, one gets a conflict, and reads
-            # the other's passwords in its next pass.
+            # A create request fails if the Secret exists. So if two operators create it at once, one gets a conflict,
+            # and reads the other's passwords in its next pass.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.

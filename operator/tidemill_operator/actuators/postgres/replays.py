@@ -75,7 +75,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Record that a replay is complete, and that live processors need not count for versions that were given up."""
+    """Record that a replay is complete. Live processors stop counting for versions that are not in the plan."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")
@@ -84,8 +84,8 @@ def switch(session: Session, schema: Schema) -> None:
             (schema.switched,),
         )
         session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
-    # Processors that were started before a switch still need the new versions' ids in `feeds` to count for them. So
-    # these ids stay until the next switch.
+    # A processor that was started before the switch counts events for a new version only if `feeds` has its id. So the
+    # ids of new versions stay in `feeds` until the next switch.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"

@@ -68,7 +68,7 @@ class CertificateKeeper:
         namespace: the namespace of the Secret.
         name: the name of the Secret.
         hosts: host names of the webhook.
-        now: the wall clock, with a zone.
+        now: returns the current time, with a time zone.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetim
     Args:
         known: the existing certificates, or None if there are no usable certificates.
         hosts: host names of the server.
-        now: the wall clock.
+        now: the current time, with a time zone.
     """
     if known is None or _is_due(known.authority, now):
         authority = new_authority(now)

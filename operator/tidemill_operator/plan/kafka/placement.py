@@ -127,7 +127,7 @@ def _leave(layout: _Layout, partition: int) -> None:
 def _shrink(layout: _Layout, partition: int, factor: int) -> None:
     held = layout.replicas[partition]
     while len(held) > factor:
-        # Remove replicas of silent brokers first, then replicas whose rack has another one. Remove the leader last.
+        # Remove replicas of silent brokers first, then replicas in a rack with other replicas. Remove the leader last.
         gone = max(
             held,
             key=lambda b: (

@@ -19,10 +19,10 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     """A position in the changes of an aggregation, up to which a listener has received everything.
 
     Attributes:
-        table: the OID of the aggregation's table. If the aggregation has another table, the mark is not valid.
-        rev: the revision up to which all revisions were received.
-        closed_until: the time (epoch ms) up to which no window was changed by later revisions, or None if later
-            revisions may have changed any window.
+        table: the OID of the aggregation's table. The mark is not valid after this table was replaced.
+        rev: a revision. The listener has received this revision and all earlier ones.
+        closed_until: a time (epoch ms). Revisions after `rev` do not change windows that end at or before this time.
+            None if they may change any window.
     """
 
     table: int

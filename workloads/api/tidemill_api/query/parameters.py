@@ -36,7 +36,7 @@ class Member:
         """Return the values as texts of a query string.
 
         Raises:
-            Problem: the value has another type.
+            Problem: the value has the wrong type.
         """
         if isinstance(value, list) is not self.listed:
             raise bad_parameter(name, f"write {self.how}")

@@ -145,13 +145,13 @@ class Breaker:
             return self._ticket
 
     def succeeded(self, ticket: int) -> None:
-        """Report that the call of this ticket was answered."""
+        """Report that the dependency answered the call with this ticket."""
         if self._state == CLOSED and not self._circuit.fail_counter:
             return
         self._report(ticket, _succeed)
 
     def failed(self, ticket: int) -> None:
-        """Report that the call of this ticket failed because of the dependency."""
+        """Report that the call with this ticket failed because of the dependency."""
         self._report(ticket, _fail)
 
     def recovered(self, asked_at: float) -> None:

@@ -1,4 +1,4 @@
-"""Decides which exceptions mean that a dependency does not work, and which calls can be retried.
+"""Decides which exceptions mean that a dependency has failed, and which calls can be retried.
 
 Exceptions are recognised by SQLSTATE, Kafka error name or class name, so no client library is imported. A mistake
 of the caller (wrong SQL, a too large record, a wrong type in Redis) is not a failure, because the dependency works.
@@ -60,7 +60,7 @@ def _is_system(error: BaseException) -> bool:
 
 
 def database_failed(error: BaseException) -> bool:
-    """Return whether the error means that Postgres or the connection to it does not work.
+    """Return whether the error means that Postgres or the connection to it has failed.
 
     A statement timeout counts as a failure.
     """
@@ -97,7 +97,7 @@ def _kafka_error(error: BaseException) -> object:
 
 
 def kafka_failed(error: BaseException) -> bool:
-    """Return whether the error means that Kafka or the connection to it does not work.
+    """Return whether the error means that Kafka or the connection to it has failed.
 
     A full local queue (BufferError) is backpressure, not a failure. A missing or forbidden topic is not a failure
     either, because it affects only one pipeline.
@@ -124,7 +124,7 @@ def kafka_fatal(error: object) -> bool:
 
 
 def redis_failed(error: BaseException) -> bool:
-    """Return whether the error means that Redis or the connection to it does not work.
+    """Return whether the error means that Redis or the connection to it has failed.
 
     Out of memory and read-only count as failures.
     """

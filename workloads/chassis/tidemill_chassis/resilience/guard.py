@@ -347,7 +347,7 @@ def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
 
 
 def _after_first_async(first: Exception, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """Return a coroutine function that does the same as the function of `_after_first`."""
+    """Return a coroutine function that raises the first attempt's error in its first call, and then makes attempts."""
     pending = [first]
 
     async def next_attempt() -> T:

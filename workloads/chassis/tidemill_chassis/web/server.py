@@ -30,7 +30,7 @@ class Status:
     Attributes:
         health: returns the status code and the full body of /health.
         ready: returns whether the service can take requests.
-        live: returns whether the service works. A service that does not work has to be restarted.
+        live: returns False if the service has to be restarted.
     """
 
     health: Callable[[], tuple[int, dict[str, Any]]]

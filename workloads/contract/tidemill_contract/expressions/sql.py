@@ -120,7 +120,7 @@ def _condition(name: str, value: Value) -> str:
 
 
 def _number(name: str, value: Value) -> Value:
-    """Return the SQL of a value as a double."""
+    """Return a number or null, converted to `double precision`."""
     match value.kind:
         case "number":
             return value

@@ -222,22 +222,23 @@ class Function:
         return tuple(Need(kind, metric.field) for kind in self.kinds)
 
     def answer(self, merged: Merged) -> str:
-        """Return SQL for the answer, or for the bytes that the decoder reads. A value too large for a double is null.
+        """Return SQL for the metric's value, or for the bytes that the decoder reads.
 
-        If the answer is a decimal, the SQL returns a scaled integer with the scale of the answer's type.
+        A number that is too large for a double becomes null. If the value is a decimal, the SQL returns a scaled
+        integer with the scale of the value's type.
         """
         raise NotImplementedError
 
     def answer_type(self, field_type: str | None) -> str:
-        """Return the spec type of the answer, or `array`."""
+        """Return the spec type of the metric's value, or `array`."""
         return str(field_type)
 
     def answer_range(self, field_type: str | None) -> tuple[float, float]:
-        """Return the smallest and the largest possible answer."""
+        """Return the smallest and the largest possible value of the metric."""
         return -math.inf, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any] | None:
-        """Return the function that converts the SQL result to the answer, or None if the result is the answer itself.
+        """Return the function that converts the SQL result to the metric's value, or None if they are the same.
 
         The function returns null for null.
         """

@@ -45,8 +45,8 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # array_agg makes a two-dimensional array of the arrays, which have the same length, and unnest reads it row by row.
-    # So the index of a count in its array follows from the row's number modulo the length.
+    # The arrays have the same length. array_agg makes a two-dimensional array of them, and unnest returns the elements
+    # of one array after the other. So (n - 1) modulo the length is the index that the n-th element has in its array.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"

@@ -29,7 +29,7 @@ _REMEDIES = (
     (r"^spec\.lookups\[\d+\]\.from\.key$", "name a column without quotes, backslashes and control characters"),
     (r"^spec\.lookups\[\d+\]\.from\.table$", "write schema.table, without quotes; for other names, write a query"),
     (r"^spec\.lookups\[\d+\]\.from\.file$", "write the name of the file alone, without a folder"),
-    (r"\.connectors\[\d+\]\.class$", "write a Java class, such as io.debezium.connector.postgresql.PostgresConnector"),
+    (r"\.connectors\[\d+\]\.class$", "write a class name, such as io.debezium.connector.postgresql.PostgresConnector"),
     (r"\.secrets\..*\.name$", "write the name of a Secret: a-z, 0-9, '-' and '.'"),
     (r"\.secrets\..*\.key$", "write a key of the Secret: letters, digits, '-', '_' and '.'"),
     (r"\.quota$", "write an amount of bytes as Kubernetes does, such as 512Mi or 1Gi"),

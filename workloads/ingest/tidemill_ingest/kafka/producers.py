@@ -1,11 +1,11 @@
 """The three producers of ingest, which differ in how long they retry a record.
 
-All producers are idempotent: if a producer repeats a record, Kafka still appends it once. But a record that is given up
-after it was sent may have been written. For requests without an `Idempotency-Key`, the producer gives up a record after
-the publish timeout. The answer says that the record was given up, and the client sends it again. Otherwise, a copy of
-each attempt would wait in the queue during an outage. For requests with an `Idempotency-Key`, the outcome must be known
+All producers are idempotent: if a producer repeats a record, Kafka still appends it once. But a record that is
+discarded after it was sent may have been written. For requests without an `Idempotency-Key`, the producer discards a
+record after the publish timeout. The response says so, and the client sends the record again. Otherwise, a copy of each
+attempt would wait in the queue during an outage. For requests with an `Idempotency-Key`, the outcome must be known
 before the next attempt, so a second producer retries until the outcome is known. A third producer sends records whose
-client does not wait, because records of waiting clients are given up earlier if Kafka is down.
+client does not wait, because records of waiting clients are discarded earlier if Kafka is down.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Line:
         return renewed
 
     def purge(self) -> None:
-        """Give up all records, and call their delivery callbacks."""
+        """Discard all records, and call their delivery callbacks."""
         for producer in (self.producer, *self._retired):
             producer.purge()
             producer.poll(0)
@@ -111,12 +111,12 @@ class Line:
             self.producer = Producer(self._settings)
 
     def give_up_retired(self) -> None:
-        """Give up the records of former producers."""
+        """Discard the records of former producers."""
         for old in self._retired:
             old.purge()
 
     def renew(self) -> None:
-        """Replace the producer, and give up its records.
+        """Replace the producer, and discard its records.
 
         The next polls call the delivery callbacks of these records.
         """
@@ -144,7 +144,7 @@ def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
 def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
     """Return the settings of the producer for requests without an Idempotency-Key.
 
-    The producer gives up a record after `publish_seconds`.
+    The producer discards a record that is not acknowledged within `publish_seconds`.
     """
     extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     policy = guard.policy

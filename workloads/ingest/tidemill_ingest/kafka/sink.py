@@ -37,8 +37,8 @@ LATELY_SECONDS = 5.0
 """The time for which the start or end of a request says something about the state of Kafka."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
-"""The time left for sending the answer. Kafka's client gives up a request's records this long before the request's
-deadline."""
+"""The time left for sending the answer. Kafka's client stops sending a request's records this long before the
+request's deadline."""
 
 
 class QueueFullError(Exception):
@@ -209,7 +209,7 @@ class Sink:
     def give_up(self, why: str) -> None:
         """Count Kafka as down. Waiting requests are answered now, and new requests are refused.
 
-        Records of requests without an Idempotency-Key are given up, because their clients send them again.
+        Records of requests without an Idempotency-Key are discarded, because their clients send them again.
         """
         if not self.down and len(self._quick.producer):
             self._quick.renew()
@@ -223,7 +223,7 @@ class Sink:
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Give up records without an Idempotency-Key in former producers. The clients send these records again."""
+        """Discard records without an Idempotency-Key in former producers. The clients send these records again."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()

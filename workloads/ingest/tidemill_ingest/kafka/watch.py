@@ -80,7 +80,7 @@ class Watch:
     def _see_to_stuck(self) -> None:
         """Replace the producers if records wait although Kafka answers.
 
-        If the new producers succeed, give up the waiting records.
+        If the new producers succeed, discard the waiting records of the former producers.
         """
         sink, now = self._sink, time.monotonic()
         if not self.up or sink.waited < REPLACE_SECONDS:

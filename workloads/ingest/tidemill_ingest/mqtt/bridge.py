@@ -1,4 +1,4 @@
-"""The bridge: connects to the broker again and again, writes its messages to Kafka, and reports its health."""
+"""The bridge: keeps a connection to the broker, writes its messages to Kafka, and reports its health."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 STABLE_SECONDS = 10.0
 """The time after which a connection counts as stable, so that the next pause is the shortest again."""
 FLUSH_SECONDS = 5.0
-"""The time to write the received messages at the end."""
+"""The maximum time to write the received messages before the process ends."""
 STUCK_SECONDS = 120.0
 _IDLE_SECONDS, _BUSY_SECONDS = 0.1, 0.005
 
 
 class Bridge:
-    """The bridge of one pipeline. `run` does all the work in one thread; the other methods may be called from any."""
+    """The bridge of one pipeline. One thread calls `run`. Any thread may call the other methods."""
 
     def __init__(self, config: PipelineConfig, spec: MqttSpec, outlet: Outlet, secret: Path | None) -> None:
         self._config, self._spec, self._outlet, self._secret = config, spec, outlet, secret
@@ -74,7 +74,8 @@ class Bridge:
             pause = FIRST_PAUSE_SECONDS if stable else pause
             log.warning("%s:%d: %s; connecting again", self._spec.host, self._spec.port, self._error)
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
-            # The broker repeats them in the next connection. With this limit, many short connections take no memory.
+            # The broker repeats unacknowledged messages in the next connection. Without this wait, many short
+            # connections would fill the memory.
             while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
                 self._error = "messages of the former connection are not in Kafka yet"
                 self._wait(_IDLE_SECONDS)
@@ -82,7 +83,7 @@ class Bridge:
         self._outlet.close()
 
     def _connect(self) -> bool:
-        """Connect once, and stay until the connection ends. Return whether it was stable."""
+        """Connect once, and return when the connection has ended. The result is whether it was stable."""
         try:
             login = read_login(self._secret, tls=self._spec.tls)
             connection = Connection(self._spec, self._client_id, login, self._receive)

@@ -51,7 +51,7 @@ class Connection:
 
     Attributes:
         subscribed: whether the broker has accepted the subscriptions.
-        error: why the connection does not work, or has ended.
+        error: why the connection failed or ended, or an empty text while there is no error.
     """
 
     def __init__(self, spec: MqttSpec, client_id: str, login: Login, receive: Receive) -> None:
@@ -98,8 +98,8 @@ class Connection:
         return len(self._taken)
 
     def step(self, seconds: float) -> bool:
-        """Read and write for at most `seconds`. Return whether the connection goes on."""
-        # A broker that knows no limit is slowed down by TCP.
+        """Read and write for at most `seconds`. Return False if the connection has failed or ended."""
+        # MQTT 3.1.1 has no limit on unacknowledged messages. While the bridge reads nothing, TCP slows the broker down.
         if len(self._taken) < 2 * self._spec.max_in_flight:
             code = self._client.loop(seconds)
         else:
@@ -149,7 +149,7 @@ class Connection:
         self._taken.append(taken)
         metrics.RECEIVED.inc()
         if not self._matches(message.topic):
-            # A session keeps the subscriptions of a former spec.
+            # The session may still have subscriptions that an earlier spec made.
             metrics.SKIPPED.inc()
             self._written(taken)
             return
@@ -162,7 +162,7 @@ class Connection:
         return any(paho.topic_matches_sub(wanted, topic) for wanted in self._spec.topics)
 
     def _written(self, taken: _Taken) -> None:
-        """Acknowledge the oldest messages, as far as they are in Kafka."""
+        """Acknowledge messages in their order, up to the first message that is not in Kafka."""
         taken.written = True
         while self._taken and self._taken[0].written:
             first = self._taken.popleft()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-RECEIVED = Counter("tidemill_mqtt_messages_received_total", "Messages received, with repeated ones.")
+RECEIVED = Counter("tidemill_mqtt_messages_received_total", "Messages received, including repeated ones.")
 ACKNOWLEDGED = Counter(
     "tidemill_mqtt_messages_acknowledged_total",
     "Messages that are in Kafka. With QoS 1, they are then acknowledged to the broker.",

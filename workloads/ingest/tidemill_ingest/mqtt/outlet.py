@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _AGAIN_SECONDS = 1.0
 """The pause before a message that Kafka has refused is sent again."""
 _STUCK_SECONDS, _RENEW_SECONDS = 30.0, 60.0
-"""The wait of a message after which the producer is replaced, and the shortest time between replacements."""
+"""The wait of a message after which the producer is replaced, and the minimum time between replacements."""
 _FIRST_PROBE_SECONDS, _PROBE_SECONDS, _ASK_SECONDS = 0.2, 2.0, 3.0
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
 
@@ -34,7 +34,7 @@ class Message:
     """A message on its way to Kafka.
 
     Attributes:
-        value, key, headers: those of the record.
+        value, key, headers: the parts of the record.
         written: called once Kafka has the record.
     """
 
@@ -45,7 +45,7 @@ class Message:
     shrunk: bool = False
 
     def shrink(self) -> None:
-        """Make the record that of an invalid event, with a truncated value."""
+        """Mark the record as an invalid event, and truncate its value."""
         verdict = InvalidEvent(Reason.TOO_LARGE, None, f"a message of {len(self.value)} bytes")
         self.shrunk, self.value = True, QUARANTINE_PREFIX + self.value[:KEPT_BYTES]
         self.headers = [*self.headers, *quarantine.headers(verdict)]
@@ -55,7 +55,7 @@ class Outlet:
     """Writes messages to one topic. All calls come from one thread, except `dependency`.
 
     Attributes:
-        error: why the latest record was refused, or empty if Kafka has accepted one since.
+        error: why Kafka refused the latest record, or empty if it has accepted a record since.
     """
 
     def __init__(self, topic: str, settings: dict[str, object]) -> None:
@@ -89,7 +89,7 @@ class Outlet:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._send(self._waiting.popleft()[1])
-        # The metadata of a producer may be that of a deleted topic. A new one reads it again.
+        # The producer may have the metadata of a deleted topic. A new producer reads the metadata again.
         self._waited = now - next(iter(self._began.values()), now)
         stuck = self._waited > _STUCK_SECONDS and now - self._renewed_at > _RENEW_SECONDS
         if stuck and not self._probe.error:

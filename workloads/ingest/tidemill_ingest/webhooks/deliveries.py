@@ -1,4 +1,4 @@
-"""What requests of services mean: the id of a delivery, and requests that are no events."""
+"""Reads the id of a delivery, and recognises requests that are no events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _identified = msgspec.json.Decoder(_Identified)
 
 
 def is_ping(webhook: WebhookSpec, headers: Mapping[str, str]) -> bool:
-    """Return whether GitHub only tests the address."""
+    """Return whether the request is a ping, with which GitHub tests the address."""
     return webhook.signature == "github" and headers.get("x-github-event") == "ping"
 
 

@@ -67,7 +67,8 @@ class WebhookHandler:
                 body = await decompressed(request, raw, held)
                 sent = self._events.read(request, pipeline, _OPTIONS, body)
                 key = delivery_key(webhook, claim, request.headers, body)
-                # The body of a repeated delivery may differ, such as by the number of attempts. So only the id counts.
+                # The body of a repeated delivery may be different, for example if it contains the number of attempts.
+                # So deliveries are compared by their ids only.
                 once = None if key is None else Once(key, fingerprint(b"", webhook.name, str(len(sent.events.values))))
                 return (await self._events.accept(sent, once, request.state.deadline)).response()
         except Problem as problem:

@@ -1,6 +1,6 @@
-"""Verifies the signatures of webhook requests: HMAC over the raw body, as GitHub, Stripe and others send it.
+"""Verifies the signatures of webhook requests: the HMAC of the raw body, as GitHub, Stripe and others send it.
 
-A refusal says what is missing or wrong, but never what would have been right. Signatures are compared in constant time.
+An error says what is missing or wrong, but never shows the right signature. Signatures are compared in constant time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LEAST_MILLISECONDS = 100_000_000_000
 
 @dataclass(frozen=True)
 class Claim:
-    """The signature of a request, as its headers say.
+    """The signature of a request, read from its headers.
 
     Attributes:
-        signatures: the signatures. One of them has to be right.
-        timestamp: the time of sending as it was written, or empty if the signature has no time.
+        signatures: the signatures in the header. At least one has to be right.
+        timestamp: the time of sending, as in the header, or empty if no time is signed.
         identifier: the id of the delivery, or empty if no header has it.
     """
 
@@ -67,10 +67,10 @@ def verify(webhook: WebhookSpec, claim: Claim, secrets: Sequence[bytes], body: b
         claim: the signature.
         secrets: the valid secrets.
         body: the body as it was received.
-        now: the wall time, in seconds since 1970.
+        now: the current time, in seconds since 1970.
 
     Raises:
-        Problem: no valid secret makes this signature of this body, or the request is too old (401).
+        Problem: the signature matches none of the secrets, or the request is too old (401).
     """
     before, after = _around(webhook, claim)
     right = False

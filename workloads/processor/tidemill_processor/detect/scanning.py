@@ -100,7 +100,7 @@ class Scanner:
                 return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to get the lock for scanning until the end of the transaction. Return success, and `scanned_until`."""
+        """Try to get the lock for scanning, which the transaction then holds. Return success, and `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),

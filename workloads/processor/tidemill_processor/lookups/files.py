@@ -1,4 +1,4 @@
-"""Reads the rows of a lookup from a file: of a ConfigMap in a cluster, beside the pipeline file on a laptop."""
+"""Reads the rows of a lookup from a file of a ConfigMap. With tidemill up, it may be beside the pipeline file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FileSource:
         """
         try:
             mark = self._mark()
-            # A file that has just changed may be incomplete, so it is read when its size and time stay the same.
+            # A file that has just changed may be incomplete, so it is read once its size and time have stayed the same.
             settled = self._content is None or mark == self._seen
             self._seen = mark
             if mark == self._read or not settled:

@@ -1,4 +1,4 @@
-"""The lookups of a processor: keeps their rows up to date in threads, joins them to batches, and says how they are."""
+"""The lookups of a processor: keeps rows up to date in threads, joins them to batches, and reports their state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEAST_STALE_SECONDS = 5.0
 
 
 class Polled(Protocol):
-    """A source whose rows are read as a whole, again and again."""
+    """A source whose rows are all read at each refresh."""
 
     place: str
     every_seconds: float
@@ -110,7 +110,7 @@ class Lookups:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
-            except Exception as error:  # a thread that ended would leave outdated rows without a word
+            except Exception as error:  # if the thread ended, the rows would become outdated without an error
                 log.exception("lookup %s", lookup.spec.name)
                 lookup.source.error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(RETRY_SECONDS)
@@ -165,7 +165,7 @@ def _source(config: PipelineConfig, spec: LookupSpec, settings: WorkloadSettings
 
 def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
     if source.table is None:
-        detail = f"{source.place}: {source.error or 'is being read'}; no event is counted before it was read once"
+        detail = f"{source.place}: {source.error or 'is being read'}; no event is counted before it has been read"
         return Dependency(f"lookup {name}", False, True, detail)
     age = _age_of(source)()
     if age > source.stale_seconds:

@@ -22,7 +22,7 @@ from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size
 _NAME = "_key"
 """The name of the key among the fields of rows. No field of a spec begins with an underscore."""
 PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
-"""The limits of the rows that are decoded together. The last row may exceed the bytes."""
+"""The maximum number and the maximum bytes of rows that are decoded together. The last row may exceed the bytes."""
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:

@@ -10,9 +10,10 @@ import polars as pl
 MOST_ROWS, MOST_BYTES = 1_000_000, 64 * 1024 * 1024
 """The maximum size of one lookup in memory."""
 KEY, GONE = "?key", "?gone"
-"""Columns besides the fields: the key, and in changes, whether the row of the key was deleted. No field has a `?`."""
+"""The names of the columns besides the fields: the key, and, in changes only, whether the row was deleted. Names of
+fields have no `?`."""
 _LARGE = 50_000
-"""The number of rows from which a batch is joined only to the rows of its own keys."""
+"""If a lookup has more rows than this, the rows with keys of the batch are selected before the join."""
 _CHANGES = 10_000
 """The number of changes that are kept beside the rows until they are merged into the rows."""
 _SHOWN = 60
@@ -60,7 +61,7 @@ class Contents:
         self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
 
     def apply(self, changes: pl.DataFrame) -> None:
-        """Apply changes. If a key is there several times, its last change counts.
+        """Apply changes. If a key has several changes, the last one counts.
 
         Raises:
             LookupFault: there are too many rows, or they are too large.
@@ -73,7 +74,7 @@ class Contents:
         check_size(self._rows.height + self._changes.height, int(size))
 
     def table(self) -> Table:
-        """Return the rows as they are now."""
+        """Return the current rows."""
         return Table(self._rows, self._changes if self._changes.height else None)
 
 
@@ -89,7 +90,7 @@ def check_size(rows: int, size: int) -> None:
     """Check the number of rows and their bytes in memory.
 
     Raises:
-        LookupFault: one of them exceeds its limit.
+        LookupFault: the number or the size exceeds its limit.
     """
     if rows > MOST_ROWS:
         remedy = "look up fewer rows, for example with a query"
@@ -100,7 +101,7 @@ def check_size(rows: int, size: int) -> None:
 
 
 def table_of(frames: Sequence[pl.DataFrame]) -> Table:
-    """Return the table of frames that have all rows. Rows without a key are left out.
+    """Return a table of all rows, which are in these frames. Rows without a key are left out.
 
     Raises:
         LookupFault: a key has two rows.

@@ -40,7 +40,7 @@ from tidemill_processor.source.clusters import own_connection
 log = logging.getLogger(__name__)
 
 ASK_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
-"""The timeout of a request, the wait for records, and how often the ends of the topic are read."""
+"""The timeout of a request, the maximum wait for records, and the time between two reads of the topic's ends."""
 _RECORDS = 500
 """The number of records of one consume call. A record may have a megabyte."""
 _MOST_TOLD = 1_000
@@ -120,7 +120,7 @@ class TopicLookup:
     Attributes:
         place: the topic in messages.
         table: the rows, or None until the topic has been read to its end for the first time.
-        confirmed_at: the time at which the rows were last known to be those of the topic (monotonic seconds).
+        confirmed_at: when the topic was last known to have no further records (monotonic seconds).
         error: why the rows may be outdated, or an empty text.
         unreadable: which records could not be read, or an empty text.
         stale_seconds: the age from which the rows count as stale.
@@ -195,7 +195,7 @@ class TopicLookup:
                 consumer.close()
 
     def _records(self, messages: Sequence[Message], reached: dict[int, int]) -> list[Message]:
-        """Return the records among messages, and note how far each partition is read."""
+        """Return the messages that are records, and note how far each partition is read."""
         records = []
         for message in messages:
             error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
@@ -209,7 +209,7 @@ class TopicLookup:
         return records
 
     def _is_complete(self, admin: AdminClient, topic_id: str, reached: Mapping[int, int]) -> bool:
-        """Return whether the topic was read to the end that it has now.
+        """Return whether the topic has been read to its current end.
 
         Raises:
             _Again: the topic was created again, or has other partitions.
@@ -229,7 +229,7 @@ class TopicLookup:
 
 
 def _consumed(consumer: Consumer) -> list[Message]:
-    """Return the next messages, which may be errors, as many as are decoded together."""
+    """Return the next messages, at most as many as are decoded together. A message may be an error."""
     messages: list[Message] = consumer.consume(_RECORDS, POLL_SECONDS)
     size = sum(map(len, messages))
     while messages and len(messages) < PIECE_ROWS and size < PIECE_BYTES and (more := consumer.consume(_RECORDS, 0)):
@@ -245,7 +245,7 @@ def _describe(admin: AdminClient, topic: str) -> tuple[str, int]:
 
 
 def _result(future: Future[Any]) -> Any:
-    """Return the answer of the admin client.
+    """Return the result of a request of the admin client.
 
     Raises:
         KafkaException: the request failed, or there was no answer in time.

@@ -93,7 +93,7 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        # _PURGE_QUEUE is ignored, because this error is the late report of a record that was given up.
+        # _PURGE_QUEUE is ignored, because this error only reports that `forget` has discarded the record.
         if error is None or error.code() == KafkaError._PURGE_QUEUE:
             return
         if error.code() in _OF_THE_RECORD:
@@ -118,7 +118,7 @@ class Outlet:
         return self._apart(refused, deadline)
 
     def forget(self) -> None:
-        """Give up the records that are not sent yet, and clear the errors."""
+        """Discard the records that are not sent yet, and clear the errors."""
         self._producer.purge(in_flight=False)
         self._producer.poll(0)
         self._error, self._refused = None, []

@@ -50,7 +50,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
 LEAVE_SECONDS = 3.0
 """The maximum time to leave the group."""
 GAP_SIGHTINGS = 2
-"""The number of times that the same gap after a seek must be seen until it is accepted."""
+"""How many times the same gap must have been seen after a seek before it is accepted."""
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Source:
     def _prove(self, messages: list[Any]) -> None:
         """Check that the first record after a seek has the sought offset.
 
-        If the record has another offset, pause the partition, so that the next `start` seeks again. There may be no
+        If the record has a different offset, pause the partition, so that the next `start` seeks again. There may be no
         record at the sought offset, because of compaction or transaction markers. So a gap that is seen repeatedly is
         accepted.
         """
@@ -359,7 +359,7 @@ def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[int, int]:
 
 
 def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
-    """Return the answer of the admin client.
+    """Return the result of a request of the admin client.
 
     Raises:
         KafkaException: the request failed, or there was no answer in time.

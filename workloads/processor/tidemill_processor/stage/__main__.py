@@ -35,7 +35,7 @@ from tidemill_processor.stage.watch import Watch
 log = logging.getLogger("tidemill_processor.stage")
 
 STUCK_SECONDS = 120.0
-"""A process whose function does not return for this time is replaced."""
+"""If a call of the function takes longer than this time, the process is replaced."""
 _AGAIN_SECONDS = 2.0
 _LOAD_AGAIN_SECONDS = 60.0
 _ASK_SECONDS = 5.0
@@ -79,14 +79,15 @@ class Stage:
             self._application.stop()
 
     def run(self) -> None:
-        """Load the file and process records until `stop`. While something is wrong, say so, and wait."""
+        """Load the file and process records until `stop`. While something is wrong, report it and wait."""
         self.watch.start()
         try:
             self.function.load()
             self._loaded = True
         except LoadError as error:
             self._wait(str(error))
-            # What the file imports may be missing for a while, so it is also imported again if it does not change.
+            # A module that the file imports may be missing for a while, so the file is imported again even if it has
+            # not changed.
             if not self._stopping.wait(_LOAD_AGAIN_SECONDS):
                 self._reload()
         while not self._stopping.is_set():
@@ -160,7 +161,7 @@ class Stage:
         )
 
     def ready(self) -> bool:
-        """Return whether this process has been healthy once, and its function returns."""
+        """Return whether this process has been healthy once, and the function returns in time."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self._waits and not self.watch.hangs
 

@@ -1,4 +1,4 @@
-"""The Quix Streams application of the stage: one Kafka transaction has records of the stage topic and positions."""
+"""The Quix Streams application of the stage: each Kafka transaction has records of the stage topic and positions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ _PRODUCER: Mapping[str, Any] = {
     "compression.type": "lz4",
     "message.max.bytes": MAX_RECORD_BYTES,
     "topic.metadata.refresh.interval.ms": 10_000,
-    # Processors cannot read beyond an open transaction. Kafka ends that of a killed stage after this time.
+    # Processors cannot read beyond an open transaction. If a stage is killed, Kafka ends its transaction after this
+    # time.
     "transaction.timeout.ms": int(SLOW_SECONDS * 1000),
     "log_level": 3,
 }
@@ -96,13 +97,13 @@ class StageApplication:
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
-                # A process that starts again with the same id ends the open transaction of the one before.
+                # A process that starts with the same id ends the open transaction of its predecessor.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
             },
         )
         topic = self._application.topic(config.events_topic, value_deserializer="bytes", key_deserializer="bytes")
         frame = self._application.dataframe(topic)
-        # `to_topic` cannot choose the partition. Records keep the partition of the record that they are made of.
+        # `to_topic` cannot choose the partition. Records get the same partition as the record from which they are made.
         self._producer = frame.processing_context.producer
         frame.update(self._rewrite, metadata=True)
 
@@ -130,7 +131,7 @@ class StageApplication:
                 topic=self._target,
                 value=record.value,
                 key=record.key,
-                headers=cast(Any, record.headers),  # a header may be null, which the annotation forgets
+                headers=cast(Any, record.headers),  # a header may be null, although the annotation does not say so
                 partition=at.partition,
             )
         metrics.STAGE_WRITTEN.inc(len(rewritten.records))

@@ -26,7 +26,7 @@ class LoadError(Exception):
 
 
 class NotAnEvent(Exception):
-    """A record is no JSON object, so it has no event. The processors say what is wrong with it."""
+    """A record is no JSON object, so it has no event. The processors report what is wrong with it."""
 
 
 class UserFunction:
@@ -35,8 +35,7 @@ class UserFunction:
     Attributes:
         path: the file.
         name: the function's name.
-        busy_since: since when the file is being imported, or the function called (monotonic seconds), or None if
-            neither is.
+        busy_since: when the current import or call began (monotonic seconds), or None if there is none.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -61,7 +60,7 @@ class UserFunction:
         return ""
 
     def load(self) -> None:
-        """Import the file. Other files of its folder can be imported by it.
+        """Import the file. The file can import other files of its folder.
 
         Raises:
             LoadError: the file cannot be imported, or has no usable function.
@@ -143,7 +142,7 @@ class UserFunction:
         return text
 
     def _told(self, error: BaseException) -> str:
-        """Return the last line of an error's trace, with the last line of the user's file that took part."""
+        """Return the last line of an error's traceback, and the last line number of the user's file in it."""
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
         place = f" ({self.path.name}, line {lines[-1]})" if lines else ""
         return f"{_last_line(error)}{place}"

@@ -15,7 +15,8 @@ STAGE_RECORDS = Counter(
 STAGE_WRITTEN = Counter("tidemill_stage_written_records_total", "Records written to the stage topic.")
 FUNCTION_SECONDS = Counter("tidemill_stage_function_seconds_total", "Time spent with events in the user's function.")
 STAGE_LOST = Counter(
-    "tidemill_stage_lost_records_total", "Records that Kafka had deleted when the stage started, before they were read."
+    "tidemill_stage_lost_records_total",
+    "Records that Kafka deleted before the stage read them. They are counted when the stage starts.",
 )
 STAGE_LAG = Gauge("tidemill_stage_lag_events", "Records of the source topic that the stage has not committed yet.")
 

@@ -1,4 +1,4 @@
-"""Tells the operator why the stage waits.
+"""Reports to the operator why the stage waits.
 
 The stage has no login to Postgres, and a pod cannot write conditions. So it writes the reason into the metadata of an
 offset that it commits in a consumer group of its own. The operator reads it with the positions of the stage.

@@ -24,11 +24,11 @@ ASK_SECONDS = 10.0
 """The maximum time until Kafka answers a request."""
 _READ_SECONDS = 30.0
 _STEP = 200
-"""The number of offsets before the end in which a record is sought first, because transaction markers have offsets."""
+"""How many offsets before the end the search for the last record begins. Transaction markers have offsets too."""
 
 
 class PositionsLost(Exception):
-    """Neither the group nor the stage topic shows how far the stage has read."""
+    """Neither the group nor the stage topic shows how far the stage has read the source topic."""
 
 
 class Places:
@@ -59,7 +59,7 @@ class Places:
         self._consumer.close()
 
     def prepare(self, partitions: int, topic_id: str, start_from: str) -> None:
-        """Commit the positions of partitions without one, if reading them from the earliest record would be wrong.
+        """Commit the positions of partitions without one, unless they have to be read from their earliest record.
 
         Args:
             partitions: the number of the source topic's partitions.
@@ -76,7 +76,7 @@ class Places:
         self._tell_losses({number: offset for number, offset in committed.items() if offset >= 0})
         found = {number: self._read_before(number, topic_id) for number in missing}
         starts = {number: offset for number, offset in found.items() if offset is not None}
-        # A partition that was added to a topic that is read already is read from its beginning.
+        # A partition that was added later is read from its beginning.
         if len(missing) == partitions and not starts and start_from != "earliest":
             starts = self._starts(missing, start_from)
         if not starts:
@@ -112,7 +112,7 @@ class Places:
         }
 
     def _read_before(self, partition: int, topic_id: str) -> int | None:
-        """Return the offset after the last record of which the stage topic has a record, or None if it has none."""
+        """Return the offset after the last record that the stage processed, or None if the stage topic shows none."""
         low, high = self._range(self._stage, partition)
         if high == 0:
             return None
@@ -126,8 +126,8 @@ class Places:
                 break
             step *= 10
         raise PositionsLost(
-            f"Kafka has deleted the positions of the stage, and the records that show them, in partition {partition};"
-            f" set the position of its consumer group in topic {self._source} with Kafka's tools"
+            f"Kafka has deleted the positions of the stage, and the records of the stage topic that show them, in"
+            f" partition {partition}; set the position of its consumer group in topic {self._source} with Kafka's tools"
         )
 
     def _last_origin(self, partition: int, first: int, end: int) -> Origin | None:
@@ -137,7 +137,7 @@ class Places:
         deadline = time.monotonic() + _READ_SECONDS
         try:
             while time.monotonic() < deadline:
-                # The call waits for as many messages as are asked for, so it gets little time.
+                # The call waits until it has this number of messages, so its timeout is short.
                 for message in self._consumer.consume(500, 0.2):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:

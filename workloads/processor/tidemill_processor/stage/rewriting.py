@@ -11,7 +11,7 @@ from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
 from tidemill_processor.stage.function import NotAnEvent, UserFunction
 
 KEPT_BYTES = 64 * 1024
-"""The number of bytes that are written of an event that is too large. A dead letter keeps as many."""
+"""The number of bytes to which a too large event is truncated. A dead letter keeps as many."""
 _ROOM_BYTES = 4 * 1024
 """Room in a record for the origin and a verdict."""
 
@@ -27,11 +27,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The records that one record becomes.
+    """The result for one record of the source topic.
 
     Attributes:
-        records: the records, none if the event was dropped.
-        outcome: what happened to the record: staged, dropped, failed or unread. An unread record is passed on as it is.
+        records: the records for the stage topic. There are none if the event was dropped.
+        outcome: what happened to the record: staged, dropped, failed or unread. An unread record is
+            passed on unchanged.
     """
 
     records: list[Written]
@@ -47,8 +48,8 @@ class Rewriter:
     def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
         """Return the records of the stage topic for one record of the source topic.
 
-        A record that has no event is passed on unchanged, and a record that ingest has refused, too: processors make
-        dead letters of them. A record with which the function fails gets the mark and the headers of a refused event.
+        Records without an event, and records that ingest has refused, are passed on unchanged: processors make dead
+        letters of them. If the function fails, the record gets the mark and the headers of a refused event.
         """
         kept = list(headers or ())
         if value is None or value.startswith(QUARANTINE_PREFIX):

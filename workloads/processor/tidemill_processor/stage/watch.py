@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 SLOW_SECONDS = 30.0
-"""A call of the user's function that takes longer is reported. Kafka ends the transaction after this time."""
+"""If a call of the user's function takes longer, it is reported, and Kafka ends the transaction."""
 
 
 def mark(path: Path) -> str:
@@ -39,14 +39,14 @@ class Watch:
         function: the user's function.
         upstream: reads the backlog.
         notes: tells the operator why the stage waits.
-        waits: returns why the stage does not run, or an empty text if it runs.
-        changed: called when the file has another content than when this object was made.
+        waits: returns why the stage waits, or an empty text if it runs.
+        changed: called when the content of the file has changed since this object was made.
 
     Attributes:
         kafka_error: why Kafka does not answer, or an empty text if it answers.
         answered_at: when Kafka last answered (monotonic seconds), or 0 if it never did.
         lag: the number of records that the stage has not committed, or None if it is unknown.
-        partitions: the number of the source topic's partitions, which the stage sets when it knows it.
+        partitions: the number of the source topic's partitions, which the stage sets as soon as it knows it.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Watch:
         self._stopping.set()
 
     def look_at_file(self) -> None:
-        """Call `changed` if the file has another content."""
+        """Call `changed` if the content of the file has changed."""
         # A file that is gone for a moment, while an editor or Kubernetes replaces it, is no change.
         now = mark(self._function.path)
         if now and now != self._mark:

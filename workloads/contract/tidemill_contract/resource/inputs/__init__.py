@@ -1,1 +1,1 @@
-"""How events arrive, other than as records that others write to the topic: the members of `spec.source` for this."""
+"""The members of `spec.source` through which Tidemill receives events itself: webhooks and MQTT."""

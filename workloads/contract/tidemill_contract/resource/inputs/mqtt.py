@@ -37,13 +37,15 @@ class MqttSpec(Model):
         None, description="Name of the session at the broker. Default: tidemill-<namespace>-<name>."
     )
     key: Literal["topic", "none"] = Field(
-        "topic", description="Key of the Kafka record: the topic, so that its messages stay in order, or none."
+        "topic",
+        description="Key of the Kafka record. topic: the MQTT topic, so that its messages stay in order. none: no key.",
     )
     max_in_flight: int = Field(
-        1000, ge=1, le=65_535, description="Greatest number of messages that are not in Kafka yet."
+        1000, ge=1, le=65_535, description="Maximum number of received messages that are not in Kafka yet."
     )
     secret_ref: SecretRef | None = Field(
-        None, description="A Secret with username and password, ca.crt, tls.crt and tls.key, as far as they are needed."
+        None,
+        description="A Secret with username, password, ca.crt, tls.crt and tls.key. Only the needed keys are required.",
     )
 
     @property

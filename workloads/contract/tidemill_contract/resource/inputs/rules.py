@@ -9,7 +9,7 @@ from tidemill_contract.resource.parts import Parts
 
 
 def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of webhooks and of MQTT, except faults of single members."""
+    """Yield the faults of webhooks and of MQTT that concern several members."""
     if parts.mqtt is not None:
         yield from parts.mqtt.faults("spec.source.mqtt")
     seen: dict[str, str] = {}

@@ -34,10 +34,10 @@ class WebhookSpec(Model):
 
     name: WebhookName = Field(description="Name of the webhook. It is the last part of the address.")
     signature: Literal["github", "stripe", "hmac"] = Field(
-        description="How requests are signed: as by GitHub, as by Stripe, or as the other members say (hmac)."
+        description="How requests are signed: as GitHub or Stripe does it, or as the other members describe (hmac)."
     )
     secret_ref: SecretKeyRef = Field(
-        description="The key of a Secret with the shared secret. Several lines are several valid secrets."
+        description="The key of a Secret with the shared secret. Each line is a valid secret."
     )
     header: HeaderName | None = Field(None, description="Only for hmac: the header with the signature.")
     algorithm: Literal["sha256", "sha512", "sha1"] | None = Field(
@@ -58,7 +58,7 @@ class WebhookSpec(Model):
         None, description="Only for hmac: the header with the time of sending, in seconds or milliseconds since 1970."
     )
     tolerance: Duration | None = Field(
-        None, description="For stripe and for timestampHeader: greatest age of a request. Default: 5m."
+        None, description="For stripe and for timestampHeader: maximum age of a request. Default: 5m."
     )
     id_header: HeaderName | None = Field(
         None, description="Only for hmac: the header with the id of the delivery. A repeated id is counted once."
@@ -76,7 +76,7 @@ class WebhookSpec(Model):
 
     @property
     def tolerance_seconds(self) -> float:
-        """The greatest age of a request, in seconds."""
+        """The maximum age of a request, in seconds."""
         return parse_ms(self.tolerance or "5m") / 1000
 
     def faults(self, path: str) -> Iterator[Fault]:

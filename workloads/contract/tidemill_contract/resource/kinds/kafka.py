@@ -25,7 +25,7 @@ class KafkaSpec(Model):
     secret_ref: SecretRef | None = Field(
         None,
         description="A Secret with the client settings: security.protocol, sasl.mechanism, sasl.username,"
-        " sasl.password, ca.crt, tls.crt and tls.key, as far as they are needed.",
+        " sasl.password, ca.crt, tls.crt and tls.key. Only the needed keys are required.",
     )
 
     @property

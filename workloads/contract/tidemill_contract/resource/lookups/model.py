@@ -15,9 +15,9 @@ from tidemill_contract.resource.kinds.formats import SecretRef
 from tidemill_contract.resource.source import FieldSpec, TopicName
 
 REFRESH = "1m"
-"""How often a table is read if the spec does not say it."""
+"""How often a table is read by default."""
 SUFFIXES = (".csv", ".json", ".ndjson", ".jsonl")
-"""The file names that a lookup can read. The suffix says how the file is written."""
+"""The file names that a lookup can read. The suffix determines the format."""
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][-._A-Za-z0-9]{0,252}$", max_length=253)]
 TableName = Annotated[
@@ -55,7 +55,7 @@ class LookupField(Model):
 
     @property
     def in_rows(self) -> FieldSpec:
-        """The field as a field of events whose values are the rows."""
+        """The field as `source.fields` would declare it if the rows were events."""
         return FieldSpec(
             name=self.name,
             type=self.type,
@@ -83,8 +83,8 @@ class LookupSource(Model):
     )
     secret_ref: SecretRef | None = Field(
         None,
-        description="With table or query: a Secret with host, port, dbname, username and password, or with uri; and"
-        " ca.crt, if the server has a certificate.",
+        description="With table or query: a Secret with host, port, dbname, username and password, or with uri. With"
+        " ca.crt, the server's certificate is verified.",
     )
     refresh: Duration | None = Field(
         None, description=f"With table or query: how often the rows are read. Default: {REFRESH}."
@@ -110,8 +110,8 @@ class LookupSource(Model):
 
 
 def _with_true(schema: dict[str, Any]) -> None:
-    """Allow `on` to be called `true` in the schema, because kubectl sends it so if it has no quotes in YAML."""
-    description = "The member on, as YAML 1.1 reads it without quotes."
+    """Allow `on` to be called `true` in the schema, because kubectl sends this key for `on` without quotes."""
+    description = "The member on. YAML 1.1 reads its key as true if it has no quotes."
     schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
     schema["required"].remove("on")
 
@@ -137,5 +137,5 @@ class LookupSpec(Model):
         " refresh) or a compacted topic (topic).",
     )
     fields: list[LookupField] = Field(
-        min_length=1, max_length=32, description="The fields that the events get. They are null without a row."
+        min_length=1, max_length=32, description="The fields that the events get. They are null if no row has the key."
     )

@@ -14,7 +14,7 @@ from tidemill_contract.resource.parts import Part, Parts
 from tidemill_contract.resource.paths import EACH, show_path
 
 KEY_TYPES = ("string", "integer")
-"""The types of fields that can be looked up. Values of other types may have several spellings."""
+"""The types that `on` may have. Equal values of other types may be written differently, such as 1.0 and 1.00."""
 LEAST_REFRESH, MOST_REFRESH = "1s", "1d"
 _TABLES = ("table", "query")
 _MEMBERS = {
@@ -56,7 +56,7 @@ def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
 
 
 def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterator[Fault]:
-    """Yield the faults of lookups, except the faults of single members and of repeated names."""
+    """Yield the faults of lookups, except those that the model finds, and repeated names."""
     known = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
     complete = bool(known) and all(field.name for field in parts.fields)
     derives = {derive.name for derive in parts.derives}
@@ -118,7 +118,7 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
         if given[member] is None:
             yield Fault(f"{path}.{member}", ABSENT, f"a lookup from a {kind} needs it", remedy)
     if source.file is not None and not source.file.endswith(SUFFIXES):
-        message = "the name does not say how the file is written"
+        message = "the suffix of the name is not known"
         yield Fault(f"{path}.file", source.file, message, f"let it end with {', '.join(SUFFIXES)}")
     if source.refresh is not None and not parse_ms(LEAST_REFRESH) <= source.refresh_ms <= parse_ms(MOST_REFRESH):
         yield Fault(f"{path}.refresh", source.refresh, "is out of bounds", f"write {LEAST_REFRESH} to {MOST_REFRESH}")
@@ -135,6 +135,7 @@ def _field(field: LookupField, path: str, kind: str | None, source: LookupSource
         yield Fault(f"{path}.path", field.path, "a row is not exploded", remedy)
     elif kind == "configMap" and (source.file or "").endswith(".csv") and len(steps) != 1:
         message = "a cell of CSV has no members"
-        yield Fault(f"{path}.path", field.path, message, "write a column's name; if it has dots, write it as a list")
+        remedy = "write a column's name; if the name has dots, write a list with the name, such as ['unit.price']"
+        yield Fault(f"{path}.path", field.path, message, remedy)
     elif source.key is not None and len(steps) > 1 and steps[0] == source.key:
         yield Fault(f"{path}.path", field.path, "the key is one value, without members", "name another column")

@@ -127,7 +127,7 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return the reading of a value, regardless of threshold, warm-up and cooldown, and the next state."""
+    """Return the reading of a value and the next state. Threshold, warm-up and cooldown do not matter."""
     of = spec.signature
     # If the settings were changed, the state of the former detector is not used.
     known = state if state.get("of") == of else {}
