@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="PATTERN",
-        help="allow source topics of others with managed: false, such as 'crm.*'",
+        help="allow source topics of other owners with managed: false, such as 'crm.*'",
     )
     parser.set_defaults(run=run)
 

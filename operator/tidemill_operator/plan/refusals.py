@@ -41,7 +41,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if a topic of others does not exist yet.
+    """Yield the error if a topic of another owner does not exist yet.
 
     A new pipeline does not claim it, because the claim would keep the topic's owner from creating it.
     """

@@ -67,7 +67,7 @@ _PLATFORM = {
     "TOPIC_PREFIXES": ("", "Comma-separated allowed prefixes of source topics, besides `<namespace>.`."),
     "READABLE_TOPICS": (
         "",
-        "Comma-separated topics of others that any pipeline may read with `managed: false`. `*` stands for any"
+        "Comma-separated topics of other owners that any pipeline may read with `managed: false`. `*` stands for any"
         " characters: `crm.*`.",
     ),
     "RESILIENCE_FILE": (

@@ -51,7 +51,7 @@ def read_origin(headers: Headers | None) -> Origin | None:
 
 
 def sent_spec(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec by which ingest judges events.
+    """Return the spec by which ingest validates events.
 
     With a Python stage, the fields are those of the events that the function returns. So ingest only checks that an
     event is a JSON object, the record key, and the headers, which the stage does not change.

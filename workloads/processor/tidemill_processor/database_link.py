@@ -58,7 +58,7 @@ class DatabaseLink:
 
     @property
     def heard_at(self) -> float:
-        """The monotonic time at which the server last answered or was given up, or 0 if there is no connection."""
+        """The monotonic time at which a wait for the server last ended, or 0 without a connection."""
         connection = self.connection
         return connection.heard_at if connection is not None else 0.0
 

@@ -33,7 +33,7 @@ class Member:
     listed: bool = False
 
     def texts(self, name: str, value: Any) -> list[str]:
-        """Return the values as texts of a query string.
+        """Return the values as they would be in a query string.
 
         Raises:
             Problem: the value has the wrong type.
@@ -60,7 +60,7 @@ class Parameters:
     """The parameters of a request that are not used yet.
 
     Attributes:
-        given: the values by name, as texts. Values of a JSON body are never split at commas.
+        given: the values by name, as strings. Values of a JSON body are never split at commas.
     """
 
     def __init__(self, given: dict[str, list[str]], *, split: bool) -> None:

@@ -90,7 +90,7 @@ class EventDecoder:
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
         """Return the fields of each event as a JSON object, by the names of the fields.
 
-        `raws` are the bytes of the events. Decimals are written as texts.
+        `raws` are the bytes of the events. Decimals are written as JSON strings.
         """
         texts = map(msgspec.json.encode, self._fields.shape.flattened(events, self._fields.decimals.shown))
         if self._fields.kept is not None:

@@ -77,7 +77,7 @@ class EventFields:
         leaves += unread(kept, leaves) if spec.source.strict else []
         self.shape = Shape(leaves, strict=spec.source.strict)
         self.decode = msgspec.json.Decoder(self.shape.type).decode
-        # If several fields read the same member, the first field is judged for all of them.
+        # If several fields read the same member, the first field is validated for all of them.
         first = self.shape.first
         fields = [field for field in fields if field.name not in first]
         self.event_time = first.get(time, time) if time in self.names else None

@@ -1,8 +1,8 @@
 """Decodes whole records: the event, and fields from its envelope, the record's key, headers, timestamp and offset.
 
-Texts of the key and of headers are written as the members of a separate event. So the same decoder judges the key, the
-headers and the event, and returns the same reasons. If an array is exploded, this module judges the record without the
-array's elements.
+Texts of the key and of headers are written as the members of a separate event. So the same decoder validates the key,
+the headers and the event, and returns the same reasons. If an array is exploded, this module validates the record
+without the array's elements.
 """
 
 from __future__ import annotations

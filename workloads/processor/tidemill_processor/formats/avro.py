@@ -115,7 +115,7 @@ class _AvroPlan(Plan):
             return None
         try:
             events, told = self._read(raws)
-        except Exception:  # broken bytes can raise any error; then the records are judged one by one
+        except Exception:  # broken bytes can raise any error; then the records are validated one by one
             return None
         if self._reader.changes and not set(told) <= WRITES:
             return None

@@ -80,7 +80,7 @@ class _ProtobufPlan(Plan):
             return None
         try:
             return self._first(b"\0", raws[0]).together(raws, FRAME_BYTES + 1, now_ms)
-        except Exception:  # broken bytes can raise any error; then the records are judged one by one
+        except Exception:  # broken bytes can raise any error; then the records are validated one by one
             return None
 
     def _first(self, head: bytes, raw: bytes) -> _MessagePlan:

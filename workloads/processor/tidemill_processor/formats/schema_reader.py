@@ -2,7 +2,7 @@
 
 A plan first reads all records of a batch together, and only the needed fields. If a record is unusual, the plan reads
 smaller groups together. The records of groups with an unusual record are read one by one and written as JSON, which is
-judged like every other event.
+validated like every other event.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Opens records: removes the envelope or framing around an event, and returns the event as JSON.
 
-The event is then judged like an event without an envelope. The envelope is also returned, for fields `from: envelope`.
+The event is then validated like an event without an envelope. The envelope is also returned, for fields `from:
+envelope`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 class Reader(Protocol):
-    """Decodes and judges the values of one pipeline's records.
+    """Decodes and validates the values of one pipeline's records.
 
     Attributes:
         times: the check of event times.

@@ -1,7 +1,7 @@
 """Checks events whose values already have types, such as Avro's. The JSON reader makes these checks while it reads.
 
-Only events that are certainly valid pass. All other events are written as JSON and judged as JSON events, so there is
-one set of reasons and remedies.
+Only events that are certainly valid pass. All other events are written as JSON and validated as JSON events, so there
+is one set of reasons and remedies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EXPECTED: dict[str, type] = {"string": str, "integer": int, "number": float, "b
 
 
 class TypedDecoder(EventDecoder):
-    """Judges typed events of pipelines in which each field is a member of its own name.
+    """Validates typed events of pipelines in which each field is the member with the field's name.
 
     Attributes:
         row: the class of events. Its arguments are the values of the fields in the order of `columns`.
@@ -37,9 +37,9 @@ class TypedDecoder(EventDecoder):
         """Create the decoder.
 
         Args:
-            spec: the spec of a pipeline in which each field is a member of its own name.
+            spec: the spec of a pipeline in which each field is the member with the field's name.
             exact: whether `Decoded` has the microseconds of event times.
-            read: the names of the fields that are judged. No other field has a value.
+            read: the names of the fields that are validated. No other field has a value.
         """
         super().__init__(spec, exact=exact)
         self.columns: tuple[str, ...] = self._fields.shape.flat.__struct_fields__
@@ -50,9 +50,9 @@ class TypedDecoder(EventDecoder):
         self._moments = [name for name in self._fields.timestamps if name in read]
 
     def judged(self, events: list[Any], now_ms: int) -> Decoded | None:
-        """Judge events at wall time `now_ms`, and convert their times.
+        """Validate events at the time `now_ms`, and convert their times.
 
-        Return None if each event must be judged by itself.
+        Return None if each event must be validated separately.
         """
         for name, expected in self._plain.items():
             values = self._fields.shape.values(events, name)
