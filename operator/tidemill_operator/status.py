@@ -239,7 +239,7 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
 
 
 def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return the conditions that only exist while they are true."""
+    """Return the conditions that exist only while they are true."""
     found = []
     bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
@@ -265,7 +265,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that only exists while it has errors. If the errors were not checked (None), it is kept."""
+    """Return a condition that exists only while it has errors. If the errors were not checked (None), it is kept."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:

@@ -156,7 +156,7 @@ class Runtime(Protocol):
         ...
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the running workloads, as `ensure` would. Changes nothing."""
+        """Return the outcomes of the running workloads, in the same form as `ensure`. Changes nothing."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
@@ -184,7 +184,7 @@ class Connectors(Protocol):
         ...
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors, as `ensure` would. Changes nothing."""
+        """Return the outcomes of the live connectors, in the same form as `ensure`. Changes nothing."""
         ...
 
     def remove(self, *, owner: Owner) -> list[Outcome]:

@@ -14,7 +14,8 @@ from tidemill_contract.resource.validate import DocumentError, Fault, Limits, ch
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
-    parser = subparsers.add_parser("validate", help="check AnalyticsPipeline files; one line per fault, exit code 2")
+    text = "check AnalyticsPipeline files; if there are faults, print a line for each and exit with code 2"
+    parser = subparsers.add_parser("validate", help=text)
     parser.add_argument("files", nargs="+", metavar="FILE", help="YAML or JSON file; - for standard input")
     parser.add_argument(
         "--allow-topic-prefix",

@@ -190,7 +190,7 @@ class Elector:
 
     def _try(self) -> None:
         if self._held is not None:
-            # Replace the version that we wrote last. The Lease is only read if that fails.
+            # Replace the version that we wrote last. The Lease is read only if this fails.
             held, self._held, asked_at = self._held, None, time.monotonic()
             self._hold(self._api.replace(self._wanted(held)))
             self._term.renewed(asked_at)

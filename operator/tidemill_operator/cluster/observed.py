@@ -1,6 +1,6 @@
 """Writes the observer's figures into the status of resources, in fields that passes do not write.
 
-So the figures stay current while passes wait for a server or are paused. Figures are only written if they have changed.
+So the figures stay current while passes wait for a server or are paused. Figures are written only if they have changed.
 """
 
 from __future__ import annotations

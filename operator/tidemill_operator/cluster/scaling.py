@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# A poll schedules the next poll itself. This delay only matters if that fails.
+# A poll schedules the next poll itself. This delay matters only if a poll did not do so.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
@@ -227,7 +227,7 @@ class ClusterScaling:
             self._queue.add(key, delay=self._scaler.rest(key))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `status.scaling`. The result only changes if the decision has changed, or after a minute.
+        """Return `status.scaling`. The result changes only if the decision has changed, or after a minute.
 
         Args:
             key: the pipeline's key.

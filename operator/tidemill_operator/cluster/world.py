@@ -50,7 +50,7 @@ class World:
         elector: Elector,
         clusters: OtherClusters | None = None,
     ) -> Self:
-        """Create the world from settings. Its actuators only write while the elector leads."""
+        """Create the world from settings. Its actuators write only while the elector leads."""
         kafka = KafkaTopics(
             platform.kafka_brokers,
             config=settings.kafka,

@@ -44,7 +44,7 @@ class Dialect:
 
 
 def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
-    """Return the dialect of the beginning of a file.
+    """Return the dialect of a CSV file, as its beginning shows it.
 
     Args:
         text: the whole lines at the beginning of the file.

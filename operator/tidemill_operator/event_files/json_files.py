@@ -41,7 +41,7 @@ class NdjsonFile:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield the lines that are not blank, in UTF-8, with their numbers.
 
-        A line that is longer than an event may be is cut. The cut line is still too long, so that ingest refuses it.
+        Lines that exceed the maximum size of an event are cut. A cut line is still too long, so ingest refuses it.
 
         Raises:
             EventFileError: a line cannot be decoded.

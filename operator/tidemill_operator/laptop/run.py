@@ -196,7 +196,7 @@ class Run:
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
         self._tell_conditions()
-        # The result of the last pass only counts if nothing has changed since the pass began.
+        # The result of the last pass counts only if nothing has changed since the pass began.
         current = self._passed == seen
         self._report(current=current)
         if current and self._passes.idle and self._session.settled:

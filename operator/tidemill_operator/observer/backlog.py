@@ -100,7 +100,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """
     places = {(topic, partition): at for topic, positions in wanted.values() for partition, at in positions.items()}
     ends = log.offsets(places, LATEST)
-    # The first offset is only read for partitions with uncounted records, because some of these records may have been
+    # The first offset is read only for partitions with uncounted records, because some of these records may have been
     # deleted.
     behind = {
         (topic, partition)

@@ -125,9 +125,9 @@ class ProgressWatch:
         changed: called in the observer's thread when the events of a pipeline are no longer counted, with the reason,
             and when they are counted again, with None.
         unled: returns for how many seconds Kafka's controllers have been silent. The argument is a topic to ask about.
-            The function is only called while nothing is counted.
+            The function is called only while nothing is counted.
         refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. The
-            function is only called while events wait and none is counted.
+            function is called only while events wait and none is counted.
         clock: returns monotonic seconds.
     """
 

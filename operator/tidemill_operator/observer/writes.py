@@ -1,4 +1,4 @@
-"""Checks whether Postgres can write. The check only runs while events wait and none is counted.
+"""Checks whether Postgres can write. The check runs only while events wait and none is counted.
 
 A server with a full disk, or a server that has become a standby, still answers queries. So positions can be read
 without an error, but do not advance.

@@ -106,7 +106,8 @@ def _recounted(before: Plan, after: Plan) -> bool:
     """Return whether the new plan makes an aggregation count the same event differently."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
-    # The Python stage is left out: a replay reads what the stage wrote, so it does not count its events again.
+    # The Python stage is not compared: a replay reads the records that the stage has already written, and does not call
+    # the changed function for them.
     transforms = [{**spec.get("transform", {}), "python": None} for spec in (old, new)]
     if transforms[0] != transforms[1] or sources[0].get("format") != sources[1].get("format"):
         return True

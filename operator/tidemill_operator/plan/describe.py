@@ -70,7 +70,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload. Configs are only listed by name, because the plan has their text."""
+    """Describe a workload. Configs are listed only by name, because the plan has their text."""
     return {
         "name": item.name,
         "component": item.component,

@@ -147,7 +147,7 @@ class Workload:
         ports: the wanted port by name, or 0 for any free port. `http` is for clients, `status` for probes and metrics.
         scaled_elsewhere: whether an autoscaler sets the number of replicas. Without an autoscaler, `replicas` applies.
         scaled: whether Tidemill scales it by lag, and stores the decisions.
-        revision: a hash of the settings that processes only read at their start. If it changes, processes are
+        revision: a hash of the settings that processes read only at their start. If it changes, processes are
             replaced. The hash is empty if they read changed settings while they run.
         copied: files whose content is a key of a user's Secret: the Secret and the key, by file name. They belong to
             the pipeline's secrets.

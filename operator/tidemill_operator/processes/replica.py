@@ -29,7 +29,7 @@ class ReplicaSpec:
     """The desired state of a replica. If the spec changes, the process is replaced.
 
     Attributes:
-        revision: a hash of the settings that the process only reads at its start.
+        revision: a hash of the settings that the process reads only at its start.
     """
 
     command: Command

@@ -41,7 +41,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
 def definition() -> dict[str, Any]:
     """Return the CustomResourceDefinition as a document."""
     spec = structural(PipelineSpec)
-    # A default is needed, because nested defaults only apply if the parent exists, and the scale subresource fails
+    # A default is needed, because nested defaults apply only if the parent exists, and the scale subresource fails
     # without replicas.
     spec["properties"]["processor"]["default"] = {}
     schema: dict[str, Any] = {

@@ -91,8 +91,8 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # If the load is expected to rise further, more replicas are added at once, because otherwise they are added one
-        # by one. An expected rise alone never adds replicas.
+        # If the load is expected to rise further, this step also adds the replicas for the expected load. Otherwise,
+        # several small steps would follow. An expected rise alone never adds replicas.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:

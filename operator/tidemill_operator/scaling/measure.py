@@ -1,7 +1,7 @@
 """Computes what happened between two polls: arrivals, the speed of a busy replica, and stuck partitions.
 
 A replica's speed can only be measured while it has lag, because an idle replica is as fast as its events arrive. If
-idle replicas counted, fewer events would lead to more replicas. So an interval only counts if there was lag at both
+idle replicas counted, fewer events would lead to more replicas. So an interval counts only if there was lag at both
 ends. Each measurement is a lower bound, because a rebalance may pause the replica, or because the replica may run out
 of events. So an upper quantile of the measurements is used.
 """

@@ -42,7 +42,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, replicas are only removed if the others need not be faster than the fastest observed
+    # Without a known speed, replicas are removed only if the others need not be faster than the fastest observed
     # replica.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))

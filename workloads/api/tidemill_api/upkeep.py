@@ -107,7 +107,7 @@ class Upkeep:
     def ready(self) -> bool:
         """Return whether the process can take requests.
 
-        The process also can while Postgres is down, because it then sends older answers.
+        If Postgres fails later, the process stays ready, because it can send older answers.
         """
         return self._services.database.seen and not self.stopping
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 RECONNECTING: Mapping[str, Any] = {
-    # While a broker's packets are lost, new connections stay silent. With the defaults of 10 and 30 s, a client would
-    # wait for the last connection long after the broker is back.
+    # While a broker's packets are lost, a new connection gets no answer, and the client waits until a timeout. With
+    # librdkafka's defaults for the first two settings (10 s and 30 s), a client that connects just before the broker is
+    # back would still wait long afterwards.
     "api.version.request.timeout.ms": 5000,
     "socket.connection.setup.timeout.ms": 10_000,
     "reconnect.backoff.max.ms": 2000,

@@ -81,7 +81,7 @@ class PipelineConfig(_Config):
     def to_json(self) -> str:
         """Return the text of the config file.
 
-        Equal configs have equal texts, so a file is only written if it changes.
+        Equal configs have equal texts, so a file is written only if it changes.
         """
         return self.model_dump_json(by_alias=True, indent=1, exclude_none=True)
 

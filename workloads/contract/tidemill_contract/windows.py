@@ -103,7 +103,7 @@ def window_source(
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
     # windows are in a separate row. `_after` is the end of the last window that was closed when these events came. The
-    # row only counts for windows that end later.
+    # row counts only for windows that end later.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (

@@ -100,7 +100,7 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = Fal
         outcome: the records and their delivery.
         wait: whether the client waits for the delivery.
         everything: whether each event has a row.
-        signed: whether a webhook received the events. Its sender only reads the status: 200 if all events are in Kafka,
+        signed: whether a webhook received the events. Its sender reads only the status: 200 if all events are in Kafka,
             valid or as dead letters, and 503 if any is to be sent again.
     """
     counts = outcome.counts

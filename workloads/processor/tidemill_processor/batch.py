@@ -265,7 +265,7 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode records as `decode` does, and return the records that are left because there are too many events."""
+        """Decode records into a piece. Return the piece and the records that are left, which are none in this class."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
@@ -315,8 +315,8 @@ class BatchReader:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # The event is validated at the time of its arrival, because its event time may have been too far in the
-            # future at that time.
+            # The event is validated with the clock of its arrival, because ingest may have refused an event time that
+            # was too far in the future then, but is not now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)

@@ -122,7 +122,7 @@ class Lookout:
         loop, asked_at = self._loop, time.monotonic()
         self._source.follow_login()
         try:
-            # A partition is not read to its end while records wait before the stage, so it never counts as idle then.
+            # Records that wait before the stage count as well, so that their partition never counts as idle.
             before = {} if self._upstream is None else self._upstream.unstaged(self._source.assigned)
             ends = {number: end + before.get(number, 0) for number, end in self._source.ends().items()}
         except KafkaException:

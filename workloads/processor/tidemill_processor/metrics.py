@@ -82,7 +82,7 @@ def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
 
 
 def begin_at_zero(config: PipelineConfig) -> None:
-    """Export each counter at 0 before its first increase. Prometheus only sees an increase of a series that exists."""
+    """Export each counter with the value 0. Prometheus sees an increase only if the series existed before."""
     for rule in config.spec.anomalies:
         ANOMALIES_DETECTED.labels(config.name, rule.name)
     for aggregation in config.spec.aggregations:

@@ -57,8 +57,8 @@ class Handover:
         Returns:
             The part of the batch to store, and the partitions that are handed over.
         """
-        # Partitions are checked, because another process of this replay may have handed over a partition without
-        # changing the replay's position.
+        # Partitions that were handed over earlier are left out. The replay's positions do not show them, because
+        # another process of this replay may have handed over a partition without changing its position.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}

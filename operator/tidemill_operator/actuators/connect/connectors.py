@@ -66,7 +66,7 @@ class KafkaConnect:
         return [*outcomes, *self._delete(live - listed - set(keep), owner)]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors, as `ensure` would. Changes nothing.
+        """Return the outcomes of the live connectors, in the same form as `ensure`. Changes nothing.
 
         Raises:
             TidemillError: Connect does not answer.

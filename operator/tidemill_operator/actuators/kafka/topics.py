@@ -102,7 +102,7 @@ class KafkaTopics:
 
         Args:
             topics: the topics of the plan.
-            spread: how to spread the replicas over the brokers. If None, replicas are only moved if necessary.
+            spread: how to spread the replicas over the brokers. If None, replicas are moved only if necessary.
 
         Raises:
             TidemillError: Kafka does not answer.

@@ -223,7 +223,7 @@ class Api:
             kind: the object's kind.
             namespace: the object's namespace.
             name: the object's name.
-            uid: if given, the object is only deleted if it still has this UID.
+            uid: if given, the object is deleted only if it still has this UID.
 
         Returns:
             Whether the object existed.

@@ -211,7 +211,8 @@ class Pass:
         """Make the files that are common to the namespace's workloads match the settings.
 
         Returns:
-            A hash of the connection settings. The hash is salted, so that it cannot be used to guess a password.
+            A hash of the connection settings and of a random text, which is stored only in their Secret. Without this
+            text, nobody can check guesses of a password against the hash.
         """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement

@@ -60,7 +60,7 @@ _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 
 
 @dataclass(frozen=True)
 class Revisions:
-    """Hashes of files that a pod only reads at its start. If a hash changes, the pods are replaced.
+    """Hashes of files that a pod reads only at its start. If a hash changes, the pods are replaced.
 
     Attributes:
         credentials: hash of a processor's login.
@@ -110,7 +110,7 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Return hashes of the files that a pod only reads at its start, so that a change replaces the pod.
+    """Return hashes of the files that a pod reads only at its start, so that a change replaces the pod.
 
     Ingest and API read changed configs and credentials while they run. So only processors, replays and bridges get
     hashes of their config. Bridges have no login of the pipeline.

@@ -252,7 +252,7 @@ def test_a_path_through_each_element_is_read_and_shown_as_written(path: Any, ste
     ("path", "message"),
     [
         ("a[].b[]", "has [] twice, but only one array of an event can be exploded"),
-        ("a[][0]", "has an index after []: elements are objects or single values"),
+        ("a[][0]", "has an index after []: arrays in an exploded array cannot be read"),
         ("[].a", "is not a path of members"),
         ([[], "a"], "does not begin with the name of a member"),
     ],

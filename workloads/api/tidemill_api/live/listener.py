@@ -272,7 +272,8 @@ class Listener:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # There is no await after this line, so the progress matches exactly the changes that are sent before it.
+        # There is no await between this line and the return, so the progress matches exactly the changes that are sent
+        # before it.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]

@@ -151,7 +151,7 @@ class Page:
         limit: the maximum number of rows.
         after: the values of the order's columns in the last row of the previous page, or None if this is the first
             page.
-        fingerprint: a text that identifies the query. A cursor is only valid for the query that returned it.
+        fingerprint: a text that identifies the query. A cursor is valid only for the query that returned it.
     """
 
     order: tuple[Order, ...]

@@ -122,7 +122,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A bucket is only closed when no pane in it can get events, and a pane can get events until the last window
+        # A bucket is closed only when no pane in it can get events, and a pane can get events until the last window
         # with this pane is closed.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND

@@ -105,7 +105,7 @@ def cast(value: Any, kind: str) -> str:
     """Return the SQL type to which a parameter of a spec type is cast."""
     if kind == "integer":
         # Stored integers are bigint, except for sums. Parameters are cast to bigint where possible, because Postgres
-        # only uses an index of a bigint column if the parameter is a bigint too.
+        # uses an index of a bigint column only if the parameter is a bigint too.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 

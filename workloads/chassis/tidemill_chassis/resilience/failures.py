@@ -80,8 +80,8 @@ def database_refuses_writes(error: BaseException) -> bool:
 def database_retryable(error: BaseException) -> bool:
     """Return whether the statement is likely to succeed if it is retried soon.
 
-    A statement is not retried after a statement timeout, because a retry would double the load, nor after a refused
-    login.
+    A statement is not retried after a refused login. It is also not retried after a statement timeout, because a retry
+    would double the load.
     """
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):

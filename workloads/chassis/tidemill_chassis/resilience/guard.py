@@ -250,7 +250,7 @@ class Guard:
         return self._breaker.admit(self.timeout_seconds)
 
     def settle(self, ticket: int, error: BaseException | None = None) -> None:
-        """Report that the work of this ticket succeeded or failed. An error only counts if `is_failure` accepts it."""
+        """Report that the work of this ticket succeeded or failed. An error counts only if `is_failure` accepts it."""
         if error is None:
             self._breaker.succeeded(ticket)
         else:

@@ -101,8 +101,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection is closed, or became a WebSocket
-        # Bytes are only counted if no body ended within this data. Otherwise, it is unknown how many belong to the
-        # head.
+        # If a body ended within this data, it is unknown how many of the bytes belong to the next head. So none of them
+        # are counted.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:

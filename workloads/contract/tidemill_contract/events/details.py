@@ -153,8 +153,8 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
     """
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
-            "this is a Kafka Connect envelope (schema, payload): set source.format.envelope: connect (of Debezium:"
-            " debezium), or the connector's value.converter.schemas.enable=false"
+            "this is a Kafka Connect envelope (schema, payload): set source.format.envelope to connect, or to debezium"
+            " for a connector of Debezium; or set value.converter.schemas.enable=false in the connector"
         )
     if "op" in found and {"before", "after"} & found.keys() and "after" not in kinds:
         return (

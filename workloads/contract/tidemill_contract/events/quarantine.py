@@ -1,7 +1,7 @@
 """Writes and reads the mark of events that ingest has refused, or with which the Python stage has failed.
 
 Everybody who can write to the events topic can also write the mark. A forged mark does no harm to other events, because
-a marked record always becomes a dead letter. The headers are only trusted if the decoder refuses the event too, and if
+a marked record always becomes a dead letter. The headers are trusted only if the decoder refuses the event too, and if
 a decoder can return the reason in the headers.
 """
 

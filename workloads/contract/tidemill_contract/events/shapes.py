@@ -33,7 +33,7 @@ class Leaf:
         required: whether the event must have the field.
         default: the value if the field is absent or null, as in decoded events.
         beside: whether the value is not in the event. `put` sets the value later.
-        unread: whether the value is not read. The field only exists so that strict events may contain it.
+        unread: whether the value is not read. The field exists only so that strict events may contain it.
         holds: for the exploded array, which is not a field itself, the name of a field of its elements.
     """
 
@@ -167,7 +167,7 @@ class Shape:
     def _fill(self, events: Sequence[Any]) -> None:
         """Replace null objects on paths with empty objects.
 
-        Few events have null on a path, so null objects are only replaced after an attribute was not found.
+        Few events have null on a path. So this method is called only if an attribute was not found.
         """
         for node in self._inner:  # outer nodes come before inner ones
             outer, _, attribute = node.owner[:-1].rpartition(".")

@@ -39,7 +39,8 @@ DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
-"""The precision is high enough that a double is rounded only once: it has at most 309 digits before the point."""
+"""A double has at most 309 digits before the point. With a precision of 400 digits, it is rounded only once, to the
+scale of the decimal."""
 
 
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:

@@ -45,7 +45,7 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
 
 def _groups(pattern: str) -> int:
     """Return the number of groups in a valid pattern."""
-    # An empty group is appended and not counted, because polars refuses a pattern without groups.
+    # polars refuses a pattern without groups. So an empty group is appended, and then subtracted from the number.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 

@@ -21,7 +21,7 @@ RESERVED_HEADERS = (REASON_HEADER, FIELD_HEADER, DETAIL_HEADER)
 _ONE_FOR_ALL = ("type", "format", "zone", "precision", "scale", "default")
 """The settings that must be equal in all fields that read the same member, because the member is read once."""
 MEMBERS = ("value", "envelope")
-"""The parts of a record in which a path leads to the value of a field."""
+"""The values of `from` for fields that may have a path."""
 _OWN_TYPES = {"timestamp": "timestamp", "partition": "integer", "offset": "integer"}
 
 

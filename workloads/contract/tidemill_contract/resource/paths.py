@@ -78,7 +78,9 @@ def _check_each(steps: Sequence[Any]) -> None:
             "has [] twice, but only one array of an event can be exploded: write an index for the other, such as [0]"
         )
     if EACH in steps and isinstance((*steps, None)[steps.index(EACH) + 1], int):
-        raise ValueError("has an index after []: elements are objects or single values, so name a member of them")
+        raise ValueError(
+            "has an index after []: arrays in an exploded array cannot be read; write the name of a member instead"
+        )
 
 
 def exploded(steps: Steps) -> Steps | None:

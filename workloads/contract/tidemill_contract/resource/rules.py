@@ -66,7 +66,7 @@ class Limits:
     def readable(self, topic: str) -> bool:
         """Return whether all pipelines may read a topic.
 
-        Names that a pipeline's results may have are only readable if the list has the name itself. So no pattern opens
+        Names that a pipeline's results may have are readable only if the list has the name itself. So no pattern opens
         the results of other namespaces.
         """
         derived = names.derived_topic(topic)

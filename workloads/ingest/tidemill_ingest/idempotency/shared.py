@@ -5,7 +5,7 @@ are written by compare-and-set, so two processes never begin the same batch. Own
 silent for `LEASE_SECONDS` has lost its queue, and other processes may take over its keys. It is unknown whether the
 events of such a batch are in Kafka, so the batch is marked as unsure.
 
-While Redis is down, each process only knows its own keys. Each process writes missing values when Redis works again.
+While Redis is down, each process knows only its own keys. Each process writes missing values when Redis works again.
 """
 
 from __future__ import annotations

@@ -283,8 +283,8 @@ class Sink:
         try:
             self._reserve(topic, count, size)
         except (KafkaDownError, QueueFullError, TopicFullError) as error:
-            # For the breaker, a Kafka that is down counts as a failure. If the queue is full, the ticket is only
-            # returned.
+            # If Kafka is down, the breaker counts a failure. If the queue is full, the ticket is returned, and the
+            # breaker counts nothing.
             down = isinstance(error, KafkaDownError)
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise

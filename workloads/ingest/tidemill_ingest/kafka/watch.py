@@ -59,7 +59,8 @@ class Watch:
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # `unheard` includes requests that no longer wait, because Kafka may answer probes but acknowledge no records.
+        # Kafka may answer probes but acknowledge no records. `unheard` shows this even if the requests that waited have
+        # failed meanwhile.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)

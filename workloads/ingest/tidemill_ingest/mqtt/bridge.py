@@ -64,7 +64,7 @@ class Bridge:
         self._stopping.set()
 
     def run(self) -> None:
-        """Write messages to Kafka until `stop`."""
+        """Write messages to Kafka until `stop()` is called."""
         self._outlet.start()
         pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():

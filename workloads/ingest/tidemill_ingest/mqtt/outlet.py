@@ -77,7 +77,7 @@ class Outlet:
         return len(self._began)
 
     def write(self, message: Message) -> None:
-        """Send a message. Its callback is called from `poll`."""
+        """Send a message to Kafka. `poll` calls `message.written` after Kafka has acknowledged the record."""
         if len(message.value) > MAX_EVENT_BYTES:
             message.shrink()
         self._began[message] = time.monotonic()

@@ -144,7 +144,7 @@ class Watcher:
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
             states = read_states(connection, self._schema, [rule.name], place, missing)
-            # The state is only used for the same field, because the rule may have watched another field before.
+            # The state is used only for the same field, because the rule may have watched another field before.
             groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
         return groups
 
@@ -157,7 +157,10 @@ def _judge_events(
     source: tuple[int, Batch],
     judged: Judged,
 ) -> None:
-    """Judge and learn the events of a partition one by one. `source` is the partition's epoch and the batch."""
+    """Judge a partition's events one by one. Each event also updates the state of its group.
+
+    `source` is the partition's epoch and the batch.
+    """
     epoch, batch = source
     partition = int(events[PARTITION][0])
     place, last, gone = _place(partition), dict[str, int](), set[str]()

@@ -1,7 +1,8 @@
 """The client of a schema registry, which reads each schema once, by its id.
 
-When a record has a new id, the loop's thread asks the registry. While the registry does not answer, the loop does not
-ask again. Then a separate thread calls `look` until the missing schemas are read.
+When a record has a new id, the loop's thread asks the registry. If this request fails, the loop's thread sends no
+further requests, and a separate thread calls `look` until the missing schemas are read. Then the loop's thread asks for
+new ids again.
 """
 
 from __future__ import annotations

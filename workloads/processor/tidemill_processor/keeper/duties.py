@@ -125,7 +125,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
         if known is None or known.reason != text:
-            # Errors of our own code are logged with a traceback, because it says more than the error's text.
+            # Errors of our own code are logged with a traceback, which says more than the error's text.
             log.warning(
                 "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),

@@ -80,7 +80,8 @@ def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation
     else:
-        # Each half of an integer is exact as a double, and the rounding error of their sum is exact too.
+        # The upper and the lower 32 bits of an integer are exact as doubles. `_two_sum` also returns the exact error of
+        # their sum.
         lower = pivot & _LOW_BITS
         high, lost = _two_sum((pivot - lower).cast(pl.Float64), lower.cast(pl.Float64))
         rest = deviation + lost

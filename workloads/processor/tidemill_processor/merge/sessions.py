@@ -3,7 +3,7 @@
 Each event at t starts as a separate session [t, t + gap). Overlapping sessions of a group are merged. Sessions are cut
 at multiples of the greatest length. So no session grows for ever, and the cuts do not depend on the order of events.
 
-If the session of a single event ends by `closed_until`, the event only counts if it joins an open session. Otherwise,
+If the session of a single event ends by `closed_until`, the event counts only if it joins an open session. Otherwise,
 it is late. An event is also late if it is within a closed session, because two sessions of a group must not start at
 the same time.
 """

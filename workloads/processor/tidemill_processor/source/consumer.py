@@ -237,7 +237,7 @@ class Source:
             self._sought[partition] = offset
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
-        """Pause partitions (by default all) until `start`, and drop their prefetched records."""
+        """Pause partitions (by default all) until `start()` is called, and drop their prefetched records."""
         mine = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
         self._ready.difference_update(mine)
         for partition in mine:

@@ -23,7 +23,7 @@ Headers = Sequence[tuple[str, bytes]]
 class StagedMessage:
     """A record of the stage topic, with the timestamp and the headers of the record that it was made of.
 
-    Most records are only asked for their value and place, so the headers are read when they are asked for.
+    For most records, only the value and the place are used, so the headers are read only when they are used.
     """
 
     __slots__ = ("_message",)

@@ -79,7 +79,7 @@ class Stage:
             self._application.stop()
 
     def run(self) -> None:
-        """Load the file and process records until `stop`. While something is wrong, report it and wait."""
+        """Load the file and process records until `stop()` is called. While something is wrong, report it and wait."""
         self.watch.start()
         try:
             self.function.load()

@@ -108,7 +108,7 @@ class StageApplication:
         frame.update(self._rewrite, metadata=True)
 
     def run(self) -> None:
-        """Process records until `stop`, or until the process gets SIGTERM or SIGINT.
+        """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT.
 
         Raises:
             Exception: Kafka has failed. Nothing of the open transaction is kept.

@@ -22,6 +22,6 @@ STAGE_LAG = Gauge("tidemill_stage_lag_events", "Records of the source topic that
 
 
 def begin_at_zero() -> None:
-    """Export each counter at 0 before its first increase. Prometheus only sees an increase of a series that exists."""
+    """Export each counter with the value 0. Prometheus sees an increase only if the series existed before."""
     for outcome in OUTCOMES:
         STAGE_RECORDS.labels(outcome)

@@ -59,7 +59,7 @@ class Places:
         self._consumer.close()
 
     def prepare(self, partitions: int, topic_id: str, start_from: str) -> None:
-        """Commit the positions of partitions without one, unless they have to be read from their earliest record.
+        """Commit positions of partitions that have none, except for partitions that are read from their beginning.
 
         Args:
             partitions: the number of the source topic's partitions.
@@ -88,7 +88,7 @@ class Places:
                 asynchronous=False,
             )
         except KafkaException as error:
-            # The group has members by now, which have set these positions themselves.
+            # These two errors mean that the group now has members. The members have set the positions themselves.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 

@@ -11,7 +11,7 @@ from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
 from tidemill_processor.stage.function import NotAnEvent, UserFunction
 
 KEPT_BYTES = 64 * 1024
-"""The number of bytes to which a too large event is truncated. A dead letter keeps as many."""
+"""The number of bytes to which an event that is too large is truncated. Dead letters have the same limit."""
 _ROOM_BYTES = 4 * 1024
 """Room in a record for the origin and a verdict."""
 

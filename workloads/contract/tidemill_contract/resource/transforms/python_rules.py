@@ -48,7 +48,7 @@ def _place(python: PythonSpec) -> Iterator[Fault]:
 
 
 def _format(parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of the format. The function gets JSON objects, and returns them."""
+    """Yield the faults of the format. The user's function reads and returns only JSON objects."""
     written = parts.format
     if written is None:
         return
