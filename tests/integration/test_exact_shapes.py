@@ -390,7 +390,8 @@ class Play:
                     events.extend(self._some(30, late=late))
                     if number > 3:
                         begun.set()
-                    stop.wait(0.1) if not stop.is_set() else None
+                    if not stop.is_set():
+                        stop.wait(0.1)
             except BaseException as error:
                 errors.append(error)
                 begun.set()
@@ -520,5 +521,7 @@ def test_windows_are_exact_whatever_happens(servers: Any, tmp_path: Path, name: 
         play.begin()
         for operation in (play.kill, play.rebalance, play.reset, play.grow):
             play.round(operation)
+        assert play.model.filtered > 0
+        assert {reason for *_, reason in play.model.dead} > {"late"}
         play.replay()
         play.round(play.kill)
