@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from bench import Bench, MakeBench
@@ -220,7 +220,10 @@ def begun(bench: Bench) -> int:
 
 
 def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: MakeBench) -> None:
-    """Kafka forgets the positions of a group without members after a week: the stage's own records show them."""
+    """Kafka forgets the positions of a group without members after a week, and tools set them back.
+
+    The stage's own records show how far it has read.
+    """
     bench = make_bench(config("forgotten", topic={"partitions": 3, "startFrom": "latest"}))
     bench.produce([record(number) for number in range(1, 51)])
     stage, _ = start_stage(bench), bench.start()
@@ -234,11 +237,30 @@ def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: M
     kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
     bench.eventually(lambda: _deleted(kafka, group), what="the group is gone")
     bench.produce([record(number) for number in range(101, 151)])
-    start_stage(bench, None)
+    stage = start_stage(bench, None)
     right, _ = expected(range(51, 151))
     bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
     bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="nothing waits")
     assert shops(bench) == right
+
+    stage.terminate()
+    assert stage.wait(30) == 0
+    bench.eventually(lambda: _set_back(kafka, group, bench.config.events_topic), what="the group is set back")
+    bench.produce([record(number) for number in range(151, 201)])
+    start_stage(bench, None)
+    right, _ = expected(range(51, 201))
+    bench.eventually(lambda: bench.health(-1).get("lag") == 0, what="the stage has read all")
+    bench.eventually(lambda: bench.health(1).get("lag") == 0, what="nothing waits")
+    bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
+
+
+def _set_back(kafka: AdminClient, group: str, topic: str) -> bool:
+    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number, 0) for number in range(3)])
+    try:
+        found = kafka.alter_consumer_group_offsets([wanted])[group].result(20)
+    except KafkaException:  # the group still has a member
+        return False
+    return all(place.error is None for place in found.topic_partitions)
 
 
 def _deleted(kafka: AdminClient, group: str) -> bool:

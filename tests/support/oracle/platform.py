@@ -184,20 +184,25 @@ class Running:
 
         eventually(lambda: found() == dict(closed), what=f"closed until {closed}, now {found()}")
 
-    def kill(self, rnd: random.Random) -> bool:
-        """End a processor at once; the runtime starts another."""
-        prefix = f"{self.namespace}.{self.name}-processor"
-        pids = [state.pid for name, state in self._runtime.states().items() if name.startswith(prefix) and state.pid]
+    def kill(self, rnd: random.Random, component: str = "processor") -> bool:
+        """End a processor, or a process of another component, at once; the runtime starts another."""
+        pids = self.pids(component)
         if not pids:
             return False
         with suppress(ProcessLookupError):
             os.kill(rnd.choice(pids), signal.SIGKILL)
         return True
 
-    def reset_group(self) -> None:
-        """Suspend, set the consumer group back to the beginning, resume."""
+    def pids(self, component: str) -> list[int]:
+        """The processes of a component."""
+        prefix = f"{self.namespace}.{self.name}-{component}-"
+        return [state.pid for name, state in self._runtime.states().items() if name.startswith(prefix) and state.pid]
+
+    def reset_group(self, reader: str = "live", kind: str = "events") -> None:
+        """Suspend, set the consumer group of a reader back to the beginning of its topic, resume."""
         self._suspended(True)
-        topic, group = f"{self.namespace}.{self.name}.events", f"tidemill.{self.namespace}.{self.name}"
+        topic = names.topic(self.namespace, self.name, kind)
+        group = names.consumer_group(self.namespace, self.name, reader)
         partitions = range(self._document["spec"]["source"]["topic"]["partitions"])
 
         def reset() -> bool:
@@ -224,6 +229,23 @@ class Running:
             return not any(s.pid for name, s in self._runtime.states().items() if name.startswith(prefix))
 
         eventually(ended, what="no processor runs")
+
+    def await_members(self, number: int) -> None:
+        """Wait until so many processors share the partitions."""
+        group = names.consumer_group(self.namespace, self.name)
+
+        def members() -> int:
+            described = self._kafka.describe_consumer_groups([group])[group].result(15)
+            return sum(bool(member.assignment.topic_partitions) for member in described.members)
+
+        eventually(lambda: members() == number, what=f"{number} processors have partitions")
+
+    def grow(self, spec: Mapping[str, Any]) -> None:
+        """Edit a spec that asks for more partitions, until events can be sent to all of them."""
+        self.edit(spec, {})
+        topic, wanted = names.topic(self.namespace, self.name, "events"), spec["source"]["topic"]["partitions"]
+        known = lambda: len(self._producer.list_topics(topic, timeout=15).topics[topic].partitions)  # noqa: E731
+        eventually(lambda: known() == wanted, what=f"{topic} has {wanted} partitions")
 
     def rows(self, aggregation: str, query: Query) -> list[dict[str, Any]]:
         """All rows of a query, page by page."""

@@ -21,7 +21,7 @@ from tidemill_processor.stage.rewriting import Rewriter
 from tidemill_processor.stage.watch import Watch
 from waiting import eventually
 
-ORIGIN = Origin("tWf-1_x", 7, 1_700_000_000_000)
+ORIGIN = Origin("tW/f+1/x", 7, 1_700_000_000_000)  # base64 has slashes
 
 
 def loaded(folder: Path, text: str, name: str = "enrich") -> UserFunction:

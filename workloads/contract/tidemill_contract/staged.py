@@ -44,7 +44,8 @@ def read_origin(headers: Headers | None) -> Origin | None:
     if not headers or headers[-1][0] != ORIGIN_HEADER:
         return None
     try:
-        topic_id, offset, time_ms = (headers[-1][1] or b"").decode().split("/")
+        # The id of a topic is base64, so it may contain a slash.
+        topic_id, offset, time_ms = (headers[-1][1] or b"").decode().rsplit("/", 2)
         return Origin(topic_id, int(offset), int(time_ms))
     except ValueError:
         return None

@@ -1,8 +1,8 @@
 """Where the stage begins to read: at the positions of its consumer group, or at those that its own records show.
 
 Positions and records are written in one Kafka transaction. Kafka deletes the positions of a group that has had no
-member for a week. Then the last record of each partition of the stage topic shows how far the stage has read, because
-each record carries its origin.
+member for a week, and tools can set them back. Then the last record of each partition of the stage topic shows how far
+the stage has read, because each record carries its origin.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Places:
                 "group.id": group,
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 20,
                 "auto.offset.reset": "error",
                 "log_level": 3,
             }
@@ -60,6 +61,9 @@ class Places:
 
     def prepare(self, partitions: int, topic_id: str, start_from: str) -> None:
         """Commit positions of partitions that have none, except for partitions that are read from their beginning.
+
+        A position before the origin of the stage's last record was set back with Kafka's tools: the transaction of that
+        record had a later one. It is replaced, because events must not be staged twice.
 
         Args:
             partitions: the number of the source topic's partitions.
@@ -74,8 +78,9 @@ class Places:
         committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
         missing = [number for number, offset in committed.items() if offset < 0]
         self._tell_losses({number: offset for number, offset in committed.items() if offset >= 0})
-        found = {number: self._read_before(number, topic_id) for number in missing}
+        found = {number: self._read_before(number, topic_id, must=offset < 0) for number, offset in committed.items()}
         starts = {number: offset for number, offset in found.items() if offset is not None}
+        starts = {number: offset for number, offset in starts.items() if offset > committed[number]}
         # A partition that was added later is read from its beginning.
         if len(missing) == partitions and not starts and start_from != "earliest":
             starts = self._starts(missing, start_from)
@@ -111,8 +116,12 @@ class Places:
             for place in found
         }
 
-    def _read_before(self, partition: int, topic_id: str) -> int | None:
-        """Return the offset after the last record that the stage processed, or None if the stage topic shows none."""
+    def _read_before(self, partition: int, topic_id: str, *, must: bool) -> int | None:
+        """Return the offset after the last record that the stage processed, or None if the stage topic shows none.
+
+        Raises:
+            PositionsLost: the records of the stage topic are deleted; only if `must`.
+        """
         low, high = self._range(self._stage, partition)
         if high == 0:
             return None
@@ -125,6 +134,8 @@ class Places:
             if high - step <= low:
                 break
             step *= 10
+        if not must:
+            return None
         raise PositionsLost(
             f"Kafka has deleted the positions of the stage, and the records of the stage topic that show them, in"
             f" partition {partition}; set the position of its consumer group in topic {self._source} with Kafka's tools"
@@ -138,7 +149,7 @@ class Places:
         try:
             while time.monotonic() < deadline:
                 # The call waits until it has this number of messages, so its timeout is short.
-                for message in self._consumer.consume(500, 0.2):
+                for message in self._consumer.consume(500, 0.05):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:
                         return found
