@@ -244,7 +244,10 @@ class Running:
         """Edit a spec that asks for more partitions, until events can be sent to all of them."""
         self.edit(spec, {})
         topic, wanted = names.topic(self.namespace, self.name, "events"), spec["source"]["topic"]["partitions"]
-        known = lambda: len(self._producer.list_topics(topic, timeout=15).topics[topic].partitions)  # noqa: E731
+
+        def known() -> int:
+            return len(self._producer.list_topics(topic, timeout=15).topics[topic].partitions)
+
         eventually(lambda: known() == wanted, what=f"{topic} has {wanted} partitions")
 
     def rows(self, aggregation: str, query: Query) -> list[dict[str, Any]]:
