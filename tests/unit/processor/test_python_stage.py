@@ -41,6 +41,7 @@ def returning(folder: Path, expression: str) -> UserFunction:
         ("def enrich(event):\nreturn event", "enrich.py is no Python: IndentationError: expected an indented block"),
         ("import shops_of_nobody", "enrich.py cannot be imported: ModuleNotFoundError: No module named 'shops_of_"),
         ("\nraise SystemExit(3)", "enrich.py cannot be imported: SystemExit: 3 (enrich.py, line 2)"),
+        ("raise KeyboardInterrupt", "enrich.py cannot be imported: KeyboardInterrupt (enrich.py, line 1)"),
         ("def other(event): ...", "enrich.py has no function enrich; add it, or correct function"),
         ("enrich = 3", "enrich.py has no function enrich"),
         ("async def enrich(event): ...", "enrich of enrich.py is async or a generator; return an event, a list of"),
@@ -88,6 +89,8 @@ def test_what_a_function_returns(tmp_path: Path, expression: str, results: list[
     [
         ("event['shop']", "KeyError: 'shop' (enrich.py, line 2)"),
         ("exit()", "SystemExit: None (enrich.py, line 2)"),
+        ("(_ for _ in ()).throw(KeyboardInterrupt)", "KeyboardInterrupt (enrich.py, line 2)"),
+        ("(_ for _ in ()).throw(__import__('asyncio').CancelledError())", "asyncio.exceptions.CancelledError"),
         ("1", "enrich of enrich.py returned int; return an event (dict), a list of events, or None"),
         ("(event, event)", "enrich of enrich.py returned tuple"),
         ("[event, 'x']", "enrich of enrich.py returned str"),

@@ -75,7 +75,7 @@ class UserFunction:
         self.busy_since = time.monotonic()
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
             raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
         finally:
             self.busy_since = None
@@ -120,7 +120,7 @@ class UserFunction:
         self.busy_since = time.monotonic()
         try:
             returned = self._call(event)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
             raise _failed(self._told(error)) from error
         finally:
             self.busy_since = None
