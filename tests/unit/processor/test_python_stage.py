@@ -204,3 +204,16 @@ def test_a_changed_file_is_noticed_and_one_that_is_gone_for_a_moment_is_not(tmp_
         function.path.unlink() if text is None else function.path.write_bytes(text)
         watch.look_at_file()
         assert changes.total() == seen
+
+
+def test_a_changed_file_that_was_imported_is_noticed(tmp_path: Path) -> None:
+    helper, changes = tmp_path / "shop_regions.py", Counter[str]()
+    helper.write_text("NAMES = {1: 'north'}")
+    (tmp_path / "other_shops.py").write_text("")
+    function = loaded(tmp_path, "import shop_regions\ndef enrich(event):\n    return event\n")
+    assert function.imported == [helper]
+    watch = Watch(function, cast(Any, None), cast(Any, None), str, lambda: changes.update(["changed"]))
+    for text, seen in ((helper.read_text(), 0), (None, 0), ("NAMES = {1: 'south'}", 1)):
+        helper.unlink() if text is None else helper.write_text(text)
+        watch.look_at_file()
+        assert changes.total() == seen

@@ -1,7 +1,7 @@
 """Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`. The variables TIDEMILL_… configure it.
 
-When the user's file changes, the process ends its transaction and replaces itself, so that nothing of the former code
-stays in memory.
+When the user's file, or one that it imports, changes, the process ends its transaction and replaces itself, so that
+nothing of the former code stays in memory.
 """
 
 from __future__ import annotations

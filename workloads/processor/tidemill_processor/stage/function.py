@@ -59,6 +59,19 @@ class UserFunction:
             frame = frame.f_back
         return ""
 
+    @property
+    def imported(self) -> list[Path]:
+        """The other files of the file's folder that are imported by now. Any thread may ask."""
+        start, found = f"{self.path.parent}/", []
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__dict__", {}).get("__file__")
+            # Packages that are installed below the folder have longer paths than their names.
+            if isinstance(file, str) and file.startswith(start):
+                first = file[len(start) :].partition("/")[0]
+                if first.removesuffix(".py") == name.partition(".")[0]:
+                    found.append(Path(file))
+        return found
+
     def load(self) -> None:
         """Import the file. The file can import other files of its folder.
 
