@@ -16,6 +16,7 @@ from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent
 from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
 from tidemill_processor.source.staged import StagedMessage
+from tidemill_processor.stage import __main__ as stage_main
 from tidemill_processor.stage.function import LoadError, NotAnEvent, UserFunction
 from tidemill_processor.stage.rewriting import Rewriter
 from tidemill_processor.stage.watch import Watch
@@ -217,3 +218,15 @@ def test_a_changed_file_that_was_imported_is_noticed(tmp_path: Path) -> None:
         helper.unlink() if text is None else helper.write_text(text)
         watch.look_at_file()
         assert changes.total() == seen
+
+
+def test_an_edit_replaces_a_process_whose_function_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced = Counter[str]()
+    monkeypatch.setattr(stage_main, "replace_process", lambda: replaced.update(["replaced"]))
+    stage = object.__new__(stage_main.Stage)
+    stage.function, stage.reloads = cast(Any, SimpleNamespace(path="enrich.py")), False
+    monkeypatch.setattr(stage, "stop", lambda: None)
+    for hangs, seen in (("", 0), ("enrich of enrich.py has not returned for 31 s", 1)):
+        stage.watch = cast(Any, SimpleNamespace(hangs=hangs))
+        stage._reload()
+        assert (stage.reloads, replaced.total()) == (True, seen)
