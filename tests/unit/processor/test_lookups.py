@@ -95,6 +95,14 @@ def test_a_line_of_json_ends_at_a_line_break_only(tmp_path: Path) -> None:
     assert {row[-1] for row in loaded(tmp_path, lines, "p.ndjson").rows.rows()} == set(texts)
 
 
+def test_a_field_whose_name_ends_like_the_internal_key_is_named_as_it_is(tmp_path: Path) -> None:
+    of = spec({**FILE, "file": "p.ndjson"}, [{"name": "shop_key", "type": "string"}])
+    assert of.lookups is not None
+    (tmp_path / "p.ndjson").write_text('{"plan": "a", "shop_key": 5}')
+    with pytest.raises(LookupFault, match=r"^line 1: shop_key: expected string, got number 5"):
+        FileSource(of, of.lookups[0], tmp_path).load()
+
+
 HEADER = "plan,price,since,name\n"
 
 

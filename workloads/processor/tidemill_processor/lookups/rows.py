@@ -84,7 +84,8 @@ class RowDecoder:
 
     def text(self, verdict: InvalidEvent) -> str:
         """Return what is wrong with a row, by the name that the source has for the key."""
-        return (verdict.detail or str(verdict.reason)).replace(_NAME, self._key)
+        text = verdict.detail or str(verdict.reason)
+        return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 
     def table(self, raws: Iterable[bytes], where: str = "row", numbers: Sequence[int] | None = None) -> Table:
         """Return the table of all rows.
