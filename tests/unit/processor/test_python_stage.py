@@ -40,6 +40,7 @@ def returning(folder: Path, expression: str) -> UserFunction:
     ("text", "told"),
     [
         ("def enrich(event):\nreturn event", "enrich.py is no Python: IndentationError: expected an indented block"),
+        ("\nx = (", "enrich.py is no Python: SyntaxError: '(' was never closed (enrich.py, line 2)"),
         ("import shops_of_nobody", "enrich.py cannot be imported: ModuleNotFoundError: No module named 'shops_of_"),
         ("\nraise SystemExit(3)", "enrich.py cannot be imported: SystemExit: 3 (enrich.py, line 2)"),
         ("raise KeyboardInterrupt", "enrich.py cannot be imported: KeyboardInterrupt (enrich.py, line 1)"),

@@ -103,7 +103,8 @@ class UserFunction:
         except OSError as error:
             raise LoadError(f"{self.path} cannot be read: {error.strerror or error}") from error
         except (SyntaxError, ValueError) as error:
-            raise LoadError(f"{self.path.name} is no Python: {_last_line(error)}") from error
+            at = f" ({self.path.name}, line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+            raise LoadError(f"{self.path.name} is no Python: {_last_line(error)}{at}") from error
 
     def _found(self, found: Any) -> Callable[[Any], Any]:
         if not callable(found):
