@@ -209,6 +209,14 @@ def test_the_list_of_the_platform_is_not_about_other_clusters() -> None:
     assert check(document)[1] == []
 
 
+@pytest.mark.parametrize("kafka", [{}, {"bootstrapServers": ""}, {"bootstrapServers": "other:9092", "secretRef": "x"}])
+def test_a_cluster_that_cannot_be_read_is_still_another_cluster(kafka: dict[str, Any]) -> None:
+    document = put("spec.source.topic.name", "crm.orders")
+    document["spec"]["source"] |= {"kafka": kafka}
+    document["spec"]["source"]["topic"]["managed"] = False
+    assert [fault.path.startswith("spec.source.kafka") for fault in check(document)[1]] == [True]
+
+
 def test_null_members_are_as_good_as_absent() -> None:
     """Kubernetes drops them."""
     assert check(put("spec.processor", None))[1] == []

@@ -89,6 +89,20 @@ def test_files_are_read_like_events(tmp_path: Path, file: str, text: str) -> Non
     assert rows(loaded(tmp_path, with_keys, file)) == ROWS
 
 
+def test_a_line_of_json_ends_at_a_line_break_only(tmp_path: Path) -> None:
+    texts = ("a\u2028b", "a\x85b", "a\x7fb")
+    lines = "".join(f'{{"plan": "{number}", "name": "{text}"}}\r\n' for number, text in enumerate(texts))
+    assert {row[-1] for row in loaded(tmp_path, lines, "p.ndjson").rows.rows()} == set(texts)
+
+
+def test_a_field_whose_name_ends_like_the_internal_key_is_named_as_it_is(tmp_path: Path) -> None:
+    of = spec({**FILE, "file": "p.ndjson"}, [{"name": "shop_key", "type": "string"}])
+    assert of.lookups is not None
+    (tmp_path / "p.ndjson").write_text('{"plan": "a", "shop_key": 5}')
+    with pytest.raises(LookupFault, match=r"^line 1: shop_key: expected string, got number 5"):
+        FileSource(of, of.lookups[0], tmp_path).load()
+
+
 HEADER = "plan,price,since,name\n"
 
 
@@ -107,6 +121,7 @@ HEADER = "plan,price,since,name\n"
         ("p.json", '{"plan": "a"}', "is not an array of JSON"),
         ("p.json", '[{"plan": 5}]', "element 1: plan: expected string, got number 5"),
         ("p.ndjson", '{"plan": "a"}\n[]\n', "line 2: "),
+        ("p.ndjson", '{"plan": "a"}\r\n\n\n[]', "line 4: "),
     ],
 )
 def test_a_file_that_cannot_be_read_says_where_and_why(tmp_path: Path, file: str, text: str, words: str) -> None:

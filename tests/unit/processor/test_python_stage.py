@@ -16,6 +16,7 @@ from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent
 from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
 from tidemill_processor.source.staged import StagedMessage
+from tidemill_processor.stage import __main__ as stage_main
 from tidemill_processor.stage.function import LoadError, NotAnEvent, UserFunction
 from tidemill_processor.stage.rewriting import Rewriter
 from tidemill_processor.stage.watch import Watch
@@ -39,8 +40,10 @@ def returning(folder: Path, expression: str) -> UserFunction:
     ("text", "told"),
     [
         ("def enrich(event):\nreturn event", "enrich.py is no Python: IndentationError: expected an indented block"),
+        ("\nx = (", "enrich.py is no Python: SyntaxError: '(' was never closed (enrich.py, line 2)"),
         ("import shops_of_nobody", "enrich.py cannot be imported: ModuleNotFoundError: No module named 'shops_of_"),
         ("\nraise SystemExit(3)", "enrich.py cannot be imported: SystemExit: 3 (enrich.py, line 2)"),
+        ("raise KeyboardInterrupt", "enrich.py cannot be imported: KeyboardInterrupt (enrich.py, line 1)"),
         ("def other(event): ...", "enrich.py has no function enrich; add it, or correct function"),
         ("enrich = 3", "enrich.py has no function enrich"),
         ("async def enrich(event): ...", "enrich of enrich.py is async or a generator; return an event, a list of"),
@@ -88,6 +91,8 @@ def test_what_a_function_returns(tmp_path: Path, expression: str, results: list[
     [
         ("event['shop']", "KeyError: 'shop' (enrich.py, line 2)"),
         ("exit()", "SystemExit: None (enrich.py, line 2)"),
+        ("(_ for _ in ()).throw(KeyboardInterrupt)", "KeyboardInterrupt (enrich.py, line 2)"),
+        ("(_ for _ in ()).throw(__import__('asyncio').CancelledError())", "asyncio.exceptions.CancelledError"),
         ("1", "enrich of enrich.py returned int; return an event (dict), a list of events, or None"),
         ("(event, event)", "enrich of enrich.py returned tuple"),
         ("[event, 'x']", "enrich of enrich.py returned str"),
@@ -201,3 +206,28 @@ def test_a_changed_file_is_noticed_and_one_that_is_gone_for_a_moment_is_not(tmp_
         function.path.unlink() if text is None else function.path.write_bytes(text)
         watch.look_at_file()
         assert changes.total() == seen
+
+
+def test_a_changed_file_that_was_imported_is_noticed(tmp_path: Path) -> None:
+    helper, changes = tmp_path / "shop_regions.py", Counter[str]()
+    helper.write_text("NAMES = {1: 'north'}")
+    (tmp_path / "other_shops.py").write_text("")
+    function = loaded(tmp_path, "import shop_regions\ndef enrich(event):\n    return event\n")
+    assert function.imported == [helper]
+    watch = Watch(function, cast(Any, None), cast(Any, None), str, lambda: changes.update(["changed"]))
+    for text, seen in ((helper.read_text(), 0), (None, 0), ("NAMES = {1: 'south'}", 1)):
+        helper.unlink() if text is None else helper.write_text(text)
+        watch.look_at_file()
+        assert changes.total() == seen
+
+
+def test_an_edit_replaces_a_process_whose_function_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced = Counter[str]()
+    monkeypatch.setattr(stage_main, "replace_process", lambda: replaced.update(["replaced"]))
+    stage = object.__new__(stage_main.Stage)
+    stage.function, stage.reloads = cast(Any, SimpleNamespace(path="enrich.py")), False
+    monkeypatch.setattr(stage, "stop", lambda: None)
+    for hangs, seen in (("", 0), ("enrich of enrich.py has not returned for 31 s", 1)):
+        stage.watch = cast(Any, SimpleNamespace(hangs=hangs))
+        stage._reload()
+        assert (stage.reloads, replaced.total()) == (True, seen)

@@ -79,6 +79,7 @@ class Parts:
     name: str | None
     topic: TopicSpec | None
     kafka: KafkaSpec | None
+    elsewhere: bool  # whether the document names another Kafka cluster, readable or not
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
@@ -109,6 +110,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         name=_text(metadata.get("name")),
         topic=_read(TopicSpec, source.get("topic", {})),
         kafka=_read(KafkaSpec, source.get("kafka")),
+        elsewhere=source.get("kafka") is not None,
         format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),

@@ -153,7 +153,7 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
     if parts.kafka is not None:
         outputs = [names.topic(parts.namespace, parts.name or "", kind) for kind in names.OUTPUT_TOPICS]
         yield from parts.kafka.faults(topic.name, managed=topic.managed, outputs=outputs)
-    elif topic.name is not None and not limits.own(topic.name, parts.namespace):
+    elif topic.name is not None and not parts.elsewhere and not limits.own(topic.name, parts.namespace):
         yield from _foreign(topic, limits, f"{path}.name", parts.namespace)
     if topic.name is not None and topic.name.strip(".") == "":
         yield Fault(f"{path}.name", topic.name, "Kafka does not allow this name", "use letters and digits too")

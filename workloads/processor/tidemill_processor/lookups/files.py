@@ -79,7 +79,9 @@ class FileSource:
             return self._csv(text)
         decoder = RowDecoder(self._spec, self._lookup, row_spec(self._spec, self._lookup))
         if self._suffix != ".json":
-            return decoder.table((line.encode() for line in text.splitlines() if line.strip()), "line")
+            # `splitlines` would also split at characters that a text in JSON may contain, such as U+2028.
+            lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+            return decoder.table((line.encode() for _, line in lines), "line", [number for number, _ in lines])
         try:
             rows = msgspec.json.decode(text, type=list[msgspec.Raw])
         except msgspec.MsgspecError as error:

@@ -84,14 +84,16 @@ class RowDecoder:
 
     def text(self, verdict: InvalidEvent) -> str:
         """Return what is wrong with a row, by the name that the source has for the key."""
-        return (verdict.detail or str(verdict.reason)).replace(_NAME, self._key)
+        text = verdict.detail or str(verdict.reason)
+        return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 
-    def table(self, raws: Iterable[bytes], where: str = "row") -> Table:
+    def table(self, raws: Iterable[bytes], where: str = "row", numbers: Sequence[int] | None = None) -> Table:
         """Return the table of all rows.
 
         Args:
             raws: the rows.
             where: the word for a row in messages.
+            numbers: the number of each row in messages. By default, rows are counted from 1.
 
         Raises:
             LookupFault: a row is not valid, a key has several rows, or there are too many rows.
@@ -102,7 +104,8 @@ class RowDecoder:
             frame, faults = self.decode(piece)
             if faults:
                 index, text = next(iter(sorted(faults.items())))
-                raise LookupFault(f"{where} {count + index + 1}: {text}")
+                number = count + index + 1 if numbers is None else numbers[count + index]
+                raise LookupFault(f"{where} {number}: {text}")
             count, size = count + len(piece), size + int(frame.estimated_size())
             check_size(count, size)
             frames.append(frame)

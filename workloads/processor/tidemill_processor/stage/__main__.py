@@ -1,7 +1,7 @@
 """Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`. The variables TIDEMILL_… configure it.
 
-When the user's file changes, the process ends its transaction and replaces itself, so that nothing of the former code
-stays in memory.
+When the user's file, or one that it imports, changes, the process ends its transaction and replaces itself, so that
+nothing of the former code stays in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -71,6 +71,10 @@ class Stage:
             log.info("%s is loaded again", self.function.path)
         self.reloads = True
         self.stop()
+        if self.watch.hangs:
+            # The main thread never returns from the function. Kafka ends the open transaction, which is repeated.
+            log.warning("%s; the process is replaced", self.watch.hangs)
+            replace_process()
 
     def stop(self) -> None:
         """Let `run` return. It may be called several times, by any thread, and in a signal handler."""
@@ -170,6 +174,15 @@ class Stage:
         return not self.watch.hangs_for(STUCK_SECONDS)
 
 
+def replace_process() -> NoReturn:
+    """Start this program again in this process. It does not return. Any thread may call it."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with suppress(OSError):
+                os.set_inheritable(int(name), False)
+    os.execv(sys.executable, [sys.executable, "-m", "tidemill_processor.stage"])  # noqa: S606 - this program itself
+
+
 def main() -> int:
     """Run the stage and return the exit code."""
     settings = WorkloadSettings.from_env()
@@ -187,11 +200,7 @@ def main() -> int:
     stage.run()
     server.stop()
     if stage.reloads:
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2:
-                with suppress(OSError):
-                    os.set_inheritable(int(name), False)
-        os.execv(sys.executable, [sys.executable, "-m", "tidemill_processor.stage"])  # noqa: S606 - this program itself
+        replace_process()
     return 0
 
 

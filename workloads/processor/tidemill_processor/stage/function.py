@@ -59,6 +59,19 @@ class UserFunction:
             frame = frame.f_back
         return ""
 
+    @property
+    def imported(self) -> list[Path]:
+        """The other files of the file's folder that are imported by now. Any thread may ask."""
+        start, found = f"{self.path.parent}/", []
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__dict__", {}).get("__file__")
+            # Packages that are installed below the folder have longer paths than their names.
+            if isinstance(file, str) and file.startswith(start):
+                first = file[len(start) :].partition("/")[0]
+                if first.removesuffix(".py") == name.partition(".")[0]:
+                    found.append(Path(file))
+        return found
+
     def load(self) -> None:
         """Import the file. The file can import other files of its folder.
 
@@ -75,7 +88,7 @@ class UserFunction:
         self.busy_since = time.monotonic()
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
             raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
         finally:
             self.busy_since = None
@@ -90,7 +103,8 @@ class UserFunction:
         except OSError as error:
             raise LoadError(f"{self.path} cannot be read: {error.strerror or error}") from error
         except (SyntaxError, ValueError) as error:
-            raise LoadError(f"{self.path.name} is no Python: {_last_line(error)}") from error
+            at = f" ({self.path.name}, line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+            raise LoadError(f"{self.path.name} is no Python: {_last_line(error)}{at}") from error
 
     def _found(self, found: Any) -> Callable[[Any], Any]:
         if not callable(found):
@@ -120,7 +134,7 @@ class UserFunction:
         self.busy_since = time.monotonic()
         try:
             returned = self._call(event)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
             raise _failed(self._told(error)) from error
         finally:
             self.busy_since = None

@@ -40,7 +40,8 @@ class Watch:
         upstream: reads the backlog.
         notes: tells the operator why the stage waits.
         waits: returns why the stage waits, or an empty text if it runs.
-        changed: called when the content of the file has changed since this object was made.
+        changed: called when the content of the file has changed since this object was made, or when that of a file
+            of its folder has changed after it was imported.
 
     Attributes:
         kafka_error: why Kafka does not answer, or an empty text if it answers.
@@ -60,6 +61,7 @@ class Watch:
         self._function, self._upstream, self._notes = function, upstream, notes
         self._waits, self._changed = waits, changed
         self._mark = mark(function.path)
+        self._imported: dict[Path, str] = {}
         self._stopping = threading.Event()
         self.kafka_error = "not connected yet"
         self.answered_at = 0.0
@@ -89,11 +91,15 @@ class Watch:
         self._stopping.set()
 
     def look_at_file(self) -> None:
-        """Call `changed` if the content of the file has changed."""
+        """Call `changed` if the content of the file, or of a file that it has imported, has changed."""
         # A file that is gone for a moment, while an editor or Kubernetes replaces it, is no change.
         now = mark(self._function.path)
-        if now and now != self._mark:
+        if (now and now != self._mark) or any(map(self._has_changed, self._function.imported)):
             self._changed()
+
+    def _has_changed(self, path: Path) -> bool:
+        now = mark(path)
+        return bool(now) and self._imported.setdefault(path, now) != now
 
     def _repeat(self, look: Callable[[], None]) -> None:
         while not self._stopping.is_set():
