@@ -251,7 +251,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
-    elif not report.judged and "Stalled" in before:
+    elif not report.judged and "Stalled" in before and not _of_components(before):
         found.append(before["Stalled"])
     # A component that waits for a stuck component is left out, because it will not complete by itself either.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
@@ -262,6 +262,14 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
     elif not report.judged and "Suspended" in before:
         found.append(before["Suspended"])
     return found
+
+
+def _of_components(before: Mapping[str, Condition]) -> bool:
+    """Return whether the former `Stalled` repeats components, which every pass looks at, and not the spec."""
+    known = [before[kind] for kind in CONDITIONS.values() if kind in before]
+    stuck = [part.get("message", "") for part in known if part["reason"] in _NEEDS_SOMEBODY]
+    said = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
+    return bool(stuck) and said.get("message") == before["Stalled"].get("message")
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:

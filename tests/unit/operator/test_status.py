@@ -194,6 +194,15 @@ def test_paused_conditions_go_on_telling_the_truth() -> None:
     assert told["observedGeneration"] == 1
 
 
+def test_a_stalled_component_that_only_waits_now_is_not_stalled_any_more() -> None:
+    """Components are looked at in each pass, although the spec was not judged."""
+    wrong = TidemillError(Reason.INVALID_SPEC, "there is no folder crm-kafka", "create it")
+    known = status(None, Report(1, replaced(failed(Component.TOPICS, "t", wrong))), NOON)
+    assert conditions(known)["Stalled"][1] == "InvalidSpec"
+    told = status(known, Report(1, replaced(failed(Component.TOPICS, "t", GONE)), judged=False), LATER)
+    assert "Stalled" not in conditions(told)
+
+
 def test_times_change_with_the_state_and_not_with_the_message() -> None:
     first = status(None, Report(1, replaced(waiting(Component.API, "api", "starts"))), NOON)
     second = status(first, Report(2, replaced(waiting(Component.API, "api", "nearly"))), LATER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ Template = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 BODY, TIMESTAMP, IDENTIFIER = "{body}", "{timestamp}", "{id}"
 """The placeholders of `signed`."""
+_PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 _ONLY_HMAC = ("header", "algorithm", "encoding", "prefix", "signed", "timestampHeader", "idHeader")
 _MOST_TOLERANCE_MS = 24 * 3_600_000
 
@@ -99,6 +101,8 @@ class WebhookSpec(Model):
         text, where = self.signed_text, f"{path}.signed"
         if text.count(BODY) != 1:
             yield Fault(where, text, "the body is not signed, or is signed twice", f"write {BODY} once")
+        for unknown in sorted({*_PLACEHOLDER.findall(text)} - {BODY, TIMESTAMP, IDENTIFIER}):
+            yield Fault(where, text, f"{unknown} has no value", f"use {BODY}, {TIMESTAMP} and {IDENTIFIER}")
         for placeholder, member, header in (
             (TIMESTAMP, "timestampHeader", self.timestamp_header),
             (IDENTIFIER, "idHeader", self.id_header),
