@@ -77,7 +77,7 @@ def is_running(state: Mapping[str, Any]) -> bool:
 
 
 def _add_telemetry(state: dict[str, Any]) -> None:
-    """Add to each process the status from its /health, and its lag, freshness and watermark if it reports them."""
+    """Add to each process its status, failing dependencies, lag, freshness and watermark, as in its /health."""
     with httpx.Client(timeout=2.0, trust_env=False) as client:
         for process in state["workloads"].values():
             try:
@@ -86,7 +86,15 @@ def _add_telemetry(state: dict[str, Any]) -> None:
                 process["health"] = f"unreachable ({type(error).__name__})"
                 continue
             process["health"] = health.get("status")
+            process["reasons"] = _reasons(health)
             process |= {name: health[name] for name in _TELEMETRY if name in health}
+
+
+def _reasons(health: Mapping[str, Any]) -> dict[str, str]:
+    """Return the details of a process' failing dependencies by name. Those that it needs come first."""
+    rows = {name: row for name, row in health.get("dependencies", {}).items() if row.get("detail")}
+    down = [name for name, row in rows.items() if row.get("status") != "up"]
+    return {name: rows[name]["detail"] for name in sorted(down, key=lambda name: not rows[name].get("required"))}
 
 
 def how_far(replay: Mapping[str, Any]) -> str:
@@ -124,4 +132,5 @@ def _text(state: Mapping[str, Any]) -> str:
             f"{name:40} {process['pid'] or '-':>8} {process['port']:>6} {'yes' if process.get('ready') else 'no':>6}"
             f" {process.get('restarts', 0):>9}  {process.get('health', '')} {telemetry}".rstrip()
         )
+        lines += [f"  {dependency}: {detail}" for dependency, detail in process.get("reasons", {}).items()]
     return "\n".join(lines)
