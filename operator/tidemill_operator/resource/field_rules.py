@@ -10,7 +10,7 @@ _RESERVED = "[" + ", ".join(f"'{name}'" for name in RESERVED) + "]"
 NOT_RESERVED = Rule(
     f"!(self.name in {_RESERVED})",
     f"the names {', '.join(RESERVED)} are reserved",
-    say("the name %s is reserved for what answers say of windows; choose another", "self.name"),
+    say("the name %s is reserved for columns of API answers; choose another", "self.name"),
     "name",
 )
 
