@@ -199,7 +199,7 @@ class KafkaSession:
         if not self._refused:
             return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}")
         return TidemillError(
-            Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses us ({self._refused})", self._remedy
+            Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} refuses the client ({self._refused})", self._remedy
         )
 
     @contextmanager
