@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from tidemill_contract.files import read_text
+from tidemill_contract.runtime import WorkloadSettings
 
 RECONNECTING: Mapping[str, Any] = {
     # While a broker's packets are lost, a new connection gets no answer, and the client waits until a timeout. With
@@ -14,3 +18,13 @@ RECONNECTING: Mapping[str, Any] = {
     "reconnect.backoff.max.ms": 2000,
 }
 """Settings of librdkafka with which a client uses a broker again within seconds after the broker is back."""
+
+
+def own_connection(settings: WorkloadSettings) -> dict[str, Any]:
+    """Return the client settings for the platform's own Kafka.
+
+    Raises:
+        OSError, ValueError: the file with client settings cannot be read.
+    """
+    extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
+    return {"bootstrap.servers": settings.kafka_brokers, **extra}

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from tidemill_operator.laptop.servers.connect_jars import find_connect_jars
+from tidemill_operator.laptop.servers.kafka import WARNINGS_TO_CONSOLE
 from tidemill_operator.laptop.servers.kafka_jars import find_java
 from tidemill_operator.laptop.servers.server import Progress, Server
 from tidemill_operator.processes.child import Command
@@ -18,16 +19,6 @@ from tidemill_operator.processes.ports import Ports, is_free
 
 NAME = "connect"
 _PROVIDER = "tidemill"
-# Connect logs configs of connectors as information, so that only warnings are logged.
-_LOG_CONFIG = """\
-status = error
-rootLogger.level = WARN
-rootLogger.appenderRef.out.ref = out
-appender.out.type = Console
-appender.out.name = out
-appender.out.layout.type = PatternLayout
-appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
-"""
 _JVM = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 _READY_SECONDS = 120.0
 
@@ -69,7 +60,8 @@ def connect_worker(
     java, jars = find_java(environ), find_connect_jars(environ, on_progress)
     port = ports.get(NAME)
     own = [path.strip() for path in environ.get("TIDEMILL_CONNECT_PLUGINS", "").split(",") if path.strip()]
-    write_atomic(folder / "log4j2.properties", _LOG_CONFIG)
+    # Connect logs configs of connectors as information, so that only warnings are logged.
+    write_atomic(folder / "log4j2.properties", WARNINGS_TO_CONSOLE)
     properties = _properties(data_dir, port, brokers, [*map(str, plugins), *own], scan=bool(own))
     write_atomic(folder / "worker.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
     logging = f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}"

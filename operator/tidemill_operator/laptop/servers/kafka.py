@@ -23,7 +23,7 @@ from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.ports import Ports, is_free
 
-_LOG_CONFIG = """\
+WARNINGS_TO_CONSOLE = """\
 status = error
 rootLogger.level = WARN
 rootLogger.appenderRef.out.ref = out
@@ -31,6 +31,9 @@ appender.out.type = Console
 appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
+"""
+"""The log4j configuration of a JVM that only logs warnings."""
+_LOG_CONFIG = f"""{WARNINGS_TO_CONSOLE}\
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """

@@ -10,18 +10,16 @@ client does not wait, because records of waiting clients are discarded earlier i
 
 from __future__ import annotations
 
-import json
 import logging
 import weakref
 from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
-from tidemill_chassis.kafka_clients import RECONNECTING
+from tidemill_chassis.kafka_clients import RECONNECTING, own_connection
 from tidemill_chassis.resilience.config import Guard
 from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
-from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
 
 log = logging.getLogger(__name__)
@@ -146,10 +144,8 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
 
     The producer discards a record that is not acknowledged within `publish_seconds`.
     """
-    extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     policy = guard.policy
     return {
-        "bootstrap.servers": settings.kafka_brokers,
         "enable.idempotence": True,
         "acks": "all",
         "linger.ms": 5,
@@ -169,5 +165,5 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",
         "log_level": 3,
-        **extra,
+        **own_connection(settings),
     }

@@ -23,7 +23,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from tidemill_chassis.kafka_clients import RECONNECTING
+from tidemill_chassis.kafka_clients import RECONNECTING, own_connection
 from tidemill_contract import names
 from tidemill_contract.events.decoder import EventDecoder
 from tidemill_contract.events.fields import with_fields
@@ -35,7 +35,6 @@ from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.rows import PIECE_BYTES, PIECE_ROWS, RowDecoder, key_field, row_spec
 from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, Table
-from tidemill_processor.source.clusters import own_connection
 
 log = logging.getLogger(__name__)
 

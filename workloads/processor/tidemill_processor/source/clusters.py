@@ -6,7 +6,6 @@ spec has `source.kafka`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from tidemill_chassis.kafka_clients import RECONNECTING
+from tidemill_chassis.kafka_clients import RECONNECTING, own_connection
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
-from tidemill_contract.files import read_text
 from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
@@ -38,12 +36,6 @@ PRODUCER_TUNING: Mapping[str, Any] = {
     **RECONNECTING,
     "log_level": 3,
 }
-
-
-def own_connection(settings: WorkloadSettings) -> dict[str, Any]:
-    """Return the client settings for the platform's own Kafka."""
-    extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
-    return {"bootstrap.servers": settings.kafka_brokers, **extra}
 
 
 class SourceLogin:

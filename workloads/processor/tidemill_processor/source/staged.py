@@ -8,11 +8,10 @@ from typing import Any
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from tidemill_chassis.kafka_clients import RECONNECTING
+from tidemill_chassis.kafka_clients import RECONNECTING, own_connection
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.staged import ORIGIN_HEADER, read_origin
-from tidemill_processor.source.clusters import own_connection
 
 _ASK_SECONDS = 5.0
 _READ_SECONDS = 2.0
