@@ -65,9 +65,8 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
         wrong += [f"services.{name}: {trouble}" for name, trouble in found.troubles().items()]
     console.print(f"ended ({_told({name: ended.seconds for name, ended in found.ended.items()})})")
     wrong += [
-        f"services.{name}: had not ended after {ended.seconds:.0f} s and was killed; give it a longer stop_grace_period"
-        for name, ended in found.ended.items()
-        if ended.killed
+        f"services.{name}: had not ended after {seconds:.0f} s and was killed; give it a longer stop_grace_period"
+        for name, seconds in found.overdue().items()
     ]
     for fault in wrong:
         console.print(f"[red]{fault}[/red]", highlight=False)

@@ -134,6 +134,19 @@ class Running:
                 break
         return trouble
 
+    def overdue(self) -> dict[str, float]:
+        """Return the services that were killed at the end of their grace period, and the period's seconds.
+
+        Brokers without a majority are left out. A broker asks the controllers' quorum before it ends, and gets no
+        answer if the other brokers ended first.
+        """
+        killed = {name: ended.seconds for name, ended in self.ended.items() if ended.killed}
+        brokers = [name for name, service in self.services.items() if service.image.startswith("apache/kafka:")]
+        stranded = [name for name in brokers if name in killed]
+        if len(stranded) > (len(brokers) - 1) // 2:
+            return killed
+        return {name: seconds for name, seconds in killed.items() if name not in stranded}
+
     def stop(self) -> None:
         """End all services, in reverse order of their start; those that started together end together."""
         for wave in reversed(self._waves):

@@ -10,7 +10,7 @@ import pytest
 from compose import standins
 from compose.checks import queries
 from compose.files import Service
-from compose.run import running
+from compose.run import Ended, running
 from compose.stage import Stage
 from tidemill_operator.processes.child import Command
 
@@ -131,3 +131,32 @@ def test_queries_of_panels() -> None:
     assert list(queries({"panels": [{"title": "R", "panels": [panel | source]}]}, "here")) == asked
     with pytest.raises(ValueError, match="P: its data source there is not there; there is here"):
         list(queries({"panels": [panel | {"datasource": {"uid": "there"}}]}, "here"))
+
+
+BROKERS = """\
+services:
+  kafka-1: {image: "apache/kafka:1", command: ["exec sleep 60"]}
+  kafka-2: {image: "apache/kafka:1", command: ["exec sleep 60"]}
+  kafka-3: {image: "apache/kafka:1", command: ["exec sleep 60"]}
+  database: {image: "shell:1", command: ["exec sleep 60"]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("killed", "overdue"),
+    [
+        (["kafka-2"], []),
+        (["kafka-2", "database"], ["database"]),
+        (["kafka-2", "kafka-3"], ["kafka-2", "kafka-3"]),
+        ([], []),
+    ],
+)
+def test_only_a_broker_without_a_quorum_may_be_killed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: list[str], overdue: list[str]
+) -> None:
+    """One of three brokers may find no quorum that lets it end; two of three are a majority."""
+    monkeypatch.setitem(standins._STAND_INS, "apache/kafka", standins._STAND_INS["shell"])
+    with running(write(tmp_path, BROKERS), tmp_path, {}) as found:
+        pass
+    found.ended.update({name: Ended(30.0, killed=True) for name in killed})
+    assert sorted(found.overdue()) == overdue
