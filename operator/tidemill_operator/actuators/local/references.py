@@ -39,7 +39,48 @@ class References:
         beside = self._folders.get(f"{workload.namespace}/{workload.pipeline}", folder)
         return folder if folder.is_dir() else beside
 
-    def lookup_dirs(self, workload: Workload) -> str:
+    def environment(self, workload: Workload) -> dict[str, str]:
+        """Return the variables that name the folders of the Secrets and ConfigMaps a workload uses."""
+        secrets = {
+            "TIDEMILL_REGISTRY_DIR": workload.registry_secret,
+            "TIDEMILL_MQTT_DIR": workload.mqtt_secret,
+            "TIDEMILL_SOURCE_KAFKA_DIR": workload.kafka_secret,
+        }
+        found = {name: str(self.secret(workload.namespace, secret)) for name, secret in secrets.items() if secret}
+        return {**found, "TIDEMILL_LOOKUP_DIRS": self._lookup_dirs(workload)} if workload.lookups else found
+
+    def link(self, workload: Workload, secrets_root: Path) -> int:
+        """Link the keys of users' Secrets that a workload reads into the secrets of its pipeline.
+
+        Args:
+            workload: the workload.
+            secrets_root: the folder of the secrets `<namespace>/<pipeline>/<file>`.
+
+        Returns:
+            The number of changed links.
+        """
+        changed = 0
+        for pipeline in workload.secrets if workload.copied else ():
+            folder = secrets_root / workload.namespace / pipeline
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for file, (secret, key) in workload.copied.items():
+                # A link, so that a changed key is used at once.
+                link, target = folder / file, (self.secret(workload.namespace, secret) / key).absolute()
+                if not link.is_symlink() or link.readlink() != target:
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(target)
+                    changed += 1
+        return changed
+
+    def missing(self, workload: Workload) -> list[tuple[str, str]]:
+        """Return (Secret, key) of each key that a workload reads and that does not exist."""
+        return [
+            (name, key)
+            for name, key in workload.copied.values()
+            if not (self.secret(workload.namespace, name) / key).is_file()
+        ]
+
+    def _lookup_dirs(self, workload: Workload) -> str:
         """Return the folder of each of a workload's lookups, as the variable TIDEMILL_LOOKUP_DIRS has them."""
         folders = {
             name: self.secret(workload.namespace, reference.name)

@@ -6,35 +6,20 @@ config files again when they change. A processor reads its config once, so it is
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidemill_contract.files import read_bytes
-from tidemill_operator.actuators.local.references import References
-from tidemill_operator.actuators.local.stage import stage_environment
+from tidemill_operator.actuators.local.process_specs import STOP_SECONDS, ProcessSpecs
 from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, lacking, waiting
 from tidemill_operator.plan.model import Workload
-from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
-from tidemill_operator.processes.ports import Ports
-from tidemill_operator.processes.replica import ReplicaSpec
 from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 HOST = "127.0.0.1"
-_STOP_SECONDS = 10.0
-# The TIDEMILL_ variables that workloads inherit. All other TIDEMILL_ variables are left out, so that no workload sees
-# the administrator's login.
-_PASSED_ON = (
-    "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
-    "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
-)  # fmt: skip
 
 
 @dataclass
@@ -75,21 +60,11 @@ class LocalRuntime:
             host: the address at which the processes listen.
         """
         self._host = host
-        self.config_root = data_dir / "pipelines"
-        self.secrets_root = data_dir / "secrets"
-        self.references = References(data_dir / "secret-refs", data_dir / "config-maps")
-        self._inherited = {
-            name: value
-            for name, value in environ.items()
-            if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
-        }
-        self._addresses = dict(addresses)
-        # Requests for other hosts are refused, because DNS rebinding would let web pages read open pipelines.
-        names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
-        self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
-        self._wanted_ports = dict(ports or {})
-        self._ports = Ports(data_dir / "ports.json", reserved=reserved)
-        self._assigned: dict[str, int] = {}
+        self._specs = ProcessSpecs(
+            data_dir, environ=environ, addresses=addresses, ports=ports or {}, reserved=reserved, host=host
+        )
+        self.config_root, self.secrets_root = self._specs.config_root, self._specs.secrets_root
+        self.references = self._specs.references
         self._workloads: dict[tuple[str, str], _Running] = {}
         self._supervisor = Supervisor(data_dir)
         self._lock = threading.RLock()
@@ -126,12 +101,7 @@ class LocalRuntime:
     def _outcome(self, workload: Workload, changed: int) -> Outcome:
         component = OF_WORKLOAD[workload.component]
         if self.is_ready(workload):
-            missing = [
-                (name, key)
-                for name, key in workload.copied.values()
-                if not (self.references.secret(workload.namespace, name) / key).is_file()
-            ]
-            return lacking(done(component, workload.name, changed=changed), missing)
+            return lacking(done(component, workload.name, changed=changed), self.references.missing(workload))
         states = self.replicas(workload.namespace, workload.name)
         updated, ready = sum(state.ready and state.current for state in states), sum(state.ready for state in states)
         message = f"{updated} of {workload.replicas} processes of {workload.name} run as specified, {ready} are ready"
@@ -162,29 +132,14 @@ class LocalRuntime:
             changed = 0
             for name, text in workload.configs.items():
                 changed += write_atomic(folder / name, text)
-            changed += self._link(workload)
+            changed += self.references.link(workload, self.secrets_root)
             running = self._workloads.setdefault((workload.namespace, workload.name), _Running(workload))
             running.workload = workload
             running.pipelines.update(pipelines)
             for index in range(workload.replicas):
                 name = f"{workload.namespace}.{workload.name}-{index}"
-                changed += self._supervisor.want(name, self._spec(workload, name))
+                changed += self._supervisor.want(name, self._specs.make(workload, name))
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
-
-    def _link(self, workload: Workload) -> int:
-        """Make the keys of users' Secrets that a workload reads files of its pipeline. Return the number of changes."""
-        changed = 0
-        for pipeline in workload.secrets if workload.copied else ():
-            folder = self.secrets_root / workload.namespace / pipeline
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for file, (secret, key) in workload.copied.items():
-                # A link, so that a changed key is used at once.
-                link, target = folder / file, (self.references.secret(workload.namespace, secret) / key).absolute()
-                if not link.is_symlink() or link.readlink() != target:
-                    link.unlink(missing_ok=True)
-                    link.symlink_to(target)
-                    changed += 1
-        return changed
 
     def is_ready(self, workload: Workload) -> bool:
         """Return whether all replicas of the workload run as specified and are ready, and no other replica runs."""
@@ -219,7 +174,7 @@ class LocalRuntime:
                 if owner == namespace and running.pipelines == {pipeline}
             ]
             self.release(namespace, pipeline)
-        deadline = time.monotonic() + _STOP_SECONDS + 5.0
+        deadline = time.monotonic() + STOP_SECONDS + 5.0
         while any(self.replicas(namespace, name) for name in own) and time.monotonic() < deadline:
             time.sleep(0.05)
         (self.config_root / namespace / f"{pipeline}.json").unlink(missing_ok=True)
@@ -263,53 +218,10 @@ class LocalRuntime:
                 labels["pipeline"] = workload.pipeline
             states = self.replicas(namespace, workload.name)
             with self._lock:
-                ports = [self._assigned.get(_status(state.name), state.port) for state in states]
+                ports = [self._specs.status_port(state.name) or state.port for state in states]
             addresses = [f"{host}:{port}" for port in ports]
             found.append({"targets": addresses, "labels": labels})
         return found
-
-    def _spec(self, workload: Workload, name: str) -> ReplicaSpec:
-        called = "http" in workload.ports
-        wanted = workload.ports["http" if called else "status"]
-        port = self._port(name, self._wanted_ports.get(workload.component, wanted))
-        environment = {
-            **self._inherited,
-            **self._addresses,
-            **workload.environment,
-            "TIDEMILL_NAMESPACE": workload.namespace,
-            "TIDEMILL_HOST": self._host,
-            "TIDEMILL_PORT": str(port),
-            "TIDEMILL_ALLOWED_HOSTS": self._allowed_hosts,
-            "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
-            "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),
-        }
-        if called:
-            environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
-        references = self.references
-        if workload.registry_secret:
-            environment["TIDEMILL_REGISTRY_DIR"] = str(references.secret(workload.namespace, workload.registry_secret))
-        if workload.mqtt_secret:
-            environment["TIDEMILL_MQTT_DIR"] = str(references.secret(workload.namespace, workload.mqtt_secret))
-        if workload.kafka_secret:
-            environment["TIDEMILL_SOURCE_KAFKA_DIR"] = str(references.secret(workload.namespace, workload.kafka_secret))
-        if workload.lookups:
-            environment["TIDEMILL_LOOKUP_DIRS"] = references.lookup_dirs(workload)
-        if workload.pipeline is not None:
-            environment["TIDEMILL_PIPELINE"] = workload.pipeline
-        if workload.component == "stage":
-            folder = references.config_map(workload, workload.code) if workload.code else None
-            environment = stage_environment(environment, process=name, folder=folder)
-        command = Command(
-            name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=_STOP_SECONDS
-        )
-        # A process that reads its config once also reads its login once, so config and login are part of the revision.
-        revision = f"{workload.revision}{_mark_of_secrets(self.secrets_root, workload)}" if workload.revision else ""
-        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
-
-    def _port(self, name: str, wanted: int) -> int:
-        if name not in self._assigned:
-            self._assigned[name] = self._ports.get(name, wanted=wanted)
-        return self._assigned[name]
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
         """End the replicas whose number is `replicas` or greater, and return how many were ended."""
@@ -317,24 +229,8 @@ class LocalRuntime:
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
                 changed += self._supervisor.want(state.name, None)
-                for name in (state.name, _status(state.name)):
-                    self._assigned.pop(name, None)
+                self._specs.forget(state.name)
         return changed
-
-
-def _mark_of_secrets(root: Path, workload: Workload) -> str:
-    """Return a hash of the secret files that a workload may read."""
-    folder, digest = root / workload.namespace, hashlib.sha256()
-    for pipeline, files in sorted(workload.secrets.items()):
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                digest.update(read_bytes(folder / pipeline / file))
-    return f".{digest.hexdigest()[:16]}"
-
-
-def _status(name: str) -> str:
-    """Return the name under which the status port of a replica is stored."""
-    return f"{name}/status"
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:

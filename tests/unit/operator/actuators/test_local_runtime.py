@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tidemill_operator.actuators.local.process_specs import ProcessSpecs
 from tidemill_operator.actuators.local.references import References
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.stage import stage_environment
@@ -285,10 +286,9 @@ def test_prometheus_is_told_of_every_process(runtime: LocalRuntime) -> None:
 
 def test_in_a_container_all_listen_where_others_reach_them(tmp_path: Path) -> None:
     """Ingest, API and processors alike."""
-    local = LocalRuntime(tmp_path, environ={}, addresses={}, host="192.0.2.1")
-    specs = [local._spec(workload, workload.name) for workload in (processor(), shared())]
-    local.close()
-    assert {spec.command.environment["TIDEMILL_HOST"] for spec in specs} == {"192.0.2.1"}
+    specs = ProcessSpecs(tmp_path, environ={}, addresses={}, ports={}, reserved=(), host="192.0.2.1")
+    made = [specs.make(workload, workload.name) for workload in (processor(), shared())]
+    assert {spec.command.environment["TIDEMILL_HOST"] for spec in made} == {"192.0.2.1"}
 
 
 def test_a_python_stage_gets_its_file_and_no_login(tmp_path: Path) -> None:

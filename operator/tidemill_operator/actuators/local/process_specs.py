@@ -1,0 +1,130 @@
+"""Makes the specs of a workload's processes on a laptop: the command, the environment, the ports and the revision."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from tidemill_contract.files import read_bytes
+from tidemill_operator.actuators.local.references import References
+from tidemill_operator.actuators.local.stage import stage_environment
+from tidemill_operator.plan.model import Workload
+from tidemill_operator.processes.child import Command
+from tidemill_operator.processes.ports import Ports
+from tidemill_operator.processes.replica import ReplicaSpec
+
+STOP_SECONDS = 10.0
+"""The time between SIGTERM and SIGKILL."""
+# The TIDEMILL_ variables that workloads inherit. All other TIDEMILL_ variables are left out, so that no workload sees
+# the administrator's login.
+_PASSED_ON = (
+    "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
+    "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
+)  # fmt: skip
+
+
+class ProcessSpecs:
+    """The specs of the processes of this machine. Only one thread at a time may call the methods.
+
+    Args:
+        data_dir: the folder of configs, secrets and ports.
+        environ: the environment of the processes. Workloads get only those TIDEMILL_ variables that they use.
+        addresses: TIDEMILL_ variables for all processes: the addresses of brokers, Postgres and Redis.
+        ports: wanted ports by component. These ports override the ports of the plan.
+        reserved: the ports that the user asked for by number.
+        host: the address at which the processes listen.
+
+    Attributes:
+        config_root: the folder of the configs `<namespace>/<pipeline>.json`.
+        secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
+        references: the folders of the users' Secrets and ConfigMaps.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        environ: Mapping[str, str],
+        addresses: Mapping[str, str],
+        ports: Mapping[str, int],
+        reserved: Collection[int],
+        host: str,
+    ) -> None:
+        self._host = host
+        self.config_root = data_dir / "pipelines"
+        self.secrets_root = data_dir / "secrets"
+        self.references = References(data_dir / "secret-refs", data_dir / "config-maps")
+        inherited = {
+            name: value
+            for name, value in environ.items()
+            if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
+        }
+        self._common = {**inherited, **addresses}
+        # Requests for other hosts are refused, because DNS rebinding would let web pages read open pipelines.
+        names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
+        self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
+        self._wanted_ports = dict(ports)
+        self._ports = Ports(data_dir / "ports.json", reserved=reserved)
+        self._assigned: dict[str, int] = {}
+
+    def make(self, workload: Workload, name: str) -> ReplicaSpec:
+        """Return the spec of the process `name` of a workload."""
+        called = "http" in workload.ports
+        wanted = workload.ports["http" if called else "status"]
+        port = self._port(name, self._wanted_ports.get(workload.component, wanted))
+        environment = {
+            **self._common,
+            **workload.environment,
+            "TIDEMILL_NAMESPACE": workload.namespace,
+            "TIDEMILL_HOST": self._host,
+            "TIDEMILL_PORT": str(port),
+            "TIDEMILL_ALLOWED_HOSTS": self._allowed_hosts,
+            "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),
+            "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),
+            **self.references.environment(workload),
+        }
+        if called:
+            environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
+        if workload.pipeline is not None:
+            environment["TIDEMILL_PIPELINE"] = workload.pipeline
+        if workload.component == "stage":
+            folder = self.references.config_map(workload, workload.code) if workload.code else None
+            environment = stage_environment(environment, process=name, folder=folder)
+        command = Command(
+            name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=STOP_SECONDS
+        )
+        # A process that reads its config once also reads its login once, so config and login are part of the revision.
+        revision = f"{workload.revision}{self._digest_of_secrets(workload)}" if workload.revision else ""
+        return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
+
+    def status_port(self, name: str) -> int | None:
+        """Return the port of a process for metrics and probes, or None if the process has only one port."""
+        return self._assigned.get(_status(name))
+
+    def forget(self, name: str) -> None:
+        """Release the ports of a process."""
+        for entry in (name, _status(name)):
+            self._assigned.pop(entry, None)
+
+    def _port(self, name: str, wanted: int) -> int:
+        if name not in self._assigned:
+            self._assigned[name] = self._ports.get(name, wanted=wanted)
+        return self._assigned[name]
+
+    def _digest_of_secrets(self, workload: Workload) -> str:
+        """Return a hash of the secret files that a workload may read."""
+        folder, digest = self.secrets_root / workload.namespace, hashlib.sha256()
+        for pipeline, files in sorted(workload.secrets.items()):
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    digest.update(read_bytes(folder / pipeline / file))
+        return f".{digest.hexdigest()[:16]}"
+
+
+def _status(name: str) -> str:
+    """Return the name under which the status port of a process is stored."""
+    return f"{name}/status"
