@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from tidemill_processor.source.consumer import Source
+from tidemill_processor.source.topic_admin import TopicAdmin
 
 FENCED = KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH))
 
@@ -33,30 +33,29 @@ def told(answer: int | KafkaException) -> Future[Any]:
     return future
 
 
-def source(*answers: int | KafkaException) -> tuple[Source, Any]:
-    """One whose partitions' leaders answer so, and its client."""
-    made, client = Source.__new__(Source), Admin(answers)
-    made.topic, made.assigned = "t", frozenset(range(len(answers)))
-    made.__dict__ |= {"_admin": client, "_connection": {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}}
+def topic(*answers: int | KafkaException) -> tuple[TopicAdmin, Any]:
+    """Return a topic whose leaders answer like this, and its client."""
+    made, client = TopicAdmin("t", {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}), Admin(answers)
+    made.__dict__ |= {"_admin": client}
     return made, client
 
 
 @pytest.mark.parametrize("fault", [-1001, FENCED], ids=["no answer", "another leader"])
 def test_a_partition_whose_leader_does_not_tell_has_no_end(fault: int | KafkaException) -> None:
     """It must not look read to its end; and the leaders are looked for anew."""
-    one, client = source(10, fault)
-    assert one.ends() == {0: 10}
+    one, client = topic(10, fault)
+    assert one.ends([0, 1]) == {0: 10}
     assert one._admin is not client
 
 
 @pytest.mark.parametrize("answers", [(-1001, FENCED), (FENCED, -1001)], ids=["no answer first", "a refusal first"])
 def test_no_end_at_all_is_an_error(answers: tuple[int | KafkaException, ...]) -> None:
-    one, _ = source(*answers)
+    one, _ = topic(*answers)
     with pytest.raises(KafkaException):
-        one.ends()
+        one.ends([0, 1])
 
 
 def test_ends_that_are_told_need_no_other_client() -> None:
-    one, client = source(10, 0)
-    assert one.ends() == {0: 10, 1: 0}
+    one, client = topic(10, 0)
+    assert one.ends([0, 1]) == {0: 10, 1: 0}
     assert one._admin is client

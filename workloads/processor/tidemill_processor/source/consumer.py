@@ -10,13 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
 
@@ -26,6 +24,7 @@ from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.source.clusters import ASK_SECONDS, SourceLogin
 from tidemill_processor.source.staged import staged
+from tidemill_processor.source.topic_admin import TopicAdmin
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Source:
         self._staged = config.spec.transform.python is not None
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
-        self._admin = AdminClient({**RECONNECTING, **self._connection})
+        self._admin = TopicAdmin(self.topic, self._connection)
         self.generation = 0
         self.assigned: frozenset[int] = frozenset()
         self._ready: set[int] = set()
@@ -111,7 +110,7 @@ class Source:
         if self.login.changed():
             log.info("the login at %s has changed", self.login.servers)
             self._connection = self.login.current()
-            self._admin = AdminClient({**RECONNECTING, **self._connection})
+            self._admin.connect(self._connection)
             self._outdated = True
 
     def renew(self) -> None:
@@ -270,17 +269,7 @@ class Source:
         Raises:
             KafkaException: no end is known.
         """
-        asked = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self.assigned or self._had}
-        futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
-        told = _known_ends(futures)
-        if len(told) < len(futures):
-            # The client is replaced, because the leaders may have changed and it would use outdated metadata for
-            # minutes.
-            self._admin = AdminClient({**RECONNECTING, **self._connection})
-        if not told:
-            _result(next(iter(futures.values())), 0.0)
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader reported the end of its partition"))
-        return told
+        return self._admin.ends(self.assigned or self._had)
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
         """Return the partitions that are missing in `ends`."""
@@ -296,10 +285,7 @@ class Source:
         Raises:
             KafkaException: the topic does not exist, or Kafka is not reachable.
         """
-        admin = self._admin  # a local reference keeps the client alive if `ends` replaces it meanwhile
-        described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=ASK_SECONDS)
-        topic = _result(described[self.topic])
-        return str(topic.topic_id), len(topic.partitions)
+        return self._admin.describe()
 
     def range_of(self, partition: int) -> tuple[int, int]:
         """Return the first existing offset and the end offset of a partition.
@@ -348,23 +334,3 @@ def _application(settings: WorkloadSettings, config: PipelineConfig, connection:
             **({"group.instance.id": settings.instance} if settings.instance else {}),
         },
     )
-
-
-def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[int, int]:
-    """Wait for the answers of `list_offsets`, and return the ends that are reported, by partition."""
-    done, _ = wait(futures.values(), ASK_SECONDS + 1)
-    answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
-    # Negative offsets are ignored, because librdkafka returns a negative offset if a leader does not answer in time.
-    return {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
-
-
-def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
-    """Return the result of a request of the admin client.
-
-    Raises:
-        KafkaException: the request failed, or there was no answer in time.
-    """
-    try:
-        return future.result(timeout=seconds)
-    except TimeoutError:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
