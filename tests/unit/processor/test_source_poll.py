@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from tidemill_processor.assignment import Assignment
 from tidemill_processor.source.consumer import Source
+from tidemill_processor.source.seeks import Seeks
 
 AWAY, FATAL = KafkaError(KafkaError._ALL_BROKERS_DOWN), KafkaError(KafkaError._FATAL, "fenced")
 
@@ -41,8 +42,7 @@ def source(messages: list[Message], meanwhile: Callable[[Source], None] = lambda
         "_consumer": Consumer(),
         "_ready": {0},
         "_ends_read": {},
-        "_sought": {},
-        "_gaps": {},
+        "_seeks": Seeks(),
         "_staged": False,
         "_outdated": False,
     }

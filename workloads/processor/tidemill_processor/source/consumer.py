@@ -23,6 +23,7 @@ from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.source.clusters import ASK_SECONDS, SourceLogin
+from tidemill_processor.source.seeks import Seeks
 from tidemill_processor.source.staged import staged
 from tidemill_processor.source.topic_admin import TopicAdmin
 
@@ -48,8 +49,6 @@ CONSUMER_TUNING: Mapping[str, Any] = {
 
 LEAVE_SECONDS = 3.0
 """The maximum time to leave the group."""
-GAP_SIGHTINGS = 2
-"""How many times the same gap must have been seen after a seek before it is accepted."""
 
 
 @dataclass
@@ -90,8 +89,7 @@ class Source:
         self.assigned: frozenset[int] = frozenset()
         self._ready: set[int] = set()
         self._ends_read: dict[int, int] = {}
-        self._sought: dict[int, int] = {}
-        self._gaps: dict[int, list[tuple[int, int]]] = {}
+        self._seeks = Seeks()
         self.heard_at = 0.0
         self.lost_at: float | None = None
         self._had: frozenset[int] = frozenset({0})
@@ -144,8 +142,7 @@ class Source:
         self.generation += 1
         self._ready.clear()
         self._ends_read.clear()
-        self._sought.clear()
-        self._gaps.clear()
+        self._seeks.clear()
 
     @property
     def ready(self) -> frozenset[int]:
@@ -173,8 +170,9 @@ class Source:
             # error that makes the consumer unusable is kept.
             polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
             return polled
-        if self._sought:
-            self._prove(messages)
+        if self._seeks.sought:
+            # A partition at a wrong offset is paused, so that the next `start` seeks again.
+            self.stop(self._seeks.failed(messages))
         # Messages with an error are removed, because their value is the error's text, which must never count as a
         # record.
         troubled = [message for message in messages if message.error() is not None]
@@ -186,25 +184,6 @@ class Source:
             records = [message for message in records if message.partition() in ready]
         polled.messages = staged(records) if self._staged else records
         return polled
-
-    def _prove(self, messages: list[Any]) -> None:
-        """Check that the first record after a seek has the sought offset.
-
-        If the record has a different offset, pause the partition, so that the next `start` seeks again. There may be no
-        record at the sought offset, because of compaction or transaction markers. So a gap that is seen repeatedly is
-        accepted.
-        """
-        for message in messages:
-            partition, error = message.partition(), message.error()
-            sought = self._sought.get(partition)
-            if sought is None or (error is not None and error.code() != KafkaError._PARTITION_EOF):
-                continue
-            del self._sought[partition]
-            gaps, gap = self._gaps.setdefault(partition, []), (sought, message.offset())
-            if gap[0] != gap[1] and (gap[1] < sought or gaps.count(gap) < GAP_SIGHTINGS):
-                log.info("partition %d: sought offset %d, but got offset %d; seeking again", partition, *gap)
-                gaps.append(gap)
-                self.stop([partition])
 
     def _note(self, message: Any, error: KafkaError, polled: Polled) -> None:
         code = error.code()
@@ -233,7 +212,7 @@ class Source:
                 raise
             self._consumer.resume([TopicPartition(self.topic, partition)])
             self._ready.add(partition)
-            self._sought[partition] = offset
+            self._seeks.sought[partition] = offset
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
         """Pause partitions (by default all) until `start()` is called, and drop their prefetched records."""
@@ -241,7 +220,7 @@ class Source:
         self._ready.difference_update(mine)
         for partition in mine:
             self._ends_read.pop(partition, None)
-            self._sought.pop(partition, None)
+            self._seeks.sought.pop(partition, None)
         if mine:
             try:
                 self._consumer.pause([TopicPartition(self.topic, p) for p in mine])

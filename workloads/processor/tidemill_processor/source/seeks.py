@@ -1,0 +1,51 @@
+"""Checks that reading began at the offset that was sought."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import KafkaError
+
+log = logging.getLogger(__name__)
+
+GAP_SIGHTINGS = 2
+"""How many times the same gap must have been seen after a seek before it is accepted."""
+
+
+class Seeks:
+    """The seeks of a consumer whose first record has not been read yet.
+
+    Attributes:
+        sought: the sought offset by partition.
+    """
+
+    def __init__(self) -> None:
+        self.sought: dict[int, int] = {}
+        self._gaps: dict[int, list[tuple[int, int]]] = {}
+
+    def clear(self) -> None:
+        """Forget all seeks and gaps."""
+        self.sought.clear()
+        self._gaps.clear()
+
+    def failed(self, messages: Iterable[Any]) -> list[int]:
+        """Return the partitions whose first record after a seek has a different offset. They have to seek again.
+
+        There may be no record at the sought offset, because of compaction or transaction markers. So a gap that is
+        seen repeatedly is accepted.
+        """
+        again: list[int] = []
+        for message in messages:
+            partition, error = message.partition(), message.error()
+            sought = self.sought.get(partition)
+            if sought is None or (error is not None and error.code() != KafkaError._PARTITION_EOF):
+                continue
+            del self.sought[partition]
+            gaps, gap = self._gaps.setdefault(partition, []), (sought, message.offset())
+            if gap[0] != gap[1] and (gap[1] < sought or gaps.count(gap) < GAP_SIGHTINGS):
+                log.info("partition %d: sought offset %d, but got offset %d; seeking again", partition, *gap)
+                gaps.append(gap)
+                again.append(partition)
+        return again
