@@ -19,7 +19,8 @@ from typing import Any
 from tidemill_operator.cli.main import EXIT_USAGE, CommandError
 from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.laptop import ports
-from tidemill_operator.laptop.run import Options, Run
+from tidemill_operator.laptop.options import Options
+from tidemill_operator.laptop.run import Run
 from tidemill_operator.laptop.servers import ServerError
 from tidemill_operator.laptop.sources import Reading, Sources
 from tidemill_operator.processes.files import LockTaken, locked
