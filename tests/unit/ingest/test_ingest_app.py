@@ -20,7 +20,7 @@ from tidemill_chassis.web.problems import Problem, retry_after
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
-from tidemill_ingest.kafka.sink import Delivery
+from tidemill_ingest.kafka.outcomes import Delivery
 from tidemill_ingest.openapi import EVENTS_PATH, WEBHOOK_PATH
 from tidemill_ingest.quota import BYTES_VARIABLE, IN_FLIGHT_VARIABLE, VARIABLE, Limits, Quota
 from tidemill_ingest.records import Records

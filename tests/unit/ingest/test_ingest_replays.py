@@ -19,7 +19,7 @@ from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_ingest.idempotency.known import MAX_BYTES, Known, bounded, lost, merge
 from tidemill_ingest.idempotency.requests import Attempt, Found, Replays, fingerprint
 from tidemill_ingest.idempotency.shared import Batch, SharedKeys
-from tidemill_ingest.kafka.sink import Delivery
+from tidemill_ingest.kafka.outcomes import Delivery
 from tidemill_ingest.records import Records
 
 TOO_LARGE = KafkaError.MSG_SIZE_TOO_LARGE

@@ -21,16 +21,10 @@ from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Re
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_ingest.kafka.delivery import begin, finish
-from tidemill_ingest.kafka.sink import (
-    LATELY_SECONDS,
-    QUEUE_MESSAGES,
-    Delivery,
-    KafkaDownError,
-    Pending,
-    QueueFullError,
-    Sink,
-    TopicFullError,
-)
+from tidemill_ingest.kafka.outcomes import Delivery, Pending
+from tidemill_ingest.kafka.producers import QUEUE_MESSAGES
+from tidemill_ingest.kafka.queue import QueueFullError, TopicFullError
+from tidemill_ingest.kafka.sink import LATELY_SECONDS, KafkaDownError, Sink
 from tidemill_ingest.kafka.watch import FAILURES, PAUSE_SECONDS, REPLACE_SECONDS, STUCK_SECONDS, Watch
 from tidemill_ingest.records import KEPT_BYTES, Judge, Records
 from waiting import eventually_async

@@ -20,8 +20,9 @@ from tidemill_ingest.idempotency.known import Known, merge
 from tidemill_ingest.idempotency.requests import Attempt, Replays, fingerprint
 from tidemill_ingest.idempotency.shared import Batch
 from tidemill_ingest.kafka.delivery import FULL_SECONDS, begin, finish
+from tidemill_ingest.kafka.outcomes import Delivery, Pending
 from tidemill_ingest.kafka.producers import SURE_SECONDS
-from tidemill_ingest.kafka.sink import Delivery, Pending, Sink
+from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.pipelines import Pipeline, Pipelines
 from tidemill_ingest.quota import Quota
 from tidemill_ingest.records import Records

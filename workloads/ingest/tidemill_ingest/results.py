@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
 from tidemill_chassis.web.problems import retry_after
-from tidemill_ingest.kafka.sink import Delivery
+from tidemill_ingest.kafka.outcomes import Delivery
 from tidemill_ingest.records import Records
 
 ACCEPTED, QUARANTINED, RETRY, REJECTED = "accepted", "quarantined", "retry", "rejected"

@@ -9,7 +9,7 @@ import msgspec
 from confluent_kafka import KafkaError
 
 from tidemill_contract.events.decoder import InvalidEvent, Reason
-from tidemill_ingest.kafka.sink import Delivery
+from tidemill_ingest.kafka.outcomes import Delivery
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome
 

@@ -14,7 +14,9 @@ from confluent_kafka import KafkaError
 from tidemill_chassis.resilience.config import BreakerOpen, Deadline
 from tidemill_chassis.web.problems import Problem, retry_after, unavailable
 from tidemill_contract.events.decoder import InvalidEvent, Reason
-from tidemill_ingest.kafka.sink import Delivery, KafkaDownError, Pending, QueueFullError, Sink, TopicFullError
+from tidemill_ingest.kafka.outcomes import Delivery, Pending
+from tidemill_ingest.kafka.queue import QueueFullError, TopicFullError
+from tidemill_ingest.kafka.sink import KafkaDownError, Sink
 from tidemill_ingest.records import Records
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import count as numbers
 from typing import Any
 
@@ -22,17 +18,11 @@ from tidemill_chassis.resilience.config import Guard
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest import metrics
 from tidemill_ingest.kafka import producers
+from tidemill_ingest.kafka.outcomes import Delivery, Pending, Ticket
+from tidemill_ingest.kafka.queue import Queue, QueueFullError, TopicFullError
 from tidemill_ingest.quota import IN_FLIGHT_BYTES
 from tidemill_ingest.records import Records
 
-log = logging.getLogger(__name__)
-
-QUEUE_MESSAGES = producers.QUEUE_MESSAGES
-QUEUE_BYTES = producers.QUEUE_BYTES
-IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
-"""The maximum number of a topic's records in the queue. So an outage of a partition leaves room for other topics."""
-BUSY_SHARE = 0.8
-"""The used share of the queue from which new requests are refused before they are decoded."""
 LATELY_SECONDS = 5.0
 """The time for which the start or end of a request says something about the state of Kafka."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
@@ -41,93 +31,8 @@ _ANSWER_SECONDS = 1.0
 request's deadline."""
 
 
-class QueueFullError(Exception):
-    """The error if the producer's queue is full. Nothing was sent."""
-
-
-class TopicFullError(Exception):
-    """The error if too many records of a topic are in the queue. Nothing was sent."""
-
-
 class KafkaDownError(Exception):
     """The error if Kafka does not answer. Nothing was sent."""
-
-
-@dataclass
-class Delivery:
-    """The outcome of records.
-
-    Attributes:
-        failed: the error of each failed record, by index.
-        places: the partition and the offset of each written record by index, if they were requested.
-        unsure: whether a failed record may still be in Kafka.
-    """
-
-    failed: dict[int, KafkaError] = field(default_factory=dict)
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
-    unsure: bool = False
-
-    def refuse(self, index: int, error: KafkaError) -> None:
-        """Store the error of a record that was sent and failed."""
-        self.failed[index] = error
-        self.unsure = self.unsure or not producers.is_definite(error)
-
-
-class Pending:
-    """The sent records of one request, with a count of their delivery reports.
-
-    Attributes:
-        future: the future whose result is `delivery` once all reports have arrived.
-        delivery: the outcomes that are known so far.
-    """
-
-    def __init__(self, records: Records, on_done: Callable[[Delivery], None]) -> None:
-        self.future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
-        self._values = records.values
-        self._left = len(records.values)
-        self._on_done = on_done
-        self.delivery = Delivery()
-        self._refused: dict[bytes, list[KafkaError]] = defaultdict(list)
-
-    def report(self, error: KafkaError | None, message: Any) -> None:
-        """Count a delivery report. A failed record is found by its value, because equal values are equal records."""
-        if error is not None:
-            self._refused[message.value()].append(error)
-        self._left -= 1
-        if not self._left:
-            self._end()
-
-    def reporter(self, index: int) -> Callable[[KafkaError | None, Any], None]:
-        """Return a callback for one record that also stores the record's partition and offset."""
-
-        def report(error: KafkaError | None, message: Any) -> None:
-            if error is not None:
-                self.delivery.refuse(index, error)
-            else:
-                self.delivery.places[index] = message.partition(), message.offset()
-            self._left -= 1
-            if not self._left:
-                self._end()
-
-        return report
-
-    def unsent(self, index: int, error: KafkaError) -> None:
-        """Store the error of a record that could not be queued."""
-        self.delivery.failed[index] = error
-        self._left -= 1
-        if not self._left:
-            self._end()
-
-    def _end(self) -> None:
-        failed = self.delivery.failed
-        if self._refused:
-            for index, value in enumerate(self._values):
-                errors = self._refused.get(value)
-                if errors and index not in failed:
-                    self.delivery.refuse(index, errors.pop())
-        self._on_done(self.delivery)
-        if not self.future.done():
-            self.future.set_result(self.delivery)
 
 
 class Sink:
@@ -156,7 +61,7 @@ class Sink:
     ) -> None:
         self._guard = guard
         self.publish_seconds = max(1.0, min(guard.timeout_seconds, request_seconds - _ANSWER_SECONDS))
-        self._topic_bytes = in_flight_bytes or QUEUE_BYTES
+        self._queue = Queue(in_flight_bytes)
         config = producers.config(settings, guard, self.publish_seconds)
         self._quick = producers.Line(config)
         self._sure = producers.Line(producers.sure(config, self.publish_seconds))
@@ -175,9 +80,6 @@ class Sink:
         """The time at which each waiting request began (monotonic seconds), by number. The first is the oldest."""
         self._idle = asyncio.Event()
         self._idle.set()
-        self._records = self._bytes = 0
-        self._topics: dict[str, tuple[int, int]] = {}
-        """The number and the size of the records in the queue, by topic."""
         self.down = ""
         self.acknowledged_at = float("-inf")
 
@@ -191,7 +93,7 @@ class Sink:
             await asyncio.wait_for(self._idle.wait(), seconds)
         if self._timer is not None:
             self._timer.cancel()
-        left = self._records
+        left = self._queue.records
         for line in self._lines():
             line.purge()
         return left
@@ -236,12 +138,12 @@ class Sink:
     @property
     def queued(self) -> int:
         """The number of records of all requests that are not completely acknowledged."""
-        return self._records
+        return self._queue.records
 
     @property
     def busy(self) -> bool:
         """Whether the queue is so full that requests are refused at once."""
-        return self._records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
+        return self._queue.busy
 
     @property
     def waited(self) -> float:
@@ -281,20 +183,25 @@ class Sink:
         ticket = self._guard.admit()
         count, size = len(records.values), sum(map(len, records.values))
         try:
-            self._reserve(topic, count, size)
+            if self.down:
+                raise KafkaDownError(self.down)
+            self._queue.reserve(topic, count, size)
         except (KafkaDownError, QueueFullError, TopicFullError) as error:
             # If Kafka is down, the breaker counts a failure. If the queue is full, the ticket is returned, and the
             # breaker counts nothing.
             down = isinstance(error, KafkaDownError)
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise
-        settle = _Ticket(self._guard, ticket)
+        self._idle.clear()
+        settle = Ticket(self._guard, ticket)
         number = next(self._numbers)
         self._began[number] = now
 
         def done(delivery: Delivery) -> None:
             del self._began[number]
-            self._release(topic, count, size)
+            self._queue.release(topic, count, size)
+            if not self._began:
+                self._idle.set()
             heard, self._tried_at = settle.done(delivery), time.monotonic()
             if len(delivery.failed) < count:
                 self.acknowledged_at = self._tried_at
@@ -319,32 +226,6 @@ class Sink:
             self._unwaited = producers.Line(self._config)
         return self._unwaited
 
-    def _reserve(self, topic: str, count: int, size: int) -> None:
-        if self.down:
-            raise KafkaDownError(self.down)
-        if self._records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
-            raise QueueFullError("the queue to Kafka is full")
-        held, held_bytes = self._topics.get(topic, (0, 0))
-        # A request for a topic without records in the queue is always accepted, even if the request is larger than the
-        # limit.
-        if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
-            raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
-        self._topics[topic] = held + count, held_bytes + size
-        self._records += count
-        self._bytes += size
-        self._idle.clear()
-
-    def _release(self, topic: str, count: int, size: int) -> None:
-        held, held_bytes = self._topics[topic]
-        if held > count:
-            self._topics[topic] = held - count, held_bytes - size
-        else:
-            del self._topics[topic]
-        self._records -= count
-        self._bytes -= size
-        if not self._began:
-            self._idle.set()
-
     def _produce(self, line: producers.Line, topic: str, records: Records, pending: Pending, *, places: bool) -> None:
         produce, keys, headers = line.producer.produce, records.keys, records.headers
         report: Any = pending.report
@@ -368,33 +249,6 @@ class Sink:
         for line in self._lines():
             if line.poll():
                 self.down = "the producer was replaced, and the new producer has not reached Kafka yet"
-        metrics.PRODUCER_QUEUE.set(self._records)
+        metrics.PRODUCER_QUEUE.set(self._queue.records)
         pause = _POLL_SECONDS if self._began else _IDLE_SECONDS
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
-
-
-class _Ticket:
-    """Reports the outcome of a request to the breaker once. A request that is retried for too long counts as failed."""
-
-    def __init__(self, guard: Guard, ticket: int) -> None:
-        self._guard, self._ticket = guard, ticket
-        self._timer: asyncio.TimerHandle | None = None
-        self._settled = False
-
-    def expire_after(self, seconds: float) -> None:
-        late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
-
-    def done(self, delivery: Delivery) -> bool:
-        """Settle the ticket. Return whether a broker refused records because of their content."""
-        if self._timer is not None:
-            self._timer.cancel()
-        errors = [KafkaException(error) for error in delivery.failed.values()]
-        blamed = next((error for error in errors if self._guard.policy.is_failure(error)), None)
-        self._settle(blamed or (errors[0] if errors else None))
-        return blamed is None and any(error.code() > 0 for error in delivery.failed.values())
-
-    def _settle(self, error: Exception | None) -> None:
-        if not self._settled:
-            self._settled = True
-            self._guard.settle(self._ticket, error)

@@ -1,0 +1,120 @@
+"""The outcomes of a request's records: what Kafka reports, what the request waits for, and what the breaker counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tidemill_chassis.resilience.config import Guard
+from tidemill_ingest.kafka import producers
+from tidemill_ingest.records import Records
+
+
+@dataclass
+class Delivery:
+    """The outcome of records.
+
+    Attributes:
+        failed: the error of each failed record, by index.
+        places: the partition and the offset of each written record by index, if they were requested.
+        unsure: whether a failed record may still be in Kafka.
+    """
+
+    failed: dict[int, KafkaError] = field(default_factory=dict)
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    unsure: bool = False
+
+    def refuse(self, index: int, error: KafkaError) -> None:
+        """Store the error of a record that was sent and failed."""
+        self.failed[index] = error
+        self.unsure = self.unsure or not producers.is_definite(error)
+
+
+class Pending:
+    """The sent records of one request, with a count of their delivery reports.
+
+    Attributes:
+        future: the future whose result is `delivery` once all reports have arrived.
+        delivery: the outcomes that are known so far.
+    """
+
+    def __init__(self, records: Records, on_done: Callable[[Delivery], None]) -> None:
+        self.future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        self._values = records.values
+        self._left = len(records.values)
+        self._on_done = on_done
+        self.delivery = Delivery()
+        self._refused: dict[bytes, list[KafkaError]] = defaultdict(list)
+
+    def report(self, error: KafkaError | None, message: Any) -> None:
+        """Count a delivery report. A failed record is found by its value, because equal values are equal records."""
+        if error is not None:
+            self._refused[message.value()].append(error)
+        self._left -= 1
+        if not self._left:
+            self._end()
+
+    def reporter(self, index: int) -> Callable[[KafkaError | None, Any], None]:
+        """Return a callback for one record that also stores the record's partition and offset."""
+
+        def report(error: KafkaError | None, message: Any) -> None:
+            if error is not None:
+                self.delivery.refuse(index, error)
+            else:
+                self.delivery.places[index] = message.partition(), message.offset()
+            self._left -= 1
+            if not self._left:
+                self._end()
+
+        return report
+
+    def unsent(self, index: int, error: KafkaError) -> None:
+        """Store the error of a record that could not be queued."""
+        self.delivery.failed[index] = error
+        self._left -= 1
+        if not self._left:
+            self._end()
+
+    def _end(self) -> None:
+        failed = self.delivery.failed
+        if self._refused:
+            for index, value in enumerate(self._values):
+                errors = self._refused.get(value)
+                if errors and index not in failed:
+                    self.delivery.refuse(index, errors.pop())
+        self._on_done(self.delivery)
+        if not self.future.done():
+            self.future.set_result(self.delivery)
+
+
+class Ticket:
+    """Reports the outcome of a request to the breaker once. A request that is retried for too long counts as failed."""
+
+    def __init__(self, guard: Guard, ticket: int) -> None:
+        self._guard, self._ticket = guard, ticket
+        self._timer: asyncio.TimerHandle | None = None
+        self._settled = False
+
+    def expire_after(self, seconds: float) -> None:
+        """Report a failure if the outcome is not known after this time."""
+        late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
+
+    def done(self, delivery: Delivery) -> bool:
+        """Settle the ticket. Return whether a broker refused records because of their content."""
+        if self._timer is not None:
+            self._timer.cancel()
+        errors = [KafkaException(error) for error in delivery.failed.values()]
+        blamed = next((error for error in errors if self._guard.policy.is_failure(error)), None)
+        self._settle(blamed or (errors[0] if errors else None))
+        return blamed is None and any(error.code() > 0 for error in delivery.failed.values())
+
+    def _settle(self, error: Exception | None) -> None:
+        if not self._settled:
+            self._settled = True
+            self._guard.settle(self._ticket, error)
