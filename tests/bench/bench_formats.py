@@ -27,7 +27,7 @@ from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.staged import ORIGIN_HEADER, Origin
-from tidemill_processor.exploding import batch_reader
+from tidemill_processor.batches.exploding import batch_reader
 from tidemill_processor.formats.registry import Registry, Schema
 from tidemill_processor.lookups.lookups import Lookups
 from tidemill_processor.lookups.table import KEY, Table

@@ -35,7 +35,7 @@ from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Position

@@ -18,7 +18,7 @@ import pytest
 from kafka_records import RawRecord
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.time.closing import Closer

@@ -23,7 +23,7 @@ from kafka_records import KafkaRecord
 from tidemill_contract.resource.spec import AnomalySpec, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.detect import event_anomalies as watching
 from tidemill_processor.detect.detectors import State, Verdict, judge

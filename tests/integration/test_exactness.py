@@ -28,9 +28,9 @@ from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.plan.model import Replay
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor import replay
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.exploding import batch_reader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
-from tidemill_processor.exploding import batch_reader
 from tidemill_processor.merge import merging
 from tidemill_processor.transaction import Committer, Fenced, Position
 from tidemill_processor.windows.reader import WindowReader

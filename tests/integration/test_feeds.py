@@ -33,7 +33,7 @@ from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.schema import desired_schema
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.publish.producer import Outlet

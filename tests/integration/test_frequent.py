@@ -18,7 +18,7 @@ from tidemill_contract.functions import sketches
 from tidemill_contract.functions.partials import Partial
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Position
 from tidemill_processor.windows.reader import WindowReader

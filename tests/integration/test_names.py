@@ -42,7 +42,7 @@ from tidemill_operator.errors import Reason
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.schema import desired_schema
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.transaction import Committer, Position
 from tidemill_processor.windows.reader import WindowReader

@@ -20,7 +20,7 @@ import zstandard
 
 from tidemill_contract.events.decoder import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 
 pytestmark = pytest.mark.integration
 

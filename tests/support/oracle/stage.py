@@ -35,7 +35,7 @@ from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Owner
 from tidemill_operator.plan.postgres.schema import desired_schema
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
 from tidemill_processor.time.closing import Closer
 from tidemill_processor.transaction import Committer, Fenced, Position

@@ -10,7 +10,7 @@ import pytest
 
 from kafka_records import KafkaRecord
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 
 NOW = 1_770_000_000_000
 

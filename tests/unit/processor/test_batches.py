@@ -9,7 +9,7 @@ from kafka_records import KafkaRecord
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.windows import decoders
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.merge.aggregate import aggregate
 
 SPEC = PipelineSpec.model_validate(

@@ -17,7 +17,7 @@ from oracle.model import NO_CUT, Entry, Version
 from tidemill_contract.functions.partials import AggregationLayout, layout
 from tidemill_contract.resource.spec import AnomalySpec, PipelineSpec
 from tidemill_contract.times import epoch_ms, rfc3339_ms
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.merge.aggregate import Aggregated, aggregate, missed_windows
 from tidemill_processor.time.watermark import closed_until

@@ -16,7 +16,7 @@ from tidemill_contract.expressions.normal import normal_form
 from tidemill_contract.functions.partials import field_types, layout, needed_columns
 from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.merge.aggregate import aggregate
 from tidemill_processor.merge.sessions import aggregate_sessions
 

@@ -7,7 +7,7 @@ import json
 import polars as pl
 
 from tidemill_contract.resource.spec import AnomalySpec
-from tidemill_processor.batch import INDEX, PARTITION, TIME
+from tidemill_processor.batches.batch import INDEX, PARTITION, TIME
 from tidemill_processor.detect import event_anomalies
 from tidemill_processor.detect.detectors import number
 

@@ -17,9 +17,9 @@ from tidemill_contract.events.quarantine import headers
 from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor import exploding
-from tidemill_processor.batch import DATA, ELEMENT, INDEX, OFFSET, PARTITION, TIME, Batch
-from tidemill_processor.exploding import ExplodingReader, batch_reader
+from tidemill_processor.batches import exploding
+from tidemill_processor.batches.batch import DATA, ELEMENT, INDEX, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.batches.exploding import ExplodingReader, batch_reader
 from tidemill_processor.letters import DeadLetter
 from tidemill_processor.loop import Loop
 from tidemill_processor.merge.aggregate import aggregate

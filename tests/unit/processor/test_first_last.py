@@ -11,7 +11,8 @@ from kafka_records import KafkaRecord
 from tidemill_contract.expressions.compiler import derived_types
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.batch import MICROS, BatchReader
+from tidemill_processor.batches.batch import MICROS
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.merge.aggregate import aggregate
 
 NOW = 1_795_800_000_000

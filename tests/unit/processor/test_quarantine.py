@@ -14,7 +14,8 @@ from tidemill_contract.events.decoder import QUARANTINE_PREFIX, EventDecoder, Re
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_ingest.records import Judge
-from tidemill_processor.batch import Batch, BatchReader
+from tidemill_processor.batches.batch import Batch
+from tidemill_processor.batches.reader import BatchReader
 
 NOW = 1_795_800_000_000
 SPEC = PipelineSpec.model_validate(

@@ -8,7 +8,8 @@ import pytest
 
 from kafka_records import RawRecord
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.batch import OFFSET, PARTITION, Batch, BatchReader
+from tidemill_processor.batches.batch import OFFSET, PARTITION, Batch
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.replay import Pace
 
 NOW = 1_700_000_000_000

@@ -41,7 +41,7 @@ from tidemill_contract.windows import answer_columns, answer_range
 from tidemill_operator.cli.main import main
 from tidemill_operator.resource import reference as pages
 from tidemill_operator.resource.crd import render
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.detect.detectors import judge
 from tidemill_processor.merge.aggregate import aggregate
 

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
-from tidemill_processor.batch import Batch
+from tidemill_processor.batches.batch import Batch
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
 from tidemill_processor.replay import Course, Handover

@@ -21,10 +21,11 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
 from tidemill_processor.assignment import Assignment
-from tidemill_processor.batch import Batch, Piece
+from tidemill_processor.batches.batch import Batch
+from tidemill_processor.batches.exploding import batch_reader
+from tidemill_processor.batches.piece import Piece
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
-from tidemill_processor.exploding import batch_reader
 from tidemill_processor.formats.registry import Registry, RegistryAwayError
 from tidemill_processor.letters import Message
 from tidemill_processor.lookups.lookups import Lookups

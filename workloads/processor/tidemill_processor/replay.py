@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.tables import offsets
-from tidemill_processor.batch import Batch
+from tidemill_processor.batches.batch import Batch
 from tidemill_processor.database import Database
 
 ASK_SECONDS = 0.5

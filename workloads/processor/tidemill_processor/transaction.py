@@ -28,7 +28,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import aggregations, offsets
 from tidemill_contract.tables.readers import LIVE
-from tidemill_processor.batch import PARTITION, Batch
+from tidemill_processor.batches.batch import PARTITION, Batch
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detect.anomalies import by_rule
 from tidemill_processor.detect.event_anomalies import Watcher

@@ -18,7 +18,7 @@ from tidemill_contract.functions.registry import FUNCTIONS, KINDS, PARAMETERS
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.windows import answer_columns, answer_range, evaluator
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.merge import aggregate
 
 TYPES = {"v": "number", "w": "integer"}

@@ -21,7 +21,7 @@ from schema_registry import SchemaRegistry, running_registry
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.kinds.formats import RegistrySpec
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.batch import BatchReader
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.formats.avro import AvroReader
 from tidemill_processor.formats.registry import Registry, RegistryAwayError
 

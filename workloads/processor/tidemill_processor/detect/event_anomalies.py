@@ -27,7 +27,7 @@ from tidemill_contract.resource.spec import AnomalySpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables.readers import LIVE
 from tidemill_contract.times import rfc3339, rfc3339_ms
-from tidemill_processor.batch import INDEX, PARTITION, TIME, Batch
+from tidemill_processor.batches.batch import INDEX, PARTITION, TIME, Batch
 from tidemill_processor.database import Database
 from tidemill_processor.detect.anomalies import (
     Anomaly,

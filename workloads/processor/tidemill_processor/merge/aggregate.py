@@ -20,7 +20,7 @@ from tidemill_contract.functions.partials import (
     Partial,
 )
 from tidemill_contract.grids import Steps
-from tidemill_processor.batch import ELEMENT, INDEX, MICROS, OFFSET, PARTITION, TIME
+from tidemill_processor.batches.batch import ELEMENT, INDEX, MICROS, OFFSET, PARTITION, TIME
 from tidemill_processor.merge import exact_sums
 
 PANE, AFTER = "_pane", "_after_ms"

@@ -10,7 +10,7 @@ import polars as pl
 
 from tidemill_contract.events.decoder import Reason
 from tidemill_processor import metrics
-from tidemill_processor.batch import INDEX, Batch
+from tidemill_processor.batches.batch import INDEX, Batch
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.tables.readers import LIVE
 from tidemill_contract.tables.storage import DAY_MS, new_partitions, partition_days
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.batch import DATA, ELEMENT, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.batches.batch import DATA, ELEMENT, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20

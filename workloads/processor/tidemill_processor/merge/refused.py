@@ -13,7 +13,7 @@ from tidemill_contract.tables import aggregations, dead_letters
 from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.tables.kept import DEAD_LETTERS
 from tidemill_contract.times import rfc3339_ms
-from tidemill_processor.batch import INDEX, TIME, Batch
+from tidemill_processor.batches.batch import INDEX, TIME, Batch
 from tidemill_processor.database import Database
 from tidemill_processor.keeper.quotas import SPARE_SHARE, Kept, fit, left, note
 from tidemill_processor.letters import DeadLetter

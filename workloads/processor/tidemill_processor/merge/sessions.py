@@ -24,7 +24,7 @@ from tidemill_contract.functions.partials import (
     rollup_select,
 )
 from tidemill_contract.tables.definition import from_ms, to_ms
-from tidemill_processor.batch import INDEX, TIME
+from tidemill_processor.batches.batch import INDEX, TIME
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.merge import transit
 from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, reopening, revised

@@ -1,12 +1,12 @@
-"""Converts a micro-batch of Kafka records to a typed frame of valid events, and dead letters of invalid events."""
+"""Reads micro-batches: decodes, validates and transforms Kafka records."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -14,7 +14,6 @@ import polars as pl
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, Decoded, InvalidEvent, Reason
 from tidemill_contract.events.details import TOMBSTONE
-from tidemill_contract.events.elements import Origins
 from tidemill_contract.events.fields import MAX_KEY_BYTES
 from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.kept_json import JSON
@@ -22,178 +21,14 @@ from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
 from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
 from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_processor.batches.batch import DATA, INDEX, MICROS, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.batches.piece import Piece, progress
 from tidemill_processor.conditions import condition_fields, conditional_columns
 from tidemill_processor.formats.columns import as_column
 from tidemill_processor.formats.readers import schema_reader
 from tidemill_processor.formats.registry import Registry
 from tidemill_processor.letters import DeadLetter, Message, dead_letter
 from tidemill_processor.lookups.lookups import Lookups
-
-TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
-"""Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
-events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`. If an array
-is exploded, the index in this array."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Decoded records that are stored together.
-
-    Attributes:
-        frame: valid events that passed the filter: needed fields, derived fields, `_t`, `_p`, `_i`, `_o` if needed.
-        times: `_t` and `_p` of all valid events, including filtered events, in the order of consumption.
-        messages: the records. `_i` is the index in this list.
-        dead: dead letters of the invalid records.
-        next_offsets: the offset after the last record, by partition.
-        consumed: the number of records, by partition.
-        filtered: the number of valid events that the filter removed, by partition.
-        arrived: the time at which the first record of each partition arrived in Kafka (epoch ms).
-        elements: the origins of the events if an array is exploded, or None if `_i` is the index of a record.
-    """
-
-    frame: pl.DataFrame
-    times: pl.DataFrame
-    messages: Sequence[Message]
-    dead: tuple[DeadLetter, ...]
-    next_offsets: dict[int, int]
-    consumed: dict[int, int]
-    filtered: dict[int, int]
-    arrived: dict[int, int]
-    elements: Origins | None = None
-
-    @property
-    def invalid(self) -> Counter[int]:
-        """The number of invalid events by partition."""
-        return Counter(letter.partition for letter in self.dead)
-
-    def latest_times(self) -> dict[int, int]:
-        """Return the greatest event time (epoch ms) by partition."""
-        latest = self.times.group_by(PARTITION).agg(pl.col(TIME).max())
-        return dict(latest.iter_rows())
-
-    def times_of(self, partition: int) -> list[int]:
-        """Return a partition's event times (epoch ms) in offset order.
-
-        An exploded record counts by its greatest time.
-        """
-        times = self.times.filter(pl.col(PARTITION) == partition)
-        if self.elements is not None:  # elements of the same record must not confirm each other's times
-            times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
-        return times[TIME].to_list()
-
-    def message(self, index: int) -> Message:
-        """Return the record of an event."""
-        return self.messages[index if self.elements is None else self.elements.place(index)[0]]
-
-    def element(self, index: int) -> int | None:
-        """Return an event's index in the exploded array, or None if the event is a whole record."""
-        return None if self.elements is None else self.elements.place(index)[1]
-
-    def letter(
-        self,
-        index: int,
-        verdict: InvalidEvent,
-        *,
-        aggregation: str = "",
-        event_time: int | None = None,
-        windows: tuple[int, ...] | None = None,
-    ) -> DeadLetter:
-        """Return the dead letter of a valid event."""
-        message, element = self.message(index), self.element(index)
-        value = message.value() or b""
-        if self.elements is not None and element is not None:
-            value = self.elements.text(value, element)
-        return dead_letter(
-            message, value, verdict, element=element, aggregation=aggregation, event_time=event_time, windows=windows
-        )
-
-    def without(self, partitions: Collection[int]) -> Batch:
-        """Return the batch without the partitions that have a newer owner."""
-        gone = list(partitions)
-
-        def keep(values: dict[int, int]) -> dict[int, int]:
-            return {p: v for p, v in values.items() if p not in partitions}
-
-        return replace(
-            self,
-            frame=self.frame.filter(~pl.col(PARTITION).is_in(gone)),
-            times=self.times.filter(~pl.col(PARTITION).is_in(gone)),
-            dead=tuple(letter for letter in self.dead if letter.partition not in partitions),
-            next_offsets=keep(self.next_offsets),
-            consumed=keep(self.consumed),
-            filtered=keep(self.filtered),
-            arrived=keep(self.arrived),
-        )
-
-    def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the part of the batch before an offset of each partition. The frame must have `_o`."""
-        cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
-        if not cut:
-            return self
-        kept = pl.col(OFFSET) < pl.col(PARTITION).replace_strict(dict(ends), default=2**63 - 1, return_dtype=pl.Int64)
-        frame = self.frame.filter(kept)
-        dead = tuple(letter for letter in self.dead if letter.offset < ends[letter.partition])
-        counted = Counter(m.partition() for m in self.messages if m.offset() < ends[m.partition()])
-        events, origins = counted, self.elements
-        if origins is not None:
-            events = Counter()
-            for index, (m, (start, end)) in enumerate(zip(self.messages, pairwise(origins.starts), strict=True)):
-                if m.offset() < ends[m.partition()]:
-                    events[m.partition()] += 1 if index in origins.ignored else end - start
-        valid = Counter(frame[PARTITION].to_list())
-        refused = Counter(letter.partition for letter in dead if origins is None or letter.element is not None)
-        return replace(
-            self,
-            frame=frame,
-            dead=dead,
-            next_offsets={**self.next_offsets, **cut},
-            consumed={p: counted[p] for p in self.consumed},
-            filtered={p: events[p] - valid[p] - refused[p] for p in self.consumed},
-        )
-
-    def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
-        """Return the batch with some of its valid events changed to dead letters."""
-        letters = tuple(self.letter(i, InvalidEvent(reason, None, detail)) for i in indexes)
-        return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The records of one consume call, which are decoded but not transformed. Other attributes are as in `Batch`.
-
-    Attributes:
-        size: the bytes of the records, or 0 if all records are so small that limiting their number is enough.
-    """
-
-    size: int
-    frame: pl.DataFrame
-    messages: Sequence[Message]
-    dead: tuple[DeadLetter, ...]
-    next_offsets: dict[int, int]
-    consumed: dict[int, int]
-    arrived: dict[int, int]
-    filtered: dict[int, int]
-    elements: Origins | None = None
-
-    @property
-    def events(self) -> int:
-        """The number of events, valid or invalid."""
-        return len(self.messages) if self.elements is None else self.elements.starts[-1]
-
-
-def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return by partition the next offset, the number of records and the arrival of the first record.
-
-    Offsets must ascend.
-    """
-    place = pl.col(INDEX)
-    found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
-    rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
-    return (
-        {p: messages[last].offset() + 1 for p, _, _, last in rows},
-        {p: count for p, count, _, _ in rows},
-        {p: messages[first].timestamp()[1] for p, _, first, _ in rows},
-    )
 
 
 class BatchReader:

@@ -15,19 +15,9 @@ from tidemill_contract.events.decoder import Decoded, InvalidEvent
 from tidemill_contract.events.elements import LIST, Elements, Origins
 from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_processor.batch import (
-    DATA,
-    ELEMENT,
-    INDEX,
-    MICROS,
-    OFFSET,
-    PARTITION,
-    TIME,
-    Batch,
-    BatchReader,
-    Piece,
-    progress,
-)
+from tidemill_processor.batches.batch import DATA, ELEMENT, INDEX, MICROS, OFFSET, PARTITION, TIME, Batch
+from tidemill_processor.batches.piece import Piece, progress
+from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.formats.columns import as_column
 from tidemill_processor.formats.registry import Registry
 from tidemill_processor.letters import Message, dead_letter

@@ -1,0 +1,51 @@
+"""A piece of a micro-batch: the records of one consume call, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from tidemill_contract.events.elements import Origins
+from tidemill_processor.batches.batch import INDEX, PARTITION
+from tidemill_processor.letters import DeadLetter, Message
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The records of one consume call, which are decoded but not transformed. Other attributes are as in `Batch`.
+
+    Attributes:
+        size: the bytes of the records, or 0 if all records are so small that limiting their number is enough.
+    """
+
+    size: int
+    frame: pl.DataFrame
+    messages: Sequence[Message]
+    dead: tuple[DeadLetter, ...]
+    next_offsets: dict[int, int]
+    consumed: dict[int, int]
+    arrived: dict[int, int]
+    filtered: dict[int, int]
+    elements: Origins | None = None
+
+    @property
+    def events(self) -> int:
+        """The number of events, valid or invalid."""
+        return len(self.messages) if self.elements is None else self.elements.starts[-1]
+
+
+def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
+    """Return by partition the next offset, the number of records and the arrival of the first record.
+
+    Offsets must ascend.
+    """
+    place = pl.col(INDEX)
+    found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
+    rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
+    return (
+        {p: messages[last].offset() + 1 for p, _, _, last in rows},
+        {p: count for p, count, _, _ in rows},
+        {p: messages[first].timestamp()[1] for p, _, first, _ in rows},
+    )
