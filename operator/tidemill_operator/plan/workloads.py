@@ -48,18 +48,15 @@ def desired_workloads(
         replay: the current replay, which has its own processors.
     """
     spec = config.spec
-    found = [
-        _workload(
-            config,
-            platform,
-            "processor",
-            own=True,
-            replicas=_processors(config, scaled),
-            resources=_resources(spec.processor.resources),
-            scaled_elsewhere=_external(config),
-            scaled=_by_lag(config),
-        )
-    ]
+    processors = _workload(
+        config,
+        platform,
+        "processor",
+        own=True,
+        replicas=_processors(config, scaled),
+        resources=_resources(spec.processor.resources),
+    )
+    found = [replace(processors, scaled_elsewhere=_external(config), scaled=_by_lag(config))]
     if replay is not None:
         found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
     if spec.transform.python is not None:
@@ -163,8 +160,6 @@ def _workload(
     own: bool = False,
     replicas: int = 1,
     resources: Mapping[str, Mapping[str, str]] | None = None,
-    scaled_elsewhere: bool = False,
-    scaled: bool = False,
 ) -> Workload:
     shared = {"ingest": SHARED_INGEST, "api": SHARED_API}
     environment = {"TIDEMILL_NAMESPACE": config.namespace}
@@ -187,8 +182,6 @@ def _workload(
         secrets={config.name: _SECRETS[component]},
         ports=_ports(component, 0 if own else platform.ports.get(component, 0)),
         resources=resources or {},
-        scaled_elsewhere=scaled_elsewhere,
-        scaled=scaled,
         revision=revision(config) if processes else "",
         copied=_copied(config) if component == "ingest" else {},
         registry_secret=reference.name if reference is not None else "",

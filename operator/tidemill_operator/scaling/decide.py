@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tidemill_operator.scaling.explain import reckoning
+from tidemill_operator.scaling.explain import EXTERNAL_LINES, Bounds, reckoning
 from tidemill_operator.scaling.measure import observe
 from tidemill_operator.scaling.model import Decision, Figures, Load, Need, ScalingReason, Settings
 from tidemill_operator.scaling.need import ROOMY_BAND, aligned, fits, need, rise_seconds, stepped
@@ -79,7 +79,7 @@ def decide(
         The decision, and the state for the next decision. Equal arguments give equal results.
     """
     if settings.mode == "external":
-        return Decision(now, current, current, current, ScalingReason.EXTERNAL, lines=reckoning(settings)), state
+        return Decision(now, current, current, current, ScalingReason.EXTERNAL, lines=EXTERNAL_LINES), state
     if figures is None or not figures.partitions:
         return _blind(settings, state, current=current, now=now)
     state, load = observe(settings, state, figures, current=current, now=now)
@@ -243,6 +243,16 @@ def _limit(poll: _Poll) -> str:
 
 def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
     most, waits = poll.spareable
+    bounds = Bounds(
+        floor=poll.floor,
+        ceiling=poll.ceiling,
+        partitions=poll.partitions,
+        current=poll.current,
+        target=poll.target,
+        most=most if poll.target < poll.current else poll.target,
+        wait_seconds=waits,
+        patience=poll.state.patience,
+    )
     dry = poll.settings.dry_run and choice.desired != poll.current
     decision = Decision(
         at=poll.now,
@@ -253,19 +263,7 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
         need=poll.need.replicas,
         limited_by="dryRun" if dry else choice.limited_by,
         load=poll.load,
-        lines=reckoning(
-            poll.settings,
-            poll.load,
-            poll.need,
-            floor=poll.floor,
-            ceiling=poll.ceiling,
-            partitions=poll.partitions,
-            current=poll.current,
-            target=poll.target,
-            most=most if poll.target < poll.current else poll.target,
-            wait_seconds=waits,
-            patience=poll.state.patience,
-        ),
+        lines=reckoning(poll.settings, poll.load, poll.need, bounds),
     )
     state = _changed(poll, decision) if decision.changes else poll.state
     return decision, _noted(state, decision)

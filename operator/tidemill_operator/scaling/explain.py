@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from typing import Any
 
 from tidemill_contract.duration import format_ms
@@ -82,49 +83,66 @@ def _rounded(number: float) -> int:
     return int(float(f"{whole:.1e}")) if whole >= 100 else whole
 
 
-def reckoning(
-    settings: Settings,
-    load: Load | None = None,
-    wanted: Need | None = None,
-    *,
-    floor: int = 0,
-    ceiling: int = 0,
-    partitions: int = 0,
-    current: int = 0,
-    target: int = 0,
-    most: int = 0,
-    wait_seconds: float = 0.0,
-    patience: int = 1,
-) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Bounds:
+    """What bounds a decision.
+
+    Attributes:
+        floor: the least number of replicas.
+        ceiling: the greatest number of replicas.
+        partitions: the number of partitions.
+        current: the number of replicas that is set.
+        target: the number of replicas within the bounds.
+        most: the greatest number that was needed within the waiting time.
+        wait_seconds: the waiting time before replicas are removed.
+        patience: the factor that the waiting time has because removed replicas were soon needed again.
+    """
+
+    floor: int
+    ceiling: int
+    partitions: int
+    current: int
+    target: int
+    most: int
+    wait_seconds: float
+    patience: int
+
+
+EXTERNAL_LINES = ("mode is external: an external autoscaler sets the replicas",)
+
+
+def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> tuple[str, ...]:
     """Return the lines of the calculation: the figures, the need, and the effect of the bounds."""
-    if load is None or wanted is None:
-        return ("mode is external: an external autoscaler sets the replicas",)
+    current, target, most = bounds.current, bounds.target, bounds.most
     rate = load.rate_per_replica
     unknown = "no replica was busy yet, so its speed is unknown"
     speed = unknown if rate is None else f"a busy replica processes {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)
-    bounds = f"needed {wanted.replicas}, allowed {floor} to {ceiling} with {partitions} partitions"
-    lines.append(f"{bounds}, now {target}" + (f", at most {most} within the waiting time" if most != target else ""))
+    allowed = f"allowed {bounds.floor} to {bounds.ceiling} with {bounds.partitions} partitions"
+    lines.append(
+        f"needed {wanted.replicas}, {allowed}, now {target}"
+        + (f", at most {most} within the waiting time" if most != target else "")
+    )
     if target < current:
         spared = current - most or current - target
         lines.append(
-            f"{spared} of {current} are removed if not needed for {_duration(wait_seconds)}; fewer wait longer"
+            f"{spared} of {current} are removed if not needed for {_duration(bounds.wait_seconds)}; fewer wait longer"
         )
     if target > current and load.rising:
         ahead = rise_seconds(settings)
         lines.append(
             f"arrivals rise: {_rounded(load.rising * ahead):,} events/s more in {_duration(ahead)} are included"
         )
-    return (*lines, *_limits(load, wanted, target=target, ceiling=ceiling, patience=patience))
+    return (*lines, *_limits(load, wanted, bounds))
 
 
-def _limits(load: Load, wanted: Need, *, target: int, ceiling: int, patience: int) -> list[str]:
+def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
     """Return lines with the reasons why the target is lower than the need, or is reached later."""
-    lines = []
+    lines, target, patience = [], bounds.target, bounds.patience
     if wanted.hot:
         lines.append("a partition needs more than one replica, but counts as one, because only one replica can read it")
-    if wanted.useful > target and target < ceiling:
+    if wanted.useful > target and target < bounds.ceiling:
         high = wanted.utilisation + BAND
         lines.append(f"{target} replicas are enough, at no more than {high:.0%} use, if partitions are spread evenly")
     if patience > 1:

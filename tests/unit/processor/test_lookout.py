@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from tidemill_chassis.resilience.guard import Guards
 from tidemill_processor import lookout as module
-from tidemill_processor.lookout import Lookout
+from tidemill_processor.lookout import Checked, Lookout
 
 
 class Kafka:
@@ -25,7 +25,7 @@ class Kafka:
             assignment=SimpleNamespace(backlog=SimpleNamespace(measure=lambda *_: None, expire=lambda: None)),
             kafka=SimpleNamespace(answered=lambda _: None),
         )
-        self.lookout = Lookout(nothing, None, self, nothing, Guards(*[nothing] * 4), None)  # type: ignore[arg-type]
+        self.lookout = Lookout(nothing, None, Checked(self, nothing), Guards(*[nothing] * 4))  # type: ignore[arg-type]
 
     def ends(self) -> dict[int, int]:
         if not self.told:

@@ -20,6 +20,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor import metrics
+from tidemill_processor.batches.side_inputs import SideInputs
 from tidemill_processor.database import Database
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.formats.readers import registry_of
@@ -27,12 +28,13 @@ from tidemill_processor.keeper.duties import Trials
 from tidemill_processor.keeper.health import standing
 from tidemill_processor.keeper.keeper import Duties, Keeper
 from tidemill_processor.keeper.quotas import Report
-from tidemill_processor.lookout import Lookout
+from tidemill_processor.lookout import Checked, Lookout
 from tidemill_processor.lookups.lookups import lookups_of
 from tidemill_processor.loop import Loop
 from tidemill_processor.publish.live import Live
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.publish.publisher import Publisher
+from tidemill_processor.replay import ReplayOptions
 from tidemill_processor.source.clusters import Outputs
 from tidemill_processor.source.consumer import Source
 from tidemill_processor.source.staged import Upstream, connection_of
@@ -70,10 +72,8 @@ class Processor:
             self._source,
             self._guards,
             self._note,
-            start_from=settings.start_from,
-            rate=settings.rate,
-            registry=self._registry,
-            lookups=self._lookups,
+            replay=ReplayOptions(settings.start_from, settings.rate),
+            side_inputs=SideInputs(self._registry, self._lookups),
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
         # A replay has no keeper: its windows are closed, scanned and published after its versions have become live.
@@ -84,17 +84,15 @@ class Processor:
         if self.keeper is not None:
             self.keeper.held = lambda: self.loop.link.silent
         upstream = Upstream(connection_of(settings), config) if config.spec.transform.python is not None else None
-        self._lookout = Lookout(
-            self.loop,
-            self.keeper,
+        servers = Checked(
             self._source,
             self._database,
-            self._guards,
-            ping,
-            self._registry,
+            ping=ping,
+            registry=self._registry,
             outputs=self._outputs if self._source.login.servers and not replaying else None,
             upstream=upstream,
         )
+        self._lookout = Lookout(self.loop, self.keeper, servers, self._guards)
         self._was_well = False
 
     def _note(self, changes: Any) -> None:

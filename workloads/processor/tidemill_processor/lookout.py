@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import psycopg
 import redis
@@ -33,37 +34,39 @@ time."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
-class Lookout:
-    """The checks of one processor.
+@dataclass(frozen=True)
+class Checked:
+    """The servers that are checked.
 
-    Args:
-        loop: the loop, which gets the results.
-        keeper: the keeper, whose failures are considered, or None if there is no keeper.
+    Attributes:
         source: the topic.
         database: the object that opens connections.
-        guards: the guards with the circuit breakers.
         ping: the function that sends a PING to Redis, or None if there is no Redis.
         registry: the client of the schema registry, or None if there is no registry.
         outputs: the platform's own Kafka if the source topic is on another cluster, or None.
         upstream: reads the backlog before the Python stage, or None if there is no stage.
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        keeper: Keeper | None,
-        source: Source,
-        database: Database,
-        guards: Guards,
-        ping: Callable[[], object] | None,
-        registry: Registry | None = None,
-        *,
-        outputs: Outputs | None = None,
-        upstream: Upstream | None = None,
-    ) -> None:
-        self._loop, self._keeper, self._source = loop, keeper, source
-        self._database, self._guards, self._ping = database, guards, ping
-        self._registry, self._outputs, self._upstream = registry, outputs, upstream
+    source: Source
+    database: Database
+    ping: Callable[[], object] | None = None
+    registry: Registry | None = None
+    outputs: Outputs | None = None
+    upstream: Upstream | None = None
+
+
+class Lookout:
+    """The checks of one processor.
+
+    Args:
+        loop: the loop, which gets the results.
+        keeper: the keeper, whose failures are considered, or None if there is no keeper.
+        servers: the servers.
+        guards: the guards with the circuit breakers.
+    """
+
+    def __init__(self, loop: Loop, keeper: Keeper | None, servers: Checked, guards: Guards) -> None:
+        self._loop, self._keeper, self._servers, self._guards = loop, keeper, servers, guards
         self._stopping = threading.Event()
         self._untold: tuple[float, frozenset[int]] | None = None
         self._redis_error = ""
@@ -77,7 +80,7 @@ class Lookout:
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
             return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"
-        if (lost_at := self._source.lost_at) is not None and lost_at <= before:
+        if (lost_at := self._servers.source.lost_at) is not None and lost_at <= before:
             return "the coordinator of the consumer group does not answer"
         return ""
 
@@ -99,8 +102,8 @@ class Lookout:
     def start(self) -> None:
         """Start the threads. Daemon threads are used, so a hung check does not delay the end of the process."""
         looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
-        looks += [self._look_at_registry] if self._registry is not None else []
-        looks += [self._outputs.look] if self._outputs is not None else []
+        looks += [self._look_at_registry] if self._servers.registry is not None else []
+        looks += [self._servers.outputs.look] if self._servers.outputs is not None else []
         for look in looks:
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
@@ -119,19 +122,20 @@ class Lookout:
             self._stopping.wait(EVERY_SECONDS)
 
     def _look_at_kafka(self) -> None:
-        loop, asked_at = self._loop, time.monotonic()
-        self._source.follow_login()
+        loop, source, upstream = self._loop, self._servers.source, self._servers.upstream
+        asked_at = time.monotonic()
+        source.follow_login()
         try:
             # Records that wait before the stage count as well, so that their partition never counts as idle.
-            before = {} if self._upstream is None else self._upstream.unstaged(self._source.assigned)
-            ends = {number: end + before.get(number, 0) for number, end in self._source.ends().items()}
+            before = {} if upstream is None else upstream.unstaged(source.assigned)
+            ends = {number: end + before.get(number, 0) for number, end in source.ends().items()}
         except KafkaException:
             loop.assignment.backlog.expire()
-            self._note_untold(self._source.untold({}), asked_at)
+            self._note_untold(source.untold({}), asked_at)
             raise
         loop.kafka.answered(asked_at)
         loop.assignment.backlog.measure(ends, asked_at)
-        self._note_untold(self._source.untold(ends), asked_at)
+        self._note_untold(source.untold(ends), asked_at)
 
     def _note_untold(self, partitions: frozenset[int], asked_at: float) -> None:
         self._untold = (self._untold[0] if self._untold else asked_at, partitions) if partitions else None
@@ -140,19 +144,21 @@ class Lookout:
         guard, loop = self._guards.database, self._loop
         if guard.state == "closed" and not self._keeper_waits:
             return
-        guard.look(self._database.look, guard.look_seconds)
+        guard.look(self._servers.database.look, guard.look_seconds)
         loop.link.answers()
 
     def _look_at_redis(self) -> None:
-        if self._ping is None or (self._guards.redis.state == "closed" and not self._keeper_waits):
+        ping = self._servers.ping
+        if ping is None or (self._guards.redis.state == "closed" and not self._keeper_waits):
             return
         try:
-            self._guards.redis.look(self._ping)
+            self._guards.redis.look(ping)
             self._redis_error = ""
         except _FAILED as error:
             self._redis_error = str(error) or type(error).__name__
             raise
 
     def _look_at_registry(self) -> None:
-        if self._registry is not None and (self._registry.missing or self._registry.error):
-            self._registry.look()
+        registry = self._servers.registry
+        if registry is not None and (registry.missing or registry.error):
+            registry.look()

@@ -24,13 +24,13 @@ from tidemill_processor.assignment import Assignment
 from tidemill_processor.batches.batch import Batch
 from tidemill_processor.batches.exploding import batch_reader
 from tidemill_processor.batches.piece import Piece
+from tidemill_processor.batches.side_inputs import SideInputs
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
-from tidemill_processor.formats.registry import Registry, RegistryAwayError
+from tidemill_processor.formats.registry import RegistryAwayError
 from tidemill_processor.letters import Message
-from tidemill_processor.lookups.lookups import Lookups
 from tidemill_processor.merge.culprits import without_culprits
-from tidemill_processor.replay import Pace
+from tidemill_processor.replay import Pace, ReplayOptions
 from tidemill_processor.source.consumer import Polled, Source
 from tidemill_processor.source.kafka_health import KafkaHealth
 from tidemill_processor.transaction import Change, Committed, Fenced, Superseded, is_refusal
@@ -75,10 +75,8 @@ class Loop:
         source: the pipeline's topic.
         guards: the guards with the circuit breakers.
         on_commit: the function that gets the changes of every commit.
-        start_from: the start of a replay, or an empty text for `startFrom` of the spec.
-        rate: the maximum number of events per second, or 0 if there is no limit.
-        registry: the client of the schema registry, or None if the format of the records needs none.
-        lookups: the lookups of the pipeline, or None if it has none.
+        replay: where to start, and how fast to read.
+        side_inputs: the schemas and the lookups of the pipeline.
 
     Attributes:
         kafka: the state of Kafka.
@@ -95,28 +93,30 @@ class Loop:
         guards: Guards,
         on_commit: Callable[[tuple[Change, ...]], None],
         *,
-        start_from: str = "",
-        rate: int = 0,
-        registry: Registry | None = None,
-        lookups: Lookups | None = None,
+        replay: ReplayOptions,
+        side_inputs: SideInputs,
     ) -> None:
         self._config = config
         self._source = source
         self._on_commit = on_commit
-        self._lookups = lookups
-        self._reader = batch_reader(config.spec, offsets=database.reader != LIVE, registry=registry, lookups=lookups)
+        self._side_inputs = side_inputs
+        self._reader = batch_reader(
+            config.spec,
+            offsets=database.reader != LIVE,
+            registry=side_inputs.registry,
+            lookups=side_inputs.lookups,
+        )
         # If arrays are exploded, fewer records are read at once, and records beyond a batch wait for the next batch.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
-        self._registry = registry
         self._held: set[int] = set()
-        self._pace = Pace(rate)
+        self._pace = Pace(replay.rate)
         # Rules over single events take the most time. With rules, batches are smaller, so that Kafka is polled in time.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self.kafka = KafkaHealth(guards.kafka_consumer, source.renew)
         self.link = DatabaseLink(config, database, guards.database, source.stop)
-        self.assignment = Assignment(config, database, source, self.kafka, self.link, start_from)
+        self.assignment = Assignment(config, database, source, self.kafka, self.link, replay.start_from)
         self._collected_at = 0.0
         self._stopping = False
         self.superseded = ""
@@ -233,14 +233,12 @@ class Loop:
 
     def _waiting_for_schemas(self) -> frozenset[int]:
         """Return the partitions that are not read until the registry answers."""
-        if self._held and (self._registry is None or not self._registry.error):
+        if self._held and self._side_inputs.registry_answers:
             self._held.clear()
         return frozenset(self._held)
 
     def _may_store(self) -> bool:
-        if self._lookups is not None and not self._lookups.ready:
-            return False
-        return not self.superseded and self.kafka.allows() and self.link.is_open()
+        return self._side_inputs.ready and not self.superseded and self.kafka.allows() and self.link.is_open()
 
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:

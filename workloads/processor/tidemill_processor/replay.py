@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -25,6 +26,19 @@ from tidemill_processor.batches.batch import Batch
 from tidemill_processor.database import Database
 
 ASK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How a processor that fills new versions reads the topic. A live processor has the defaults.
+
+    Attributes:
+        start_from: the start of the replay, or an empty text for `startFrom` of the spec.
+        rate: the maximum number of events per second, or 0 if there is no limit.
+    """
+
+    start_from: str = ""
+    rate: int = 0
 
 
 class Handover:
