@@ -15,6 +15,7 @@ from tidemill_api.live.places import Places
 from tidemill_api.live.slow_clients import LiveProtocol
 from tidemill_api.services import Services, make_services
 from tidemill_api.upkeep import Upkeep
+from tidemill_chassis.service import log_to_stderr
 from tidemill_chassis.web.hosts import Hosts
 from tidemill_chassis.web.limits import HttpLimits, bounded
 from tidemill_chassis.web.server import HttpServer, Status
@@ -53,9 +54,7 @@ def main() -> int:
     settings = WorkloadSettings.from_env()
     if "port" not in settings.model_fields_set:
         settings = settings.model_copy(update={"port": DEFAULT_PORT})
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(settings)
     try:
         services = make_services(settings, os.environ)
         hosts, places = Hosts.parse(settings.allowed_hosts), Places.from_env()

@@ -10,6 +10,7 @@ import sys
 import uvicorn
 
 from tidemill_chassis.resilience.config import ResilienceConfig
+from tidemill_chassis.service import log_to_stderr
 from tidemill_chassis.web.limits import HttpLimits, bounded
 from tidemill_chassis.web.server import HttpServer
 from tidemill_contract.runtime import WorkloadSettings
@@ -33,9 +34,7 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(settings)
     config = uvicorn.Config(
         ingest.app(),
         host=settings.host,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
 from typing import Any
@@ -14,8 +13,7 @@ import redis
 from tidemill_chassis.health import Dependency, report
 from tidemill_chassis.redis_clients import sync_client
 from tidemill_chassis.resilience.config import ResilienceConfig
-from tidemill_chassis.status_server import StatusServer
-from tidemill_chassis.web.hosts import Hosts
+from tidemill_chassis.service import log_to_stderr, run_service
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_contract.tables.readers import LIVE
@@ -178,8 +176,12 @@ class Processor:
         alive = [self.loop.alive_at, *([self.keeper.alive_at] if self.keeper is not None else [])]
         return time.monotonic() - min(alive) < STUCK_SECONDS
 
+    def stop(self) -> None:
+        """Let `run` return after the current round."""
+        self.loop.stop()
+
     def run(self) -> None:
-        """Process events until the loop is stopped."""
+        """Process events until `stop` is called."""
         if self.keeper is not None:
             self.keeper.start()
         self._lookout.start()
@@ -198,18 +200,9 @@ class Processor:
 def main() -> int:
     """Run the processor and return the exit code."""
     settings = WorkloadSettings.from_env()
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(settings)
     processor = Processor(settings)
-    hosts = Hosts.parse(settings.allowed_hosts)
-    server = StatusServer(settings.host, settings.port, processor.health, processor.ready, processor.live, hosts=hosts)
-    server.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: processor.loop.stop())
-    log.info("processing %s on port %d", settings.pipeline, server.port)
-    processor.run()
-    server.stop()
+    run_service(processor, settings, log=log, doing=f"processing {settings.pipeline}")
     return 0
 
 

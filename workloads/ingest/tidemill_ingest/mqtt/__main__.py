@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 
 from tidemill_chassis.resilience.config import ResilienceConfig
-from tidemill_chassis.status_server import StatusServer
-from tidemill_chassis.web.hosts import Hosts
+from tidemill_chassis.service import log_to_stderr, run_service
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.kafka import producers
 from tidemill_ingest.mqtt.bridge import Bridge
@@ -21,9 +19,7 @@ log = logging.getLogger("tidemill_ingest.mqtt")
 def main() -> int:
     """Run the bridge and return the exit code."""
     settings = WorkloadSettings.from_env()
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(settings)
     config = settings.load_pipeline(settings.pipeline)
     spec = config.spec.source.mqtt
     if spec is None:
@@ -33,14 +29,7 @@ def main() -> int:
     plain = producers.config(settings, guard, guard.timeout_seconds)
     outlet = Outlet(config.events_topic, producers.sure(plain, guard.timeout_seconds))
     bridge = Bridge(config, spec, outlet, settings.mqtt_dir)
-    hosts = Hosts.parse(settings.allowed_hosts)
-    server = StatusServer(settings.host, settings.port, bridge.health, bridge.ready, bridge.live, hosts=hosts)
-    server.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: bridge.stop())
-    log.info("bridge of %s on port %d", settings.pipeline, server.port)
-    bridge.run()
-    server.stop()
+    run_service(bridge, settings, log=log, doing=f"bridge of {settings.pipeline}")
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -19,8 +18,7 @@ from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from tidemill_chassis.health import Dependency, report
-from tidemill_chassis.status_server import StatusServer
-from tidemill_chassis.web.hosts import Hosts
+from tidemill_chassis.service import log_to_stderr, run_service
 from tidemill_contract import names
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_processor.source.staged import Upstream, connection_of
@@ -186,19 +184,10 @@ def replace_process() -> NoReturn:
 def main() -> int:
     """Run the stage and return the exit code."""
     settings = WorkloadSettings.from_env()
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(settings)
     metrics.begin_at_zero()
     stage = Stage(settings)
-    hosts = Hosts.parse(settings.allowed_hosts)
-    server = StatusServer(settings.host, settings.port, stage.health, stage.ready, stage.live, hosts=hosts)
-    server.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stage.stop())
-    log.info("staging %s on port %d", settings.pipeline, server.port)
-    stage.run()
-    server.stop()
+    run_service(stage, settings, log=log, doing=f"staging {settings.pipeline}")
     if stage.reloads:
         replace_process()
     return 0

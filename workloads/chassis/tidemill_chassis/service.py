@@ -1,0 +1,57 @@
+"""Runs a service that takes no requests: its work in the main thread, its status server, its signals and its log."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Any, Protocol
+
+from tidemill_chassis.status_server import StatusServer
+from tidemill_chassis.web.hosts import Hosts
+from tidemill_contract.runtime import WorkloadSettings
+
+
+class Service(Protocol):
+    """What a service has to offer. All methods except `run` may be called by any thread."""
+
+    def run(self) -> None:
+        """Work until `stop` is called."""
+
+    def stop(self) -> None:
+        """Let `run` return soon. Signal handlers call this, so it must not block."""
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """Return the status code and the body of /health."""
+
+    def ready(self) -> bool:
+        """Return whether the service has been healthy once and can go on."""
+
+    def live(self) -> bool:
+        """Return False if the process has to be restarted."""
+
+
+def log_to_stderr(settings: WorkloadSettings) -> None:
+    """Write the logs of this process to standard error, from the level in the settings."""
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def run_service(service: Service, settings: WorkloadSettings, *, log: logging.Logger, doing: str) -> None:
+    """Run a service and its status server until SIGTERM or SIGINT. Only the main thread may call this.
+
+    Args:
+        service: the service.
+        settings: the settings, with the address of the status server.
+        log: the logger for the line that names the port.
+        doing: what the service does, for example "processing flights".
+    """
+    hosts = Hosts.parse(settings.allowed_hosts)
+    server = StatusServer(settings.host, settings.port, service.health, service.ready, service.live, hosts=hosts)
+    server.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    log.info("%s on port %d", doing, server.port)
+    service.run()
+    server.stop()
