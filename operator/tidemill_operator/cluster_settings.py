@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from tidemill_contract.files import read_text
@@ -90,7 +89,6 @@ class ClusterSettings:
         operator_namespace: namespace of the Lease, the certificate and the watchdog's object.
         pod_name: name of this replica's pod.
         placement: settings of every workload.
-        kafka: the operator's own Kafka client settings, without the brokers.
         webhook_port: port of the admission webhook. 0 means no webhook.
         webhook_service, webhook_configuration, webhook_secret: names of the webhook's objects.
         status_port: port of /livez, /readyz, /health, /metrics.
@@ -104,7 +102,6 @@ class ClusterSettings:
     operator_namespace: str
     pod_name: str
     placement: Placement
-    kafka: Mapping[str, Any] = field(default_factory=dict, repr=False)
     webhook_port: int = 9443
     webhook_service: str = "tidemill-webhook"
     webhook_configuration: str = "tidemill"
@@ -131,7 +128,6 @@ class ClusterSettings:
             operator_namespace=_needed(environ, "TIDEMILL_OPERATOR_NAMESPACE"),
             pod_name=pod,
             placement=_placement(platform, environ),
-            kafka=json.loads(kafka or "{}"),
             webhook_port=number(environ, "TIDEMILL_WEBHOOK_PORT", cls.webhook_port, least=0, most=65_535),
             webhook_service=environ.get("TIDEMILL_WEBHOOK_SERVICE") or cls.webhook_service,
             webhook_configuration=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION") or cls.webhook_configuration,

@@ -15,9 +15,6 @@ from typing import Any
 import kopf
 
 from tidemill_chassis.status_server import StatusServer
-from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters
-from tidemill_operator.actuators.kafka.log import KafkaLog
-from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, NotFound
 from tidemill_operator.actuators.kubernetes.children import LISTED
 from tidemill_operator.actuators.kubernetes.mirror import Mirror, MirroredApi
@@ -38,12 +35,8 @@ from tidemill_operator.cluster.world import World
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
-from tidemill_operator.observer.controllers import Controllers
-from tidemill_operator.observer.observer import KAFKA_SECONDS
+from tidemill_operator.observer.instruments import Instruments
 from tidemill_operator.observer.observers import Observers
-from tidemill_operator.observer.progress import ProgressWatch
-from tidemill_operator.observer.scaling_figures import FiguresReader
-from tidemill_operator.observer.writes import Writes
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger(__name__)
@@ -66,24 +59,18 @@ class Operator:
         self._stopping = threading.Event()
         self._elector = Elector.of(settings)
         self._recorder, self._measures = Recorder(self._api, settings.pod_name), Measures()
-        own = KafkaSession(platform.kafka_brokers, settings.kafka, ANSWER_SECONDS)
-        self._clusters = Clusters(keys_in_cluster(self._api), own)
+        instruments = Instruments.of(platform, keys_in_cluster(self._api), changed=self._stands)
+        self._clusters, self._progress = instruments.clusters, instruments.progress
         self._scaling = ClusterScaling(
             self._api,
-            FiguresReader(platform.kafka_brokers, platform.postgres, config=settings.kafka, clusters=self._clusters),
+            instruments.reader,
             recorder=self._recorder,
             measures=self._measures,
             wake=lambda key: self._queue.add(key),
         )
         self._observed = ObservedStatus(self._api, self._recorder)
-        kafka_log = KafkaLog(platform.kafka_brokers, config=settings.kafka, timeout_seconds=KAFKA_SECONDS)
-        self._progress = ProgressWatch(
-            self._stands,
-            unled=Controllers(kafka_log.led).silent_seconds,
-            refused=Writes.of(platform.postgres).refusal,
-        )
         self._observer = Observers(
-            kafka_log,
+            instruments.log,
             self._clusters,
             platform.postgres,
             self._observed.show,

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tidemill_operator.actuators.base import Actuators, Connectors, NoClusters, OtherClusters, Schemas, Topics
-from tidemill_operator.actuators.connect.client import ConnectClient
-from tidemill_operator.actuators.connect.connectors import KafkaConnect
-from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import Api
 from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes.secrets import KubernetesSecrets
+from tidemill_operator.actuators.platform import connectors_of, topics_of
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.cluster.leader import Elector
 from tidemill_operator.cluster.telemetry import timed
@@ -51,22 +49,15 @@ class World:
         clusters: OtherClusters | None = None,
     ) -> Self:
         """Create the world from settings. Its actuators write only while the elector leads."""
-        kafka = KafkaTopics(
-            platform.kafka_brokers,
-            config=settings.kafka,
-            throttle_bytes=platform.replication_throttle,
-            offsets_replicas=platform.offsets_replication,
-        )
         postgres = PostgresSchemas(platform.postgres, leadership=elector)
-        connect = KafkaConnect(ConnectClient(platform.connect_url)) if platform.connect_url else None
         return cls(
             api=api,
-            kafka=kafka,
+            kafka=topics_of(platform),
             postgres=postgres,
             platform=platform,
             placement=settings.placement,
             clusters=clusters or NoClusters(),
-            connect=connect,
+            connect=connectors_of(platform),
         )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:

@@ -8,14 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
-from tidemill_operator.actuators.connect.client import ConnectClient
-from tidemill_operator.actuators.connect.connectors import KafkaConnect
-from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
-from tidemill_operator.actuators.kafka.log import KafkaLog
-from tidemill_operator.actuators.kafka.session import KafkaSession
-from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.kafka.clusters import keys_in_files
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
+from tidemill_operator.actuators.platform import connectors_of, topics_of
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.laptop.connect import LocalConnect
 from tidemill_operator.laptop.figures import LocalFigures, key_of
@@ -28,11 +24,7 @@ from tidemill_operator.laptop.servers import Servers, start_servers
 from tidemill_operator.laptop.session import Session
 from tidemill_operator.laptop.sources import Reading
 from tidemill_operator.laptop.store import Store, Stored
-from tidemill_operator.observer.controllers import Controllers
-from tidemill_operator.observer.observer import KAFKA_SECONDS
-from tidemill_operator.observer.progress import ProgressWatch
-from tidemill_operator.observer.scaling_figures import FiguresReader
-from tidemill_operator.observer.writes import Writes
+from tidemill_operator.observer.instruments import Instruments
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 
@@ -55,23 +47,32 @@ class Run:
         self._options, self._servers, self._say = options, servers, say
         self._runtime = _runtime(options, servers, environ)
         self._platform = platform_of(options, servers, environ)
-        own = KafkaSession(servers.kafka, self._platform.kafka_config, ANSWER_SECONDS)
-        clusters = Clusters(keys_in_files(self._runtime.references.root), own)
+        instruments = Instruments.of(self._platform, keys_in_files(self._runtime.references.root))
+        clusters, self._progress = instruments.clusters, instruments.progress
         self._connect = LocalConnect(
             options.data_dir, environ=environ, brokers=servers.kafka, secured=bool(self._platform.kafka_config),
             references_root=self._runtime.references.root, running=servers.take_connect, say=say,
         )  # fmt: skip
-        self._actuators = _actuators(self._platform, servers, self._runtime, clusters, self._connect)
+        self._actuators = Actuators(
+            kafka=topics_of(self._platform),
+            postgres=PostgresSchemas(servers.postgres),
+            secrets=FileSecrets(self._runtime.secrets_root),
+            runtime=self._runtime,
+            clusters=clusters,
+            connect=connectors_of(self._platform) or self._connect,
+        )
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
-        reader = FiguresReader(servers.kafka, servers.postgres, config=self._platform.kafka_config, clusters=clusters)
-        self._scaling = LocalScaling(options.data_dir / "scaling", reader=reader, runtime=self._runtime, say=say)
-        kafka_log = KafkaLog(servers.kafka, config=self._platform.kafka_config, timeout_seconds=KAFKA_SECONDS)
-        self._progress = ProgressWatch(
-            unled=Controllers(kafka_log.led).silent_seconds, refused=Writes.of(servers.postgres).refusal
+        self._scaling = LocalScaling(
+            options.data_dir / "scaling", reader=instruments.reader, runtime=self._runtime, say=say
         )
         self._figures = LocalFigures(
-            kafka_log, servers.postgres, clusters=clusters, host=options.host, say=say, progress=self._progress.take
+            instruments.log,
+            servers.postgres,
+            clusters=clusters,
+            host=options.host,
+            say=say,
+            progress=self._progress.take,
         )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
         self._passes = Passes(self._session.step)
@@ -208,22 +209,4 @@ def _runtime(options: Options, servers: Servers, environ: Mapping[str, str]) -> 
         ports=options.ports.first,
         reserved=options.ports.named.values(),
         host=options.host,
-    )
-
-
-def _actuators(
-    platform: Platform, servers: Servers, runtime: LocalRuntime, clusters: Clusters, local: LocalConnect
-) -> Actuators:
-    return Actuators(
-        kafka=KafkaTopics(
-            servers.kafka,
-            config=platform.kafka_config,
-            throttle_bytes=platform.replication_throttle,
-            offsets_replicas=platform.offsets_replication,
-        ),
-        postgres=PostgresSchemas(servers.postgres),
-        secrets=FileSecrets(runtime.secrets_root),
-        runtime=runtime,
-        clusters=clusters,
-        connect=KafkaConnect(ConnectClient(platform.connect_url)) if platform.connect_url else local,
     )
