@@ -76,7 +76,7 @@ def _operator(manifests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_lint(case: str, helm: Any) -> None:
+def test_helm_lint_finds_no_fault(case: str, helm: Any) -> None:
     """Helm itself finds no fault."""
     chart, files, settings = CASES[case]
     command = ["lint", "--strict", str(ROOT / "charts" / chart), "--kube-version", binaries.kubernetes_version()]
@@ -87,7 +87,7 @@ def test_lint(case: str, helm: Any) -> None:
 
 
 @all_cases
-def test_names_and_namespaces(manifests: list[dict[str, Any]]) -> None:
+def test_objects_have_distinct_names_and_name_their_namespace(manifests: list[dict[str, Any]]) -> None:
     """Objects of a namespace say which, and no two are the same."""
     cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
     cluster_wide |= {"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}

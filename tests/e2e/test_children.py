@@ -81,7 +81,9 @@ def test_an_edited_deployment_is_put_right(edit: str, world: Any, shop: Any, eve
     eventually(lambda: rolled_out(world, shop), what="its pods are ready", seconds=300.0)
 
 
-def test_kubectl_scale(world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]) -> None:
+def test_kubectl_scale_changes_the_spec_and_the_processors_under_load(
+    world: Any, shop: Any, eventually: Callable[..., Any], some_orders: Callable[..., Any]
+) -> None:
     """The scale subresource is the spec's; processors come and go under load."""
     namespace = shop.platform.namespace
 

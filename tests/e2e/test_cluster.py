@@ -247,12 +247,12 @@ def test_network_policies_are_enforced(kubectl: Kubectl) -> None:
     eventually(lambda: asks().returncode == 0, what="without the policy it comes through", seconds=_DEADLINE_SECONDS)
 
 
-def test_logs(kubectl: Kubectl) -> None:
+def test_kubectl_logs_shows_what_a_container_printed(kubectl: Kubectl) -> None:
     """What a container printed is shown."""
     assert kubectl("logs", "deployment/probe") == "serving\n"
 
 
-def test_port_forward(kubectl: Kubectl) -> None:
+def test_port_forward_leads_to_a_pod(kubectl: Kubectl) -> None:
     """A port of the machine leads to a pod."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -197,7 +197,9 @@ FILTERS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = [
 
 
 @pytest.mark.parametrize(("parameters", "fits"), FILTERS, ids=[str(parameters) for parameters, _ in FILTERS])
-def test_filters(api: Api, parameters: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> None:
+def test_filters_keep_the_rows_of_the_unfiltered_answer_that_match(
+    api: Api, parameters: dict[str, Any], fits: Callable[[dict[str, Any]], bool]
+) -> None:
     """A filter keeps the rows of the unfiltered answer that fit, over GET and POST alike."""
     every = api.rows("by_store", limit=10_000)
     expected = [row for row in every if fits(row)]
@@ -494,7 +496,7 @@ def test_metrics_name_routes_and_caches(api: Api) -> None:
     assert "/v1/pipelines/shop" not in text, "paths as they were asked for are no labels"
 
 
-def test_documents(api: Api) -> None:
+def test_the_openapi_document_covers_all_routes(api: Api) -> None:
     """The OpenAPI document covers the routes; the page that shows it loads nothing from elsewhere."""
     document = api.client.get("/openapi.json").json()
     assert {

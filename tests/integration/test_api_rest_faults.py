@@ -315,7 +315,7 @@ def test_who_does_not_read_an_export_loses_its_place(ready_bench: Callable[..., 
 KEY, OTHER = ("abc", "s3cret"), ("def", "0ther")
 
 
-def test_keys(ready_bench: Callable[..., Any]) -> None:
+def test_a_key_with_the_query_scope_opens_every_answer_and_no_other_does(ready_bench: Callable[..., Any]) -> None:
     """A key with query:read opens every way to an answer, the cached one too; no key or another's does not."""
     bench = ready_bench("locked", auth=True, ttl="30s")
     keys = [

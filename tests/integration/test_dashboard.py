@@ -235,7 +235,7 @@ def test_a_filter_of_the_wrong_type(site: Site, page: Page) -> None:
     state(page, "anomalies", "empty")
 
 
-def test_a_pipeline_without_windows(site: Site, page: Page) -> None:
+def test_panels_of_a_pipeline_without_windows_say_that_they_are_empty(site: Site, page: Page) -> None:
     page.goto(site.at(pipeline="fresh"))
     for panel in ("chart", "windows"):
         assert state(page, panel, "empty").startswith("No windows yet")
@@ -316,7 +316,7 @@ def test_what_the_address_names_and_is_not_there(site: Site, page: Page) -> None
     expect(page.locator("#message")).to_have_text("visits has no numeric metric landing; views is shown.")
 
 
-def test_a_phone(site: Site, page: Page) -> None:
+def test_a_page_is_never_wider_than_a_phones_screen(site: Site, page: Page) -> None:
     """Nothing is wider than the screen."""
     page.set_viewport_size({"width": 390, "height": 844})
     for aggregation in ("by_user", "visits"):

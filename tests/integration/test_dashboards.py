@@ -152,7 +152,7 @@ def watched(servers: Servers, tmp_path_factory: pytest.TempPathFactory, operator
         traffic.close()
 
 
-def test_every_panel_shows_something(watched: tuple[Prometheus, Traffic]) -> None:
+def test_every_panel_has_data_while_events_arrive(watched: tuple[Prometheus, Traffic]) -> None:
     asked, traffic = watched
     empty = queries()
 

@@ -68,7 +68,7 @@ def shown(answer: Any, page: Any) -> Any:
     return answer
 
 
-def test_the_file_is_valid(type_in: Callable[[str], str]) -> None:
+def test_tidemill_validate_accepts_the_file_of_the_session(type_in: Callable[[str], str]) -> None:
     assert type_in(".venv/bin/tidemill validate") == "orders.yaml: ok\n"
 
 

@@ -209,7 +209,7 @@ def test_a_killed_send_goes_on_where_it_was(small: Small) -> None:
     assert run.counted("overall") == after
 
 
-def test_again_counts_anew(small: Small) -> None:
+def test_sending_with_again_counts_the_same_events_a_second_time(small: Small) -> None:
     before = small.run.counted("overall")
     assert small.send("orders.csv", "--again").returncode == 3
     eventually(lambda: small.run.counted("overall") == before + small.accepted, seconds=60, what="counted twice")

@@ -93,7 +93,7 @@ def test_values_of_requests_are_exact(text: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "NaN", "inf", "1_000", "1,5", " 1"])
-def test_other_values_are_refused(text: str) -> None:
+def test_a_text_that_is_no_decimal_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not of type decimal; write a number, such as 12\.50"):
         parse_value(text, "decimal(2)")
 

@@ -56,7 +56,7 @@ def test_a_time_is_read_in_each_notation(text: str, moment: dt.datetime) -> None
     ["", "now", "2013-01", "2013-01-01T05:00:00", "2013-02-30T00:00:00Z", "9" * 30, "0000-01-01T00:00:00Z",
      "2013-01-01T05:00:00Z\n", "0001-01-01T00:00:00+05:00", "٢٠١٣-01-01T05:00:00Z", "2013-01-01T24:00:01Z"],
 )  # fmt: skip
-def test_what_is_no_time(text: str) -> None:
+def test_a_text_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"time|years"):
         parse_time(text)
 
@@ -84,7 +84,7 @@ def test_a_value_is_read_as_the_type_of_its_column(text: str, kind: str, value: 
      ("inf", "number"), ("1_000", "number"), ("True", "boolean"), ("1", "boolean"), ("a\0b", "string"),
      ("\ud800", "string"), ("{}", "object")],
 )  # fmt: skip
-def test_what_is_no_value(text: str, kind: str) -> None:
+def test_a_text_that_is_no_value_of_its_type_is_refused_with_the_type(text: str, kind: str) -> None:
     with pytest.raises(ValueError, match=kind):
         parse_value(text, kind)
 
@@ -149,7 +149,7 @@ def test_lists_are_split_in_query_strings_only() -> None:
         b'{"closed": "true"}', b'{"group_by": "k"}', b'{"group_by": [1]}', b'{"tz": 1}', b'{"from": false}',
     ],
 )  # fmt: skip
-def test_bodies_that_are_refused(body: bytes) -> None:
+def test_a_body_that_is_no_query_is_answered_with_400(body: bytes) -> None:
     with pytest.raises(Problem) as caught:
         Parameters.from_json(body, MEMBERS)
     assert caught.value.status == 400
@@ -246,7 +246,7 @@ def test_a_suffix_or_the_accept_header_chooses_the_format(suffix: str | None, ac
     ("header", "same"),
     [(None, False), ("", False), ("*", True), ('W/"a"', True), ('"a"', True), ('"b", W/"a"', True), ('"b"', False)],
 )
-def test_etags_are_compared_weakly(header: str | None, same: bool) -> None:
+def test_an_etag_matches_its_weak_and_its_strong_form(header: str | None, same: bool) -> None:
     assert matches(header, 'W/"a"') is same
 
 
@@ -260,7 +260,9 @@ def test_etags_are_compared_weakly(header: str | None, same: bool) -> None:
         (b"x\xc3", "eMM=", "base64"),  # not cut: it came so
     ],
 )
-def test_bytes_of_dead_letters(value: bytes | None, shown: str | None, encoding: str | None) -> None:
+def test_values_of_dead_letters_are_text_or_else_base64(
+    value: bytes | None, shown: str | None, encoding: str | None
+) -> None:
     assert DEAD_LETTERS.converters["value"](value) == shown
     assert DEAD_LETTERS.converters["value_encoding"](value) == encoding
 

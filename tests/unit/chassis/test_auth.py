@@ -63,7 +63,7 @@ def authenticator(tmp_path: Path, time: Time) -> Authenticator:
     ],
     ids=["a secret may hold underscores", "the scheme's case and blanks do not matter", "another key"],
 )
-def test_a_good_key_passes(authenticator: Authenticator, header: str, scope: str) -> None:
+def test_a_key_with_the_scope_passes(authenticator: Authenticator, header: str, scope: str) -> None:
     assert authenticator.check(pipeline(), header, scope) is None
 
 
@@ -88,7 +88,9 @@ def test_a_good_key_passes(authenticator: Authenticator, header: str, scope: str
         "Bearer tm_w1_" + "x" * 10_000,
     ],
 )
-def test_anything_else_is_unauthorized(authenticator: Authenticator, header: str | None) -> None:
+def test_a_header_without_a_known_key_is_unauthorized_and_not_repeated(
+    authenticator: Authenticator, header: str | None
+) -> None:
     with pytest.raises(Unauthorized, match="Authorization: Bearer") as raised:
         authenticator.check(pipeline(), header, "events:append")
     assert "s_e_c" not in str(raised.value)
@@ -110,12 +112,12 @@ def test_no_key_is_asked_for_where_none_is_required(authenticator: Authenticator
     assert authenticator.check(pipeline(required=False), header, "events:append") is None
 
 
-def test_unset_counts_as_required(authenticator: Authenticator) -> None:
+def test_keys_are_required_if_the_config_does_not_say_so(authenticator: Authenticator) -> None:
     with pytest.raises(Unauthorized):
         authenticator.check(pipeline(required=None), None, "events:append")
 
 
-def test_no_file_means_nobody(tmp_path: Path) -> None:
+def test_without_a_file_of_keys_every_key_is_unauthorized(tmp_path: Path) -> None:
     with pytest.raises(Unauthorized):
         Authenticator(WorkloadSettings(secrets_dir=tmp_path)).check(pipeline(), "Bearer tm_w1_x", "events:append")
 

@@ -139,7 +139,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         ResilienceConfig.load(tmp_path / "gone.yaml", {})
 
 
-def test_predicates_can_be_replaced() -> None:
+def test_a_given_predicate_decides_what_opens_the_breaker() -> None:
     guards = ResilienceConfig().guards(is_failure={"database": lambda error: isinstance(error, KeyError)})
     for _ in range(5):
         with pytest.raises(KeyError):

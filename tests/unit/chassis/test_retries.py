@@ -50,7 +50,7 @@ def test_retries_wait_longer_each_time_up_to_the_maximum(
     [(UserError(), {}), (Refused(), {}), (Broken(), {"retry": False})],
     ids=["the caller's mistake", "repeating cannot help", "must not be done twice"],
 )
-def test_what_is_not_repeated(mode: str, error: Exception, options: dict[str, Any]) -> None:
+def test_a_call_that_must_not_be_repeated_runs_once(mode: str, error: Exception, options: dict[str, Any]) -> None:
     time = Time()
     guard = make(time, retries=3, failures=100)
     calls = []

@@ -160,7 +160,7 @@ def test_what_becomes_a_number_or_a_text(text: str, kind: str, value: Any) -> No
         ("a AND TRUE", "AND takes a condition, not a decimal"),
     ],
 )
-def test_refusals_name_decimals(text: str, message: str) -> None:
+def test_an_expression_that_mixes_types_is_refused_with_the_type_decimal(text: str, message: str) -> None:
     with pytest.raises(ExpressionError) as refused:
         check(text, TYPES)
     assert message in str(refused.value)

@@ -182,7 +182,9 @@ def test_an_expression_has_this_value_of_this_type(expression: str, expected: An
         ("CONCAT(s, s)", {"s": "é" * MAX_DERIVED_BYTES}, None, "too long for a group column"),
     ],
 )
-def test_every_function_is_total(expression: str, row: dict[str, Any], expected: Any, reason: str) -> None:
+def test_an_expression_has_a_value_or_null_where_a_function_has_no_result(
+    expression: str, row: dict[str, Any], expected: Any, reason: str
+) -> None:
     assert value(expression, **row) == expected, reason
 
 
@@ -288,14 +290,14 @@ def test_a_broken_filter_is_named() -> None:
         compile_transform(spec(where="x > 1"))
 
 
-def test_no_rows_and_constants() -> None:
+def test_constants_fill_the_rows_of_a_frame_and_an_empty_frame_stays_empty() -> None:
     transform = compile_transform(spec("1", "'x'", "POW(2, 0.5)", where="TRUE"))
     empty = pl.DataFrame([], schema=SCHEMA)
     assert transform.apply(empty).shape == (0, len(SCHEMA) + 3)
     assert transform.apply(pl.DataFrame([ROW, ROW], schema=SCHEMA, orient="row")).shape == (2, len(SCHEMA) + 3)
 
 
-def test_columns_of_an_expression() -> None:
+def test_the_columns_of_an_expression_are_those_it_reads() -> None:
     assert columns("CASE WHEN i > 0 THEN UPPER(s) ELSE 'x' END") == {"i", "s"}
 
 

@@ -16,7 +16,7 @@ EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples" / "inputs").g
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_valid(example: Path) -> None:
+def test_every_example_of_inputs_passes_validation(example: Path) -> None:
     (document,) = load_documents(example.read_text())
     assert check(document)[1] == []
 

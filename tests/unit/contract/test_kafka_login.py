@@ -42,7 +42,7 @@ LOGIN = {"sasl.mechanism": "scram-sha-512", "sasl.username": "me\n", "sasl.passw
         ),
     ],
 )
-def test_settings(keys: dict[str, str], expected: dict[str, str]) -> None:
+def test_keys_of_a_secret_become_client_settings(keys: dict[str, str], expected: dict[str, str]) -> None:
     assert client_settings(keys) == expected
 
 
@@ -59,14 +59,14 @@ def test_settings(keys: dict[str, str], expected: dict[str, str]) -> None:
         ({"ca.crt": "abc"}, "ca.crt is no PEM text; write the text from -----BEGIN to the end"),
     ],
 )
-def test_what_is_wrong(keys: dict[str, str], text: str) -> None:
+def test_a_wrong_secret_is_refused_with_its_key_and_without_its_password(keys: dict[str, str], text: str) -> None:
     with pytest.raises(LoginError) as refused:
         client_settings(keys)
     assert str(refused.value).startswith(text)
     assert "hidden" not in str(refused.value)
 
 
-def test_keys_are_files(tmp_path: Path) -> None:
+def test_known_keys_are_read_from_files_and_others_are_ignored(tmp_path: Path) -> None:
     assert read_keys(tmp_path / "none") == {}
     (tmp_path / "sasl.username").write_text("me")
     (tmp_path / "sasl.kerberos.kinit.cmd").write_text("not read")

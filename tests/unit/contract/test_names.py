@@ -63,7 +63,7 @@ def test_services_are_dns_labels(component: str) -> None:
     assert len(names.service(LONG[1], component)) <= names.SERVICE_MAX
 
 
-def test_plain_names_read_plainly() -> None:
+def test_derived_names_of_short_names_are_readable() -> None:
     assert names.schema("analytics", "web-traffic") == "analytics__web_traffic"
     assert names.topic("analytics", "flights", "events") == "analytics.flights.events"
     assert names.consumer_group("analytics", "flights") == "tidemill.analytics.flights"

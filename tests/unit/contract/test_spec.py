@@ -20,7 +20,7 @@ def example(name: str) -> AnalyticsPipeline:
     return AnalyticsPipeline.model_validate(load_documents(text)[0])
 
 
-def test_the_examples_are_found() -> None:
+def test_every_committed_example_is_checked() -> None:
     assert [file.stem for file in EXAMPLES] == ["flights", "server-metrics", "web-traffic"]
 
 

@@ -31,7 +31,7 @@ Reader = Callable[[str], dt.datetime]
         ("0001-01-01T00:00:00Z", dt.datetime(1, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_what_is_a_time(read: Reader, text: str, moment: dt.datetime) -> None:
+def test_a_text_with_a_date_is_read_as_its_instant(read: Reader, text: str, moment: dt.datetime) -> None:
     assert read(text) == moment
 
 
@@ -48,7 +48,7 @@ LENIENT = ("2026-01-01T00:00:00.Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:
         "9999-12-31T23:59:59-00:01", "\uff12026-01-01", "2026-01-01T00:00:00Z\n",
     ],
 )  # fmt: skip
-def test_what_is_no_time(read: Reader, text: str) -> None:
+def test_a_text_that_is_no_instant_is_refused(read: Reader, text: str) -> None:
     if read is read_start and text in LENIENT:
         read(text)
         return

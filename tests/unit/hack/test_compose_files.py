@@ -82,7 +82,9 @@ def test_what_is_not_known_is_refused(tmp_path: Path, text: str, message: str) -
         ("${A}", {}, ""),
     ],
 )
-def test_variables(tmp_path: Path, written: str, environ: dict[str, str], meant: str) -> None:
+def test_variables_are_substituted_as_compose_does_it(
+    tmp_path: Path, written: str, environ: dict[str, str], meant: str
+) -> None:
     """As Compose has them."""
     file = write(tmp_path, f"services: {{a: {{image: x, environment: {{V: '{written}'}}}}}}\n")
     assert load(file, environ)["a"].environment["V"] == meant

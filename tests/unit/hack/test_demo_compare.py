@@ -229,7 +229,7 @@ def test_division_by_zero_is_no_value() -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [("250ms", 250), ("5s", 5_000), ("2d", 172_800_000)])
-def test_durations(text: str, expected: int) -> None:
+def test_durations_have_the_units_of_the_resource(text: str, expected: int) -> None:
     """Units of the resource's durations."""
     assert milliseconds(text) == expected
 

@@ -287,7 +287,7 @@ def test_recordings_become_shapes(tmp_path: Path) -> None:
     assert [later.rate(t) for t in (0.0, 300.0)] == [50.0, 100.0]
 
 
-def test_what_is_written(tmp_path: Path) -> None:
+def test_a_simulation_writes_json_with_its_settings_and_an_svg_picture(tmp_path: Path) -> None:
     """JSON with all settings, and a picture that is XML."""
     short = Shape("a short one", 600.0, lambda _: 30_000.0)
     comparison = compare(short)

@@ -82,7 +82,7 @@ def test_what_github_does_not_send_is_refused(headers: dict[str, str], code: str
     assert (problem.code, detail in problem.detail) == (code, True), problem.detail
 
 
-def test_another_body_is_refused() -> None:
+def test_a_signature_of_another_body_is_refused() -> None:
     assert refusal(hook("github"), {"x-hub-signature-256": GITHUB}, BODY + b"\n").code == "wrong_signature"
 
 
@@ -153,7 +153,7 @@ def test_the_time_and_the_body_cannot_be_shifted_into_each_other() -> None:
     assert refusal(webhook, {**sign, "x-time": "1700000000.5"}).code == "malformed_signature"
 
 
-def test_deliveries_have_keys() -> None:
+def test_a_delivery_has_the_idempotency_key_of_its_sender_or_none() -> None:
     claim = claimed(hook("github"), Headers({"x-hub-signature-256": GITHUB}))
     for headers, body, expected in (
         ({"x-github-delivery": "72d3162e"}, BODY, "webhooks/w/72d3162e"),

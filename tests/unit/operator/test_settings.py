@@ -47,7 +47,9 @@ READ: list[tuple[str, str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "member", "expected"), READ)
-def test_variables(name: str, value: str, member: str, expected: Any) -> None:
+def test_each_variable_sets_one_member_and_an_empty_one_sets_none(
+    name: str, value: str, member: str, expected: Any
+) -> None:
     """Each sets one member; an empty one counts as unset."""
     assert getattr(Platform.from_env({name: value}), member) == expected
 

@@ -77,7 +77,7 @@ PARTS: list[tuple[Outcome, tuple[str, str, str], tuple[str, str], dict[str, str]
 
 
 @pytest.mark.parametrize(("outcome", "part", "ready", "abnormal", "why"), PARTS, ids=[row[4] for row in PARTS])
-def test_one_component(
+def test_the_condition_of_a_component_decides_what_ready_says(
     outcome: Outcome, part: tuple[str, str, str], ready: tuple[str, str], abnormal: dict[str, str], why: str
 ) -> None:
     """Its own condition, what Ready says of it, and which abnormal condition appears."""

@@ -275,7 +275,7 @@ def outage(length: int) -> list[float]:
     return [*noise(400), *[1e6 * 10**i for i in range(length)]]
 
 
-def test_cooldown() -> None:
+def test_an_anomaly_is_not_repeated_within_its_cooldown() -> None:
     """No repeat within it; the first window after it counts again. Without one: a number of windows."""
     values = outage(100)[:440]
     spec = DETECTORS.make(type="zscore", warmup=390, threshold=3)

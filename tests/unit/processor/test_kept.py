@@ -23,7 +23,7 @@ def test_an_amount_is_read_as_bytes(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1GB", "Gi", "1 Gi", "1e3", "1Ti", "\u0661k"])
-def test_what_is_no_amount(text: str) -> None:
+def test_a_text_that_is_no_amount_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="such as 512Mi or 1Gi"):
         parse_bytes(text)
 

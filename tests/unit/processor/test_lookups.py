@@ -215,7 +215,7 @@ def test_changes_are_merged_into_many_rows(monkeypatch: pytest.MonkeyPatch) -> N
         assert joined["v"].to_list() == [expected.get(key) for key in events["id"]]
 
 
-def test_a_lookup_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_with_too_many_rows_or_bytes_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MOST_ROWS", 2)
     with pytest.raises(LookupFault, match="has more than 2 rows, the limit of a lookup; look up fewer rows"):
         loaded(tmp_path, f"{HEADER}a,1,,\nb,1,,\nc,1,,\n")

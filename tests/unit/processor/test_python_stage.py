@@ -82,7 +82,9 @@ def test_a_file_imports_its_neighbours_and_cannot_hide_a_module_of_python(tmp_pa
         ("{'t': (1, 2), 3: True}", [b'{"t":[1,2],"3":true}']),
     ],
 )
-def test_what_a_function_returns(tmp_path: Path, expression: str, results: list[bytes]) -> None:
+def test_each_event_that_a_function_returns_becomes_a_record(
+    tmp_path: Path, expression: str, results: list[bytes]
+) -> None:
     assert returning(tmp_path, expression).results('{"k": "é", "n": [1, null]}'.encode()) == results
 
 
@@ -167,7 +169,7 @@ def test_a_processor_sees_the_time_and_the_headers_of_the_source(tmp_path: Path)
         assert message(headers).timestamp() == (1, 5)
 
 
-def test_an_example_is_right() -> None:
+def test_the_example_enriches_each_item_of_an_order() -> None:
     folder = Path(__file__).parents[3] / "crds" / "examples" / "events"
     function = UserFunction(folder / "enrich.py", "enrich")
     function.load()

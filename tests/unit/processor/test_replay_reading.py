@@ -62,7 +62,7 @@ def test_what_lies_beyond_is_as_if_never_read(
     assert dict(cut.invalid) == {p: n for p, n in ((0, invalid), (1, 2)) if n}
 
 
-def test_a_pace() -> None:
+def test_a_rate_bounds_the_events_of_a_batch_and_rests_after_them() -> None:
     """Half a second's events at once, and a rest after them; without a rate neither."""
     pace = Pace(1_000)
     assert (pace.limit(50_000), Pace(1).limit(50_000), Pace(0).limit(50_000)) == (500, 1, 50_000)

@@ -126,7 +126,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("reason", "raw"), VALID, ids=[reason for reason, _ in VALID])
-def test_valid_events_are_decoded(reason: str, raw: bytes) -> None:
+def test_a_valid_event_is_decoded_alike_alone_and_in_a_batch(reason: str, raw: bytes) -> None:
     decoded = DECODER.decode(raw, NOW)
     assert decoded.must in ("m", "a\\u0000")
     assert isinstance(decoded.ts, int)

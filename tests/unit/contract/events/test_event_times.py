@@ -104,7 +104,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "meant"), TAKEN)
-def test_an_event_time_means(text: str, meant: str) -> None:
+def test_an_event_time_is_read_as_one_instant_by_either_decoder(text: str, meant: str) -> None:
     raw = json.dumps({"ts": text, "seen": text}).encode()
     event = DECODER.decode(raw, NOW)
     assert (event.ts, event.seen) == (ms(meant), ms(meant))
@@ -112,7 +112,7 @@ def test_an_event_time_means(text: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(("value", "meant"), OTHER)
-def test_another_timestamp_means(value: Any, meant: int) -> None:
+def test_a_timestamp_field_may_lie_in_the_years_1_to_9999(value: Any, meant: int) -> None:
     """Other fields than the event time may lie anywhere in the years 1 to 9999."""
     raw = json.dumps({"ts": NOW, "seen": value}).encode()
     event = DECODER.decode(raw, NOW)

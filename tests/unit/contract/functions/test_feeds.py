@@ -91,7 +91,7 @@ CHANGES: list[tuple[Feeds, str, str, str, int | None, Feeds, str]] = [
 @pytest.mark.parametrize(
     ("before", "known", "wanted", "there", "closed", "after", "reason"), CHANGES, ids=[row[-1] for row in CHANGES]
 )
-def test_what_comes_and_leaves(
+def test_columns_that_come_or_leave_change_the_feeds_once(
     before: Feeds, known: str, wanted: str, there: str, closed: int | None, after: Feeds, reason: str
 ) -> None:
     """The known columns and the wanted ones, those of the table, and what was closed."""
@@ -111,7 +111,7 @@ WRITERS: list[tuple[Feeds, str, int, str]] = [
 
 
 @pytest.mark.parametrize(("feeds", "columns", "since", "reason"), WRITERS, ids=[row[-1] for row in WRITERS])
-def test_what_a_writer_notes(feeds: Feeds, columns: str, since: int, reason: str) -> None:
+def test_a_writer_notes_the_feed_of_the_columns_it_has(feeds: Feeds, columns: str, since: int, reason: str) -> None:
     assert feeds.of_writer(columns.split()) == since, reason
 
 

@@ -139,6 +139,6 @@ def test_long_names_of_two_fields_have_columns_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("bounds", [[1, 1], [2, 1], [], [0] * 65, [True], ["1"], [float("nan"), 1]])
-def test_bounds_that_are_refused(bounds: list[Any]) -> None:
+def test_bounds_that_do_not_ascend_or_are_too_many_are_refused(bounds: list[Any]) -> None:
     with pytest.raises(ValueError):
         METRICS.make(**{"name": "m", "function": "histogram", "field": "v", "bounds": bounds})

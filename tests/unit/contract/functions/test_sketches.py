@@ -186,7 +186,7 @@ def test_long_texts_are_cut_and_stay_different() -> None:
     assert all(value.startswith("ü" * 100 + "…") and len(value.encode()) <= VALUE_BYTES for value, _, _ in listed[:2])
 
 
-def test_no_values_list_nothing() -> None:
+def test_topk_of_no_values_is_null() -> None:
     assert build(FREQUENT, []) is None
     assert top(None) is None
 

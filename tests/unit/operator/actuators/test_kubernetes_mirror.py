@@ -43,7 +43,7 @@ def test_what_is_in_doubt_is_not_known() -> None:
     assert mirror.get(CONFIG_MAP, NS, "a") is None
 
 
-def test_owners_are_told_apart() -> None:
+def test_objects_are_found_by_their_owner_and_shared_ones_too() -> None:
     mirror = Mirror([CONFIG_MAP])
     for name, owner in (("a", "o1"), ("b", "o2"), ("c", marks.SHARED)):
         mirror.saw(CONFIG_MAP, item(name, 10, owner=owner))

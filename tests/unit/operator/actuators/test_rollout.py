@@ -33,7 +33,9 @@ def workload(component: Any = "processor") -> Workload:
 
 
 @pytest.mark.parametrize(("what", "counts", "more", "message", "state"), ROLLOUTS, ids=[row[0] for row in ROLLOUTS])
-def test_how_far_it_is(what: str, counts: tuple[int, int, int], more: dict[str, Any], message: str, state: str) -> None:
+def test_a_rollout_reports_how_many_pods_are_updated_and_whether_it_serves(
+    what: str, counts: tuple[int, int, int], more: dict[str, Any], message: str, state: str
+) -> None:
     wanted = 1 if "of 1 " in message or "former" in message else counts[0]
     told = rollout(workload(), deployment(counts, wanted, **more), changed=0)
     if state == "done":

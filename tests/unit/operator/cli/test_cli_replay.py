@@ -88,7 +88,9 @@ def test_a_replay_is_followed_until_it_is_done(up: Up, capsys: pytest.CaptureFix
     ]
 
 
-def test_what_it_missed(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replay_that_missed_events_reports_them_with_its_own_exit_status(
+    up: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Events that were gone before they were read are told on the way and at the end, which is another exit code."""
     missed = {"missed": "events that the topic no longer holds are not counted, offsets 0: 7 to 9"}
     thread = up.answers(
@@ -119,7 +121,7 @@ def test_asked_for_and_taken_back(up: Up) -> None:
     assert up.asked == ""
 
 
-def test_what_it_cannot_do(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replay_that_cannot_begin_ends_with_1_and_the_remedy(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(up, "trains") == 1
     assert run(up, "flights", "--aggregation", "by_tail") == 1
     assert run(up, "flights", "--rate", "-1") == 1

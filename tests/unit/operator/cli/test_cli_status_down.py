@@ -46,7 +46,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         started.kill()
 
 
-def test_what_runs_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_addresses_conditions_and_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Addresses, pipelines with their conditions, processes; one that does not answer is said to be unreachable."""
     report(tmp_path, os.getpid())
     assert main(["status", "--data-dir", str(tmp_path)]) == 0

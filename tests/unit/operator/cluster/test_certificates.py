@@ -49,7 +49,9 @@ def test_a_new_certificate_is_trusted_under_all_its_names_and_no_other() -> None
         ("the clock went back before its beginning", -1, ("new", "new")),
     ],
 )
-def test_what_is_renewed_when(reason: str, days: float, expected: tuple[str, str]) -> None:
+def test_certificates_are_renewed_when_they_are_due_and_not_before(
+    reason: str, days: float, expected: tuple[str, str]
+) -> None:
     made = renewed(None, hosts=HOSTS, now=BEGIN)
     later = renewed(made, hosts=HOSTS, now=after(days))
     found = tuple(

@@ -116,7 +116,7 @@ def call(webhook: Webhook, trust: str, body: bytes, *, path: str = "/validate") 
         return answer.status, json.loads(answer.read())
 
 
-def test_it_answers_over_https(webhook: Webhook, keeper: Keeper) -> None:
+def test_the_webhook_answers_over_https_by_its_own_authority(webhook: Webhook, keeper: Keeper) -> None:
     body = json.dumps({"kind": "AdmissionReview", "request": request(FLIGHTS)}).encode()
     code, answer = call(webhook, keeper.certificates.bundle, body)
     assert code == 200

@@ -214,7 +214,7 @@ def test_texts_cannot_leave_their_comments() -> None:
 
 
 @pytest.mark.parametrize("events", [[], [None, 3, "x"]], ids=["no line", "no object"])
-def test_nothing_gives_no_pipeline(events: list[Any]) -> None:
+def test_a_file_without_events_drafts_no_pipeline(events: list[Any]) -> None:
     with pytest.raises(NothingFound, match="has no event"):
         drafted(events)
 

@@ -72,5 +72,5 @@ def test_references_name_namespace_secret_and_key(tmp_path: Path) -> None:
     assert secret_reference(tmp_path) == f"${{tidemill:{tmp_path}/connect/secrets/{{namespace}}/{{name}}:{{key}}}}"
 
 
-def test_plugins_are_pinned() -> None:
+def test_every_plugin_names_a_file_and_its_sha256() -> None:
     assert all(len(plugin.sha256) == 64 and plugin.file for plugin in PLUGINS.values())

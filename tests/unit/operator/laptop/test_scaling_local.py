@@ -240,6 +240,6 @@ def test_explain_of_a_name_that_is_not_one(state: Path, name: str, expected: str
         told(state, name)
 
 
-def test_explain_without_a_run(tmp_path: Path) -> None:
+def test_explain_without_a_running_up_names_the_command_that_starts_it(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="tidemill up -f FILE"):
         told(tmp_path, "flights")

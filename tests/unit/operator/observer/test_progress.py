@@ -179,7 +179,7 @@ def test_controllers_are_asked_beside_the_looks_and_now_and_then() -> None:
     assert asked == [0.0, 5.0, 10.0, 10.0, 25.0]
 
 
-def test_nobody_tells() -> None:
+def test_an_observer_without_answers_becomes_an_outage_after_ten_seconds() -> None:
     """Ten seconds without an answer are an outage, five are none; the reason follows what is seen after it."""
     assert Watch().sees(at((0, 7)), AWAY, at((0, 7)), AWAY) == []
     watch = Watch()

@@ -209,7 +209,7 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
 
 
 @pytest.mark.parametrize(("noted", "expected", "why"), WAYS, ids=[row[2] for row in WAYS])
-def test_ways_to_lose_events(noted: tuple[Loss, ...], expected: list[str], why: str) -> None:
+def test_each_way_of_losing_events_has_its_message(noted: tuple[Loss, ...], expected: list[str], why: str) -> None:
     found = losses("t", LiveTopic(2, 1, "B2"), LiveSchema(read_from="B2", losses=noted))
     assert [str(error) for error in found] == expected, why
 

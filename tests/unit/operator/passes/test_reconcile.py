@@ -256,7 +256,7 @@ def test_an_edit_that_takes_the_refusal_back(document: Document, world: MemoryWo
     assert world.take_writes() == []
 
 
-def test_more_replicas_than_brokers(document: Document, world: MemoryWorld) -> None:
+def test_more_replicas_than_brokers_are_refused_until_there_are_enough(document: Document, world: MemoryWorld) -> None:
     told = apply(with_topic(document, partitions=3, replicationFactor=3), world)
     assert message(told, "Ready").startswith("spec.source.topic.replicationFactor: 3 needs as many brokers")
     assert world.take_writes() == []

@@ -49,7 +49,7 @@ PARTITIONS: list[tuple[int | None, int | None, int, int, str]] = [
 
 
 @pytest.mark.parametrize(("asked", "live", "kept", "expected", "reason"), PARTITIONS, ids=[r for *_, r in PARTITIONS])
-def test_partitions(
+def test_topic_positions_and_config_agree_on_the_number_of_partitions(
     document: Document, asked: int | None, live: int | None, kept: int, expected: int, reason: str
 ) -> None:
     """Topic, `_offsets` and config agree on the number."""

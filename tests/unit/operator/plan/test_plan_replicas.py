@@ -50,7 +50,7 @@ CASES: list[tuple[dict[str, Any], int, int, dict[str, list[str]], str]] = [
 
 
 @pytest.mark.parametrize(("topic", "source", "outputs", "expected", "why"), CASES, ids=[row[4] for row in CASES])
-def test_what_happens_to_replicas(
+def test_a_changed_replication_factor_plans_the_moves_of_its_topics(
     document: Document, topic: dict[str, Any], source: int, outputs: int, expected: dict[str, list[str]], why: str
 ) -> None:
     assert planned(document, source=source, outputs=outputs, **topic) == expected

@@ -146,7 +146,7 @@ ALLOWED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("path", "edit", "why"), ALLOWED, ids=[row[2] for row in ALLOWED])
-def test_an_edit_that_can(document: Document, path: str, edit: dict[str, Any], why: str) -> None:
+def test_an_edit_that_loses_nothing_is_allowed(document: Document, path: str, edit: dict[str, Any], why: str) -> None:
     live = live_of(document)
     edited = copy.deepcopy(document)
     at(edited, path).update(edit)

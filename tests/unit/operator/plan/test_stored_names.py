@@ -25,7 +25,7 @@ from tidemill_contract.tables.windows import window_table
 from tidemill_operator.plan.model import LiveSchema, Schema
 from tidemill_operator.plan.postgres.feeding import feeds_after
 from tidemill_operator.plan.postgres.migration import as_noted_today, with_types_of
-from tidemill_processor import batch
+from tidemill_processor.batches import batch
 from tidemill_processor.detect import event_anomalies as watching
 from tidemill_processor.merge import aggregate, sessions
 

@@ -128,7 +128,7 @@ def test_mode_external_tells_what_runs_and_decides_nothing() -> None:
     assert deciding.replicas("p") == 4, "what others have set is where it begins"
 
 
-def test_dry_run_only_tells() -> None:
+def test_a_dry_run_reports_the_decision_and_changes_no_replicas() -> None:
     site = Site(config({**LAG, "dryRun": True}), lag=100)
     deciding = scaler(site)
     deciding.poll("p")

@@ -239,7 +239,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
-def test_a_poll(case: Case) -> None:
+def test_one_poll_decides_from_the_figures_and_what_is_remembered(case: Case) -> None:
     """One poll on top of what is remembered."""
     decision = one(case.settings, case.seen, current=case.current, state=case.state)
     assert (decision.desired, decision.reason, decision.limited_by) == case.expected, explain(decision)
@@ -439,7 +439,7 @@ def test_one_failed_poll_changes_nothing() -> None:
     assert stream.state.watched_since == NOW + 15
 
 
-def test_to_zero_and_back() -> None:
+def test_silence_scales_to_zero_and_one_event_starts_a_replica() -> None:
     """Silence, then one event."""
     stream = Stream(Settings(scale_to_zero_after_seconds=60.0))
     stream.polls(3, rate=100.0)
@@ -546,7 +546,7 @@ def test_every_reason_is_explained(reason: ScalingReason) -> None:
     assert len(scaling_status(Settings(), decision, State())["message"]) <= MAX_MESSAGE
 
 
-def test_the_status() -> None:
+def test_status_scaling_is_rounded_so_that_it_rarely_changes() -> None:
     """Rounded, so that it changes only with something."""
     stream = Stream(Settings(max_replicas=1))
     decision = stream.polls(8, rate=2123.0)[-1]

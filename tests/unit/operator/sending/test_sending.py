@@ -200,7 +200,7 @@ def test_a_resume_file_of_something_else_is_refused(ingest: Ingest, numbers: Pat
         send(ingest, order_of(numbers, resume=position))
 
 
-def test_patience_ends(ingest: Ingest, numbers: Path) -> None:
+def test_sending_gives_up_after_its_patience_and_names_the_answer(ingest: Ingest, numbers: Path) -> None:
     ingest.before = lambda _: httpx.Response(503, json={"code": "kafka_unavailable", "detail": "away"})
     with pytest.raises(SendError, match="503 kafka_unavailable: away; check that ingest runs, then send again"):
         send(ingest, order_of(numbers), client=ingest.client(patience_seconds=0.05))

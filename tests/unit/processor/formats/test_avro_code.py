@@ -146,7 +146,7 @@ def test_broken_bytes_are_never_read_as_something_else(value: Any, data: st.Data
 
 
 @given(LONGS)
-def test_numbers_of_all_lengths(number: int) -> None:
+def test_a_long_of_any_length_is_read_as_it_was_written(number: int) -> None:
     schema = schema_of({"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]})
     read = generate(schema, [Wanted(("n",), "integer")], row_of(1))
     assert msgspec.structs.astuple(read([written(schema, {"n": number})])[0][0]) == (number,)
