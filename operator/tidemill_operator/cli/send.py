@@ -62,13 +62,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--pipeline", metavar="NAME", help="the pipeline: name, or namespace/name; default: the only pipeline that runs"
     )
-    parser.add_argument("--url", metavar="INGEST", help="URL of ingest; default: the URL of the running `up`")
-    parser.add_argument(
-        "--spec",
-        type=Path,
-        metavar="FILE",
-        help="YAML of the pipeline, needed for CSV with --url; default: the YAML that `up` runs",
-    )
+    _add_target(parser)
     parser.add_argument("--rate", type=float, metavar="N", help="at most N events per second; default: no limit")
     parser.add_argument(
         "--workers",
@@ -84,9 +78,20 @@ def add_parser(subparsers: Any) -> None:
         help="resume file: stores how far FILE was sent, and the next run continues from there",
     )
     parser.add_argument("--again", action="store_true", help="send events that were sent before, and count them again")
-    parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
     add_data_dir(parser)
     add_reading(parser)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say where events are sent."""
+    parser.add_argument("--url", metavar="INGEST", help="URL of ingest; default: the URL of the running `up`")
+    parser.add_argument(
+        "--spec",
+        type=Path,
+        metavar="FILE",
+        help="YAML of the pipeline, needed for CSV with --url; default: the YAML that `up` runs",
+    )
+    parser.add_argument("--api-key-file", type=Path, metavar="PATH", help="file with an API key of the pipeline")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
-from tidemill_operator.actuators.kafka.clusters import keys_in_files
+from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.platform import connectors_of, topics_of
@@ -53,14 +53,7 @@ class Run:
             options.data_dir, environ=environ, brokers=servers.kafka, secured=bool(self._platform.kafka_config),
             references_root=self._runtime.references.root, running=servers.take_connect, say=say,
         )  # fmt: skip
-        self._actuators = Actuators(
-            kafka=topics_of(self._platform),
-            postgres=PostgresSchemas(servers.postgres),
-            secrets=FileSecrets(self._runtime.secrets_root),
-            runtime=self._runtime,
-            clusters=clusters,
-            connect=connectors_of(self._platform) or self._connect,
-        )
+        self._actuators = _actuators(self._platform, self._runtime, clusters, self._connect)
         self._store = Store(options.data_dir / "state")
         self._requests = Requests(options.data_dir / "requests")
         self._scaling = LocalScaling(
@@ -209,4 +202,15 @@ def _runtime(options: Options, servers: Servers, environ: Mapping[str, str]) -> 
         ports=options.ports.first,
         reserved=options.ports.named.values(),
         host=options.host,
+    )
+
+
+def _actuators(platform: Platform, runtime: LocalRuntime, clusters: Clusters, local: LocalConnect) -> Actuators:
+    return Actuators(
+        kafka=topics_of(platform),
+        postgres=PostgresSchemas(platform.postgres),
+        secrets=FileSecrets(runtime.secrets_root),
+        runtime=runtime,
+        clusters=clusters,
+        connect=connectors_of(platform) or local,
     )

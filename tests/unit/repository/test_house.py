@@ -45,6 +45,8 @@ for name in ("status", "outcome"):
     importlib.import_module(f"tidemill_operator.{name}")
 print(*(name for name in sys.argv[1:] if name in sys.modules))
 """
+LONG = {"ensure_partitions_sql": "it is the text of one SQL function"}
+"""Functions that may have more than 40 lines, and why."""
 SCRIPTS = sorted([*ROOT.glob("hack/*.sh"), ROOT / ".ci" / "run"])
 
 
@@ -170,6 +172,29 @@ def test_librdkafka_is_asked_nothing_of_coordinators() -> None:
     asked = r"\.(?:(?:describe|delete)_consumer_groups|(?:list|alter|delete)_consumer_group_offsets)\("
     sources = [path for folder in ("operator", "workloads") for path in (ROOT / folder).glob("**/*.py")]
     assert [_name(path) for path in sources if re.search(asked, path.read_text())] == []
+
+
+def _lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
+    """Return the number of lines of a function's body, without its docstring, comments and empty lines."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    texts = [text.strip() for text in lines[body[0].lineno - 1 : function.end_lineno]] if body else []
+    return sum(bool(text) and not text.startswith("#") for text in texts)
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS)
+def test_classes_and_functions_can_be_looked_through(folder: str) -> None:
+    """No class has more than 250 lines, no function more than 40 lines of code or 7 parameters."""
+    too_long = []
+    for path in (ROOT / folder).rglob("*.py"):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= 250:
+                too_long.append(f"{_name(path)}: {node.name}")
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LONG:
+                named = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)} - {"self", "cls"}
+                if _lines_of_code(node, text.splitlines()) > 40 or len(named) > 7:
+                    too_long.append(f"{_name(path)}: {node.name}")
+    assert too_long == []
 
 
 @pytest.mark.parametrize("folder", DISTRIBUTIONS)

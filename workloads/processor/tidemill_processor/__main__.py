@@ -8,8 +8,6 @@ import sys
 import time
 from typing import Any
 
-import redis
-
 from tidemill_chassis.health import Dependency, report
 from tidemill_chassis.redis_clients import sync_client
 from tidemill_chassis.resilience.config import ResilienceConfig
@@ -55,11 +53,8 @@ class Processor:
         self._config = config
         self._database = Database(settings, config, self._guards.database.timeout_seconds)
         self._source, self._outputs = Source(settings, config), Outputs(settings)
-        self._redis: redis.Redis | None = None
-        ping = None
-        if settings.redis_url:
-            self._redis = sync_client(settings, self._guards.redis.timeout_seconds)
-            ping = sync_client(settings, self._guards.redis.look_seconds).ping
+        with_redis = bool(settings.redis_url)
+        self._redis = sync_client(settings, self._guards.redis.timeout_seconds) if with_redis else None
         self._live: Live | None = None
         self._report = Report(self._database, config)
         self._registry = registry_of(config.spec, settings)
@@ -81,17 +76,19 @@ class Processor:
 
         if self.keeper is not None:
             self.keeper.held = lambda: self.loop.link.silent
-        upstream = Upstream(connection_of(settings), config) if config.spec.transform.python is not None else None
-        servers = Checked(
+        self._lookout = Lookout(self.loop, self.keeper, self._checked(settings), self._guards)
+        self._was_well = False
+
+    def _checked(self, settings: WorkloadSettings) -> Checked:
+        staged = self._config.spec.transform.python is not None
+        return Checked(
             self._source,
             self._database,
-            ping=ping,
+            ping=None if self._redis is None else sync_client(settings, self._guards.redis.look_seconds).ping,
             registry=self._registry,
-            outputs=self._outputs if self._source.login.servers and not replaying else None,
-            upstream=upstream,
+            outputs=self._outputs if self._source.login.servers and self.keeper is not None else None,
+            upstream=Upstream(connection_of(settings), self._config) if staged else None,
         )
-        self._lookout = Lookout(self.loop, self.keeper, servers, self._guards)
-        self._was_well = False
 
     def _note(self, changes: Any) -> None:
         if self._live is not None:
@@ -117,42 +114,12 @@ class Processor:
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Return the status code and body of /health."""
-        loop, keeper, guards = self.loop, self.keeper, self._guards
-        login = self._source.login
-        at = f"{login.servers}: " if login.servers else ""
-        kafka_ok = not loop.kafka.error and time.monotonic() - loop.kafka.answered_at < KAFKA_SILENCE_SECONDS
-        away = login.error or loop.kafka.error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
-        silent = "" if kafka_ok else f"{at}{away}"
-        partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
-        silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
-        dependencies = [
-            # If only some brokers answer, Kafka is not required here, because events in their partitions are still
-            # counted.
-            Dependency(
-                "source_kafka" if at else "kafka",
-                kafka_ok and not partly,
-                not partly,
-                silent or partly,
-                guards.kafka_consumer.state,
-            ),
-            Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
-        ]
-        if at and keeper is not None:
-            # Events are counted and stored meanwhile. Results are published later.
-            dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
-        if self._redis is not None and keeper is not None:
-            silent_redis = self._lookout.redis_error
-            dependencies.append(Dependency("redis", not silent_redis, False, silent_redis, guards.redis.state))
-        if self._registry is not None:
-            # While the registry does not answer, records with known schemas are still counted.
-            dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
-        if self._lookups is not None:
-            dependencies += self._lookups.dependencies()
+        loop, keeper = self.loop, self.keeper
         clock = keeper.clock if keeper is not None else None
         kept = standing(keeper)
         return report(
             "processor",
-            dependencies,
+            [*self._servers(), *self._side_servers()],
             {
                 "pipeline": f"{self._config.namespace}/{self._config.name}",
                 "partitions": sorted(loop.assignment.partitions),
@@ -165,6 +132,45 @@ class Processor:
             },
             degraded=kept.degraded,
         )
+
+    def _servers(self) -> list[Dependency]:
+        """Return the state of Kafka with the source topic, and of Postgres."""
+        loop, keeper, guards = self.loop, self.keeper, self._guards
+        login = self._source.login
+        at = f"{login.servers}: " if login.servers else ""
+        kafka_ok = not loop.kafka.error and time.monotonic() - loop.kafka.answered_at < KAFKA_SILENCE_SECONDS
+        away = login.error or loop.kafka.error or f"no answer for {KAFKA_SILENCE_SECONDS:.0f} s"
+        silent = "" if kafka_ok else f"{at}{away}"
+        partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
+        silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
+        return [
+            # If only some brokers answer, Kafka is not required here, because events in their partitions are still
+            # counted.
+            Dependency(
+                "source_kafka" if at else "kafka",
+                kafka_ok and not partly,
+                not partly,
+                silent or partly,
+                guards.kafka_consumer.state,
+            ),
+            Dependency("postgres", not silent_database, True, silent_database, guards.database.state),
+        ]
+
+    def _side_servers(self) -> list[Dependency]:
+        """Return the state of the servers that this processor needs for results, live updates, schemas and lookups."""
+        dependencies = []
+        if self._source.login.servers and self.keeper is not None:
+            # Events are counted and stored meanwhile. Results are published later.
+            dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
+        if self._redis is not None and self.keeper is not None:
+            silent, state = self._lookout.redis_error, self._guards.redis.state
+            dependencies.append(Dependency("redis", not silent, False, silent, state))
+        if self._registry is not None:
+            # While the registry does not answer, records with known schemas are still counted.
+            dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
+        if self._lookups is not None:
+            dependencies += self._lookups.dependencies()
+        return dependencies
 
     def ready(self) -> bool:
         """Return whether this process has been healthy once and is not superseded. Later outages do not matter."""

@@ -163,24 +163,7 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
     limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
     return [
         *_common(limit, most, "window_start", _ORDER),
-        query(
-            "granularity",
-            "Length of combined windows: a multiple of the stored length, such as `1d`, or weeks, months, quarters or"
-            " years of the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one window.",
-            GRANULARITY,
-        ),
-        query(
-            "tz",
-            "Time zone of days, such as America/New_York, if the granularity is in days or longer units. A day starts"
-            " at the first instant of its date. Default: the time zone of the stored windows, or else UTC.",
-            ZONE,
-        ),
-        query(
-            "fill",
-            "Adds windows without events between `from` and `to`. `null`: their metrics are null. `zero`: metrics with"
-            f" the functions {joined(sorted(ZERO_FILLED))} are 0, and all other metrics are null.",
-            FILL,
-        ),
+        *_combined(),
         query(
             "decimals",
             "The type of decimals in JSON and NDJSON: `string`, which is the default, or `number`. Both types have all"
@@ -200,6 +183,30 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
+    ]
+
+
+def _combined() -> list[Any]:
+    """Return the parameters that combine windows and add missing ones."""
+    return [
+        query(
+            "granularity",
+            "Length of combined windows: a multiple of the stored length, such as `1d`, or weeks, months, quarters or"
+            " years of the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one window.",
+            GRANULARITY,
+        ),
+        query(
+            "tz",
+            "Time zone of days, such as America/New_York, if the granularity is in days or longer units. A day starts"
+            " at the first instant of its date. Default: the time zone of the stored windows, or else UTC.",
+            ZONE,
+        ),
+        query(
+            "fill",
+            "Adds windows without events between `from` and `to`. `null`: their metrics are null. `zero`: metrics with"
+            f" the functions {joined(sorted(ZERO_FILLED))} are 0, and all other metrics are null.",
+            FILL,
+        ),
     ]
 
 
