@@ -21,6 +21,7 @@ from pipeline_schema import connect_admin, create_schema
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.local.process_specs import ProcessSpecs
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
@@ -101,7 +102,9 @@ def make_local(servers: Any, tmp_path: Path) -> Iterator[Callable[[dict[str, Any
             "TIDEMILL_POSTGRES_DATABASE": at.database,
             "TIDEMILL_REDIS_URL": servers.redis,
         }
-        runtime = LocalRuntime(folder, environ=os.environ, addresses=addresses, ports={"ingest": 0, "api": 0})
+        runtime = LocalRuntime(
+            ProcessSpecs(folder, environ=os.environ, addresses=addresses, ports={"ingest": 0, "api": 0})
+        )
         actuators = Actuators(
             kafka=KafkaTopics(servers.kafka),
             postgres=PostgresSchemas(at),

@@ -24,7 +24,7 @@ from tidemill_api.live.database_reads import _changed_sql, _latest
 from tidemill_api.live.query import RESERVED as LIVE_PARAMETERS
 from tidemill_api.query.aggregate import RESERVED as PARAMETERS
 from tidemill_api.query.aggregate import take_query
-from tidemill_api.query.answers import State
+from tidemill_api.query.pages import State
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
 from tidemill_api.query.sql import statement

@@ -9,6 +9,7 @@ from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
+from tidemill_operator.actuators.local.process_specs import ProcessSpecs
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.platform import connectors_of, topics_of
@@ -195,7 +196,7 @@ def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
 
 
 def _runtime(options: Options, servers: Servers, environ: Mapping[str, str]) -> LocalRuntime:
-    return LocalRuntime(
+    specs = ProcessSpecs(
         options.data_dir,
         environ=environ,
         addresses=workload_addresses(options, servers, environ),
@@ -203,6 +204,7 @@ def _runtime(options: Options, servers: Servers, environ: Mapping[str, str]) -> 
         reserved=options.ports.named.values(),
         host=options.host,
     )
+    return LocalRuntime(specs)
 
 
 def _actuators(platform: Platform, runtime: LocalRuntime, clusters: Clusters, local: LocalConnect) -> Actuators:

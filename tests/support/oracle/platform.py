@@ -25,6 +25,7 @@ from tidemill_contract import names
 from tidemill_contract.functions.partials import quote
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
+from tidemill_operator.actuators.local.process_specs import ProcessSpecs
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
@@ -59,7 +60,9 @@ class Running:
             "TIDEMILL_REDIS_URL": servers.redis,
             "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
         }
-        self._runtime = LocalRuntime(folder, environ=os.environ, addresses=addresses, ports={"ingest": 0, "api": 0})
+        self._runtime = LocalRuntime(
+            ProcessSpecs(folder, environ=os.environ, addresses=addresses, ports={"ingest": 0, "api": 0})
+        )
         self._actuators = Actuators(
             kafka=KafkaTopics(servers.kafka),
             postgres=PostgresSchemas(at),

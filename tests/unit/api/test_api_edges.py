@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_api.database import as_problem
+from tidemill_api.database_errors import as_problem
 from tidemill_api.formats.csv import CsvWriter
 from tidemill_api.formats.json import page_body
 from tidemill_api.formats.ndjson import NdjsonWriter

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from tidemill_api.database import QueryTooLong, as_problem, failed, outage, retryable
+from tidemill_api.database_errors import QueryTooLong, as_problem, failed, outage, retryable
 from tidemill_api.formats.ndjson import FORMAT
 from tidemill_api.http import replies
 from tidemill_api.http.replies import PiecesReply

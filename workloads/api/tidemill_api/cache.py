@@ -18,7 +18,7 @@ import msgspec
 import redis.asyncio
 
 from tidemill_api import metrics
-from tidemill_api.database import outage
+from tidemill_api.database_errors import outage
 from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ import redis.asyncio
 
 from tidemill_api.cache import AnswerCache
 from tidemill_api.catalog import Catalog
-from tidemill_api.database import Database, failed, retryable
+from tidemill_api.database import Database
+from tidemill_api.database_errors import failed, retryable
 from tidemill_api.live.upstream import Upstreams
 from tidemill_api.query.answers import Answers
 from tidemill_chassis.auth import Authenticator

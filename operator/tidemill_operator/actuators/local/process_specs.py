@@ -17,6 +17,7 @@ from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.ports import Ports
 from tidemill_operator.processes.replica import ReplicaSpec
 
+HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 """The time between SIGTERM and SIGKILL."""
 # The TIDEMILL_ variables that workloads inherit. All other TIDEMILL_ variables are left out, so that no workload sees
@@ -31,7 +32,7 @@ class ProcessSpecs:
     """The specs of the processes of this machine. Only one thread at a time may call the methods.
 
     Args:
-        data_dir: the folder of configs, secrets and ports.
+        data_dir: the folder of configs, secrets, ports, logs and pid files.
         environ: the environment of the processes. Workloads get only those TIDEMILL_ variables that they use.
         addresses: TIDEMILL_ variables for all processes: the addresses of brokers, Postgres and Redis.
         ports: wanted ports by component. These ports override the ports of the plan.
@@ -50,11 +51,11 @@ class ProcessSpecs:
         *,
         environ: Mapping[str, str],
         addresses: Mapping[str, str],
-        ports: Mapping[str, int],
-        reserved: Collection[int],
-        host: str,
+        ports: Mapping[str, int] | None = None,
+        reserved: Collection[int] = (),
+        host: str = HOST,
     ) -> None:
-        self._host = host
+        self.data_dir, self.host = data_dir, host
         self.config_root = data_dir / "pipelines"
         self.secrets_root = data_dir / "secrets"
         self.references = References(data_dir / "secret-refs", data_dir / "config-maps")
@@ -67,7 +68,7 @@ class ProcessSpecs:
         # Requests for other hosts are refused, because DNS rebinding would let web pages read open pipelines.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
-        self._wanted_ports = dict(ports)
+        self._wanted_ports = dict(ports or {})
         self._ports = Ports(data_dir / "ports.json", reserved=reserved)
         self._assigned: dict[str, int] = {}
 
@@ -80,7 +81,7 @@ class ProcessSpecs:
             **self._common,
             **workload.environment,
             "TIDEMILL_NAMESPACE": workload.namespace,
-            "TIDEMILL_HOST": self._host,
+            "TIDEMILL_HOST": self.host,
             "TIDEMILL_PORT": str(port),
             "TIDEMILL_ALLOWED_HOSTS": self._allowed_hosts,
             "TIDEMILL_CONFIG_DIR": str(self.config_root / workload.namespace),

@@ -9,17 +9,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from tidemill_operator.actuators.local.process_specs import STOP_SECONDS, ProcessSpecs
+from tidemill_operator.actuators.local.process_specs import HOST, STOP_SECONDS, ProcessSpecs
 from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, lacking, waiting
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
-
-HOST = "127.0.0.1"
 
 
 @dataclass
@@ -31,7 +28,10 @@ class _Running:
 
 
 class LocalRuntime:
-    """Runs workloads on this machine. Any thread may call the methods.
+    """Runs workloads on this machine. No process runs before `start`. Any thread may call the methods.
+
+    Args:
+        specs: makes the specs of processes. Only the runtime may call its methods.
 
     Attributes:
         config_root: the folder of the configs `<namespace>/<pipeline>.json`.
@@ -39,34 +39,11 @@ class LocalRuntime:
         references: the folders of the users' Secrets and ConfigMaps.
     """
 
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        environ: Mapping[str, str],
-        addresses: Mapping[str, str],
-        ports: Mapping[str, int] | None = None,
-        reserved: Collection[int] = (),
-        host: str = HOST,
-    ) -> None:
-        """Prepare the runtime. No process runs before `start`.
-
-        Args:
-            data_dir: the folder of configs, secrets, logs and pid files.
-            environ: the environment of the processes. Workloads get only those TIDEMILL_ variables that they use.
-            addresses: TIDEMILL_ variables for all processes: the addresses of brokers, Postgres and Redis.
-            ports: wanted ports by component. These ports override the ports of the plan.
-            reserved: the ports that the user asked for by number.
-            host: the address at which the processes listen.
-        """
-        self._host = host
-        self._specs = ProcessSpecs(
-            data_dir, environ=environ, addresses=addresses, ports=ports or {}, reserved=reserved, host=host
-        )
-        self.config_root, self.secrets_root = self._specs.config_root, self._specs.secrets_root
-        self.references = self._specs.references
+    def __init__(self, specs: ProcessSpecs) -> None:
+        self._specs = specs
+        self.config_root, self.secrets_root, self.references = specs.config_root, specs.secrets_root, specs.references
         self._workloads: dict[tuple[str, str], _Running] = {}
-        self._supervisor = Supervisor(data_dir)
+        self._supervisor = Supervisor(specs.data_dir)
         self._lock = threading.RLock()
 
     def start(self) -> None:
@@ -200,7 +177,7 @@ class LocalRuntime:
     @property
     def target_host(self) -> str:
         """The address at which Prometheus reaches this machine."""
-        return HOST if self._host == HOST else socket.gethostname()
+        return HOST if self._specs.host == HOST else socket.gethostname()
 
     def exists(self, namespace: str, pipeline: str) -> bool:
         """Return whether the pipeline has a config on this machine."""

@@ -52,7 +52,9 @@ def runtime(tmp_path: Path) -> Iterator[LocalRuntime]:
         "TIDEMILL_ALLOWED_HOSTS": "shop.example",
         "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
     }
-    local = LocalRuntime(tmp_path / "data", environ=environ, addresses=ADDRESSES, ports={"ingest": 21000, "api": 21100})
+    local = LocalRuntime(
+        ProcessSpecs(tmp_path / "data", environ=environ, addresses=ADDRESSES, ports={"ingest": 21000, "api": 21100})
+    )
     local.start()
     yield local
     local.close()

@@ -14,7 +14,8 @@ from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.live.change import Row
 from tidemill_api.live.progress import Mark
 from tidemill_api.query.aggregate import AggregateQuery, take_query
-from tidemill_api.query.answers import READ_LIMIT, State, read_windows
+from tidemill_api.query.answers import READ_LIMIT, read_windows
+from tidemill_api.query.pages import State
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Filter, condition
 from tidemill_api.query.values import EPOCH

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.database import DATABASE_UNAVAILABLE, Connection, Database, as_problem, of_one_table
+from tidemill_api.database import Connection, Database
+from tidemill_api.database_errors import DATABASE_UNAVAILABLE, as_problem, of_one_table
 from tidemill_api.describe import aggregation as describe_aggregation
 from tidemill_api.live.change import Change, Key, RowFilter, keyed, upserts
 from tidemill_api.live.database_reads import read_changed, read_standings

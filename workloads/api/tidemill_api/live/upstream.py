@@ -18,7 +18,8 @@ from typing import Protocol
 import redis.asyncio
 
 from tidemill_api.catalog import Catalog, PipelineModel
-from tidemill_api.database import Connection, Database, of_one_table, outage
+from tidemill_api.database import Connection, Database
+from tidemill_api.database_errors import of_one_table, outage
 from tidemill_api.live.change import Change, Entry, Parts, Row, keyed
 from tidemill_api.live.database_reads import Standing, read_changed, read_standings
 from tidemill_api.live.ledger import Ledger

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -17,17 +15,16 @@ import msgspec
 from tidemill_api import metrics
 from tidemill_api.cache import Answer, AnswerCache, Slot
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.database import Connection, Database, as_problem
-from tidemill_api.describe import describe, time_ms
+from tidemill_api.database import Connection, Database
+from tidemill_api.database_errors import as_problem
+from tidemill_api.describe import describe
 from tidemill_api.formats.base import Writer, WriterOf
-from tidemill_api.formats.json import page_body
 from tidemill_api.formats.offload import encoded
-from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query import sql
 from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
 from tidemill_api.query.listings import ListingQuery, shown_row
+from tidemill_api.query.pages import State, answer_of, listing_answer, window_answer
 from tidemill_api.query.selection import Binder
-from tidemill_api.query.values import EPOCH
 from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import unavailable
 from tidemill_contract import names
@@ -40,30 +37,6 @@ FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
 """The time for which descriptions and listings are used without a query to the database."""
-
-
-@dataclass(frozen=True)
-class State:
-    """The state of an aggregation, read in the same snapshot as its rows.
-
-    Attributes:
-        identity: a text that changes if the table or the schema is created again, or if the spec changes.
-        rev: the number of merged batches.
-        closed_until_ms: the time up to which windows are closed (epoch ms).
-        watermark_ms: the watermark (epoch ms).
-        feeds: the periods in which each value column was filled.
-    """
-
-    identity: str
-    rev: int
-    closed_until_ms: int | None
-    watermark_ms: int | None
-    feeds: Feeds
-
-    @property
-    def closed_until(self) -> dt.datetime | None:
-        """The time up to which windows are closed."""
-        return None if self.closed_until_ms is None else EPOCH + dt.timedelta(milliseconds=self.closed_until_ms)
 
 
 async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
@@ -175,7 +148,7 @@ class Answers:
             return await encoded(
                 query.columns,
                 rows,
-                lambda: _window_answer(query, rows, state, version, final=final, started=started),
+                lambda: window_answer(query, rows, state, version, final=final, started=started),
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
@@ -199,7 +172,7 @@ class Answers:
                 return await cursor.fetchall()
 
             rows = await self._database.run(model.name, work, deadline=deadline, retry=known is None)
-            return await encoded(query.listing.columns, rows, lambda: _listing_answer(query, rows, started))
+            return await encoded(query.listing.columns, rows, lambda: listing_answer(query, rows, started))
 
         kind = query.listing.kind
         ttl = min(QUICK_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
@@ -219,7 +192,7 @@ class Answers:
                     model.name, lambda c: describe(c, model), deadline=deadline, retry=known is None
                 )
             )
-            return _answer(body, started, rows=0)
+            return answer_of(body, started, rows=0)
 
         ttl = min(QUICK_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
         return await self._get(model, "describe", "pipelines", ttl, compute)
@@ -355,46 +328,3 @@ async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGen
                 yield piece
 
     return all_pieces()
-
-
-def _window_answer(
-    query: AggregateQuery,
-    rows: Sequence[tuple[Any, ...]],
-    state: State,
-    version: str,
-    *,
-    final: bool,
-    started: float,
-) -> Answer:
-    shown = rows[: query.page.limit]
-    cursor = query.page.cursor(sql.row_of(query, shown[-1])) if len(rows) > len(shown) else None
-    encoder = RowEncoder(query.columns)
-    body = page_body(
-        query.columns,
-        [encoder.record(row) for row in shown],
-        cursor,
-        watermark=time_ms(state.watermark_ms),
-        closed_until=time_ms(state.closed_until_ms),
-        stats={"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)},
-    )
-    return _answer(body, started, rows=len(shown), version=f"{version}", salt=query.key, final=final)
-
-
-def _listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started: float) -> Answer:
-    shown = rows[: query.page.limit]
-    listing = query.listing
-    cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
-    encoder = RowEncoder(listing.columns, listing.converters)
-    records = [encoder.record(row) for row in shown]
-    # The version is made from the rows without `elapsed_ms`, so that the same rows have the same ETag.
-    version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
-    stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
-    body = page_body(listing.columns, records, cursor, stats=stats)
-    return _answer(body, started, rows=len(shown), version=version, salt=query.key)
-
-
-def _answer(
-    body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
-) -> Answer:
-    digest = hashlib.sha256(f"{version}\n{salt}".encode() if version else body).hexdigest()[:24]
-    return Answer(body, f'W/"{digest}"', version, rows, final, started)

@@ -1,0 +1,105 @@
+"""Classifies errors of Postgres, and translates them into HTTP problems."""
+
+from __future__ import annotations
+
+import psycopg
+
+from tidemill_chassis.resilience.config import BreakerOpen, DeadlineExceeded
+from tidemill_chassis.resilience.failures import database_failed, database_retryable
+from tidemill_chassis.web.problems import Problem, unavailable
+
+DATABASE_UNAVAILABLE = "database_unavailable"
+"""The problem code of answers while Postgres does not answer."""
+_STATEMENT_TIMEOUT = "57014"
+_NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
+"""Error codes that occur while the operator is still setting up a pipeline. A role, database, schema, table or column
+does not exist yet, or a privilege is missing."""
+
+
+def not_ready(error: BaseException) -> bool:
+    """Return whether a pipeline's login, schema or tables do not exist yet."""
+    if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
+        return True
+    text = str(error)  # the error of a refused connection has no SQLSTATE
+    refused = "authentication failed" in text or ("FATAL:" in text and "does not exist" in text)
+    return isinstance(error, psycopg.OperationalError) and refused
+
+
+class QueryTooLong(Exception):
+    """The error for a query that took too long and was ended, although Postgres works."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the query was not answered within {seconds:g} s")
+
+
+def too_long(error: BaseException) -> bool:
+    """Return whether a query was ended because it took too long."""
+    return isinstance(error, QueryTooLong) or getattr(error, "sqlstate", None) == _STATEMENT_TIMEOUT
+
+
+def failed(error: BaseException) -> bool:
+    """Return whether the error means that Postgres or the connection to it has failed.
+
+    A missing schema or login is not such a failure, nor is a query that takes too long.
+    """
+    return not not_ready(error) and not too_long(error) and database_failed(error)
+
+
+def retryable(error: BaseException) -> bool:
+    """Return whether the work is likely to succeed if it is retried soon.
+
+    Work is not retried if the server does not answer, because the retry would wait just as long again.
+    """
+    silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
+    return not silent and not not_ready(error) and not too_long(error) and database_retryable(error)
+
+
+def of_server(error: BaseException) -> bool:
+    """Return whether an error affects all pipelines, unlike damaged tables, resources or limits of a role."""
+    own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
+    return failed(error) and not own
+
+
+def outage(error: BaseException) -> bool:
+    """Return whether an older answer should be sent instead of this error."""
+    if isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or not_ready(error):
+        return True
+    return too_long(error) or failed(error)
+
+
+def of_one_table(error: BaseException) -> bool:
+    """Return whether an error, such as an unreadable value, comes from the table and not from the whole database."""
+    return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
+
+
+def as_problem(error: BaseException, pipeline: str) -> Problem | None:
+    """Return the HTTP problem for a database error, or None if the error is a defect of the API."""
+    if isinstance(error, BreakerOpen):
+        detail = "the database does not answer; try again later"
+        return unavailable(DATABASE_UNAVAILABLE, detail, error.retry_after_seconds)
+    if too_long(error):
+        return Problem(
+            504,
+            "query_timeout",
+            "the query takes too long; ask for a shorter range, fewer groups or metrics, or a longer granularity",
+        )
+    if isinstance(error, DeadlineExceeded | TimeoutError):
+        return unavailable(DATABASE_UNAVAILABLE, "the database did not answer in time; try again later", 5)
+    if not_ready(error):
+        return unavailable("pipeline_not_ready", f"{pipeline} is not set up yet; try again in a moment", 5)
+    if failed(error) or isinstance(error, OSError):
+        return unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches in one row of the answer exceed 1 GB
+        return Problem(
+            400,
+            "query_too_large",
+            "a row combines more stored data than the database can process at once; ask for a shorter range, a finer"
+            " granularity, or fewer metrics",
+        )
+    if isinstance(error, psycopg.DataError):
+        return Problem(
+            400,
+            "value_refused",
+            f"the database refuses a value of the query: {str(error).partition(chr(10))[0]}",
+        )
+    return None

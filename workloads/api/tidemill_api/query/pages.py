@@ -1,0 +1,92 @@
+"""Encodes the answers with a page: windows and listings, with cursor, ETag and the state of their aggregation."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tidemill_api.cache import Answer
+from tidemill_api.describe import time_ms
+from tidemill_api.formats.json import page_body
+from tidemill_api.formats.rows import RowEncoder
+from tidemill_api.query import sql
+from tidemill_api.query.aggregate import AggregateQuery
+from tidemill_api.query.listings import ListingQuery, shown_row
+from tidemill_api.query.values import EPOCH
+from tidemill_contract.functions.feeds import Feeds
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of an aggregation, read in the same snapshot as its rows.
+
+    Attributes:
+        identity: a text that changes if the table or the schema is created again, or if the spec changes.
+        rev: the number of merged batches.
+        closed_until_ms: the time up to which windows are closed (epoch ms).
+        watermark_ms: the watermark (epoch ms).
+        feeds: the periods in which each value column was filled.
+    """
+
+    identity: str
+    rev: int
+    closed_until_ms: int | None
+    watermark_ms: int | None
+    feeds: Feeds
+
+    @property
+    def closed_until(self) -> dt.datetime | None:
+        """The time up to which windows are closed."""
+        return None if self.closed_until_ms is None else EPOCH + dt.timedelta(milliseconds=self.closed_until_ms)
+
+
+def window_answer(
+    query: AggregateQuery,
+    rows: Sequence[tuple[Any, ...]],
+    state: State,
+    version: str,
+    *,
+    final: bool,
+    started: float,
+) -> Answer:
+    """Return the answer with a page of windows. With `final`, it can be cached, because it will not change."""
+    shown = rows[: query.page.limit]
+    cursor = query.page.cursor(sql.row_of(query, shown[-1])) if len(rows) > len(shown) else None
+    encoder = RowEncoder(query.columns)
+    body = page_body(
+        query.columns,
+        [encoder.record(row) for row in shown],
+        cursor,
+        watermark=time_ms(state.watermark_ms),
+        closed_until=time_ms(state.closed_until_ms),
+        stats={"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)},
+    )
+    return answer_of(body, started, rows=len(shown), version=f"{version}", salt=query.key, final=final)
+
+
+def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started: float) -> Answer:
+    """Return the answer with a page of a listing."""
+    shown = rows[: query.page.limit]
+    listing = query.listing
+    cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
+    encoder = RowEncoder(listing.columns, listing.converters)
+    records = [encoder.record(row) for row in shown]
+    # The version is made from the rows without `elapsed_ms`, so that the same rows have the same ETag.
+    version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
+    stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
+    body = page_body(listing.columns, records, cursor, stats=stats)
+    return answer_of(body, started, rows=len(shown), version=version, salt=query.key)
+
+
+def answer_of(
+    body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
+) -> Answer:
+    """Return an answer with its ETag, which is made from the version, or else from the body."""
+    digest = hashlib.sha256(f"{version}\n{salt}".encode() if version else body).hexdigest()[:24]
+    return Answer(body, f'W/"{digest}"', version, rows, final, started)
