@@ -8,7 +8,8 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed
 from tidemill_operator.plan.kafka.replication import Spread
-from tidemill_operator.plan.model import LiveTopic, Plan, Topic
+from tidemill_operator.plan.live import LiveTopic
+from tidemill_operator.plan.model import Plan, Topic
 from tidemill_operator.plan.refusals import missing
 
 

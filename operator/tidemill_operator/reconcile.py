@@ -26,7 +26,8 @@ from tidemill_operator.plan.build import build_plan, owner_of, resolve
 from tidemill_operator.plan.kafka.claims import only_made, written_by_pipelines
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.kafka.topics import desired_topics
-from tidemill_operator.plan.model import LiveFacts, Owner, Plan
+from tidemill_operator.plan.live import LiveFacts, Owner
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.refusals import refusals, topics_concerned
 from tidemill_operator.reporting import reported
 from tidemill_operator.rotation import ROTATE, Logins

@@ -13,7 +13,8 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.build import owner_of
 from tidemill_operator.plan.kafka.topics import read_topic
-from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Owner, Plan
+from tidemill_operator.plan.live import LiveFacts, LiveReplay, LiveSchema, Owner
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_operator.plan.postgres.kept import used_up
 from tidemill_operator.plan.postgres.losses import losses, missed

@@ -12,7 +12,8 @@ from typing import Any
 
 from tidemill_operator.actuators.base import Actuators, PipelineSecrets
 from tidemill_operator.outcome import Outcome, Rank
-from tidemill_operator.plan.model import Owner, Plan
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Plan
 
 ROTATE = "tidemill.dev/rotate-credentials"
 

@@ -17,7 +17,8 @@ from tidemill_operator.actuators.connect.step import connected
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan, Topic
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
+from tidemill_operator.plan.model import Plan, Topic
 from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.refusals import foreign, gone, missing
 from tidemill_operator.plan.replay import REPLAY

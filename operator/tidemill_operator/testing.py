@@ -19,7 +19,8 @@ from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.kafka.claims import Claim, disputes
 from tidemill_operator.plan.kafka.replication import Spread
-from tidemill_operator.plan.model import LiveReplay, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.live import LiveReplay, LiveSchema, LiveTopic, Owner
+from tidemill_operator.plan.model import Schema, Topic, Workload
 from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.postgres.migration import with_types_of
 from tidemill_operator.plan.postgres.schema import column_type

@@ -31,7 +31,7 @@ from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.outcome import Rank
-from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database

@@ -18,7 +18,7 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.errors import Reason
-from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_processor.publish.producer import Outlet
 from tidemill_processor.source.clusters import PRODUCER_TUNING

@@ -16,7 +16,8 @@ from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.plan.model import Owner, Plan
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.settings import Platform
 
 DOCUMENT: dict[str, Any] = {

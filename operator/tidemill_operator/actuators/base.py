@@ -18,7 +18,8 @@ from tidemill_contract.runtime import PostgresCredentials
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.plan.kafka.replication import Spread
-from tidemill_operator.plan.model import Connector, LiveSchema, LiveTopic, Owner, Schema, Topic, Workload
+from tidemill_operator.plan.live import LiveSchema, LiveTopic, Owner
+from tidemill_operator.plan.model import Connector, Schema, Topic, Workload
 
 Reclaim = Literal["Retain", "Delete"]
 Exists = Callable[[str, str], bool]

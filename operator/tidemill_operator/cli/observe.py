@@ -21,7 +21,8 @@ from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.laptop.servers.postgres import administrator
 from tidemill_operator.laptop.store import Store
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Plan, Schema
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic, Owner
+from tidemill_operator.plan.model import Plan, Schema
 from tidemill_operator.plan.refusals import topics_concerned
 from tidemill_operator.settings import Platform
 

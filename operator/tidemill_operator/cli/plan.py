@@ -24,7 +24,8 @@ from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.changes import Action, Change, Difference, changes
 from tidemill_operator.plan.describe import change, describe
 from tidemill_operator.plan.kafka.claims import Claim, disputes
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
 from tidemill_operator.reconcile import ADOPT

@@ -21,7 +21,8 @@ from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.observe import ANSWER_SECONDS, World, find_world
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Outcome, Rank
-from tidemill_operator.plan.model import Owner, Workload
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import release
 
 _KINDS = ("events", "results", "anomalies", "dead-letters")

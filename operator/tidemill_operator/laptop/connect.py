@@ -20,7 +20,8 @@ from tidemill_operator.laptop.servers.connect_jars import find_plugins
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Server
 from tidemill_operator.outcome import Outcome
-from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Connector
 from tidemill_operator.processes.child import end_leftover
 from tidemill_operator.processes.files import LockTaken, write_atomic
 from tidemill_operator.processes.ports import Ports

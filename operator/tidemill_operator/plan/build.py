@@ -15,7 +15,8 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.connect.connectors import desired_connectors
 from tidemill_operator.plan.kafka.claims import made
 from tidemill_operator.plan.kafka.topics import bereave, desired_topics
-from tidemill_operator.plan.model import LiveFacts, Owner, Plan, Schema, Topic
+from tidemill_operator.plan.live import LiveFacts, Owner
+from tidemill_operator.plan.model import Plan, Schema, Topic
 from tidemill_operator.plan.postgres.damage import bereaved
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_operator.plan.replay import abandoned, planned_replay

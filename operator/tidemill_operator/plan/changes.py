@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tidemill_contract import names
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan, Schema, Topic, Workload
+from tidemill_operator.plan.live import LiveFacts, LiveSchema
+from tidemill_operator.plan.model import Plan, Schema, Topic, Workload
 from tidemill_operator.plan.versions import LIVE, current_version, retyped, shape_changes
 
 Action = Literal["create", "change", "remove"]

@@ -14,7 +14,8 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.tables.definition import Table
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Plan, Topic
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
+from tidemill_operator.plan.model import Plan, Topic
 from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 

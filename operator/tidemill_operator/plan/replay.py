@@ -16,7 +16,8 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import read_start
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveSchema, Replay
+from tidemill_operator.plan.live import LiveSchema
+from tidemill_operator.plan.model import Replay
 from tidemill_operator.plan.versions import next_version, versions_filled
 
 REPLAY = "tidemill.dev/replay"

@@ -17,7 +17,7 @@ from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 from tidemill_contract.tables.definition import Column
 from tidemill_contract.tables.windows import window_table
-from tidemill_operator.plan.model import LiveSchema
+from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"

@@ -24,7 +24,8 @@ from tidemill_operator.laptop.servers.connect import connect_worker, secret_refe
 from tidemill_operator.laptop.servers.connect_jars import find_plugins
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.connect.connectors import FILES, owner_text
-from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Connector
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.ports import Ports
 from waiting import eventually

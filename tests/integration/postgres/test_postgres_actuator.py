@@ -17,7 +17,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import PostgresAddress, Servers
 from tidemill_operator.observer import writes
 from tidemill_operator.outcome import Rank
-from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.postgres.sql import script
 
 pytestmark = pytest.mark.integration

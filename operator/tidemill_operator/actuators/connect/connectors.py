@@ -18,7 +18,8 @@ from tidemill_operator.outcome import Component, Outcome, Rank, done, waiting
 from tidemill_operator.plan.connect import states
 from tidemill_operator.plan.connect.connectors import OWNER, owner_text
 from tidemill_operator.plan.connect.states import LiveConnector
-from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Connector
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tidemill_operator.actuators.base import Actuators, Connectors
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import Owner, Plan
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Plan
 
 
 @dataclass(frozen=True)

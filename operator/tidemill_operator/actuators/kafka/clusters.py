@@ -20,7 +20,7 @@ from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import live_topic
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveTopic
+from tidemill_operator.plan.live import LiveTopic
 
 ANSWER_SECONDS = 6.0
 """The timeout of requests. It is short, so that a cluster that hangs does not delay other pipelines for long."""

@@ -19,7 +19,8 @@ from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
-from tidemill_operator.plan.model import LiveTopic, Topic
+from tidemill_operator.plan.live import LiveTopic
+from tidemill_operator.plan.model import Topic
 from tidemill_operator.plan.refusals import gone, missing
 
 log = logging.getLogger(__name__)

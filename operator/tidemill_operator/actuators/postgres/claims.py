@@ -11,7 +11,8 @@ from tidemill_contract import names
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.kafka.claims import TOPICS, Claim, disputes
-from tidemill_operator.plan.model import Owner, Schema
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Schema
 
 _TABLE = "_offsets"
 _LET_GO = "old positions; another pipeline has taken over the topic"

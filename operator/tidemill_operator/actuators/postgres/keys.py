@@ -5,7 +5,8 @@ from __future__ import annotations
 from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
-from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.live import LiveSchema
+from tidemill_operator.plan.model import Schema
 from tidemill_operator.plan.postgres.sql import replace_key
 
 _KEYS = """

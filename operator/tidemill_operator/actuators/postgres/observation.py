@@ -14,7 +14,7 @@ from tidemill_operator.actuators.postgres.replays import observe_replays
 from tidemill_operator.actuators.postgres.retained import noted_owner
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.model import Failing, LiveSchema, Loss
+from tidemill_operator.plan.live import Failing, LiveSchema, Loss
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
 # Replicas record the same loss at nearly the same time. All records of the latest loss are reported for a day.

@@ -19,7 +19,7 @@ import psycopg
 from tidemill_operator.actuators.postgres.session import LOCK_MS, Session, connected
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason
-from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.live import Owner
 
 HELD_MS = 30_000
 """How long a frozen holder keeps the lock. A working holder confirms the lock before each action."""

@@ -8,7 +8,8 @@ from dataclasses import replace
 from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
-from tidemill_operator.plan.model import LiveReplay, Loss, Schema
+from tidemill_operator.plan.live import LiveReplay, Loss
+from tidemill_operator.plan.model import Schema
 
 
 def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:

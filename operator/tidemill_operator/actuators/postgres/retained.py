@@ -6,7 +6,7 @@ import json
 
 from tidemill_operator.actuators.postgres.session import NoDatabase, connected
 from tidemill_operator.addresses import PostgresAddress
-from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.live import Owner
 
 
 def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:

@@ -21,7 +21,8 @@ from tidemill_contract.runtime import PostgresCredentials
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Owner, Schema
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Schema
 
 # These timeouts release the locks of a lost node within about ten seconds.
 _LOST_NODE = {

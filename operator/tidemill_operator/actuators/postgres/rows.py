@@ -11,7 +11,8 @@ from psycopg import sql
 from tidemill_contract.functions.feeds import Feeds
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.live import LiveSchema
+from tidemill_operator.plan.model import Schema
 from tidemill_operator.plan.postgres.feeding import feeds_after
 from tidemill_operator.plan.postgres.migration import with_types_of
 

@@ -30,7 +30,8 @@ from tidemill_operator.actuators.postgres.session import LockBusy, NoDatabase, S
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.model import LiveSchema, Owner, Schema
+from tidemill_operator.plan.live import LiveSchema, Owner
+from tidemill_operator.plan.model import Schema
 from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.postgres.sql import add_column, create_index, create_table, rename_column
 from tidemill_operator.plan.refusals import column_changes, foreign

@@ -15,7 +15,8 @@ from tidemill_contract.resource.connectors.rules import RESERVED
 from tidemill_contract.resource.kinds.connectors import ConnectorSpec, SecretKeyRef, listed
 from tidemill_contract.resource.source import SourceSpec
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Connector
 from tidemill_operator.settings import Platform
 
 OWNER = f"{RESERVED}.owner"

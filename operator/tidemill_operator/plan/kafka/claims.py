@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from tidemill_contract import names
 from tidemill_contract.tables.definition import Column, Table
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Owner, Schema, Topic
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
+from tidemill_operator.plan.model import Schema, Topic
 
 _NAME = "spec.source.topic.name"
 

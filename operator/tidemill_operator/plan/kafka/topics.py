@@ -9,7 +9,8 @@ from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_operator.plan.model import LiveFacts, Topic
+from tidemill_operator.plan.live import LiveFacts
+from tidemill_operator.plan.model import Topic
 from tidemill_operator.settings import Platform
 
 

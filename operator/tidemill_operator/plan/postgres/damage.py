@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.live import LiveSchema
+from tidemill_operator.plan.model import Schema
 
 _MOST = 8
 # Tables that every schema has had since the first version, with the data that is lost if they are dropped.

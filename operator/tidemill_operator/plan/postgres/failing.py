@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Failing, LiveSchema, Owner
+from tidemill_operator.plan.live import Failing, LiveSchema, Owner
 
 _MOST = 8
 _DOING = {

@@ -6,7 +6,8 @@ import json
 
 from tidemill_contract import names
 from tidemill_contract.functions.feeds import Feeds
-from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.live import LiveSchema
+from tidemill_operator.plan.model import Schema
 
 
 def feeds_after(schema: Schema, live: LiveSchema) -> dict[tuple[str, int], Feeds]:

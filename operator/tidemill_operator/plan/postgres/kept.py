@@ -7,7 +7,8 @@ from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.tables.kept import quota_of, told
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import KeptRows, LiveSchema, Owner
+from tidemill_operator.plan.live import LiveSchema, Owner
+from tidemill_operator.plan.model import KeptRows
 
 
 def kept_rows(spec: PipelineSpec) -> tuple[KeptRows, ...]:

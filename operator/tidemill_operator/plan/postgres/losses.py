@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveSchema, LiveTopic, Loss
+from tidemill_operator.plan.live import LiveSchema, LiveTopic, Loss
 
 _MAX_PARTITIONS = 16
 _REASONS: Mapping[str, Reason] = {

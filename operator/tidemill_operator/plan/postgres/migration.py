@@ -21,7 +21,7 @@ from tidemill_contract.expressions.compiler import ExpressionError, derived_type
 from tidemill_contract.functions.feeds import Feeds
 from tidemill_contract.functions.partials import Kind, column_of, field_types
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_operator.plan.model import LiveSchema
+from tidemill_operator.plan.live import LiveSchema
 
 _READ_TWO_WAYS = re.compile(r"_(first|last)_(at_.+)")
 _ORDER = "bigint[]"

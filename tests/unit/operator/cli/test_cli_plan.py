@@ -16,7 +16,7 @@ from tidemill_operator.cli import plan as command
 from tidemill_operator.cli.main import CommandError, main
 from tidemill_operator.cli.observe import World, find_world
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import LiveSchema, Owner
+from tidemill_operator.plan.live import LiveSchema, Owner
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.settings import Platform
 

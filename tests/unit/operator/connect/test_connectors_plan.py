@@ -16,7 +16,8 @@ from tidemill_operator.plan.changes import changes
 from tidemill_operator.plan.connect.connectors import POSTGRES
 from tidemill_operator.plan.connect.states import last_line, masked
 from tidemill_operator.plan.describe import describe
-from tidemill_operator.plan.model import LiveFacts, Plan
+from tidemill_operator.plan.live import LiveFacts
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.restarts import read_by_processors
 from tidemill_operator.settings import Platform
 

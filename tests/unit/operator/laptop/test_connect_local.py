@@ -12,7 +12,8 @@ from tidemill_operator.laptop.connect import LocalConnect
 from tidemill_operator.laptop.servers import Server
 from tidemill_operator.laptop.servers.connect import secret_reference
 from tidemill_operator.laptop.servers.connect_jars import PLUGINS
-from tidemill_operator.plan.model import Connector, Owner
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Connector
 from waiting import eventually
 
 OWNER = Owner("shop", "orders", "u", "local")

@@ -21,7 +21,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.observer.scaling_figures import Watched
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.model import LiveFacts
+from tidemill_operator.plan.live import LiveFacts
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.supervisor import ReplicaState
 from tidemill_operator.scaling import Figures, PartitionFigures

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.plan.model import LiveSchema
+from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld

@@ -15,7 +15,7 @@ import pytest
 from tidemill_contract.tables.kept import Kept
 from tidemill_operator.cluster.events import changed
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.model import Failing, LiveSchema, LiveTopic, Loss, Owner
+from tidemill_operator.plan.live import Failing, LiveSchema, LiveTopic, Loss, Owner
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_operator.plan.postgres.losses import losses
 from tidemill_operator.reconcile import reconcile

@@ -12,7 +12,7 @@ import pytest
 
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Rank
-from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.live import Owner
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld

@@ -13,7 +13,7 @@ import pytest
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes
-from tidemill_operator.plan.model import LiveFacts, LiveReplay, LiveSchema, Loss
+from tidemill_operator.plan.live import LiveFacts, LiveReplay, LiveSchema, Loss
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform

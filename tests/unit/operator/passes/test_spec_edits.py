@@ -27,7 +27,8 @@ from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.connect.memory import MemoryConnect
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, changes
-from tidemill_operator.plan.model import LiveFacts, Plan
+from tidemill_operator.plan.live import LiveFacts
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.restarts import UNREAD
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform

@@ -9,7 +9,7 @@ import pytest
 
 from tidemill_operator.actuators.postgres.ownership import comment, epoch_of
 from tidemill_operator.errors import NotOurTurn, Reason
-from tidemill_operator.plan.model import Owner
+from tidemill_operator.plan.live import Owner
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld

@@ -14,7 +14,8 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.build import build_plan, owner_of
 from tidemill_operator.plan.kafka.claims import Claim, disputes
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Plan
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic, Owner
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]

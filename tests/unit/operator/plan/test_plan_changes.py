@@ -12,7 +12,8 @@ import pytest
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, Difference, changes, flatten
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.settings import Platform
 

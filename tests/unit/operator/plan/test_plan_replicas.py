@@ -10,7 +10,7 @@ import pytest
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes
-from tidemill_operator.plan.model import LiveFacts, LiveTopic
+from tidemill_operator.plan.live import LiveFacts, LiveTopic
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]

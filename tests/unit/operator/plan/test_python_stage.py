@@ -13,7 +13,8 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
 from tidemill_operator.plan.kafka.topics import bereave
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Plan, Workload
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
+from tidemill_operator.plan.model import Plan, Workload
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld

@@ -15,7 +15,8 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
 from tidemill_operator.errors import Reason
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, LiveTopic, Owner, Topic
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic, Owner
+from tidemill_operator.plan.model import Topic
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.plan.refusals import foreign, missing, refusals
 from tidemill_operator.plan.replay import REPLAY

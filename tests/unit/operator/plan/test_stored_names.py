@@ -22,7 +22,8 @@ from tidemill_contract.functions.partials import (
 )
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.tables.windows import window_table
-from tidemill_operator.plan.model import LiveSchema, Schema
+from tidemill_operator.plan.live import LiveSchema
+from tidemill_operator.plan.model import Schema
 from tidemill_operator.plan.postgres.feeding import feeds_after
 from tidemill_operator.plan.postgres.migration import as_noted_today, with_types_of
 from tidemill_processor.batches import batch

@@ -13,7 +13,8 @@ from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import changes
-from tidemill_operator.plan.model import LiveFacts, LiveSchema, Plan
+from tidemill_operator.plan.live import LiveFacts, LiveSchema
+from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.migration import as_noted_today, with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.plan.versions import shape_changes

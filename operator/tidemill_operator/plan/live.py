@@ -1,0 +1,163 @@
+"""The live facts that a plan is compared with: topics and schemas as they were observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.tables.kept import Kept
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The resource that owns an object. `cluster` distinguishes clusters that share a Postgres."""
+
+    namespace: str
+    name: str
+    uid: str
+    cluster: str
+
+
+@dataclass(frozen=True)
+class LiveTopic:
+    """A live topic.
+
+    Attributes:
+        replication_factor: the number of replicas of the partition that has the fewest.
+        id: Kafka's topic id, which changes if the topic is created again.
+        holders: the brokers with current or future replicas, whether they answer or not.
+    """
+
+    partitions: int
+    replication_factor: int
+    id: str = ""
+    holders: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class LiveReplay:
+    """The live state of a replay.
+
+    Attributes:
+        switched: whether the versions of the replay are in force.
+        handed: the number of partitions that live processors count for its versions.
+        processed: the number of counted events.
+        left: the number of events that the replay still has to count.
+        losses: the events that were no longer in the topic.
+    """
+
+    switched: bool = False
+    handed: int = 0
+    processed: int = 0
+    left: int = 0
+    losses: tuple[Loss, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Offsets of a partition that Kafka lost before they were read, or after they were counted.
+
+    Attributes:
+        reason: the kind of loss: topic_recreated, expired or truncated.
+        epoch: the epoch of the positions.
+        first, end: the offsets; the end is excluded. An offset is None if it is unknown.
+    """
+
+    reason: str
+    partition: int
+    epoch: int
+    first: int
+    end: int | None
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A duty of an aggregation that fails, or data that it skipped.
+
+    One instance represents all of the same kind within a day.
+
+    Attributes:
+        aggregation: the aggregation's name, or empty if the whole pipeline is meant.
+        duty: the name of the duty in processors: publish, scan, …
+        reason: the error.
+        window: the skipped window, if any. `group` is its group, and `metrics` are the missing metrics.
+        more: whether more of the same kind was skipped.
+    """
+
+    aggregation: str
+    duty: str
+    reason: str
+    window: str = ""
+    group: str = ""
+    metrics: tuple[str, ...] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class LiveSchema:
+    """A pipeline's live schema.
+
+    Attributes:
+        owner: the owner in the schema's comment, or None if the comment names none.
+        shapes: the shape of every aggregation version, by (name, version).
+        feeds: the columns that get values, by (name, version).
+        readers: the readers that fill versions, by (name, version).
+        replays: the replays, by reader.
+        columns: the SQL types in Postgres' spelling, by table and column.
+        generation: the value of `_generation`.
+        accepted: the last accepted spec, as the user wrote it, or None if there is none yet.
+        closed_until: the time up to which windows are closed, in epoch milliseconds, by (name, version), or None.
+        partitions: the number of source partitions with positions.
+        missing_positions: the partitions whose positions were deleted.
+        emptied: the versions, as (name, version), into which batches were merged, but whose tables are empty.
+        read_from: Kafka's id of the topic that was read, or empty if none was read.
+        read_before: the ids of earlier topics of the same name.
+        read_to: the next offset by partition.
+        losses: the losses that processors recorded within a day.
+        kept: the totals of dead letters and anomalies.
+        held_up: the duties that currently fail.
+        skipped: the data that was skipped within a day.
+        renames: by table, the current names of the columns that still have a former name, by former name.
+        made: the topics that the operator created for the pipeline.
+    """
+
+    owner: Owner | None = None
+    shapes: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    generation: int = 0
+    accepted: Mapping[str, Any] | None = None
+    closed_until: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
+    partitions: int = 0
+    feeds: Mapping[tuple[str, int], Feeds] = field(default_factory=dict)
+    read_from: str = ""
+    read_before: frozenset[str] = frozenset()
+    read_to: Mapping[int, int] = field(default_factory=dict)
+    readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    replays: Mapping[str, LiveReplay] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    held_up: tuple[Failing, ...] = ()
+    skipped: tuple[Failing, ...] = ()
+    renames: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    missing_positions: tuple[int, ...] = ()
+    emptied: frozenset[tuple[str, int]] = frozenset()
+    made: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class LiveFacts:
+    """The live facts that a plan depends on. By default they are unknown.
+
+    Attributes:
+        topics: the existing topics, by name.
+        brokers: the number of brokers, or None if unknown.
+        schema: the pipeline's schema, or None if it does not exist, or is unknown.
+        replicas: the number of processors that scaling has decided on, or None if nothing is decided.
+    """
+
+    topics: Mapping[str, LiveTopic] = field(default_factory=dict)
+    brokers: int | None = None
+    schema: LiveSchema | None = None
+    replicas: int | None = None
