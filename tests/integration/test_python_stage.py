@@ -126,12 +126,16 @@ def letters(bench: Bench) -> Counter[str]:
 
 
 def note(bench: Bench) -> str:
-    """What the stage tells the operator."""
+    """The note that the stage leaves for the operator; empty while Kafka still loads the group's coordinator."""
     group = names.consumer_group(bench.config.namespace, bench.config.name, "stage-state")
     consumer = Consumer({"bootstrap.servers": bench.servers.kafka, "group.id": group})
     try:
         (found,) = consumer.committed([TopicPartition(bench.config.events_topic, 0)], timeout=10)
         return str(found.metadata or "").rstrip("\0")
+    except KafkaException as refused:
+        if refused.args[0].retriable() or refused.args[0].code() == KafkaError.NOT_COORDINATOR:
+            return ""
+        raise
     finally:
         consumer.close()
 

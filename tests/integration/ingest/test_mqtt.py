@@ -259,7 +259,7 @@ def test_tls_and_passwords_come_from_the_secret(tmp_path: Path, make_bridge: Cal
     secret = tmp_path / "secret"
     secret.mkdir()
     try:
-        bridge = make_bridge(pipeline_config("secured", f"mqtts://localhost:{broker.port}"), secret)
+        bridge = make_bridge(pipeline_config("mqtts", f"mqtts://localhost:{broker.port}"), secret)
         bridge.start()
 
         def told() -> str:
