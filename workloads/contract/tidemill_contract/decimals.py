@@ -54,7 +54,10 @@ def scaled_text(scaled: int, scale: int) -> str:
 
 
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
-    """Return the scales of types if all are decimals or integers, and at least one is a decimal. Else return None."""
+    """Return the scales of types, or None unless all are decimals or integers, and at least one is a decimal.
+
+    The scale of an integer is 0.
+    """
     kinds = list(kinds)
     found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
     known = [scale for scale in found if scale is not None]

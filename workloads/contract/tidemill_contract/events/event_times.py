@@ -23,9 +23,9 @@ class EventTimes:
         return now_ms + self._max_future_ms
 
     def surely(self, values: Sequence[int], *, own: bool, now_ms: int) -> bool:
-        """Return whether all times of a field are certainly valid. If not, they must be checked one by one.
+        """Return True if all times of a field are valid, or False if they must be checked one by one.
 
-        `own` says whether the field is the event time.
+        `own` is true for the field with the event time.
         """
         low, high = min(values), max(values)
         if own:
