@@ -16,7 +16,7 @@ ANY_JSON = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
 
 
 def _path(written: Any) -> Any:
-    """Return a valid path as written; a list becomes a tuple."""
+    """Check a path, and return it as it is written. A list becomes a tuple."""
     read_path(written)
     return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
 
