@@ -4,8 +4,8 @@ Each unit starts at a fixed local time, such as midnight: at the first instant a
 or a later one. So if clocks are put back and the time occurs twice, the unit starts at the first of the two instants.
 If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
 
-Python computes the local times, because Postgres differs: if midnight occurs twice, Postgres takes the later one; if
-midnight does not exist, Postgres shifts it; and its time zone rules can be of another version.
+Local times are computed in Python, because Postgres gives other results: if midnight occurs twice, it takes the later
+one, and if midnight does not exist, it shifts it. Its time zone rules can also be of another version.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Calendar:
             previous, number = start, number + 1
 
     def _place(self, time_ms: int) -> tuple[int, int]:
-        """Return the chunk that has the last start at or before a time, and the index of that start in the chunk."""
+        """Return the chunk that contains the last start at or before a time, and the start's index in the chunk."""
         chunk = time_ms // _CHUNK_MS
         at = bisect_right(_chunk(self, chunk), time_ms) - 1
         while at < 0:

@@ -1,8 +1,8 @@
-"""Decimals: exact numbers with a fixed number of digits after the point, which is called the scale.
+"""Decimals: exact numbers with a fixed number of digits after the point (the scale).
 
 In events, stored partials and expressions a decimal is a scaled integer: its value times 10^scale. Only the decoder,
 the SQL of answers, and the conversion to text apply the scale. The type of a decimal with scale 2 is written
-`decimal(2)`. The precision is not in the type, because it only limits which values of events are accepted.
+`decimal(2)`. The precision is not part of the type, because it only limits which values are accepted in events.
 """
 
 from __future__ import annotations

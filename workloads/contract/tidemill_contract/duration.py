@@ -60,7 +60,7 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
 
 
 def least_ms(text: str) -> int:
-    """Return the shortest that a window of this length can be, in milliseconds. A month counts as 28 days.
+    """Return the minimum length of a window in milliseconds. A month counts as 28 days.
 
     Raises:
         ValueError: the text is not a length of a window, or may exceed 3650 days.

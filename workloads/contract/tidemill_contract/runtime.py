@@ -1,8 +1,8 @@
 """The configuration that the operator writes and the workloads read: files of pipelines, secrets, and the environment.
 
-Each pipeline has a config file `<config dir>/<pipeline>.json` (PipelineConfig). Its secrets are `writer.json` and
-`reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys), in the files `<secrets dir>/<pipeline>/<file>` or
-`<secrets dir>/<pipeline>.<file>`. All files are replaced atomically, and the workloads poll them.
+Each pipeline has a config file `<config dir>/<pipeline>.json` (PipelineConfig). Its secrets are in the files `<secrets
+dir>/<pipeline>/<file>` or `<secrets dir>/<pipeline>.<file>`: `writer.json` and `reader.json` (PostgresCredentials), and
+`api-keys.json` (ApiKeys). All files are replaced atomically, and the workloads poll them.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class EventDecoder:
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object, by the names of the fields.
+        """Return each event as a JSON object, in which the fields have their own names.
 
         `raws` are the bytes of the events. Decimals are written as JSON strings.
         """

@@ -38,7 +38,7 @@ class EventTimes:
         """Check a record's own timestamp as the event time.
 
         Raises:
-            InvalidEvent: the timestamp is in seconds, is before 1970, or is further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the timestamp is in seconds, before 1970, or ahead of `now_ms` by more than maxFuture.
         """
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
             raise counts_seconds(None, record_time_ms)
@@ -48,7 +48,7 @@ class EventTimes:
         """Check an event time.
 
         Raises:
-            InvalidEvent: the time is before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the time is before 1970, or ahead of `now_ms` by more than maxFuture.
         """
         if event_time_ms < 0:
             detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"

@@ -55,7 +55,7 @@ def items(raw: bytes) -> list[bytes]:
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Return whether the typed decoder may have rounded up a time in these bytes, which are one or more events."""
+    """Return whether these bytes (one or more events) may contain a time that the typed decoder rounds up."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 

@@ -175,7 +175,7 @@ class RecordDecoder:
         return self._events.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object, by the names of the fields."""
+        """Return each event as a JSON object, in which the fields have their own names."""
         return self._events.as_json(events, raws)
 
     def document(self, raw: bytes) -> bytes:
@@ -186,7 +186,7 @@ class RecordDecoder:
         """Check a record's own timestamp as the event time.
 
         Raises:
-            InvalidEvent: the timestamp is in seconds, before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the timestamp is in seconds, before 1970, or ahead of `now_ms` by more than maxFuture.
         """
         self._events.times.check_record(record_time_ms, now_ms)
 

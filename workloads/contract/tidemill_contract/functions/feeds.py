@@ -122,7 +122,7 @@ class Feeds:
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the layout for readers, by which a metric is null if a merged row lacks some of the metric's events."""
+    """Return the layout for readers: a metric is null if a merged row lacks some of the metric's events."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

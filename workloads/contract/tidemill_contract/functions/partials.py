@@ -66,7 +66,7 @@ ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
-    """Return a quoted SQL identifier. Callers have validated the name, so a double quote in it would be a defect."""
+    """Return a quoted SQL identifier. Callers have validated the name, so a double quote in it is a bug."""
     if '"' in identifier or "\0" in identifier:
         raise ValueError(f"not an identifier: {identifier!r}")
     return f'"{identifier}"'

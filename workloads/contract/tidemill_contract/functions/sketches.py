@@ -47,8 +47,8 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 def slots_lg(listed: int) -> int:
     """Return the binary logarithm of M, the number of slots of a sketch that must list `listed` values.
 
-    Up to 0.75 M different values, all counts are exact. With more values, the error of each count is at most 3.5 / M of
-    the number of all values, according to the library's documentation. M is at least 16 times `listed`, and at least
+    Up to 0.75 M different values, all counts are exact. With more values, according to the library's documentation, the
+    error of each count is at most 3.5 / M times the number of all values. M is at least 16 times `listed`, and at least
     512. For M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
     """
     return max(9, (16 * listed - 1).bit_length())

@@ -175,7 +175,7 @@ def _parting(steps: Steps, other: Steps) -> int | None:
 
 
 def _kind(step: Step) -> str:
-    """Return the kind of value that a step leads into: an object, an array, or an exploded array."""
+    """Return the kind of value that a step is taken from: an object, an array, or an exploded array."""
     return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 

@@ -1,4 +1,4 @@
-"""The rules between fields of a resource: names, references, types, windows, limits.
+"""The rules that involve several fields of a resource: names, references, types, windows, limits.
 
 A rule checks only the parts of a document that could be read, because the faults of other parts are reported already.
 RULES lists the rules. Each rule is a function that takes Parts and yields faults.
@@ -76,7 +76,7 @@ class Limits:
 
 
 def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
-    """Return all faults between fields, in the order of the document's sections."""
+    """Return all faults that involve several fields, in the order of the document's sections."""
     columns, faults = _columns(parts)
     for rule in RULES:
         faults += rule(parts, columns, limits)

@@ -79,7 +79,7 @@ def untaken(schema: str, reader: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Set the position of a partition, if the stored position is still as expected.
+    """Set the position of a partition, unless the stored position differs from the expected one.
 
     Parameters: new topic id twice, new epoch, new offset, partition, expected topic id, epoch and offset.
     """

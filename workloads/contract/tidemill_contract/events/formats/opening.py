@@ -58,7 +58,7 @@ class Deletes:
         """Return the row before a delete, which is its event, or None if the policy ignores deletes.
 
         Args:
-            what: the description of the delete in messages.
+            what: the description of the delete, for messages.
             before: the row before the delete, or None if the record does not contain it.
 
         Raises:

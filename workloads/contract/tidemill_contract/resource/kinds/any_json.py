@@ -1,7 +1,7 @@
 """Members of the spec whose values can be of several types.
 
 A structural schema has no unions, so the API server accepts any value of such a member. `tidemill validate`, the
-webhook and the operator's passes check the value.
+admission webhook and the operator check the value.
 """
 
 from __future__ import annotations

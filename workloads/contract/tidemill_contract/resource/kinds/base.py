@@ -88,7 +88,7 @@ class Kinds(Generic[K]):
         """Flatten the kinds.
 
         Args:
-            kinds: the classes of the kinds. The tag of each has a single value.
+            kinds: the classes of the kinds. In each class, the tag has a single possible value.
             tag: the name of the member that names the kind.
             title: the name of the flat class.
             doc: the docstring of the flat class.
