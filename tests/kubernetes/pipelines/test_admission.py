@@ -176,7 +176,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         METRICS,
         [ADDS | {"expression": "m / 2"}],
         f"{METRICS_0}.expression",
-        "metric m: sum takes no expression; take function out, or expression",
+        "metric m: sum takes no expression; remove either function or expression",
     ),
     (
         METRICS,

@@ -103,7 +103,7 @@ def test_a_function_gives_its_value_and_null_of_null(text: str, row: dict[str, A
         ("REGEXP_LIKE(s, '(a')", "REGEXP_LIKE: '(a' is not a regular expression (unclosed group); write one without"),
         ("REGEXP_LIKE(s, '(?=a)')", "REGEXP_LIKE: '(?=a)' is not a regular expression (look-around"),
         ("REGEXP_LIKE(s, s)", "REGEXP_LIKE: the pattern must be a constant string"),
-        ("REGEXP_EXTRACT(s, '(a)', 2)", "REGEXP_EXTRACT: '(a)' has no group 2; count"),
+        ("REGEXP_EXTRACT(s, '(a)', 2)", "REGEXP_EXTRACT: '(a)' has no group 2; groups"),
         ("REGEXP_EXTRACT(s, 'a', 1)", "REGEXP_EXTRACT: 'a' has no group 1"),
         ("SPLIT_PART(s, '', 1)", "SPLIT_PART: the delimiter must not be empty"),
         ("SPLIT_PART(s, ',', 0)", "SPLIT_PART: the first part is 1"),

@@ -254,7 +254,7 @@ def test_an_expression_has_a_value_or_null_where_a_function_has_no_result(
         ("'\0' = s", "holds a NUL"),
         ("(" * 500 + "i" + ")" * 500, "nested more than"),
         ("+".join("i" * 200), "in a row"),
-        ("NULLIF(" * 12 + "i" + ", j)" * 12, "too large with all derives written out"),
+        ("NULLIF(" * 12 + "i" + ", j)" * 12, "too large once it is compiled"),
         ("   ", "expected at the end"),
     ],
     ids=lambda text: text[:24],

@@ -42,7 +42,7 @@ def test_an_address_has_a_port(broker: str, expected: tuple[Any, ...]) -> None:
 def test_what_is_no_address_is_named(broker: str) -> None:
     spec = MqttSpec.model_construct(broker=broker, topics=["a"])
     (fault,) = spec.faults("p")
-    assert (fault.path, fault.message) == ("p.broker", "is no address of a broker")
+    assert (fault.path, fault.message) == ("p.broker", "is not the address of a broker")
 
 
 def test_the_signed_text_has_the_time_if_there_is_one() -> None:

@@ -1,11 +1,11 @@
 """Computes where days, weeks, months, quarters and years of a time zone start.
 
-A unit has a start by the local clock, such as midnight. The unit starts at the first instant at which the local clock
-shows that time or a later time. So if clocks are put back and the time occurs twice, the unit starts at the first of
-the two instants. If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
+Each unit starts at a fixed local time, such as midnight: at the first instant at which the local clock shows that time
+or a later one. So if clocks are put back and the time occurs twice, the unit starts at the first of the two instants.
+If clocks are put forward and the time is skipped, the unit starts when the clocks are put forward.
 
-Postgres is not used to compute local times. If midnight occurs twice, Postgres takes the later one. If midnight does
-not exist, Postgres shifts it. And its version of the time zone rules can differ from Python's.
+Local times are computed in Python, because Postgres gives other results: if midnight occurs twice, it takes the later
+one, and if midnight does not exist, it shifts it. Its time zone rules can also be of another version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ DAY_MS = 86_400_000
 MONDAY = 4
 """The number of days from 1970-01-01 to the first Monday."""
 FIRST_YEAR, LAST_YEAR = 32, 9968
-"""The years for which Python can compute units of at most ten years. Later days follow the rules of the last year."""
+"""`runs` covers these years only, so that units of up to ten years stay within the dates that Python has (1 to
+9999)."""
 _EPOCH, _DAY_ZERO = dt.datetime(1970, 1, 1), dt.date(1970, 1, 1)
 _CHUNK_MS = 3_653 * DAY_MS
 """Starts are computed for ten years at a time."""
@@ -35,14 +36,14 @@ _CHUNK_MS = 3_653 * DAY_MS
 
 @dataclass(frozen=True)
 class Calendar:
-    """A sequence of equal units of the calendar.
+    """The units of a calendar in one time zone, for example weeks in Europe/Berlin.
 
     Attributes:
-        unit: the unit of `count`, either days or months.
-        count: the length of a unit in days or months. Units are counted from 1970-01-01, or from `first_day`.
+        unit: whether `count` is a number of days or of months.
+        count: how many days or months a unit has. Units are counted from 1970-01-01, or from `first_day`.
         zone: IANA name of the time zone.
-        offset_ms: the time from local midnight to the start of a unit, which is shorter than a unit.
-        first_day: the day, counted from 1970-01-01, on which the first unit in days starts, such as MONDAY.
+        offset_ms: the time from local midnight to the start of a unit. It is shorter than a unit.
+        first_day: for units of days, the day on which unit 0 starts, in days after 1970-01-01 (MONDAY for weeks).
     """
 
     unit: Literal["day", "month"]
@@ -81,7 +82,7 @@ class Calendar:
 
     @property
     def longest_ms(self) -> int:
-        """An upper bound of the length of a unit, with a spare day, because clock changes can lengthen a day."""
+        """An upper bound of a unit's length: one day more than `days`, because clock changes can lengthen a unit."""
         return (self.days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
@@ -120,11 +121,11 @@ class Calendar:
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
     def between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
-        """Yield the starts of units. Units that consist only of skipped days are left out.
+        """Yield the starts of consecutive units. A unit without any time is left out (a zone may skip a day).
 
         Args:
             since: the first unit starts before this time.
-            until: the last unit, and no other, starts after this time.
+            until: the last unit is the first one that starts after this time.
 
         Yields:
             Times in UTC, without a zone, ascending.
@@ -140,7 +141,7 @@ class Calendar:
             previous, number = start, number + 1
 
     def _place(self, time_ms: int) -> tuple[int, int]:
-        """Return the chunk that has the last start at or before a time, and the index of that start in the chunk."""
+        """Return the chunk that contains the last start at or before a time, and the start's index in the chunk."""
         chunk = time_ms // _CHUNK_MS
         at = bisect_right(_chunk(self, chunk), time_ms) - 1
         while at < 0:
@@ -170,7 +171,8 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
     before, after = local.utcoffset() or _NONE, local.replace(fold=1).utcoffset() or _NONE
     earliest = wall - before
     if before >= after:
-        # The time occurs once or twice. `earliest` is the first occurrence, because `before` belongs to `fold` 0.
+        # The time occurs once or twice. `before` is the offset at the first occurrence (`fold` 0), so `earliest` is the
+        # first.
         return earliest
     # The time is skipped, so the first instant is when the clocks are put forward. Bisection finds this instant.
     low, high = wall - after, earliest
@@ -187,7 +189,7 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 def _most_days(months: int) -> int:
     """Return the maximum number of days in a period of `months` months.
 
-    The first period starts in January 1970.
+    Periods are counted from January 1970.
     """
     firsts = [dt.date(1970 + at // 12, at % 12 + 1, 1) for at in range(0, 12 * 4 * months + 1, months)]
     return max((end - start).days for start, end in pairwise(firsts))
@@ -195,7 +197,7 @@ def _most_days(months: int) -> int:
 
 @lru_cache(maxsize=64)
 def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
-    """Return the starts of units from `chunk * _CHUNK_MS` to `(chunk + 1) * _CHUNK_MS` (excluded), in epoch ms."""
+    """Return the starts (epoch ms) of the units that start in a chunk, which is a period of `_CHUNK_MS`."""
     low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
     found = calendar.between(low - DAY, high)
     return tuple((start - _EPOCH) // _MS for start in found if low <= start < high)
@@ -203,13 +205,12 @@ def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Runs:
-    """The starts of units in a compact form. A run is a sequence of units of the usual length.
+    """The starts of consecutive units, compressed to runs. All units of a run have the usual length, except the last.
 
     Attributes:
         firsts: the start of the first unit of each run, ascending, in UTC without a zone.
-        lasts: the start of the last unit of each run, ascending, in UTC without a zone. The last unit of a run ends
-            where the next run starts, so it can be shorter or longer than usual. `lasts` has no entry for the last run,
-            which has no end.
+        lasts: the start of the last unit of each run but the last run, ascending, in UTC without a zone. The last unit
+            of a run ends where the next run starts. The last run has no end.
         numbers: the number of the first unit of each run, counted from 0.
     """
 

@@ -1,8 +1,8 @@
-"""Decimals: exact numbers with a fixed number of digits after the point, which is called the scale.
+"""Decimals: exact numbers with a fixed number of digits after the point (the scale).
 
 In events, stored partials and expressions a decimal is a scaled integer: its value times 10^scale. Only the decoder,
 the SQL of answers, and the conversion to text apply the scale. The type of a decimal with scale 2 is written
-`decimal(2)`. The precision is not in the type, because it only limits which values of events are accepted.
+`decimal(2)`. The precision is not part of the type, because it only limits which values are accepted in events.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def scaled_text(scaled: int, scale: int) -> str:
 
 
 def common_scales(kinds: Iterable[str]) -> list[int] | None:
-    """Return the scales of types if all are decimals or integers, and at least one is a decimal. Else return None."""
+    """Return the scales of types, or None unless all are decimals or integers, and at least one is a decimal.
+
+    The scale of an integer is 0.
+    """
     kinds = list(kinds)
     found = [0 if kind == "integer" else scale_of(kind) for kind in kinds]
     known = [scale for scale in found if scale is not None]

@@ -1,6 +1,7 @@
 """Durations in the notation of the resource, such as `250ms`, `10s`, `5m`, `1h` and `7d`.
 
-Lengths of windows can also be in the units w, mo, q and y. The lengths of months, quarters and years differ.
+A window can also have a length in weeks (`w`), months (`mo`), quarters (`q`) or years (`y`). Not all months, quarters
+and years are equally long.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 CALENDAR_UNITS: Mapping[str, tuple[Literal["day", "month"], int]] = {
     "d": ("day", 1), "w": ("day", 7), "mo": ("month", 1), "q": ("month", 3), "y": ("month", 12),
 }  # fmt: skip
-"""The number of days or months of each unit of the calendar. `d` is a unit of the calendar only with a time zone."""
+"""The number of days or months in each unit of the calendar. Without a time zone, `d` is always 24 hours."""
 PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$|^0(ms|s|m|h|d)$"
 LENGTH_PATTERN = r"^[1-9][0-9]{0,8}(ms|s|m|h|d|w|mo|q|y)$|^0(ms|s|m|h|d)$"
 MAX_LENGTH = 16
@@ -43,10 +44,10 @@ def parse_ms(text: str) -> int:
 
 
 def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
-    """Return a length in units of the calendar as a number of days or months, or None if it is in another unit.
+    """Return the number of days or months in a length such as `2w` or `1q`, or None if its unit is not of the calendar.
 
     Raises:
-        ValueError: the length can be more than 3650 days.
+        ValueError: the length may exceed 3650 days.
     """
     found = re.fullmatch(r"([1-9][0-9]{0,8})(d|w|mo|q|y)", text, re.ASCII)
     if found is None or text.endswith("\n"):
@@ -59,10 +60,10 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
 
 
 def least_ms(text: str) -> int:
-    """Return the least length of a window in milliseconds. A month counts as 28 days.
+    """Return the minimum length of a window in milliseconds. A month counts as 28 days.
 
     Raises:
-        ValueError: the text is not a length of a window, or the window can be longer than 3650 days.
+        ValueError: the text is not a length of a window, or may exceed 3650 days.
     """
     units = calendar_units(text)
     return parse_ms(text) if units is None else units[1] * _DAYS[units[0]][0] * UNITS_MS["d"]

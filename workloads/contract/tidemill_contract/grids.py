@@ -1,4 +1,4 @@
-"""Grids, which divide time into panes, windows or buckets that follow each other, in Python and in SQL.
+"""Grids divide time into consecutive panes, windows or buckets, in Python and in SQL.
 
 A grid is either steps of a fixed length, or a `Calendar`. All other code gets the starts and ends of windows from a
 grid.
@@ -14,7 +14,7 @@ from typing import Protocol
 from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
-"""The first year of counted events, and how many years after the current year can have counted events.
+"""The first year of counted events, and how many years ahead of the current year events can be counted.
 
 Eleven years are enough, because `maxFuture` and windows are at most ten years long."""
 
@@ -28,7 +28,7 @@ class Grid(Protocol):
 
     @property
     def offset_ms(self) -> int:
-        """The offset of the starts: from local midnight for a calendar, from the epoch for steps of a fixed length."""
+        """The offset of the starts: from local midnight for a calendar, from the epoch for fixed steps."""
 
     def start_of(self, time_ms: int) -> int:
         """Return the start of the step that contains a time."""
@@ -40,7 +40,7 @@ class Grid(Protocol):
         """
 
     def wall_ms(self, time_ms: int) -> int:
-        """Return a time by the local clock of the grid, as if that clock were in UTC."""
+        """Return the local date and time of an instant, converted to epoch ms as if they were in UTC."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Steps:
 
     Attributes:
         length_ms: the length.
-        offset_ms: the start of one step.
+        offset_ms: the start of any one step, in epoch ms.
     """
 
     length_ms: int
@@ -74,7 +74,7 @@ class Steps:
 
 
 class GridSql(Protocol):
-    """The SQL of a grid. Arguments are SQL expressions of times."""
+    """The SQL of a grid. Arguments of type str are SQL expressions of times."""
 
     def start(self, time: str) -> str:
         """Return SQL for the start of the step that contains a time."""
@@ -94,7 +94,8 @@ class GridSql(Protocol):
         Args:
             pane: the start of the pane, which is a step of the grid.
             count: the number of panes in a window.
-            first: the start of the first wanted window. A few earlier windows may be included. None: all are wanted.
+            first: the start of the first wanted window, or None if all windows are wanted. A few earlier windows may be
+                included.
             last: the start of the last wanted window, or None if all windows are wanted.
         """
 
@@ -104,8 +105,8 @@ def grid_sql(grid: Steps | Calendar, years: tuple[int, int] | None = None) -> Gr
 
     Args:
         grid: the grid.
-        years: for a calendar, the first and the last year that the SQL must cover. None: every year in which counted
-            events and their windows can be. Steps of a fixed length ignore the years.
+        years: for a calendar, the first and the last year that the SQL must cover. None covers all years that counted
+            events and their windows can be in. Steps of a fixed length ignore the years.
     """
     if isinstance(grid, Steps):
         return StepsSql(grid.length_ms, grid.offset_ms)
@@ -160,7 +161,7 @@ class CalendarSql:
     """The SQL of units of the calendar.
 
     Attributes:
-        length_ms: the usual length of a unit. Units of other lengths begin or end a run (`calendars.Runs`).
+        length_ms: the usual length of a unit. A unit of another length is the last of its run (`calendars.Runs`).
         firsts: the SQL array of `calendars.Runs.firsts`.
         lasts: the SQL array of `calendars.Runs.lasts`.
         numbers: the SQL array of `calendars.Runs.numbers`.

@@ -1,7 +1,7 @@
-"""Client settings of Kafka from the keys of a Secret. Processors and the operator both use this module.
+"""Derives Kafka client settings from the keys of a Secret. Processors and the operator both use this module.
 
-Only the keys in this module are used, because other settings of librdkafka read files, load libraries or run commands,
-and whoever creates a pipeline chooses the Secret.
+Other keys are ignored. Whoever creates a pipeline chooses the Secret, and some settings of librdkafka read files, load
+libraries or run commands.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MARKS = {CA: "CERTIFICATE", CERTIFICATE: "CERTIFICATE", KEY: "PRIVATE KEY"}
 
 
 class LoginError(ValueError):
-    """The keys of a Secret are no valid client settings. The message has the remedy, and no secret value."""
+    """The keys of a Secret are not valid client settings. The message contains the remedy, but no secret values."""
 
 
 def read_keys(folder: Path) -> dict[str, str]:
@@ -43,10 +43,10 @@ def read_keys(folder: Path) -> dict[str, str]:
 
 
 def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings for librdkafka. Other keys than `KEYS` are ignored.
+    """Return the settings for librdkafka. Keys that are not in `KEYS` are ignored.
 
-    Without `security.protocol`, it follows from the other keys: with `sasl.mechanism` or `sasl.username` it is
-    SASL_SSL, with a certificate it is SSL, and else PLAINTEXT.
+    If `security.protocol` is missing, the other keys determine it: SASL_SSL if there is `sasl.mechanism` or
+    `sasl.username`, else SSL if there is a certificate, else PLAINTEXT.
 
     Raises:
         LoginError: a key is missing or has a wrong value.

@@ -23,9 +23,9 @@ def _digest(*parts: str) -> str:
 def schema(namespace: str, name: str) -> str:
     """Return the name of the Postgres schema: `<namespace>__<name>` with hyphens as underscores.
 
-    If the namespace or the pipeline's name has `--`, the schema's name would be ambiguous. So the name ends in
-    `___<hash>`. A name that would be too long ends in `___<hash>` too. Names without a hash never have three
-    underscores in a row. A name that would start with a digit or `pg_` gets the prefix `t_` and a hash.
+    A name that would be too long ends in `___<hash>`. So does a name that would be ambiguous, because the namespace or
+    the pipeline's name contains `--`. Names without a hash never have three underscores in a row. A name that would
+    start with a digit or `pg_` gets the prefix `t_` and a hash.
     """
     plain = f"{namespace}__{name}".replace("-", "_")
     if plain[0].isdigit() or plain.startswith("pg_"):
@@ -51,7 +51,7 @@ def topic(namespace: str, name: str, kind: str) -> str:
 
 
 def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
-    """Return namespace, pipeline and kind of a name made by `topic`, or None if `topic` cannot have made it."""
+    """Return the namespace, pipeline and kind from which `topic` made a name, or None if it cannot have made it."""
     # The name can be split at its dots, because neither namespaces nor names of pipelines have dots.
     parts = topic_name.split(".")
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
@@ -62,14 +62,14 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
     """Return the consumer group of a pipeline's processors. Each replay has its own `reader`.
 
-    The Python stage's reader is `stage`. `stage-state` is the group in whose commits the stage says why it waits.
+    The Python stage's reader is `stage`. With the reader `stage-state`, the stage commits notes that say why it waits.
     """
     suffix = "" if reader == "live" else f".{reader}"
     return f"tidemill.{namespace}.{name}{suffix}"
 
 
 def connectors(namespace: str, name: str) -> str:
-    """Return the prefix of the names of a pipeline's connectors. No name of another pipeline begins with it."""
+    """Return the prefix of the names of a pipeline's connectors. No connector of another pipeline has this prefix."""
     return f"{namespace}.{name}."
 
 

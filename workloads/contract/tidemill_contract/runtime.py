@@ -1,8 +1,8 @@
 """The configuration that the operator writes and the workloads read: files of pipelines, secrets, and the environment.
 
-Each pipeline has a config file `<config dir>/<pipeline>.json` (PipelineConfig). Its secrets are `writer.json` and
-`reader.json` (PostgresCredentials) and `api-keys.json` (ApiKeys), in the files `<secrets dir>/<pipeline>/<file>` or
-`<secrets dir>/<pipeline>.<file>`. All files are replaced atomically, and the workloads poll them.
+Each pipeline has a config file `<config dir>/<pipeline>.json` (PipelineConfig). Its secrets are in the files `<secrets
+dir>/<pipeline>/<file>` or `<secrets dir>/<pipeline>.<file>`: `writer.json` and `reader.json` (PostgresCredentials), and
+`api-keys.json` (ApiKeys). All files are replaced atomically, and the workloads poll them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class PipelineConfig(_Config):
     Attributes:
         namespace: the namespace of the pipeline.
         name: the name of the pipeline.
-        generation: the generation of the last spec with a change that processors need. A processor stops if its
-            generation is older than the generation in the table `_generation`.
+        generation: the generation of the newest spec that changed something for processors. A processor stops if its
+            generation is lower than that in the table `_generation`.
         spec: the spec with all defaults resolved (topic name, partitions, auth, …).
         aggregations: the aggregations with their current versions.
-        only_read: True if the source topic belongs to others, so that ingest does not write to it.
+        only_read: True if ingest must not write to the source topic, because the topic belongs to others.
     """
 
     namespace: str
@@ -153,11 +153,11 @@ class WorkloadSettings(_Config):
     mqtt_dir: Path | None = None
     """The folder with the files of the Secret of the pipeline's MQTT broker."""
     source_kafka_dir: Path | None = None
-    """The folder with the files of the Secret of the pipeline's own Kafka cluster, which has the source topic."""
+    """The folder with the files of the Secret for the pipeline's own Kafka cluster (`source.kafka`)."""
     stage_dir: Path | None = None
     """The folder with the file of the pipeline's Python stage."""
     lookup_dirs: Json[dict[str, Path]] = {}
-    """For each lookup that reads a ConfigMap or needs a Secret, the folder with its files: a JSON object by name."""
+    """A JSON object with the folder of each lookup, by name, that reads a ConfigMap or needs a Secret."""
     resilience_file: Path | None = None
     log_level: str = "INFO"
     instance: str = ""
@@ -165,7 +165,7 @@ class WorkloadSettings(_Config):
     timeout."""
     session_timeout_ms: int = 30_000
     reader: str = "live"
-    """The reader whose positions a processor advances: `live`, or the name of a replay."""
+    """The reader (see the table `_readers`) that a processor belongs to: `live`, or the name of a replay."""
     start_from: str = ""
     """The start of a replay: `earliest`, or a time in RFC 3339."""
     rate: int = 0
@@ -215,8 +215,8 @@ class WorkloadSettings(_Config):
     def secret_file(self, pipeline: str, name: str) -> Path:
         """Return the path of a pipeline's secret: `<pipeline>.<name>` if that file exists, else `<pipeline>/<name>`.
 
-        The first form is for a Kubernetes Secret with the files of many pipelines, because its keys cannot have
-        slashes. This form is unambiguous, because names of pipelines have no dots.
+        The first form is for a Kubernetes Secret with the files of many pipelines, whose keys cannot contain slashes.
+        It is unambiguous, because names of pipelines have no dots.
         """
         flat = self.secrets_dir / f"{pipeline}.{name}"
         return flat if flat.exists() else self.secrets_dir / pipeline / name

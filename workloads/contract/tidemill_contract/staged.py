@@ -1,8 +1,8 @@
-"""What ingest, the Python stage and processors have to agree on: checks before the stage, and the origin of records.
+"""What ingest, the Python stage and processors must agree on: the checks before the stage, and the origin of records.
 
-A record of the stage topic has the key and the headers of the record that it was made of, and one header more: its
-origin. The timestamp of such a record is the time at which the stage wrote it. Otherwise, Kafka would delete records
-with an old timestamp before they are read.
+A record of the stage topic has the key and the headers of the source record that it was made from, and one more header:
+its origin. Its timestamp is the time at which the stage wrote it. With an old timestamp, Kafka could delete the record
+before it is read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 ORIGIN_HEADER = "tidemill-origin"
 RUNS = "runs"
-"""The note of a stage that does not wait. Any other text says why a stage waits."""
+"""The note that a stage commits while it does not wait. Any other note says why it waits."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The record that the stage made another record of. Both are in partitions with the same number.
+    """The source record that a record of the stage topic was made from. Both have the same partition number.
 
     Attributes:
         topic_id: Kafka's id of the source topic.
@@ -40,7 +40,7 @@ class Origin:
 
 
 def read_origin(headers: Headers | None) -> Origin | None:
-    """Return the origin of a record of the stage topic, or None if the record has none."""
+    """Return the origin of a record of the stage topic, or None if the headers contain none."""
     if not headers or headers[-1][0] != ORIGIN_HEADER:
         return None
     try:
@@ -54,8 +54,8 @@ def read_origin(headers: Headers | None) -> Origin | None:
 def sent_spec(spec: PipelineSpec) -> PipelineSpec:
     """Return the spec by which ingest validates events.
 
-    With a Python stage, the fields are those of the events that the function returns. So ingest only checks that an
-    event is a JSON object, the record key, and the headers, which the stage does not change.
+    With a Python stage, the fields are those of the events that the function returns. So ingest only checks the record
+    key, the headers (which the stage does not change), and that the event is a JSON object.
     """
     if spec.transform.python is None:
         return spec

@@ -1,7 +1,7 @@
 """Writes and reads times as texts.
 
 In answers and records, times are in RFC 3339 and UTC. A time has milliseconds only if they are not 0. Times in specs
-and requests are read by the same rules as times in events.
+and requests are read like times in events.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def rfc3339(moment: dt.datetime) -> str:
 
 
 def rfc3339_ms(epoch_ms: int) -> str:
-    """Return epoch milliseconds as a text in the form of `rfc3339`."""
+    """Return a time (epoch milliseconds) as text, in the same form as `rfc3339`."""
     return rfc3339(_EPOCH + dt.timedelta(milliseconds=epoch_ms))
 
 
@@ -50,10 +50,10 @@ def read_time(text: str) -> dt.datetime:
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
-    """Return the time (UTC) of a text in a form of `read_time`. If the text has no zone, the time is in `zone`.
+    """Return the time (UTC) of a text like those of `read_time`. A text without a zone is in `zone`.
 
-    A date without a time means midnight in that zone. If a local time occurs twice because of a clock change, the first
-    occurrence is meant. A local time that a clock change skips is read with the offset before the change.
+    A date without a time means midnight in that zone. A local time that occurs twice because of a clock change means
+    the first occurrence. A local time that a clock change skips is read with the offset before the change.
 
     Raises:
         ValueError: the text is not a time, or the time is outside the years 1 to 9999.
@@ -71,7 +71,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
 
 
 def read_start(text: str) -> dt.datetime:
-    """Return the time of a text in a spec, which may also be in other forms of ISO 8601 with a zone.
+    """Return the time of a text in a spec. Besides the forms of `read_time`, it may have any ISO 8601 form with a zone.
 
     Raises:
         ValueError: the text is not a time, or has no zone.

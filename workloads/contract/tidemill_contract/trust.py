@@ -1,4 +1,4 @@
-"""TLS to servers: the settings of trusted authorities, and the remedies for refused certificates."""
+"""TLS connections to servers: settings for trusted authorities, and remedies for refused certificates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def redis_options(url: str, ca: str) -> dict[str, Any]:
         return {}
     if urlsplit(url).scheme != "rediss":
         raise ValueError(
-            "TIDEMILL_REDIS_CA: TIDEMILL_REDIS_URL is without TLS; begin it with rediss://, or unset TIDEMILL_REDIS_CA"
+            "TIDEMILL_REDIS_CA: TIDEMILL_REDIS_URL does not use TLS; begin it with rediss://, or unset"
+            " TIDEMILL_REDIS_CA"
         )
     return {"ssl_ca_certs": ca}
 

@@ -30,8 +30,8 @@ Decoder = Callable[[Any], Any]
 def answer_expression(metric: MetricSpec, field_type: str | None, seconds: str) -> str:
     """Return the SQL of a metric's value over merged partial columns.
 
-    If the metric has a decoder (`evaluator`), the SQL returns the bytes for the decoder. A value that is too large for
-    a double is null.
+    If the metric has a decoder (see `evaluator`), the SQL returns the bytes that it decodes. A value that is too large
+    for a double is null.
 
     Args:
         metric: a metric of the layout, with a function.
@@ -51,7 +51,7 @@ def answer_type(metric: MetricSpec, field_type: str | None) -> str:
 
 
 def answer_range(metric: MetricSpec, field_type: str | None) -> tuple[float, float]:
-    """Return the least and the greatest possible value of a metric."""
+    """Return the smallest and the largest value that a metric can have."""
     if is_composed(metric):
         return -math.inf, math.inf
     return FUNCTIONS[metric.function].answer_range(field_type)
@@ -63,7 +63,7 @@ def evaluator(metric: MetricSpec, field_type: str | None) -> Decoder | None:
 
 
 def decoders(plan: AggregationLayout) -> dict[str, Decoder]:
-    """Return the functions that decode stored bytes to values, by metric. Metrics that need no decoder are left out."""
+    """Return by metric the function that decodes stored bytes to values. Metrics without a decoder are left out."""
     found = {metric.name: evaluator(metric, kind) for metric, kind in plan.metrics}
     return {name: decode for name, decode in found.items() if decode is not None}
 
@@ -77,17 +77,17 @@ def window_source(
     last: str | None = None,
     vanished: bool = False,
 ) -> str:
-    """Return a subquery for the partials of whole windows: the rows of `table`, or combinations of its panes.
+    """Return a subquery with the partials of whole windows. For hopping windows, it combines the panes in `table`.
 
     Args:
         table: the window table, quoted and with its schema.
         plan: the aggregation's layout.
-        where: an SQL condition on stored rows. For hopping windows, its bounds on window_start have to include the
-            panes up to `size - hop` after the start of the last wanted window.
+        where: an SQL condition on stored rows. For hopping windows, its bounds on window_start must include panes that
+            start up to `size - hop` after the start of the last wanted window.
         first: the SQL of the start of the first wanted window. A few earlier windows may be combined too.
         last: the SQL of the start of the last wanted window. Later windows are not combined.
-        vanished: whether to include the empty rows of sessions that were joined to an earlier session. Such a row
-            ends at its start.
+        vanished: whether to include the empty rows that remain of sessions that were joined to an earlier session. Such
+            a row ends at its start.
 
     Returns:
         `(SELECT group columns, window_start, _rev, merged partials …) AS w`. Rows of sessions also have `window_end`.
@@ -102,8 +102,8 @@ def window_source(
         listed = ", ".join([*columns, "window_start", "_rev", *plan.stored])
         return f"(SELECT {listed} FROM {table} WHERE {where}) AS w"
     # A pane belongs to every window that starts up to size - hop before it. Events that were late for some of these
-    # windows are in a separate row. `_after` is the end of the last window that was closed when these events came. The
-    # row counts only for windows that end later.
+    # windows are in a separate row, which counts only for windows that end after `_after`. `_after` is the end of the
+    # last window that was closed when these events came.
     newest = own_partial("max", "rev", "bigint")
     starts = grid_sql(plan.grid).windows("p.window_start", plan.panes, first=first, last=last)
     spread = (
@@ -122,7 +122,7 @@ def answer_columns(plan: AggregationLayout, end: str | None = None) -> list[tupl
 
     Args:
         plan: the aggregation's layout.
-        end: the SQL of the end of the windows in the answer, or None if the answer has the windows of the layout.
+        end: the SQL of the end of the windows in the answer, or None for the windows of the layout.
     """
     seconds = f"extract(epoch FROM {end or plan.end_sql} - window_start)::double precision"
     metrics = {metric.name: metric for metric, _ in plan.metrics}

@@ -122,13 +122,13 @@ DELETES = [
     ("ignore", DELETE, None),
     ("ignore", None, None),
     ("ignore", change("t"), None),
-    ("deadLetter", DELETE, "the change event deletes a row (op d); set source.format.deletes: ignore to leave"),
+    ("deadLetter", DELETE, "the change event deletes a row (op d); set source.format.deletes: ignore to skip"),
     ("deadLetter", None, "the record has no value: it is a tombstone"),
     ("deadLetter", change("t"), "the change event truncates the table (op t); set"),
     ("event", DELETE, {**READ, "op": "d", "committed": NOW}),
     ("event", None, None),
-    ("event", change("d"), "(op d), and the record has no row before; let the source send it (Postgres: REPLICA"),
-    ("event", change("t"), "(op t), and the record has no row before"),
+    ("event", change("d"), "(op d), and the record lacks the row before the delete; let the source send it"),
+    ("event", change("t"), "(op t), and the record lacks the row before the delete"),
 ]  # fmt: skip
 
 

@@ -355,7 +355,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "source.mqtt.topics": [
         broker_edit("topics", ["#"]),
-        invalid("source.mqtt.topics", ["a#"], "spec.source.mqtt.topics[0]: # stands for the re", before=with_broker),
+        invalid("source.mqtt.topics", ["a#"], "spec.source.mqtt.topics[0]: # stands for all", before=with_broker),
     ],
     "source.mqtt.qos": [broker_edit("qos", 0)],
     "source.mqtt.version": [broker_edit("version", "v3.1.1")],
@@ -380,7 +380,7 @@ CASES: dict[str, list[Case]] = {
         invalid(
             "source.connectors[0].config",
             {"topics": "t"},
-            "spec.source.connectors[0].config.topics: only sinks have it",
+            "spec.source.connectors[0].config.topics: only sink connectors have it",
             before=connected,
         ),
     ],
@@ -448,7 +448,7 @@ CASES: dict[str, list[Case]] = {
         staged("configMap", "cleaning"),
         Case(put("transform.python", STAGED), refused="spec.transform.python: was added", changes=None),
         Case(put("transform.python", None), None, "spec.transform.python: was taken out", before=with_stage),
-        invalid("transform.python", {**STAGED, "image": "shop:1"}, "spec.transform.python.configMap: the file is in a"),
+        invalid("transform.python", {**STAGED, "image": "shop:1"}, "spec.transform.python.configMap: the file must be"),
     ],
     "transform.python.image": [
         Case(

@@ -17,7 +17,7 @@ from tidemill_contract.resource.source import FieldSpec
 
 
 class DecimalFormat:
-    """The precision and scale of a field. A format decides which decimals the field accepts, and scales them.
+    """Checks values against the precision and scale of a field, and converts them to scaled integers.
 
     Attributes:
         name: the type for messages, such as `decimal(18,2)`.
@@ -76,17 +76,16 @@ class DecimalFormat:
 
 
 class Decimals:
-    """The decimals of one pipeline's events.
+    """Scales the decimal fields of one pipeline's events.
 
     Attributes:
-        shown: for each decimal field of all parts of the record, the function that returns the text of a scaled
-            integer.
+        shown: for each decimal field, from any part of the record, the function that converts a scaled integer to text.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], first: Mapping[str, str]) -> None:
         """Prepare the fields of type decimal.
 
-        Fields in `first` read the same member as another field, and are scaled with it.
+        `first` has the fields that read the same member as an earlier field. They are scaled together with that field.
         """
         own = [field for field in fields if field.origin == "value" and field.name not in first]
         found = {field.name: DecimalFormat.of(field) for field in own}

@@ -1,8 +1,8 @@
 """Decodes and validates events. Ingest and processor use the same decoder, so they always agree.
 
-Postgres can store all values of a valid event, so nothing refuses the event later. An invalid event gets a verdict with
-a reason, the field and a detail. msgspec reads every event, because a vectorised reader gives other results for hostile
-values. The events of a batch are checked together. If this check finds anything unusual, each event is checked by
+Postgres can store every value of a valid event, so no later step refuses the event. An invalid event gets a verdict
+with a reason, the field and a detail. msgspec reads every event: a vectorised reader would read some malformed values
+differently. The events of a batch are checked together. If this check finds anything unusual, each event is checked by
 itself (`judge`).
 """
 
@@ -44,9 +44,9 @@ class Decoded:
     Attributes:
         events: the events in the order of the records; None for an invalid event.
         invalid: the verdicts on invalid events, by index.
-        micros: the microseconds within the millisecond of each event time, in the order of `events`, or None if all are
-            0, or the decoder is not `exact`.
-        ignored: the indexes of records that the format's policy leaves out; their events are None.
+        micros: for each event, the microseconds of its event time within the millisecond. None if all are 0, or if the
+            decoder is not `exact`.
+        ignored: the indexes of records that `source.format.deletes` ignores; their events are None.
     """
 
     events: list[Any]
@@ -69,8 +69,8 @@ class EventDecoder:
 
         Args:
             spec: the pipeline's spec.
-            exact: whether `Decoded` has the microseconds of event times.
-            array: the exploded array, for a decoder of records.
+            exact: whether to compute `Decoded.micros`.
+            array: the exploded array, if the decoder reads the records that contain it.
             element: whether the events are elements of an exploded array. Elements are not checked for envelopes.
         """
         self._fields = fields = EventFields(spec, exact=exact, array=array, element=element)
@@ -88,7 +88,7 @@ class EventDecoder:
         self._fields.shape.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object, by the names of the fields.
+        """Return each event as a JSON object, in which the fields have their own names.
 
         `raws` are the bytes of the events. Decimals are written as JSON strings.
         """
@@ -116,7 +116,7 @@ class EventDecoder:
     def decode_batch(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None
     ) -> tuple[list[Any], dict[int, InvalidEvent]]:
-        """Decode a batch as in `decode_all`, and return the events and the verdicts of the result."""
+        """Return the events and the verdicts of `decode_all`."""
         decoded = self.decode_all(raws, now_ms, largest=largest)
         return decoded.events, decoded.invalid
 
@@ -130,7 +130,7 @@ class EventDecoder:
         Args:
             raws: the records' bytes.
             now_ms: wall time, epoch milliseconds.
-            largest: the size of the largest record in bytes, or None if it is computed here.
+            largest: the size of the largest record in bytes, or None to compute it.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
         plain = self.decode_plain(raws, now_ms, largest)
@@ -157,7 +157,7 @@ class EventDecoder:
         return Decoded(events, invalid, micros if self._fields.exact else None)
 
     def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
-        """Decode a batch and check all its events together, or return None if each event must be checked by itself."""
+        """Decode a batch and check its events together. Return None if the events must be checked one by one."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
         decode = self._decode
@@ -170,7 +170,7 @@ class EventDecoder:
     def plain(
         self, events: list[Any], raws: Sequence[bytes], now_ms: int, largest: int, *, whole: bool
     ) -> Decoded | None:
-        """Check events all together, and return them as valid. Return None if each event must be checked by itself.
+        """Check events together. Return them if all are valid, or None if they must be checked one by one.
 
         Args:
             events: the events that the JSON reader returned for `raws`.
@@ -201,7 +201,7 @@ class EventDecoder:
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # The events may be read again here, because no field with a format has been converted yet (see
+                        # It is safe to read the events again: no field with a format has been converted yet (see
                         # `EventFields.timestamps`).
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
@@ -223,7 +223,7 @@ class EventDecoder:
         return Decoded(events, {}, micros)
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
-        """Return whether an event may have a NUL, or a group column that is too long, or be an envelope."""
+        """Return whether an event may contain NUL, have a group column that is too long, or be an envelope."""
         # The search for a single backslash comes first, because it is much faster than the search for an escape of six
         # bytes, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):

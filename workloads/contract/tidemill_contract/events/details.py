@@ -120,7 +120,10 @@ def refused(
 
 
 def misplaced(name: str, steps: Steps, value: bytes, *, array: bool) -> InvalidEvent:
-    """Return the verdict on an event whose value at `steps`, on the path of `name`, is not an object or array."""
+    """Return the verdict on an event with a value of the wrong type on the path of field `name`.
+
+    The value at `steps` must be an array if `array` is true, else an object.
+    """
     expected, got = "array" if array else "object", _KINDS.get(value[:1], "number")
     came = f"{got} {shown(value)}" if got not in ("object", "array") else got
     detail = f"{_shortened(show_path(steps))}: expected {expected}, got {came}; the path of {name} leads through it"
@@ -136,7 +139,10 @@ def undeclared(steps: Steps, known: Sequence[Steps]) -> InvalidEvent:
 
 
 def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
-    """Return the verdict with the path of its field in the detail. If `steps` is None, the verdict is unchanged."""
+    """Return the verdict with `steps`, the path of its field, added to the detail.
+
+    The verdict is unchanged if the path is None or only the field's name.
+    """
     if steps is None or steps == (verdict.field,):
         return verdict
     return InvalidEvent(
@@ -145,11 +151,12 @@ def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
 
 
 def envelope_of(found: Members, kinds: Container[str]) -> str | None:
-    """Return a detail if the event is the envelope of Kafka Connect or Debezium around the actual event, else None.
+    """Return a detail if the event is an envelope of Kafka Connect or Debezium, else None.
 
     Args:
         found: the event's members.
-        kinds: the names of the members that are read.
+        kinds: the names of the members that fields read. An envelope from which `payload` or `after` is read is
+            intended.
     """
     if {"schema", "payload"} <= found.keys() and "payload" not in kinds:
         return (
@@ -165,9 +172,9 @@ def envelope_of(found: Members, kinds: Container[str]) -> str | None:
 
 
 def unit_hint(value: int | float) -> str | None:
-    """Return a detail if a timestamp is probably in another unit than milliseconds, else None.
+    """Return a remedy if a timestamp is probably not in milliseconds, else None.
 
-    Another unit is likely if the timestamp is a time between 1990 and 2100 in that unit.
+    A timestamp is probably in another unit if, in that unit, it lies between 1990 and 2100.
     """
     for unit, scale in _UNITS:
         seconds = value / scale
@@ -195,7 +202,7 @@ def beyond_years(name: str, value: Any, hint: str | None = None) -> InvalidEvent
 
     Args:
         name: the field.
-        value: milliseconds, a parsed time, or the text or number of a format.
+        value: milliseconds, a parsed time, or the text or number that a field with a format received.
         hint: the remedy, or None if the remedy is derived from the value.
     """
     if isinstance(value, dt.datetime):
@@ -235,7 +242,7 @@ def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]
         wide = "64 bits" if kind == "integer" else "a 64-bit float, at most 1.7e308"
         return Reason.OUT_OF_RANGE, f"{name}: {shown(value)} does not fit {wide}; send a smaller number"
     if kind.startswith(DECIMAL):
-        # The reader accepts every number, unless its exponent is too large.
+        # A number that the reader refuses has too large an exponent.
         return (Reason.OUT_OF_RANGE if got == "number" else Reason.MISTYPED), f"{came}; {_decimal_remedy(value, got)}"
     if kind.startswith(AS_WRITTEN):
         return Reason.MISTYPED, f"{came}; send this format, or correct the field's format"

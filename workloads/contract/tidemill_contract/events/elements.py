@@ -1,7 +1,9 @@
-"""Decodes exploded arrays. Each element of such an array is an event that also has the fields of its record.
+"""Decodes exploded arrays: arrays in records, in which each element is an event of its own.
 
-The fields of the record itself are decoded and validated once, like the fields of any event. Each element is decoded
-and validated as a separate event, so an invalid element does not affect the others.
+Such an event also has the fields of its record.
+
+Fields outside the array are decoded and validated once for the record, like the fields of any event. Each element is
+decoded and validated as a separate event, so an invalid element does not affect the others.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ MAX_ELEMENTS = 10_000
 """The maximum number of elements. A record with more elements becomes a dead letter. A megabyte can contain half a
 million elements, and all elements of a record are in one batch."""
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""The maximum total size of the copies of a record's own fields. Each stored event has a copy of these fields."""
+"""The maximum total size of the copies of a record's other fields. Each stored event has a copy of them."""
 LIST = "_elements"
-"""The attribute of a decoded record with the JSON texts of its elements. No field can have this name."""
+"""The attribute in which a decoded record holds the JSON texts of its elements. No field can have this name."""
 
 
 class ExplodedArray:
-    """The array that a pipeline explodes, and the check of its size in each record.
+    """The array that a pipeline explodes. Checks its size in each record.
 
     Attributes:
         record: the pipeline's spec without the fields of elements.
-        leaf: the array, as a field of the record.
+        leaf: the place of the array in the layout of the record.
     """
 
     def __init__(self, spec: PipelineSpec, steps: Steps) -> None:
@@ -84,7 +86,10 @@ class ExplodedArray:
         return replace(decoded, events=events, invalid=decoded.invalid | refused)
 
     def fits(self, arrays: Sequence[list[Any] | None], largest: int) -> bool:
-        """Return whether all arrays are certainly valid. `largest` is the size of the largest record in bytes."""
+        """Return True if all arrays are valid, False if some may be invalid.
+
+        `largest` is the size of the largest record in bytes.
+        """
         longest = max((len(array or ()) for array in arrays), default=0)
         if self._needed is not None and any(array is None for array in arrays):
             return False
@@ -138,8 +143,8 @@ class ElementDecoder:
     Attributes:
         names: the fields that are read from elements.
         has_time: whether the event time is one of these fields.
-        kind: the type of the array for a reader that decodes records and their elements together, or None if they
-            cannot be decoded together.
+        kind: the array's type, by which records and their elements are decoded together, or None if they must be
+            decoded separately.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False) -> None:
@@ -179,7 +184,7 @@ class ElementDecoder:
     def plain(
         self, arrays: Sequence[list[Any] | None], raws: Sequence[bytes], now_ms: int, largest: int
     ) -> Elements | None:
-        """Check elements that were decoded with their records as `kind`.
+        """Check elements that were decoded together with their records (see `kind`).
 
         Return None if each element must be decoded by itself.
 
@@ -201,7 +206,7 @@ class ElementDecoder:
     def _documents(self, raws: list[bytes]) -> list[bytes]:
         """Return each element as an object.
 
-        A null becomes an empty object, because nulls on paths are read that way.
+        A null element becomes an empty object, as nulls on the paths of fields do.
         """
         if self._member is not None:
             begin = b'{"%b":' % self._member.encode()
@@ -228,13 +233,13 @@ class ElementDecoder:
 
 @dataclass(frozen=True)
 class Origins:
-    """The records from which the events of exploded arrays come.
+    """Maps the events of exploded arrays to their records.
 
     Attributes:
-        starts: the index of the first event of each record, and at the end the number of all events.
+        starts: the index of the first event of each record, followed by the total number of events.
         steps: the path of the array in a record.
         document: returns the event of a record as JSON.
-        ignored: the indexes of records that the format's policy leaves out.
+        ignored: the indexes of records that `source.format.deletes` ignores.
     """
 
     starts: Sequence[int]
@@ -248,7 +253,7 @@ class Origins:
         return record, index - self.starts[record]
 
     def text(self, raw: bytes, place: int) -> bytes:
-        """Return the JSON text of the element at an index in the array of a valid record."""
+        """Return the JSON text of the element at index `place` of the array in a valid record."""
         return _texts(self.document(raw), self.steps)[place]
 
 

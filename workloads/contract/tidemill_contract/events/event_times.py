@@ -23,9 +23,9 @@ class EventTimes:
         return now_ms + self._max_future_ms
 
     def surely(self, values: Sequence[int], *, own: bool, now_ms: int) -> bool:
-        """Return whether all times of a field are certainly valid. If not, they must be checked one by one.
+        """Return True if all times of a field are valid, or False if they must be checked one by one.
 
-        `own` says whether the field is the event time.
+        `own` is true for the field with the event time.
         """
         low, high = min(values), max(values)
         if own:
@@ -38,7 +38,7 @@ class EventTimes:
         """Check a record's own timestamp as the event time.
 
         Raises:
-            InvalidEvent: the timestamp is in seconds, is before 1970, or is further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the timestamp is in seconds, before 1970, or ahead of `now_ms` by more than maxFuture.
         """
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
             raise counts_seconds(None, record_time_ms)
@@ -48,7 +48,7 @@ class EventTimes:
         """Check an event time.
 
         Raises:
-            InvalidEvent: the time is before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the time is before 1970, or ahead of `now_ms` by more than maxFuture.
         """
         if event_time_ms < 0:
             detail = f"{event_time_ms} ms is before 1970; send a time from 1970 on"

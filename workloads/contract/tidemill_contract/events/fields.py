@@ -26,9 +26,9 @@ MAX_RECORD_BYTES = 2 * MAX_EVENT_BYTES + 128 * 1024
 
 
 def with_fields(spec: PipelineSpec, fields: Sequence[FieldSpec], **source: Any) -> PipelineSpec:
-    """Return the pipeline's spec with only these fields, and with other changed members of `spec.source`.
+    """Return a copy of the spec with only these fields. `source` has further changes to `spec.source`.
 
-    If the field of the event time is not among the fields, no field is the event time.
+    If the event time's field is not among them, the copy has no such field.
     """
     time = spec.source.event_time
     if time.field not in {field.name for field in fields}:
@@ -54,7 +54,7 @@ class EventFields:
         lists: the fields of type strings.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
         times: the check of event times.
-        takes_any: whether an object without any of the fields is valid. Such an object may be an envelope.
+        takes_any: whether an event without any of the fields is checked for being an envelope.
         kept: the fields of type json, or None if there is no such field.
         shape: the structs that events are read into.
         decode: reads JSON bytes into these structs.
@@ -68,7 +68,7 @@ class EventFields:
         self.names = tuple(field.name for field in fields)
         time = spec.source.event_time.field
         leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
-        # The function of a Python stage may take events out of envelopes.
+        # A Python stage may receive envelopes, because its function can unwrap them.
         checks = not element and spec.transform.python is None
         self.takes_any = checks and not any(leaf.required for leaf in leaves)
         leaves += [array] if array is not None else []

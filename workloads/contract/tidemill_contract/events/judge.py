@@ -57,9 +57,9 @@ class EventJudge:
         return event, micros
 
     def cut(self, raw: bytes, event: Any) -> Any:
-        """Return the event with its times truncated to microseconds. msgspec may have rounded a time up."""
-        # A time that was rounded up into the next millisecond has 0 microseconds within that millisecond. So only times
-        # with 0 microseconds are checked. An exact decoder checks all times, because it also returns the microseconds.
+        """Return the event with its times truncated to microseconds, because msgspec may have rounded them up."""
+        # Rounding up matters only at the end of a millisecond, where it leaves 0 microseconds, so only such times are
+        # checked. An exact decoder checks all times, because it also returns the microseconds.
         for name in self._fields.timestamps:
             moment = self._value(event, name)
             if moment.__class__ is dt.datetime and (self._fields.exact or moment.microsecond % 1000 == 0):
@@ -101,7 +101,7 @@ class EventJudge:
         raise refused(raw, error, self._fields.kinds) from None
 
     def _read_extracted(self, raw: bytes) -> Any:
-        """Find each field by its path, and read a flat event, for events that the nested structs refused."""
+        """Read an event that the nested structs refused: find each field by its path, and read them as a flat event."""
         try:
             found = self._fields.shape.extracted(raw)
         except msgspec.ValidationError as error:

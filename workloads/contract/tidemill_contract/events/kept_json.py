@@ -1,6 +1,7 @@
 """Fields of type json, which are stored unchanged with the raw event, and not used for anything else.
 
-A json field is taken from an event's bytes only when the event is stored, so other fields may have a path into it.
+Such a field is extracted from the event's bytes only when the event is stored, so paths of other fields may lead into
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class KeptJson:
         self._places = places
 
     def unusual(self, parts: Sequence[bytes]) -> bool:
-        """Return whether some events must be checked one by one. `parts` are the bytes of many events together."""
+        """Return whether some events must be checked one by one. Each of `parts` is the bytes of many events."""
         # UTF-8 is checked here, because the JSON reader accepts any bytes in members that it skips.
         try:
             for part in parts:

@@ -21,10 +21,10 @@ BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 Members = dict[str, bytes]
 """The JSON text of each member of an event. If a name occurs twice, the last member counts."""
 
-# The pattern of times with seven or more digits of a second, which the typed decoder may round up. The pattern begins
-# with the dot, because JSON has fewer dots than colons, so the search is faster.
+# Finds times with seven or more decimals of a second, which the typed decoder may round up. The pattern starts with the
+# dot, because JSON has fewer dots than colons, so the search is faster.
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
-# The pattern of a dot, a digit or a colon that is written as an escape. The pattern above does not match escapes.
+# Finds a dot, digit or colon that is written as an escape, which the pattern above does not match.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
 _CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -55,7 +55,7 @@ def items(raw: bytes) -> list[bytes]:
 
 
 def may_be_rounded(raw: bytes) -> bool:
-    """Return whether the typed decoder may have rounded up a time in these bytes, which are one or more events."""
+    """Return whether these bytes (one or more events) may contain a time that the typed decoder rounds up."""
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
@@ -90,7 +90,8 @@ def as_object(found: Members) -> bytes:
 def whole_number(text: str) -> int | None:
     """Return the exact integer of a JSON number such as `2e2`, or None if the text has a fraction or is no number.
 
-    For a number far outside 64 bits, another integer outside 64 bits is returned, which limits time and memory.
+    Any number of 10^19 or more is returned as 10^20, to limit time and memory: neither fits in 64 bits. The same holds
+    for negative numbers.
     """
     try:
         number = Decimal(text)

@@ -1,8 +1,8 @@
-"""Writes and reads the mark of events that ingest has refused, or with which the Python stage has failed.
+"""Writes and reads the mark of events that ingest has refused, or on which the Python stage has failed.
 
-Everybody who can write to the events topic can also write the mark. A forged mark does no harm to other events, because
-a marked record always becomes a dead letter. The headers are trusted only if the decoder refuses the event too, and if
-a decoder can return the reason in the headers.
+Anybody who can write to the events topic can forge the mark. A forged mark does no harm to other events, because a
+marked record always becomes a dead letter. The reason in the headers is trusted only if it is one that a decoder can
+give, and, for most reasons, if the decoder refuses the event too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def headers(verdict: InvalidEvent) -> Headers:
 def verdict_of(
     value: bytes, found: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
-    """Return the verdict on a marked record, or None if ingest cannot have written the record.
+    """Return the verdict on a marked record, or None if its reason shows that ingest did not write it.
 
     Args:
         value: the record's bytes, with the mark.
@@ -53,8 +53,8 @@ def verdict_of(
         return None
     reason = Reason(texts[REASON_HEADER])
     own = refusal(value[len(QUARANTINE_PREFIX) :])
-    # An event that was too far in the future for ingest may be valid by now. The Python stage may fail with an event
-    # that is valid.
+    # An event that was too far in the future for ingest may be valid by now. The Python stage may fail on a valid
+    # event.
     if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, which marks events that ingest has refused ({reason}), but a valid event"

@@ -1,8 +1,8 @@
 """Decodes whole records: the event, and fields from its envelope, the record's key, headers, timestamp and offset.
 
-Texts of the key and of headers are written as the members of a separate event. So the same decoder validates the key,
-the headers and the event, and returns the same reasons. If an array is exploded, this module validates the record
-without the array's elements.
+The key and the headers are converted to members of a separate JSON event. So the same decoder validates them, with the
+same reasons for refusing a value. If an array is exploded, this module validates the record without the array's
+elements.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RecordDecoder:
     Attributes:
         event_time_field: the field with the event time, or None if the record's own timestamp is the event time.
         headers: the names of the headers that fields are read from.
-        beside: whether any field is read from another part of the record than its value.
+        beside: whether any field is read from outside the record's value, such as from a header.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False, reader: Reader | None = None) -> None:
@@ -52,7 +52,7 @@ class RecordDecoder:
 
         Args:
             spec: the pipeline's spec.
-            exact: whether `Decoded` has the microseconds of event times.
+            exact: whether to compute `Decoded.micros`.
             reader: the reader of the values of records, or None for the reader that `reader_for` returns.
         """
         self._spec, self._exact = spec, exact
@@ -116,7 +116,7 @@ class RecordDecoder:
         return self.complete(decoded, records, now_ms)
 
     def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
-        """Set and validate the fields that are not read from the events. Each record has one event."""
+        """Set and validate the fields that are not read from the events. `decoded` has one event for each record."""
         if not self.beside:
             return decoded
         at = [index for index, event in enumerate(decoded.events) if event is not None]
@@ -134,7 +134,7 @@ class RecordDecoder:
     def _read_texts(
         self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
     ) -> Decoded:
-        """Decode the texts of the records with the indexes `at` as events. Verdicts are added to `invalid`."""
+        """Decode the key and headers of the records at the indexes `at` as events. Verdicts are added to `invalid`."""
         assert self._beside is not None  # noqa: S101 - checked by the caller
         documents = []
         for index in at:
@@ -142,7 +142,7 @@ class RecordDecoder:
                 documents.append(self._document(records[index]))
             except InvalidEvent as verdict:
                 invalid[index] = verdict
-                documents.append(b"")  # the text is refused below too, but the first verdict counts
+                documents.append(b"")  # also refused below, but the first verdict counts
         return self._beside.decode_all(documents, now_ms)
 
     def _document(self, record: Record) -> bytes:
@@ -175,7 +175,7 @@ class RecordDecoder:
         return self._events.values(events, name)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object, by the names of the fields."""
+        """Return each event as a JSON object, in which the fields have their own names."""
         return self._events.as_json(events, raws)
 
     def document(self, raw: bytes) -> bytes:
@@ -186,7 +186,7 @@ class RecordDecoder:
         """Check a record's own timestamp as the event time.
 
         Raises:
-            InvalidEvent: the timestamp is in seconds, before 1970, or further ahead of `now_ms` than maxFuture.
+            InvalidEvent: the timestamp is in seconds, before 1970, or ahead of `now_ms` by more than maxFuture.
         """
         self._events.times.check_record(record_time_ms, now_ms)
 

@@ -1,8 +1,8 @@
 """The layout of events in memory: the typed structs that the JSON reader fills, and the place of each field in them.
 
-An event without paths is one flat struct. Paths lead to nested structs, so that a value is read without dictionaries
-and without a copy. If the reader refuses an event, the event's fields are found member by member (`extracted`) and
-read again as a flat event.
+An event without paths is one flat struct. With paths, the structs are nested as the events are, so a value is read
+without dictionaries and without a copy. If the reader refuses an event, the event's fields are found member by member
+(`extracted`) and read again as a flat event.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Leaf:
         steps: the path of the field.
         kind: the type that the JSON reader accepts, without null.
         required: whether the event must have the field.
-        default: the value if the field is absent or null, as in decoded events.
-        beside: whether the value is not in the event. `put` sets the value later.
+        default: the value if the field is absent or null, in the form that decoded events have.
+        beside: whether the value comes from outside the event. `put` sets it later.
         unread: whether the value is not read. The field exists only so that strict events may contain it.
-        holds: for the exploded array, which is not a field itself, the name of a field of its elements.
+        holds: only for the exploded array, which is not a field: the name of a field of its elements, for verdicts.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Shape:
         type: the struct that the JSON reader fills.
         flat: the struct with all fields by name; the same as `type` if no field has a path.
         nested: whether `type` and `flat` differ.
-        first: for each field whose member an earlier field reads too, the name of that earlier field.
+        first: for each field that reads the same member as an earlier field, the name of the earlier field.
         tops: the names of the event's top-level members that are read.
     """
 
@@ -86,9 +86,9 @@ class Shape:
         """Compile the structs.
 
         Args:
-            leaves: the fields. No path is the beginning of another path. Fields with the same path differ only in name
-                and `required`.
-            strict: whether an event with a member that is on no path is refused.
+            leaves: the fields. No path is a prefix of another. Fields with the same path differ only in name and
+                `required`.
+            strict: whether an event is refused if it has a member that is not on a path.
         """
         self._strict = strict
         self._root, self._inner = _Node(), list[_Node]()
@@ -159,7 +159,7 @@ class Shape:
         return found
 
     def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field of each event, after `values` has read it."""
+        """Set a field of each event. `values` must have read the field before, which fills null objects on its path."""
         owner = self._owners[name]
         owners = map(attrgetter(owner[:-1]), events) if owner else events
         deque(map(setattr, owners, repeat(name), values), maxlen=0)
@@ -167,7 +167,7 @@ class Shape:
     def _fill(self, events: Sequence[Any]) -> None:
         """Replace null objects on paths with empty objects.
 
-        Few events have null on a path. So this method is called only if an attribute was not found.
+        Nulls on paths are rare, so `values` calls this method only if an attribute was not found.
         """
         for node in self._inner:  # outer nodes come before inner ones
             outer, _, attribute = node.owner[:-1].rpartition(".")
@@ -177,7 +177,7 @@ class Shape:
                     setattr(holder, attribute, node.type())
 
     def read_flat(self, raw: bytes) -> Any:
-        """Read a flat event, in which the members are the fields by name, and return it as an object of `type`.
+        """Read a flat event, in which each member has the name of its field, and return it as an object of `type`.
 
         Raises:
             msgspec.ValidationError: the event is not valid.
@@ -197,9 +197,9 @@ class Shape:
         return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
 
     def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
-        """Return the events as structs of all fields by name.
+        """Return the events as structs in which each field is the attribute with its name.
 
-        `shown` has functions for some fields, by name, which convert a value that is not null to a text.
+        `shown` has, for some fields, a function that converts a value (not None) to text.
         """
         if not self.nested and not self._defaults and not self.first and not shown:
             return events
@@ -216,7 +216,8 @@ class Shape:
         """Return the JSON texts of an event's fields by name. If no field has a path, return the texts of all members.
 
         Raises:
-            InvalidEvent: a member on a path is neither an object nor null, or a strict event has an unknown member.
+            InvalidEvent: a member on a path is not null and not an object or array, as its path needs, or a strict
+                event has an unknown member.
             msgspec.MsgspecError, UnicodeDecodeError, RecursionError: the bytes are not a JSON object.
         """
         if not self.nested:
@@ -248,7 +249,10 @@ class Shape:
 
 
 def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
-    """Return leaves for members that strict events may have. Members on the path of another leaf are left out."""
+    """Return leaves for the members `kept`, so that strict events may have them.
+
+    A member is left out if it contains the member of another leaf, or is part of it.
+    """
     found = list(leaves)
     for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in found):

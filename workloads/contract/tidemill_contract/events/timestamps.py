@@ -71,12 +71,12 @@ class TimeFormat:
     Attributes:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
-        guesses: whether numbers are checked for a wrong unit. Numbers are not checked if the format is a unit or a
+        guesses: whether numbers that are probably seconds are refused. They are accepted if the format is a unit or a
             pattern.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:
-        """Compile a format (see `check_format`) and the zone of texts without one."""
+        """Compile a format (see `check_format`). `zone` is the zone of texts that name none."""
         self._unit = UNITS.get(text)
         self._pattern = text if "%" in text else None
         self._zone: dt.tzinfo = zoneinfo.ZoneInfo(zone) if zone else dt.UTC
@@ -143,7 +143,7 @@ class TimeFormat:
 
 
 def _scaled(value: int | decimal.Decimal, digits: int) -> int:
-    """Return a number times 10^digits, rounded down to an integer, to convert a unit to microseconds."""
+    """Return a number times 10^digits, rounded down to an integer. This converts a unit to microseconds."""
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)

@@ -54,7 +54,10 @@ def epoch_ms(moment: dt.datetime) -> int:
 
 
 def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
-    """Return times from the JSON reader as epoch milliseconds. `kinds` are their types: int, datetime and None."""
+    """Return times from the JSON reader as epoch milliseconds.
+
+    `kinds` is the set of their types (int, datetime, NoneType).
+    """
     if kinds != {dt.datetime}:
         return [value if value.__class__ is int or value is None else epoch_ms(value) for value in values]
     spans = map(sub, values, repeat(EPOCH))
@@ -105,10 +108,10 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
 
 
 def check_default(field: FieldSpec) -> None:
-    """Check that an event with a field's default as its value would be valid.
+    """Check that a field's default would be valid in an event.
 
     Raises:
-        ValueError: the event would not be valid; the text is `message: remedy`.
+        ValueError: the default would not be valid. The text of the error is `message: remedy`.
     """
     value = default_of(field)
     if value is None or field.type != "timestamp":
@@ -137,7 +140,7 @@ def default_of(field: FieldSpec) -> Any:
         if (decimal := DecimalFormat.of(field)) is not None:
             decimal.all_scaled([value])
     except (msgspec.MsgspecError, ArithmeticError, ValueError):
-        remedy = _DEFAULTS[field.type] if written is None else "write it as events do"
+        remedy = _DEFAULTS[field.type] if written is None else "write it in the field's format"
         raise ValueError(f"is not of type {kind_of(field)}: {remedy}") from None
     if isinstance(value, str) and "\0" in value:
         raise ValueError(f"holds a NUL character: {_DEFAULTS[field.type]}")

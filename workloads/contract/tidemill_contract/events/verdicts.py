@@ -1,4 +1,4 @@
-"""The reasons why an event is not counted, the verdict on an event, and the record headers for a verdict."""
+"""Verdicts on events: the reason why an event is not counted, and the record headers that carry a verdict."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checks the types of filter and derive expressions, and compiles them to vectorised polars expressions.
 
 Where SQL would fail (overflow, division by zero, a text that is not a number), the result is NULL, so no event can stop
-a batch. No function uses other rows, so the result of an event does not depend on its batch.
+a batch. No function looks at other rows, so the result for an event does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Transform:
 def _with_column(frame: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
     """Return the frame with a derived column.
 
-    If all rows of a batch happen to be equal, polars may compute only one value, and then raise an error because the
-    lengths differ. Because an expression uses only one row, this value is right for all rows. Without this handling,
-    the processor would search the batch for an event that causes the error.
+    If all rows of a batch happen to be equal, polars may compute a single value, and then raise an error because the
+    lengths differ. This value is right for every row, because an expression looks at one row only, so it is repeated.
+    (Otherwise the processor would search the batch for an event that causes the error.)
     """
     try:
         return frame.with_columns(expression)
@@ -117,10 +117,10 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
     Args:
         text: the expression.
         types: the spec types of the columns that it can use, by name.
-        as_filter: whether the expression has to be a condition.
+        as_filter: whether the expression must be a condition.
 
     Raises:
-        ExpressionError: the expression is not valid, or it must be a condition and is not.
+        ExpressionError: the expression is not valid, or is not a condition although it must be.
     """
     if as_filter:
         compile_condition(text, types)
@@ -184,10 +184,9 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
             typed = case_of(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
-    # Some functions use an argument twice in the polars expression, so the expression's size grows exponentially with
-    # nesting.
+    # Some functions contain an argument twice in their polars expression, so nesting can make it grow exponentially.
     if typed.size > MAX_SIZE:
-        raise ExpressionError("is too large with all derives written out; split it into several derives")
+        raise ExpressionError("is too large once it is compiled; split it into several derives")
     return typed
 
 

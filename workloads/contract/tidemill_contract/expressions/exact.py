@@ -44,7 +44,7 @@ scale of the decimal."""
 
 
 def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
-    """Return the exact sum, difference, product or remainder of the arguments, or None if doubles are used instead."""
+    """Return the exact sum, difference, product or remainder, or None if it must be computed with doubles."""
     args = with_exact_constants(args)
     found = common_scales(argument.kind for argument in args)
     if found is None or name == "/":
@@ -61,7 +61,7 @@ def arithmetic(name: str, args: Sequence[Typed]) -> Built | None:
 
 
 def rounded(name: str, argument: Typed, digits: int) -> Built:
-    """Return a decimal with fewer digits after the point, by ROUND (halves away from zero), FLOOR, CEIL or TRUNCATE.
+    """Round a decimal to fewer digits after the point, by ROUND (halves away from zero), FLOOR, CEIL or TRUNCATE.
 
     With 0 digits, the result is an integer.
     """
@@ -138,7 +138,10 @@ def from_decimal(source: Typed, kind: str) -> Built:
 
 
 def _number(written: float | str) -> Decimal:
-    """Return a value as a decimal number. A double gets the fewest digits that identify it."""
+    """Return a value as a decimal number.
+
+    A double becomes the shortest decimal that identifies it (0.1, for example).
+    """
     return Decimal(written.strip() if isinstance(written, str) else repr(written))
 
 
@@ -156,5 +159,5 @@ def _each(function: Callable[[Any], Any], dtype: pl.DataType, values: pl.Series)
 
 
 def _mapped(argument: Typed, function: Callable[[pl.Series], pl.Series], dtype: pl.DataType) -> pl.Expr:
-    # The callback gets the entire column, so the expression is written only once.
+    # A callback gets the computed column, so the argument's expression occurs only once.
     return argument.expression.map_batches(function, return_dtype=dtype, is_elementwise=True)

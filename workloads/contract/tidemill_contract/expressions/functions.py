@@ -80,7 +80,7 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
 
 
 def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
-    """Return a `CASE WHEN`: the value of the first branch whose condition is true, else the default.
+    """Return a `CASE WHEN` expression: the value of the first branch whose condition is true, else the default.
 
     Raises:
         ExpressionError: a condition is not boolean, or the values are of different types.
@@ -157,7 +157,7 @@ def _in(name: str, args: Sequence[Typed]) -> Built:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants other than NULL; write = … OR … for other values")
     kind, values = unify(name, args, compared=True)
-    # A horizontal OR of equalities is used instead of is_in, because it treats NULL as SQL does and takes every type.
+    # An OR of equalities, not is_in, because it treats NULL as SQL does and takes every type.
     return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
         0
     ].expression

@@ -1,4 +1,4 @@
-"""Functions of timestamps in filter and derive expressions. All are in UTC, in milliseconds."""
+"""Functions of timestamps in filter and derive expressions. Timestamps are in UTC, with milliseconds."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def _truncated(name: str, args: Sequence[Typed]) -> Built:
 def _difference(name: str, args: Sequence[Typed]) -> Built:
     unit_ms = _UNITS_MS[_unit(name, args[0], dict(_UNITS_MS))]
     first, last = (_moment(name, argument).dt.epoch("ms") for argument in args[1:])
-    # Differences are exact as doubles. A quotient below a whole number stays below it, because the gap is larger than
-    # the rounding error. So the cast truncates correctly.
+    # The difference is exact as a double. Dividing it never rounds up to the next whole number, because the gap to it
+    # is larger than the rounding error. So the cast truncates correctly.
     return "integer", ((last - first).cast(pl.Float64()) / float(unit_ms)).cast(pl.Int64())
 
 
@@ -107,7 +107,7 @@ def _within(milliseconds: pl.Expr) -> pl.Expr:
 
 
 def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
-    """Return an expression that parses texts by a pattern; null if a text does not fit."""
+    """Return an expression that parses texts by a pattern. It is null for texts that do not match."""
     value, form = as_string(name, args[0]), str(constant(name, args[1], "the pattern", "string"))
     used = set(_DIRECTIVE.findall(form))
     unknown = sorted(used - set(_DIRECTIVES))
@@ -145,4 +145,4 @@ ROWS: tuple[Row, ...] = (
     ("TO_TIMESTAMP", 1, 3, _to_timestamp),
 )
 TWICE = ("TO_TIMESTAMP",)
-"""Functions that use an argument twice."""
+"""Functions whose polars expression contains an argument twice."""

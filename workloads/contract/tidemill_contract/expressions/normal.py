@@ -1,7 +1,6 @@
-"""The normal form of an expression: one text for all ways to write the same tree.
+"""The normal form of an expression: one text for all expressions that parse to the same tree.
 
-Names of stored columns are derived from the normal form, so the normal form of an existing expression must never
-change.
+Names of stored columns are derived from the normal form, so it must never change for an existing expression.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from tidemill_contract.expressions.syntax import Call, Case, Column, Literal, No
 
 @lru_cache(maxsize=1024)
 def normal_form(text: str) -> str:
-    """Return an expression without its blanks, its letter case and its needless brackets.
+    """Return an expression in a form that does not depend on blanks, letter case and redundant parentheses.
 
     `status>=500` and `(STATUS >= 500)` have the same normal form, `>=("status",500)`.
 

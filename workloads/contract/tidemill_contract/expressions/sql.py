@@ -1,4 +1,4 @@
-"""Expressions over merged metrics as SQL: the part of the grammar that computes ratios, differences and choices.
+"""Compiles expressions over merged metrics to SQL: the part of the grammar for ratios, differences and choices.
 
 The SQL never raises an error for finite values: division by zero, overflow and the root of a negative number give NULL.
 Integers are `numeric`, so that sums of any size stay exact; numbers are doubles (see `functions.doubles`). A
@@ -22,7 +22,7 @@ NUMERIC = ("integer", "number")
 _EXACT = ("integer", *DECIMALS)
 """The spec types whose values are of type numeric in SQL."""
 _LARGEST_INTEGER = "1e38"
-"""An integer with this many digits or more becomes NULL, so that no product of metrics grows without bound."""
+"""An integer of this size or more becomes NULL, so that products of metrics cannot grow without bound."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Value:
 
     Attributes:
         simple: whether the SQL is a column or a constant, so that it may be repeated.
-        constant: the text of a constant string, which may be converted to a timestamp.
-        exact: the value of a constant number, which may be converted to a decimal. In this SQL, a decimal is its exact
+        constant: for a string constant, its text, from which a timestamp can be made.
+        exact: for a number constant, its value, from which a decimal can be made. In this SQL, a decimal is its exact
             numeric value, not a scaled integer.
     """
 
@@ -90,7 +90,7 @@ def _literal(value: str | int | float | bool | None) -> Value:
 
 
 def _quoted(text: str) -> str:
-    """Return a text constant without a literal per cent sign, which psycopg would take for a parameter."""
+    """Return a text as an SQL literal. Per cent signs are escaped, because psycopg would take them for parameters."""
     plain = text.replace("'", "''")
     return f"'{plain}'" if not set("%\\") & set(text) else "E'" + plain.replace("\\", r"\\").replace("%", r"\x25") + "'"
 
@@ -104,7 +104,7 @@ def _column(name: str, columns: Mapping[str, Value]) -> Value:
 
 
 def _bound(template: str, *values: Value) -> str:
-    """Return SQL from a template with values (`{0}`, `{1}`, …). Each value is computed once, even if it is repeated."""
+    """Fill a template (`{0}`, `{1}`, …) with values. Each value is computed once, even if the template repeats it."""
     if all(value.simple for value in values):
         return f"({template.format(*(value.sql for value in values))})"
     names = [f"o._{n}" for n in range(len(values))]
@@ -120,7 +120,7 @@ def _condition(name: str, value: Value) -> str:
 
 
 def _number(name: str, value: Value) -> Value:
-    """Return a number or null, converted to `double precision`."""
+    """Return a numeric value or NULL, converted to `double precision`."""
     match value.kind:
         case "number":
             return value
@@ -134,7 +134,7 @@ def _number(name: str, value: Value) -> Value:
 
 
 def _with_exact_constants(values: Sequence[Value]) -> Sequence[Value]:
-    """Return the values. If any value is a decimal, constants become decimals with all written digits."""
+    """Return the values. If any is a decimal, number constants become decimals with all digits as written."""
     return [_decimal(value) for value in values] if any(value.kind in DECIMALS for value in values) else values
 
 
@@ -215,7 +215,7 @@ _QUOTIENT = (
 
 
 def _sum_of(sign: str) -> str:
-    """Return the SQL of a sum or difference of doubles; NULL if the result is beyond a double."""
+    """Return the SQL of a sum or difference of doubles. It is NULL if the result is too large for a double."""
     towards_zero = f"sign({{0}}) {'<>' if sign == '+' else '='} sign({{1}})"
     return (
         f"CASE WHEN greatest(abs({{0}}), abs({{1}})) < 8e307 OR {towards_zero} OR least(abs({{0}}), abs({{1}})) < 1e291"

@@ -56,7 +56,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`CASE WHEN … THEN … ELSE … END`. The form with an operand is parsed into comparisons with the operand."""
+    """`CASE WHEN … THEN … ELSE … END`. `CASE x WHEN 1` is parsed as `CASE WHEN x = 1`."""
 
     branches: tuple[tuple[Node, Node], ...]
     default: Node
@@ -67,7 +67,7 @@ Node = Literal | Column | Call | Case
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word, sign or constant. `kind`: number, string, quoted, word, sign, end."""
+    """A word, sign or constant. `kind` is number, string, quoted, word, sign or end."""
 
     kind: str
     text: str
@@ -107,7 +107,7 @@ def parse(text: str) -> Node:
 class _Parser:
     """A parser by precedence climbing.
 
-    Operators bind from weak to strong: OR, AND, NOT, comparison, ||, + -, * / %, sign.
+    The operators, from the weakest to the strongest binding: OR, AND, NOT, comparison, ||, + -, * / %, sign.
     """
 
     def __init__(self, tokens: list[Token]) -> None:

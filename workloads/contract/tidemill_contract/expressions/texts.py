@@ -39,13 +39,15 @@ def _regexp(name: str, args: Sequence[Typed]) -> Built:
         return "boolean", value.str.contains(pattern)
     group = constant(name, args[2], "the group", "integer", 0, 99) if len(args) > 2 else 0
     if group > _groups(pattern):
-        raise ExpressionError(f"{name}: '{pattern}' has no group {group}; count its brackets from 1, or write 0")
+        raise ExpressionError(
+            f"{name}: '{pattern}' has no group {group}; groups are numbered from 1, and 0 is the whole match"
+        )
     return "string", value.str.extract(pattern, group)
 
 
 def _groups(pattern: str) -> int:
     """Return the number of groups in a valid pattern."""
-    # polars refuses a pattern without groups. So an empty group is appended, and then subtracted from the number.
+    # `extract_groups` refuses a pattern without groups, so an empty group is appended, but not counted.
     return len(pl.Series([""]).str.extract_groups(f"{pattern}|()").struct.fields) - 1
 
 
@@ -61,7 +63,7 @@ def _split_part(name: str, args: Sequence[Typed]) -> Built:
 
 
 def _by_value(argument: pl.Expr, function: Callable[[str], str]) -> pl.Expr:
-    """Return an expression that applies a Python function to each text, for functions that polars lacks."""
+    """Return an expression that calls a Python function for each text. For functions that polars lacks."""
 
     def found(texts: pl.Series) -> pl.Series:
         values = [None if text is None else function(text) for text in texts.to_list()]
@@ -98,4 +100,4 @@ ROWS: tuple[Row, ...] = (
     ("MD5,SHA256", 1, 1, _hash),
 )
 TWICE = ("SPLIT_PART",)
-"""Functions that use an argument twice."""
+"""Functions whose polars expression contains an argument twice."""

@@ -1,4 +1,4 @@
-"""Values of filter and derive expressions: polars expressions with a spec type, and their checks and conversions."""
+"""Polars expressions with a spec type, which filter and derive expressions consist of, and their conversions."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Typed:
 Built = tuple[str, pl.Expr]
 """The spec type and the expression of a function's result."""
 Builder = Callable[[str, Sequence[Typed]], Built]
-"""Builds the result from a function's name and its arguments."""
+"""A callable that builds a function's result from its name and arguments."""
 Row = tuple[str, int, int, Builder]
-"""Functions: their names separated by commas, the least and the greatest number of arguments, and their builder."""
+"""A row in a table of functions: names, separated by commas; minimum and maximum number of arguments; builder."""
 
 
 def column(name: str, kind: str) -> Typed:
@@ -110,7 +110,7 @@ def as_number(name: str, argument: Typed) -> pl.Expr:
 
 
 def with_exact_constants(args: Sequence[Typed]) -> Sequence[Typed]:
-    """Return the arguments. If any argument is a decimal, constants become decimals with all written digits."""
+    """Return the arguments. If any is a decimal, number constants become decimals with all digits as written."""
     if all(scale_of(argument.kind) is None for argument in args):
         return args
     return [_exact(argument) if argument.kind == "number" and argument.is_constant else argument for argument in args]
@@ -126,7 +126,7 @@ def _exact(argument: Typed) -> Typed:
 
 
 def rescaled(argument: Typed, scale: int) -> pl.Expr:
-    """Return a decimal or an integer as a wide integer of a scale that is not less than its own."""
+    """Return a decimal or an integer as a scaled integer of 128 bits. `scale` is at least the argument's own scale."""
     return argument.expression.cast(WIDE) * pl.lit(10 ** (scale - (scale_of(argument.kind) or 0)), dtype=WIDE)
 
 
@@ -157,8 +157,8 @@ def unify(name: str, args: Sequence[Typed], *, compared: bool = False) -> tuple[
     Args:
         name: the function.
         args: its arguments.
-        compared: whether the arguments are compared with each other, or one of them is the result. Decimals may then
-            have 128 bits, and `chosen` converts the result to 64 bits.
+        compared: whether the arguments are only compared, or one of them is returned. Decimals may then have 128 bits.
+            If one is returned, `chosen` converts it to 64 bits.
 
     Raises:
         ExpressionError: the arguments have no common type.
@@ -225,7 +225,7 @@ def timed(argument: Typed) -> Typed:
 
 
 def varying_first(a: Typed, b: Typed) -> bool:
-    """Return whether `a` and `b` are in an order that polars compares correctly: a varying value before a fixed value.
+    """Return whether polars compares `a` and `b` correctly in this order: a fixed value must not come first.
 
     Polars computes `fixed < varying` as a single value if the varying value happens to be equal in all rows of a batch.
     """
@@ -233,7 +233,7 @@ def varying_first(a: Typed, b: Typed) -> bool:
 
 
 def one_zero(numbers: pl.Series) -> pl.Series:
-    """Return the floats with 0.0 in place of -0.0. 0.0 and -0.0 are equal, so they must be one group with one text."""
+    """Return the floats with 0.0 in place of -0.0. Both are equal, so they must form one group with one text."""
     zeros = numbers == 0.0  # adding 0.0 to all numbers has no effect in polars
     return numbers.set(zeros, 0.0) if zeros.any() else numbers
 
@@ -250,15 +250,15 @@ def _nullify(series: pl.Series) -> pl.Series:
 
 def finite(expression: pl.Expr) -> pl.Expr:
     """Return the expression with NULL in place of NaN and infinities."""
-    # The callback gets the whole column. `when(x.is_finite()).then(x)` would contain x twice, and an expression would
-    # double in size with each nested function.
+    # A callback gets the computed column. `when(x.is_finite()).then(x)` would contain x twice, so each nested function
+    # would double the size of the expression.
     return expression.map_batches(_nullify, return_dtype=pl.Float64(), is_elementwise=True)
 
 
 def _divide(numbers: Sequence[pl.Series]) -> pl.Series:
     dividend, divisor = numbers
-    # The divisor is made a column, because polars multiplies by the reciprocal of a constant. So 5 / 3 would end in
-    # …665 in most batches, but in …667 in a batch of one event.
+    # Divide by a column. For a constant divisor, polars multiplies by its reciprocal, which rounds differently: 5 / 3
+    # would end in …665 in most batches, but in …667 in a batch of one event.
     return _nullify(dividend / (dividend * 0.0 + divisor))
 
 

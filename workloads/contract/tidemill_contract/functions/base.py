@@ -1,7 +1,7 @@
 """The base classes of aggregate functions and of the kinds of columns that they store.
 
-A function is one object, which has the function's parameters, the types of fields, the stored columns, the SQL of the
-answer, and the texts for the documentation. The SQL that merges and rolls up a column belongs to the column's kind,
+Each function is one object with its parameters, the field types that it takes, the columns that it stores, the SQL of
+its answer, and its texts for the documentation. The SQL that merges and rolls up a column belongs to the column's kind,
 which several functions can share. The registry lists the functions. The spec's enum, the rules, the CRD, the OpenAPI
 schema and the reference pages are generated from the registry.
 """
@@ -64,7 +64,7 @@ class Metric(Protocol):
 
 
 class StoredColumn(Protocol):
-    """A stored column, with the properties that the SQL of its kind uses."""
+    """The properties of a stored column from which the SQL of its kind is built."""
 
     @property
     def kind(self) -> str:
@@ -80,7 +80,7 @@ class StoredColumn(Protocol):
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """The bounds of a histogram, or nothing for other kinds."""
+        """The bounds of a histogram; empty for other kinds."""
 
     @property
     def quoted(self) -> str:
@@ -95,7 +95,7 @@ class PartialKind:
     """A kind of stored column: its type, and the SQL that merges its values. This SQL must never raise an error.
 
     Attributes:
-        name: the first part of the columns' names.
+        name: the kind's name, with which the names of its columns begin.
         sql_type: returns the column's SQL type for a field's spec type.
         merge: returns SQL that merges the values of row `old` and row `new` (aliases). Both values may be null.
         rollup: returns an SQL aggregate that merges the values of many rows.
@@ -114,7 +114,7 @@ class PartialKind:
 
 
 def always(sql_type: str) -> Callable[[str], str]:
-    """Return a function that returns the same SQL type for fields of every type."""
+    """Return a function that returns this SQL type for every field type."""
     return lambda _: sql_type
 
 
@@ -129,12 +129,12 @@ class Need:
 
     Attributes:
         kind: the kind of the column.
-        field: the metric's field, or None if the column counts events, and uses no field.
+        field: the metric's field, or None if the column counts events.
         by: a second field. Columns with the same `field` and a different `by` are different columns.
         source: the field whose values the column stores, or None if the values are those of `field`.
-        listed: the greatest number of values that the metric lists.
+        listed: the maximum number of values that the metric (`topk`) lists.
         bounds: the bounds of a histogram.
-        where: the metric's condition in its normal form. `needed_partials` sets the condition, functions do not.
+        where: the metric's condition in its normal form. It is set by `needed_partials`, not by functions.
     """
 
     kind: PartialKind
@@ -202,7 +202,7 @@ class Function:
         parameters: the class of the parameters besides the field.
         example: values of the parameters, for the documentation.
         kinds: the kinds of the columns that the function stores for the metric's field.
-        zero_filled: whether the answer for an empty window is 0, not null, if a query asks for empty windows.
+        zero_filled: whether an empty window, in a query for empty windows too, is answered with 0 instead of null.
         item: the schema of the answer's items, or None if the answer is not a list.
     """
 
@@ -222,7 +222,7 @@ class Function:
         return tuple(Need(kind, metric.field) for kind in self.kinds)
 
     def answer(self, merged: Merged) -> str:
-        """Return SQL for the metric's value, or for the bytes that the decoder reads.
+        """Return SQL for the metric's value, or for the bytes that `decoder` converts to it.
 
         A number that is too large for a double becomes null. If the value is a decimal, the SQL returns a scaled
         integer with the scale of the value's type.
@@ -238,7 +238,7 @@ class Function:
         return -math.inf, math.inf
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[Any], Any] | None:
-        """Return the function that converts the SQL result to the metric's value, or None if they are the same.
+        """Return the function that converts the SQL result to the metric's value, or None if it is the value already.
 
         The function returns null for null.
         """

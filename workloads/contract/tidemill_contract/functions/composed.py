@@ -1,4 +1,4 @@
-"""Metrics by `expression`, which are computed from the answers of other metrics of the aggregation, after merging.
+"""Metrics with an `expression`. They are computed after merging, from the answers of the aggregation's other metrics.
 
 These metrics store nothing. Roll-ups, hopping windows, live updates, the results topic and anomaly rules all use the
 SQL of `windows.answer_columns`. So a ratio is always the ratio of the merged metrics.
@@ -24,7 +24,7 @@ def is_composed(metric: Metric) -> bool:
 
 
 def operands(metric: Metric) -> frozenset[str]:
-    """Return the names of the metrics in a metric's expression. A metric with a function has no such names."""
+    """Return the names of the metrics that a metric's expression contains. A metric with a function has none."""
     text = getattr(metric, EXPRESSION) if is_composed(metric) else None
     return columns(text) if text else frozenset()
 
@@ -56,12 +56,12 @@ def _visit(metrics: Mapping[str, Metric], name: str, path: tuple[str, ...], foun
 
 
 def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name: str) -> str:
-    """Return the spec type of a metric by expression.
+    """Return the spec type of a metric with an expression.
 
     Args:
         metrics: the aggregation's metrics by name.
         types: the answer types of the metrics that have a function, by name.
-        name: the name of a metric by expression.
+        name: the name of a metric with an expression.
 
     Raises:
         ExpressionError: the expression is not valid.
@@ -74,12 +74,12 @@ def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name:
 
 
 def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str, str]], name: str) -> str:
-    """Return the SQL of a metric by expression: a subselect that computes every operand once.
+    """Return the SQL of a metric with an expression: a subselect that computes every operand once.
 
     Args:
         metrics: the aggregation's metrics by name.
         answers: for each metric that has a function, by name, the type and the SQL of its answer.
-        name: the name of a metric by expression, which is valid.
+        name: the name of a metric with a valid expression.
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
     order = in_order(metrics, name)
@@ -125,9 +125,9 @@ def _operand(name: str, kind: str) -> Value:
 
 
 def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
-    """Yield the metrics with a function that a metric is computed from.
+    """Yield the metrics with a function from which a metric is computed.
 
-    If the metric itself has a function, yield the metric.
+    For a metric with a function, yield only the metric itself.
     """
     by_name = {metric.name: metric for metric in metrics}
     for needed in in_order(by_name, name):

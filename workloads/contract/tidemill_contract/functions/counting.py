@@ -45,8 +45,9 @@ def _between(column: StoredColumn, old: str, new: str) -> str:
 
 
 def _all_between(column: StoredColumn) -> str:
-    # The arrays have the same length. array_agg makes a two-dimensional array of them, and unnest returns the elements
-    # of one array after the other. So (n - 1) modulo the length is the index that the n-th element has in its array.
+    # All arrays have the same length. array_agg makes a two-dimensional array of them, which unnest returns as the
+    # elements of the first array, then of the second, and so on. So (n - 1) modulo the length is the index of the n-th
+    # element within its own array.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
     place = f"mod(u.n - 1, {len(column.bounds) + 1})"
     totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
@@ -68,7 +69,7 @@ class Count(Function):
     zero_filled = True
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return the field's count, or without a field the count of events."""
+        """Return the column that counts the field's values, or all events if there is no field."""
         return (Need(VALUES if metric.field else COUNT, metric.field),)
 
     def answer(self, merged: Merged) -> str:
@@ -114,7 +115,7 @@ class Histogram(Function):
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
         "HistogramBucket",
-        "An item of a histogram: the number of values that are at least `from` and less than `to`. Null: no bound.",
+        "An item of a histogram: the number of values at least `from` and less than `to`. Null means no bound.",
         {
             "from": {"anyOf": [{"type": "number"}, {"type": "null"}]},
             "to": {"anyOf": [{"type": "number"}, {"type": "null"}]},

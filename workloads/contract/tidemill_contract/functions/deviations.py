@@ -35,9 +35,9 @@ class Variance(Function):
     kinds = (VALUES, MEAN, LOW, M2)
 
     def answer(self, merged: Merged) -> str:
-        """Return M2 divided by the count.
+        """Return M2 (the sum of squared deviations) divided by the count.
 
-        The M2 of decimals is that of scaled integers, so the quotient is scaled back.
+        For decimals, M2 is that of the scaled integers, so the quotient is scaled back.
         """
         variance, scale = divided(finite(merged.columns["m2"]), merged.columns["n"]), scale_of(merged.field_type)
         return variance if not scale else f"({variance}) / 1e{2 * scale}::double precision"

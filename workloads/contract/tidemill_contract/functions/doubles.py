@@ -43,7 +43,7 @@ def added(a: str, b: str) -> str:
 def total(value: str) -> str:
     """Return an SQL aggregate for the sum over rows.
 
-    The sum stays finite if only a partial sum is too large for a double.
+    The sum is finite even if an intermediate sum is too large for a double.
     """
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"

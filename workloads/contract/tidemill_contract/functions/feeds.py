@@ -1,6 +1,6 @@
-"""Computes in which rows a metric counts all of its events, from the periods in which processors filled each column.
+"""Computes which rows contain all events of a metric, from the periods in which processors filled each column.
 
-A column that was added later lacks the events that were counted before. So each set of filled columns has a number, the
+A column that is added later lacks the events that were counted before. So each set of filled columns has a number, the
 layout. Each row stores in `_since` the lowest layout of the processors that wrote the row. `_aggregations` stores for
 each column the layout that added it.
 """
@@ -25,7 +25,7 @@ class Feed:
     """The layouts in which processors fill one column. By default, every layout fills the column.
 
     Attributes:
-        since: the first layout of the current period in which the column is filled, or None if it is no longer filled.
+        since: the first layout of the period in which the column is filled now, or None if it is no longer filled.
         before: the earlier periods. Each period is the layout that added the column, and the value of `closed_until`
             (epoch ms) when the column was removed.
     """
@@ -34,10 +34,10 @@ class Feed:
     before: tuple[tuple[int, int], ...] = ()
 
     def condition(self, end: str) -> str | None:
-        """Return the SQL condition that the column contains all events of a row, or None if it always contains them.
+        """Return the SQL condition for rows in which the column contains all events, or None if all rows qualify.
 
-        A window that was closed when the column was removed got no event afterwards. So the column has all events of
-        such a window if every writer before the removal filled it.
+        A window that was closed when the column was removed got no events afterwards. For such a window, the column
+        contains all events if every writer filled it before.
 
         Args:
             end: SQL for the end of the row's window.
@@ -62,7 +62,7 @@ class Feeds:
 
     Attributes:
         layout: the number of the current set of columns, which grows with every change.
-        columns: the feed of each column that was not filled from the first row on, by name.
+        columns: by name, the feed of each column that has not been filled since the first row.
     """
 
     layout: int = 0
@@ -72,7 +72,7 @@ class Feeds:
     def read(cls, layout: int | None, fed: Mapping[str, Any] | None) -> Feeds:
         """Read the columns `layout` and `fed` of `_aggregations`.
 
-        If an older schema lacks these columns, both are None.
+        Both are None if the schema is older and lacks these columns.
         """
         columns = {
             name: Feed(item["since"], tuple((since, until) for since, until in item["before"]))
@@ -115,14 +115,14 @@ class Feeds:
     def of_writer(self, columns: Collection[str]) -> int:
         """Return the layout that a writer of these columns stores in `_since`.
 
-        This is the last layout whose columns are all filled by the writer.
+        This is the last layout of which the writer fills all columns.
         """
         missing = [f.since for name, f in self.columns.items() if f.since is not None and name not in columns]
         return min(missing) - 1 if missing else self.layout
 
 
 def guarded(plan: AggregationLayout, feeds: Feeds) -> AggregationLayout:
-    """Return the layout for readers. A metric is answered as null if a merged row lacks some of its events."""
+    """Return the layout for readers: a metric is null if a merged row lacks some of the metric's events."""
     whole = []
     metrics = [metric for metric, _ in plan.metrics]
     for metric in metrics:

@@ -2,9 +2,9 @@
 
 The event is the first event, the last event, or the event in which another field is smallest or largest. Each value is
 stored with the position of its event. A position is an array of event time, microseconds of the event time, epoch,
-partition, offset and the index in an exploded array. Positions in older rows have no microseconds. Positions in older
-rows are compared by milliseconds, so the order of events within a millisecond is not certain. `min_by` and `max_by`
-also store the value of the other field. If this value is equal in several events, the earliest event counts.
+partition, offset and the index in an exploded array. Older rows have positions without microseconds, so there the order
+of events within a millisecond is not certain. `min_by` and `max_by` also store the value of the other field. If this
+value is equal in several events, the earliest event counts.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ class RankedParameters(Parameters):
     """The parameter `by` of `min_by` and `max_by`."""
 
     fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
-    remedies: ClassVar[Mapping[str, str]] = {"by": "name the field or derive whose smallest or largest value decides"}
+    remedies: ClassVar[Mapping[str, str]] = {
+        "by": "name the field or derive whose smallest or largest value decides which event counts"
+    }
 
     by: Name = Field(description="Field or derive that decides which event's value is returned.")
 
@@ -134,7 +136,7 @@ class MinBy(Function):
     name = "min_by"
     value = (
         "the value in the event with the smallest `by`, or in the earliest of several such events;"
-        " the value and `by` must not be null"
+        " events in which the value or `by` is null are ignored"
     )
     parameters = RankedParameters
     kinds = LOWEST

@@ -60,13 +60,13 @@ else:
 _MAX_LABEL = 46
 """The maximum number of bytes in a column's name besides its kind. Postgres allows names of 63 bytes."""
 _NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
-"""Field types for callers that need only the names of columns. The names do not depend on the types."""
+"""Placeholder types of fields, for callers that need only the names of columns, which do not depend on the types."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
 ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
 
 
 def quote(identifier: str) -> str:
-    """Return a quoted SQL identifier. Callers have validated the name, so a double quote in it would be a defect."""
+    """Return a quoted SQL identifier. Callers have validated the name, so a double quote in it is a bug."""
     if '"' in identifier or "\0" in identifier:
         raise ValueError(f"not an identifier: {identifier!r}")
     return f'"{identifier}"'
@@ -76,9 +76,9 @@ def quote(identifier: str) -> str:
 def column_of(kind: Kind, field: str) -> str:
     """Return the unquoted name of the column that stores `kind` of a field. The name is unique for each kind and field.
 
-    The name is `_<kind>_<field>`. This is ambiguous if it is also the name of a longer kind and another field, such as
-    `last` of `at_home` and `last_at` of `home`. In this case two underscores precede the field, as in `_last__at_home`.
-    No field begins with an underscore.
+    The name is `_<kind>_<field>`. That is ambiguous if a longer kind and another field have the same name: `last` of
+    `at_home` and `last_at` of `home`, for example. In this case two underscores precede the field, as in
+    `_last__at_home`. No field begins with an underscore.
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
@@ -89,7 +89,7 @@ def column_of(kind: Kind, field: str) -> str:
 
 @dataclass(frozen=True)
 class Conditional:
-    """A column of a batch's frame: the values of a field in the events that fulfil a condition.
+    """A column of a batch's data frame with the values of a field in the events that fulfil a condition.
 
     Attributes:
         where: the condition in its normal form.
@@ -115,10 +115,10 @@ class Partial:
     """One stored column of partial results: its kind, and the field that it is computed from.
 
     Attributes:
-        listed: the greatest number of frequent values that a metric lists.
+        listed: the maximum number of frequent values that a metric lists.
         by: a second field. Columns with the same `field` and a different `by` are different columns.
         bounds: the bounds of a histogram.
-        noted: the field whose values the column stores, and the field's spec type, or None if there are no values.
+        noted: the field whose values the column stores, and the field's spec type, or None if there are none.
         where: the condition that an event must fulfil to count, in its normal form, or None if all events count.
     """
 
@@ -144,7 +144,7 @@ class Partial:
 
     @property
     def _label(self) -> str:
-        """The part of the name that differs between columns of a kind: a field's name, or a text with a dot."""
+        """The part of the name that differs between columns of a kind: a field's name, or a text with a dot in it."""
         field = self.field or ""
         if self.by is None and not self.bounds and self.where is None:
             return field
@@ -166,7 +166,7 @@ class Partial:
 
 
 def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
-    """Return a partial for internal use. Its name has a 0 in place of a field, because no field begins with a digit."""
+    """Return a partial for internal use. Its name begins with a 0, as no field's name does."""
     return Partial(kind, f"0{name}", sql_type)
 
 
@@ -177,19 +177,19 @@ class AggregationLayout:
     Attributes:
         group_by: the group columns with their field types, in the spec's order.
         partials: the stored partial columns, without repeats. `_count` is always the first.
-        metrics: the spec's metrics, each with the type of its field. For a metric by expression, this is the type of
-            its answer.
-        size_ms: the length of a window. For sessions it is the greatest length, for calendar windows an upper bound.
-        pane_ms: the length of a stored row, which is the hop of hopping windows, otherwise the size. For calendar
-            windows, this is a lower bound. Sessions are closed in steps of this length.
+        metrics: the spec's metrics, each with the type of its field. For a metric with an expression, this is the type
+            of its answer.
+        size_ms: the length of a window. The maximum length of sessions, and an upper bound for calendar windows.
+        pane_ms: the period that a stored row covers: the hop of hopping windows, else the size. A lower bound for
+            calendar windows. Sessions are closed in steps of this length.
         grace_ms: how long a window stays open after the watermark has passed its end.
         grid: the starts and ends of stored rows.
         panes: the number of stored rows that make up a window.
-        gap_ms: the silence that ends a session, or None if the windows are not sessions.
-        reopen_ms: how long after its end a closed window can still change by late events, or None if it never changes.
-            If windows can change, each row counts its changes.
-        whole: the metrics for which some rows may lack events. Each has the SQL condition that a stored row has all
-            events (see `feeds`). The metric is null if the condition is false for any row. Only readers set this.
+        gap_ms: the time without events after which a session ends, or None if the windows are not sessions.
+        reopen_ms: how long after its end a closed window can still be changed by late events, or None if never. If it
+            can, each row counts its changes.
+        whole: the metrics of which some rows may lack events, each with an SQL condition for stored rows that lack none
+            (see `feeds`). A metric is null if its condition is false for any row of the window. Only readers set this.
     """
 
     name: str
@@ -239,7 +239,7 @@ class AggregationLayout:
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
     def shut(self, closed_until: int | None) -> int | None:
-        """Return the time (epoch ms) up to which windows get no more events. Closed windows that end later may change.
+        """Return the time (epoch ms) up to which windows get no more events. Windows that end later may still change.
 
         Args:
             closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
@@ -250,7 +250,7 @@ class AggregationLayout:
     def key_columns(self) -> tuple[str, ...]:
         """The columns of the unique key, unquoted.
 
-        `_after` is part of the key, because events that were late for some windows of a pane are in a separate row.
+        `_after` is part of the key of panes: events that were late for some windows of a pane have a separate row.
         """
         after = ("_after",) if self.hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
@@ -273,7 +273,7 @@ def whole_partial(metric: str) -> Partial:
 
 
 def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str]:
-    """Return the types of all fields, fields of lookups and derives by name. Types of decimals include the scale.
+    """Return the types of all fields, lookup fields and derives, by name. Types of decimals include the scale.
 
     `derived` comes from `expressions.derived_types`.
     """
@@ -309,7 +309,7 @@ def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggregatio
 
 
 def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
-    """Return the metrics, each with the type of its field, or of its answer if it is an expression."""
+    """Return the metrics, each with the type of its field. A metric with an expression has the type of its answer."""
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answered = {
@@ -351,7 +351,7 @@ def _partial(need: Need, types: Mapping[str, str]) -> Partial:
 
 
 def needed_columns(metric: Metric) -> list[str]:
-    """Return the partial columns without which a metric is null."""
+    """Return the columns that a metric cannot do without: all but those that only add precision."""
     return [p.column for p in needed_partials(metric, _NUMBERS) if not KINDS[p.kind].refining]
 
 
@@ -376,16 +376,16 @@ def columns_by_kind(metric: Metric) -> dict[str, str]:
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
-    """Return SQL that merges the column of rows `old` and `new` (aliases). It never raises an error."""
+    """Return SQL that merges the column of rows `old` and `new` (aliases). The SQL never raises an error."""
     return KINDS[partial.kind].merge(partial, old, new)
 
 
 def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple[str, str]]) -> str:
-    """Return a SELECT that merges many partial rows into one per key. It never raises an error.
+    """Return a SELECT that merges many partial rows into one per key. The SQL never raises an error.
 
     Args:
         partials: the columns to merge.
-        source: a FROM item (table or parenthesised query with an alias) whose columns are the partials.
+        source: a FROM item (table or parenthesised query with an alias) that has the columns of the partials.
         keys: for each key, an SQL expression over the source and the output name. Without keys, one row is returned.
 
     Returns:

@@ -16,7 +16,7 @@ KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, b
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of some functions. Each metric with one of these functions has a member for the parameter.
+    """A parameter of some functions. It is a member of each metric with one of these functions.
 
     Attributes:
         alias: the parameter's name in YAML.

@@ -1,9 +1,7 @@
 """Functions that store a sketch: quantiles, distinct counts and top k.
 
-A sketch takes some kilobytes for any input size.
-
-SQL returns the bytes of a sketch, and `sketches` decodes them. That module loads numpy, so it is imported only when it
-is needed.
+A sketch takes a few kilobytes, whatever the number of values. SQL returns its bytes, and `sketches` decodes them. That
+module loads numpy, so it is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -79,7 +77,7 @@ class Quantile(Function):
     def answer_type(self, field_type: str | None) -> str:
         """Return `number`, or the type of the decimal.
 
-        The answer is an integer if a double cannot represent it exactly.
+        A value that a double cannot represent exactly is returned as an integer.
         """
         return "number" if scale_of(field_type) is None else str(field_type)
 
@@ -120,7 +118,7 @@ class Distinct(Function):
 
     name = "distinct"
     value = "the number of different values; a sketch"
-    error = "2.3 % (two standard errors); exact for some hundred"
+    error = "2.3 % (two standard errors); exact for a few hundred values"
     takes = WITH_STRINGS
     kinds = (UNIQUES,)
     zero_filled = True
@@ -147,7 +145,7 @@ class Distinct(Function):
 class TopKParameters(Parameters):
     """The parameter of `topk`."""
 
-    k: int = Field(DEFAULT_K, ge=1, le=100, description=f"Number of values that are listed. Default: {DEFAULT_K}.")
+    k: int = Field(DEFAULT_K, ge=1, le=100, description=f"Maximum number of values in the list. Default: {DEFAULT_K}.")
 
 
 class TopK(Function):

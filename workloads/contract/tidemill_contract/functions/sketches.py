@@ -1,16 +1,16 @@
-"""Sketches by DataSketches: quantiles, distinct counts and frequent values. A sketch takes some kilobytes at most.
+"""Sketches by DataSketches: quantiles, distinct counts and frequent values. A sketch takes at most a few kilobytes.
 
-`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles with
-k = 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
+`quantiles` is a KLL sketch (Karnin, Lang, Liberty 2016, "Optimal quantile approximation in streams") of doubles, with a
+k of 400. The rank of an answer is off by at most 0.7 % (99 % confidence). Up to 400 values, the answer is exact.
 `uniques` is a HyperLogLog sketch (Flajolet et al. 2007) with 2^13 registers. The relative standard error of `uniques`
-is 1.15 %, as `hll_sketch.get_rel_err` gives it for merged sketches. The first few hundred values are counted exactly.
-`frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying frequent
-items in data streams"). `slots_lg` describes its size and its error.
+is 1.15 % (for merged sketches, according to `hll_sketch.get_rel_err`). The first few hundred values are counted
+exactly. `frequent` is a frequent items sketch (Anderson et al. 2017, "A high-performance algorithm for identifying
+frequent items in data streams"). `slots_lg` describes its size and its error.
 
 A column stores a sequence of frames. A frame is the length of a sketch (4 bytes, big-endian) and the sketch. So SQL
 merges two values by concatenation, and `compact` later merges many frames into one. Integers that a double cannot
-represent exactly have a KLL sketch of 64-bit integers, in frames that begin with `_INTEGERS`. A compacted value has at
-most one frame of each kind. This module loads numpy, so import it only if a pipeline has such a metric.
+represent exactly are in a separate KLL sketch of 64-bit integers, whose frame begins with `_INTEGERS`. A compacted
+value has at most one frame of each kind. This module loads numpy, so import it only if a pipeline has such a metric.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
 def slots_lg(listed: int) -> int:
-    """Return the binary logarithm of M, the number of slots of a sketch from which `listed` values are listed.
+    """Return the binary logarithm of M, the number of slots of a sketch that must list `listed` values.
 
-    Up to 0.75 M different values, all counts are exact. With more values, the error of each count is at most 3.5 / M of
-    the number of all values, according to the library's documentation. M is at least 16 times `listed`, and at least
+    Up to 0.75 M different values, all counts are exact. With more values, according to the library's documentation, the
+    error of each count is at most 3.5 / M times the number of all values. M is at least 16 times `listed`, and at least
     512. For M = 512 the error is 0.7 %, the same as the error of a quantile's rank.
     """
     return max(9, (16 * listed - 1).bit_length())
@@ -58,7 +58,7 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
     """Return the stored form of a sketch of values, or None if there are no values.
 
     Args:
-        partial: the column. For quantiles, the values are numbers. For other kinds, the values can have any type.
+        partial: the column. For quantiles, the values are numbers. Sketches of other kinds take values of any type.
         values: the values. Timestamps are epoch milliseconds. For distinct counts, repeated values may be left out.
     """
     if not len(values):
@@ -88,7 +88,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
             doubles, integers = _quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
-            frames.sort(key=len, reverse=True)  # readers compare a value's length with the length of its first frame
+            frames.sort(key=len, reverse=True)  # processors compact a value that is much longer than its first frame
             return b"".join(frames)
         case "frequent":
             return _frame(_frequent(stored).serialize())
@@ -131,7 +131,7 @@ def _same(value: Any) -> Any:
 
 
 def _shower(field_type: str | None) -> Callable[[Any], Any]:
-    """Return the function that converts a counted value to the listed value."""
+    """Return the function that converts a value of the sketch to a value of the answer."""
     scale = scale_of(field_type)
     if scale is not None:
         return lambda scaled: scaled_text(scaled, scale)
@@ -232,7 +232,7 @@ def _uniques(stored: bytes) -> Any:
 def _frequent(stored: bytes) -> Any:
     """Merge the stored frames into one sketch, with as many slots as the largest frame.
 
-    Frames have different numbers of slots if `k` was edited. Frames are sorted first, because SQL concatenates them in
+    Frames have different numbers of slots if `k` was edited. They are sorted first, because SQL concatenates them in
     any order, and the result depends on the order once the slots are full.
     """
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]

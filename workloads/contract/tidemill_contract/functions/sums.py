@@ -1,4 +1,4 @@
-"""Sums, and the functions that divide them: averages and rates."""
+"""Sums, and the functions that divide sums: averages and rates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
 sums of numbers are doubles."""
 KINDS = (SUM,)
 AVERAGE_SCALE = 6
-"""The least number of digits after the point in a mean of decimals. It is the same as in Flink's AVG."""
+"""The minimum number of digits after the point in a mean of decimals, as in Flink's AVG."""
 
 
 def _double(column: str, field_type: str | None) -> str:
@@ -79,7 +79,7 @@ class Average(Function):
         scale = scale_of(merged.field_type)
         if scale is None:
             return doubles.divided(doubles.finite(f"{total}::double precision"), count)
-        # `div` is used, because it is exact and `/` is not.
+        # `div` is exact, unlike `/`.
         scaled = f"{total} * {10 ** (_scale_of_average(scale) - scale)}"
         return f"sign({total}) * div(2 * abs({scaled}) + {count}, nullif(2 * {count}, 0))"
 
@@ -108,7 +108,7 @@ class Rate(Function):
     zero_filled = True
 
     def needs(self, metric: Metric) -> tuple[Need, ...]:
-        """Return the sum of the field, or without a field the count of events."""
+        """Return the column with the sum of the field, or with the count of events if there is no field."""
         return (Need(SUM if metric.field else COUNT, metric.field),)
 
     def answer(self, merged: Merged) -> str:

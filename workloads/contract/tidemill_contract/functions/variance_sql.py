@@ -66,9 +66,9 @@ def _moved(kind: str, column: Column, old: str, new: str, delta: str) -> str:
 
 
 def _sum(kind: str, mean: str, move: str) -> str:
-    """Return SQL for one of the two doubles of a moved mean.
+    """Return SQL for `mean + move` as two doubles: for the mean, or for the low part of the mean.
 
-    The low part may be rounded itself. The rounding error is negligible compared with `move`.
+    The low part is itself rounded, but the rounding error is negligible compared with `move`.
     """
     return f"{mean} + {move}" if kind == "mean" else f"{move} - (({mean} + {move}) - {mean})"
 
@@ -91,8 +91,8 @@ def rolled(kind: str, column: Column) -> str:
     if kind != "m2":
         return _sum(kind, f"max({column('centre')})", f"(max({column('rest')}) + {move})")
     squares = total(column("squares"))
-    # The squares are of distances from the centre, which differs a little from the mean. So the excess over the squares
-    # from the mean is subtracted.
+    # The deviations are from the centre, which differs a little from the mean, so the sum of their squares is a little
+    # too large. The excess is subtracted.
     excess = f"CASE WHEN abs({moments}) > 1e-150 THEN {moments} * {move} ELSE 0 END"
     return f"CASE WHEN {squares} < {INFINITE} THEN greatest({squares} - {excess}, 0) ELSE {squares} END"
 
@@ -116,7 +116,7 @@ def prepared(fields: Sequence[Column], source: str, selected: Sequence[str], key
 
 
 def _centres(column: Column, by: str) -> list[tuple[str, str]]:
-    """Return SQL for the centre, a value near the mean of all rows. If all means are equal, so is the centre."""
+    """Return SQL for the centre, a value near the mean of all rows. If all means are equal, the centre equals them."""
     mean, n = column("mean"), column("n")
     weighed = f"sum(CASE WHEN abs({mean}) BETWEEN {_LEAST} AND {_LARGE} THEN {n} * {mean} ELSE 0 END) {by}"
     about = f"{weighed} / nullif(sum({n}::double precision) {by}, 0)"
@@ -133,7 +133,7 @@ def _deltas(column: Column, _: str) -> list[tuple[str, str]]:
 
 
 def _squares(column: Column, _: str) -> list[tuple[str, str]]:
-    """Return SQL for each M2, with deviations from the centre instead of the mean."""
+    """Return SQL for the M2 of each row, taken about the centre instead of the row's mean."""
     n, m2, delta = column("n"), column("m2"), column("delta")
     moved = (
         f"CASE WHEN abs({delta}) < {_NONE} THEN 0 WHEN abs({delta}) < {_ORDINARY}"

@@ -1,4 +1,4 @@
-"""Reads YAML text into documents as kubectl does: `y` and `on` are booleans, dates are strings.
+"""Reads YAML text into documents by the rules of kubectl: `y` and `on` are booleans, dates are strings.
 
 A repeated key is reported as a fault.
 """
@@ -18,7 +18,7 @@ _MAX_NODES = 100_000
 
 
 class DocumentError(ValueError):
-    """The error for a text that is not YAML, or has a document that is not a mapping.
+    """A text is not YAML, or one of its documents is not a mapping.
 
     `faults` has a message for each fault.
     """
@@ -145,7 +145,7 @@ def _judge(document: Any, number: int) -> Fault | None:
             "",
             ABSENT,
             f"document {number} has more than {_MAX_NODES} values after its aliases are expanded",
-            "write out less",
+            "shorten it, or use fewer aliases",
         )
     return None
 

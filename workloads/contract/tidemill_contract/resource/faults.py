@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 class Absent:
-    """The type of ABSENT, which is the value of a fault if the document has no value at the path."""
+    """The type of `ABSENT`, which stands for the value if the document has none at the path of the fault."""
 
 
 ABSENT = Absent()
@@ -49,7 +49,7 @@ def one_line(text: str) -> str:
 
 
 def show(value: Any) -> str:
-    """Return a value as shortened YAML on one line. For a list or a mapping, return only a text such as `a list`."""
+    """Return a value as shortened YAML on one line. A list or mapping is shown only as a text such as `a list`."""
     match value:
         case dict():
             return "a mapping" if value else "an empty mapping"

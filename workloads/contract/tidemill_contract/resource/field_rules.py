@@ -54,9 +54,12 @@ def field_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
 
 
 def _kept(field: FieldSpec, path: str, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of a json field. Such a field is only stored, but other fields may have a path into it."""
+    """Yield the faults of a json field. Such a field is only stored, but paths of other fields may lead into it."""
     if parts.events is not None and not parts.events.store:
-        message, remedy = "json is only kept with raw events", "set spec.events.store: true, or take the field out"
+        message, remedy = (
+            "a json field is only stored with raw events",
+            "set spec.events.store: true, or take the field out",
+        )
         yield Fault(f"{path}.type", JSON, message, remedy)
     if field.name == parts.key:
         yield Fault("spec.source.key", field.name, "is of type json", "name a field with one value")
@@ -73,7 +76,7 @@ def _exploded(field: FieldSpec, path: str, parts: Parts, arrays: dict[Steps, str
         field: the field.
         path: where the field is in the document.
         parts: the parts of the document.
-        arrays: the name of a field by exploded array, from the earlier fields. This field's array is added.
+        arrays: the arrays that earlier fields explode, each with the name of such a field. This field's array is added.
     """
     array = field.array
     if array is None:
@@ -161,7 +164,7 @@ def _path(field: FieldSpec, path: str, read: dict[Steps, FieldSpec]) -> Iterator
                 message = f"{show_path(steps[:at])} would be both an array and an object: compare the path of {name}"
                 yield Fault(where, written, message, "correct one of the two paths")
             elif here != there:
-                message = f"{show_path(steps[:at])} is exploded in one path, but not in the other, the path of {name}"
+                message = f"{show_path(steps[:at])} is exploded in only one of two paths: compare the path of {name}"
                 yield Fault(where, written, message, "write [] in both paths, or an index in both")
     read.setdefault(steps, field)
 
@@ -172,12 +175,12 @@ def _parting(steps: Steps, other: Steps) -> int | None:
 
 
 def _kind(step: Step) -> str:
-    """Return what a path needs before a step: an object, an array, or an exploded array."""
+    """Return the kind of value that a step is taken from: an object, an array, or an exploded array."""
     return "object" if isinstance(step, str) else "exploded" if step == EACH else "array"
 
 
 def written_faults(field: FieldSpec, path: str) -> Iterator[Fault]:
-    """Yield the faults of how a field's values are written: the format of a timestamp and the digits of a decimal."""
+    """Yield the faults in the notation of a field's values: the format of a timestamp, and the digits of a decimal."""
     yield from _format(field, path)
     yield from _digits(field, path)
 
@@ -211,7 +214,7 @@ def _digits(field: FieldSpec, path: str) -> Iterator[Fault]:
         message, remedy = "a decimal needs its number of digits after the point", "add one, such as scale: 2"
         yield Fault(f"{path}.scale", ABSENT, message, remedy)
     elif field.precision is not None and field.scale > field.precision:
-        message = f"more digits after the point than the {field.precision} of precision"
+        message = f"is more than precision {field.precision}"
         yield Fault(f"{path}.scale", field.scale, message, f"write at most {field.precision}, or raise precision")
 
 

@@ -12,7 +12,7 @@ from tidemill_contract.resource.paths import EACH, exploded, show_path
 
 _PATH = "spec.source.format"
 _ENVELOPES = {"csv": ("none",), "avro": ("none", "debezium"), "protobuf": ("none", "debezium")}
-"""The allowed envelopes of the formats that do not allow every envelope."""
+"""For each format that does not allow every envelope, the envelopes that it allows."""
 
 
 def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -25,7 +25,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         message = f"{written.type} has no such envelope"
         yield Fault(f"{_PATH}.envelope", written.envelope, message, f"write {' or '.join(allowed)}")
     if written.deletes == "event" and written.envelope != "debezium":
-        message = "only Debezium's deletes have the row before"
+        message = "only Debezium's deletes contain the row before the delete"
         yield Fault(f"{_PATH}.deletes", "event", message, "write ignore or deadLetter, or set envelope: debezium")
     yield from _registry(written)
     if written.type == "csv":
@@ -44,7 +44,7 @@ def format_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
 
 
 def _exploded(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of fields in the elements of an array. Only events in JSON can have such fields."""
+    """Yield the faults of fields that explode an array. Only arrays of JSON events can be exploded."""
     for part in parts.fields:
         field = part.model
         if field is None or exploded(field.member) is None:
@@ -77,14 +77,14 @@ def _registry(written: FormatSpec) -> Iterator[Fault]:
         except ValueError:
             wrong = True
         if wrong:
-            yield Fault(f"{path}.url", url, "is no address", "write http://host:port or https://host:port")
+            yield Fault(f"{path}.url", url, "is not an address", "write http://host:port or https://host:port")
         elif parts.username is not None or parts.password is not None:
             message, remedy = "has a password, which everybody could read", "put it into a Secret, and set secretRef"
             yield Fault(f"{path}.url", f"{parts.scheme}://…@{parts.hostname}", message, remedy)
 
 
 def _csv(written: FormatSpec, parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of CSV: of its delimiter and columns, and of fields that cannot be read from a cell."""
+    """Yield the faults of CSV: a wrong delimiter, repeated columns, and fields that cannot be read from a cell."""
     if written.delimiter in '"\r\n\0':
         yield Fault(f"{_PATH}.delimiter", written.delimiter, "cannot separate cells", "write ',', ';' or \"\\t\"")
     twice = next((name for at, name in enumerate(written.columns) if name in written.columns[:at]), None)

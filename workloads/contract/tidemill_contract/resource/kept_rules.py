@@ -1,4 +1,4 @@
-"""The rules of `spec.deadLetters` and `spec.anomalyHistory`: the minimum of the retention and of the quota."""
+"""The rules of `spec.deadLetters` and `spec.anomalyHistory`: the minimum retention and the minimum quota."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def kept_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fau
             yield Fault(
                 f"{path}.retention",
                 kept.retention,
-                "is too short to read them before they expire",
+                "is too short: rows would expire before anybody reads them",
                 f"write {MIN_RETENTION} or more",
             )
         if parse_bytes(kept.quota) < parse_bytes(MIN_QUOTA):

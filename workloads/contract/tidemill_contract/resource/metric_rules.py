@@ -21,7 +21,7 @@ _FOR_ANY = [
     for name, function in FUNCTIONS.items()
     if set(function.takes) >= set(ANY) and not any(p.needed for p in PARAMETERS.values() if name in p.functions)
 ]
-"""Functions that take a field of any type and need no parameter."""
+"""The functions that take fields of every type and need no parameters."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Columns:
     """The fields and derives of a document.
 
     Attributes:
-        types: the spec type of each column by name, or None if the type is unknown, because the column has a fault.
-        complete: whether the name of every column could be read, so that no other column exists.
+        types: the spec type of each column by name. It is None if it is unknown, because the column has a fault.
+        complete: whether all columns are in `types`. If the name of a column could not be read, they are not.
     """
 
     types: Mapping[str, str | None]
@@ -43,7 +43,7 @@ class Columns:
         return Fault(path, name, f"there is no {what} of this name", did_you_mean(name, self.types))
 
     def kept_only(self, path: str, name: str) -> Fault | None:
-        """Return a fault if a group column has a type without single values."""
+        """Return a fault if a group column is of a type by which events cannot be grouped."""
         kind = self.types.get(name)
         if kind not in (JSON, STRINGS):
             return None
@@ -53,13 +53,13 @@ class Columns:
 def expression_type(path: str, text: str, columns: Columns, *, as_filter: bool) -> tuple[str | None, Fault | None]:
     """Return the type of an expression over columns, or its fault.
 
-    The type and the fault are None if the expression uses a column that has a fault itself.
+    Both are None if the expression uses a column that has a fault itself.
     """
     known = {name: kind for name, kind in columns.types.items() if kind is not None}
     try:
         used = expressions.columns(text)
         if any(name not in known and (name in columns.types or not columns.complete) for name in used):
-            return None, None  # another rule reports the column, because the column or its name has a fault
+            return None, None  # another rule reports the fault of the column or of its name
         unread = next((name for name in used if known.get(name) in (JSON, STRINGS)), None)
         if unread is not None:
             remedy = "declare a field with a path into it, and use that field"
@@ -145,7 +145,7 @@ def _metric(metric: Any, path: str, columns: Columns) -> Iterator[Fault]:
 
 
 def _column(path: str, name: str, columns: Columns, takes: Sequence[str], told: tuple[str, str]) -> Iterator[Fault]:
-    """Yield the faults of a field that a metric names. `told` has the start of the message, and the remedy."""
+    """Yield the faults of a field that a metric names. `told` is the start of the message, and the remedy."""
     fault = columns.unknown(path, name, "field or derive")
     if fault:
         yield fault

@@ -1,6 +1,6 @@
 """Divides a document into parts that are read separately, so that a fault in one part does not hide faults in others.
 
-A part that cannot be read is None. `validate.py` reports the faults of such a part.
+A part that cannot be read is None. Its faults are reported by `validate.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Part(Generic[M]):
-    """One item of a list: its path, its name if the name can be read, and its model if the whole item can be read."""
+    """One item of a list: its path, its name (None if it cannot be read), and its model (None if it cannot be read)."""
 
     path: str
     name: str | None
@@ -48,7 +48,7 @@ class Part(Generic[M]):
 
 @dataclass(frozen=True)
 class AggregationPart:
-    """The members of an aggregation, read separately. `window` and `metrics` are flat objects of all kinds."""
+    """The members of an aggregation, read separately. `window` and `metrics` are of the flat classes of `Kinds`."""
 
     path: str
     name: str | None
@@ -62,7 +62,7 @@ class AggregationPart:
 class AnomalyPart:
     """An anomaly rule and its detector. If the rule or the detector cannot be read, both are None.
 
-    `detector` is a flat object with all kinds' members. Do not use the detector of `model`: it is always the default.
+    `detector` is of the flat class of `Kinds`. Do not use the detector of `model`: it is always the default.
     """
 
     path: str
@@ -73,13 +73,16 @@ class AnomalyPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a document that the rules check. The texts of `group_by`, `key` and `filter` were not validated."""
+    """The parts of a document that the rules check.
+
+    The texts of `group_by`, `key` and `filter` are not validated yet.
+    """
 
     namespace: str
     name: str | None
     topic: TopicSpec | None
     kafka: KafkaSpec | None
-    elsewhere: bool  # whether the document names another Kafka cluster, readable or not
+    elsewhere: bool  # whether the document has `source.kafka`, even if it cannot be read
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None

@@ -32,7 +32,7 @@ def read_path(written: Any) -> Steps:
     elif isinstance(written, Sequence) and not isinstance(written, bytes):
         steps = tuple(EACH if isinstance(step, list | tuple) and not step else step for step in written)
     else:
-        raise ValueError("is neither a text nor a list: write a.b.c, or a list of names where a name has dots")
+        raise ValueError("is neither a text nor a list: write a.b.c, or a list of names if a name has dots")
     _check(steps)
     return steps
 
@@ -44,7 +44,7 @@ def _of_text(text: str) -> Steps:
     for part in text.split("."):
         match = _PART.fullmatch(part)
         if match is None:
-            remedy = "write names with dots between them, such as order.items[0].sku; a list where a name has dots"
+            remedy = "write names separated by dots, such as order.items[0].sku, or a list if a name has dots"
             raise ValueError(f"is not a path of members: {remedy}")
         steps.append(match.group(1))
         steps += [int(place) if place else EACH for place in re.findall(r"\[([0-9]*)\]", match.group(2))]

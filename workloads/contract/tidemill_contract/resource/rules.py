@@ -1,7 +1,7 @@
-"""The rules between fields of a resource: names, references, types, windows, limits.
+"""The rules that involve several fields of a resource: names, references, types, windows, limits.
 
-A rule checks only the parts of a document that could be read, so that each fault is reported once. RULES lists the
-rules. Each rule is a function that takes Parts and yields faults.
+A rule checks only the parts of a document that could be read, because the faults of other parts are reported already.
+RULES lists the rules. Each rule is a function that takes Parts and yields faults.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _OWNED_CONFIGS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The names of source topics that the platform's settings allow besides `<namespace>.`.
+    """The source topics that the platform's settings allow, besides those with the prefix `<namespace>.`.
 
     Attributes:
         topic_prefixes: prefixes of topics that pipelines may manage.
@@ -66,8 +66,8 @@ class Limits:
     def readable(self, topic: str) -> bool:
         """Return whether all pipelines may read a topic.
 
-        Names that a pipeline's results may have are readable only if the list has the name itself. So no pattern opens
-        the results of other namespaces.
+        A topic whose name is that of a pipeline's output is readable only if the list contains exactly this name. So no
+        pattern makes the results of other namespaces readable.
         """
         derived = names.derived_topic(topic)
         if derived is not None and derived[2] in names.OUTPUT_TOPICS:
@@ -76,7 +76,7 @@ class Limits:
 
 
 def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
-    """Return all faults between fields, in the order of the document's sections."""
+    """Return all faults that involve several fields, in the order of the document's sections."""
     columns, faults = _columns(parts)
     for rule in RULES:
         faults += rule(parts, columns, limits)
@@ -84,7 +84,7 @@ def check_rules(parts: Parts, limits: Limits) -> list[Fault]:
 
 
 def _columns(parts: Parts) -> tuple[Columns, list[Fault]]:
-    """Return the columns, and the faults of derives and of the filter."""
+    """Return the columns of the document, and the faults of its derives and filter."""
     types: dict[str, str | None] = {}
     for field in parts.fields:
         if field.name is not None:
@@ -168,7 +168,7 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
 
 
 def _foreign(topic: TopicSpec, limits: Limits, path: str, namespace: str) -> Iterator[Fault]:
-    """Yield the fault of a topic whose name begins with none of the allowed prefixes. It may be readable."""
+    """Yield the fault of a topic without an allowed prefix. There is none if the topic is readable and not managed."""
     assert topic.name is not None  # noqa: S101 - the caller has checked it
     if not limits.readable(topic.name):
         remedy = f"start it with '{namespace}.', or leave it out"

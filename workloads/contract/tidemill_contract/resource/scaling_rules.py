@@ -1,4 +1,4 @@
-"""The rules of `spec.processor.scaling`: the number of replicas, the durations, and a freshness that can be met."""
+"""The rules of `spec.processor.scaling`: the number of replicas, the durations, and whether the target can be met."""
 
 from __future__ import annotations
 

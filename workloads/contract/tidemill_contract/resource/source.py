@@ -56,11 +56,11 @@ class FieldSpec(Model):
     )
     path: Path | None = Field(
         None,
-        description="Path of the value, such as order.items[0].sku. If a name has dots, write a list of names and array"
-        " indexes. order.items[].sku explodes the array: each element becomes an event. Default: the member with the"
-        " name of the field. With from: header, this is the name of the header.",
+        description="Path of the value, such as order.items[0].sku. If a name has dots, write the path as a list of"
+        " names and indexes. order.items[].sku explodes the array: each element becomes an event. Default: the member"
+        " with the name of the field. With from: header, this is the name of the header.",
     )
-    default: Scalar | None = Field(None, description="Value of the field if the member is absent or null.")
+    default: Scalar | None = Field(None, description="Value of the field if it is absent or null in the event.")
     format: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
         None,
         description="Format of a timestamp: rfc3339 (the default, which also accepts epoch milliseconds), s, ms, us or"
@@ -81,9 +81,8 @@ class FieldSpec(Model):
     taken_from: Origin | None = Field(
         None,
         alias="from",
-        description="The part of the Kafka record that the field is read from. Default: value. With"
-        " envelope, path"
-        " is a path in the envelope around the event. timestamp, partition and offset are those of the record itself.",
+        description="The part of the Kafka record that the field is read from. Default: value. With envelope, path is"
+        " a path in the envelope around the event. timestamp, partition and offset are those of the record itself.",
     )
 
     @property
@@ -93,14 +92,14 @@ class FieldSpec(Model):
 
     @property
     def origin(self) -> Origin:
-        """The part of the record that has the value."""
+        """The part of the record that contains the value."""
         return self.taken_from or "value"
 
     @property
     def steps(self) -> Steps:
         """The path of the value in an event.
 
-        If the value is not in the event, this is a name that no member can have.
+        If the value is not in the event, this is a placeholder, such as `<header> region`.
         """
         return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
@@ -121,7 +120,7 @@ class FieldSpec(Model):
 
     @property
     def place(self) -> str:
-        """The part of the record with the value, and the value's path or name in it, for error messages."""
+        """Where the value is in the record, for error messages, such as `header region`."""
         if self.origin == "value":
             return show_path(self.steps)
         if self.origin == "envelope":
@@ -141,7 +140,9 @@ class EventTimeSpec(Model):
         description="If a partition was read to its end and had no event for this long, it no longer holds back the"
         " watermark. If a sender buffers events for longer, these events may be late.",
     )
-    max_future: Duration = Field("1h", description="Events further ahead of the wall clock become dead letters.")
+    max_future: Duration = Field(
+        "1h", description="Events that are ahead of the wall clock by more than this become dead letters."
+    )
     max_advance: Duration = Field(
         "1d",
         description="If event time jumps ahead by more than this, the watermark waits until other events confirm it.",
@@ -149,21 +150,19 @@ class EventTimeSpec(Model):
 
 
 class SourceSpec(Model):
-    """The source of the events, and the form of the events."""
+    """Where the events come from, and what they look like."""
 
     kafka: KafkaSpec | None = Field(
         None,
-        description="The Kafka cluster of the source topic, if it is not the platform's own. The topic needs a name and"
-        " managed: false. Results, anomalies and dead letters are written to the platform's own cluster.",
+        description="The Kafka cluster of the source topic, if it is not the platform's own. The topic needs a name"
+        " and managed: false. Results, anomalies and dead letters are written to the platform's own cluster.",
     )
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
     format: Format | None = Field(
         None,
-        description="How records are written: type (json, jsonSchema, csv, avro, protobuf), or only the"
-        " type, as a text;"
-        " registry (url, secretRef) of avro and protobuf; envelope (none, cloudevents, debezium,"
-        " connect); deletes (ignore,"
-        " deadLetter, event); columns and delimiter of csv.",
+        description="How records are written. Either a type (json, jsonSchema, csv, avro, protobuf), or an object with"
+        " the members type, registry (url and secretRef, for avro and protobuf), envelope (none, cloudevents,"
+        " debezium, connect), deletes (ignore, deadLetter, event), columns and delimiter (for csv).",
     )
     fields: list[FieldSpec] = Field(min_length=1, max_length=200, description="The event's fields.")
     strict: bool = Field(False, description="True: an event with a member that is not in fields becomes a dead letter.")
@@ -172,7 +171,7 @@ class SourceSpec(Model):
     webhooks: list[WebhookSpec] | None = Field(
         None, max_length=16, description="Services that post signed events to ingest. Default: none."
     )
-    mqtt: MqttSpec | None = Field(None, description="A broker of MQTT, whose messages are events. Default: none.")
+    mqtt: MqttSpec | None = Field(None, description="An MQTT broker whose messages are events. Default: none.")
     connectors: list[ConnectorSpec] | None = Field(
         None,
         max_length=8,
@@ -181,7 +180,7 @@ class SourceSpec(Model):
 
     @property
     def array(self) -> Steps | None:
-        """The path of the exploded array, each element of which is an event. None: each record is one event."""
+        """The path of the exploded array, in which each element is an event, or None if each record is one event."""
         return next((field.array for field in self.fields if field.array is not None), None)
 
     @property

@@ -1,7 +1,7 @@
 """The AnalyticsPipeline resource as a model: types, defaults and bounds of every field.
 
-`spec.source` is in `source.py`; windows, detectors and metrics are in `kinds/`; rules between fields are in `rules.py`;
-error texts are in `validate.py`. The CRD is generated from these classes.
+`spec.source` is in `source.py`; windows, detectors and metrics are in `kinds/`; rules that involve several fields are
+in `rules.py`; error texts are in `validate.py`. The CRD is generated from these classes.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class ResourcesSpec(Model):
 
 
 class PythonSpec(Model):
-    """A user's Python function, which runs in processes of its own between the source topic and the processors."""
+    """A user's Python function, which runs in separate processes between the source topic and the processors."""
 
     config_map: ObjectName | None = Field(
-        None, description="ConfigMap in the pipeline's namespace that has the file. Write it, or image."
+        None, description="ConfigMap in the pipeline's namespace that contains the file. Set either configMap or image."
     )
     image: Annotated[str, StringConstraints(pattern=r"^[^\s]+$", max_length=512)] | None = Field(
-        None, description="Image that has the file. It is built from the processor's image."
+        None, description="Image that contains the file. It must be built from the processor's image."
     )
     file: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._/-]+\.py$", max_length=253)] = Field(
         description="File with the function: a key of the ConfigMap, such as enrich.py, or a path in the image, such as"
@@ -77,11 +77,11 @@ class TransformSpec(Model):
     """Computed fields and a filter, applied before aggregation."""
 
     python: PythonSpec | None = Field(
-        None, description="Python function that each event passes before fields are read. Default: none."
+        None, description="Python function that is called with each event before its fields are read. Default: none."
     )
     derive: list[DeriveSpec] = Field(default_factory=list, max_length=32, description="Computed fields, in order.")
     filter: Expression | None = Field(
-        None, description="SQL condition. An event for which the condition is not true is only counted as filtered."
+        None, description="SQL condition. Events for which it is not true are only counted as filtered."
     )
 
 
@@ -89,10 +89,12 @@ class AggregationSpec(Model):
     """Metrics per group and window."""
 
     name: Name = Field(description="Name of the aggregation.")
-    group_by: list[Name] = Field(default_factory=list, max_length=8, description="Group columns. Default: one group.")
+    group_by: list[Name] = Field(
+        default_factory=list, max_length=8, description="Columns to group events by. Default: one group."
+    )
     window: Annotated[Window, WINDOWS] = Field(description="The window.")
     late_policy: Literal["deadLetter", "drop", "reopen"] = Field(
-        "deadLetter", description="What happens to an event whose window is closed already."
+        "deadLetter", description="What happens to an event whose window is already closed."
     )
     metrics: list[Annotated[MetricSpec, METRICS]] = Field(min_length=1, max_length=32, description="The metrics.")
     retention: Duration = Field("90d", description="How long windows are kept, counted back from the watermark.")
@@ -102,8 +104,8 @@ class AnomalySpec(Model):
     """A detector on a metric of closed windows, or on a field of single events."""
 
     name: Name = Field(description="Name of the rule.")
-    aggregation: Name | None = Field(None, description="Only with metric: the aggregation that has the metric.")
-    metric: Name | None = Field(None, description="Metric that the rule watches. Write either metric or field.")
+    aggregation: Name | None = Field(None, description="Only with metric: the aggregation that the metric belongs to.")
+    metric: Name | None = Field(None, description="Metric that the rule watches. Set either metric or field.")
     field: Name | None = Field(None, description="Field or derive that the rule watches in single events.")
     group_by: list[Name] = Field(
         default_factory=list,
@@ -152,41 +154,52 @@ class ResultsSpec(Model):
 
 
 class ScalingTargetSpec(Model):
-    """The target of scaling, instead of lag."""
+    """A target for scaling other than lag."""
 
-    freshness: Duration = Field(description="Longest time from arrival in Kafka to the commit of the result.")
+    freshness: Duration = Field(
+        description="Maximum time from the arrival of an event in Kafka to the commit of its result."
+    )
 
 
 class ScalingSpec(Model):
     """How the number of processors follows the load."""
 
-    mode: Literal["lag", "external"] = Field("lag", description="lag: by consumer lag. external: by an HPA or KEDA.")
-    min_replicas: int = Field(1, ge=0, le=1024, description="Minimum number of processors while events arrive.")
+    mode: Literal["lag", "external"] = Field(
+        "lag", description="lag: Tidemill scales by consumer lag. external: an HPA or KEDA scales."
+    )
+    min_replicas: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="Minimum number of processors. scaleToZeroAfter can stop them all while no events arrive.",
+    )
     max_replicas: int | None = Field(
         None, ge=1, le=1024, description="Maximum number of processors. Default: one per partition."
     )
     lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
-    target: ScalingTargetSpec | None = Field(None, description="Scale for freshness. lagThreshold is then ignored.")
-    catch_up: Duration = Field("5m", description="Time within which scaling aims to process the lag.")
+    target: ScalingTargetSpec | None = Field(
+        None, description="Scale for freshness instead of lag. lagThreshold is ignored."
+    )
+    catch_up: Duration = Field("5m", description="Time within which the replicas should process the lag.")
     target_utilization: int = Field(
         70,
         ge=30,
         le=80,
-        description="Target load of a replica in percent of its capacity. Replicas are added from 15 percentage points"
-        " above the target.",
+        description="Target load of a replica in percent of its capacity. Replicas are added when the load reaches"
+        " 15 percentage points above the target.",
     )
-    scale_up_cooldown: Duration = Field("90s", description="Time after a change in which replicas are not added.")
+    scale_up_cooldown: Duration = Field("90s", description="Time after a change during which no replicas are added.")
     scale_down_stabilization: Duration = Field(
         "10m",
-        description="Scaling down keeps as many replicas as were needed at most within this time. If only"
-        " some of the"
-        " replicas that are not needed can be removed, scaling down waits longer.",
+        description="Scaling down keeps as many replicas as the maximum that was needed within this time. A small"
+        " reduction waits longer than a large one.",
     )
     max_step_up: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Maximum number of replicas added at once. Default: as many as are running, but at least four.",
+        description="Maximum number of replicas added at once. Default: as many as are running, or four if fewer are"
+        " running.",
     )
     max_step_down: int | None = Field(
         None, ge=1, le=1024, description="Maximum number of replicas removed at once. Default: no limit."
@@ -202,9 +215,11 @@ class ScalingSpec(Model):
 class ProcessorSpec(Model):
     """The settings of processors."""
 
-    flush_interval: Duration = Field("500ms", description="Longest time between commits of results.")
-    replicas: int = Field(1, ge=0, le=1024, description="Number of processors. It is ignored if scaling is set.")
-    scaling: ScalingSpec | None = Field(None, description="Automatic scaling. Default: replicas applies.")
+    flush_interval: Duration = Field("500ms", description="Maximum time between two commits of results.")
+    replicas: int = Field(1, ge=0, le=1024, description="Number of processors. Ignored if scaling is set.")
+    scaling: ScalingSpec | None = Field(
+        None, description="Automatic scaling. Default: none, replicas is the number of processors."
+    )
     resources: ResourcesSpec = Field(default_factory=lambda: ResourcesSpec(), description="Requests and limits.")
 
 
@@ -219,7 +234,9 @@ class ApiSpec(Model):
 
     enabled: bool = Field(True, description="True: queries are served.")
     dedicated: bool = Field(False, description="True: the pipeline has a separate query service.")
-    cache_ttl: Duration = Field("5s", description="How long answers that contain open windows may be reused.")
+    cache_ttl: Duration = Field(
+        "5s", description="How long an answer that contains open windows may be served from the cache."
+    )
 
 
 class AuthSpec(Model):
@@ -257,7 +274,7 @@ class PipelineSpec(Model):
     def takes_http(self) -> bool:
         """Whether ingest accepts events for the pipeline.
 
-        Ingest writes events to the topic as it receives them, as JSON, and only to the platform's own Kafka.
+        Ingest writes JSON events as it receives them, and only to the platform's own Kafka.
         """
         return self.ingest.enabled and self.source.written.type == "json" and self.source.kafka is None
 

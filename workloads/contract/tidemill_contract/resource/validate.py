@@ -1,4 +1,4 @@
-"""Validates a whole resource, and reports all faults at once: faults of single fields, and faults between fields."""
+"""Validates a whole resource, and reports all faults at once, of single fields and of their combination."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipelin
     try:
         pipeline = AnalyticsPipeline.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        # Members of another kind are left out here, because the rules report them below.
+        # Misplaced members are left out here, because the rules report them below.
         faults = [_translate(d) for d in error.errors(include_url=False) if d["type"] != MISPLACED]
     except RecursionError:
         return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
@@ -84,7 +84,7 @@ def _without_nulls(value: Any, depth: int) -> Any:
 
 
 def _translate(details: ErrorDetails) -> Fault:
-    """Return an error of pydantic as a fault with a message and a remedy of our own."""
+    """Convert an error of pydantic to a fault, with our own message and remedy."""
     path, value, context = _path(details["loc"]), details["input"], details.get("ctx", {})
     match details["type"]:
         case "missing":

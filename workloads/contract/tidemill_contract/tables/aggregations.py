@@ -43,7 +43,7 @@ TABLE = Table(
 def versions(schema: str) -> str:
     """Select all versions, in the order of their ids.
 
-    Rows: name, reader, version, id, table, days of a partition, layout, fed.
+    Columns: name, reader, version, id, table, days per time partition, layout, fed.
     """
     return (
         "SELECT name, reader, version, id, table_name, partition_days, layout, fed"
@@ -52,7 +52,7 @@ def versions(schema: str) -> str:
 
 
 def closed(schema: str) -> str:
-    """Select the time up to which windows are closed. Rows: id, time (epoch ms)."""
+    """Select the time up to which windows are closed. Columns: id, time (epoch ms)."""
     return f"SELECT id, closed_until FROM {schema}._aggregations"
 
 
@@ -68,19 +68,20 @@ def close(schema: str) -> str:
 
 
 def count_batch(schema: str) -> str:
-    """Count a merged batch. Parameter: id. Row: the new `rev`."""
+    """Count a merged batch. Parameter: id. Column: the new `rev`."""
     return f"UPDATE {schema}._aggregations SET rev = rev + 1 WHERE id = %s RETURNING rev"
 
 
 def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str:
-    """Count late events. Parameters: number, id. Row: the version's retention."""
+    """Count late events. Parameters: number, id. Column: the version's retention."""
     return f"UPDATE {schema}._aggregations SET {column} = {column} + %s WHERE id = %s RETURNING retention_ms"
 
 
 def scanned(schema: str) -> str:
     """Try to get the lock for scanning. The lock is held until the end of the transaction.
 
-    Parameters: name of the lock, id. Row: time up to which windows were scanned (epoch ms), whether the lock was free.
+    Parameters: name of the lock, id. Columns: time up to which windows were scanned (epoch ms), whether the lock was
+    obtained.
     """
     return (
         f"SELECT scanned_until, pg_try_advisory_xact_lock(hashtext(%s), id) FROM {schema}._aggregations WHERE id = %s"
@@ -93,7 +94,7 @@ def set_scanned(schema: str) -> str:
 
 
 def published(schema: str) -> str:
-    """Select the time up to which windows were published. Parameter: id. Row: time (epoch ms)."""
+    """Select the time up to which windows were published. Parameter: id. Column: time (epoch ms)."""
     return f"SELECT published_until FROM {schema}._aggregations WHERE id = %s"
 
 
@@ -105,8 +106,8 @@ def set_published(schema: str) -> str:
 def progress(schema: str) -> str:
     """Select the progress of all versions.
 
-    Rows: name, version, rev, times up to which windows are closed, scanned and published (epoch ms), numbers of late
-    events that became dead letters and that were dropped.
+    Columns: name, version, rev, times up to which windows are closed, scanned and published (epoch ms), number of late
+    events that became dead letters, number of late events that were dropped.
     """
     return (
         "SELECT name, version, rev, closed_until, scanned_until, published_until, late_dead, late_dropped"
@@ -114,14 +115,14 @@ def progress(schema: str) -> str:
     )
 
 
-# The columns are read through to_jsonb, which returns null if an old schema does not have them yet.
+# These columns are read through to_jsonb, so they are null if an older schema lacks them.
 _FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
-    """Select the state of a version. Two answers from the same state are equal.
+    """Select the state of a version. While it is the same, queries have the same answers.
 
-    Parameters: name, version. Row: an identity that changes if the version is created again, rev, closed until,
+    Parameters: name, version. Columns: an identity that changes if the version is created again, rev, closed until,
     watermark, layout, fed.
     """
     return (
@@ -134,7 +135,7 @@ def state(schema: str) -> str:
 def standings(schema: str) -> str:
     """Select the states of all versions, for live changes.
 
-    Parameter: the schema's name, without quotes. Rows: name, version, the table's oid, id, rev, closed until,
+    Parameter: the schema's name, without quotes. Columns: name, version, the table's oid, id, rev, closed until,
     watermark, layout, fed.
     """
     return (

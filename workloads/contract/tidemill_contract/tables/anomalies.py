@@ -1,8 +1,8 @@
 """`_anomalies`: the anomalies that detectors found. This table is the outbox of the anomalies topic.
 
-`group_key` is a JSON object of the group columns. An anomaly of a single event has the aggregation '' and the field as
-`metric`. The window of such an anomaly starts and ends at the event time, and the row has the position of the event's
-record. `element` is the index of the event in an exploded array.
+`group_key` is a JSON object of the group columns. For an anomaly of a single event, `aggregation` is '' and `metric` is
+the field. Its window starts and ends at the event time, and the row has the position of the event's record. `element`
+is the index of the event in an exploded array.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TABLE = Table(
         ("epoch", "integer"),
         ("partition", "integer"),
         ("offset", "bigint"),
-        # `_kept` has the sum of these row sizes.
+        # The size of the row. `_kept` has the sum of these sizes.
         ("bytes", "bigint"),
         ("element", "integer"),
     ),
@@ -58,9 +58,9 @@ _CONTENT = (
 def insert(schema: str) -> str:
     """Store an anomaly, unless it is stored already.
 
-    Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score,
-    expected, lower, upper, severity, revision, epoch, partition, offset, element, bytes. Row: the bytes, if the anomaly
-    was stored.
+    Parameters: anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
+    lower, upper, severity, revision, epoch, partition, offset, element, bytes. Column: bytes. There is no row if the
+    anomaly was stored already.
     """
     return (
         f"INSERT INTO {schema}._anomalies ({_CONTENT}, bytes)"
@@ -72,7 +72,7 @@ def insert(schema: str) -> str:
 def of_windows(schema: str) -> str:
     """Select the newest anomaly of each window.
 
-    Parameters: aggregation, version, list of starts (epoch ms). Rows: anomaly, group, start (epoch ms), value,
+    Parameters: aggregation, version, list of starts (epoch ms). Columns: anomaly, group, start (epoch ms), value,
     severity.
     """
     return (
@@ -86,8 +86,8 @@ def of_windows(schema: str) -> str:
 def unpublished(schema: str, limit: int) -> str:
     """Select and lock the next anomalies to publish.
 
-    Rows: id, anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected, lower,
-    upper, severity, revision, epoch, partition, offset, element.
+    Columns: id, anomaly, aggregation, version, metric, group, start and end of the window, value, score, expected,
+    lower, upper, severity, revision, epoch, partition, offset, element.
     """
     return (
         f"SELECT id, {_CONTENT} FROM {schema}._anomalies WHERE NOT published ORDER BY id LIMIT {limit}"
@@ -101,15 +101,15 @@ def set_published(schema: str) -> str:
 
 
 def count(schema: str) -> str:
-    """Count the anomalies. Row: their number."""
+    """Count the anomalies. Column: their number."""
     return f"SELECT count(*) FROM {schema}._anomalies"
 
 
 def listing(schema: str) -> str:
-    """Select the anomalies that are valid.
+    """Select the anomalies that still hold.
 
-    If late events have changed a window, only the newest revision of the window counts. If the newest revision is not
-    an anomaly, the window is left out.
+    If late events have changed a window, only the newest revision of the window counts. If it is no longer an anomaly,
+    the window is left out.
     """
     return (
         'SELECT id, anomaly, aggregation, version, metric, group_key AS "group", window_start, window_end, value,'

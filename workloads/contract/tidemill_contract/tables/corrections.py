@@ -11,7 +11,8 @@ from typing import Literal
 from tidemill_contract.tables.definition import Table, columns
 
 Duty = Literal["published", "scanned"]
-"""The two duties for each correction. Each name is also the name of the column that says whether the duty is done."""
+"""The two duties for each correction: its windows are published and scanned again. The columns with these names say
+whether a duty is done."""
 
 TABLE = Table(
     "_corrections",
@@ -31,7 +32,7 @@ TABLE = Table(
 def insert(schema: str) -> str:
     """Store a correction.
 
-    Parameters: aggregation's id, rev, first and last start (epoch ms), whether it is published, whether it is scanned.
+    Parameters: aggregation's id, rev, first and last start (epoch ms), whether publishing is done, whether scanning is.
     """
     return (
         f"INSERT INTO {schema}._corrections"
@@ -42,7 +43,7 @@ def insert(schema: str) -> str:
 def due(schema: str, duty: Duty, limit: int) -> str:
     """Select the oldest corrections for which a duty is not done.
 
-    Parameter: aggregation's id. Rows: rev, first and last start (epoch ms).
+    Parameter: aggregation's id. Columns: rev, first and last start (epoch ms).
     """
     return (
         f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {duty}"

@@ -1,7 +1,7 @@
 """`_dead_letters`: events that could not be counted. This table is the outbox of the topic of dead letters.
 
-`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event. `element` is
-the event's index in an exploded array, and `value` is then that element.
+`aggregation` is the aggregation for which the event was late, or '' if no aggregation counts the event. For an event of
+an exploded array, `element` is its index, and `value` is the element.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE = Table(
         ("windows", "bigint[]"),
         ("created_at", "timestamptz NOT NULL DEFAULT now()"),
         ("published", "boolean NOT NULL DEFAULT false"),
-        # `_kept` has the sum of these row sizes.
+        # The size of the row. `_kept` has the sum of these sizes.
         ("bytes", "bigint"),
         ELEMENT,
     ),
@@ -52,7 +52,7 @@ def insert(schema: str) -> str:
     """Store dead letters, unless they are stored already.
 
     Parameters, each a list: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, bytes of
-    the value, event time (epoch ms), windows (an array as text), bytes. Rows: partition, number and bytes of the
+    the value, event time (epoch ms), windows (an array as text), bytes. Columns: partition, number and bytes of the
     dead letters that were stored.
     """
     names = ", ".join(_TRAVEL)
@@ -68,7 +68,7 @@ def insert(schema: str) -> str:
 def unpublished(schema: str, limit: int) -> str:
     """Select and lock the next dead letters to publish.
 
-    Rows: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, event time (epoch ms),
+    Columns: epoch, partition, offset, element, aggregation, reason, field, detail, key, value, event time (epoch ms),
     windows.
     """
     return (

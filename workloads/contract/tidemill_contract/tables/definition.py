@@ -1,7 +1,4 @@
-"""The definition of a table: its columns, constraints, indexes and privileges in SQL.
-
-This module also has conversions of times.
-"""
+"""The definition of a table: its columns, constraints, indexes and privileges in SQL. Also SQL that converts times."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ CLOCK_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 NO_ELEMENT = -1
-"""The value of `element` in rows about entire records, not about elements of exploded arrays."""
+"""The value of `element` in rows about whole records. Other rows are about an element of an exploded array."""
 ELEMENT = ("element", f"integer NOT NULL DEFAULT {NO_ELEMENT}")
-"""The column with the index in the exploded array."""
+"""The column with the index of the element in the exploded array."""
 SHOWN_ELEMENT = f"NULLIF(element, {NO_ELEMENT}) AS element"
 
 
@@ -37,9 +34,9 @@ class Table:
         partition_by: SQL of the partitioning, e.g. `RANGE ("window_start")`, or None if the table is not partitioned.
         storage: SQL of the storage parameters, e.g. `fillfactor = 70`.
         indexes: the name of each index, and the SQL after `ON <table>`, e.g. `("published") WHERE NOT published`.
-        writer: the privileges of the writer's role, e.g. `SELECT, INSERT, UPDATE`, or an empty text if it has none.
+        writer: the privileges of the writer's role, e.g. `SELECT, INSERT, UPDATE`, or empty if the role has none.
         reader: the privileges of the reader's role.
-        key: the columns of the first constraint, which is a key, that the key lacks in tables of earlier versions.
+        key: the columns that the key (the first constraint) did not have in earlier versions of the table.
     """
 
     name: str

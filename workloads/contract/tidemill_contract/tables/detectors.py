@@ -43,7 +43,7 @@ because the windows are then scanned again."""
 def read(schema: str) -> str:
     """Select states.
 
-    Parameters: list of anomalies, `aggregation_id`, list of groups. Rows: anomaly, group, state as text.
+    Parameters: list of anomalies, `aggregation_id`, list of groups. Columns: anomaly, group, state as text.
     """
     return (
         f"SELECT anomaly, group_key, state::text FROM {schema}._detectors"
@@ -52,7 +52,7 @@ def read(schema: str) -> str:
 
 
 def groups(schema: str) -> str:
-    """Select the groups with a state, ordered by `seen`. Parameters: anomaly, `aggregation_id`. Rows: group."""
+    """Select the groups with a state, ordered by `seen`. Parameters: anomaly, `aggregation_id`. Column: group."""
     return f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
 
 
@@ -84,14 +84,14 @@ def remember(schema: str) -> str:
 
 
 def forget_before(schema: str) -> str:
-    """Delete the history of old windows. Parameters: aggregation's id, first start that is kept (epoch ms)."""
+    """Delete the history of old windows. Parameters: aggregation's id, start of the first window to keep (epoch ms)."""
     return f"DELETE FROM {schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
 
 
 def remembered(schema: str) -> str:
     """Select the states before windows from the history.
 
-    Parameters: aggregation's id, list of starts (epoch ms). Rows: anomaly, group, start, state as text.
+    Parameters: aggregation's id, list of starts (epoch ms). Columns: anomaly, group, start, state as text.
     """
     return (
         f"SELECT anomaly, group_key, window_start, state::text FROM {schema}._detector_history"

@@ -1,4 +1,4 @@
-"""`_skipped` and `_held_up`: data that processors skipped, and duties that currently fail."""
+"""`_skipped` and `_held_up`: data that processors skipped, and duties (such as publishing) that currently fail."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def skip(schema: str) -> str:
 
 
 def trim(schema: str, kept: int) -> str:
-    """Delete old rows of skipped data, so that about `kept` rows remain."""
+    """Delete old rows of skipped data. About the newest `kept` rows remain."""
     return f"DELETE FROM {schema}._skipped WHERE id <= (SELECT max(id) FROM {schema}._skipped) - {kept}"
 
 
 def hold_up(schema: str) -> str:
-    """Store that a duty fails. Parameters: aggregation, version, duty, reason."""
+    """Record that a duty fails. Parameters: aggregation, version, duty, reason."""
     return (
         f"INSERT INTO {schema}._held_up (aggregation, version, duty, reason) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (aggregation, version, duty)"
@@ -66,5 +66,5 @@ def hold_up(schema: str) -> str:
 
 
 def go_on(schema: str) -> str:
-    """Store that a duty no longer fails. Parameters: aggregation, version, duty."""
+    """Record that a duty no longer fails. Parameters: aggregation, version, duty."""
     return f"DELETE FROM {schema}._held_up WHERE aggregation = %s AND version = %s AND duty = %s"

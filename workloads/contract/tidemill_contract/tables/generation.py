@@ -1,7 +1,7 @@
 """`_generation`: the generation of the accepted spec.
 
-A processor with an older config stops before it commits. `accepted` is the accepted spec as the user wrote it. The
-accepted spec stays in force if a newer spec is refused.
+A processor with an older config stops before it commits. `accepted` is the accepted spec as the user wrote it. It
+remains in force if a newer spec is refused.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ TABLE = Table(
 
 
 def read(schema: str) -> str:
-    """Select the generation. Row: generation."""
+    """Select the generation. Column: generation."""
     return f"SELECT generation FROM {schema}._generation"

@@ -1,4 +1,4 @@
-"""`_kept`: the sizes of dead letters and anomalies, which have quotas, and the messages about used-up quotas."""
+"""`_kept`: the sizes of the dead letters and anomalies, which have quotas. Also messages about used-up quotas."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ QUERY = (
     "SELECT kind, sum(bytes)::bigint, sum(bare)::bigint, sum(counted)::bigint, sum(expired)::bigint,"
     " sum(evicted)::bigint, coalesce(max(full_at) > now() - interval '1 day', false) FROM {} GROUP BY kind"
 )
-"""The SQL that selects the totals of each kind from `_kept`. Rows: the attributes of `Kept`."""
+"""The SQL that selects the totals of each kind from `_kept`. Columns: the attributes of `Kept`."""
 
 _WORDS: Mapping[str, tuple[str, str]] = {
     DEAD_LETTERS: ("dead letters", "spec.deadLetters.quota"),
@@ -82,7 +82,7 @@ class Kept:
 
 
 def held(schema: str) -> str:
-    """Select the size of the stored rows. Parameter: kind. Row: bytes."""
+    """Select the size of the stored rows. Parameter: kind. Column: bytes."""
     return f"SELECT coalesce(sum(bytes), 0)::bigint FROM {schema}._kept WHERE kind = %s"
 
 
@@ -97,14 +97,14 @@ def add(schema: str) -> str:
 
 
 def quota_of(spec: PipelineSpec, kind: str) -> str:
-    """Return the quota of a table as a text from the spec, e.g. `1Gi`."""
+    """Return the quota of a table as the spec has it, e.g. `1Gi`."""
     return spec.dead_letters.quota if kind == DEAD_LETTERS else spec.anomaly_history.quota
 
 
 def told(kept: Kept, quota: str) -> tuple[str, str]:
-    """Return a sentence about the effect of a quota, and the remedy.
+    """Return a message about the effect of a quota, and the remedy.
 
-    Both texts are empty if the quota had no effect within the last day.
+    Both are empty if the quota took no effect within the last day.
     """
     if not kept.full or kept.kind not in _WORDS:
         return "", ""

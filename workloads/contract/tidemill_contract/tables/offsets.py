@@ -1,4 +1,4 @@
-"""`_offsets` and `_lost`: the positions of readers in the source topic, and the ranges that readers could not read."""
+"""`_offsets` and `_lost`: the positions of readers in the source topic, and the offsets that they could not read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE = Table(
         ("suspects", "bigint[] NOT NULL DEFAULT '{}'"),
         ("last_event_at", "timestamptz"),
         ("end_confirmed_at", "timestamptz"),
-        # Freshness of the last batch: the time from the arrival of the oldest record in this partition to the commit.
+        # The time from the arrival of the oldest record of the last batch in this partition to the commit of the batch.
         ("freshness_ms", "bigint"),
         ("consumed", "bigint NOT NULL DEFAULT 0"),
         ("filtered", "bigint NOT NULL DEFAULT 0"),
@@ -59,7 +59,7 @@ LOST = Table(
 def read(schema: str, reader: str) -> str:
     """Select positions.
 
-    Parameter: list of partitions. Rows: partition, topic id, epoch, next offset, former topic ids.
+    Parameter: list of partitions. Columns: partition, topic id, epoch, next offset, former topic ids.
     """
     return (
         f"SELECT partition, topic_id, epoch, next_offset, former_topic_ids FROM {schema}._offsets"
@@ -68,9 +68,9 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Select the partitions with a number below a limit whose position is not in the topic with this id.
+    """Select the partitions below a limit that have no position in the topic with this id.
 
-    Parameters: limit, topic id. Rows: partition.
+    Parameters: limit, topic id. Column: partition.
     """
     return (
         f"SELECT partition FROM {schema}._offsets"
@@ -79,7 +79,7 @@ def untaken(schema: str, reader: str) -> str:
 
 
 def move(schema: str, reader: str) -> str:
-    """Set the position of a partition, if the stored position is still as expected.
+    """Set the position of a partition, unless the stored position differs from the expected one.
 
     Parameters: new topic id twice, new epoch, new offset, partition, expected topic id, epoch and offset.
     """
@@ -92,7 +92,7 @@ def move(schema: str, reader: str) -> str:
 
 
 def confirm_ends(schema: str, reader: str) -> str:
-    """Store that partitions were read to their ends some seconds ago, unless their positions have changed.
+    """Record that partitions were read to their ends some seconds ago, unless their positions have changed since.
 
     Parameters: seconds, and lists of partitions, next offsets and epochs.
     """
@@ -107,8 +107,8 @@ def confirm_ends(schema: str, reader: str) -> str:
 def lock(schema: str, reader: str) -> str:
     """Select and lock positions, in the order of the partitions.
 
-    Parameter: list of partitions. Rows: partition, next offset, epoch, newest event time, suspects, arrival of the last
-    event (epoch ms), the server's clock (epoch ms), feeds.
+    Parameter: list of partitions. Columns: partition, next offset, epoch, newest event time, suspects, arrival of the
+    last event (epoch ms), the server's clock (epoch ms), feeds.
     """
     return (
         f"SELECT partition, next_offset, epoch, max_event_time, suspects, {to_ms('last_event_at')}, {CLOCK_MS},"
@@ -134,8 +134,8 @@ def advance(schema: str, reader: str) -> str:
 def times(schema: str, reader: str) -> str:
     """Select the event time that each partition has reached.
 
-    Rows: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition was
-    last read to its end (epoch ms).
+    Columns: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition
+    was last read to its end (epoch ms).
     """
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
@@ -146,7 +146,7 @@ def times(schema: str, reader: str) -> str:
 def lock_next(schema: str) -> str:
     """Select and lock the positions of a reader, in the order of the partitions.
 
-    Parameters: reader, list of partitions. Rows: partition, next offset.
+    Parameters: reader, list of partitions. Columns: partition, next offset.
     """
     return (
         f"SELECT partition, next_offset FROM {schema}._offsets WHERE reader = %s AND partition = ANY(%s)"
@@ -157,8 +157,8 @@ def lock_next(schema: str) -> str:
 def live_next(schema: str, *, lock: bool = False) -> str:
     """Select the positions of the live processors in the topic that a replay reads. `lock` also locks them.
 
-    Parameters: the replay's reader, list of partitions. Rows: partition, next offset. A partition is left out if
-    the live processors have not read it yet.
+    Parameters: the replay's reader, list of partitions. Columns: partition, next offset. There is no row for a
+    partition that the live processors have not read yet.
     """
     query = (
         f"SELECT l.partition, l.next_offset FROM {schema}._offsets l JOIN {schema}._offsets o"
@@ -169,12 +169,18 @@ def live_next(schema: str, *, lock: bool = False) -> str:
 
 
 def fed(schema: str) -> str:
-    """Select partitions whose live events count for all of some versions. Parameter: list of ids. Rows: partition."""
+    """Select the partitions whose live events count for all these versions.
+
+    Parameter: list of ids. Column: partition.
+    """
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
 def feed(schema: str) -> str:
-    """Let live events also count for versions. Parameters: list of version ids, list of partitions, version ids."""
+    """Let the live events of partitions count for further versions.
+
+    Parameters: list of version ids, list of partitions, the same version ids again.
+    """
     return (
         f"UPDATE {schema}._offsets SET feeds = feeds || %s::integer[]"
         f" WHERE reader = '{LIVE}' AND partition = ANY(%s) AND NOT feeds @> %s::integer[]"
@@ -184,8 +190,8 @@ def feed(schema: str) -> str:
 def progress(schema: str) -> str:
     """Select the progress of a reader, in the order of the partitions.
 
-    Parameter: reader. Rows: partition, epoch, next offset, newest event time, numbers of records consumed, filtered and
-    invalid, arrival of the last event, time at which the partition was last read to its end.
+    Parameter: reader. Columns: partition, epoch, next offset, newest event time, numbers of records consumed, filtered
+    and invalid, arrival of the last event, time at which the partition was last read to its end.
     """
     return (
         "SELECT partition, epoch, next_offset, max_event_time, consumed, filtered, invalid, last_event_at,"
@@ -194,7 +200,10 @@ def progress(schema: str) -> str:
 
 
 def lose(schema: str, reader: str) -> str:
-    """Store a lost range once. Parameters: partition, epoch, first offset, end (null: unknown), reason."""
+    """Store a lost range, unless it is stored already.
+
+    Parameters: partition, epoch, first offset, end (null if it is unknown), reason.
+    """
     return (
         f"INSERT INTO {schema}._lost (reader, partition, epoch, from_offset, to_offset, reason)"
         f" VALUES ('{reader}', %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -206,7 +215,7 @@ LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
 
 
 def losses(schema: str) -> str:
-    """Select the first 100 lost ranges of a reader. Parameter: reader. Rows: the columns `LOSSES`."""
+    """Select the first 100 lost ranges of a reader. Parameter: reader. Columns: `LOSSES`."""
     return (
         f"SELECT {', '.join(LOSSES)} FROM {schema}._lost WHERE reader = %s"
         " ORDER BY partition, epoch, from_offset LIMIT 100"

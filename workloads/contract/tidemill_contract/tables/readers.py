@@ -1,7 +1,7 @@
 """`_readers`: the readers of the source topic. There is the reader `live`, and a reader for each replay.
 
-A row has the watermark, and the state from which the watermark is computed. A replay has no watermark, because no event
-is late for it. `switched_at` is the time at which the versions of a replay came into force.
+A row has the watermark, and the state from which it is computed. A replay has no watermark, because no event is late
+for it. `switched_at` is the time at which answers switched to the versions that the replay filled.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ TABLE = Table(
 
 
 def lock(schema: str, reader: str) -> str:
-    """Select and lock a reader's row. If the row is already locked, nothing is returned.
+    """Select and lock a reader's row. There is no row if it is locked already.
 
-    Row: watermark, candidate, candidate_at, active_since, idle_since, idle base, the server's clock. All times are in
-    epoch milliseconds.
+    Columns: watermark, candidate, candidate_at, active_since, idle_since, idle base, the server's clock. All times are
+    in epoch milliseconds.
     """
     return (
         f"SELECT watermark, candidate, {to_ms('candidate_at')}, {to_ms('active_since')}, {to_ms('idle_since')},"
@@ -42,7 +42,7 @@ def lock(schema: str, reader: str) -> str:
 
 
 def watermark(schema: str) -> str:
-    """Select the watermark. Parameter: reader. Row: watermark (epoch ms)."""
+    """Select the watermark. Parameter: reader. Column: watermark (epoch ms)."""
     return f"SELECT watermark FROM {schema}._readers WHERE reader = %s"
 
 

@@ -1,4 +1,4 @@
-"""Computes the time partitions of a pipeline's tables. Operator and processor have to use the same rules."""
+"""Computes the time partitions of a pipeline's tables. The operator and the processors must use the same rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import chain
 DAY_MS = 86_400_000
 MAX_PARTITION_TABLES = 400
 WIDEN_EVERY = 50
-"""From MAX_PARTITION_TABLES on, new partitions are twice as wide. After each further 50, the width doubles again."""
+"""If a table has MAX_PARTITION_TABLES partitions, new ones are twice as wide. With each further 50, the width doubles
+again."""
 MAX_NEW_TABLES = 100
 """The maximum number of new partitions for one batch. The limit is lower if the table has many partitions already."""
 
@@ -27,7 +28,7 @@ def partition_days(retention_ms: int) -> int:
 
 
 def new_partitions(days: Collection[int], width: int, held: Sequence[Span]) -> list[Span]:
-    """Return the partitions to create so that each day is in a partition.
+    """Return the partitions that must be created so that each of these days is in a partition.
 
     The partitions are in ascending order, and overlap neither each other nor `held`. The newest days get partitions of
     `width`. If the table has many partitions already, all new partitions are wider. If a batch needs many partitions,

@@ -8,14 +8,14 @@ from tidemill_contract.tables.definition import Column, Table
 
 
 def window_table(name: str, plan: AggregationLayout) -> Table:
-    """Return the definition of a version's table. `plan` is the version's layout."""
+    """Return the definition of the table of an aggregation's version, which has the layout `plan`."""
     columns = [Column(group, SQL_TYPES[kind]) for group, kind in plan.group_by]
     columns.append(Column("window_start", "timestamptz NOT NULL"))
     if plan.sessions:
         columns.append(Column("window_end", "timestamptz NOT NULL"))
     if plan.hopping:
         columns.append(Column("_after", "timestamptz NOT NULL DEFAULT '-infinity'"))
-    # Rows that are older than the column SINCE get 0. 0 means that the row was written before any value column was
+    # Rows that were written before the column SINCE existed have 0 in it, which means: before any value column was
     # added.
     columns += [Column("_rev", "bigint NOT NULL"), Column(SINCE, "bigint NOT NULL DEFAULT 0")]
     columns += [Column(p.column, p.sql_type) for p in plan.partials]

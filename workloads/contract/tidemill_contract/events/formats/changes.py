@@ -1,4 +1,4 @@
-"""Finds the event of a Debezium change, which is a row. The change may be in any format."""
+"""Finds the row that is the event of a Debezium change event, whatever format the change event has."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ EXPECTED = "Debezium change event (op, before, after)"
 
 
 def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T | None:
-    """Return the row that is the event of a change, or None if the policy for deletes leaves the change out.
+    """Return the row that is the event of a change, or None if the policy for deletes ignores the change.
 
     Args:
-        op: the kind of the change, which is not null.
+        op: the kind of the change; not None.
         before: the row before the change, or None if the change does not contain it.
         after: the row after the change, or None if the change does not contain it.
         deletes: the policy for deletes.
 
     Raises:
-        InvalidEvent: the record becomes a dead letter.
+        InvalidEvent: the change has no row, its kind is unknown, or the policy refuses deletes.
     """
     match op:  # a schema can give `op` any type
         case "c" | "r" | "u":

@@ -1,4 +1,4 @@
-"""CSV: each record is one line, whose cells are columns that the spec names."""
+"""Reads records in CSV. Each record is one line, and the spec names the columns."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ _encode = msgspec.json.encode
 
 
 def flat(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec for the events that `CsvLines` makes.
-
-    Each field is read from the member with the field's name.
-    """
+    """Return the spec for the events of `CsvLines`, in which each member has the name of its field."""
     fields = [
         field.model_copy(update={"path": None}) if field.origin == "value" else field for field in spec.source.fields
     ]
@@ -31,7 +28,7 @@ def flat(spec: PipelineSpec) -> PipelineSpec:
 
 
 class CsvLines(Opener):
-    """Makes a JSON object of each line of CSV. A field whose cell is empty is absent from the object."""
+    """Converts each line of CSV to a JSON object. A field whose cell is empty is absent from the object."""
 
     def __init__(self, spec: PipelineSpec) -> None:
         """Find the columns of each field in the pipeline's spec."""
@@ -48,7 +45,7 @@ class CsvLines(Opener):
         self._delimiter = written.delimiter
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events of many lines as JSON, or nothing if a line must be read by `single`."""
+        """Return the events of many lines as JSON, or empty lists if the lines must be read one by one."""
         try:
             rows = self._rows([raw.decode().removeprefix(_BOM) for raw in raws])
             # If a quote spans lines, the CSV reader joins several records into one row.
@@ -92,7 +89,7 @@ class CsvLines(Opener):
         return list(csv.reader(lines, delimiter=self._delimiter, strict=True))
 
     def document(self, row: Sequence[str]) -> bytes:
-        """Return the event of the cells of one line as JSON.
+        """Return the event in the cells of one line as JSON.
 
         Raises:
             InvalidEvent: a cell cannot be written as JSON.

@@ -1,4 +1,4 @@
-"""Envelopes around events in JSON: Debezium's, Kafka Connect's with schemas, and CloudEvents."""
+"""Unwraps JSON events from envelopes: Debezium change events, Kafka Connect with schemas, and CloudEvents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 6
 
 
 class _Change(msgspec.Struct, gc=False):
-    """A change event. If the record was written with schemas, `payload` contains the change event."""
+    """A change event. In a record that was written with schemas, it is in `payload`."""
 
     op: str | None = None
     before: msgspec.Raw = msgspec.Raw()
@@ -65,7 +65,7 @@ _schemaed = msgspec.json.Decoder(_Schemaed).decode
 
 
 class _Connect(Opener):
-    """Opens Kafka Connect's objects of schema and payload. The payload is the event."""
+    """Opens Kafka Connect records with schemas. The payload is the event."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         return [bytes(each.payload) for each in map(_schemaed, raws)], raws
@@ -123,7 +123,7 @@ _KINDS: dict[str, type[Opener]] = {
 
 
 def envelope_for(written: FormatSpec) -> Opener:
-    """Return the opener for records in JSON of this format."""
+    """Return the opener for JSON records in this format."""
     return _KINDS[written.envelope](Deletes(written.deletes))
 
 
@@ -147,7 +147,7 @@ def _row(written: msgspec.Raw) -> bytes | None:
 
 
 def no_envelope(found: Sequence[str], expected: str) -> InvalidEvent:
-    """Return the verdict on a record with the members `found`, which is not the expected envelope."""
+    """Return the verdict on a record that is not the expected envelope, but has the members `found`."""
     shown_names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
     came = f"the members {shown(shown_names.encode())}" if found else "an empty object"
     remedy = "correct source.format.envelope (none: each record is an event), or send records in that envelope"

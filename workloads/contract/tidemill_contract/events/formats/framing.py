@@ -38,7 +38,7 @@ class Framed(Opener):
         self._inner = inner
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
-        """Return the events and envelopes of many records, or none if a record lacks the framing."""
+        """Return the events and envelopes of many records, or empty lists if a record lacks the framing."""
         if not all(raw[:1] == MAGIC and len(raw) > FRAME_BYTES for raw in raws):
             return [], []
         return self._inner.together([raw[FRAME_BYTES:] for raw in raws])

@@ -1,7 +1,7 @@
 """Opens records: removes the envelope or framing around an event, and returns the event as JSON.
 
-The event is then validated like an event without an envelope. The envelope is also returned, for fields `from:
-envelope`.
+The event is then validated like an event without an envelope. The envelope is also returned, because fields can be read
+from it (`from: envelope`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tidemill_contract.events.verdicts import InvalidEvent, Reason
 T = TypeVar("T")
 
 NOTHING = (b"", b"null")
-"""The values that stand for an absent event: an empty text, and JSON's null."""
+"""The texts of an event that is absent: nothing, or JSON's null."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Opened:
         documents: the events of these records, as JSON.
         envelopes: the envelope of each of these events, as JSON.
         invalid: the verdicts on records that cannot be opened, by index.
-        ignored: the indexes of the records that `source.format.deletes` leaves out.
+        ignored: the indexes of the records that `source.format.deletes` ignores.
     """
 
     at: Sequence[int]
@@ -55,32 +55,33 @@ class Deletes:
         self._policy = policy
 
     def row(self, what: str, before: T | None) -> T | None:
-        """Return the event of a delete, which is the row before the delete, or None if the policy leaves deletes out.
+        """Return the row before a delete, which is its event, or None if the policy ignores deletes.
 
         Args:
-            what: the description of the delete in messages.
+            what: the description of the delete, for messages.
             before: the row before the delete, or None if the record does not contain it.
 
         Raises:
-            InvalidEvent: the record becomes a dead letter.
+            InvalidEvent: the policy is `deadLetter`, or the record does not contain the row.
         """
         if self._policy == "ignore":
             return None
         if self._policy == "deadLetter":
-            remedy = "set source.format.deletes: ignore to leave deletes out, or event to count the row before"
+            remedy = "set source.format.deletes: ignore to skip deletes, or event to count the row before the delete"
             raise InvalidEvent(Reason.DELETED, None, f"{what}; {remedy}")
         if before is None:
             remedy = "let the source send it (Postgres: REPLICA IDENTITY FULL), or set source.format.deletes: ignore"
-            raise InvalidEvent(Reason.DELETED, None, f"{what}, and the record has no row before; {remedy}")
+            detail = f"{what}, and the record lacks the row before the delete"
+            raise InvalidEvent(Reason.DELETED, None, f"{detail}; {remedy}")
         return before
 
     def check_tombstone(self) -> None:
-        """Check whether a record without a value is ignored.
+        """Check that the policy ignores a tombstone, which is a record without a value.
 
-        A tombstone never has an event, because the delete before the tombstone has the row.
+        `event` ignores tombstones too: the row is in the delete that precedes the tombstone.
 
         Raises:
-            InvalidEvent: the record becomes a dead letter.
+            InvalidEvent: the policy is `deadLetter`.
         """
         if self._policy == "deadLetter":
             raise InvalidEvent(Reason.DELETED, None, f"{TOMBSTONE}, or set source.format.deletes: ignore")
@@ -129,7 +130,7 @@ class Opener(ABC):
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         """Return the events and envelopes of many records.
 
-        If the list of events is empty, or one of the events is in `NOTHING`, the caller opens each record by itself.
+        If the list of events is empty, or contains one of `NOTHING`, the caller opens the records one by one.
 
         Raises:
             msgspec.MsgspecError, UnicodeDecodeError, RecursionError: at least one record cannot be read.
@@ -137,7 +138,7 @@ class Opener(ABC):
 
     @abstractmethod
     def single(self, raw: bytes) -> Content | None:
-        """Return the event and the envelope of a record, or None if `deletes` leaves the record out.
+        """Return the event and the envelope of a record, or None if `deletes` ignores the record.
 
         Raises:
             InvalidEvent: the record cannot be opened.
@@ -145,7 +146,7 @@ class Opener(ABC):
 
 
 class Plain(Opener):
-    """Returns records unchanged, because they have no envelope. Only tombstones are not events."""
+    """Returns records unchanged, because they have no envelope. Every record except a tombstone is an event."""
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         """Return the records as the events, and also as the envelopes."""

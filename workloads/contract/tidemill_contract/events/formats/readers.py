@@ -1,4 +1,4 @@
-"""Readers of records' values: for JSON in envelopes, for CSV, and for formats that other packages implement.
+"""Reads the values of records that are not plain JSON: JSON in envelopes, CSV, and formats of other packages.
 
 Plain JSON has no reader. `RecordDecoder` decodes it.
 """
@@ -61,9 +61,9 @@ class OpenedReader:
         """Create the reader.
 
         Args:
-            spec: the pipeline's spec, with paths as in the events that the opener returns.
+            spec: the pipeline's spec. Its paths are those of the events that the opener returns.
             opener: the opener of the records.
-            exact: whether `Decoded` has the microseconds of event times.
+            exact: whether to compute `Decoded.micros`.
             array: the exploded array, or None if no array is exploded.
         """
         self._opener = opener
@@ -139,12 +139,12 @@ def joined(
     into: _Fields,
     fields: Mapping[str, FieldSpec],
 ) -> Decoded:
-    """Copy the fields that another decoder has read into events. Return the events with the verdicts of both decoders.
+    """Add the fields that another decoder has read to events, and its verdicts to their verdicts.
 
     Args:
         decoded: the events.
-        at: the indexes of the events to which the results of the other decoder belong.
-        found: the results of the other decoder, one for each index in `at`.
+        at: for each result of the other decoder, the index of its event.
+        found: the results of the other decoder.
         by: the other decoder.
         into: the decoder of `decoded`, which sets fields of its events.
         fields: the fields that the other decoder reads, by name.

@@ -1,4 +1,4 @@
-"""Writes texts that are values of fields, such as headers and cells of CSV, as JSON of the field's type."""
+"""Converts texts, such as headers and CSV cells, to JSON of the type of their field."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _EXPECTED: dict[str, type] = {"string": str, "integer": int, "number": float, "b
 
 
 class TypedDecoder(EventDecoder):
-    """Validates typed events of pipelines in which each field is the member with the field's name.
+    """Validates typed events. Each field must be the top-level member with the same name.
 
     Attributes:
         row: the class of events. Its arguments are the values of the fields in the order of `columns`.
@@ -37,9 +37,9 @@ class TypedDecoder(EventDecoder):
         """Create the decoder.
 
         Args:
-            spec: the spec of a pipeline in which each field is the member with the field's name.
-            exact: whether `Decoded` has the microseconds of event times.
-            read: the names of the fields that are validated. No other field has a value.
+            spec: the pipeline's spec, in which each field is the top-level member with the same name.
+            exact: whether to compute `Decoded.micros`.
+            read: the names of the fields that have a value and are validated.
         """
         super().__init__(spec, exact=exact)
         self.columns: tuple[str, ...] = self._fields.shape.flat.__struct_fields__
@@ -52,7 +52,7 @@ class TypedDecoder(EventDecoder):
     def judged(self, events: list[Any], now_ms: int) -> Decoded | None:
         """Validate events at the time `now_ms`, and convert their times.
 
-        Return None if each event must be validated separately.
+        Return None if the events must be validated one by one.
         """
         for name, expected in self._plain.items():
             values = self._fields.shape.values(events, name)
@@ -85,7 +85,7 @@ class TypedDecoder(EventDecoder):
     def _moment(self, events: list[Any], name: str, now_ms: int) -> list[int] | None:
         """Convert a field's times to epoch milliseconds, and return the microseconds within each time's millisecond.
 
-        Return None if a time needs the checks of single events.
+        Return None if the events must be validated one by one.
         """
         values = self._fields.shape.values(events, name)
         kinds = set(map(type, values))

@@ -1,4 +1,4 @@
-"""The rules of `spec.source.connectors`: configs that Tidemill sets itself, secrets in plain text, and formats.
+"""The rules of `spec.source.connectors`: configs that only Tidemill may set, secrets in plain text, and formats.
 
 No message shows the value of a config that could be a secret.
 """
@@ -14,15 +14,15 @@ from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.parts import Parts
 
 RESERVED = "tidemill"
-"""The beginning of the names of the transforms and predicates that Tidemill adds."""
+"""The prefix of the names of transforms and predicates that Tidemill adds."""
 _CONVERTER = "value.converter"
 _SET_BY_MEMBERS = {
-    "name": "take it out; the connector is named after its member name",
-    "connector.class": "write the class into the member class",
-    "tasks.max": "write the number into the member tasks",
+    "name": "take it out; the connector's name is in the member name",
+    "connector.class": "set the member class instead",
+    "tasks.max": "set the member tasks instead",
 }
 _SINKS = ("topics", "topics.regex")
-# Configs with which a connector could write to other topics or other clusters than the pipeline's.
+# Configs by which a connector could write to a topic or cluster that is not the pipeline's.
 _NOT_ITS_OWN = (
     ("topic.creation.", "the pipeline creates its topic itself", "use spec.source.topic"),
     (
@@ -33,7 +33,7 @@ _NOT_ITS_OWN = (
     ("producer.override.transactional.id", "Connect chooses it", "take it out"),
     ("consumer.override.", "a source does not consume", "take it out"),
     ("admin.override.", "the pipeline creates its topic itself", "take it out"),
-    ("offsets.storage.topic", "the Connect cluster has the topic of offsets", "take it out"),
+    ("offsets.storage.topic", "the Connect cluster determines the topic of offsets", "take it out"),
     (f"{RESERVED}.", "the prefix is reserved", "take it out"),
     (f"transforms.{RESERVED}", "the name of the transform is reserved", "rename the transform"),
     (f"predicates.{RESERVED}", "the name of the predicate is reserved", "rename the predicate"),
@@ -45,7 +45,7 @@ _SECRET_IN_VALUE = re.compile(
     r"://[^/\s:@]*:[^/\s@]+@|[?&;\s](password|passwd|pwd|secret|token|sslpassword)=", re.IGNORECASE
 )
 _REFERENCE = re.compile(r"\$\{[^}]*:[^}]*\}")
-"""A reference that Connect's config providers would resolve. `${topic}` is none."""
+"""A reference that Connect's config providers would resolve. `${topic}` is not such a reference."""
 
 
 def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -53,8 +53,8 @@ def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterato
     seen: dict[str, str] = {}
     for part in parts.connectors:
         if part.name is not None and part.name in seen:
-            message = f"the connector is here twice, first at {seen[part.name]}"
-            yield Fault(f"{part.path}.name", part.name, message, "give each a name of its own")
+            message = f"the connector is listed twice, first at {seen[part.name]}"
+            yield Fault(f"{part.path}.name", part.name, message, "give each a different name")
         if part.name is not None:
             seen.setdefault(part.name, f"{part.path}.name")
         if part.model is None:
@@ -73,9 +73,11 @@ def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterato
 
 def _owned(key: str, path: str) -> Iterator[Fault]:
     if key in _SET_BY_MEMBERS:
-        yield Fault(path, ABSENT, "a member of the connector says this", _SET_BY_MEMBERS[key])
+        yield Fault(path, ABSENT, "this config is set by a member of the connector", _SET_BY_MEMBERS[key])
     if key in _SINKS:
-        yield Fault(path, ABSENT, "only sinks have it, and connectors here are sources", "name a source connector")
+        yield Fault(
+            path, ABSENT, "only sink connectors have it, and connectors here must be sources", "name a source connector"
+        )
     for prefix, message, remedy in _NOT_ITS_OWN:
         if key.startswith(prefix):
             yield Fault(path, ABSENT, message, remedy)
@@ -87,10 +89,10 @@ def _plain_secrets(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
             message = "refers to a file or variable of Connect's workers"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
         elif _SECRET.search(key):
-            message = "looks like a secret, and everybody could read it here"
+            message = "looks like a secret, and everybody who reads the pipeline could see it"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
         elif _SECRET_IN_VALUE.search(value):
-            message = "has a password in it, which everybody could read"
+            message = "contains a password, which everybody who reads the pipeline could see"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
 
 
@@ -102,7 +104,7 @@ def _names(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
 
 
 def _format(connector: ConnectorSpec, written: FormatSpec, path: str) -> Iterator[Fault]:
-    """Yield the faults of a connector whose records are not of the source's format."""
+    """Yield the faults of a connector whose records are not in the format of the source."""
     if written.type != "json" and _CONVERTER not in connector.config:
         message = f"records have to be written as {written.type}"
         yield Fault(f"{path}.config.{_CONVERTER}", ABSENT, message, f"name the converter that writes {written.type}")

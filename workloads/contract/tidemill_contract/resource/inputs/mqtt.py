@@ -1,4 +1,4 @@
-"""The member `source.mqtt`: a broker of MQTT, whose messages a bridge writes to the topic."""
+"""The member `source.mqtt`: an MQTT broker whose messages a bridge writes to the topic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.formats import SecretRef
 
 TOPIC_HEADER = "mqtt-topic"
-"""The header of a Kafka record with the topic of its message."""
+"""The header of a Kafka record that contains the MQTT topic of the message."""
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _MOST_TOPIC_BYTES = 65_535
 
@@ -21,10 +21,10 @@ TopicFilter = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
 class MqttSpec(Model):
-    """A broker of MQTT and what is read from it."""
+    """An MQTT broker, and what is read from it."""
 
     broker: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(
-        description="Its address: mqtt://host:1883, or mqtts://host:8883 with TLS."
+        description="Address of the broker: mqtt://host:1883, or mqtts://host:8883 with TLS."
     )
     topics: list[TopicFilter] = Field(
         min_length=1, max_length=64, description="Topics to subscribe to, with the wildcards + and #."
@@ -34,18 +34,19 @@ class MqttSpec(Model):
     )
     version: Literal["v5", "v3.1.1"] = Field("v5", description="Version of the protocol.")
     client_id: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$", max_length=128)] | None = Field(
-        None, description="Name of the session at the broker. Default: tidemill-<namespace>-<name>."
+        None, description="Client id, which names the session at the broker. Default: tidemill-<namespace>-<name>."
     )
     key: Literal["topic", "none"] = Field(
         "topic",
-        description="Key of the Kafka record. topic: the MQTT topic, so that its messages stay in order. none: no key.",
+        description="Key of the Kafka record. topic: the MQTT topic, so that messages of a topic stay in order. none:"
+        " no key.",
     )
     max_in_flight: int = Field(
-        1000, ge=1, le=65_535, description="Maximum number of received messages that are not in Kafka yet."
+        1000, ge=1, le=65_535, description="Maximum number of messages that are received but not yet in Kafka."
     )
     secret_ref: SecretRef | None = Field(
         None,
-        description="A Secret with username, password, ca.crt, tls.crt and tls.key. Only the needed keys are required.",
+        description="A Secret with username, password, ca.crt, tls.crt and tls.key. All keys are optional.",
     )
 
     @property
@@ -72,7 +73,7 @@ class MqttSpec(Model):
             if fault is not None:
                 yield Fault(f"{path}.topics[{index}]", topic, *fault)
             elif topic in self.topics[:index]:
-                yield Fault(f"{path}.topics[{index}]", topic, "the topic is here twice", "take one of them out")
+                yield Fault(f"{path}.topics[{index}]", topic, "the topic is listed twice", "take one of them out")
 
 
 def _address(broker: str, path: str) -> Iterator[Fault]:
@@ -82,7 +83,7 @@ def _address(broker: str, path: str) -> Iterator[Fault]:
     except ValueError:
         parts, wrong = None, True
     if wrong or parts is None:
-        yield Fault(path, broker, "is no address of a broker", "write mqtt://host:1883 or mqtts://host:8883")
+        yield Fault(path, broker, "is not the address of a broker", "write mqtt://host:1883 or mqtts://host:8883")
     elif parts.username is not None or parts.password is not None:
         message, remedy = "has a password, which everybody could read", "put it into a Secret, and set secretRef"
         yield Fault(path, f"{parts.scheme}://…@{parts.hostname}", message, remedy)
@@ -94,9 +95,9 @@ def _topic_fault(topic: str) -> tuple[str, str] | None:
     """Return the message and the remedy for a topic filter that MQTT does not allow, or None."""
     levels = topic.split("/")
     if "\0" in topic or len(topic.encode("utf-8", "replace")) > _MOST_TOPIC_BYTES:
-        return "is no topic of MQTT", "write levels with / between them, such as plant/+/temp"
+        return "is not an MQTT topic", "write levels with / between them, such as plant/+/temp"
     if any("#" in level and (level != "#" or at != len(levels) - 1) for at, level in enumerate(levels)):
-        return "# stands for the rest of a topic", "write it alone, as the last level"
+        return "# stands for all further levels", "write it alone, as the last level"
     if any("+" in level and level != "+" for level in levels):
         return "+ stands for a whole level", "write it alone between slashes, such as plant/+/temp"
     if levels[0] == "$share":

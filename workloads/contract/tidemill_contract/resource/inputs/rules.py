@@ -1,4 +1,4 @@
-"""The rules of `spec.source.webhooks` and `spec.source.mqtt`: what they need from the spec, and from each other."""
+"""The rules of `spec.source.webhooks` and `spec.source.mqtt`: what they need from each other and the spec."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tidemill_contract.resource.parts import Parts
 
 
 def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
-    """Yield the faults of webhooks and of MQTT that concern several members."""
+    """Yield the faults of webhooks and MQTT, except faults of single members."""
     if parts.mqtt is not None:
         yield from parts.mqtt.faults("spec.source.mqtt")
     seen: dict[str, str] = {}
     for part in parts.webhooks:
         if part.name is not None and part.name in seen:
-            message = f"the webhook is here twice, first at {seen[part.name]}"
-            yield Fault(f"{part.path}.name", part.name, message, "give each a name of its own")
+            message = f"the webhook is listed twice, first at {seen[part.name]}"
+            yield Fault(f"{part.path}.name", part.name, message, "give each a different name")
         seen.setdefault(part.name or "", part.path)
         if part.model is not None:
             yield from part.model.faults(part.path)
@@ -32,5 +32,5 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         message = "webhooks are received by ingest, which is off"
         yield Fault("spec.ingest.enabled", False, message, "take it out, or take spec.source.webhooks out")
     if parts.format is not None and parts.format.type != "json":
-        message = "webhooks are written as JSON"
+        message = "events of webhooks are written as JSON"
         yield Fault("spec.source.format.type", parts.format.type, message, "write json, or take webhooks out")

@@ -34,12 +34,12 @@ class SecretKeyRef(SecretRef):
 class WebhookSpec(Model):
     """A service that posts signed events."""
 
-    name: WebhookName = Field(description="Name of the webhook. It is the last part of the address.")
+    name: WebhookName = Field(description="Name of the webhook, which is the last part of its URL.")
     signature: Literal["github", "stripe", "hmac"] = Field(
         description="How requests are signed: as GitHub or Stripe does it, or as the other members describe (hmac)."
     )
     secret_ref: SecretKeyRef = Field(
-        description="The key of a Secret with the shared secret. Each line is a valid secret."
+        description="The key of a Secret that contains the shared secrets, one per line. Each of them is accepted."
     )
     header: HeaderName | None = Field(None, description="Only for hmac: the header with the signature.")
     algorithm: Literal["sha256", "sha512", "sha1"] | None = Field(
@@ -63,12 +63,14 @@ class WebhookSpec(Model):
         None, description="For stripe and for timestampHeader: maximum age of a request. Default: 5m."
     )
     id_header: HeaderName | None = Field(
-        None, description="Only for hmac: the header with the id of the delivery. A repeated id is counted once."
+        None,
+        description="Only for hmac: the header with the id of the delivery. Deliveries with the same id are counted"
+        " once.",
     )
 
     @property
     def secret_file(self) -> str:
-        """The name of the file with the secrets, among the pipeline's secrets."""
+        """The name of the file with the webhook's secrets, among the files of the pipeline's secrets."""
         return f"webhook-{self.name}"
 
     @property
@@ -82,7 +84,7 @@ class WebhookSpec(Model):
         return parse_ms(self.tolerance or "5m") / 1000
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults between the webhook's members."""
+        """Yield the faults in the combination of the webhook's members."""
         if self.signature != "hmac":
             written = self.model_dump(by_alias=True, exclude_none=True)
             for member in _ONLY_HMAC:

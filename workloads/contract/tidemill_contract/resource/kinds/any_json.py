@@ -1,7 +1,7 @@
 """Members of the spec whose values can be of several types.
 
 A structural schema has no unions, so the API server accepts any value of such a member. `tidemill validate`, the
-webhook and the operator's passes check the value.
+admission webhook and the operator check the value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ANY_JSON = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
 
 
 def _path(written: Any) -> Any:
-    """Return a valid path as written; a list becomes a tuple."""
+    """Check a path, and return it as it is written. A list becomes a tuple."""
     read_path(written)
     return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
 

@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from tidemill_contract.resource.faults import ABSENT, Fault
 
 MISPLACED = "misplaced_member"
-"""The type of pydantic's error about a member that belongs to another kind, or that the kind needs."""
+"""The type of pydantic's error for a misplaced member: the kind does not have it, or needs it and it is absent."""
 
 
 class Model(BaseModel):
@@ -57,13 +57,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Words:
-    """Functions that return the message and the remedy for a misplaced member.
+    """Functions that return the message and the remedy for a misplaced member (see `MISPLACED`).
 
     Both functions get the kind's name and the member.
 
     Attributes:
-        missing: the function for a member that is missing in a kind that needs the member.
-        foreign: the function for a member that only other kinds have.
+        missing: for a member that the kind needs and that is absent.
+        foreign: for a member that only other kinds have.
     """
 
     missing: Callable[[str, Member], tuple[str, str]]
@@ -73,7 +73,7 @@ class Words:
 class Kinds(Generic[K]):
     """The kinds of one thing, such as windows.
 
-    Used in `Annotated`, an object of this class makes pydantic read a value as its kind.
+    As metadata of an `Annotated` type, an object of this class makes pydantic read a value as its kind.
 
     Attributes:
         tag: the name of the member that names the kind.
@@ -88,7 +88,7 @@ class Kinds(Generic[K]):
         """Flatten the kinds.
 
         Args:
-            kinds: the classes of the kinds. The tag of each has a single value.
+            kinds: the classes of the kinds. In each class, the tag has a single possible value.
             tag: the name of the member that names the kind.
             title: the name of the flat class.
             doc: the docstring of the flat class.
@@ -194,7 +194,7 @@ class Kinds(Generic[K]):
         return {value: kind.model_fields[name] for value, kind in kinds if name in kind.model_fields}
 
     def _is_of_some(self, having: Mapping[str, FieldInfo]) -> bool:
-        """Return whether some kinds lack the member, or do not need it although other kinds do."""
+        """Return whether the kinds differ: some lack the member, or some need it and others do not."""
         return len(having) < len(self.by_name) or len({info.is_required() for info in having.values()}) > 1
 
     def _member(self, name: str) -> Member | None:
@@ -220,7 +220,7 @@ def _value(kind: type[Model], tag: str) -> str:
 
 
 def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
-    """Return the names of the members of all kinds, in an order that agrees with the order within each kind."""
+    """Return the names of the members of all kinds. Their order is consistent with the order in each kind."""
     names: list[str] = []
     for kind in kinds:
         at = len(names)
@@ -233,7 +233,7 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
 
 
 def _naming(known: Iterable[str], kinds: Iterable[str], description: str) -> str:
-    """Return a description with the names of the kinds in brackets after its first clause.
+    """Insert the names of the kinds that have a member after the first clause of its description, in brackets.
 
     If only few kinds lack the member, the brackets contain `all but` and the names of these kinds.
     """

@@ -31,9 +31,9 @@ class ConnectorSpec(Model):
         StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*$", max_length=249),
     ] = Field(alias="class", description="Java class of the connector, which Connect's workers must have.")
     tasks: int = Field(1, ge=1, le=64, description="Maximum number of tasks.")
-    paused: bool = Field(False, description="True: the connector reads nothing. It keeps its position.")
+    paused: bool = Field(False, description="True: the connector stops reading, and keeps its position.")
     config: dict[ConfigKey, ConfigText] = Field(
-        default_factory=dict, max_length=128, description="Configs of the connector, which everybody may read."
+        default_factory=dict, max_length=128, description="Configs of the connector that are not secret."
     )
     secrets: dict[ConfigKey, SecretKeyRef] = Field(
         default_factory=dict,
@@ -54,5 +54,5 @@ class ConnectorSpec(Model):
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Return the items of a comma-separated config, without blanks."""
+    """Return the items of a comma-separated config, without surrounding blanks."""
     return tuple(item.strip() for item in text.split(",") if item.strip())

@@ -1,7 +1,7 @@
 """The settings of detectors: one class for each detector.
 
-`standard` is the default threshold of a kind. A setting that is None means the detector's own default. The algorithms
-are in `tidemill_processor.detect.detectors`, in a module for each detector.
+`standard` is the default threshold of a detector. A setting that is None has the detector's default. The algorithms are
+in `tidemill_processor.detect.detectors`, in a module for each detector.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ class DetectorSpec(Model):
         None,
         gt=0,
         le=1000,
-        description="Lowest score of an anomalous window or event. Default: depends on the detector.",
+        description="Score from which a window or event is an anomaly. Default: depends on the detector.",
     )
     warmup: int = Field(
-        24, ge=2, le=100_000, description="Number of windows or events of a group before anomalies are reported."
+        24,
+        ge=2,
+        le=100_000,
+        description="Number of windows or events that a group must have before its anomalies are reported.",
     )
     cooldown: Duration | None = Field(
         None,
-        description="Time after an anomaly in which its group gets no other anomaly. Default: 24 windows or events.",
+        description="How long after an anomaly no further anomaly of its group is reported. Default: 24 windows or"
+        " events.",
     )
 
     @property
@@ -74,7 +78,7 @@ class EwmaDetector(DetectorSpec):
     standard = 6.0
 
     type: Literal["ewma"]
-    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value. Default: 0.01.")
+    weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value in the mean. Default: 0.01.")
 
     @property
     def signature(self) -> str:

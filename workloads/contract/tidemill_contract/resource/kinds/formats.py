@@ -30,7 +30,7 @@ class RegistrySpec(Model):
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(description="Its address.")
     secret_ref: SecretRef | None = Field(
-        None, description="A Secret with username and password, ca.crt, tls.crt and tls.key, as needed."
+        None, description="A Secret with username, password, ca.crt, tls.crt and tls.key. All keys are optional."
     )
 
     @property
@@ -64,9 +64,9 @@ class FormatSpec(Model):
 
 
 def _format(written: Any) -> Any:
-    """Return the format as an object, even if it is written as a text."""
+    """Return the format as an object. A text is its type."""
     return {"type": written} if isinstance(written, str) else written
 
 
 Format = Annotated[FormatSpec, BeforeValidator(_format), ANY_JSON]
-"""A format, or its type alone as a text."""
+"""A format: an object, or only its type as a text."""

@@ -20,12 +20,12 @@ class KafkaSpec(Model):
     """A Kafka cluster that is not the platform's own."""
 
     bootstrap_servers: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
-        description="Its brokers: host:port, or several, separated by commas."
+        description="Addresses of brokers, each as host:port, separated by commas."
     )
     secret_ref: SecretRef | None = Field(
         None,
         description="A Secret with the client settings: security.protocol, sasl.mechanism, sasl.username,"
-        " sasl.password, ca.crt, tls.crt and tls.key. Only the needed keys are required.",
+        " sasl.password, ca.crt, tls.crt and tls.key. All keys are optional.",
     )
 
     @property
@@ -54,8 +54,8 @@ class KafkaSpec(Model):
         for server in self.servers:
             found = _SERVER.fullmatch(server)
             if found is None or not 0 < int(found[1]) <= _MOST_PORT:
-                remedy = "write host:port, or several with commas between them"
-                yield Fault("spec.source.kafka.bootstrapServers", server, "is no address of a broker", remedy)
+                remedy = "write host:port; separate several brokers by commas"
+                yield Fault("spec.source.kafka.bootstrapServers", server, "is not the address of a broker", remedy)
         if managed:
             message = "Tidemill does not create or alter topics on another Kafka cluster"
             yield Fault("spec.source.topic.managed", True, message, "write managed: false")

@@ -1,6 +1,6 @@
 """The metrics of the spec: one class for each function, generated from the registry, with the function's parameters.
 
-An additional class is for a metric that has an expression over other metrics instead of a function.
+One more class is for metrics that have an expression over other metrics instead of a function.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class ExpressionMetric(MetricSpec):
 
     function: Literal["expression"] = "expression"
     expression: Expression = Field(
-        description="SQL expression over other metrics of the aggregation. It replaces function, and is computed after"
-        " windows are merged."
+        description="SQL expression over other metrics of the aggregation. It is given in place of function, and"
+        " is computed after windows are merged."
     )
 
 
 def _kind(function: Function) -> type[MetricSpec]:
-    """Return the class of a function's metrics. A parameter that is None means the function's own default."""
+    """Return the class of a function's metrics. A parameter that is None has the function's default."""
     members: dict[str, Any] = {"function": (Literal[function.name], ...)}
     if not function.alone:
         members["field"] = (Name, Field(description=_FIELD))
@@ -78,7 +78,7 @@ def _missing(function: str, member: Member) -> tuple[str, str]:
 
 def _foreign(function: str, member: Member) -> tuple[str, str]:
     if member.name == "expression":
-        return f"{function} takes no expression", "take function out, or expression"
+        return f"{function} takes no expression", "remove either function or expression"
     if function == "expression":
         return f"a metric without a function takes no {member.alias}", "add a function, or take it out"
     return f"{function} takes no {member.alias}", f"take it out, or use function: {listed(member.kinds, 'or')}"

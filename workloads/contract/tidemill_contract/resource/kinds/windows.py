@@ -1,6 +1,6 @@
 """The kinds of windows: tumbling, hopping, session.
 
-In each kind, `length` names the member with the length of a window, and `cut` describes how windows are stored.
+In each kind, `length` is the name of the member with the length of a window, and `cut` is how windows are stored.
 Windows follow the calendar if they have a zone, or if their lengths are weeks, months, quarters or years.
 """
 
@@ -35,35 +35,35 @@ SESSION_STEP_MS = 1000
 Size = Annotated[
     WindowLength,
     Field(
-        description="Length of a window: a duration, or days, weeks, months, quarters or years of the calendar, such as"
-        " 1w, 1mo, 1q and 1y.",
+        description="Length of a window: a duration, or days, weeks, months, quarters or years of the calendar, such"
+        " as 1w, 1mo, 1q and 1y.",
         examples=["1m"],
     ),
 ]
 Grace = Annotated[Duration, Field(description="How long after its end a window stays open.")]
 ZoneName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _ZONE_SAYS = (
-    "Time zone of the calendar, such as Europe/Oslo. With it, lengths are in days or longer units. Without it, weeks"
-    " and longer units are in UTC, and a day is 24 hours."
+    "Time zone of the calendar, such as Europe/Oslo. With a zone, lengths must be in days or longer units. Without one,"
+    " weeks and longer units are in UTC, and a day is 24 hours."
 )
 _OFFSET_SAYS = (
     "Time that is added to the starts of windows. Without it, windows start at multiples of their length since the"
-    " epoch, or at midnight if they follow the calendar. It is shorter than size and hop."
+    " epoch, or at midnight if they follow the calendar. It must be shorter than size and hop."
 )
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The layout of the stored windows of an aggregation.
+    """How the windows of an aggregation are stored.
 
     Attributes:
-        size_ms: the length of a window. For sessions it is the greatest length, for the calendar an upper bound.
-        pane_ms: the length of a stored row; a window consists of whole rows. For sessions it is the step in which they
-            are closed, for the calendar a lower bound.
-        gap_ms: the silence that ends a session, or None if the windows are not sessions.
-        offset_ms: the offset of the starts of stored rows that all have the same length.
+        size_ms: the length of a window. The maximum length of sessions, and an upper bound for the calendar.
+        pane_ms: the period that a stored row covers; a window consists of whole rows. A lower bound for the calendar.
+            Sessions are closed in steps of this length.
+        gap_ms: the time without events after which a session ends, or None if the windows are not sessions.
+        offset_ms: the offset of the starts of stored rows. Ignored if there is a calendar.
         calendar: the starts of stored rows that are units of the calendar, or None if all rows have the same length.
-        panes: the number of stored rows of a window, or 0 if it follows from the lengths.
+        panes: the number of stored rows of a window, or 0 to compute it from the lengths.
     """
 
     size_ms: int
@@ -108,12 +108,12 @@ class ClockWindow(Model):
 
     @property
     def longest(self) -> str:
-        """The greatest length of a window."""
+        """The maximum length of a window."""
         return format_ms(self.cut.size_ms) if self.by_calendar else self.size
 
     @property
     def cut(self) -> Cut:
-        """The stored rows: each lasts from one start of a window to the next."""
+        """How windows are stored: each row covers the time from one start of a window to the next."""
         offset_ms = parse_ms(self.offset or "0s")
         if not self.by_calendar:
             return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)
@@ -121,7 +121,10 @@ class ClockWindow(Model):
         return Cut(size.longest_ms, least_ms(self.step), calendar=step, panes=size.count // step.count)
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults: with a zone, lengths are units of the calendar, and the offset is shorter than the step."""
+        """Yield the faults of lengths and offset.
+
+        With a zone, lengths must be in units of the calendar. The offset must be shorter than the step.
+        """
         for member, text in {"size": self.size, self.between: self.step}.items():
             if self.by_calendar and calendar_units(text) is None:
                 remedy = "write days or longer, such as 1d, 1w or 1mo" + (", or take zone out" if self.zone else "")
@@ -137,7 +140,7 @@ class ClockWindow(Model):
 
 
 class TumblingWindow(ClockWindow):
-    """Windows that follow each other."""
+    """Windows that follow each other without gaps."""
 
     type: Literal["tumbling"]
     grace: Grace = "0s"
@@ -149,7 +152,9 @@ class HoppingWindow(ClockWindow):
     between = "hop"
 
     type: Literal["hopping"]
-    hop: WindowLength = Field(description="Distance between the starts of windows. It divides size.", examples=["10s"])
+    hop: WindowLength = Field(
+        description="Distance between the starts of windows. It must divide size.", examples=["10s"]
+    )
     grace: Grace = "0s"
 
     @property
@@ -158,7 +163,7 @@ class HoppingWindow(ClockWindow):
         return self.hop
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield the faults: a window consists of a whole number of panes, and of at most MAX_PANES."""
+        """Yield the faults of lengths. A window must consist of a whole number of panes, at most MAX_PANES."""
         yield from super().faults(path)
         if not self.by_calendar:
             size, hop = parse_ms(self.size), parse_ms(self.hop)
@@ -180,31 +185,31 @@ class HoppingWindow(ClockWindow):
 
 
 class SessionWindow(Model):
-    """Windows that end when no event comes for as long as the gap."""
+    """Windows that end after a gap without events."""
 
     length: ClassVar[str] = "max_length"
 
     type: Literal["session"]
-    gap: Duration = Field(description="Time without events that ends a session.", examples=["5m"])
+    gap: Duration = Field(description="Time without events after which a session ends.", examples=["5m"])
     max_length: Duration | None = Field(
         None,
-        description="Greatest length of a session. Sessions are cut at multiples of this length since the epoch."
+        description="Maximum length of a session. Sessions are cut at multiples of this length since the epoch."
         " Default: 1d, or gap if gap is longer.",
     )
     grace: Grace = "0s"
 
     @property
     def longest(self) -> str:
-        """The greatest length of a session."""
+        """The maximum length of a session."""
         return self.max_length or max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
 
     @property
     def cut(self) -> Cut:
-        """The stored rows: one for each session."""
+        """How sessions are stored: one row each."""
         return Cut(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
 
     def faults(self, path: str) -> Iterator[Fault]:
-        """Yield a fault if the greatest length is shorter than the gap."""
+        """Yield a fault if the maximum length is shorter than the gap."""
         if self.max_length is not None and 0 < parse_ms(self.max_length) < parse_ms(self.gap):
             message = f"is shorter than gap {self.gap}"
             yield Fault(f"{path}.maxLength", self.max_length, message, "make it longer than gap")

@@ -17,7 +17,7 @@ from tidemill_contract.resource.source import FieldSpec, TopicName
 REFRESH = "1m"
 """How often a table is read by default."""
 SUFFIXES = (".csv", ".json", ".ndjson", ".jsonl")
-"""The file names that a lookup can read. The suffix determines the format."""
+"""The suffixes of files that a lookup can read. The suffix determines the format."""
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][-._A-Za-z0-9]{0,252}$", max_length=253)]
 TableName = Annotated[
@@ -30,7 +30,9 @@ SourceKind = Literal["configMap", "table", "query", "topic"]
 class LookupField(Model):
     """A field that events get from a lookup."""
 
-    name: Name = Field(description="Name of the field. No field of the event and no derive has the same name.")
+    name: Name = Field(
+        description="Name of the field. It must differ from the names of the event's fields and of derives."
+    )
     type: FieldType = Field(description="Type of the value, as in source.fields.")
     path: Path | None = Field(
         None, description="Column of the row, or path in a row of JSON. Default: the name of the field."
@@ -39,7 +41,7 @@ class LookupField(Model):
         None, description="Format of a timestamp, as in source.fields."
     )
     zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
-        None, description="Time zone of timestamps without one, as in source.fields."
+        None, description="Time zone of timestamps that contain no zone, as in source.fields."
     )
     precision: int | None = Field(
         None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
@@ -72,7 +74,8 @@ class LookupSource(Model):
 
     config_map: ObjectName | None = Field(
         None,
-        description="A ConfigMap in the pipeline's namespace. With tidemill up, the file is beside the pipeline file.",
+        description="A ConfigMap in the pipeline's namespace. With tidemill up, the file can be in the folder of the"
+        " pipeline file.",
     )
     file: FileName | None = Field(
         None, description="The file of the ConfigMap: .csv with a header line, .json with an array, .ndjson or .jsonl."
@@ -90,15 +93,16 @@ class LookupSource(Model):
         None, description=f"With table or query: how often the rows are read. Default: {REFRESH}."
     )
     topic: TopicName | None = Field(
-        None, description="A compacted Kafka topic. The record key is the key, and the value is a row of JSON."
+        None,
+        description="A compacted Kafka topic. A record's key is the key of the row, and its value is the row in JSON.",
     )
     key: KeyName | None = Field(
-        None, description="With configMap, table or query: the column with the key, which is unique."
+        None, description="With configMap, table or query: the column with the key. Each row needs a different key."
     )
 
     @property
     def kind(self) -> SourceKind | None:
-        """The member that names the source, or None if there is none."""
+        """The name of the member that names the source, or None if there is none."""
         kinds: tuple[SourceKind, ...] = ("configMap", "table", "query", "topic")
         given = (self.config_map, self.table, self.query, self.topic)
         return next((kind for kind, value in zip(kinds, given, strict=True) if value is not None), None)
@@ -110,8 +114,8 @@ class LookupSource(Model):
 
 
 def _with_true(schema: dict[str, Any]) -> None:
-    """Allow `on` to be called `true` in the schema, because kubectl sends this key for `on` without quotes."""
-    description = "The member on. YAML 1.1 reads its key as true if it has no quotes."
+    """Allow the key `true` for `on` in the schema, because kubectl sends it for an `on` without quotes."""
+    description = "The same as on. YAML 1.1 reads the key on as true if it is not in quotes."
     schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
     schema["required"].remove("on")
 
@@ -137,5 +141,7 @@ class LookupSpec(Model):
         " refresh) or a compacted topic (topic).",
     )
     fields: list[LookupField] = Field(
-        min_length=1, max_length=32, description="The fields that the events get. They are null if no row has the key."
+        min_length=1,
+        max_length=32,
+        description="The fields that events get from the row. They are null if no row has the key.",
     )

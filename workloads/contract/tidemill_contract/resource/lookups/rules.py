@@ -14,7 +14,7 @@ from tidemill_contract.resource.parts import Part, Parts
 from tidemill_contract.resource.paths import EACH, show_path
 
 KEY_TYPES = ("string", "integer")
-"""The types that `on` may have. Equal values of other types may be written differently, such as 1.0 and 1.00."""
+"""The types that `on` may have. In other types, equal values may be written differently, such as 1.0 and 1.00."""
 LEAST_REFRESH, MOST_REFRESH = "1s", "1d"
 _TABLES = ("table", "query")
 _MEMBERS = {
@@ -23,7 +23,7 @@ _MEMBERS = {
     "refresh": _TABLES,
     "key": ("configMap", *_TABLES),
 }
-"""The members of `from` besides the sources, with the sources that have them."""
+"""The members of `from` that do not name a source, each with the sources that may have it."""
 _NEEDED = {
     "configMap": {"file": "name the file in it", "key": "name the column with the key"},
     "table": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
@@ -40,7 +40,10 @@ class Namespaced(Protocol):
 
 
 def lookup_types(lookups: Sequence[Part[LookupSpec]]) -> dict[str, str | None]:
-    """Return the types of the fields of all readable lookups. The type of a decimal without a scale is unknown."""
+    """Return the types of the fields of all readable lookups.
+
+    The type is None for a decimal without a scale, which is a fault.
+    """
     fields = [field for lookup in lookups if lookup.model is not None for field in lookup.model.fields]
     return {field.name: None if field.kind == DECIMAL else field.kind for field in fields}
 
@@ -56,7 +59,7 @@ def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
 
 
 def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterator[Fault]:
-    """Yield the faults of lookups, except those that the model finds, and repeated names."""
+    """Yield the faults of lookups, except repeated names and what the model checks itself."""
     known = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
     complete = bool(known) and all(field.name for field in parts.fields)
     derives = {derive.name for derive in parts.derives}
@@ -85,7 +88,7 @@ def _on(
         return
     kind = known[lookup.on]
     if kind is not None and kind not in KEY_TYPES:
-        message = f"is of type {kind}, and only texts and integers are looked up"
+        message = f"is of type {kind}, and only strings and integers can be looked up"
         yield Fault(path, lookup.on, message, f"name a field of type {' or '.join(KEY_TYPES)}")
 
 
@@ -112,7 +115,7 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
     for member, kinds in _MEMBERS.items():
         if given[member] is not None and kind not in kinds:
             message = f"a lookup from a {kind} has no {member}"
-            remedy = "take it out: the record key is the key" if member == "key" else "take it out"
+            remedy = "take it out: rows have the keys of the records" if member == "key" else "take it out"
             yield Fault(f"{path}.{member}", given[member], message, remedy)
     for member, remedy in _NEEDED[kind].items():
         if given[member] is None:

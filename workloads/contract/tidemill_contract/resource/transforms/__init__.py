@@ -1,1 +1,1 @@
-"""The rules of `spec.transform` that have no place among the rules of fields and metrics."""
+"""The rules of `spec.transform`, except those of derives and the filter."""

@@ -20,7 +20,9 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
     yield from _format(parts)
     for part in parts.fields:
         if part.model is not None and part.model.origin == "offset":
-            message = "the function may return several events of one record, or none, so they have other offsets"
+            message = (
+                "the function may return any number of events for a record, so their offsets differ from the record's"
+            )
             remedy = f"take the field out, or {_PATH}"
             yield Fault(f"{part.path}.from", "offset", message, remedy)
     if parts.kafka is not None:
@@ -36,14 +38,14 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
 def _place(python: PythonSpec) -> Iterator[Fault]:
     """Yield the faults of the members that say where the file is."""
     if (python.config_map is None) == (python.image is None):
-        message = "the file is in a ConfigMap or in an image"
+        message = "the file must be either in a ConfigMap or in an image"
         given = ABSENT if python.image is None else python.image
         yield Fault(f"{_PATH}.configMap", given, message, "write either configMap or image")
     elif python.config_map is not None and "/" in python.file:
         message, remedy = "the keys of a ConfigMap have no slash", "write the key alone, such as enrich.py"
         yield Fault(f"{_PATH}.file", python.file, message, remedy)
     elif python.image is not None and not python.file.startswith("/"):
-        message, remedy = "is no path in the image", f"begin it with a slash, such as /app/{python.file}"
+        message, remedy = "is not a path in the image", f"begin it with a slash, such as /app/{python.file}"
         yield Fault(f"{_PATH}.file", python.file, message, remedy)
 
 
