@@ -144,6 +144,10 @@ compose-check: setup ## docker-compose.yaml without containers: healthy, the dem
 images: setup ## Build all images (hack/images/build --help for more)
 	hack/images/build --dev $(ARGS)
 
+.PHONY: connect-image
+connect-image: setup ## Build the image of Kafka Connect workers with plugins, for the chart's connect.image (jars from Maven Central)
+	hack/images/build --only connect $(ARGS)
+
 .PHONY: cluster
 cluster: setup ## A Kubernetes cluster on this machine: kind where it can run, else Kubernetes' own programs (as root)
 	@hack/cluster up $(ARGS)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images import material
-from images.catalogue import CACHE, DEVELOPMENT, LOCAL, TIDEMILL, Image, content_tag, revision, version
+from images.catalogue import CACHE, CONNECT, DEVELOPMENT, LOCAL, TIDEMILL, Image, content_tag, revision, version
 from images.engine import BuildError, Engine, own_engine
 
 PULLED_BASE = "python:3.11-slim-bookworm"
@@ -44,7 +44,7 @@ def _arguments() -> argparse.Namespace:
         "--only",
         nargs="+",
         metavar="NAME",
-        help="build only these, e.g. ingest kafka; local: `tidemill up` in one container",
+        help="build only these, e.g. ingest kafka; local: `tidemill up` in one container; connect: Kafka Connect",
     )
     parser.add_argument("--archive", type=Path, metavar="FILE", help="write all images into one archive")
     source = parser.add_mutually_exclusive_group()
@@ -75,6 +75,9 @@ def _orders(arguments: argparse.Namespace, base: str, development_base: str) -> 
     if "local" in (arguments.only or ()):
         tag = arguments.tag or content_tag((LOCAL,), also=base)
         found.append(_Order(LOCAL, f"{LOCAL.name}:{tag}", {"BASE_IMAGE": base, **labels}))
+    if "connect" in (arguments.only or ()):
+        tag = arguments.tag or content_tag((CONNECT,), also=development_base)
+        found.append(_Order(CONNECT, f"{CONNECT.name}:{tag}", {"BASE_IMAGE": development_base}))
     for image in DEVELOPMENT if arguments.dev else ():
         # Each image has its own tag, so that a change of one does not restart the other servers.
         tag = arguments.tag or content_tag((image,), also=development_base)
@@ -99,7 +102,11 @@ def _bases(arguments: argparse.Namespace, engine: Engine, *, local: bool) -> tup
 
 def _prepare(arguments: argparse.Namespace, *, local: bool) -> None:
     begun = time.monotonic()
-    if local:
+    only = set(arguments.only or ())
+    if "connect" in only:
+        material.gather_connect()
+    # Neither Kafka Connect nor the servers for development have wheels.
+    if local and only != {"connect"}:
         folder = material.fetch_wheels()
         count = len(list(folder.glob("*.whl")))
         _say(f"{count} wheels by their hashes  {time.monotonic() - begun:.1f} s")

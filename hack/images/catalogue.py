@@ -47,6 +47,16 @@ LOCAL = Image(
     "hack/images/local/Dockerfile",
     (*_SHARED, "hack/images/local", "config/resilience.yaml", "operator", *(f"workloads/{n}" for n in _WORKLOADS)),
 )
+# Kafka Connect with plugins, for the chart's value connect.image; built when it is asked for by name.
+CONNECT = Image(
+    "tidemill/connect",
+    "hack/images/connect/Dockerfile",
+    (
+        "hack/images/connect",
+        *(f"operator/tidemill_operator/laptop/servers/{name}" for name in ("connect-pom.xml", "connect_jars.py")),
+        "operator/tidemill_operator/laptop/servers/kafka_jars.py",
+    ),
+)
 DEVELOPMENT = (
     _development("kafka", "operator/tidemill_operator/laptop/servers/kafka_jars.py"),
     _development("postgres"),

@@ -16,6 +16,7 @@ from images.catalogue import CACHE, ROOT
 from images.engine import BuildError, Engine
 from images.install import read_blocks
 from images.packages import install_missing
+from tidemill_operator.laptop.servers.connect_jars import PLUGINS, find_connect_jars, find_plugins
 from tidemill_operator.laptop.servers.kafka_jars import find_jars
 
 BASE_PACKAGES = ("ca-certificates", "netbase", "python3", "python-is-python3", "tzdata")
@@ -114,4 +115,20 @@ def gather_jars() -> Path:
         folder.mkdir(parents=True)
         for jar in source.glob("*.jar"):
             shutil.copy2(jar, folder)
+    return folder
+
+
+def gather_connect() -> Path:
+    """Copy the jars of Kafka Connect and the plugins of the tested connectors into a folder that builds can read.
+
+    Raises:
+        tidemill_operator.laptop.servers.errors.ServerError: A jar or a plugin cannot be fetched.
+    """
+    folder, partial = CACHE / "connect", CACHE / "connect.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(find_connect_jars(os.environ), partial / "libs")
+    for plugin in find_plugins(PLUGINS, os.environ):
+        shutil.copytree(plugin, partial / "plugins" / plugin.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return folder

@@ -26,6 +26,7 @@ _INGEST_LIMITS = (
 _API_LIMITS = ("TIDEMILL_API_KEYLESS_CONNECTIONS", "TIDEMILL_API_KEYLESS_PER_ADDRESS")
 _HOSTS, _CONNECTIONS = "TIDEMILL_ALLOWED_HOSTS", "TIDEMILL_HTTP_CONNECTIONS"
 _MOST_AMOUNT = 10**12
+_MEMORY = re.compile(r"[1-9][0-9]{0,12}(k|M|G|Ki|Mi|Gi)?")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
@@ -47,6 +48,25 @@ class Exposure:
 
 
 @dataclass(frozen=True)
+class ConnectWorkers:
+    """The Connect workers that the operator runs in each namespace with connectors.
+
+    Attributes:
+        image: the image, which has Kafka's jars and the connectors' plugins.
+        replicas: the number of workers in each namespace.
+        memory: the memory of each worker, as a quantity of Kubernetes.
+        egress_ports: the ports of the systems that connectors read, besides those of the platform's servers.
+        caller: the namespace of the operator, whose pods may use the workers' REST interface.
+    """
+
+    image: str
+    replicas: int = 1
+    memory: str = "1Gi"
+    egress_ports: tuple[int, ...] = ()
+    caller: str = ""
+
+
+@dataclass(frozen=True)
 class Placement:
     """Settings of every workload in a cluster.
 
@@ -64,6 +84,7 @@ class Placement:
         egress_ports: ports that workloads may connect to.
         network_policies: whether to create NetworkPolicies.
         exposure: the Ingress of pipelines, or None if there is none.
+        connect: the operator's Connect workers, or None if it runs none.
     """
 
     images: Mapping[str, str]
@@ -78,6 +99,7 @@ class Placement:
     egress_ports: tuple[int, ...] = ()
     network_policies: bool = True
     exposure: Exposure | None = None
+    connect: ConnectWorkers | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +205,28 @@ def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
         egress_ports=_egress(platform, environ),
         network_policies=flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
         exposure=_exposure(environ),
+        connect=_connect(environ),
     )
+
+
+def _connect(environ: Mapping[str, str]) -> ConnectWorkers | None:
+    image = environ.get("TIDEMILL_CONNECT_IMAGE", "")
+    if not image:
+        return None
+    memory = environ.get("TIDEMILL_CONNECT_MEMORY") or ConnectWorkers.memory
+    if not _MEMORY.fullmatch(memory):
+        raise ValueError(f"TIDEMILL_CONNECT_MEMORY: {memory!r} is not an amount of memory; write one such as 1Gi")
+    return ConnectWorkers(
+        image,
+        replicas=number(environ, "TIDEMILL_CONNECT_REPLICAS", ConnectWorkers.replicas, most=100),
+        memory=memory,
+        egress_ports=_port_numbers(environ, "TIDEMILL_CONNECT_EGRESS_PORTS"),
+        caller=environ.get("TIDEMILL_OPERATOR_NAMESPACE", ""),
+    )
+
+
+def _port_numbers(environ: Mapping[str, str], name: str) -> tuple[int, ...]:
+    return tuple(number({name: text}, name, _DNS_PORT, most=65_535) for text in listed(environ, name))
 
 
 def _amount(environ: Mapping[str, str], name: str, *, least: int = 0) -> str:
@@ -214,9 +257,7 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
     """Return the servers' ports and TIDEMILL_EGRESS_PORTS (a pod's port may differ from its Service's port)."""
     brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
     redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
-    more = []
-    for text in listed(environ, "TIDEMILL_EGRESS_PORTS"):
-        more.append(number({"TIDEMILL_EGRESS_PORTS": text}, "TIDEMILL_EGRESS_PORTS", _DNS_PORT, most=65_535))
+    more = _port_numbers(environ, "TIDEMILL_EGRESS_PORTS")
     return tuple(sorted({*brokers, *redis, *more, *([platform.postgres.port] if platform.postgres.port else [])}))
 
 

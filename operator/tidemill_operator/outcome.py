@@ -41,6 +41,7 @@ OF_WORKLOAD: Mapping[str, Component] = {
     "ingest": Component.INGEST,
     "mqtt": Component.INGEST,
     "api": Component.API,
+    "connect": Component.CONNECTORS,
 }
 """The component to which each kind of workload belongs."""
 

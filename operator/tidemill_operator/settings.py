@@ -20,6 +20,10 @@ Runtime = Literal["local", "kubernetes"]
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,249}")
 STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
 """The reference for Strimzi's KubernetesSecretConfigProvider, if the workers' config calls it `secrets`."""
+_CONNECTS = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
+_STRIMZI = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+WORKER_SECRETS = "${directory:/etc/tidemill/secrets:{file}}"
+"""The reference for the operator's own workers, which have a file for each key."""
 NOWHERE = PostgresAddress("", 0, "", "", "")
 
 
@@ -48,6 +52,7 @@ class Platform:
         recreate_topics: whether a deleted source topic is created again without its events.
         offsets_replication: replication factor of Kafka's own `__consumer_offsets`. With 0, it is not changed.
         connect_url: URL of Kafka Connect's REST interface, or empty if there is none.
+        connect_strimzi: the `KafkaConnect` of Strimzi that runs connectors, as `namespace/name`, or empty.
         connect_secrets: how configs of connectors refer to the key of a Secret, with `{namespace}`, `{name}`, `{key}`.
     """
 
@@ -70,6 +75,7 @@ class Platform:
     offsets_replication: int = 0
     recreate_topics: bool = False
     connect_url: str = ""
+    connect_strimzi: str = ""
     connect_secrets: str = STRIMZI_SECRETS
 
     @classmethod
@@ -81,7 +87,7 @@ class Platform:
         TIDEMILL_DEFAULT_REPLICATION_FACTOR, TIDEMILL_AUTH_REQUIRED,
         TIDEMILL_TOPIC_PREFIXES and TIDEMILL_READABLE_TOPICS (comma-separated), TIDEMILL_RESILIENCE_FILE,
         TIDEMILL_REPLICATION_THROTTLE, TIDEMILL_OFFSETS_REPLICATION_FACTOR, TIDEMILL_RECREATE_TOPICS,
-        TIDEMILL_CONNECT_URL, TIDEMILL_CONNECT_SECRETS.
+        TIDEMILL_CONNECT_URL, TIDEMILL_CONNECT_STRIMZI, TIDEMILL_CONNECT_IMAGE, TIDEMILL_CONNECT_SECRETS.
 
         Raises:
             ValueError: a value is invalid. The message names the variable.
@@ -93,6 +99,7 @@ class Platform:
         redis_url, redis_ca = environ.get("TIDEMILL_REDIS_URL", ""), environ.get("TIDEMILL_REDIS_CA", "")
         trust.redis_options(redis_url, redis_ca)
         file = environ.get("TIDEMILL_RESILIENCE_FILE")
+        _one_connect(environ, in_cluster)
         return cls(
             runtime="kubernetes" if in_cluster else "local",
             cluster_id=environ.get("TIDEMILL_CLUSTER_ID", "local"),
@@ -111,13 +118,33 @@ class Platform:
             recreate_topics=flag(environ, "TIDEMILL_RECREATE_TOPICS", False),
             offsets_replication=number(environ, "TIDEMILL_OFFSETS_REPLICATION_FACTOR", 0, least=0, most=15),
             connect_url=_connect_url(environ),
-            connect_secrets=_connect_secrets(environ),
+            connect_strimzi=_connect_strimzi(environ),
+            connect_secrets=WORKER_SECRETS if environ.get("TIDEMILL_CONNECT_IMAGE") else _connect_secrets(environ),
         )
 
     @property
     def limits(self) -> Limits:
         """The names of source topics that are allowed."""
         return Limits(self.topic_prefixes, self.readable_topics)
+
+
+def _one_connect(environ: Mapping[str, str], in_cluster: bool) -> None:
+    """Raise ValueError if several Connect clusters are set, or one that only a cluster can have."""
+    named = [name for name in _CONNECTS if environ.get(name)]
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)}: set only one of them, because a platform has one Kafka Connect")
+    if named and named[0] != _CONNECTS[0] and not in_cluster:
+        raise ValueError(f"{named[0]}: this is for Kubernetes; unset it, and tidemill up starts a worker")
+
+
+def _connect_strimzi(environ: Mapping[str, str]) -> str:
+    text = environ.get("TIDEMILL_CONNECT_STRIMZI", "")
+    if text and not _STRIMZI.fullmatch(text):
+        raise ValueError(
+            f"TIDEMILL_CONNECT_STRIMZI: {text!r} does not name a KafkaConnect; write namespace/name, such as"
+            " kafka/my-connect"
+        )
+    return text
 
 
 def _connect_url(environ: Mapping[str, str]) -> str:

@@ -25,6 +25,12 @@ CASES = {
     "tidemill for tests": ("tidemill", [CI], []),
     "tidemill in production": ("tidemill", [PROD], []),
     "tidemill in two namespaces": ("tidemill", [DEV], ["watch.namespaces={shop,analytics}"]),
+    "tidemill with Connect workers": ("tidemill", [DEV], ["connect.image=connect:1", "connect.replicas=2"]),
+    "tidemill with Strimzi": (
+        "tidemill",
+        [DEV],
+        ["connect.strimzi.cluster=my-connect", "connect.strimzi.namespace=kafka"],
+    ),
     "tidemill without anything optional": (
         "tidemill",
         [DEV],
@@ -209,6 +215,14 @@ def test_what_is_required_is_asked_for(missing: str, render: Any) -> None:
         render("tidemill", f"{missing}=", files=[DEV])
 
 
+def test_a_platform_has_one_kafka_connect(render: Any) -> None:
+    """Which needs a namespace if it is one of Strimzi's."""
+    with pytest.raises(ValueError, match=r"connect\.strimzi\.namespace is required"):
+        render("tidemill", "connect.strimzi.cluster=my-connect", files=[DEV])
+    with pytest.raises(ValueError, match=r"connect\.url: set only one of them"):
+        render("tidemill", "connect.image=connect:1", "connect.url=http://connect:8083", files=[DEV])
+
+
 @pytest.mark.parametrize("key", ["", "client.json"], ids=["empty", "the same"])
 def test_pods_of_pipelines_do_not_get_the_operators_kafka_login(key: str, render: Any) -> None:
     """In production that is refused, with what to do; the values for production name another one."""
@@ -257,6 +271,30 @@ def test_the_operator_gets_the_rights_that_it_needs_and_no_more(namespaces: str,
         wide = [*rbac.pipeline_rules(), *rbac.webhook_rules(cluster_name)]
         expected = {("ClusterRole", None): wide, ("Role", "tidemill-system"): home}
     assert granted == expected
+
+
+def test_strimzis_resources_may_be_changed_in_the_namespace_of_the_cluster_only(render: Any) -> None:
+    """And only if connectors are such resources."""
+    settings = ["connect.strimzi.cluster=my-connect", "connect.strimzi.namespace=kafka"]
+    found = render("tidemill", *settings, files=[DEV])
+    (role,) = [m for m in _of(found, "Role") if m["metadata"]["namespace"] == "kafka"]
+    assert role["rules"] == rbac.strimzi_rules()
+    (binding,) = [m for m in _of(found, "RoleBinding") if m["metadata"]["namespace"] == "kafka"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert {e["name"]: e.get("value") for e in _operator(found)["env"]}[
+        "TIDEMILL_CONNECT_STRIMZI"
+    ] == "kafka/my-connect"
+    assert "kafka.strimzi.io" not in str(render("tidemill", files=[DEV]))
+
+
+def test_the_operator_may_reach_its_connect_workers(render: Any) -> None:
+    found = render("tidemill", "connect.image=connect:1", "connect.egressPorts={5432,3306}", files=[DEV])
+    env = {e["name"]: e.get("value") for e in _operator(found)["env"]}
+    assert (env["TIDEMILL_CONNECT_IMAGE"], env["TIDEMILL_CONNECT_EGRESS_PORTS"]) == ("connect:1", "5432,3306")
+    assert "TIDEMILL_CONNECT_SECRETS" not in env
+    policies = [m for m in _of(found, "NetworkPolicy") if m["metadata"]["name"] == "tidemill"]
+    ports = [port["port"] for policy in policies for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert 8083 in ports
 
 
 def test_the_webhook_stops_nobody(render: Any) -> None:

@@ -16,8 +16,9 @@ import yaml
 
 from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.spec import AnalyticsPipeline
-from tidemill_operator.cluster_settings import Placement
+from tidemill_operator.cluster_settings import ConnectWorkers, Placement
 from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.render.connect import connect_manifests
 from tidemill_operator.plan.render.kubernetes import common, render
 from tidemill_operator.plan.render.marks import OwnerReference
 from tidemill_operator.plan.render.pods import Revisions
@@ -84,12 +85,22 @@ CASES["flights-other-cluster"] = (EXAMPLES[0], PLAIN, {}, elsewhere(EXAMPLES[0])
 CASES["python-stage"] = (EXAMPLES[0].parent / "events" / "python-stage.yaml", FULL, {}, {})
 
 
-@pytest.mark.parametrize("name", CASES)
+CONNECT = ConnectWorkers("registry.example/connect:1", replicas=2, egress_ports=(3306,), caller="tidemill-system")
+
+
+def connect_workers() -> list[dict[str, Any]]:
+    """The Connect workers that two pipelines of a namespace share."""
+    owners = [OwnerReference(f"0b5e7a3c-0000-4000-8000-00000000000{number}", f"shop{number}") for number in (1, 2)]
+    return list(connect_manifests("shop", workers=CONNECT, placement=PLAIN, owners=owners, revision="revision"))
+
+
+@pytest.mark.parametrize("name", [*CASES, "connect-workers"])
 def test_manifests_are_as_they_were(name: str) -> None:
     """The manifests of an example are the committed ones, byte for byte."""
     path = FOLDER / f"{name}.yaml"
     # Through JSON, so that parts that are one object are written out each time.
-    written = [json.loads(json.dumps(manifest)) for manifest in manifests(*CASES[name])]
+    found = manifests(*CASES[name]) if name in CASES else connect_workers()
+    written = [json.loads(json.dumps(manifest)) for manifest in found]
     text = "---\n".join(yaml.safe_dump(item, sort_keys=False, allow_unicode=True, width=120) for item in written)
     if os.environ.get("REFRESH_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
@@ -102,7 +113,7 @@ def test_manifests_are_as_they_were(name: str) -> None:
 
 def test_nothing_is_left_of_a_case_that_is_gone() -> None:
     """Every committed file has its case."""
-    assert {f"{name}.yaml" for name in CASES} == {path.name for path in FOLDER.glob("*")}
+    assert {f"{name}.yaml" for name in [*CASES, "connect-workers"]} == {path.name for path in FOLDER.glob("*")}
 
 
 def test_a_users_code_gets_no_login() -> None:

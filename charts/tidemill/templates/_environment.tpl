@@ -69,9 +69,28 @@
   value: /etc/tidemill/redis/ca.crt
 {{- end }}
 {{- with .Values.connect }}
+{{- if gt (len (compact (list .image .strimzi.cluster .url))) 1 }}
+{{- fail "connect.image, connect.strimzi.cluster, connect.url: set only one of them, because a platform has one Kafka Connect" }}
+{{- end }}
+{{- if .image }}
+- name: TIDEMILL_CONNECT_IMAGE
+  value: {{ .image | quote }}
+- name: TIDEMILL_CONNECT_REPLICAS
+  value: {{ .replicas | int64 | quote }}
+- name: TIDEMILL_CONNECT_MEMORY
+  value: {{ .memory | quote }}
+- name: TIDEMILL_CONNECT_EGRESS_PORTS
+  value: {{ join "," .egressPorts | quote }}
+{{- end }}
+{{- if .strimzi.cluster }}
+- name: TIDEMILL_CONNECT_STRIMZI
+  value: {{ printf "%s/%s" (required "connect.strimzi.namespace is required: the namespace of the KafkaConnect" .strimzi.namespace) .strimzi.cluster | quote }}
+{{- end }}
 {{- if .url }}
 - name: TIDEMILL_CONNECT_URL
   value: {{ .url | quote }}
+{{- end }}
+{{- if or .url .strimzi.cluster }}
 - name: TIDEMILL_CONNECT_SECRETS
   value: {{ .secretReference | quote }}
 {{- end }}

@@ -106,6 +106,9 @@ capabilities:
 {{- /* The port of Kafka Connect's REST interface, as a YAML list. */ -}}
 {{- define "tidemill.connectPorts" -}}
 {{- $ports := list -}}
+{{- if .Values.connect.image -}}
+{{- $ports = append $ports 8083 -}}
+{{- end -}}
 {{- with .Values.connect.url -}}
 {{- $url := urlParse . -}}
 {{- $given := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}

@@ -31,6 +31,13 @@
   verbs: [create]
 {{- end -}}
 
+{{- /* The rules for the namespace of Strimzi's KafkaConnect. */ -}}
+{{- define "tidemill.strimziRules" -}}
+- apiGroups: [kafka.strimzi.io]
+  resources: [kafkaconnectors]
+  verbs: [get, list, create, patch, update, delete]
+{{- end -}}
+
 {{- /* The rules for the operator's own namespace: the Lease, the webhook's certificate, the watchdog's object. */ -}}
 {{- define "tidemill.homeRules" -}}
 {{- $name := include "tidemill.fullname" . -}}

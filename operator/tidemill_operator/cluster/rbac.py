@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill_operator.actuators.kubernetes.api import WEBHOOKS
+from tidemill_operator.actuators.kubernetes.api import KAFKA_CONNECTOR, WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
@@ -55,3 +55,9 @@ def webhook_rules(configuration: str) -> list[Rule]:
     """Return the rules of the webhook's ClusterRole."""
     resources = [kind.plural for kind in WEBHOOKS]
     return [_rule("admissionregistration.k8s.io", resources, ["get", "update"], names=[configuration])]
+
+
+def strimzi_rules() -> list[Rule]:
+    """Return the rules for the namespace of Strimzi's `KafkaConnect`, if connectors are its resources."""
+    group = KAFKA_CONNECTOR.api_version.partition("/")[0]
+    return [_rule(group, [KAFKA_CONNECTOR.plural], ["get", "list", "create", "patch", "update", "delete"])]

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tidemill_operator.actuators.base import Actuators, Connectors, NoClusters, OtherClusters, Schemas, Topics
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
+from tidemill_operator.actuators.connect.strimzi import StrimziConnectors
 from tidemill_operator.actuators.kubernetes.api import Api
+from tidemill_operator.actuators.kubernetes.connect import Clients, NamespaceConnect, WorkerSettings
 from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
 from tidemill_operator.actuators.kubernetes.secrets import KubernetesSecrets
 from tidemill_operator.actuators.platform import connectors_of, topics_of
@@ -27,7 +30,8 @@ class World:
         platform: addresses and defaults.
         placement: settings of every workload in the cluster.
         clusters: the Kafka clusters of sources elsewhere.
-        connect: the connectors, or None if the platform has no Kafka Connect.
+        connect: the connectors of a Kafka Connect that all pipelines share, or None if there is none.
+        workers: the clients of the operator's own Connect workers, which `placement.connect` describes.
     """
 
     api: Api
@@ -37,6 +41,7 @@ class World:
     placement: Placement
     clusters: OtherClusters = field(default_factory=NoClusters)
     connect: Connectors | None = None
+    workers: Clients = field(default_factory=Clients)
 
     @classmethod
     def of(
@@ -57,12 +62,13 @@ class World:
             platform=platform,
             placement=settings.placement,
             clusters=clusters or NoClusters(),
-            connect=connectors_of(platform),
+            connect=_connect(platform, api),
         )
 
     def actuators(self, key: Key, locks: NamespaceLocks) -> tuple[Actuators, KubernetesRuntime]:
         """Return the actuators of one resource, and its Kubernetes runtime."""
         owner = OwnerReference(key.uid, key.name)
+        connect = self._connect(key, locks)
         runtime = KubernetesRuntime(self.api, self.placement, owner, locks)
         return (
             Actuators(
@@ -71,7 +77,23 @@ class World:
                 secrets=timed(KubernetesSecrets(self.api, owner), "secrets"),
                 runtime=timed(runtime, "workloads"),
                 clusters=timed(self.clusters, "topics"),
-                connect=timed(self.connect, "connectors") if self.connect else None,
+                connect=timed(connect, "connectors") if connect else None,
             ),
             runtime,
         )
+
+    def _connect(self, key: Key, locks: NamespaceLocks) -> Connectors | None:
+        """Return the connectors of one resource, or None if the platform has no Kafka Connect."""
+        if self.placement.connect is None:
+            return self.connect
+        settings = WorkerSettings(self.platform, self.placement, self.placement.connect, self.kafka, self.workers)
+        owner = OwnerReference(key.uid, key.name)
+        return NamespaceConnect(self.api, settings, owner, namespace=key.namespace, locks=locks)
+
+
+def _connect(platform: Platform, api: Api) -> Connectors | None:
+    """Return the connectors of the Connect cluster that all pipelines share, or None if they share none."""
+    if platform.connect_strimzi:
+        namespace, _, cluster = platform.connect_strimzi.partition("/")
+        return KafkaConnect(StrimziConnectors(api, namespace=namespace, cluster=cluster))
+    return connectors_of(platform)

@@ -9,7 +9,7 @@ from typing import Literal
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.tables.definition import Table
 
-Component = Literal["processor", "replay", "stage", "ingest", "api", "mqtt"]
+Component = Literal["processor", "replay", "stage", "ingest", "api", "mqtt", "connect"]
 
 
 @dataclass(frozen=True)

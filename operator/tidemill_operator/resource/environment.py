@@ -85,8 +85,10 @@ _PLATFORM = {
     "CONNECT_URL": (
         "connect_url",
         "REST address of Kafka Connect, for pipelines with connectors, without a login. Unset: `tidemill up` starts a"
-        " worker; a cluster has none.",
+        " worker; a cluster needs one of the next two, or has none.",
     ),
+    "CONNECT_IMAGE": ("", "In a cluster: image of Connect workers, which the operator runs in pipelines' namespaces."),
+    "CONNECT_STRIMZI": ("", "In a cluster: a `KafkaConnect` of Strimzi, as `namespace/name`."),
     "CONNECT_SECRETS": (
         "connect_secrets",
         "How configs of connectors refer to a key of a Secret; it contains `{namespace}`, `{name}` and `{key}`.",
@@ -101,6 +103,9 @@ _CLUSTER = {
     "IMAGE_INGEST": ("", "Required. Image of the ingest pods."),
     "IMAGE_PROCESSOR": ("", "Required. Image of the processors."),
     "IMAGE_API": ("", "Required. Image of the API pods."),
+    "CONNECT_REPLICAS": ("", "Number of Connect workers in each namespace. Default: 1."),
+    "CONNECT_MEMORY": ("", "Memory of each of these workers. Default: `1Gi`."),
+    "CONNECT_EGRESS_PORTS": ("", "Comma-separated ports of the systems that their connectors read."),
     "IMAGE_PULL_POLICY": ("placement.pull_policy", "`Always`, `IfNotPresent` or `Never`."),
     "IMAGE_PULL_SECRETS": ("", "Comma-separated names of Secrets in the pipelines' namespaces."),
     "WATCH_NAMESPACES": ("", "Comma-separated namespaces whose pipelines the operator serves; unset: all."),

@@ -16,7 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from kube import standin
 from kube.controlplane import ControlPlane
 from kube.standin import IMAGES, NAMESPACE
 from tidemill_contract import names
+from tidemill_operator.actuators.base import Connectors
 from tidemill_operator.actuators.kafka.clusters import Clusters
 from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, Api, Document, load
+from tidemill_operator.actuators.kubernetes.connect import Clients
 from tidemill_operator.actuators.kubernetes.secrets import keys_in_cluster
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.cluster.control import Controller
@@ -213,11 +215,20 @@ class RecordingApi(Api):
 
 @dataclass
 class Passes:
-    """The operator's passes in this process, as often as a test wants, without watches."""
+    """The operator's passes in this process, as often as a test wants, without watches.
+
+    Attributes:
+        connect: the connectors of a Kafka Connect that all pipelines share.
+        workers: the clients of the operator's own Connect workers.
+        settings: members of the platform that differ from those of the other tests.
+    """
 
     servers: Any
     api: RecordingApi
     placement: Placement = field(default_factory=lambda: Placement(images=IMAGES, egress_ports=(5432, 9092)))
+    connect: Connectors | None = None
+    workers: Clients = field(default_factory=Clients)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def controller(self, api: Api | None = None, scaling: ClusterScaling | None = None) -> Controller:
         """One that knows nothing of earlier passes."""
@@ -226,9 +237,11 @@ class Passes:
             api=told,
             kafka=KafkaTopics(servers.kafka),
             postgres=PostgresSchemas(servers.postgres),
-            platform=platform(servers),
+            platform=replace(platform(servers), **self.settings),
             placement=self.placement,
             clusters=Clusters(keys_in_cluster(told)),
+            connect=self.connect,
+            workers=self.workers,
         )
         return Controller(
             world,

@@ -68,6 +68,7 @@ def test_settings_of_kafkas_client_are_in_a_file_and_not_shown(tmp_path: Path) -
 
 WRONG: list[tuple[str, str, str]] = [
     ("TIDEMILL_READABLE_TOPICS", "crm.*,a/b", "'a/b' is no name of topics; write names, with * for any characters"),
+    ("TIDEMILL_CONNECT_STRIMZI", "kafka/my-connect", "this is for Kubernetes; unset it"),
     ("TIDEMILL_CONNECT_URL", "connect:8083", "write http://host:port or https://host:port"),
     ("TIDEMILL_CONNECT_URL", "http://me:secret@connect:8083", "without a login"),
     ("TIDEMILL_CONNECT_SECRETS", "${secrets:{name}:{key}}", "lacks {namespace}"),
@@ -89,6 +90,15 @@ def test_a_wrong_value_names_its_variable(name: str, value: str, message: str) -
     with pytest.raises(ValueError, match=name) as raised:
         Platform.from_env({name: value})
     assert message in str(raised.value)
+
+
+def test_a_platform_has_one_kafka_connect() -> None:
+    cluster = {"TIDEMILL_RUNTIME": "kubernetes", "TIDEMILL_CONNECT_STRIMZI": "kafka/my-connect"}
+    assert Platform.from_env(cluster).connect_strimzi == "kafka/my-connect"
+    with pytest.raises(ValueError, match="TIDEMILL_CONNECT_URL and TIDEMILL_CONNECT_STRIMZI: set only one of them"):
+        Platform.from_env({**cluster, "TIDEMILL_CONNECT_URL": "http://connect:8083"})
+    with pytest.raises(ValueError, match="my-connect' does not name a KafkaConnect"):
+        Platform.from_env({**cluster, "TIDEMILL_CONNECT_STRIMZI": "my-connect"})
 
 
 CLUSTER = {

@@ -6,7 +6,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -22,46 +22,6 @@ _CHECK_SECONDS = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LONGEST_ERROR = 600
 _NO_CLASS = "Failed to find any class"
-
-
-class Rest(Protocol):
-    """The calls of Kafka Connect's REST interface that Tidemill makes.
-
-    Each raises TidemillError: UNREACHABLE if Connect does not answer, WAITING if its workers are rebalancing, REFUSED
-    if it refuses the request.
-    """
-
-    def names(self) -> list[str]:
-        """Return the names of all connectors, including those that others have created."""
-        ...
-
-    def get(self, name: str) -> LiveConnector | None:
-        """Return a connector, or None if it does not exist."""
-        ...
-
-    def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create a connector. If it is paused, it never runs before `resume`."""
-        ...
-
-    def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs of a connector, which restarts it."""
-        ...
-
-    def pause(self, name: str) -> None:
-        """Pause a connector and its tasks. Connect does so soon after this call."""
-        ...
-
-    def resume(self, name: str) -> None:
-        """Resume a paused or stopped connector and its tasks."""
-        ...
-
-    def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Restart a connector and its tasks."""
-        ...
-
-    def delete(self, name: str) -> None:
-        """Delete a connector, if it exists."""
-        ...
 
 
 class _Task(BaseModel):

@@ -1,4 +1,4 @@
-"""Reconciles the connectors of a pipeline with Kafka Connect.
+"""Reconciles the connectors of a pipeline, whatever they are changed through.
 
 A connector is the pipeline's if its name has the pipeline's prefix and its config names the pipeline as the owner. All
 others are left alone. If one connector fails, the others are still reconciled.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from tidemill_contract import names
-from tidemill_operator.actuators.connect.client import Rest
+from tidemill_operator.actuators.connect.backend import Backend
 from tidemill_operator.actuators.connect.restarts import Restarts
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, Rank, done, waiting
@@ -33,8 +33,8 @@ def refused(wanted: Connector, error: TidemillError) -> Outcome:
 class KafkaConnect:
     """The connectors of one Connect cluster. Several threads may use it, for different pipelines."""
 
-    def __init__(self, rest: Rest, restarts: Restarts | None = None) -> None:
-        self._rest = rest
+    def __init__(self, backend: Backend, restarts: Restarts | None = None) -> None:
+        self._backend = backend
         self._restarts = restarts or Restarts()
 
     def ensure(
@@ -58,10 +58,9 @@ class KafkaConnect:
         Raises:
             TidemillError: Connect does not answer.
         """
-        live = set(self._rest.names())
+        live = set(self._names(needed=bool(connectors)))
         outcomes = [
-            self._guarded(wanted, partial(self._settle, wanted, live, adopt, wanted.name in renewed))
-            for wanted in connectors
+            self._guarded(wanted, partial(self._settle, wanted, adopt, wanted.name in renewed)) for wanted in connectors
         ]
         listed = {wanted.name for wanted in connectors}
         return [*outcomes, *self._delete(live - listed - set(keep), owner)]
@@ -80,23 +79,50 @@ class KafkaConnect:
         Raises:
             TidemillError: Connect does not answer, or is busy.
         """
-        return self._delete(set(self._rest.names()), owner)
+        return self._delete(set(self._names(needed=False)), owner)
+
+    def sweep(self, *, cluster: str, namespace: str, alive: Collection[str]) -> None:
+        """Delete the connectors of a namespace whose pipelines no longer exist.
+
+        Args:
+            cluster: the id of the Kubernetes cluster.
+            namespace: the namespace.
+            alive: the UIDs of its pipelines.
+
+        Raises:
+            TidemillError: Connect does not answer, or is busy.
+        """
+        for name in sorted(name for name in self._backend.names() if name.startswith(f"{namespace}.")):
+            live = self._backend.get(name)
+            where, _, uid = (live.config.get(OWNER, "") if live else "").rpartition("/")
+            if where.startswith(f"{cluster}/{namespace}/") and uid not in alive:
+                self._backend.delete(name)
+                _log.info("connector %s deleted, because its pipeline is gone", name)
+
+    def _names(self, *, needed: bool) -> list[str]:
+        """Return the names of all connectors. A cluster that cannot have connectors has none."""
+        try:
+            return self._backend.names()
+        except TidemillError as error:
+            if needed or error.reason != Reason.NOT_SUPPORTED:
+                raise
+            return []
 
     def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
         """Turn an error about one connector into its outcome. An error about Connect itself is raised."""
         try:
             return act()
         except TidemillError as error:
-            if error.reason == Reason.UNREACHABLE:
+            if error.reason in (Reason.UNREACHABLE, Reason.NOT_SUPPORTED):
                 raise
             if error.reason == Reason.WAITING:
                 return waiting(Component.CONNECTORS, wanted.name, str(error))
             return refused(wanted, error)
 
-    def _settle(self, wanted: Connector, known: Collection[str], adopt: bool, renewed: bool) -> Outcome:
-        live = self._rest.get(wanted.name) if wanted.name in known else None
+    def _settle(self, wanted: Connector, adopt: bool, renewed: bool) -> Outcome:
+        live = self._backend.get(wanted.name)
         if live is None:
-            self._rest.create(wanted.name, wanted.config, paused=wanted.paused)
+            self._backend.create(wanted.name, wanted.config, paused=wanted.paused)
             self._restarts.forget(wanted.name)
             _log.info("connector %s created", wanted.name)
             return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} starts", changed=1)
@@ -119,23 +145,24 @@ class KafkaConnect:
         """Change what differs. Return what was done, or empty if nothing differed."""
         told = []
         if states.drifted(live, wanted):
-            self._rest.configure(wanted.name, wanted.config)
+            self._backend.configure(wanted.name, wanted.config)
             self._restarts.forget(wanted.name)
             told.append("gets its config")
         elif renewed:
-            self._rest.restart(wanted.name, only_failed=False)
+            self._backend.restart(wanted.name, only_failed=False)
             told.append("is restarted, because its secrets have changed")
-        halted = live.state in (states.PAUSED, states.STOPPED)
-        if wanted.paused and not halted and live.state:
-            self._rest.pause(wanted.name)
+        asked = live.asked or live.state
+        halted = asked in (states.PAUSED, states.STOPPED)
+        if wanted.paused and not halted and asked:
+            self._backend.pause(wanted.name)
             told.append("is paused")
         elif halted and not wanted.paused:
-            self._rest.resume(wanted.name)
+            self._backend.resume(wanted.name)
             told.append("is resumed")
         return " and ".join(told)
 
     def _look(self, wanted: Connector) -> Outcome:
-        live = self._rest.get(wanted.name)
+        live = self._backend.get(wanted.name)
         if live is None:
             return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} does not exist")
         if error := states.foreign(live, wanted):
@@ -145,16 +172,21 @@ class KafkaConnect:
     def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
         """Return the outcome of a live connector. If it has failed, restart it when it is time."""
         observed = states.facts(live, wanted)
-        if live.failures and not wanted.paused:
+        if live.refusal:
+            return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))
+        if live.failures and not live.pending and not wanted.paused:
             if restart and self._restarts.due(wanted.name):
-                self._rest.restart(wanted.name)
+                self._backend.restart(wanted.name)
                 _log.warning("connector %s is restarted: %s", wanted.name, "; ".join(live.failures))
             message = f"{'; '.join(live.failures)}; {self._restarts.told(wanted.name)}"
             return Outcome(
                 Rank.FAILED, Component.CONNECTORS, wanted.name, Reason.CONNECTOR_FAILED, message, observed=observed
             )
-        if waits := states.unfinished(live, wanted):
-            return waiting(Component.CONNECTORS, wanted.name, waits, observed=observed)
+        waits = states.unfinished(live, wanted)
+        if live.pending or waits:
+            # A connector that runs does so until a change of it is applied.
+            serving = bool(live.state) and not waits
+            return waiting(Component.CONNECTORS, wanted.name, live.pending or waits, observed=observed, serving=serving)
         self._restarts.well(wanted.name)
         return done(Component.CONNECTORS, wanted.name, observed=observed)
 
@@ -163,10 +195,10 @@ class KafkaConnect:
         outcomes = []
         prefix = names.connectors(owner.namespace, owner.name)
         for name in sorted(name for name in candidates if name.startswith(prefix)):
-            live = self._rest.get(name)
+            live = self._backend.get(name)
             if live is None or live.config.get(OWNER) != owner_text(owner):
                 continue
-            self._rest.delete(name)
+            self._backend.delete(name)
             self._restarts.forget(name)
             _log.info("connector %s deleted", name)
             outcomes.append(done(Component.CONNECTORS, name, changed=1, message=f"connector {name} deleted"))

@@ -52,5 +52,6 @@ def connected(actuators: Actuators) -> Connectors:
     """
     if actuators.connect is None:
         message = "spec.source.connectors: the platform has no Kafka Connect"
-        raise TidemillError(Reason.NOT_SUPPORTED, message, "set connect.url in the chart (TIDEMILL_CONNECT_URL)")
+        remedy = "set connect.image, connect.strimzi.cluster or connect.url in the chart"
+        raise TidemillError(Reason.NOT_SUPPORTED, message, remedy)
     return actuators.connect

@@ -17,6 +17,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.connect import strimzi
 from tidemill_operator.plan.render import marks
 
 Document = dict[str, Any]
@@ -50,6 +51,7 @@ INGRESS = Kind("networking.k8s.io/v1", "Ingress", "ingresses")
 PIPELINE = Kind("tidemill.dev/v1alpha1", "AnalyticsPipeline", "analyticspipelines")
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
+KAFKA_CONNECTOR = Kind(strimzi.API_VERSION, strimzi.KIND, strimzi.PLURAL)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 # The mutating webhook comes first, because the API server calls it before its own validation.
 WEBHOOKS = tuple(
@@ -71,6 +73,7 @@ KINDS = {
         POD,
         EVENT,
         LEASE,
+        KAFKA_CONNECTOR,
         *WEBHOOKS,
     )
 }

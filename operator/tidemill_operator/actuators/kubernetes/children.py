@@ -132,10 +132,13 @@ class Children:
         shared = [item for item in self._live.values() if _label(item) == marks.SHARED]
         return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
 
-    def prune(self, keep: Collection[tuple[str, str]]) -> None:
-        """Delete own objects, and withdraw from shared objects, unless their (kind, name) is in `keep`."""
+    def prune(self, keep: Collection[tuple[str, str]], *, spared: Collection[str] = ()) -> None:
+        """Delete own objects, and withdraw from shared objects, unless their (kind, name) is in `keep`.
+
+        Objects with a component in `spared` are left alone.
+        """
         for (kind, name), live in list(self._live.items()):
-            if (kind, name) in keep or KINDS[kind] not in LISTED:
+            if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:
                 continue
             if _label(live) == self._owner.uid:
                 self._api.delete(KINDS[kind], self._namespace, name, uid=live["metadata"]["uid"])
@@ -185,6 +188,10 @@ def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReferenc
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
+
+
+def _component(item: Document) -> str:
+    return str(item["metadata"].get("labels", {}).get(marks.COMPONENT, ""))
 
 
 def _label(item: Document) -> str:

@@ -13,22 +13,21 @@ from dataclasses import dataclass, field
 from tidemill_operator.actuators.kubernetes.api import (
     CONFIG_MAP,
     DEPLOYMENT,
-    POD,
     SECRET,
     Api,
     Conflict,
     Document,
-    NotFound,
     Terminating,
 )
 from tidemill_operator.actuators.kubernetes.children import Children, owners
+from tidemill_operator.actuators.kubernetes.reloads import reload_files
 from tidemill_operator.actuators.kubernetes.rollout import rollout
 from tidemill_operator.actuators.kubernetes.secrets import WRITER, decoded
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import OF_WORKLOAD, Outcome, failed, lacking, skipped
 from tidemill_operator.plan.model import Component, Workload
-from tidemill_operator.plan.render import marks, objects
+from tidemill_operator.plan.render import connect, marks, objects
 from tidemill_operator.plan.render.kubernetes import common, render
 from tidemill_operator.plan.render.marks import Manifest, OwnerReference
 from tidemill_operator.plan.render.pods import Revisions
@@ -36,7 +35,6 @@ from tidemill_operator.plan.render.pods import Revisions
 log = logging.getLogger(__name__)
 SHARING: tuple[Component, ...] = ("ingest", "api")
 _SALT = "salt"
-_FILES = "tidemill.dev/files"
 
 
 @dataclass
@@ -118,7 +116,8 @@ class Pass:
             self.children.leave(SECRET, marks.shared_secret(component), files=files)
         if all_of_it:
             self.children.leave(SECRET, marks.CONNECTIONS)
-        self.children.prune(self.kept)
+        # Connect's workers are removed after their connectors, and not here.
+        self.children.prune(self.kept, spared=(connect.COMPONENT,) if self.placement.connect else ())
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
         """Make one workload match the plan. An error of this workload is returned as its outcome."""
@@ -180,32 +179,12 @@ class Pass:
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
-        """Make nodes update the pods' files now, by changing an annotation of the pods.
-
-        Without such a change, the update takes about a minute.
-        """
+        """Make nodes update the pods' files now."""
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
-        mark, all_told = marks.digest(",".join(seen)), True
-        # No pod is changed twice for the same files, and a pod that starts later gets the current files anyway.
-        if self.shown.get((self.namespace, workload.name)) == mark:
-            return
-        selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
-        for pod in self.api.list(POD, self.namespace, selector=selector, metadata_only=True):
-            metadata = pod["metadata"]
-            if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
-                patch = {"metadata": {"annotations": {_FILES: mark}}}
-                try:
-                    self.api.merge(POD, self.namespace, metadata["name"], patch)
-                    self.children.changed += 1
-                except NotFound:
-                    continue
-                except TidemillError as error:  # the node updates the files later anyway, so only warn
-                    log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
-                    all_told = False
-        if all_told:
-            self.shown[self.namespace, workload.name] = mark
+        mark = marks.digest(",".join(seen))
+        self.children.changed += reload_files(self.api, self.namespace, workload.name, mark=mark, shown=self.shown)
 
     def _common(self) -> str:
         """Make the files that are common to the namespace's workloads match the settings.

@@ -1,4 +1,4 @@
-"""The operator's finalizer. Resources have the finalizer if their topics and schema must be deleted with them.
+"""The operator's finalizer. Resources have it if their topics, schema or connectors must be deleted with them.
 
 Kubernetes deletes the objects of a pipeline by their owner references.
 """
@@ -15,7 +15,9 @@ from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.world import World
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
+from tidemill_operator.outcome import Component
 from tidemill_operator.reconcile import PAUSE, release
+from tidemill_operator.status import concerned
 
 log = logging.getLogger(__name__)
 FINALIZER = "tidemill.dev/reclaim"
@@ -38,7 +40,7 @@ class Finalizing:
     def prepared(self, document: Document) -> Document:
         """Return the resource.
 
-        Add the finalizer if topics and schema must be deleted with the resource, else remove it.
+        Add the finalizer if topics, schema or connectors must be deleted with the resource, else remove it.
 
         Raises:
             Conflict: somebody else has written the resource meanwhile.
@@ -46,7 +48,7 @@ class Finalizing:
         """
         if is_paused(document):
             return document
-        wanted = document.get("spec", {}).get("reclaimPolicy") == "Delete"
+        wanted = needed(document)
         return document if wanted == held(document) else self._finalize(document, wanted)
 
     def let_go(self, document: Document) -> Result:
@@ -60,7 +62,7 @@ class Finalizing:
         if not held(document):
             return Result.WAITING  # another finalizer blocks the deletion
         if is_paused(document):
-            text = f"it is paused; its topics and schema are deleted when the annotation {PAUSE} is removed"
+            text = f"it is paused; what belongs to it is deleted when the annotation {PAUSE} is removed"
             self._recorder.tell(document, "Warning", "Paused", text)
             return Result.WAITING
         actuators, _ = self._world.actuators(key, self._locks)
@@ -80,6 +82,17 @@ class Finalizing:
         finalizers = [*others, FINALIZER] if wanted else others
         patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": finalizers}}
         return self._world.api.merge(PIPELINE, metadata["namespace"], metadata["name"], patch)
+
+
+def needed(document: Document) -> bool:
+    """Return whether a resource leaves something behind that Kubernetes would not delete.
+
+    Connectors count until the status no longer has their condition.
+    """
+    spec = document.get("spec") or {}
+    source = spec.get("source")
+    has = bool(source.get("connectors")) if isinstance(source, dict) else False
+    return spec.get("reclaimPolicy") == "Delete" or has or Component.CONNECTORS in concerned(document.get("status"))
 
 
 def held(document: Document) -> bool:

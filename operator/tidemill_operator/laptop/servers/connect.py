@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 
 from tidemill_operator.laptop.servers.connect_jars import find_connect_jars
-from tidemill_operator.laptop.servers.kafka import WARNINGS_TO_CONSOLE
 from tidemill_operator.laptop.servers.kafka_jars import find_java
 from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.plan.connect.workers import NAME as GROUP
+from tidemill_operator.plan.connect.workers import WARNINGS_TO_CONSOLE, stored
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.ports import Ports, is_free
@@ -77,28 +78,15 @@ def connect_worker(
 
 
 def _properties(data_dir: Path, port: int, brokers: str, plugins: Iterable[str], *, scan: bool) -> dict[str, str]:
-    topics = {
-        f"{kind}.storage.{setting}": value
-        for kind, many in (("config", "configs"), ("offset", "offsets"), ("status", "statuses"))
-        for setting, value in (("topic", f"tidemill-connect-{many}"), ("replication.factor", "1"))
-    }
     return {
-        "bootstrap.servers": brokers,
-        "group.id": "tidemill-connect",
+        **stored(GROUP, brokers=brokers, replicas=1, partitions={"offset": 4, "status": 1}),
         "listeners": f"http://127.0.0.1:{port}",
-        **topics,
-        "offset.storage.partitions": "4",
-        "status.storage.partitions": "1",
-        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         "plugin.path": ",".join(plugins),
         # Plugins of unknown age are also searched class by class, which takes seconds.
         "plugin.discovery": "hybrid_warn" if scan else "service_load",
         "config.providers": _PROVIDER,
         f"config.providers.{_PROVIDER}.class": "org.apache.kafka.common.config.provider.DirectoryConfigProvider",
         f"config.providers.{_PROVIDER}.param.allowed.paths": str(secrets_folder(data_dir)),
-        # Records and positions are one transaction, so that a killed worker repeats nothing.
-        "exactly.once.source.support": "enabled",
         # There is one worker, so that nothing is gained by waiting for another one.
         "scheduled.rebalance.max.delay.ms": "0",
         "session.timeout.ms": "6000",

@@ -19,20 +19,11 @@ from tidemill_contract.files import read_text
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.kafka_jars import find_jars, find_java
 from tidemill_operator.laptop.servers.server import Progress, Server
+from tidemill_operator.plan.connect.workers import WARNINGS_TO_CONSOLE
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.ports import Ports, is_free
 
-WARNINGS_TO_CONSOLE = """\
-status = error
-rootLogger.level = WARN
-rootLogger.appenderRef.out.ref = out
-appender.out.type = Console
-appender.out.name = out
-appender.out.layout.type = PatternLayout
-appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
-"""
-"""The log4j configuration of a JVM that only logs warnings."""
 _LOG_CONFIG = f"""{WARNINGS_TO_CONSOLE}\
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO

@@ -6,6 +6,7 @@ records that are no changes of rows (heartbeats, transactions, schema changes) a
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 
@@ -45,7 +46,8 @@ def desired_connectors(config: PipelineConfig, platform: Platform, owner: Owner)
 def _connector(spec: ConnectorSpec, config: PipelineConfig, platform: Platform, owner: Owner) -> Connector:
     name = names.connector(config.namespace, config.name, spec.name)
     secrets = {
-        key: reference(platform.connect_secrets, config.namespace, secret) for key, secret in spec.secrets.items()
+        key: reference(platform.connect_secrets, config.namespace, config.name, secret)
+        for key, secret in spec.secrets.items()
     }
     topic = config.spec.source.topic.name or names.topic(config.namespace, config.name, "events")
     given = {**_defaults(spec, config.spec.source, name, topic), **spec.config, **secrets}
@@ -70,12 +72,21 @@ def owner_text(owner: Owner) -> str:
     return f"{owner.cluster}/{owner.namespace}/{owner.name}/{owner.uid}"
 
 
-def reference(template: str, namespace: str, secret: SecretKeyRef) -> str:
+def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef) -> str:
     """Return the reference to a key of a Secret, which Connect's workers resolve."""
-    told = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key}
+    file = secret_file(pipeline, secret.name, secret.key)
+    told = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key, "{file}": file}
     for placeholder, text in told.items():
         template = template.replace(placeholder, text)
     return template
+
+
+def secret_file(pipeline: str, name: str, key: str) -> str:
+    """Return the name of the file in which the operator's own workers find a key of a Secret.
+
+    It is a hash, because the names of a Secret and of its key together may be longer than a key may be.
+    """
+    return f"{pipeline}.{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
 
 
 def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:

@@ -44,6 +44,9 @@ class LiveConnector:
         state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING; empty if Connect does not report it yet.
         tasks: its tasks.
         trace: the Java stack trace of a failed connector, else empty.
+        asked: the state that was asked for, if it is stored apart from the reported state, else empty.
+        pending: what a change waits for that the reported state does not include yet, else empty.
+        refusal: why the connector is refused, else empty.
     """
 
     name: str
@@ -51,6 +54,9 @@ class LiveConnector:
     state: str = ""
     tasks: tuple[LiveTask, ...] = ()
     trace: str = field(default="", repr=False)
+    asked: str = ""
+    pending: str = ""
+    refusal: str = ""
 
     @property
     def failures(self) -> tuple[str, ...]:

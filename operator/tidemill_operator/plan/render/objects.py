@@ -19,6 +19,13 @@ def deployment(
     workload: Workload, metadata: Manifest, placement: Placement, revisions: Revisions, *, replicas: int | None
 ) -> Manifest:
     """Return the Deployment. If `replicas` is None, an autoscaler sets their number."""
+    return deployment_of(workload, metadata, pod_template(workload, placement, revisions), replicas=replicas)
+
+
+def deployment_of(
+    workload: Workload, metadata: Manifest, template: Mapping[str, Any], *, replicas: int | None
+) -> Manifest:
+    """Return the Deployment of pods with this template."""
     # No pod may be unavailable, so that a new pod is ready before an old one ends.
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}
     spec: dict[str, Any] = {
@@ -26,7 +33,7 @@ def deployment(
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
         "strategy": {"type": "Recreate"} if workload.alone else rolling,
         "selector": {"matchLabels": selector(workload)},
-        "template": pod_template(workload, placement, revisions),
+        "template": template,
     }
     if replicas is not None:
         spec["replicas"] = replicas

@@ -34,10 +34,15 @@ _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
 _REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
 _MQTT = ("mqtt", "TIDEMILL_MQTT_DIR")
 _USER = 10_001
-_SECRET_MODE = 0o440
+SECRET_MODE = 0o440
+CONTAINER_SECURITY: Mapping[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 # The time that a pod needs to commit the last batch, or to answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {
-    "processor": 60, "replay": 60, "stage": 60, "ingest": 45, "api": 45, "mqtt": 30
+    "processor": 60, "replay": 60, "stage": 60, "ingest": 45, "api": 45, "mqtt": 30, "connect": 60
 }  # fmt: skip
 # The start may take long, because modules are imported, which is slow with a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
@@ -73,6 +78,20 @@ class Revisions:
 
 def pod_template(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, Any]:
     """Return the template of a workload's pods."""
+    annotations = _annotations(workload, placement, revisions)
+    container, volumes = _container(workload, placement), _volumes(workload, placement)
+    return template(workload, placement, container=container, volumes=volumes, annotations=annotations)
+
+
+def template(
+    workload: Workload,
+    placement: Placement,
+    *,
+    container: dict[str, Any],
+    volumes: list[dict[str, Any]],
+    annotations: dict[str, str],
+) -> dict[str, Any]:
+    """Return the template of pods of one container, for the Pod Security level `restricted`."""
     labels = {**marks.OURS, marks.COMPONENT: workload.component, marks.WORKLOAD: workload.name}
     if workload.pipeline is not None:
         labels |= {marks.INSTANCE: workload.pipeline, marks.PIPELINE: workload.pipeline}
@@ -96,12 +115,12 @@ def pod_template(workload: Workload, placement: Placement, revisions: Revisions)
                 "labelSelector": {"matchLabels": selector(workload)},
             }
         ],
-        "containers": [_container(workload, placement)],
-        "volumes": _volumes(workload, placement),
+        "containers": [container],
+        "volumes": volumes,
     }
     if placement.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in placement.pull_secrets]
-    return {"metadata": {"labels": labels, "annotations": _annotations(workload, placement, revisions)}, "spec": spec}
+    return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
 
 
 def selector(workload: Workload) -> dict[str, str]:
@@ -160,14 +179,10 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
             if workload.component in ports
         ],
         "resources": _resources(workload),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "startupProbe": _probe(workload.liveness, period=_START_PERIOD, failures=_START_SECONDS // _START_PERIOD),
-        "readinessProbe": _probe(workload.readiness, failures=2),
-        "livenessProbe": _probe(workload.liveness, failures=6),
+        "securityContext": CONTAINER_SECURITY,
+        "startupProbe": probe(workload.liveness, period=_START_PERIOD, failures=_START_SECONDS // _START_PERIOD),
+        "readinessProbe": probe(workload.readiness, failures=2),
+        "livenessProbe": probe(workload.liveness, failures=6),
         "volumeMounts": mounts,
     }
 
@@ -219,11 +234,11 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         found.append({"name": "resilience", "configMap": {"name": marks.RESILIENCE}})
     if files := _files(workload, placement):
         only = [{"key": name, "path": name} for name in files]
-        secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": _SECRET_MODE}
+        secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
         # The Secret is optional: without it the pods start, and their health says that the server refuses them.
-        secret = {"secretName": reference, "optional": True, "defaultMode": _SECRET_MODE}
+        secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         found.append({"name": name, "secret": secret})
     if workload.code:
         # It is optional: without it the pods start, and their health says that the file is missing.
@@ -241,7 +256,7 @@ def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
     for number, (name, reference) in enumerate(workload.lookups.items()):
         content: dict[str, Any] = {"configMap": {"name": reference.name, "optional": True}}
         if reference.kind == "secret":
-            content = {"secret": {"secretName": reference.name, "optional": True, "defaultMode": _SECRET_MODE}}
+            content = {"secret": {"secretName": reference.name, "optional": True, "defaultMode": SECRET_MODE}}
         found[name] = f"lookup-{number}", f"{_LOOKUPS_DIR}/{name}", content
     return found
 
@@ -267,17 +282,18 @@ def _pipelines(workload: Workload) -> dict[str, Any]:
 def _secrets(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is None:
         name = marks.shared_secret(workload.component)
-        return {"secret": {"secretName": name, "optional": True, "defaultMode": _SECRET_MODE}}
+        return {"secret": {"secretName": name, "optional": True, "defaultMode": SECRET_MODE}}
     files = workload.secrets.get(workload.pipeline, ())
     items = [{"key": file, "path": f"{workload.pipeline}/{file}"} for file in sorted(files)]
     name = marks.credentials(workload.pipeline)
-    return {"secret": {"secretName": name, "items": items, "defaultMode": _SECRET_MODE}}
+    return {"secret": {"secretName": name, "items": items, "defaultMode": SECRET_MODE}}
 
 
-def _probe(probe: Probe, *, failures: int, period: int | None = None) -> dict[str, Any]:
+def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str, Any]:
+    """Return the manifest of a probe, which fails after so many failures in a row."""
     return {
-        "httpGet": {"path": probe.path, "port": probe.port},
-        "periodSeconds": period or probe.period_seconds,
+        "httpGet": {"path": check.path, "port": check.port},
+        "periodSeconds": period or check.period_seconds,
         "timeoutSeconds": 5,
         "failureThreshold": failures,
     }

@@ -159,8 +159,8 @@ def test_a_platform_without_connect_says_what_to_set(stage: Stage) -> None:
     assert stage.step() == (
         "False",
         "NotSupported",
-        "spec.source.connectors: the platform has no Kafka Connect; set connect.url in the chart"
-        " (TIDEMILL_CONNECT_URL)",
+        "spec.source.connectors: the platform has no Kafka Connect; set connect.image,"
+        " connect.strimzi.cluster or connect.url in the chart",
     )
     assert stage.condition("Stalled")[0] == "True"
 
@@ -209,3 +209,19 @@ def test_a_pipeline_without_connectors_never_asks_connect(stage: Stage) -> None:
     stage.connect.unreachable()
     assert stage.step(source=stage.without) == ("", "", "")
     release({**stage.document, "status": stage.status}, platform=Platform(), actuators=stage.world.actuators)
+
+
+def test_connectors_of_pipelines_that_are_gone_are_swept(stage: Stage) -> None:
+    """Those of other clusters, of other namespaces and of nobody are left alone."""
+    stage.step()
+    connect = KafkaConnect(stage.connect)
+    for name, owner in (
+        ("shop.gone.a", "local/shop/gone/u-0"),
+        ("shop.gone.b", "other/shop/gone/u-0"),
+        ("shops.gone.a", "local/shops/gone/u-0"),
+        ("shop.gone.c", ""),
+    ):
+        stage.connect.put(name, {"tidemill.owner": owner})
+    stage.connect.take_writes()
+    connect.sweep(cluster="local", namespace="shop", alive={stage.document["metadata"]["uid"]})
+    assert stage.connect.take_writes() == ["delete shop.gone.a"]

@@ -1,0 +1,48 @@
+"""The interface through which connectors are reconciled. `client.py` and `strimzi.py` implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tidemill_operator.plan.connect.states import LiveConnector
+
+
+class Backend(Protocol):
+    """What the connectors of one Connect cluster are changed through: its REST interface, or resources of Strimzi.
+
+    Each method raises TidemillError: UNREACHABLE if the server does not answer, WAITING if it is busy or somebody else
+    has written meanwhile, REFUSED if it refuses the request, NOT_SUPPORTED if the cluster cannot have connectors.
+    """
+
+    def names(self) -> list[str]:
+        """Return the names of all connectors, including those that others have created."""
+        ...
+
+    def get(self, name: str) -> LiveConnector | None:
+        """Return a connector, or None if it does not exist."""
+        ...
+
+    def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
+        """Create a connector. If it is paused, it never runs before `resume`."""
+        ...
+
+    def configure(self, name: str, config: Mapping[str, str]) -> None:
+        """Replace the configs of a connector, which restarts it."""
+        ...
+
+    def pause(self, name: str) -> None:
+        """Pause a connector and its tasks. They stop soon after this call."""
+        ...
+
+    def resume(self, name: str) -> None:
+        """Resume a paused or stopped connector and its tasks."""
+        ...
+
+    def restart(self, name: str, *, only_failed: bool = True) -> None:
+        """Restart a connector and its tasks. Strimzi restarts one failed task for each call."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a connector, if it exists."""
+        ...

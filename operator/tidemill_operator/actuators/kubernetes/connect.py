@@ -1,0 +1,249 @@
+"""The Connect workers of a namespace: a Deployment that the pipelines with connectors share.
+
+The workers are started with the first such pipeline, and removed with the last one, after its connectors are deleted.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import secrets as randomness
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tidemill_operator.actuators.base import Topics
+from tidemill_operator.actuators.connect.client import ConnectClient
+from tidemill_operator.actuators.connect.connectors import KafkaConnect, refused
+from tidemill_operator.actuators.kubernetes.api import (
+    DEPLOYMENT,
+    DISRUPTION_BUDGET,
+    NETWORK_POLICY,
+    SECRET,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    Api,
+    Conflict,
+    Document,
+)
+from tidemill_operator.actuators.kubernetes.children import Children, owners
+from tidemill_operator.actuators.kubernetes.reloads import reload_files
+from tidemill_operator.actuators.kubernetes.rollout import rollout
+from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
+from tidemill_operator.actuators.kubernetes.secrets import decoded
+from tidemill_operator.cluster_settings import ConnectWorkers, Placement
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Outcome, Rank
+from tidemill_operator.plan.connect import workers
+from tidemill_operator.plan.connect.connectors import secret_file
+from tidemill_operator.plan.live import Owner
+from tidemill_operator.plan.model import Connector, Workload
+from tidemill_operator.plan.render import connect, marks, objects
+from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.settings import Platform
+
+_ATTEMPTS = 3
+_SALT = "salt"
+_OBJECTS = (DEPLOYMENT, SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET, SERVICE_ACCOUNT)
+
+
+def service_url(namespace: str) -> str:
+    """Return the address of a namespace's workers within the cluster."""
+    return f"http://{workers.NAME}.{namespace}.svc:{workers.PORT}"
+
+
+class Clients:
+    """The connectors of each namespace's workers. The delays of restarts are kept between passes.
+
+    Args:
+        url: returns the address of a namespace's workers.
+
+    Attributes:
+        swept: the UIDs of the Deployments whose connectors were checked for pipelines that are gone, by namespace.
+    """
+
+    def __init__(self, url: Callable[[str], str] = service_url) -> None:
+        self._url = url
+        self._known: dict[str, KafkaConnect] = {}
+        self._clients: list[ConnectClient] = []
+        self._lock = threading.Lock()
+        self.swept: dict[str, str] = {}
+
+    def of(self, namespace: str) -> KafkaConnect:
+        """Return the connectors of a namespace."""
+        with self._lock:
+            if namespace not in self._known:
+                self._clients.append(ConnectClient(self._url(namespace)))
+                self._known[namespace] = KafkaConnect(self._clients[-1])
+            return self._known[namespace]
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            for client in self._clients:
+                client.close()
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What the workers of all namespaces have in common. `kafka` creates their topics."""
+
+    platform: Platform
+    placement: Placement
+    workers: ConnectWorkers
+    kafka: Topics
+    clients: Clients
+
+
+class NamespaceConnect:
+    """The connectors of one pipeline, and the workers of its namespace. Each pass creates an instance.
+
+    Args:
+        api: the API of the cluster.
+        settings: what all namespaces have in common.
+        owner: the pipeline of this pass.
+        namespace: its namespace.
+        locks: the locks of the namespaces, which all passes share.
+    """
+
+    def __init__(
+        self, api: Api, settings: WorkerSettings, owner: OwnerReference, *, namespace: str, locks: NamespaceLocks
+    ) -> None:
+        self._api, self._settings, self._owner = api, settings, owner
+        self._namespace, self._locks = namespace, locks
+        self._connect = settings.clients.of(namespace)
+
+    def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
+        """Make the workers and the pipeline's connectors match the plan.
+
+        Raises:
+            TidemillError: the workers are still starting, cannot be started, or do not answer.
+        """
+        if not connectors:
+            return self.remove(owner=owner)
+        client = json.loads(self._settings.placement.connections.get("kafka.json") or "{}")
+        properties = workers.properties(self._namespace, self._settings.platform, client)
+        for outcome in self._settings.kafka.ensure(workers.topics(self._namespace, self._settings.platform)):
+            if outcome.rank is Rank.FAILED:
+                raise TidemillError(outcome.reason, f"the topics of Kafka Connect: {outcome.message}")
+        values, missing = self._values(connectors)
+        live = self._retried(lambda children, alive: self._apply(children, alive, properties, values))
+        started = rollout(self._workload, live, changed=0)
+        if not int(live.get("status", {}).get("availableReplicas", 0)):
+            raise TidemillError(started.reason, f"Kafka Connect starts: {started.message}")
+        without = [refused(connector, missing[connector.name]) for connector in connectors if connector.name in missing]
+        wanted = [connector for connector in connectors if connector.name not in missing]
+        self._sweep(live)
+        keep = [outcome.name for outcome in without]
+        outcomes = self._connect.ensure(wanted, owner=owner, adopt=adopt, keep=keep)
+        return [*outcomes, *without, *([] if started.rank is Rank.DONE else [started])]
+
+    def _sweep(self, live: Document) -> None:
+        """Delete what former workers left behind, such as those of a namespace that was deleted as a whole."""
+        uid = live["metadata"]["uid"]
+        if self._settings.clients.swept.get(self._namespace) != uid:
+            alive = self._api.alive(self._namespace, sure=True)
+            cluster = self._settings.platform.cluster_id
+            self._connect.sweep(cluster=cluster, namespace=self._namespace, alive={*alive, self._owner.uid})
+            self._settings.clients.swept[self._namespace] = uid
+
+    def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
+        """Return the outcomes of the live connectors.
+
+        Raises:
+            TidemillError: the workers do not answer.
+        """
+        return self._connect.observe(connectors)
+
+    def remove(self, *, owner: Owner) -> list[Outcome]:
+        """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them.
+
+        Raises:
+            TidemillError: the workers do not answer.
+        """
+        # Without workers, no connector runs. Those that are stored are deleted before the workers are.
+        there = self._api.get(DEPLOYMENT, self._namespace, workers.NAME) is not None
+        outcomes = self._connect.remove(owner=owner) if there else []
+        self._retried(self._leave)
+        return outcomes
+
+    @property
+    def _workload(self) -> Workload:
+        return connect.workload(self._namespace, self._settings.workers)
+
+    def _values(self, connectors: Sequence[Connector]) -> tuple[dict[str, str], dict[str, TidemillError]]:
+        """Return the values of the connectors' secrets by file, and an error for each connector that lacks one."""
+        asked = {name for connector in connectors for name, _ in connector.secrets}
+        found = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
+        values: dict[str, str] = {}
+        missing: dict[str, TidemillError] = {}
+        for connector in connectors:
+            for name, key in connector.secrets:
+                with contextlib.suppress(KeyError, ValueError):
+                    values[secret_file(self._owner.name, name, key)] = base64.b64decode(found[name][key]).decode()
+                    continue
+                message, remedy = f"Secret {name} has no key {key} that is text", "add it to the pipeline's namespace"
+                missing[connector.name] = TidemillError(Reason.REFUSED, message, remedy)
+        return values, missing
+
+    def _apply(self, children: Children, alive: dict[str, str], properties: str, values: dict[str, str]) -> Document:
+        """Make the workers' objects match the settings. Return the live Deployment."""
+        revision = self._configure(children, alive, properties)
+        known = decoded(children.get(SECRET, connect.SECRETS) or {})
+        others = set(alive.values()) - {self._owner.name}
+        data = {file: text for file, text in known.items() if file.partition(".")[0] in others} | values
+        written = children.ensure(objects.secret(self._metadata(children, alive, SECRET.kind, connect.SECRETS), data))
+        manifests = connect.connect_manifests(
+            self._namespace,
+            workers=self._settings.workers,
+            placement=self._settings.placement,
+            owners=owners(children.known(DEPLOYMENT.kind, workers.NAME), alive, self._owner),
+            revision=revision,
+        )
+        for manifest in manifests:
+            live = children.ensure(manifest)
+        mark = marks.digest(str(written["metadata"].get("resourceVersion", "")))
+        reload_files(self._api, self._namespace, workers.NAME, mark=mark, shown=self._locks.shown)
+        return live
+
+    def _configure(self, children: Children, alive: dict[str, str], properties: str) -> str:
+        """Make the Secret with the worker's configuration match it.
+
+        Returns:
+            A hash of the configuration and of a random text, so that nobody can check guesses of a password against it.
+        """
+        known = decoded(children.get(SECRET, connect.WORKER) or {})
+        files = {workers.PROPERTIES: properties, workers.LOGGING: workers.WARNINGS_TO_CONSOLE}
+        data = {**files, _SALT: known.get(_SALT) or randomness.token_hex(16)}
+        children.ensure(objects.secret(self._metadata(children, alive, SECRET.kind, connect.WORKER), data))
+        return marks.digest(json.dumps(data, sort_keys=True))
+
+    def _metadata(self, children: Children, alive: dict[str, str], kind: str, name: str) -> Document:
+        sharing = owners(children.known(kind, name), alive, self._owner)
+        return marks.shared_metadata(name, self._namespace, component=connect.COMPONENT, owners=sharing)
+
+    def _leave(self, children: Children, alive: dict[str, str]) -> Document:
+        """Withdraw the pipeline from the workers' objects. Those without another owner are deleted."""
+        for kind in _OBJECTS:
+            children.leave(kind, workers.NAME)
+        held = children.get(SECRET, connect.SECRETS) or {}
+        files = [file for file in held.get("data") or {} if file.startswith(f"{self._owner.name}.")]
+        children.leave(SECRET, connect.SECRETS, files=files)
+        children.leave(SECRET, connect.WORKER)
+        return {}
+
+    def _retried(self, act: Callable[[Children, dict[str, str]], Document]) -> Document:
+        """Read the namespace and act. If another operator has written meanwhile, read and act again."""
+        with self._locks.of(self._namespace):
+            for attempt in range(_ATTEMPTS):
+                children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
+                if not children.sharing() <= {*alive, self._owner.uid}:
+                    # A pipeline that is missing in the cache would lose its files, so the live list is read.
+                    alive = self._api.alive(self._namespace, sure=True)
+                try:
+                    return act(children, alive)
+                except Conflict:
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+        raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,49 @@
+"""Makes pods reload the files of ConfigMaps and Secrets now, by changing an annotation of the pods.
+
+Without such a change, nodes update the files about a minute later.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from tidemill_operator.actuators.kubernetes.api import POD, Api, NotFound
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.render import marks
+
+log = logging.getLogger(__name__)
+_FILES = "tidemill.dev/files"
+
+
+def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
+    """Annotate the pods of a workload with the mark of their files.
+
+    Args:
+        api: the API of the cluster.
+        namespace: the namespace of the pods.
+        workload: the name of the workload.
+        mark: a hash that changes with the files.
+        shown: the marks that the pods of workloads were last given, which is updated.
+
+    Returns:
+        The number of pods that were changed.
+    """
+    # No pod is changed twice for the same files, and a pod that starts later gets the current files anyway.
+    if shown.get((namespace, workload)) == mark:
+        return 0
+    changed, all_told = 0, True
+    selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload}"
+    for pod in api.list(POD, namespace, selector=selector, metadata_only=True):
+        metadata = pod["metadata"]
+        if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
+            try:
+                api.merge(POD, namespace, metadata["name"], {"metadata": {"annotations": {_FILES: mark}}})
+                changed += 1
+            except NotFound:
+                continue
+            except TidemillError as error:  # the node updates the files later anyway, so only warn
+                log.warning("files of pod %s/%s: %s", namespace, metadata["name"], error)
+                all_told = False
+    if all_told:
+        shown[namespace, workload] = mark
+    return changed

@@ -1,0 +1,137 @@
+"""Pure: connectors as `KafkaConnector` resources of Strimzi, and what Strimzi reports in their status.
+
+Strimzi's operator creates a connector from each resource in the namespace of its `KafkaConnect`, and deletes connectors
+without a resource. The name of a resource is the name of the connector, so underscores become hyphens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill_operator.plan.connect import states
+from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, masked
+from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render.marks import Manifest
+
+API_VERSION, KIND, PLURAL = "kafka.strimzi.io/v1beta2", "KafkaConnector", "kafkaconnectors"
+CLUSTER = "strimzi.io/cluster"
+RESTART, RESTART_TASK = "strimzi.io/restart", "strimzi.io/restart-task"
+_NAME, _CLASS, _TASKS = "name", "connector.class", "tasks.max"
+_OWN = ("class", "tasksMax", "config", "state")
+_LONGEST_REFUSAL = 600
+
+
+def resource_name(name: str) -> str:
+    """Return the name of a connector's resource. `connector_name` reverses it."""
+    pipeline, _, own = name.rpartition(".")
+    # A name of Kubernetes cannot end with a hyphen, so that their number is added.
+    last = len(own) - len(own.rstrip("_"))
+    return f"{pipeline}.{own.rstrip('_').replace('_', '-')}" + (f".{last}" if last else "")
+
+
+def connector_name(resource: str) -> str:
+    """Return the name of the connector that a resource of this name stands for."""
+    namespace, _, rest = resource.partition(".")
+    pipeline, _, own = rest.partition(".")
+    own, _, last = own.partition(".")
+    return f"{namespace}.{pipeline}.{own.replace('-', '_')}{'_' * int(last) if last.isdigit() else ''}"
+
+
+def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: str, state: str) -> Manifest:
+    """Return the resource of a connector.
+
+    Args:
+        name: the connector's name.
+        config: all its configs.
+        namespace: the namespace of the `KafkaConnect`.
+        cluster: the name of the `KafkaConnect`.
+        state: `running`, `paused` or `stopped`.
+    """
+    labels = {**marks.OURS, marks.COMPONENT: "connector", CLUSTER: cluster}
+    spec = {
+        "class": config[_CLASS],
+        "tasksMax": int(config[_TASKS]),
+        "config": {key: text for key, text in config.items() if key not in (_NAME, _CLASS, _TASKS)},
+        "state": state,
+    }
+    metadata = {"name": resource_name(name), "namespace": namespace, "labels": labels}
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+
+
+def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnector:
+    """Return the connector that a resource describes, with the state that Strimzi reports.
+
+    Args:
+        name: the connector's name.
+        resource: the live resource.
+        cluster: the name of the `KafkaConnect`.
+    """
+    status = resource.get("status") or {}
+    reported = status.get("connectorStatus") or {}
+    connector = reported.get("connector") or {}
+    tasks = [
+        LiveTask(int(task.get("id", 0)), str(task.get("state", "")), str(task.get("trace") or ""))
+        for task in reported.get("tasks") or ()
+    ]
+    pending = _pending(name, resource)
+    return LiveConnector(
+        name,
+        _config(name, resource, cluster),
+        str(connector.get("state") or ""),
+        tuple(sorted(tasks, key=lambda task: task.id)),
+        str(connector.get("trace") or ""),
+        asked=asked(resource).upper(),
+        pending=pending,
+        refusal="" if pending or connector else _refusal(status),
+    )
+
+
+def asked(resource: Mapping[str, Any]) -> str:
+    """Return the state that a resource asks for: `running`, `paused` or `stopped`."""
+    spec = resource.get("spec") or {}
+    return str(spec.get("state") or ("paused" if spec.get("pause") is True else "running"))
+
+
+def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the failed tasks. The list is empty if the connector itself failed."""
+    reported = (resource.get("status") or {}).get("connectorStatus") or {}
+    if (reported.get("connector") or {}).get("state") == states.FAILED:
+        return []
+    return sorted(int(task["id"]) for task in reported.get("tasks") or () if task.get("state") == states.FAILED)
+
+
+def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
+    """Return the configs, as Connect would store them.
+
+    A foreign member of the spec or another label is included as a config that is not wanted, so that it is repaired.
+    """
+    spec = resource.get("spec") or {}
+    found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}
+    found |= {_NAME: name, _CLASS: str(spec.get("class", "")), _TASKS: str(spec.get("tasksMax", ""))}
+    found |= {f"spec.{member}": _text(value) for member, value in spec.items() if member not in _OWN}
+    label = (resource["metadata"].get("labels") or {}).get(CLUSTER, "")
+    return found | ({} if label == cluster else {f"label {CLUSTER}": label})
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _pending(name: str, resource: Mapping[str, Any]) -> str:
+    status, generation = resource.get("status") or {}, int(resource["metadata"].get("generation", 1))
+    if not status:
+        return f"Strimzi has not reported connector {name} yet"
+    if int(status.get("observedGeneration", generation)) < generation:
+        return f"Strimzi has not applied the newest resource of connector {name} yet"
+    return ""
+
+
+def _refusal(status: Mapping[str, Any]) -> str:
+    """Return what Strimzi says about a connector that it cannot create or change."""
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "NotReady" and condition.get("status") == "True":
+            told = masked(f"{condition.get('reason', '')}: {condition.get('message', '')}")
+            return f"Strimzi reports {told[:_LONGEST_REFUSAL]}"
+    return ""

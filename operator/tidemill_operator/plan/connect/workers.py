@@ -1,0 +1,178 @@
+"""Pure: the Connect workers that the operator runs in a namespace: their names, topics and configuration.
+
+The pipelines of a namespace share the workers. Connect stores connectors and positions in three compacted topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.model import Topic
+from tidemill_operator.settings import Platform
+
+NAME, PORT = "tidemill-connect", 8083
+ADDRESS_VARIABLE = "POD_IP"
+SECRETS_DIR, CONFIG_DIR, PLUGINS_DIR = "/etc/tidemill/secrets", "/etc/tidemill/connect", "/opt/kafka/plugins"
+PROPERTIES, LOGGING = "worker.properties", "log4j2.properties"
+WARNINGS_TO_CONSOLE = """\
+status = error
+rootLogger.level = WARN
+rootLogger.appenderRef.out.ref = out
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
+"""
+"""The log4j configuration of a JVM that only logs warnings. Connect logs configs of connectors as information."""
+_PROVIDERS = "org.apache.kafka.common.config.provider"
+_JSON = "org.apache.kafka.connect.json.JsonConverter"
+# The name and the partitions of each setting's topic. Connect refuses several partitions of configs.
+_TOPICS = {"config": ("configs", 1), "offset": ("offsets", 25), "status": ("statuses", 5)}
+_MECHANISMS = {
+    "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
+    "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
+    "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
+}
+_PEM = {
+    "ssl.ca.pem": ("ssl.truststore.type", "ssl.truststore.certificates"),
+    "ssl.certificate.pem": ("ssl.keystore.type", "ssl.keystore.certificate.chain"),
+    "ssl.key.pem": ("ssl.keystore.type", "ssl.keystore.key"),
+}
+_READ = {"security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password", *_PEM}
+_READ |= {"ssl.key.password", "ssl.endpoint.identification.algorithm"}
+
+
+def group(namespace: str, cluster_id: str) -> str:
+    """Return the group of a namespace's workers. Its topics have this prefix."""
+    return f"{namespace}.{NAME}-{cluster_id}"
+
+
+def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
+    """Return the topics of a namespace's workers. Pods of pipelines may not create topics, so the operator does."""
+    return tuple(
+        Topic(
+            name=f"{group(namespace, platform.cluster_id)}-{kind}",
+            partitions=partitions,
+            replication_factor=platform.replication_factor,
+            config={"cleanup.policy": "compact"},
+            replicated=False,
+        )
+        for kind, partitions in _TOPICS.values()
+    )
+
+
+def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
+    """Return the properties of every worker that Tidemill starts: its group, its topics and how it writes.
+
+    Args:
+        name: the group, which is also the prefix of the topics.
+        brokers: the bootstrap brokers.
+        replicas: the replication factor of the topics.
+        partitions: the partitions of the topics of offsets and statuses, under `offset` and `status`.
+    """
+    found = {
+        "bootstrap.servers": brokers,
+        "group.id": name,
+        "key.converter": _JSON,
+        "value.converter": _JSON,
+        # Records and positions are one transaction, so that a worker that is killed repeats nothing.
+        "exactly.once.source.support": "enabled",
+    }
+    for setting, (kind, _) in _TOPICS.items():
+        found[f"{setting}.storage.topic"] = f"{name}-{kind}"
+        found[f"{setting}.storage.replication.factor"] = str(replicas)
+        if setting != "config":
+            found[f"{setting}.storage.partitions"] = str(partitions[setting])
+    return found
+
+
+def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) -> str:
+    """Return the worker's file of properties.
+
+    Args:
+        namespace: the namespace of the workers.
+        platform: has the brokers, the cluster's id and the replication factor.
+        client: client settings of Kafka in librdkafka's names, with the login of pods.
+
+    Raises:
+        TidemillError: a setting cannot be translated for Java.
+    """
+    found = {
+        **stored(
+            group(namespace, platform.cluster_id),
+            brokers=platform.kafka_brokers,
+            replicas=platform.replication_factor,
+            partitions={setting: partitions for setting, (_, partitions) in _TOPICS.items()},
+        ),
+        "listeners": f"http://0.0.0.0:{PORT}",
+        # A pod's name cannot be resolved, and workers forward requests to each other.
+        "rest.advertised.host.name": f"${{env:{ADDRESS_VARIABLE}}}",
+        "plugin.path": PLUGINS_DIR,
+        "plugin.discovery": "hybrid_warn",
+        "config.providers": "directory,env",
+        "config.providers.directory.class": f"{_PROVIDERS}.DirectoryConfigProvider",
+        "config.providers.directory.param.allowed.paths": SECRETS_DIR,
+        "config.providers.env.class": f"{_PROVIDERS}.EnvVarConfigProvider",
+        "config.providers.env.param.allowlist.pattern": ADDRESS_VARIABLE,
+    }
+    login = java_client(client)
+    for prefix in ("", "producer.", "consumer.", "admin."):
+        found |= {f"{prefix}{key}": value for key, value in login.items()}
+    return "".join(f"{key}={_escaped(value)}\n" for key, value in found.items())
+
+
+def java_client(client: Mapping[str, Any]) -> dict[str, str]:
+    """Translate the security settings of librdkafka to those of Kafka's Java client.
+
+    Raises:
+        TidemillError: a setting or its value has no equivalent.
+    """
+    for key in client:
+        if key.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and key not in _READ:
+            raise _untranslated(key, "use ssl.ca.pem, sasl.username and the like")
+    protocol = str(client.get("security.protocol", "plaintext")).upper()
+    found = {"security.protocol": protocol} if protocol != "PLAINTEXT" else {}
+    if protocol.startswith("SASL_"):
+        found |= _login(client)
+    if protocol.endswith("SSL"):
+        for key, (kind, setting) in _PEM.items():
+            if key in client:
+                found |= {kind: "PEM", setting: str(client[key])}
+        if "ssl.key.password" in client:
+            found["ssl.key.password"] = str(client["ssl.key.password"])
+        if client.get("ssl.endpoint.identification.algorithm") == "none":
+            found["ssl.endpoint.identification.algorithm"] = ""
+    return found
+
+
+def _login(client: Mapping[str, Any]) -> dict[str, str]:
+    mechanism = str(client.get("sasl.mechanism", client.get("sasl.mechanisms", ""))).upper()
+    if mechanism not in _MECHANISMS:
+        raise _untranslated("sasl.mechanism", f"{mechanism[:40]!r} is none of {', '.join(_MECHANISMS)}")
+    user, password = (_quoted(str(client.get(f"sasl.{part}", ""))) for part in ("username", "password"))
+    jaas = f"{_MECHANISMS[mechanism]} required username={user} password={password};"
+    return {"sasl.mechanism": mechanism, "sasl.jaas.config": jaas}
+
+
+def _untranslated(key: str, why: str) -> TidemillError:
+    message = f"TIDEMILL_WORKLOAD_KAFKA_CONFIG: {key} cannot be translated for Kafka Connect: {why}"
+    return TidemillError(Reason.NOT_SUPPORTED, message, "or run Kafka Connect yourself, and set connect.url")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _escaped(text: str) -> str:
+    """Return a value as files of properties write it."""
+    text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    text = "".join(sign if " " <= sign <= "~" else "".join(f"\\u{unit:04x}" for unit in _units(sign)) for sign in text)
+    return f"\\{text}" if text.startswith(" ") else text
+
+
+def _units(sign: str) -> list[int]:
+    data = sign.encode("utf-16-be")
+    return [int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2)]

@@ -1,0 +1,132 @@
+"""Renders the Connect workers of a namespace, which its pipelines with connectors share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tidemill_operator.cluster_settings import ConnectWorkers, Placement
+from tidemill_operator.plan.connect.workers import (
+    ADDRESS_VARIABLE,
+    CONFIG_DIR,
+    LOGGING,
+    NAME,
+    PORT,
+    PROPERTIES,
+    SECRETS_DIR,
+)
+from tidemill_operator.plan.model import Probe, Workload
+from tidemill_operator.plan.render import marks, objects
+from tidemill_operator.plan.render.marks import Manifest, OwnerReference
+from tidemill_operator.plan.render.pods import CONTAINER_SECURITY, SECRET_MODE, probe, selector, template
+
+COMPONENT = "connect"
+WORKER, SECRETS = f"{NAME}-worker", marks.shared_secret("connect")
+"""The Secrets with the worker's configuration, and with the values of connectors' secrets."""
+_JARS = "/opt/kafka/libs/*"
+# A worker answers `/` as soon as its server runs, and is healthy when it has read its topics.
+_LIVE, _HEALTHY = Probe("/", "http", 10), Probe("/health", "http")
+_START_SECONDS, _START_PERIOD = 300, 2
+_JVM = ("-XX:MaxRAMPercentage=60", "-XX:+UseSerialGC", "-Djava.awt.headless=true")
+
+
+def workload(namespace: str, workers: ConnectWorkers) -> Workload:
+    """Return the workers as a workload of the namespace."""
+    return Workload(
+        name=NAME,
+        namespace=namespace,
+        component="connect",
+        pipeline=None,
+        module="",
+        replicas=workers.replicas,
+        ports={"http": PORT},
+    )
+
+
+def connect_manifests(
+    namespace: str, *, workers: ConnectWorkers, placement: Placement, owners: Iterable[OwnerReference], revision: str
+) -> tuple[Manifest, ...]:
+    """Return the manifests in the order of their creation, without the Secrets.
+
+    Args:
+        namespace: the namespace of the pipelines.
+        workers: the settings of the workers.
+        placement: the cluster's settings.
+        owners: the pipelines with connectors, which own the objects.
+        revision: a hash of the configuration, which a worker reads only at its start.
+    """
+    of = workload(namespace, workers)
+    references = list(owners)
+
+    def metadata() -> Manifest:
+        return marks.shared_metadata(NAME, namespace, component=COMPONENT, owners=references)
+
+    around = [objects.service_account(metadata()), objects.disruption_budget(of, metadata())]
+    if placement.network_policies:
+        around.append(_network_policy(of, metadata(), workers, placement))
+    pods = template(
+        of,
+        placement,
+        container=_container(workers, placement),
+        volumes=_volumes(),
+        annotations={"tidemill.dev/config": revision},
+    )
+    deployed = objects.deployment_of(of, metadata(), pods, replicas=workers.replicas)
+    return *around, objects.service(of, metadata(), PORT), deployed
+
+
+def _container(workers: ConnectWorkers, placement: Placement) -> dict[str, Any]:
+    logging = f"-Dlog4j2.configurationFile=file:{CONFIG_DIR}/{LOGGING}"
+    program = ["java", *_JVM, logging, "-cp", _JARS, "org.apache.kafka.connect.cli.ConnectDistributed"]
+    address = {"name": ADDRESS_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    return {
+        "name": COMPONENT,
+        "image": workers.image,
+        "imagePullPolicy": placement.pull_policy,
+        "command": [*program, f"{CONFIG_DIR}/{PROPERTIES}"],
+        "env": [address],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": {
+            "requests": {"cpu": "100m", "memory": workers.memory},
+            "limits": {"memory": workers.memory},
+        },
+        "securityContext": CONTAINER_SECURITY,
+        "startupProbe": probe(_HEALTHY, period=_START_PERIOD, failures=_START_SECONDS // _START_PERIOD),
+        "readinessProbe": probe(_HEALTHY, failures=2),
+        "livenessProbe": probe(_LIVE, failures=6),
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+            {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod
+        ],
+    }
+
+
+def _volumes() -> list[dict[str, Any]]:
+    return [
+        {"name": "config", "secret": {"secretName": WORKER, "defaultMode": SECRET_MODE}},
+        # It is optional, because connectors without secrets need none.
+        {"name": "secrets", "secret": {"secretName": SECRETS, "optional": True, "defaultMode": SECRET_MODE}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
+    ]
+
+
+def _network_policy(of: Workload, metadata: Manifest, workers: ConnectWorkers, placement: Placement) -> Manifest:
+    """Return the NetworkPolicy. Whoever reaches the REST interface can read and change all connectors.
+
+    So only the operator's namespace and the workers themselves reach it.
+    """
+    pods = {"matchLabels": selector(of)}
+    operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": workers.caller}}}
+    rest = [{"port": PORT, "protocol": "TCP"}]
+    names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    reached = sorted({*placement.egress_ports, *workers.egress_ports})
+    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in reached]}
+    others = {"ports": rest, "to": [{"podSelector": pods}]}
+    spec = {
+        "podSelector": pods,
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"ports": rest, "from": [operator, {"podSelector": pods}]}],
+        "egress": [names, others, *([servers] if reached else [])],
+    }
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}

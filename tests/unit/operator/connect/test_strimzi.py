@@ -1,0 +1,218 @@
+"""Passes over a pipeline whose connectors are resources of Strimzi, in memory. The operator of Strimzi is played."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from played_strimzi import CLUSTER, NAMESPACE, Strimzi, memory_api
+from tidemill_operator.actuators.connect.connectors import KafkaConnect
+from tidemill_operator.actuators.connect.restarts import Restarts
+from tidemill_operator.actuators.connect.strimzi import StrimziConnectors
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.plan.connect import strimzi
+from tidemill_operator.reconcile import reconcile, release
+from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
+
+NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+NAME, RESOURCE = "shop.orders.shop_db", "shop.orders.shop-db"
+TRACE = "org.x.ConnectException: failed\n\tat x\nCaused by: java.io.IOException: disk gone, password=hunter2\n\tat y"
+PLATFORM = Platform(runtime="kubernetes", connect_strimzi=f"{NAMESPACE}/{CLUSTER}")
+
+
+class Stage:
+    """A pipeline with one connector of two tasks; `now` is the clock of the restarts."""
+
+    def __init__(self, document: dict[str, Any], world: MemoryWorld) -> None:
+        self.document = copy.deepcopy(document)
+        self.document["spec"]["source"]["connectors"] = [
+            {
+                "name": "shop_db",
+                "class": "io.debezium.connector.postgresql.PostgresConnector",
+                "tasks": 2,
+                "config": {"database.hostname": "db"},
+                "secrets": {"database.password": {"name": "shop-db", "key": "password"}},
+            }
+        ]
+        self.document["spec"]["source"]["format"] = {"envelope": "debezium"}
+        self.now, self.world, self.status = NOON.timestamp(), world, {}
+        self.api, typed = memory_api()
+        self.strimzi = Strimzi(self.api)
+        backend = StrimziConnectors(typed, namespace=NAMESPACE, cluster=CLUSTER)
+        self.world.connect = KafkaConnect(backend, Restarts(lambda: self.now))
+
+    def step(self, **spec: Any) -> tuple[str, str, str]:
+        """A pass, after an edit of the spec if there is one. Returns ConnectorsReady: status, reason, message."""
+        if spec:
+            self.document["spec"] |= spec
+            self.document["metadata"]["generation"] += 1
+        arguments: dict[str, Any] = {"actuators": self.world.actuators, "previous": self.status or None, "now": NOON}
+        self.status = reconcile(self.document, platform=PLATFORM, standing=lambda: None, **arguments)
+        found = (c for c in self.status["conditions"] if c["type"] == "ConnectorsReady")
+        return next(((c["status"], c["reason"], c["message"]) for c in found), ("", "", ""))
+
+    def settled(self) -> tuple[str, str, str]:
+        """A pass, then Strimzi, then a pass."""
+        self.step()
+        self.strimzi.step()
+        return self.step()
+
+
+@pytest.fixture
+def stage(document: dict[str, Any], world: MemoryWorld) -> Stage:
+    return Stage(document, world)
+
+
+def test_a_connector_is_a_resource_that_strimzi_reports_on(stage: Stage) -> None:
+    """It has Strimzi's label, a reference to the Secret, and no name in its config. Then nothing is written."""
+    assert stage.step() == ("False", "Waiting", f"connector {NAME} starts")
+    resource = stage.api.items[RESOURCE]
+    assert resource["metadata"]["labels"][strimzi.CLUSTER] == CLUSTER
+    assert resource["metadata"]["namespace"] == NAMESPACE
+    spec = resource["spec"]
+    assert (spec["class"], spec["tasksMax"], spec["state"]) == (
+        "io.debezium.connector.postgresql.PostgresConnector",
+        2,
+        "running",
+    )
+    assert spec["config"]["database.password"] == "${secrets:shop/shop-db:password}"
+    assert spec["config"]["topic.prefix"] == NAME
+    assert not spec["config"].keys() & {"name", "connector.class", "tasks.max"}
+    assert stage.step() == ("False", "Waiting", f"Strimzi has not reported connector {NAME} yet")
+    stage.strimzi.step()
+    assert stage.step() == ("True", "Applied", "")
+    tasks = [{"id": task, "state": "RUNNING"} for task in (0, 1)]
+    assert stage.status["connectors"] == [{"name": "shop_db", "state": "RUNNING", "tasks": tasks}]
+    assert stage.api.take_writes() == [f"create {RESOURCE}"]
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"spec": {"config": {"database.hostname": "other"}}},
+        {"spec": {"config": {"more": 5}}},
+        {"spec": {"tasksMax": 3}},
+        {"spec": {"class": "x.Other"}},
+        {"spec": {"autoRestart": {"enabled": True}}},
+        {"metadata": {"labels": {strimzi.CLUSTER: "other"}}},
+    ],
+)
+def test_a_changed_resource_is_repaired(stage: Stage, patch: dict[str, Any]) -> None:
+    stage.settled()
+    before = copy.deepcopy(stage.api.items[RESOURCE])
+    stage.api.merge(None, NAMESPACE, RESOURCE, patch)  # type: ignore[arg-type]
+    stage.api.take_writes()
+    assert stage.step()[:2] == ("True", "Waiting")
+    assert stage.api.take_writes() == [f"replace {RESOURCE}"]
+    after = stage.api.items[RESOURCE]
+    assert after["spec"] == before["spec"]
+    assert after["metadata"]["labels"] == before["metadata"]["labels"]
+    assert stage.settled() == ("True", "Applied", "")
+
+
+def test_suspending_pauses_and_a_foreign_pause_is_reverted(stage: Stage) -> None:
+    """Until Strimzi has applied the new state, the condition says what is awaited, and nothing more is written."""
+    stage.settled()
+    stage.api.take_writes()
+    stage.step(suspend=True)
+    assert stage.step()[1:] == ("Waiting", f"Strimzi has not applied the newest resource of connector {NAME} yet")
+    stage.strimzi.step()
+    assert stage.step() == ("True", "Applied", "")
+    assert stage.status["connectors"][0]["state"] == "PAUSED"
+    stage.step(suspend=False)
+    assert stage.settled() == ("True", "Applied", "")
+    states = [f'merge {{"spec": {{"state": "{state}"}}}} into {RESOURCE}' for state in ("paused", "running")]
+    assert stage.api.take_writes() == states
+    stage.api.merge(None, NAMESPACE, RESOURCE, {"spec": {"state": "stopped"}})  # type: ignore[arg-type]
+    assert stage.settled() == ("True", "Applied", "")
+    assert stage.api.items[RESOURCE]["spec"]["state"] == "running"
+
+
+def test_failed_tasks_are_restarted_one_after_the_other_with_growing_delays(stage: Stage) -> None:
+    """Strimzi restarts one task for each annotation. The message has the last cause, without a password."""
+    stage.settled()
+    stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
+    stage.strimzi.step()
+    state, reason, message = stage.step()
+    assert (state, reason) == ("False", "ConnectorFailed")
+    assert f"task 1 of connector {NAME} failed: java.io.IOException: disk gone, password=…" in message
+    assert "hunter2" not in str(stage.status)
+    for second in range(1, 200):
+        stage.now = NOON.timestamp() + second
+        stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
+        stage.strimzi.step()
+        stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
+        stage.strimzi.step()
+        stage.step()
+    assert stage.strimzi.restarted == [(RESOURCE, task) for task in "01010"], "after 0, 10, 30, 70 and 150 seconds"
+    stage.strimzi.failing = {}
+    assert stage.settled() == ("True", "Applied", "")
+
+
+def test_what_strimzi_cannot_apply_is_shown(stage: Stage) -> None:
+    stage.strimzi.refused[RESOURCE] = "PUT /connectors/x/config returned 400 (Bad Request): password=hunter2 is wrong"
+    state, reason, message = stage.settled()
+    assert (state, reason) == ("False", "Refused")
+    assert message.startswith("Strimzi reports ConnectRestException: PUT /connectors/x/config returned 400")
+    assert "hunter2" not in str(stage.status)
+    stage.strimzi.refused = {}
+    assert stage.settled() == ("True", "Applied", "")
+
+
+def test_without_strimzis_crd_the_condition_says_what_to_install(stage: Stage) -> None:
+    """A pipeline can be deleted nevertheless."""
+    stage.api.served = False
+    assert stage.step() == (
+        "False",
+        "NotSupported",
+        "the cluster has no resource KafkaConnector (kafka.strimzi.io/v1beta2); install Strimzi, or set connect.image"
+        " or connect.url instead of connect.strimzi",
+    )
+    release({**stage.document, "status": stage.status}, platform=PLATFORM, actuators=stage.world.actuators)
+    source = {key: member for key, member in stage.document["spec"]["source"].items() if key != "connectors"}
+    assert stage.step(source=source) == ("", "", "")
+
+
+def test_a_resource_of_another_owner_is_left_alone_until_it_is_adopted(stage: Stage) -> None:
+    spec = {"class": "x.Source", "tasksMax": 1, "config": {"topic": "theirs"}}
+    stage.api.create({"metadata": {"name": RESOURCE, "namespace": NAMESPACE, "labels": {}}, "spec": spec})
+    stage.api.take_writes()
+    assert stage.step()[:2] == ("False", "ResourceConflict")
+    assert stage.api.take_writes() == []
+    stage.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
+    assert stage.settled() == ("True", "Applied", "")
+    assert stage.api.items[RESOURCE]["spec"]["config"]["database.hostname"] == "db"
+
+
+def test_resources_are_deleted_when_they_leave_the_spec_and_with_the_pipeline(stage: Stage) -> None:
+    """The resource of another pipeline stays. An API server that does not answer delays the deletion."""
+    stage.api.create({"metadata": {"name": "shop.others.shop-db"}, "spec": {"class": "x", "tasksMax": 1}})
+    stage.settled()
+    source = copy.deepcopy(stage.document["spec"]["source"])
+    source["connectors"][0]["name"] = "db_2_"
+    stage.step(source=source)
+    assert set(stage.api.items) == {"shop.others.shop-db", "shop.orders.db-2.1"}
+    stage.api.failure = TidemillError(Reason.UNREACHABLE, "the Kubernetes API does not answer")
+    deleted = {**stage.document, "status": stage.status}
+    with pytest.raises(TidemillError, match="does not answer"):
+        release(deleted, platform=PLATFORM, actuators=stage.world.actuators)
+    stage.api.failure = None
+    release(deleted, platform=PLATFORM, actuators=stage.world.actuators)
+    assert set(stage.api.items) == {"shop.others.shop-db"}
+
+
+@pytest.mark.parametrize("own", ["a", "a_b", "a__b", "a_", "a__", "a_1", "a_b_2_"])
+def test_the_name_of_a_resource_can_be_read_back(own: str) -> None:
+    name = f"my-shop.my-orders.{own}"
+    resource = strimzi.resource_name(name)
+    assert "_" not in resource
+    assert resource[-1].isalnum()
+    assert strimzi.connector_name(resource) == name
+
+
+def test_other_resources_of_the_namespace_have_names_too() -> None:
+    assert [strimzi.connector_name(name) for name in ("theirs", "a.b")] == ["theirs..", "a.b."]
