@@ -167,6 +167,8 @@ def _up(poll: _Poll) -> _Choice:
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
         held = _Choice(poll.current, ScalingReason.DATABASE_SATURATED, "database")
+    if held is None and poll.figures.waits:
+        held = _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     if held is not None:
         return held
     if changed is not None and poll.now - changed < settings.scale_up_cooldown_seconds:

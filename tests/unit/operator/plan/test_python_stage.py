@@ -80,6 +80,31 @@ def test_the_stage_runs_without_secrets_and_notices_only_its_own_settings() -> N
     assert (more.replicas, more.revision) == (2, stage.revision)
 
 
+@pytest.mark.parametrize(
+    ("own", "processors", "decided", "expected", "reason"),
+    [
+        (None, None, 3, (2, False, False), "without scaling, replicas applies"),
+        (None, {}, None, (1, True, False), "nothing is decided yet: the minimum of the processors' scaling"),
+        (None, {"minReplicas": 2}, 3, (3, True, False), "decided by the processors' settings"),
+        (None, {"mode": "external"}, 3, (2, False, False), "what scales processors does not know the stage"),
+        ({"minReplicas": 3}, {}, None, (3, True, False), "its own settings come first"),
+        ({}, None, 0, (0, True, False), "processors are not scaled"),
+        ({"mode": "external"}, {}, 3, (1, False, True), "somebody else scales its Deployment"),
+    ],
+)
+def test_who_decides_how_many_processes_the_stage_has(
+    own: dict[str, Any] | None, processors: dict[str, Any] | None, decided: int | None, expected: Any, reason: str
+) -> None:
+    made = document({**PYTHON, "replicas": 2, "scaling": own}, processor={"scaling": processors})
+    stage = stage_of(plan_of(made, LiveFacts(replicas={} if decided is None else {"stage": decided})))
+    assert (stage.replicas, stage.scaled, stage.scaled_elsewhere) == expected, reason
+
+
+def test_a_decision_about_the_stage_does_not_restart_it() -> None:
+    plain, scaled = stage_of(plan_of(document())), stage_of(plan_of(document({**PYTHON, "scaling": {}})))
+    assert scaled.revision == plain.revision
+
+
 def test_a_pipeline_without_a_stage_is_as_before() -> None:
     plan = plan_of(document(None))
     assert {workload.component for workload in plan.workloads} == {"processor", "ingest", "api"}
