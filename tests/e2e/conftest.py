@@ -298,9 +298,13 @@ class World:
         """One with a name that no other run has."""
         return self.make_namespace(f"{prefix}-{secrets.token_hex(3)}")
 
+    def platform(self, document: dict[str, Any]) -> ClusterPlatform:
+        """A pipeline that is not applied yet."""
+        return ClusterPlatform(document, self.kubectl)
+
     def pipeline(self, document: dict[str, Any]) -> Sent:
         """Apply a pipeline in a namespace that is there, and wait until it is ready."""
-        platform = ClusterPlatform(document, self.kubectl)
+        platform = self.platform(document)
         platform.apply()
         return Sent(platform)
 
