@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from demo.answers import check_accounts, wait_settled
 from demo.cluster import OPERATOR_NAMESPACE, ClusterPlatform, Kubectl
 from demo.compare import compare_all
 from demo.expected import milliseconds
-from demo.installation import ROOT, Helm, Steps, prepare, remove_cluster
+from demo.installation import CLUSTER, ROOT, Helm, Steps, prepare, remove_cluster
 from demo.replay import Replay, Totals, to_batches
 from demo.runtime import DemoError
 from documented import ClusterPage
@@ -307,6 +308,10 @@ class World:
         platform = self.platform(document)
         platform.apply()
         return Sent(platform)
+
+    def load_image(self, archive: Path) -> None:
+        """Load an image from a file into the cluster."""
+        subprocess.run([str(CLUSTER), "load-images", str(archive)], cwd=ROOT, check=True, capture_output=True)
 
     def pods(self, namespace: str, component: str | None = None) -> list[dict[str, Any]]:
         """Pods of pipelines that are not on their way out."""

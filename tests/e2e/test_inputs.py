@@ -10,17 +10,25 @@ import functools
 import hashlib
 import hmac
 import json
+import re
 import secrets
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from demo.compare import fetch_windows
+from demo.installation import BUILT, ROOT
+from images.catalogue import Image
+from images.engine import Engine, own_engine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.slow]
 
@@ -38,6 +46,9 @@ def enrich(event):
     order = {**event, "region": REGIONS[event["country"]]}
     return [order, order] if event["number"] % 7 == 0 else order
 """
+_ENRICH_IN_IMAGE = _ENRICH.replace("from regions", "import inflection\n\nfrom regions").replace(
+    'REGIONS[event["country"]]', 'inflection.pluralize(REGIONS[event["country"]])'
+)
 _REGIONS = {"NO": "north", "SE": "north", "DE": "south"}
 _CATEGORIES = {"s0": "toys", "s1": "tools"}
 _PRICES = {"basic": Decimal("1.50"), "large": Decimal("20.00")}
@@ -283,6 +294,71 @@ def test_the_stage_gets_more_processes(shop: Shop, eventually: Callable[..., Any
     assert head.split()[:5] == ["NAME", "READY", "LAG", "REPLICAS", "STAGE"]
     assert row.split()[3:5] == ["1", "2"]
     eventually(lambda: shop.status().get("stageLag") == 0, what="the stage has no lag")
+
+
+def test_an_image_of_the_users_own(shop: Shop, eventually: Callable[..., Any], tmp_path: Path) -> None:
+    """Built from the processor's image as the page says, with a package that the processor does not have."""
+    before = shop.counted()
+    reference = f"tidemill.local/stage:{secrets.token_hex(4)}"
+    with engine() as builder:
+        archive = build(builder, reference, tmp_path)
+    shop.world.load_image(archive)
+    python = shop.platform.document["spec"]["transform"]["python"]
+    del python["configMap"]
+    python |= {"image": reference, "file": "/app/enrich.py", "scaling": {"maxReplicas": 1}}
+    shop.world.kubectl("apply", "--filename", "-", stdin=json.dumps(shop.platform.document))
+    sending = iter(range(10_000, 14_000))
+
+    def replaced() -> bool:
+        shop.send([next(sending) for _ in range(10)])
+        pods = shop.world.pods(shop.namespace, "stage")
+        return {pod["spec"]["containers"][0]["image"] for pod in ready(pods)} == {reference} and len(pods) == 1
+
+    eventually(replaced, what=lambda: f"only the new image runs: {shop.status()}")
+    found = shop.counted()
+    more = range(20_000, 20_100)
+    shop.send(more)
+    areas = {country: f"{area}s" for country, area in _REGIONS.items()}
+    categories, prices = {**_CATEGORIES, "s1": "hardware"}, {**_PRICES, "basic": Decimal("2.50")}
+    between = sum(counts(range(10_000, next(sending))).values())
+    eventually(
+        lambda: sum((shop.counted() - before).values()) == between + sum(counts(more).values()),
+        what="all events count",
+        pause_seconds=0.5,
+    )
+    right = counts(more, areas, categories, prices)
+    assert right <= shop.counted() - found
+
+
+@contextmanager
+def engine() -> Iterator[Engine]:
+    """The Docker engine that has built the processor's image."""
+    running = Engine()
+    if running.answers():
+        yield running
+        return
+    with own_engine() as started:
+        yield started
+
+
+def build(builder: Engine, reference: str, folder: Path) -> Path:
+    """Build the image of the page docs/python-stage.md, and write it to a file.
+
+    There is no registry here, so the stage that installs packages is replaced by packages from this machine.
+    """
+    page = (ROOT / "docs" / "python-stage.md").read_text()
+    (text,) = re.findall(r"```dockerfile\n(.*?)```", page, re.DOTALL)
+    _, _, own = text.partition("\n\n")
+    (image,) = [one for one in json.loads(BUILT.read_text())["images"] if one.startswith("tidemill/processor:")]
+    own = re.sub(r"FROM tidemill/processor:\S+", f"FROM {image}", own).replace("--from=packages /app", "app")
+    (folder / "Dockerfile").write_text(own)
+    (folder / "enrich.py").write_text(_ENRICH_IN_IMAGE)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*command, "--target", str(folder / "app"), "inflection==0.5.1"], check=True)
+    (folder / "app" / "regions.py").write_text(regions(_REGIONS))
+    builder.build(Image(reference, "Dockerfile", ()), reference, {}, folder / "build.log", context=folder)
+    builder.save([reference], folder / "image.tar")
+    return folder / "image.tar"
 
 
 def ready(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
