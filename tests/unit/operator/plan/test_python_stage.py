@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
 from tidemill_operator.plan.kafka.topics import bereave
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
 from tidemill_operator.plan.model import Plan, Workload
+from tidemill_operator.plan.render.kubernetes import render
+from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render.pods import Revisions
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld
@@ -98,6 +102,38 @@ def test_who_decides_how_many_processes_the_stage_has(
     made = document({**PYTHON, "replicas": 2, "scaling": own}, processor={"scaling": processors})
     stage = stage_of(plan_of(made, LiveFacts(replicas={} if decided is None else {"stage": decided})))
     assert (stage.replicas, stage.scaled, stage.scaled_elsewhere) == expected, reason
+
+
+def deployment(python: dict[str, Any]) -> dict[str, Any]:
+    """The Deployment of the stage."""
+    placement = Placement(
+        images={"processor": "tidemill/processor:1"}, pull_policy="Always", pull_secrets=("registry",)
+    )
+    owner, stage = OwnerReference("uid-1", "orders"), stage_of(plan_of(document(python)))
+    found = render(stage, pipeline="orders", owner=owner, sharing=(), placement=placement, revisions=Revisions())
+    (made,) = [one for one in found.workload if one["kind"] == "Deployment"]
+    return dict(made["spec"])
+
+
+def test_an_image_of_the_users_own_runs_with_the_limits_of_all_pods() -> None:
+    """The file is in the image, so no ConfigMap is mounted; an external autoscaler sets the replicas."""
+    in_image = {"image": "registry.example/shop:1", "file": "/app/enrich.py", "function": "enrich"}
+    spec = deployment({**in_image, "scaling": {"mode": "external"}})
+    plain = deployment(PYTHON)
+    assert ("replicas" in spec, plain["replicas"]) == (False, 1)
+    pods = [one["template"]["spec"] for one in (spec, plain)]
+    images = [pod["containers"][0]["image"] for pod in pods]
+    assert images == ["registry.example/shop:1", "tidemill/processor:1"]
+    assert [[one["name"] for one in pod["volumes"]] for pod in pods] == [
+        ["pipelines", "tmp"],
+        ["pipelines", "tmp", "code"],
+    ]
+    assert [
+        [one["value"] for one in pod["containers"][0]["env"] if one["name"] == "TIDEMILL_STAGE_DIR"] for pod in pods
+    ] == [[], ["/etc/tidemill/stage"]]
+    for same in ("securityContext", "imagePullSecrets", "automountServiceAccountToken"):
+        assert pods[0][same] == pods[1][same]
+    assert pods[0]["containers"][0]["securityContext"] == pods[1]["containers"][0]["securityContext"]
 
 
 def test_a_decision_about_the_stage_does_not_restart_it() -> None:

@@ -71,7 +71,7 @@ class _Leaving(Application):
         if not self.leaves:
             return
         with suppress(KafkaException):
-            self._consumer.unsubscribe()
+            self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             deadline = time.monotonic() + LEAVE_SECONDS
             while self._consumer.assignment() and time.monotonic() < deadline:
                 self._consumer.poll(0.1)
