@@ -164,11 +164,11 @@ def _idle(poll: _Poll) -> bool:
 
 def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
+    if poll.figures.waits:  # it is not ready either, but the rollout ends only when a user has corrected something
+        return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
         held = _Choice(poll.current, ScalingReason.DATABASE_SATURATED, "database")
-    if held is None and poll.figures.waits:
-        held = _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     if held is not None:
         return held
     if changed is not None and poll.now - changed < settings.scale_up_cooldown_seconds:

@@ -165,7 +165,12 @@ CASES = [
     Case("no partitions are no figures", Figures({}, 2), 2, (2, ScalingReason.FIGURES_MISSING, "")),
     Case("dry run", EVEN, 2, (6, ScalingReason.DRY_RUN, "dryRun"), Settings(dry_run=True)),
     Case("dry run, nothing to do", figures(0), 1, (1, ScalingReason.WITHIN_TARGET, ""), Settings(dry_run=True)),
-    Case("a stage that waits gets no more", figures(*[K] * 6, waits=True), 2, (2, ScalingReason.STAGE_WAITS, "stage")),
+    Case(
+        "a stage that waits gets no more",
+        figures(*[K] * 6, waits=True, rolling_out=True),
+        2,
+        (2, ScalingReason.STAGE_WAITS, "stage"),
+    ),
     Case("a stage that waits with enough", figures(0, waits=True), 1, (1, ScalingReason.WITHIN_TARGET, "")),
     Case("external", EVEN, 2, (2, ScalingReason.EXTERNAL, ""), Settings(mode="external")),
     Case(
