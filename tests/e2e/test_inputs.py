@@ -305,7 +305,11 @@ def test_an_image_of_the_users_own(shop: Shop, eventually: Callable[..., Any], t
     shop.world.load_image(archive)
     python = shop.platform.document["spec"]["transform"]["python"]
     del python["configMap"]
-    python |= {"image": reference, "file": "/app/enrich.py", "scaling": {"maxReplicas": 1}}
+    python |= {
+        "image": reference,
+        "file": "/app/enrich.py",
+        "scaling": {"maxReplicas": 1, "pollInterval": "1s", "lookback": "2s"},
+    }
     shop.world.kubectl("apply", "--filename", "-", stdin=json.dumps(shop.platform.document))
     sending = iter(range(10_000, 14_000))
 
