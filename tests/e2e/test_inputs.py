@@ -229,8 +229,8 @@ def test_signed_events_pass_the_users_function_and_both_lookups(shop: Shop, even
     eventually(lambda: shop.post(10).status_code == 200, what="ingest has the secret")  # it is dropped by the function
     refused = [shop.post(1, key="another"), shop.post(2, key="")]
     assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(401, "wrong_signature")] * 2
-    shop.send(range(100, 400))
-    assert shop.post(399).status_code == 200  # a repeated delivery
+    shop.send(range(100, 220))
+    assert shop.post(219).status_code == 200  # a repeated delivery
     right = counts(shop.sent)
     eventually(lambda: shop.counted() == right, what=lambda: f"{shop.counted()} is {right}", pause_seconds=0.5)
     letters = shop.client.get(f"{shop.platform.url('api')}/v1/pipelines/orders/dead-letters").json()["data"]
@@ -242,7 +242,7 @@ def test_signed_events_pass_the_users_function_and_both_lookups(shop: Shop, even
 
 def test_edits_of_config_maps_and_of_the_table_take_effect(shop: Shop, eventually: Callable[..., Any]) -> None:
     """No event is lost or counted twice meanwhile, and all that are sent afterwards count by the new content."""
-    before = shop.counted()
+    before, sent = shop.counted(), len(shop.sent)
     areas, prices = {**_REGIONS, "NO": "arctic"}, {**_PRICES, "basic": Decimal("2.50")}
     categories = {**_CATEGORIES, "s1": "hardware"}
     shop.put("ConfigMap", "enrich", {"enrich.py": _ENRICH, "regions.py": regions(areas)})
@@ -262,8 +262,8 @@ def test_edits_of_config_maps_and_of_the_table_take_effect(shop: Shop, eventuall
 
     eventually(renewed, what="the new content is used")
     between = shop.counted()
-    assert sum((between - before).values()) == len(shop.sent) - 300
-    more = range(4_000, 4_200)
+    assert sum((between - before).values()) == len(shop.sent) - sent
+    more = range(4_000, 4_100)
     shop.send(more)
     right = between + counts(more, areas, categories, prices)
     eventually(lambda: shop.counted() == right, what=lambda: f"{shop.counted()} is {right}", pause_seconds=0.5)
