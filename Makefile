@@ -82,8 +82,8 @@ faults-k8s: kube ## Faults that need a cluster, by name: what is expected and se
 	FAULT_MATRIX=build/faults-k8s.md $(PYTEST) tests/kubernetes tests/e2e -m fault $(ARGS)
 
 .PHONY: e2e
-e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgrades, removal (KEEP=1: keep the cluster)
-	KEEP=$(KEEP) $(PYTEST) tests/e2e -m "e2e and not load and not matrix" $(ARGS)
+e2e: setup ## The whole platform in a cluster: charts, examples, rollouts, upgrades, removal (KEEP=1: keep the cluster; LONG=1: longer tests too)
+	KEEP=$(KEEP) $(PYTEST) tests/e2e -m "e2e and not load$(if $(LONG),, and not matrix)" $(ARGS)
 
 .PHONY: test-long
 test-long: setup ## Faults on real servers that are too long for each run, and more examples of what is drawn (EXAMPLES=60)

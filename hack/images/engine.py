@@ -51,20 +51,29 @@ class Engine:
         environment = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8"
         self._must(["import", "--change", environment, str(archive), reference])
 
-    def build(self, image: Image, reference: str, arguments: Mapping[str, str], log: Path) -> None:
-        """Build an image with the repository's root as its context.
+    def build(
+        self, image: Image, reference: str, arguments: Mapping[str, str], log: Path, *, context: Path = ROOT
+    ) -> None:
+        """Build an image.
+
+        Args:
+            image: The image. Its Dockerfile is below the context.
+            reference: Its name and tag.
+            arguments: The build arguments.
+            log: The file for Docker's output.
+            context: The folder that the build copies files from.
 
         Raises:
             BuildError: The build fails. The message contains the end of Docker's output.
         """
         command = ["build", "--network", "host", "--force-rm", "--tag", reference]
-        command += ["--file", str(ROOT / image.dockerfile)]
+        command += ["--file", str(context / image.dockerfile)]
         for name, value in arguments.items():
             command += ["--build-arg", f"{name}={value}"]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as output:
             done = subprocess.run(
-                ["docker", *command, str(ROOT)], env=self._environment, stdout=output, stderr=output, check=False
+                ["docker", *command, str(context)], env=self._environment, stdout=output, stderr=output, check=False
             )
         if done.returncode != 0:
             raise BuildError(f"{reference}: docker build failed; the end of {log}:\n{log.read_text()[-3000:]}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.resource.faults import one_line
-from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_contract.resource.spec import AnalyticsPipeline, ScaledComponent
 from tidemill_contract.resource.validate import check
 from tidemill_operator import elsewhere
 from tidemill_operator.actuators.base import Actuators
@@ -36,7 +36,7 @@ from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report, concerned, status
 
 log = logging.getLogger(__name__)
-Scaled = Callable[[AnalyticsPipeline], int | None]
+Scaled = Callable[[AnalyticsPipeline], Mapping[ScaledComponent, int]]
 ADOPT, PAUSE, REBALANCE = "tidemill.dev/adopt", "tidemill.dev/paused", "tidemill.dev/rebalance-at"
 _MAX_FAULTS = 8
 
@@ -109,8 +109,8 @@ def reconcile(
         actuators: the actuators of Kafka, Postgres and the runtime.
         previous: the status that the last pass returned.
         now: the current time, with a time zone.
-        scaled: returns the number of processors that scaling has decided on for the spec to run. The function returns
-            None if nothing is decided, or if scaling is not used.
+        scaled: returns the numbers of replicas that scaling has decided on for the spec to run, by component. A
+            component that is not scaled, or about which nothing is decided, is missing.
         standing: returns why no event is counted, according to continuous observation. The function is called at the
             end. None means that there is no such observation.
 
@@ -323,7 +323,7 @@ def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators,
         topics = elsewhere.observe(plan, topics_concerned(plan, schema), actuators)
         live = LiveFacts(topics, actuators.kafka.brokers(), schema)
     with _looking_at(Component.PROCESSORS):
-        return replace(live, replicas=scaled(pipeline) if scaled else None)
+        return replace(live, replicas=scaled(pipeline) if scaled else {})
 
 
 @contextmanager

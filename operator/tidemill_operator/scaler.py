@@ -1,7 +1,8 @@
-"""Scaling for both runtimes: polls a pipeline, decides, and stores the decision.
+"""Scaling for both runtimes: polls a component of a pipeline, decides, and stores the decision.
 
-The next reconcile pass applies the decided number. A `Site` knows where processors run and where decisions are stored.
-The runtime decides when to poll, and in which thread.
+The processors and the Python stage of a pipeline are scaled separately, by the same code. The next reconcile pass
+applies the decided number. A `Site` knows where replicas run and where decisions are stored. The runtime decides when
+to poll, and in which thread.
 """
 
 from __future__ import annotations
@@ -14,43 +15,82 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.observer.scaling_figures import Watched
+from tidemill_operator.observer.scaling_figures import Watched, WatchedStage
 from tidemill_operator.scaling import Decision, Figures, Settings, State, decide, scaling_status
 
 _log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
+P = TypeVar("P", bound=Hashable)
 _K = TypeVar("_K", bound=Hashable, contravariant=True)
 
 
 class Reader(Protocol):
     """Reads figures."""
 
-    def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
+    def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
         """Return the current figures."""
         ...
 
 
+STATUS_MEMBERS: Mapping[ScaledComponent, str] = {"processor": "scaling", "stage": "stageScaling"}
+"""The member of the status with the last decision about each component."""
+SCALING_MEMBERS = tuple(STATUS_MEMBERS.values())
+COMPONENTS = tuple(STATUS_MEMBERS)
+_CALLED: Mapping[ScaledComponent, str] = {"processor": "processors", "stage": "processes of the Python stage"}
+
+
+def change_text(component: ScaledComponent, decision: Decision) -> str:
+    """Return a decision that changes replicas in words, e.g. `1 → 4 processors`, without its reason."""
+    return f"{decision.current} → {decision.replicas} {_CALLED[component]}"
+
+
+@dataclass(frozen=True)
+class Scalable(Generic[P]):
+    """A component of a pipeline that is scaled. `pipeline` is the pipeline's key in its runtime."""
+
+    pipeline: P
+    component: ScaledComponent
+
+    def __str__(self) -> str:
+        return f"{self.pipeline} ({self.component})"
+
+
 @dataclass(frozen=True)
 class Running:
-    """A running pipeline.
+    """A component that runs.
 
     Attributes:
         config: the config with which the pipeline was started. An edit that was refused has no effect on it.
-        ready: the number of ready processors.
-        settled: the desired number of processors if exactly that many run and are ready, or None if some start or stop.
+        ready: the number of ready replicas.
+        settled: the desired number of replicas if exactly that many run and are ready, or None if some start or stop.
+        component: what runs: the processors, or the Python stage.
     """
 
     config: PipelineConfig
     ready: int
     settled: int | None
+    component: ScaledComponent = "processor"
+
+    @property
+    def settings(self) -> Settings | None:
+        """The settings of scaling, or None if the number of replicas is fixed."""
+        spec = self.config.spec
+        scaling = spec.scaling_of(self.component)
+        return None if scaling is None else Settings.of(scaling, spec.processor.flush_interval)
+
+    @property
+    def watched(self) -> Watched | WatchedStage:
+        """The objects from which the figures are read."""
+        return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The stored state of a pipeline.
+    """The stored state of a component.
 
     Attributes:
         state: the state of the decisions.
@@ -76,10 +116,10 @@ class Memory:
 
 
 class Site(Protocol[_K]):
-    """Knows where pipelines run and where decisions are stored."""
+    """Knows where components run and where decisions are stored."""
 
     def look(self, key: _K) -> Running | None:
-        """Return a running pipeline, or None if it does not run."""
+        """Return a running component, or None if it does not run."""
         ...
 
     def remembered(self, key: _K) -> Memory:
@@ -90,7 +130,7 @@ class Site(Protocol[_K]):
         """Store the state.
 
         Args:
-            key: the pipeline's key.
+            key: the component.
             memory: the state.
             changed: whether the decision changes the replicas.
         """
@@ -103,7 +143,7 @@ class Site(Protocol[_K]):
 
 @dataclass
 class _Scaled:
-    """A pipeline that is polled.
+    """A component that is polled.
 
     Attributes:
         told: `status.scaling` of the last decision.
@@ -116,10 +156,10 @@ class _Scaled:
 
 
 class Scaler(Generic[K]):
-    """Makes scaling decisions. Several threads may call it. Each pipeline is polled by one thread at a time.
+    """Makes scaling decisions. Several threads may call it. Each component is polled by one thread at a time.
 
     Args:
-        site: knows the pipelines.
+        site: knows the components.
         reader: reads figures.
         now: returns epoch seconds.
     """
@@ -130,13 +170,13 @@ class Scaler(Generic[K]):
         self._lock = threading.Lock()
 
     def poll(self, key: K) -> float | None:
-        """Poll a pipeline and decide.
+        """Poll a component and decide.
 
         Returns:
-            Seconds until the next poll, or None if the pipeline does not use scaling, or does not run.
+            Seconds until the next poll, or None if the component does not use scaling, or does not run.
         """
         seen = self._site.look(key)
-        settings = Settings.of(seen.config.spec.processor) if seen else None
+        settings = seen.settings if seen else None
         if seen is None or settings is None or seen.config.spec.suspend:
             self._leave(key, for_good=seen is not None and settings is None)
             return None
@@ -155,13 +195,13 @@ class Scaler(Generic[K]):
         return settings.poll_seconds
 
     def rest(self, key: K) -> float:
-        """Return the seconds until the next poll of a pipeline, or 0 if it is due."""
+        """Return the seconds until the next poll of a component, or 0 if it is due."""
         with self._lock:
             scaled = self._scaled.get(key)
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of processors, else the running number, or None if both are unknown.
+        """Return the decided number of replicas, else the running number, or None if both are unknown.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -178,7 +218,7 @@ class Scaler(Generic[K]):
             return dict(scaled.told) if scaled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
-        """Return the decided numbers of all pipelines. The caller compares them to notice a change."""
+        """Return the decided numbers of all components. The caller compares them to notice a change."""
         with self._lock:
             return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
 
@@ -200,12 +240,12 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Stop handling a pipeline. The stored state is kept."""
+        """Stop handling a component. The stored state is kept."""
         with self._lock:
             self._scaled.pop(key, None)
 
     def _entry(self, key: K) -> _Scaled:
-        """Return the entry of a pipeline. The stored state is read only once."""
+        """Return the entry of a component. The stored state is read only once."""
         with self._lock:
             known = self._scaled.get(key)
         if known is not None:
@@ -215,7 +255,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding about a pipeline. The stored state is kept unless `for_good` is set."""
+        """Stop deciding about a component. The stored state is kept unless `for_good` is set."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:
@@ -230,7 +270,7 @@ class Scaler(Generic[K]):
     def _figures(self, seen: Running, current: int) -> Figures | None:
         config = seen.config
         try:
-            return self._reader.read(Watched.of(config), ready=seen.ready, rolling_out=seen.settled != current)
+            return self._reader.read(seen.watched, ready=seen.ready, rolling_out=seen.settled != current)
         except TidemillError as error:
-            _log.info("%s/%s: no figures: %s", config.namespace, config.name, error)
+            _log.info("%s/%s (%s): no figures: %s", config.namespace, config.name, seen.component, error)
             return None

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from demo.answers import check_accounts, wait_settled
 from demo.cluster import OPERATOR_NAMESPACE, ClusterPlatform, Kubectl
 from demo.compare import compare_all
 from demo.expected import milliseconds
-from demo.installation import ROOT, Helm, Steps, prepare, remove_cluster
+from demo.installation import CLUSTER, ROOT, Helm, Steps, prepare, remove_cluster
 from demo.replay import Replay, Totals, to_batches
 from demo.runtime import DemoError
 from documented import ClusterPage
@@ -298,11 +299,19 @@ class World:
         """One with a name that no other run has."""
         return self.make_namespace(f"{prefix}-{secrets.token_hex(3)}")
 
+    def platform(self, document: dict[str, Any]) -> ClusterPlatform:
+        """A pipeline that is not applied yet."""
+        return ClusterPlatform(document, self.kubectl)
+
     def pipeline(self, document: dict[str, Any]) -> Sent:
         """Apply a pipeline in a namespace that is there, and wait until it is ready."""
-        platform = ClusterPlatform(document, self.kubectl)
+        platform = self.platform(document)
         platform.apply()
         return Sent(platform)
+
+    def load_image(self, archive: Path) -> None:
+        """Load an image from a file into the cluster."""
+        subprocess.run([str(CLUSTER), "load-images", str(archive)], cwd=ROOT, check=True, capture_output=True)
 
     def pods(self, namespace: str, component: str | None = None) -> list[dict[str, Any]]:
         """Pods of pipelines that are not on their way out."""

@@ -148,7 +148,7 @@ def test_kubectl_get_shows_how_pipelines_are(world: Any, analytics: str, eventua
 
     def rows() -> dict[str, list[str]]:
         head, *lines = world.kubectl("get", "apl", "--namespace", analytics).splitlines()
-        assert head.split() == ["NAME", "READY", "LAG", "REPLICAS", "FRESHNESS", "AGE"]
+        assert head.split() == ["NAME", "READY", "LAG", "REPLICAS", "STAGE", "FRESHNESS", "AGE"]
         return {line.split()[0]: line.split() for line in lines}
 
     def filled() -> bool:

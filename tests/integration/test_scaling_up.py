@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,21 @@ spec:
 """
 
 
+STAGE = """\
+  transform:
+    python: {configMap: slow, file: slow.py, function: slow}
+  aggregations:"""
+# One process does a thousand events a second.
+SLOW = """\
+import time
+
+
+def slow(event):
+    time.sleep(0.001)
+    return {"carrier": f"c{event['number'] % 50}", "ts": event["ts"]}
+"""
+
+
 class Up:
     """A running `tidemill up` on given servers."""
 
@@ -90,14 +106,22 @@ class Up:
         return (self.folder / f"up-{self.started}.log").read_text()
 
     @property
-    def scaling(self) -> dict[str, Any]:
+    def pipeline(self) -> dict[str, Any]:
         state = json.loads((self.folder / ".tidemill" / "status.json").read_text())
-        return dict(state["pipelines"][f"default/{self.name}"]["scaling"])
+        return dict(state["pipelines"][f"default/{self.name}"])
+
+    @property
+    def scaling(self) -> dict[str, Any]:
+        return dict(self.pipeline["scaling"])
 
     def processors(self) -> int:
+        """Processors that are ready."""
+        return self.processes("processor")
+
+    def processes(self, component: str) -> int:
         """Processes that are ready."""
         workloads = json.loads((self.folder / ".tidemill" / "status.json").read_text())["workloads"]
-        return sum(state["ready"] for name, state in workloads.items() if "processor" in name)
+        return sum(state["ready"] for name, state in workloads.items() if f"-{component}-" in name)
 
     def explain(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tidemill_operator.cli", "explain", *arguments]
@@ -140,15 +164,17 @@ class Load:
 
 
 @pytest.fixture
-def make_up(server_folder: Path, servers: Servers) -> Callable[[str], Up]:
-    def make(name: str) -> Up:
-        (server_folder / "a.yaml").write_text(PIPELINE.replace("NAME", name))
+def make_up(server_folder: Path, servers: Servers) -> Callable[..., Up]:
+    def make(name: str, *, stage: bool = False) -> Up:
+        (server_folder / "slow.py").write_text(SLOW)
+        text = PIPELINE.replace("NAME", name)
+        (server_folder / "a.yaml").write_text(text.replace("  aggregations:", STAGE, 1) if stage else text)
         return Up(server_folder, servers, name)
 
     return make
 
 
-def test_processors_follow_the_load_and_every_event_counts_once(make_up: Callable[[str], Up]) -> None:
+def test_processors_follow_the_load_and_every_event_counts_once(make_up: Callable[..., Up]) -> None:
     """1 → 3 while events come, 1 when they are gone; the explanation tells why; a restart goes on from there."""
     up = make_up("scaled")
     with up.running():
@@ -178,7 +204,40 @@ def test_processors_follow_the_load_and_every_event_counts_once(make_up: Callabl
         assert up.explain("nobody").returncode == 1
 
 
-def test_the_figures_of_real_servers(make_up: Callable[[str], Up]) -> None:
+@pytest.mark.matrix
+def test_a_python_stage_follows_the_load_by_itself(make_up: Callable[..., Up]) -> None:
+    """1 → 3 processes, and back to one when all is written. Every event counts once."""
+    up = make_up("staged", stage=True)
+    with up.running():
+        eventually(lambda: up.processes("stage") == 1, seconds=30, what=lambda: up.output)
+        sent = 6_000
+        producer = Producer({"bootstrap.servers": up.servers.kafka, "acks": "all", "linger.ms": 20})
+        for number in range(sent):
+            event = {"number": number, "ts": 1_760_000_000_000 + number}
+            producer.produce(up.topic, json.dumps(event).encode(), partition=number % PARTITIONS)
+        assert producer.flush(30) == 0
+        eventually(lambda: up.processes("stage") == 3, seconds=60, what=lambda: up.output)
+        counted = f'SELECT coalesce(sum(_count), 0) FROM "{up.schema}".by_carrier_v1'
+        eventually(lambda: up.query(counted) == sent, seconds=60, what=lambda: f"{up.query(counted)} is {sent}")
+        eventually(lambda: up.processes("stage") == 1, seconds=60, what=lambda: f"{up.pipeline}\n{up.output}")
+        # The processes that have ended have left their group, so nothing waits for the end of their session.
+        began = time.monotonic()
+        for number in range(PARTITIONS):
+            producer.produce(
+                up.topic, json.dumps({"number": number, "ts": 1_760_000_000_000}).encode(), partition=number
+            )
+        assert producer.flush(30) == 0
+        eventually(lambda: up.query(counted) == sent + PARTITIONS, seconds=60, what="the last events count")
+        assert time.monotonic() - began < 15.0
+        assert "1 → 3 processes of the Python stage (ScaledUp" in up.output
+        assert "3 → 1 processes of the Python stage (ScaledDown" in up.output
+        # Transaction markers after the last record are no lag of the processors.
+        eventually(lambda: up.scaling["lag"] == 0, seconds=30, what=lambda: str(up.scaling))
+        eventually(lambda: up.pipeline["figures"].get("stageLag") == 0, seconds=30, what=lambda: str(up.pipeline))
+        assert "Python stage: 1 replica" in up.explain(up.name).stdout
+
+
+def test_the_figures_of_real_servers(make_up: Callable[..., Up]) -> None:
     """What is committed nowhere lags from its start; a group with fewer members than replicas is still moving."""
     up = make_up("figured")
     with up.running():

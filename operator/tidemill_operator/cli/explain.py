@@ -1,4 +1,4 @@
-"""`tidemill explain`: explains a pipeline's number of processors, with the last scaling decisions of `up`."""
+"""`tidemill explain`: explains a pipeline's numbers of replicas, with the last scaling decisions of `up`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "explain",
         help="explain a pipeline's number of processors",
-        description="Show a pipeline's last scaling decision: how many processors, why, and what would change it.",
+        description="Show a pipeline's last scaling decision: how many processors, and processes of its Python stage,"
+        " why, and what would change it.",
         epilog="examples:\n  tidemill explain flights\n  tidemill explain analytics/flights --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,11 +39,17 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"nothing runs with --data-dir {args.data_dir}: start it with `tidemill up -f FILE`")
     key, pipeline = find_pipeline(state["pipelines"], args.pipeline)
     scaling, decisions = pipeline.get("scaling") or {}, pipeline.get("decisions", [])
+    stage, stage_decisions = pipeline.get("stageScaling") or {}, pipeline.get("stageDecisions", [])
     if args.output == "json":
-        print(json.dumps({"pipeline": key, "scaling": scaling, "decisions": decisions}, indent=1))
-    elif scaling:
+        found = {"pipeline": key, "scaling": scaling, "decisions": decisions}
+        print(json.dumps({**found, "stageScaling": stage, "stageDecisions": stage_decisions}, indent=1))
+        return 0
+    if scaling:
         print("\n".join([f"{key}: {scaling['message']}", *_history(decisions)]))
-    else:
+    if stage:
+        gap = "\n" if scaling else ""
+        print("\n".join([f"{gap}{key}, Python stage: {stage['message']}", *_history(stage_decisions)]))
+    if not scaling and not stage:
         print(f"{key}: no decision yet: spec.processor.scaling is not set, or the pipeline is suspended or new")
     return 0
 

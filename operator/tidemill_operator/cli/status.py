@@ -16,7 +16,7 @@ from tidemill_operator.cli.options import add_data_dir, add_output
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.processes.child import start_time
 
-_FIGURES = ("lag", "lagSeconds", "freshness", "watermarkAgeSeconds", "figuresAt")
+_FIGURES = ("lag", "lagSeconds", "stageLag", "freshness", "watermarkAgeSeconds", "figuresAt")
 _TELEMETRY = ("lag", "freshness_seconds", "watermark")
 
 

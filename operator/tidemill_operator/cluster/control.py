@@ -22,6 +22,7 @@ from tidemill_operator.observer.observers import Observers
 from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.plan.replay import REPLAYING
 from tidemill_operator.reconcile import reconcile
+from tidemill_operator.scaler import SCALING_MEMBERS
 from tidemill_operator.status import PROGRESSING, interrupted
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Controller:
         recorder: writes Events.
         observer: measures the lag of pipelines.
         measures: the operator's own metrics.
-        scaling: decides on the number of processors.
+        scaling: decides on the numbers of processors and of processes of Python stages.
         progress: watches continuously whether events are counted, or None if nothing watches.
         now: returns the current time, with a time zone.
     """
@@ -104,13 +105,8 @@ class Controller:
             scaled=lambda running: self._scaling.replicas(key, running),
             standing=(lambda: progress.error(key)) if progress else None,
         )
-        scaling = self._scaling.status(key, (previous or {}).get("scaling") or {})
-        # The scale is kept even while a server is away, because autoscalers read it.
-        scale = {name: known for name, known in (previous or {}).items() if name in ("replicas", "selector")}
-        if runtime.scale:
-            scale = {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
-        status = {**status, "scaling": scaling, **scale}
-        status = {name: value for name, value in status.items() if name != "scaling" or value}
+        status = {**status, **_scale(runtime, previous or {}), **self._scaling.status(key, previous or {})}
+        status = {name: value for name, value in status.items() if value or name not in SCALING_MEMBERS}
         if status != previous:
             self._write(document, status)
             self._recorder.changes(document, previous, status)
@@ -166,6 +162,19 @@ class Controller:
         self._scaling.forget(key)
         if self._progress:
             self._progress.forget(key)
+
+
+def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of running replicas, as the pass saw them.
+
+    They are kept even while a server is away, because autoscalers read them.
+    """
+    scale = {name: known for name, known in previous.items() if name in ("replicas", "selector", "stageReplicas")}
+    if runtime.scale:
+        scale |= {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
+    if runtime.stage is not None:
+        scale["stageReplicas"] = runtime.stage
+    return scale
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:

@@ -34,7 +34,7 @@ class Duties:
     def __init__(
         self,
         api: Api,
-        queue: WorkQueue,
+        queue: WorkQueue[Key],
         watchdog: Watchdog,
         *,
         namespaces: Sequence[str],

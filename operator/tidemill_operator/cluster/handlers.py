@@ -50,7 +50,7 @@ def settings() -> kopf.OperatorSettings:
 
 
 def registry(
-    queue: WorkQueue, watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
+    queue: WorkQueue[Key], watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
 ) -> kopf.OperatorRegistry:
     """Return the handlers.
 

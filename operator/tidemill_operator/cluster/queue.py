@@ -1,6 +1,7 @@
-"""The queue of passes. Each pipeline has one pass at a time. Requests are merged, and failed passes are delayed.
+"""The queue of passes. Each key has one pass at a time. Requests are merged, and failed passes are delayed.
 
-`Schedule` is pure and gets the time as an argument; `WorkQueue` adds threads. Neither class knows what a pass does.
+A key is a pipeline, or a component of a pipeline that is polled for scaling. `Schedule` is pure and gets the time as an
+argument; `WorkQueue` adds threads. Neither class knows what a pass does.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
-
-from tidemill_operator.keys import Key
+from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
+K = TypeVar("K", bound=Hashable)
 
 
 class Result(Enum):
@@ -57,7 +58,7 @@ class Delays:
                 return self.drift * (0.9 + 0.2 * chance)
 
 
-class Schedule:
+class Schedule(Generic[K]):
     """Tracks when each key is due. Only one thread at a time may use it.
 
     Args:
@@ -67,21 +68,21 @@ class Schedule:
 
     def __init__(self, delays: Delays, *, chance: Callable[[], float] = random.random) -> None:
         self._delays, self._chance = delays, chance
-        self._due: dict[Key, float] = {}
-        self._running: set[Key] = set()
-        self._again: dict[Key, float] = {}
-        self._failures: dict[Key, int] = {}
-        self._begun: set[Key] = set()
+        self._due: dict[K, float] = {}
+        self._running: set[K] = set()
+        self._again: dict[K, float] = {}
+        self._failures: dict[K, int] = {}
+        self._begun: set[K] = set()
         self._fresh_next = False
 
     def __len__(self) -> int:
         return len(self._due.keys() | self._running)
 
-    def add(self, key: Key, at: float, *, fresh: bool = False) -> None:
+    def add(self, key: K, at: float, *, fresh: bool = False) -> None:
         """Request a pass.
 
         Args:
-            key: the pipeline's key.
+            key: the key.
             at: the earliest time of the pass.
             fresh: whether the resource itself has changed, so that a delay after failures ends.
         """
@@ -92,7 +93,7 @@ class Schedule:
         elif key not in self._failures or key not in self._due:
             self._due[key] = min(at, self._due.get(key, at))
 
-    def take(self, now: float) -> Key | None:
+    def take(self, now: float) -> K | None:
         """Take the key that has been due longest and has no running pass, and mark it as running.
 
         New pipelines and pipelines with a change under way are taken in turn. So if hundreds of pipelines are created
@@ -113,7 +114,7 @@ class Schedule:
         """Return the time when the next key is due, or None if no key is waiting."""
         return min(self._due.values(), default=None)
 
-    def done(self, key: Key, result: Result, now: float) -> None:
+    def done(self, key: K, result: Result, now: float) -> None:
         """Note the end of a pass."""
         self._running.discard(key)
         again = self._again.pop(key, None)
@@ -131,7 +132,7 @@ class Schedule:
             self._due[key] = min(again, self._due.get(key, again))
 
 
-class WorkQueue:
+class WorkQueue(Generic[K]):
     """A schedule with a few worker threads.
 
     Args:
@@ -140,9 +141,9 @@ class WorkQueue:
         workers: maximum number of concurrent passes.
     """
 
-    def __init__(self, work: Callable[[Key], Result], delays: Delays, *, workers: int = 4) -> None:
+    def __init__(self, work: Callable[[K], Result], delays: Delays, *, workers: int = 4) -> None:
         self._work = work
-        self._schedule = Schedule(delays)
+        self._schedule: Schedule[K] = Schedule(delays)
         self._changed = threading.Condition()
         self._stopping = False
         self._threads = [
@@ -164,7 +165,7 @@ class WorkQueue:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    def add(self, key: Key, *, delay: float = 0.0, fresh: bool = False) -> None:
+    def add(self, key: K, *, delay: float = 0.0, fresh: bool = False) -> None:
         """Request a pass, and return at once."""
         with self._changed:
             self._schedule.add(key, time.monotonic() + delay, fresh=fresh)
@@ -185,7 +186,7 @@ class WorkQueue:
                 self._schedule.done(key, result, time.monotonic())
                 self._changed.notify()
 
-    def _next(self) -> Key | None:
+    def _next(self) -> K | None:
         with self._changed:
             while not self._stopping:
                 now = time.monotonic()

@@ -1,6 +1,7 @@
 """Scaling in a cluster.
 
-Pipelines are polled from a separate queue, and each pipeline's decisions are stored in a ConfigMap.
+The processors and the Python stage of each pipeline are polled from a separate queue. The decisions about each of them
+are stored in a ConfigMap.
 
 A poll never writes a Deployment or a status. A poll requests a pass, and the pass writes the Deployment and the status.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidemill_contract.resource.spec import API_VERSION, KIND, AnalyticsPipeline
+from tidemill_contract.resource.spec import API_VERSION, KIND, AnalyticsPipeline, ScaledComponent
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, DEPLOYMENT, Api, Document, Kind
 from tidemill_operator.actuators.kubernetes.rollout import rolled_out
@@ -25,10 +26,20 @@ from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
-from tidemill_operator.scaler import Memory, Reader, Running, Scaler
+from tidemill_operator.scaler import (
+    COMPONENTS,
+    STATUS_MEMBERS,
+    Memory,
+    Reader,
+    Running,
+    Scalable,
+    Scaler,
+    change_text,
+)
 from tidemill_operator.scaling import Decision
 
 log = logging.getLogger(__name__)
+Target = Scalable[Key]
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
@@ -38,7 +49,7 @@ _SAID = ("mode", "desired", "reason")
 
 
 class ClusterSite:
-    """Reads Deployments, and stores decisions in the ConfigMap `<pipeline>-scaling`, which the pipeline owns.
+    """Reads Deployments, and stores decisions in the ConfigMap `marks.scaling(…)`, which the pipeline owns.
 
     Args:
         api: the API of the cluster.
@@ -47,31 +58,32 @@ class ClusterSite:
     """
 
     def __init__(
-        self, api: Api, decided: Callable[[Key, Decision], None], *, clock: Callable[[], float] = time.monotonic
+        self, api: Api, decided: Callable[[Target, Decision], None], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._api, self._decided, self._clock = api, decided, clock
-        self._written: dict[Key, tuple[float, Memory]] = {}
+        self._written: dict[Target, tuple[float, Memory]] = {}
         self._lock = threading.Lock()
 
-    def look(self, key: Key) -> Running | None:
+    def look(self, key: Target) -> Running | None:
         """Return the config of the running pods, and the state of their Deployment."""
-        config = self._config(key)
-        live = self._own(DEPLOYMENT, key, f"{key.name}-processor") if config else None
+        config = self._config(key.pipeline)
+        live = self._deployment(key) if config else None
         if config is None or live is None:
             return None
         ready = int(live.get("status", {}).get("readyReplicas", 0))
-        return Running(config, ready, settled=int(live["spec"].get("replicas", 1)) if rolled_out(live) else None)
+        settled = int(live["spec"].get("replicas", 1)) if rolled_out(live) else None
+        return Running(config, ready, settled, key.component)
 
-    def remembered(self, key: Key) -> Memory:
-        """Return the stored state. Without a stored state, scaling starts from the running number of processors."""
-        kept = self._own(CONFIG_MAP, key, marks.scaling(key.name))
+    def remembered(self, key: Target) -> Memory:
+        """Return the stored state. Without a stored state, scaling starts from the running number of replicas."""
+        kept = self._own(CONFIG_MAP, key.pipeline, config_map(key))
         memory = Memory.from_json((kept.get("data") or {}).get(_FILE, "")) if kept else Memory()
         if memory.replicas is None:
-            live = self._own(DEPLOYMENT, key, f"{key.name}-processor")
+            live = self._deployment(key)
             memory = replace(memory, replicas=int(live["spec"].get("replicas", 1)) or None if live else None)
         return memory
 
-    def remember(self, key: Key, memory: Memory, *, changed: bool) -> None:
+    def remember(self, key: Target, memory: Memory, *, changed: bool) -> None:
         """Write a state if it has changed, but not at every poll. The next poll repeats a failed write."""
         if memory.replicas is None:
             self.forget(key)  # a pass deletes the ConfigMap
@@ -83,7 +95,7 @@ class ClusterSite:
             return
         try:
             if self._is_others(key):
-                log.warning("%s: ConfigMap %s is not Tidemill's: decisions are not kept", key, marks.scaling(key.name))
+                log.warning("%s: ConfigMap %s is not Tidemill's: decisions are not kept", key, config_map(key))
             else:
                 self._api.apply(manifest(key, memory))
         except TidemillError as error:
@@ -92,12 +104,12 @@ class ClusterSite:
         with self._lock:
             self._written[key] = (self._clock(), memory)
 
-    def tell(self, key: Key, decision: Decision) -> None:
+    def tell(self, key: Target, decision: Decision) -> None:
         """Report a change of replicas."""
         self._decided(key, decision)
 
-    def forget(self, key: Key) -> None:
-        """Forget the state of a pipeline."""
+    def forget(self, key: Target) -> None:
+        """Forget the state of a component."""
         with self._lock:
             self._written.pop(key, None)
 
@@ -108,21 +120,30 @@ class ClusterSite:
         except (KeyError, ValueError):
             return None
 
+    def _deployment(self, key: Target) -> Document | None:
+        return self._own(DEPLOYMENT, key.pipeline, f"{key.pipeline.name}-{key.component}")
+
     def _own(self, kind: Kind, key: Key, name: str) -> Document | None:
         """Return an object of this pipeline. An object of an earlier pipeline with the same name is not returned."""
         found = self._api.get(kind, key.namespace, name)
         return found if found and found["metadata"].get("labels", {}).get(marks.OWNER_UID) == key.uid else None
 
-    def _is_others(self, key: Key) -> bool:
-        found = self._api.get(CONFIG_MAP, key.namespace, marks.scaling(key.name))
+    def _is_others(self, key: Target) -> bool:
+        found = self._api.get(CONFIG_MAP, key.pipeline.namespace, config_map(key))
         return found is not None and found["metadata"].get("labels", {}).get(marks.MANAGED_BY) != marks.MANAGER
 
 
-def manifest(key: Key, memory: Memory) -> Document:
+def config_map(key: Target) -> str:
+    """Return the name of the ConfigMap that stores the state of a component."""
+    return marks.scaling(key.pipeline.name, key.component)
+
+
+def manifest(key: Target, memory: Memory) -> Document:
     """Return the ConfigMap that stores a state."""
-    owner = OwnerReference(key.uid, key.name)
+    pipeline = key.pipeline
+    owner = OwnerReference(pipeline.uid, pipeline.name)
     metadata = marks.own_metadata(
-        marks.scaling(key.name), key.namespace, pipeline=key.name, component=marks.SCALING, owner=owner
+        config_map(key), pipeline.namespace, pipeline=pipeline.name, component=marks.SCALING, owner=owner
     )
     return objects.config_map(metadata, {_FILE: memory.to_json()})
 
@@ -150,13 +171,13 @@ def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: f
 
 
 @dataclass
-class _Pipeline:
-    """The state of a pipeline that passes and polls share.
+class _Component:
+    """The state of a component that passes and polls share.
 
     Attributes:
-        scales: whether the accepted spec uses scaling.
+        scales: whether the accepted spec scales it.
         paused: whether the resource is paused.
-        told: the `status.scaling` that passes write.
+        told: the decision in the status that passes write.
         told_at: when `told` last changed.
     """
 
@@ -190,9 +211,9 @@ class ClusterScaling:
     ) -> None:
         self._recorder, self._measures, self._wake, self._clock = recorder, measures, wake, clock
         self._site = ClusterSite(api, self._changed, clock=clock)
-        self._scaler: Scaler[Key] = Scaler(self._site, reader)
-        self._queue = WorkQueue(self.poll, _DELAYS, workers=_WORKERS)
-        self._known: dict[Key, _Pipeline] = {}
+        self._scaler: Scaler[Target] = Scaler(self._site, reader)
+        self._queue: WorkQueue[Target] = WorkQueue(self._poll, _DELAYS, workers=_WORKERS)
+        self._known: dict[Target, _Component] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -203,39 +224,51 @@ class ClusterScaling:
         """Stop polling."""
         self._queue.stop()
 
-    def replicas(self, key: Key, running: AnalyticsPipeline) -> int | None:
-        """Return the decided number of processors for a spec, or None if nothing is decided or scaling is not used.
+    def replicas(self, key: Key, running: AnalyticsPipeline) -> Mapping[ScaledComponent, int]:
+        """Return the decided numbers of replicas for a spec. Where nothing is decided or scaled, the number is missing.
 
         Raises:
             TidemillError: the stored state cannot be read.
         """
-        scaling = running.spec.processor.scaling
-        with self._lock:
-            known = self._known.setdefault(key, _Pipeline())
-            known.scales = scaling is not None and not running.spec.suspend
-        return self._scaler.replicas(key) if scaling is not None and scaling.mode == "lag" else None
+        found: dict[ScaledComponent, int] = {}
+        for target in targets(key):
+            scaling = running.spec.scaling_of(target.component)
+            with self._lock:
+                known = self._known.setdefault(target, _Component())
+                known.scales = scaling is not None and not running.spec.suspend
+            if scaling is not None and scaling.mode == "lag":
+                replicas = self._scaler.replicas(target)
+                found |= {} if replicas is None else {target.component: replicas}
+        return found
 
     def watch(self, key: Key, *, paused: bool = False) -> None:
-        """Note the end of a pass. A pipeline that uses scaling and is not paused is polled when it is due."""
-        with self._lock:
-            known = self._known.get(key)
-            if known is None:
-                return
-            known.paused = paused
-            polled = known.scales and not paused
-        if polled:
-            self._queue.add(key, delay=self._scaler.rest(key))
+        """Note the end of a pass. What is scaled, and not paused, is polled when it is due."""
+        for target in targets(key):
+            with self._lock:
+                known = self._known.get(target)
+                if known is None:
+                    continue
+                known.paused = paused
+                polled = known.scales and not paused
+            if polled:
+                self._queue.add(target, delay=self._scaler.rest(target))
 
-    def status(self, key: Key, previous: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return `status.scaling`. The result changes only if the decision has changed, or after a minute.
+    def status(self, key: Key, previous: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Return the members of the status with the last decisions. A member without a decision is empty.
+
+        A member changes only if its decision has changed, or after a minute.
 
         Args:
             key: the pipeline's key.
-            previous: `status.scaling` in the cluster.
+            previous: the status in the cluster.
         """
-        found = self._scaler.status(key)
+        members = ((target, STATUS_MEMBERS[target.component]) for target in targets(key))
+        return {member: self._told(target, previous.get(member) or {}) for target, member in members}
+
+    def _told(self, target: Target, previous: Mapping[str, Any]) -> Mapping[str, Any]:
+        found = self._scaler.status(target)
         with self._lock:
-            known = self._known.get(key)
+            known = self._known.get(target)
             if known is None:
                 return previous  # not polled yet
             if not known.scales:
@@ -249,55 +282,65 @@ class ClusterScaling:
                 known.told, known.told_at = found, self._clock()
             return known.told or previous
 
-    def poll(self, key: Key) -> Result:
-        """Decide on the processors of a pipeline that is due, and request a pass if something has to be written."""
+    def poll(self, key: Key, component: ScaledComponent = "processor") -> Result:
+        """Decide on a component that is due, and request a pass if something has to be written."""
+        return self._poll(Scalable(key, component))
+
+    def _poll(self, target: Target) -> Result:
         with self._lock:
-            known = self._known.get(key)
+            known = self._known.get(target)
         if known is None or known.paused:
             return Result.GONE
-        seconds: float | None = self._scaler.rest(key)
+        seconds: float | None = self._scaler.rest(target)
         if not seconds:
             try:
-                seconds = self._scaler.poll(key)
+                seconds = self._scaler.poll(target)
             except TidemillError as error:
-                log.warning("%s: no decision: %s", key, error)
+                log.warning("%s: no decision: %s", target, error)
                 return Result.FAILED
             if seconds is None:
-                self._measures.unscaled(key)
+                self._measures.unscaled(target.pipeline, target.component)
                 return Result.GONE
-            self._decided(key, known)
-        self._queue.add(key, delay=seconds)
+            self._decided(target, known)
+        self._queue.add(target, delay=seconds)
         return Result.SETTLED
 
     def forget(self, key: Key) -> None:
-        """Forget a deleted pipeline. Kubernetes deletes its ConfigMap."""
-        with self._lock:
-            self._known.pop(key, None)
-        self._scaler.forget(key)
-        self._site.forget(key)
-        self._measures.unscaled(key)
+        """Forget a deleted pipeline. Kubernetes deletes its ConfigMaps."""
+        for target in targets(key):
+            with self._lock:
+                self._known.pop(target, None)
+            self._scaler.forget(target)
+            self._site.forget(target)
+            self._measures.unscaled(key, target.component)
 
-    def _decided(self, key: Key, known: _Pipeline) -> None:
+    def _decided(self, target: Target, known: _Component) -> None:
         """Update the metrics with a decision, and request a pass if the status has to change."""
-        found = self._scaler.status(key)
+        found = self._scaler.status(target)
         with self._lock:
-            gone, news = key not in self._known, self._is_news(known, found)
+            gone, news = target not in self._known, self._is_news(known, found)
         if gone:
-            self.forget(key)
+            self.forget(target.pipeline)
             return
-        self._measures.scaled(key, found)
+        self._measures.scaled(target.pipeline, found, target.component)
         if news:
-            self._wake(key)
+            self._wake(target.pipeline)
 
-    def _is_news(self, known: _Pipeline, found: Mapping[str, Any]) -> bool:
+    def _is_news(self, known: _Component, found: Mapping[str, Any]) -> bool:
         return is_news(known.told, found, self._clock() - known.told_at)
 
-    def _changed(self, key: Key, decision: Decision) -> None:
+    def _changed(self, target: Target, decision: Decision) -> None:
         """Write an Event for a change of replicas, and request a pass that makes the change."""
+        key = target.pipeline
         metadata = {"namespace": key.namespace, "name": key.name, "uid": key.uid}
         limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
-        text = f"{decision.current} → {decision.replicas} processors{limit}"
+        text = f"{change_text(target.component, decision)}{limit}"
         document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata}
         log.info("%s: %s (%s)", key, text, decision.reason)
         self._recorder.tell(document, "Normal", decision.reason, text, at=str(decision.at))
         self._wake(key)
+
+
+def targets(key: Key) -> list[Target]:
+    """Return the components of a pipeline that may be scaled."""
+    return [Scalable(key, component) for component in COMPONENTS]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.condition_metrics import Conditions
@@ -35,7 +36,22 @@ PIPELINES = Gauge("tidemill_operator_pipelines", "Pipelines by state.", ["state"
 LEADER = Gauge("tidemill_operator_leader", "1 if this replica leads, else 0.")
 DESIRED = Gauge("tidemill_operator_scaling_desired_replicas", "Processors that scaling has decided on.", _PIPELINE)
 CURRENT = Gauge("tidemill_operator_scaling_current_replicas", "Processors at the last scaling decision.", _PIPELINE)
+STAGE_DESIRED = Gauge(
+    "tidemill_operator_scaling_stage_desired_replicas",
+    "Processes of the Python stage that scaling has decided on.",
+    _PIPELINE,
+)
+STAGE_CURRENT = Gauge(
+    "tidemill_operator_scaling_stage_current_replicas",
+    "Processes of the Python stage at the last scaling decision.",
+    _PIPELINE,
+)
 DECISIONS = Counter("tidemill_operator_scaling_decisions_total", "Scaling decisions, one per poll.", ["reason"])
+
+_REPLICAS: Mapping[ScaledComponent, tuple[Gauge, Gauge]] = {
+    "processor": (DESIRED, CURRENT),
+    "stage": (STAGE_DESIRED, STAGE_CURRENT),
+}
 
 T = TypeVar("T")
 
@@ -75,15 +91,16 @@ class Measures:
         self._note(key, state(status))
         self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
-    def scaled(self, key: Key, decided: Mapping[str, Any]) -> None:
+    def scaled(self, key: Key, decided: Mapping[str, Any], component: ScaledComponent = "processor") -> None:
         """Update the metrics with a decision. `decided` has the form of `status.scaling`."""
         DECISIONS.labels(decided["reason"]).inc()
-        DESIRED.labels(key.namespace, key.name).set(decided["desired"])
-        CURRENT.labels(key.namespace, key.name).set(decided["current"])
+        desired, current = _REPLICAS[component]
+        desired.labels(key.namespace, key.name).set(decided["desired"])
+        current.labels(key.namespace, key.name).set(decided["current"])
 
-    def unscaled(self, key: Key) -> None:
-        """Remove the scaling metrics of a pipeline."""
-        for gauge in (DESIRED, CURRENT):
+    def unscaled(self, key: Key, component: ScaledComponent = "processor") -> None:
+        """Remove the scaling metrics of a component of a pipeline."""
+        for gauge in _REPLICAS[component]:
             with suppress(KeyError):
                 gauge.remove(key.namespace, key.name)
 

@@ -156,6 +156,5 @@ class Reports:
             "aggregations": stored.status.get("aggregations", []),
             "connectors": stored.status.get("connectors", []),
             "replay": stored.status.get("replay", {}),
-            "scaling": dict(self._scaling.status(stored.namespace, stored.name)),
-            "decisions": self._scaling.history(stored.namespace, stored.name),
+            **self._scaling.described(stored.namespace, stored.name),
         }

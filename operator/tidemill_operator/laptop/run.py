@@ -178,8 +178,7 @@ class Run:
             standing=lambda: self._progress.error(key_of(stored)),
         )
         self._progress.watch(key_of(stored), stored.document, status)
-        scaling = self._scaling.status(stored.namespace, stored.name)
-        return {**status, "scaling": scaling} if scaling else status
+        return {**status, **self._scaling.status(stored.namespace, stored.name)}
 
     def _release(self, stored: Stored) -> None:
         release({**stored.document, "status": stored.status}, platform=self._platform, actuators=self._actuators)

@@ -1,4 +1,7 @@
-"""Scaling in `up`: polls pipelines in a separate thread, and stores decisions in files between runs."""
+"""Scaling in `up`: polls processors and Python stages in a separate thread.
+
+Decisions are stored in files between runs.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill_contract.files import read_text
+from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.supervisor import ReplicaState
-from tidemill_operator.scaler import Memory, Reader, Running, Scaler
+from tidemill_operator.scaler import COMPONENTS, STATUS_MEMBERS, Memory, Reader, Running, Scalable, Scaler, change_text
 from tidemill_operator.scaling import Decision
 
 _log = logging.getLogger(__name__)
@@ -22,10 +26,11 @@ _IDLE_SECONDS = 1.0
 _TROUBLE_SECONDS = 5.0
 
 _Key = tuple[str, str]
+_Target = Scalable[_Key]
 
 
 class Runtime(Protocol):
-    """The methods of the processors' runtime that scaling needs."""
+    """The methods of the runtime that scaling needs."""
 
     config_root: Path
 
@@ -35,37 +40,41 @@ class Runtime(Protocol):
 
 
 class _Files:
-    """Reads processes of this machine, and stores decisions in `<namespace>/<name>.json`."""
+    """Reads processes of this machine, and stores decisions in `<namespace>/<name>.json`, or `<name>.stage.json`."""
 
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
 
-    def look(self, key: _Key) -> Running | None:
-        namespace, name = key
+    def look(self, key: _Target) -> Running | None:
+        namespace, name = key.pipeline
         try:
             config = PipelineConfig.from_json(read_text(self._runtime.config_root / namespace / f"{name}.json"))
         except (FileNotFoundError, ValueError):
             return None
-        states = self._runtime.replicas(namespace, f"{name}-processor")
+        if config.spec.scaling_of(key.component) is None:
+            return Running(config, 0, None, key.component)
+        states = self._runtime.replicas(namespace, f"{name}-{key.component}")
         ready = sum(state.ready and state.current for state in states)
-        return Running(config, ready, settled=ready if ready == len(states) else None)
+        return Running(config, ready, ready if ready == len(states) else None, key.component)
 
-    def remembered(self, key: _Key) -> Memory:
+    def remembered(self, key: _Target) -> Memory:
         try:
             return Memory.from_json(read_text(self.path(key)))
         except FileNotFoundError:
             return Memory()
 
-    def remember(self, key: _Key, memory: Memory, *, changed: bool) -> None:
+    def remember(self, key: _Target, memory: Memory, *, changed: bool) -> None:
         write_atomic(self.path(key), memory.to_json())
 
-    def tell(self, key: _Key, decision: Decision) -> None:
+    def tell(self, key: _Target, decision: Decision) -> None:
         limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
-        change = f"{decision.current} → {decision.replicas} processors"
-        self._say(f"{key[0]}/{key[1]}: {change} ({decision.reason}{limit})")
+        change = change_text(key.component, decision)
+        self._say(f"{'/'.join(key.pipeline)}: {change} ({decision.reason}{limit})")
 
-    def path(self, key: _Key) -> Path:
-        return self._folder / key[0] / f"{key[1]}.json"
+    def path(self, key: _Target) -> Path:
+        namespace, name = key.pipeline
+        # The names of pipelines have no dots.
+        return self._folder / namespace / (f"{name}.json" if key.component == "processor" else f"{name}.stage.json")
 
 
 class LocalScaling:
@@ -80,8 +89,8 @@ class LocalScaling:
 
     def __init__(self, folder: Path, *, reader: Reader, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._files = _Files(folder, runtime, say)
-        self._scaler: Scaler[_Key] = Scaler(self._files, reader)
-        self._due: dict[_Key, float] = {}
+        self._scaler: Scaler[_Target] = Scaler(self._files, reader)
+        self._due: dict[_Target, float] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tidemill-scaling", daemon=True)
@@ -98,7 +107,7 @@ class LocalScaling:
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
         """Poll these pipelines (namespace, name) and no others, if they use scaling."""
-        wanted = set(pipelines)
+        wanted = {target for pipeline in pipelines for target in _targets(pipeline)}
         with self._lock:
             gone, new = self._due.keys() - wanted, wanted - self._due.keys()
             self._due = {key: self._due.get(key, 0.0) for key in wanted}
@@ -109,23 +118,35 @@ class LocalScaling:
 
     def forget(self, namespace: str, name: str) -> None:
         """Delete the stored decisions of a released pipeline."""
-        self._files.path((namespace, name)).unlink(missing_ok=True)
+        for target in _targets((namespace, name)):
+            self._files.path(target).unlink(missing_ok=True)
 
-    def replicas(self, namespace: str, name: str) -> int | None:
-        """Return the decided number of processors, or None if nothing is decided yet."""
-        return self._scaler.replicas((namespace, name))
+    def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
+        """Return the decided numbers of replicas by component. If nothing is decided yet, the number is missing."""
+        found = {target.component: self._scaler.replicas(target) for target in _targets((namespace, name))}
+        return {component: replicas for component, replicas in found.items() if replicas is not None}
 
-    def status(self, namespace: str, name: str) -> Mapping[str, Any]:
-        """Return `status.scaling` of the last decision, or empty if there is none."""
-        return self._scaler.status((namespace, name))
+    def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
+        """Return the members of the status with the last decisions. Members without a decision are missing."""
+        targets = _targets((namespace, name))
+        return {STATUS_MEMBERS[one.component]: told for one in targets if (told := self._scaler.status(one))}
 
-    def decisions(self) -> Mapping[_Key, int | None]:
-        """Return the decided numbers of processors of all pipelines. The caller compares them to notice a change."""
+    def decisions(self) -> Mapping[_Target, int | None]:
+        """Return the decided numbers of replicas of all pipelines. The caller compares them to notice a change."""
         return self._scaler.decisions()
 
-    def history(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        """Return the last decisions, oldest first."""
-        return self._scaler.history((namespace, name))
+    def history(self, namespace: str, name: str, component: ScaledComponent = "processor") -> list[dict[str, Any]]:
+        """Return the last decisions about a component, oldest first."""
+        return self._scaler.history(Scalable((namespace, name), component))
+
+    def described(self, namespace: str, name: str) -> dict[str, Any]:
+        """Return the last decisions, and those before them, for `status.json`."""
+        return {
+            "scaling": {},
+            **self.status(namespace, name),
+            "decisions": self.history(namespace, name),
+            "stageDecisions": self.history(namespace, name, "stage"),
+        }
 
     def _loop(self) -> None:
         while not self._closing.wait(_TICK_SECONDS):
@@ -136,19 +157,23 @@ class LocalScaling:
                     return
                 self._again(key, self._poll(key))
 
-    def _poll(self, key: _Key) -> float:
+    def _poll(self, key: _Target) -> float:
         """Decide, and return the seconds until the next poll."""
         try:
             seconds = self._scaler.poll(key)
         except Exception:  # the thread must survive every error, e.g. a full disk or a half-written file
-            _log.exception("scaling %s/%s failed; trying again", *key)
+            _log.exception("scaling %s/%s (%s) failed; trying again", *key.pipeline, key.component)
             return _TROUBLE_SECONDS
         return _IDLE_SECONDS if seconds is None else seconds
 
-    def _again(self, key: _Key, seconds: float) -> None:
+    def _again(self, key: _Target, seconds: float) -> None:
         with self._lock:
             watched = key in self._due
             if watched:
                 self._due[key] = time.monotonic() + seconds
         if not watched:  # the pipeline was released meanwhile
             self._scaler.forget(key)
+
+
+def _targets(pipeline: _Key) -> list[_Target]:
+    return [Scalable(pipeline, component) for component in COMPONENTS]

@@ -19,7 +19,16 @@ UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
 """Figures older than this are not shown."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
-_MEMBERS = ("lag", "lagSeconds", "freshness", "freshnessSeconds", "watermarkAgeSeconds", "figuresAt")
+_MEMBERS = (
+    "lag",
+    "lagSeconds",
+    "stageLag",
+    "stageLagSeconds",
+    "freshness",
+    "freshnessSeconds",
+    "watermarkAgeSeconds",
+    "figuresAt",
+)
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 # Smaller values count as zero, because they are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
@@ -39,6 +48,9 @@ class Figures:
         watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
         positions_at: when the positions were read from Postgres, epoch seconds. This time becomes old while Postgres
             does not answer.
+        stage_lag: the number of these events that the Python stage has not written, or None if there is no stage.
+        stage_lag_seconds: time since the arrival of the oldest event that the stage has not written, or 0 if there is
+            no such event.
     """
 
     lag: int
@@ -46,6 +58,8 @@ class Figures:
     freshness_seconds: float | None
     watermark_age_seconds: float | None
     positions_at: float
+    stage_lag: int | None = None
+    stage_lag_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,12 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
         "lag": coarse_count(figures.lag),
         "lagSeconds": int(coarse_seconds(figures.lag_seconds)) if figures.lag else 0,
     }
+    if figures.stage_lag is not None:
+        seconds = coarse_seconds(figures.stage_lag_seconds)
+        found |= {
+            "stageLag": coarse_count(figures.stage_lag),
+            "stageLagSeconds": int(seconds) if figures.stage_lag else 0,
+        }
     if figures.freshness_seconds is not None:
         seconds = coarse_seconds(figures.freshness_seconds)
         found |= {"freshness": duration(seconds), "freshnessSeconds": seconds}
@@ -138,7 +158,7 @@ def _differ_much(shown: Status, found: Status) -> bool:
     return (
         any((name in shown) != (name in found) for name in _MEMBERS)
         or steps("lagSeconds", _LITTLE_SECONDS) > 0
-        or steps("lag", _LITTLE_EVENTS) > 1
+        or any(steps(name, _LITTLE_EVENTS) > 1 for name in ("lag", "stageLag"))
         or any(steps(name, _LITTLE_SECONDS) > 1 for name in ("freshnessSeconds", "watermarkAgeSeconds"))
     )
 

@@ -15,6 +15,16 @@ LAG_EVENTS = Gauge("tidemill_pipeline_lag_events", "Events in the source topic t
 LAG_SECONDS = Gauge(
     "tidemill_pipeline_lag_seconds", "Time since the arrival of the oldest event that is not counted yet.", _LABELS
 )
+STAGE_LAG_EVENTS = Gauge(
+    "tidemill_pipeline_stage_lag_events",
+    "Events in the source topic that the Python stage has not written yet; no series without a stage.",
+    _LABELS,
+)
+STAGE_LAG_SECONDS = Gauge(
+    "tidemill_pipeline_stage_lag_seconds",
+    "Time since the arrival of the oldest event that the Python stage has not written yet.",
+    _LABELS,
+)
 FRESHNESS_SECONDS = Gauge(
     "tidemill_pipeline_freshness_seconds",
     "Time from an event's arrival to the commit that counts it; no series while no events arrive.",
@@ -31,15 +41,26 @@ AVAILABLE = Gauge(
 def show(key: Key, figures: Figures | None) -> None:
     """Export a pipeline's figures. If the figures are None, i.e. unknown, remove the series."""
     _set(AVAILABLE, key, float(figures is not None))
+    staged = figures is not None and figures.stage_lag is not None
     _set(LAG_EVENTS, key, figures.lag if figures else None)
     _set(LAG_SECONDS, key, figures.lag_seconds if figures else None)
+    _set(STAGE_LAG_EVENTS, key, figures.stage_lag if figures else None)
+    _set(STAGE_LAG_SECONDS, key, figures.stage_lag_seconds if figures and staged else None)
     _set(FRESHNESS_SECONDS, key, figures.freshness_seconds if figures else None)
     _set(WATERMARK_AGE_SECONDS, key, figures.watermark_age_seconds if figures else None)
 
 
 def forget(key: Key) -> None:
     """Remove the figures of a deleted pipeline."""
-    for gauge in (AVAILABLE, LAG_EVENTS, LAG_SECONDS, FRESHNESS_SECONDS, WATERMARK_AGE_SECONDS):
+    for gauge in (
+        AVAILABLE,
+        LAG_EVENTS,
+        LAG_SECONDS,
+        STAGE_LAG_EVENTS,
+        STAGE_LAG_SECONDS,
+        FRESHNESS_SECONDS,
+        WATERMARK_AGE_SECONDS,
+    ):
         _set(gauge, key, None)
 
 

@@ -228,6 +228,8 @@ class Observer:
             freshness_seconds=freshness_seconds(positions, ages),
             watermark_age_seconds=None if watermark is None else max(0.0, now - watermark / 1000),
             positions_at=now - (self._clock() - standing.at),
+            stage_lag=sum(stage.lag.values()) if pipeline.source else None,
+            stage_lag_seconds=max(stage.ages.values(), default=0.0),
         )
 
     def _date(self, known: Mapping[Key, _Pipeline], partitions: Mapping[Key, Partitions]) -> None:

@@ -1,13 +1,14 @@
 """Reads the figures for scaling: partitions in Kafka and Postgres, the consumer group, and what Postgres waits for.
 
-Positions come from `_offsets`, because they change together with the results. Offsets committed to Kafka are not used.
+Positions of processors come from `_offsets`, because they change together with the results. Those of a Python stage are
+the offsets that its consumer group has committed, because the stage commits them together with its records.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tidemill_contract import names
@@ -18,8 +19,11 @@ from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.postgres.session import Session, connected
 from tidemill_operator.addresses import PostgresAddress
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
 from tidemill_operator.observer.backlog import freshness_seconds, oldest, partitions_of, read_positions
-from tidemill_operator.scaling import Figures
+from tidemill_operator.observer.stages import Stages
+from tidemill_operator.scaling import Figures, PartitionFigures
 
 _SECONDS = 10.0
 # A single sample of Postgres' waits proves little. So several samples are taken, and nearly all must show waits.
@@ -67,6 +71,30 @@ class Watched:
         )
 
 
+@dataclass(frozen=True)
+class WatchedStage:
+    """The objects from which the figures of a Python stage are read.
+
+    Attributes:
+        key: the pipeline, without its uid.
+        topic: the source topic, which the stage reads.
+        partitions: the number of the topic's partitions.
+        group: the stage's consumer group.
+    """
+
+    key: Key
+    topic: str
+    partitions: int
+    group: str
+
+    @classmethod
+    def of(cls, config: PipelineConfig) -> WatchedStage:
+        """Return the objects of a running stage."""
+        key = Key(config.namespace, config.name, "")
+        partitions = config.spec.source.topic.partitions or 1
+        return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))
+
+
 class FiguresReader:
     """Reads figures. Several threads may use it.
 
@@ -88,17 +116,21 @@ class FiguresReader:
         self._postgres, self._clusters = postgres, clusters
         self._own = KafkaLog(brokers, config=config)
 
-    def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
-        """Return the current figures. The call takes half a second, because Postgres is sampled several times.
+    def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
+        """Return the current figures.
+
+        For processors, the call takes half a second, because Postgres is sampled several times.
 
         Args:
-            watched: the pipeline's objects.
+            watched: the objects of the component.
             ready: number of ready replicas.
             rolling_out: whether replicas are being started, stopped or replaced.
 
         Raises:
             TidemillError: a server does not answer, or there is no such schema or topic yet.
         """
+        if isinstance(watched, WatchedStage):
+            return self._staging(watched, ready=ready, rolling_out=rolling_out)
         log = self._own
         if watched.kafka is not None and self._clusters is not None:
             log = self._clusters.open(watched.namespace, watched.kafka).log
@@ -111,15 +143,42 @@ class FiguresReader:
         partitions = partitions_of(log, watched.topic, positions)
         arrived = log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
         ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items() if moment}
-        group = describe_group(log.config, watched.group, _SECONDS)
+        for (_, number), moment in arrived.items():
+            if moment is None:  # only transaction markers follow the position, so there is no lag
+                partitions[number] = replace(partitions[number], position=partitions[number].end)
         return Figures(
             partitions,
             ready=ready,
-            rebalancing=group.moving or group.members != ready,
+            rebalancing=_rebalancing(log, watched.group, ready),
             rolling_out=rolling_out,
             database_saturated=saturated,
             freshness_seconds=freshness_seconds(positions, ages),
         )
+
+    def _staging(self, watched: WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
+        """Return the figures of a stage. Records that the stage has not written count as its lag."""
+        key, numbers = watched.key, range(watched.partitions)
+        look = Stages(self._own).look({key: watched.topic}, {key: numbers})[key]
+        if look.fault:
+            raise TidemillError(Reason.UNREACHABLE, look.fault)
+        partitions = {
+            number: PartitionFigures(at, at + look.lag[number], at, consumed=at)
+            for number, at in look.positions.items()
+        }
+        return Figures(
+            partitions,
+            ready=ready,
+            rebalancing=_rebalancing(self._own, watched.group, ready),
+            rolling_out=rolling_out,
+            freshness_seconds=max(look.ages.values(), default=None),
+            waits=bool(look.waits),
+        )
+
+
+def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
+    """Return whether the members of a consumer group are changing."""
+    group = describe_group(log.config, name, _SECONDS)
+    return group.moving or group.members != ready
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tidemill_contract import names
 from tidemill_contract.resource.source import TopicSpec
-from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
+from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec, ScalingSpec, TransformSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.connect.connectors import desired_connectors
 from tidemill_operator.plan.kafka.claims import made
@@ -108,12 +108,14 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
     """Return the workloads' config: the spec with every default filled in."""
     namespace, name, spec = pipeline.metadata.namespace, pipeline.metadata.name, pipeline.spec
     topic = _topic(spec.source.topic, names.topic(namespace, name, "events"), platform, live)
+    partitions = topic.partitions or 1
     required = platform.auth_required if spec.auth.required is None else spec.auth.required
     resolved = spec.model_copy(
         update={
             "source": spec.source.model_copy(update={"topic": topic}),
             "auth": spec.auth.model_copy(update={"required": required}),
-            "processor": spec.processor.model_copy(update={"scaling": _scaling(spec, topic.partitions or 1)}),
+            "processor": spec.processor.model_copy(update={"scaling": _bounded(spec.processor.scaling, partitions)}),
+            "transform": _transform(spec.transform, partitions),
         }
     )
     versions = live_versions(resolved, live.schema)
@@ -169,8 +171,15 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     return topic.model_copy(update=update)
 
 
-def _scaling(spec: PipelineSpec, partitions: int) -> object:
-    scaling = spec.processor.scaling
+def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
+    python = transform.python
+    if python is None or python.scaling is None:
+        return transform
+    scaling = _bounded(python.scaling, partitions)
+    return transform.model_copy(update={"python": python.model_copy(update={"scaling": scaling})})
+
+
+def _bounded(scaling: ScalingSpec | None, partitions: int) -> ScalingSpec | None:
     if scaling is None or scaling.max_replicas is not None:
         return scaling
     return scaling.model_copy(update={"max_replicas": partitions})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_contract.tables.kept import Kept
 
 
@@ -154,10 +155,10 @@ class LiveFacts:
         topics: the existing topics, by name.
         brokers: the number of brokers, or None if unknown.
         schema: the pipeline's schema, or None if it does not exist, or is unknown.
-        replicas: the number of processors that scaling has decided on, or None if nothing is decided.
+        replicas: the numbers of replicas that scaling has decided on, by component.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None
     schema: LiveSchema | None = None
-    replicas: int | None = None
+    replicas: Mapping[ScaledComponent, int] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def revision(config: PipelineConfig) -> str:
 def stage_revision(config: PipelineConfig) -> str:
     """Return a hash of the settings that the Python stage reads at its start. If it changes, the stage is replaced."""
     python, spec = config.spec.transform.python, config.spec
-    told = python.model_dump(mode="json", exclude={"replicas", "resources"}) if python is not None else {}
+    told = python.model_dump(mode="json", exclude={"replicas", "scaling", "resources"}) if python is not None else {}
     read = [told, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 

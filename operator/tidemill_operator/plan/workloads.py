@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
-from tidemill_contract.resource.spec import PythonSpec, ResourcesSpec
+from tidemill_contract.resource.spec import PipelineSpec, PythonSpec, ResourcesSpec, ScaledComponent
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.model import Component, Reference, Replay, Workload
 from tidemill_operator.plan.restarts import revision, stage_revision
@@ -37,30 +37,28 @@ _SECRETS: dict[Component, tuple[str, ...]] = {
 
 
 def desired_workloads(
-    config: PipelineConfig, platform: Platform, scaled: int | None = None, replay: Replay | None = None
+    config: PipelineConfig,
+    platform: Platform,
+    decided: Mapping[ScaledComponent, int] | None = None,
+    replay: Replay | None = None,
 ) -> tuple[Workload, ...]:
     """Return the pipeline's processors, its Python stage and MQTT bridge, and its ingest and API, which may be shared.
 
     Args:
         config: the resolved config.
         platform: has the ports.
-        scaled: number of processors that scaling has decided on, or None if nothing is decided.
+        decided: the numbers of replicas that scaling has decided on, by component.
         replay: the current replay, which has its own processors.
     """
     spec = config.spec
-    processors = _workload(
-        config,
-        platform,
-        "processor",
-        own=True,
-        replicas=_processors(config, scaled),
-        resources=_resources(spec.processor.resources),
-    )
-    found = [replace(processors, scaled_elsewhere=_external(config), scaled=_by_lag(config))]
+    numbers = decided or {}
+    processors = _workload(config, platform, "processor", own=True, resources=_resources(spec.processor.resources))
+    processors = _scaled(processors, spec, numbers, fixed=spec.processor.replicas)
+    found = [processors]
     if replay is not None:
-        found.append(_replay(config, platform, replay, _replaying(config, scaled, replay)))
-    if spec.transform.python is not None:
-        found.append(_stage(config, platform, spec.transform.python))
+        found.append(_replay(config, platform, replay, _replaying(config, processors.replicas, replay)))
+    if (python := spec.transform.python) is not None:
+        found.append(_scaled(_stage(config, platform, python), spec, numbers, fixed=python.replicas))
     if config.takes_http:
         found.append(_workload(config, platform, "ingest"))
     if spec.source.mqtt is not None:
@@ -83,7 +81,7 @@ def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workl
     )
 
 
-def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> int:
+def _replaying(config: PipelineConfig, processors: int, replay: Replay) -> int:
     """Return the number of a replay's processors.
 
     The result is the number of live processors, or 1 if the replay has a rate, because one process enforces the rate.
@@ -92,7 +90,7 @@ def _replaying(config: PipelineConfig, scaled: int | None, replay: Replay) -> in
         return 0
     if replay.rate:
         return 1
-    return max(1, min(_processors(config, scaled), config.spec.source.topic.partitions or 1))
+    return max(1, min(processors, config.spec.source.topic.partitions or 1))
 
 
 def _replay(config: PipelineConfig, platform: Platform, replay: Replay, replicas: int) -> Workload:
@@ -119,7 +117,6 @@ def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Wo
         platform,
         "stage",
         own=True,
-        replicas=0 if config.spec.suspend else python.replicas,
         resources=_resources(python.resources),
     )
     return replace(
@@ -131,25 +128,28 @@ def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Wo
     )
 
 
-def _processors(config: PipelineConfig, scaled: int | None) -> int:
-    processor = config.spec.processor
-    if config.spec.suspend:
-        return 0
-    if processor.scaling is None:
-        return processor.replicas
-    if scaled is not None and processor.scaling.mode == "lag":
-        return scaled
-    return max(1, processor.scaling.min_replicas)
+def _scaled(workload: Workload, spec: PipelineSpec, decided: Mapping[ScaledComponent, int], *, fixed: int) -> Workload:
+    """Return the workload with its number of replicas, and who decides on the number.
 
-
-def _external(config: PipelineConfig) -> bool:
-    scaling = config.spec.processor.scaling
-    return scaling is not None and scaling.mode == "external" and not config.spec.suspend
-
-
-def _by_lag(config: PipelineConfig) -> bool:
-    scaling = config.spec.processor.scaling
-    return scaling is not None and scaling.mode == "lag"
+    Args:
+        workload: the processors or the Python stage.
+        spec: the pipeline's spec.
+        decided: the numbers that scaling has decided on, by component.
+        fixed: the number without scaling.
+    """
+    component: ScaledComponent = "stage" if workload.component == "stage" else "processor"
+    scaling = spec.scaling_of(component)
+    by_lag = scaling is not None and scaling.mode == "lag"
+    if spec.suspend:
+        replicas = 0
+    elif scaling is None:
+        replicas = fixed
+    elif by_lag and component in decided:
+        replicas = decided[component]
+    else:
+        replicas = max(1, scaling.min_replicas)
+    elsewhere = scaling is not None and not by_lag and not spec.suspend
+    return replace(workload, replicas=replicas, scaled=by_lag, scaled_elsewhere=elsewhere)
 
 
 def _workload(

@@ -24,6 +24,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
     ("READY", "string", _CONDITION.format("Ready"), 0, "Whether the pipeline works as specified."),
     ("LAG", "integer", ".status.lag", 0, "Events in the topic that are not counted yet, rounded to two digits."),
     ("REPLICAS", "integer", ".status.replicas", 0, "Processors that run."),
+    ("STAGE", "integer", ".status.stageReplicas", 0, "Processes of the Python stage that run; blank without a stage."),
     (
         "FRESHNESS",
         "string",

@@ -338,4 +338,5 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "spec.processor.scaling": _SCALING,
+    "spec.transform.python.scaling": _SCALING,
 }

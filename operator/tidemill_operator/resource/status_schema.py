@@ -33,6 +33,25 @@ def _by(key: str, description: str, most: int, item: dict[str, Any]) -> dict[str
     }
 
 
+def _scaling(description: str) -> dict[str, Any]:
+    return _object(
+        description,
+        {
+            "mode": _text("lag or external.", 16),
+            "current": _whole("Replicas at the time of the decision."),
+            "desired": _whole("Replicas that scaling wants."),
+            "need": _whole("Replicas that the figures require, before any limit."),
+            "lag": _whole("Events not yet processed."),
+            "rate": {"type": "number", "description": "Arriving events per second."},
+            "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
+            "reason": _text("The reason, as one CamelCase word.", 64),
+            "limitedBy": _text("The limit that keeps `desired` from reaching `need`.", 64),
+            "message": _text("An explanation of the reason.", 1024),
+            "lastScaleTime": _time("When replicas were last changed."),
+        },
+    )
+
+
 CONDITION = _object(
     "One aspect of the pipeline's state.",
     {
@@ -163,27 +182,22 @@ STATUS = _object(
                 "missed": _text("Events that the topic no longer held. Absent if the replay found all events.", 1024),
             },
         ),
-        "scaling": _object(
-            "The last decision about replicas.",
-            {
-                "mode": _text("lag or external.", 16),
-                "current": _whole("Replicas at the time of the decision."),
-                "desired": _whole("Replicas that scaling wants."),
-                "need": _whole("Replicas that the figures require, before any limit."),
-                "lag": _whole("Events not yet processed."),
-                "rate": {"type": "number", "description": "Arriving events per second."},
-                "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
-                "reason": _text("The reason, as one CamelCase word.", 64),
-                "limitedBy": _text("The limit that keeps `desired` from reaching `need`.", 64),
-                "message": _text("An explanation of the reason.", 1024),
-                "lastScaleTime": _time("When replicas were last changed."),
-            },
-        ),
+        "scaling": _scaling("The last decision about the number of processors."),
+        "stageScaling": _scaling("The last decision about the number of processes of the Python stage."),
         "replicas": _whole("Running processors; read by the scale subresource."),
+        "stageReplicas": _whole("Running processes of the Python stage; absent without a stage."),
         "selector": _text("Label selector of the processors; read by the scale subresource.", 512),
         "lag": _whole("Events in the topic that are not counted yet, rounded to two digits."),
         "lagSeconds": _whole(
             "Seconds since the arrival of the oldest event that is not counted, rounded up to 1, 2, 5, 10, 20, …."
+        ),
+        "stageLag": _whole(
+            "Events in the source topic that the Python stage has not written, rounded to two digits; they are part of "
+            "lag, and absent without a stage."
+        ),
+        "stageLagSeconds": _whole(
+            "Seconds since the arrival of the oldest event that the Python stage has not written, rounded up in the "
+            "same way."
         ),
         "freshness": _text(
             "From an event's arrival in Kafka to the commit that counts it, rounded up, e.g. 10s, 4m, 2h; "

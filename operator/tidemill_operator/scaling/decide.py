@@ -164,6 +164,8 @@ def _idle(poll: _Poll) -> bool:
 
 def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
+    if poll.figures.waits:  # it is not ready either, but the rollout ends only when a user has corrected something
+        return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
         held = _Choice(poll.current, ScalingReason.DATABASE_SATURATED, "database")

@@ -31,6 +31,7 @@ _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.DATABASE_SATURATED: (
         "More replicas would wait too: give Postgres more resources, or group by fewer columns."
     ),
+    ScalingReason.STAGE_WAITS: "More replicas would wait too: the condition ProcessorsReady says what to correct.",
     ScalingReason.FIGURES_MISSING: "Scaling continues when Kafka and Postgres answer.",
     ScalingReason.SCALED_TO_ZERO: "The next event starts a replica; windows do not close until then.",
     ScalingReason.WOKEN_BY_ARRIVAL: "Without events, replicas stop again after scaleToZeroAfter.",

@@ -85,7 +85,7 @@ def _taken_in(
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
     rate = None
-    if steady and not figures.database_saturated:
+    if steady and not figures.database_saturated and not figures.waits:
         rate = _busy_rate(settings, state, figures, moved, seconds=seconds, replicas=current)
     samples = (*state.samples, Sample(now, arrived, consumed, rate))
     samples = tuple(s for s in samples if s.at > now - settings.lookback_seconds)[-MAX_SAMPLES:]

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Literal
 
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.resource.spec import ProcessorSpec
+from tidemill_contract.resource.spec import ScalingSpec
 
 
 class ScalingReason(StrEnum):
@@ -41,6 +41,8 @@ class ScalingReason(StrEnum):
     """A change is needed, but replicas are being started, stopped or replaced."""
     DATABASE_SATURATED = "DatabaseSaturated"
     """More replicas are needed, but all wait for Postgres. Further replicas would only wait too."""
+    STAGE_WAITS = "StageWaits"
+    """More replicas are needed, but the Python stage waits, e.g. for a file that can be imported."""
     FIGURES_MISSING = "FiguresMissing"
     """Lag could not be read, so the number of replicas stays."""
     SCALED_TO_ZERO = "ScaledToZero"
@@ -66,7 +68,7 @@ CHANGES = frozenset(
 
 @dataclass(frozen=True)
 class Settings:
-    """`spec.processor.scaling` as numbers. The resource's model describes its fields.
+    """`scaling` of processors or of the Python stage as numbers. The resource's model describes its fields.
 
     Attributes:
         max_step_up, max_step_down: the largest step. If None, a step up doubles the number, or adds four if that is
@@ -92,11 +94,8 @@ class Settings:
     flush_seconds: float = 0.5
 
     @classmethod
-    def of(cls, spec: ProcessorSpec) -> Settings | None:
-        """Return the settings of a pipeline, or None if it does not use scaling."""
-        scaling = spec.scaling
-        if scaling is None:
-            return None
+    def of(cls, scaling: ScalingSpec, flush_interval: str) -> Settings:
+        """Return the settings as numbers."""
 
         def seconds(text: str) -> float:
             return parse_ms(text) / 1000
@@ -118,7 +117,7 @@ class Settings:
             lookback_seconds=seconds(scaling.lookback),
             scale_to_zero_after_seconds=seconds(idle) if idle else None,
             dry_run=scaling.dry_run,
-            flush_seconds=seconds(spec.flush_interval),
+            flush_seconds=seconds(flush_interval),
         )
 
     @property
@@ -140,7 +139,7 @@ class PartitionFigures:
 
     Attributes:
         start, end: Kafka's first offset, and the offset after the last record.
-        position: the next offset to read, as committed in Postgres, or None if nothing is committed yet.
+        position: the next offset to read, as committed, or None if nothing is committed yet.
         consumed: the number of records committed so far. It never falls.
     """
 
@@ -166,6 +165,7 @@ class Figures:
         rebalancing: whether the consumer group is rebalancing.
         rolling_out: whether replicas are being started, stopped or replaced.
         database_saturated: whether all replicas wait for Postgres.
+        waits: whether the replicas wait for something that a user has to correct, so that further ones would wait too.
     """
 
     partitions: Mapping[int, PartitionFigures]
@@ -174,6 +174,7 @@ class Figures:
     rebalancing: bool = False
     rolling_out: bool = False
     database_saturated: bool = False
+    waits: bool = False
 
     @property
     def lag(self) -> int:

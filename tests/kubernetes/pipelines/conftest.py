@@ -5,6 +5,7 @@ No node runs pods: a thread says that each pod is ready, so that Deployments rol
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import secrets
@@ -22,7 +23,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
@@ -373,12 +374,16 @@ def start_operator(servers: Any, account: Path, tmp_path: Path) -> Iterator[Call
 
 @dataclass
 class Consumers:
-    """What processors would do: as many members of the group as pods are ready; positions move on `work_off`."""
+    """What processors or stages would do: as many members of the group as pods are ready.
+
+    Positions move on `work_off`.
+    """
 
     cluster: Cluster
     servers: Any
     key: Key
     partitions: int
+    component: str = "processor"
     consumers: list[Consumer] = field(default_factory=list)
 
     @property
@@ -389,7 +394,7 @@ class Consumers:
         """Until a test ends."""
         while not stopping.is_set():
             try:
-                live = self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-processor")
+                live = self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-{self.component}")
             except TidemillError:
                 continue
             ready = int(live.get("status", {}).get("readyReplicas", 0)) if live else 0
@@ -404,7 +409,8 @@ class Consumers:
             consumer.close()
 
     def _member(self) -> Consumer:
-        group = names.consumer_group(self.key.namespace, self.key.name)
+        reader = ("stage",) if self.component == "stage" else ()
+        group = names.consumer_group(self.key.namespace, self.key.name, *reader)
         at = {"bootstrap.servers": self.servers.kafka, "group.id": group, "enable.auto.commit": False, "log_level": 0}
         consumer = Consumer(at)
         consumer.subscribe([self.topic])
@@ -421,20 +427,30 @@ class Consumers:
         """All that there is."""
         places = [(self.topic, partition) for partition in range(self.partitions)]
         ends = KafkaLog(self.servers.kafka).offsets(places, LATEST).at
+        if self.component == "stage":
+            read = [TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()]
+            eventually(lambda: self._committed(read), what="the positions are committed")
+            return
         table = sql.Identifier(names.schema(self.key.namespace, self.key.name), "_offsets")
         moved = sql.SQL("UPDATE {} SET next_offset = %s, consumed = %s WHERE reader = 'live' AND partition = %s")
         with psycopg.connect(self.servers.postgres.url) as session:
             for (_, partition), end in ends.items():
                 session.execute(moved.format(table), (end, end, partition))
 
+    def _committed(self, read: list[TopicPartition]) -> bool:
+        with contextlib.suppress(KafkaException):  # the group is rebalancing
+            self.consumers[0].commit(offsets=read, asynchronous=False)
+            return True
+        return False
+
 
 @pytest.fixture
 def loaded(cluster: Cluster, servers: Any) -> Iterator[Callable[..., Consumers]]:
-    """Gives a pipeline processors."""
+    """Gives a pipeline processors, or processes of a Python stage."""
     stopping, threads = threading.Event(), []
 
-    def load(key: Key, partitions: int = 4) -> Consumers:
-        found = Consumers(cluster, servers, key, partitions)
+    def load(key: Key, partitions: int = 4, component: str = "processor") -> Consumers:
+        found = Consumers(cluster, servers, key, partitions, component)
         threads.append(threading.Thread(target=found.run, args=(stopping,), daemon=True))
         threads[-1].start()
         return found

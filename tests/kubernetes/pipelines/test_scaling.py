@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, DEPLOYMENT, EVENT, Document
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.cluster.control import Controller
@@ -19,6 +20,8 @@ from tidemill_operator.cluster.scaling import ClusterScaling
 from tidemill_operator.cluster.telemetry import Measures
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.scaling_figures import FiguresReader
+from tidemill_operator.plan.render import marks
+from tidemill_operator.scaler import STATUS_MEMBERS, Scalable
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 
@@ -44,6 +47,7 @@ class Bench:
     passes: Any
     key: Key
     load: Any
+    component: ScaledComponent = "processor"
     woken: list[Key] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
 
@@ -58,7 +62,7 @@ class Bench:
     def step(self) -> int:
         """A pass and a poll; replicas that are set."""
         self.controller.work(self.key)
-        self.scaling.poll(self.key)
+        self.scaling.poll(self.key, self.component)
         replicas = int(self.deployment["spec"]["replicas"])
         if self.seen[-1:] != [replicas]:
             self.seen.append(replicas)
@@ -74,21 +78,21 @@ class Bench:
     def polls(self, count: int) -> None:
         """So many decisions."""
         for _ in range(count):
-            while (rest := self.scaling._scaler.rest(self.key)) > 0:
+            while (rest := self.scaling._scaler.rest(Scalable(self.key, self.component))) > 0:
                 time.sleep(rest)
             self.step()
 
     @property
     def deployment(self) -> Document:
-        return dict(self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-processor"))
+        return dict(self.cluster.child(self.key.namespace, "Deployment", f"{self.key.name}-{self.component}"))
 
     @property
     def told(self) -> Document:
-        return dict(self.cluster.get(self.key).get("status", {}).get("scaling", {}))
+        return dict(self.cluster.get(self.key).get("status", {}).get(STATUS_MEMBERS[self.component], {}))
 
     @property
     def memory(self) -> Document:
-        return dict(self.cluster.child(self.key.namespace, "ConfigMap", f"{self.key.name}-scaling"))
+        return dict(self.cluster.child(self.key.namespace, "ConfigMap", marks.scaling(self.key.name, self.component)))
 
 
 @pytest.fixture
@@ -132,6 +136,35 @@ def test_lag_brings_processors_in_steps_and_they_go_with_it(bench: Any, eventual
     assert reasons & {"ScaledUp", "StepLimited"}
     assert "ScaledDown" in reasons
     assert found.woken, "what is decided is done by a pass"
+
+
+def test_a_python_stage_is_scaled_by_its_own_lag(
+    cluster: Any, passes: Any, namespace: str, make: Any, loaded: Any, eventually: Any
+) -> None:
+    """By the processors' settings. The status shows its number and lag, and another operator goes on from there."""
+    python = {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}
+    key = make("orders", namespace, processor={"scaling": QUICK}, transform={"python": python}, **source())
+    found = Bench(cluster, passes, key, loaded(key, component="stage"), "stage")
+    found.settle(eventually)
+    found.load.send(150)
+    found.until(4, eventually)
+    found.settle(eventually)
+    status = cluster.get(key)["status"]
+    assert (status["stageScaling"]["desired"], status["stageReplicas"], status["replicas"]) == (4, 4, 1)
+    assert found.memory["metadata"]["ownerReferences"][0]["uid"] == key.uid
+    observer = passes.observer()
+    observer.watch(key, status)
+    observer.look()
+    status = cluster.get(key)["status"]
+    assert (status["stageLag"], status["lag"]) == (600, 600)
+    found.restart()
+    found.controller.work(key)
+    assert found.deployment["spec"]["replicas"] == 4, "nothing was decided since"
+    found.load.work_off()
+    found.until(1, eventually)
+    told = {event["message"] for event in cluster.api.list(EVENT, namespace)}
+    assert any("processes of the Python stage" in message for message in told)
+    assert not any("processors" in message for message in told)
 
 
 def test_another_operator_goes_on_and_nobody_else_scales(bench: Any, eventually: Any) -> None:

@@ -66,6 +66,7 @@ class KubernetesRuntime:
 
     Attributes:
         scale: the scale of the processors, as the last `ensure` or `observe` saw it.
+        stage: the number of running processes of the Python stage, or None if no stage was seen.
         repairs: descriptions of foreign changes that were reverted.
         made: the objects that were created.
     """
@@ -74,6 +75,7 @@ class KubernetesRuntime:
         self._api, self._placement, self._owner, self._locks = api, placement, owner, locks
         self._serving: set[str] = set()
         self.scale: Scale | None = None
+        self.stage: int | None = None
         self.repairs: list[str] = []
         self.made: list[str] = []
 
@@ -117,6 +119,8 @@ class KubernetesRuntime:
         return outcomes
 
     def _note_scale(self, workload: Workload, live: Document) -> None:
+        if workload.component == "stage":
+            self.stage = int(live.get("status", {}).get("replicas", 0))
         if workload.component == "processor":
             told = ",".join(f"{name}={value}" for name, value in sorted(selector(workload).items()))
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)

@@ -136,7 +136,7 @@ class Pass:
         if shared:
             self.kept.add((CONFIG_MAP.kind, marks.shared_config(self.owner.name)))
         if workload.scaled:
-            self.kept.add((CONFIG_MAP.kind, marks.scaling(self.owner.name)))
+            self.kept.add((CONFIG_MAP.kind, marks.scaling(self.owner.name, workload.component)))
         try:
             copies = self._copies(workload)
             if shared:

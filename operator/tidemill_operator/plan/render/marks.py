@@ -42,9 +42,9 @@ def config_map(pipeline: str) -> str:
     return f"{pipeline}-config"
 
 
-def scaling(pipeline: str) -> str:
-    """Return the name of the ConfigMap with a pipeline's scaling decisions."""
-    return f"{pipeline}-{SCALING}"
+def scaling(pipeline: str, component: str = "processor") -> str:
+    """Return the name of the ConfigMap with the scaling decisions about a component of a pipeline."""
+    return f"{pipeline}-{SCALING}" if component == "processor" else f"{pipeline}-{SCALING}-{component}"
 
 
 def credentials(pipeline: str) -> str:

@@ -69,3 +69,19 @@ def test_failed_passes_are_counted_by_pipeline() -> None:
     assert failures("failing") == 1
     measures.forget(key)
     assert failures("failing") is None
+
+
+def replicas(pipeline: str, name: str) -> float | None:
+    labels = {"namespace": "ns", "pipeline": pipeline}
+    return REGISTRY.get_sample_value(f"tidemill_operator_scaling_{name}_replicas", labels)
+
+
+def test_decisions_about_processors_and_about_the_stage_are_told_apart() -> None:
+    measures, key = Measures(), Key("ns", "staged", "1")
+    measures.scaled(key, {"reason": "WithinTarget", "desired": 1, "current": 1})
+    measures.scaled(key, {"reason": "ScaledUp", "desired": 3, "current": 2}, "stage")
+    assert (replicas("staged", "desired"), replicas("staged", "current")) == (1, 1)
+    assert (replicas("staged", "stage_desired"), replicas("staged", "stage_current")) == (3, 2)
+    measures.unscaled(key, "stage")
+    assert (replicas("staged", "desired"), replicas("staged", "stage_desired")) == (1, None)
+    measures.unscaled(key)

@@ -16,7 +16,7 @@ A, B = Key("shop", "a", "uid-a"), Key("shop", "b", "uid-b")
 DELAYS = Delays(drift=90.0, waiting=10.0, first=1.0, most=60.0)
 
 
-def schedule() -> Schedule:
+def schedule() -> Schedule[Key]:
     return Schedule(DELAYS, chance=lambda: 0.5)  # in the middle: delays as they are named
 
 
@@ -57,7 +57,7 @@ def test_the_next_look_depends_on_how_a_pass_ended(result: Result, expected: flo
     assert found.next_at() == expected
 
 
-def fail(found: Schedule, key: Key, now: float) -> float:
+def fail(found: Schedule[Key], key: Key, now: float) -> float:
     """Let a key fail at a moment; when it is due again."""
     assert found.take(now) == key
     found.done(key, Result.FAILED, now)

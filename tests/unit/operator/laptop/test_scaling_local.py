@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.cli import explain
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.keys import Key
 from tidemill_operator.laptop.scaling import LocalScaling
-from tidemill_operator.observer.scaling_figures import Watched
+from tidemill_operator.observer.scaling_figures import Watched, WatchedStage
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.live import LiveFacts
 from tidemill_operator.processes.child import start_time
@@ -30,6 +31,7 @@ from waiting import eventually
 
 EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
 KEY = ("analytics", "flights")
+STAGE = {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}
 
 
 def pipeline(scaling: dict[str, Any] | None, **spec: Any) -> AnalyticsPipeline:
@@ -39,12 +41,19 @@ def pipeline(scaling: dict[str, Any] | None, **spec: Any) -> AnalyticsPipeline:
     return AnalyticsPipeline.model_validate(document)
 
 
+def staged(scaling: dict[str, Any]) -> AnalyticsPipeline:
+    """The pipeline with a Python stage."""
+    transform = load_documents(EXAMPLE.read_text())[0]["spec"]["transform"]
+    return pipeline(scaling, transform={**transform, "python": STAGE})
+
+
 @dataclass
 class Runtime:
     """Processes that are ready at once, as many as were decided on."""
 
     config_root: Path
     asked: Callable[[], int] = lambda: 1
+    staged: Callable[[], int] = lambda: 1
 
     def write(self, spec: AnalyticsPipeline) -> None:
         refs = tuple(AggregationRef(name=a.name) for a in spec.spec.aggregations)
@@ -54,10 +63,11 @@ class Runtime:
         path.write_text(config.to_json())
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
-        assert (namespace, workload) == (KEY[0], f"{KEY[1]}-processor")
+        assert namespace == KEY[0]
+        count = {f"{KEY[1]}-processor": self.asked, f"{KEY[1]}-stage": self.staged}[workload]()
         return [
             ReplicaState(name=str(n), pid=1, port=1, ready=True, current=True, restarts=0, last_exit=None, log="")
-            for n in range(self.asked())
+            for n in range(count)
         ]
 
 
@@ -69,9 +79,13 @@ class Reader:
     broken: bool = False
     polls: int = 0
     watched: Watched | None = None
+    stage: WatchedStage | None = None
     held: list[bool] = field(default_factory=list)
 
-    def read(self, watched: Watched, *, ready: int, rolling_out: bool) -> Figures:
+    def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
+        if isinstance(watched, WatchedStage):
+            self.stage = watched
+            return Figures({p: PartitionFigures(0, 300_000, 0, 0) for p in range(4)}, ready, rolling_out=rolling_out)
         self.polls += 1
         self.watched = watched
         self.held.append(rolling_out)
@@ -94,11 +108,21 @@ class ScaledPipeline:
         return LocalScaling(self.folder, reader=self.reader, runtime=self.runtime, say=self.said.append)
 
 
+def processors(scaling: LocalScaling) -> int | None:
+    """The decided number."""
+    return scaling.replicas(*KEY).get("processor")
+
+
+def told(scaling: LocalScaling) -> Mapping[str, Any]:
+    """The last decision about processors."""
+    return scaling.status(*KEY).get("scaling", {})
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[ScaledPipeline]:
     reader, runtime, said = Reader(), Runtime(tmp_path / "pipelines"), []  # type: ignore[var-annotated]
     scaling = LocalScaling(tmp_path / "scaling", reader=reader, runtime=runtime, say=said.append)
-    runtime.asked = lambda: scaling.replicas(*KEY) or 1
+    runtime.asked = lambda: processors(scaling) or 1
     scaling.start()
     yield ScaledPipeline(scaling, reader, runtime, said, tmp_path / "scaling")
     scaling.close()
@@ -111,8 +135,8 @@ def test_lag_brings_processors_and_a_restart_keeps_them(bench: ScaledPipeline) -
     bench.scaling.watch([KEY])
     eventually(lambda: bench.said, what="a decision is told")
     assert bench.said == ["analytics/flights: 1 → 4 processors (ScaledUp)"]
-    assert bench.scaling.replicas(*KEY) == 4
-    assert bench.scaling.status(*KEY)["reason"] == "ScaledUp"
+    assert processors(bench.scaling) == 4
+    assert told(bench.scaling)["reason"] == "ScaledUp"
     assert bench.scaling.history(*KEY)[-1]["desired"] == 4
     assert bench.reader.watched == Watched(
         "analytics__flights",
@@ -123,10 +147,32 @@ def test_lag_brings_processors_and_a_restart_keeps_them(bench: ScaledPipeline) -
     )
     later = bench.again()
     later.watch([KEY])
-    assert later.replicas(*KEY) == 4
+    assert processors(later) == 4
     assert later.history(*KEY) == bench.scaling.history(*KEY)
     later.forget(*KEY)
-    assert bench.again().replicas(*KEY) is None
+    assert processors(bench.again()) is None
+
+
+def test_a_python_stage_is_scaled_by_its_own_lag(bench: ScaledPipeline) -> None:
+    """By the processors' settings, with decisions of its own, which a restart keeps."""
+    followed = {"pollInterval": "1s", "lookback": "2s", "maxReplicas": 3}
+    bench.runtime.staged = lambda: bench.scaling.replicas(*KEY).get("stage") or 1
+    bench.runtime.write(staged(followed))
+    bench.scaling.watch([KEY])
+    eventually(lambda: bench.said, what="a decision is told")
+    assert bench.said == ["analytics/flights: 1 → 3 processes of the Python stage (ScaledUp, limited by maxReplicas)"]
+    stage = WatchedStage(Key(*KEY, ""), "analytics.flights.events", 6, "tidemill.analytics.flights.stage")
+    assert bench.reader.stage == stage
+    eventually(lambda: len(bench.scaling.status(*KEY)) == 2, what="decisions about both")
+    status = bench.scaling.status(*KEY)
+    assert (status["scaling"]["desired"], status["stageScaling"]["desired"]) == (1, 3)
+    assert bench.scaling.described(*KEY)["stageDecisions"][0]["desired"] == 3
+    later = bench.again()
+    assert later.replicas(*KEY) == {"processor": 1, "stage": 3}
+    later.forget(*KEY)
+    assert bench.again().replicas(*KEY) == {}
+    plan = build_plan(staged(followed), Platform(), 1, LiveFacts(replicas={"stage": 3}))
+    assert {one.component: one.replicas for one in plan.workloads if one.scaled} == {"processor": 1, "stage": 3}
 
 
 def test_processes_that_are_still_starting_are_a_rollout(bench: ScaledPipeline) -> None:
@@ -135,8 +181,8 @@ def test_processes_that_are_still_starting_are_a_rollout(bench: ScaledPipeline) 
     bench.runtime.asked = lambda: 0
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "RolloutInProgress", what="the rollout is told")
-    assert bench.scaling.replicas(*KEY) == 1
+    eventually(lambda: told(bench.scaling).get("reason") == "RolloutInProgress", what="the rollout is told")
+    assert processors(bench.scaling) == 1
     assert set(bench.reader.held) == {True}
 
 
@@ -146,8 +192,8 @@ def test_a_server_that_is_away_changes_nothing(bench: ScaledPipeline) -> None:
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
     eventually(lambda: bench.reader.polls >= 2, what="two polls")
-    assert bench.scaling.status(*KEY)["reason"] == "FiguresMissing"
-    assert bench.scaling.replicas(*KEY) == 1
+    assert told(bench.scaling)["reason"] == "FiguresMissing"
+    assert processors(bench.scaling) == 1
 
 
 @pytest.mark.parametrize(
@@ -159,7 +205,7 @@ def test_who_does_not_scale_is_not_polled(bench: ScaledPipeline, spec: Analytics
     """Neither figures nor a decision."""
     bench.runtime.write(spec)
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.scaling.decisions() == {KEY: None}, what="no decision is left")
+    eventually(lambda: set(bench.scaling.decisions().values()) == {None}, what="no decision is left")
     bench.runtime.write(pipeline({"pollInterval": "1s", "lookback": "2s"}))
     eventually(lambda: bench.reader.polls == 1, what="one poll")
     bench.scaling.watch([])
@@ -170,8 +216,8 @@ def test_mode_external_decides_nothing(bench: ScaledPipeline) -> None:
     """It is told so."""
     bench.runtime.write(pipeline({"mode": "external", "pollInterval": "1s", "lookback": "2s"}))
     bench.scaling.watch([KEY])
-    eventually(lambda: bench.scaling.status(*KEY).get("reason") == "External", what="another writer is told")
-    assert bench.scaling.replicas(*KEY) is None
+    eventually(lambda: told(bench.scaling).get("reason") == "External", what="another writer is told")
+    assert processors(bench.scaling) is None
 
 
 @pytest.mark.parametrize(
@@ -188,12 +234,17 @@ def test_mode_external_decides_nothing(bench: ScaledPipeline) -> None:
 def test_the_plan_follows_the_decision(
     scaling: dict[str, Any] | None, suspend: bool, scaled: int | None, expected: int, reason: str
 ) -> None:
-    plan = build_plan(pipeline(scaling, suspend=suspend), Platform(), 1, LiveFacts(replicas=scaled))
+    plan = build_plan(
+        pipeline(scaling, suspend=suspend),
+        Platform(),
+        1,
+        LiveFacts(replicas={} if scaled is None else {"processor": scaled}),
+    )
     (processor,) = [workload for workload in plan.workloads if workload.component == "processor"]
     assert processor.replicas == expected, reason
 
 
-def told(folder: Path, *arguments: str) -> int:
+def explained(folder: Path, *arguments: str) -> int:
     parser = argparse.ArgumentParser()
     explain.add_parser(parser.add_subparsers())
     return explain.run(parser.parse_args(["explain", "--data-dir", str(folder), *arguments]))
@@ -206,6 +257,7 @@ def state(tmp_path: Path) -> Path:
     stays = {"at": 60.0, "current": 4, "desired": 4, "reason": "Stabilizing", "need": None, "limitedBy": ""}
     pipelines = {
         "a/flights": {"scaling": {"message": "4 replicas: Stabilizing\nwhy"}, "decisions": [record, stays]},
+        "a/staged": {"scaling": {}, "stageScaling": {"message": "2 replicas: ScaledUp"}, "stageDecisions": [record]},
         "a/calm": {"scaling": {}, "decisions": []},
         "a/twice": {},
         "b/twice": {},
@@ -216,7 +268,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(state, "flights") == 0
+    assert explained(state, "flights") == 0
     assert capsys.readouterr().out.splitlines() == [
         "a/flights: 4 replicas: Stabilizing",
         "why",
@@ -225,21 +277,23 @@ def test_explain_tells_the_decision_and_those_before(state: Path, capsys: pytest
         "  1970-01-01 00:01:00Z  stays at 4  Stabilizing",
         "  1970-01-01 00:00:00Z  1 → 4  ScaledUp, limited by partitions, needed 5",
     ]
-    assert told(state, "a/flights", "--output", "json") == 0
+    assert explained(state, "a/flights", "--output", "json") == 0
     assert [d["desired"] for d in json.loads(capsys.readouterr().out)["decisions"]] == [4, 4]
-    assert told(state, "calm") == 0
+    assert explained(state, "staged") == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["a/staged, Python stage: 2 replicas: ScaledUp", ""]
+    assert explained(state, "calm") == 0
     assert "spec.processor.scaling is not set" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("twice", "write one of a/twice, b/twice"), ("nobody", "known are a/calm, a/flights, a/twice, b/twice")],
+    [("twice", "write one of a/twice, b/twice"), ("nobody", "known are a/calm, a/flights, a/staged, a/twice, b/twice")],
 )
 def test_explain_of_a_name_that_is_not_one(state: Path, name: str, expected: str) -> None:
     with pytest.raises(CommandError, match=expected):
-        told(state, name)
+        explained(state, name)
 
 
 def test_explain_without_a_running_up_names_the_command_that_starts_it(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="tidemill up -f FILE"):
-        told(tmp_path, "flights")
+        explained(tmp_path, "flights")

@@ -290,6 +290,7 @@ def test_what_waits_before_a_python_stage_counts(world: World, monkeypatch: pyte
     world.observer.watch(KEY, SCHEMA, TOPIC, source)
     figures = world.figures()
     assert (figures.lag, figures.lag_seconds) == (20 + 10, 55.0)
+    assert (figures.stage_lag, metric("stage_lag_events")) == (10, 10.0)
     assert world.looks[-1] == {0: Progress(10, (50, None)), 1: Progress(20, (17, None))}
     assert (world.figures().lag, len(world.log.read)) == (30, 2)  # no record is read twice
     world.log.ends[source, 1], world.log.marks = 9, {1}

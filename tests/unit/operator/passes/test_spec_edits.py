@@ -236,6 +236,14 @@ def staged(member: str, value: Any) -> Case:
     return Case(put(f"transform.python.{member}", value), (STAGE,), before=with_stage)
 
 
+with_scaled_stage = put("transform.python", {**STAGED, "scaling": {}})
+
+
+def stage_scaling(member: str, value: Any, *changed: str) -> Case:
+    """An edit of the scaling of the Python stage."""
+    return Case(put(f"transform.python.scaling.{member}", value), changed, before=with_scaled_stage)
+
+
 CASES: dict[str, list[Case]] = {
     "suspend": [Case(put("suspend", True), (SCALE,))],
     "reclaimPolicy": [Case(put("reclaimPolicy", "Delete"))],
@@ -470,6 +478,28 @@ CASES: dict[str, list[Case]] = {
             "transform.python", {**STAGED, "replicas": 4}, "spec.transform.python.replicas: more replicas than the"
         ),
     ],
+    "transform.python.scaling.mode": [stage_scaling("mode", "external", STAGE)],
+    "transform.python.scaling.minReplicas": [stage_scaling("minReplicas", 3, STAGE)],
+    "transform.python.scaling.maxReplicas": [
+        stage_scaling("maxReplicas", 2),
+        invalid(
+            "transform.python",
+            {**STAGED, "scaling": {"maxReplicas": 4}},
+            "spec.transform.python.scaling.maxReplicas: more replicas",
+        ),
+    ],
+    "transform.python.scaling.lagThreshold": [stage_scaling("lagThreshold", 5000)],
+    "transform.python.scaling.target.freshness": [stage_scaling("target", {"freshness": "30s"})],
+    "transform.python.scaling.catchUp": [stage_scaling("catchUp", "1m")],
+    "transform.python.scaling.targetUtilization": [stage_scaling("targetUtilization", 80)],
+    "transform.python.scaling.scaleUpCooldown": [stage_scaling("scaleUpCooldown", "2m")],
+    "transform.python.scaling.scaleDownStabilization": [stage_scaling("scaleDownStabilization", "20m")],
+    "transform.python.scaling.maxStepUp": [stage_scaling("maxStepUp", 1)],
+    "transform.python.scaling.maxStepDown": [stage_scaling("maxStepDown", 1)],
+    "transform.python.scaling.pollInterval": [stage_scaling("pollInterval", "20s")],
+    "transform.python.scaling.lookback": [stage_scaling("lookback", "3m")],
+    "transform.python.scaling.scaleToZeroAfter": [stage_scaling("scaleToZeroAfter", "1h")],
+    "transform.python.scaling.dryRun": [stage_scaling("dryRun", True)],
     "transform.python.resources.requests.cpu": [staged("resources.requests.cpu", "500m")],
     "transform.python.resources.requests.memory": [staged("resources.requests.memory", "512Mi")],
     "transform.python.resources.limits.cpu": [staged("resources.limits.cpu", "1")],

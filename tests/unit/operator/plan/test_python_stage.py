@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
 from tidemill_operator.plan.kafka.topics import bereave
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
 from tidemill_operator.plan.model import Plan, Workload
+from tidemill_operator.plan.render.kubernetes import render
+from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render.pods import Revisions
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld
@@ -78,6 +82,63 @@ def test_the_stage_runs_without_secrets_and_notices_only_its_own_settings() -> N
     assert in_image.revision != stage.revision
     more = stage_of(plan_of(document({**PYTHON, "replicas": 2})))
     assert (more.replicas, more.revision) == (2, stage.revision)
+
+
+@pytest.mark.parametrize(
+    ("own", "processors", "decided", "expected", "reason"),
+    [
+        (None, None, 3, (2, False, False), "without scaling, replicas applies"),
+        (None, {}, None, (1, True, False), "nothing is decided yet: the minimum of the processors' scaling"),
+        (None, {"minReplicas": 2}, 3, (3, True, False), "decided by the processors' settings"),
+        (None, {"mode": "external"}, 3, (2, False, False), "what scales processors does not know the stage"),
+        ({"minReplicas": 3}, {}, None, (3, True, False), "its own settings come first"),
+        ({}, None, 0, (0, True, False), "processors are not scaled"),
+        ({"mode": "external"}, {}, 3, (1, False, True), "somebody else scales its Deployment"),
+    ],
+)
+def test_who_decides_how_many_processes_the_stage_has(
+    own: dict[str, Any] | None, processors: dict[str, Any] | None, decided: int | None, expected: Any, reason: str
+) -> None:
+    made = document({**PYTHON, "replicas": 2, "scaling": own}, processor={"scaling": processors})
+    stage = stage_of(plan_of(made, LiveFacts(replicas={} if decided is None else {"stage": decided})))
+    assert (stage.replicas, stage.scaled, stage.scaled_elsewhere) == expected, reason
+
+
+def deployment(python: dict[str, Any]) -> dict[str, Any]:
+    """The Deployment of the stage."""
+    placement = Placement(
+        images={"processor": "tidemill/processor:1"}, pull_policy="Always", pull_secrets=("registry",)
+    )
+    owner, stage = OwnerReference("uid-1", "orders"), stage_of(plan_of(document(python)))
+    found = render(stage, pipeline="orders", owner=owner, sharing=(), placement=placement, revisions=Revisions())
+    (made,) = [one for one in found.workload if one["kind"] == "Deployment"]
+    return dict(made["spec"])
+
+
+def test_an_image_of_the_users_own_runs_with_the_limits_of_all_pods() -> None:
+    """The file is in the image, so no ConfigMap is mounted; an external autoscaler sets the replicas."""
+    in_image = {"image": "registry.example/shop:1", "file": "/app/enrich.py", "function": "enrich"}
+    spec = deployment({**in_image, "scaling": {"mode": "external"}})
+    plain = deployment(PYTHON)
+    assert ("replicas" in spec, plain["replicas"]) == (False, 1)
+    pods = [one["template"]["spec"] for one in (spec, plain)]
+    images = [pod["containers"][0]["image"] for pod in pods]
+    assert images == ["registry.example/shop:1", "tidemill/processor:1"]
+    assert [[one["name"] for one in pod["volumes"]] for pod in pods] == [
+        ["pipelines", "tmp"],
+        ["pipelines", "tmp", "code"],
+    ]
+    assert [
+        [one["value"] for one in pod["containers"][0]["env"] if one["name"] == "TIDEMILL_STAGE_DIR"] for pod in pods
+    ] == [[], ["/etc/tidemill/stage"]]
+    for same in ("securityContext", "imagePullSecrets", "automountServiceAccountToken"):
+        assert pods[0][same] == pods[1][same]
+    assert pods[0]["containers"][0]["securityContext"] == pods[1]["containers"][0]["securityContext"]
+
+
+def test_a_decision_about_the_stage_does_not_restart_it() -> None:
+    plain, scaled = stage_of(plan_of(document())), stage_of(plan_of(document({**PYTHON, "scaling": {}})))
+    assert scaled.revision == plain.revision
 
 
 def test_a_pipeline_without_a_stage_is_as_before() -> None:

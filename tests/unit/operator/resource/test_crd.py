@@ -109,6 +109,7 @@ def test_kubectl_get_shows_these_columns_in_this_order() -> None:
         ("READY", 0),
         ("LAG", 0),
         ("REPLICAS", 0),
+        ("STAGE", 0),
         ("FRESHNESS", 0),
         ("AGE", 0),
         ("PAUSED", 1),

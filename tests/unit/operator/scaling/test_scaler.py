@@ -17,7 +17,7 @@ from tidemill_operator.cluster.scaling import essence, is_news, manifest
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.scaling_figures import Watched
-from tidemill_operator.scaler import Memory, Running, Scaler
+from tidemill_operator.scaler import Memory, Running, Scalable, Scaler
 from tidemill_operator.scaling import Decision, Figures, PartitionFigures, State
 
 EXAMPLE = Path(__file__).parents[4] / "crds" / "examples" / "flights.yaml"
@@ -151,7 +151,7 @@ def test_the_largest_memory_fits_in_a_config_map() -> None:
     """1,024 partitions are what a topic may have at most."""
     ends = {p: (10**15, 10**15, 10**12) for p in range(1024)}
     state = State(seen=ends, standing=dict.fromkeys(ends, 1e9 / 3), wanted=tuple((1e9 / 3, n) for n in range(1024)))
-    text = manifest(Key("n", "p", "u"), Memory(state, 3))["data"]["memory.json"]
+    text = manifest(Scalable(Key("n", "p", "u"), "processor"), Memory(state, 3))["data"]["memory.json"]
     assert len(text) < 256 * 1024
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tidemill_contract.resource.spec import ProcessorSpec
+from tidemill_contract.resource.spec import ScalingSpec
 from tidemill_operator.scaling import (
     Decision,
     Figures,
@@ -165,6 +165,13 @@ CASES = [
     Case("no partitions are no figures", Figures({}, 2), 2, (2, ScalingReason.FIGURES_MISSING, "")),
     Case("dry run", EVEN, 2, (6, ScalingReason.DRY_RUN, "dryRun"), Settings(dry_run=True)),
     Case("dry run, nothing to do", figures(0), 1, (1, ScalingReason.WITHIN_TARGET, ""), Settings(dry_run=True)),
+    Case(
+        "a stage that waits gets no more",
+        figures(*[K] * 6, waits=True, rolling_out=True),
+        2,
+        (2, ScalingReason.STAGE_WAITS, "stage"),
+    ),
+    Case("a stage that waits with enough", figures(0, waits=True), 1, (1, ScalingReason.WITHIN_TARGET, "")),
     Case("external", EVEN, 2, (2, ScalingReason.EXTERNAL, ""), Settings(mode="external")),
     Case(
         "silence",
@@ -568,11 +575,10 @@ def test_status_scaling_is_rounded_so_that_it_rarely_changes() -> None:
 
 
 def test_settings_are_the_specs() -> None:
-    """The defaults of both are the same; without scaling there are none."""
-    assert Settings.of(ProcessorSpec()) is None
-    assert Settings.of(ProcessorSpec.model_validate({"scaling": {}})) == Settings()
-    written = {"scaling": {"target": {"freshness": "10s"}, "scaleToZeroAfter": "1h", "pollInterval": "5s"}}
-    told = Settings.of(ProcessorSpec.model_validate({**written, "flushInterval": "1s"}))
+    """The defaults of both are the same."""
+    assert Settings.of(ScalingSpec(), "500ms") == Settings()
+    written = {"target": {"freshness": "10s"}, "scaleToZeroAfter": "1h", "pollInterval": "5s"}
+    told = Settings.of(ScalingSpec.model_validate(written), "1s")
     expected = Settings(freshness_seconds=10.0, scale_to_zero_after_seconds=3600.0, poll_seconds=5.0, flush_seconds=1.0)
     assert told == expected
 

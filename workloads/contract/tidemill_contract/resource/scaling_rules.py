@@ -1,4 +1,7 @@
-"""The rules of `spec.processor.scaling`: the number of replicas, the durations, and whether the target can be met."""
+"""The rules of `scaling`, of processors and of the Python stage.
+
+They are about the number of replicas, the durations, and a freshness that can be met.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,17 @@ _BOUNDS = {
 }
 
 
-def scaling_faults(scaling: ScalingSpec, partitions: int | None, *, flush_ms: int) -> Iterator[Fault]:
-    """Yield the faults of `spec.processor.scaling`.
+def scaling_faults(
+    scaling: ScalingSpec, partitions: int | None, *, flush_ms: int, path: str = "spec.processor.scaling"
+) -> Iterator[Fault]:
+    """Yield the faults of the settings of scaling.
 
     Args:
         scaling: the settings.
         partitions: the number of partitions of the source topic, or None if the platform sets the number.
         flush_ms: the processor's flushInterval.
+        path: where the settings are written.
     """
-    path = "spec.processor.scaling"
     for member, value in (("minReplicas", scaling.min_replicas), ("maxReplicas", scaling.max_replicas)):
         if partitions is not None and value is not None and value > partitions:
             message = f"more replicas than the topic's {partitions} partitions"

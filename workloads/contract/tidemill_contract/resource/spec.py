@@ -25,6 +25,9 @@ from tidemill_contract.resource.source import SourceSpec
 API_VERSION = "tidemill.dev/v1alpha1"
 KIND = "AnalyticsPipeline"
 
+ScaledComponent = Literal["processor", "stage"]
+"""The components whose number of replicas may follow the load."""
+
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
 
 
@@ -51,6 +54,65 @@ class ResourcesSpec(Model):
     limits: ResourceAmounts | None = Field(None, description="Amounts that a process may use at most.")
 
 
+class ScalingTargetSpec(Model):
+    """A target for scaling other than lag."""
+
+    freshness: Duration = Field(
+        description="Maximum time from the arrival of an event in Kafka to the commit of its result."
+    )
+
+
+class ScalingSpec(Model):
+    """How the number of replicas follows the load."""
+
+    mode: Literal["lag", "external"] = Field(
+        "lag", description="lag: Tidemill scales by consumer lag. external: an HPA or KEDA scales."
+    )
+    min_replicas: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="Minimum number of replicas. scaleToZeroAfter can stop them all while no events arrive.",
+    )
+    max_replicas: int | None = Field(
+        None, ge=1, le=1024, description="Maximum number of replicas. Default: one per partition."
+    )
+    lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
+    target: ScalingTargetSpec | None = Field(
+        None, description="Scale for freshness instead of lag. lagThreshold is ignored."
+    )
+    catch_up: Duration = Field("5m", description="Time within which the replicas should process the lag.")
+    target_utilization: int = Field(
+        70,
+        ge=30,
+        le=80,
+        description="Target load of a replica in percent of its capacity. Replicas are added when the load reaches"
+        " 15 percentage points above the target.",
+    )
+    scale_up_cooldown: Duration = Field("90s", description="Time after a change during which no replicas are added.")
+    scale_down_stabilization: Duration = Field(
+        "10m",
+        description="Scaling down keeps as many replicas as the maximum that was needed within this time. A small"
+        " reduction waits longer than a large one.",
+    )
+    max_step_up: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Maximum number of replicas added at once. Default: as many as are running, or four if fewer are"
+        " running.",
+    )
+    max_step_down: int | None = Field(
+        None, ge=1, le=1024, description="Maximum number of replicas removed at once. Default: no limit."
+    )
+    poll_interval: Duration = Field("15s", description="How often lag and load are read and a decision is made.")
+    lookback: Duration = Field("2m", description="Period for measuring the arrival rate and the speed of a replica.")
+    scale_to_zero_after: Duration | None = Field(
+        None, description="Stop all replicas when no event has arrived for this long. Default: never."
+    )
+    dry_run: bool = Field(False, description="True: decisions are only reported, not carried out.")
+
+
 class PythonSpec(Model):
     """A user's Python function, which runs in separate processes between the source topic and the processors."""
 
@@ -67,7 +129,17 @@ class PythonSpec(Model):
     function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)] = Field(
         description="Function that takes an event (dict), and returns an event, a list of events, or None to drop it."
     )
-    replicas: int = Field(1, ge=1, le=1024, description="Number of processes, at most one for each partition.")
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Number of processes, at most one for each partition. It is ignored if scaling applies.",
+    )
+    scaling: ScalingSpec | None = Field(
+        None,
+        description="Automatic scaling, by the lag of the stage. Default: processor.scaling, unless its mode is"
+        " external; without it, replicas applies.",
+    )
     resources: ResourcesSpec = Field(
         default_factory=lambda: ResourcesSpec(), description="Requests and limits of a process."
     )
@@ -153,65 +225,6 @@ class ResultsSpec(Model):
     publish: bool = Field(True, description="True: closed windows are published to the results topic.")
 
 
-class ScalingTargetSpec(Model):
-    """A target for scaling other than lag."""
-
-    freshness: Duration = Field(
-        description="Maximum time from the arrival of an event in Kafka to the commit of its result."
-    )
-
-
-class ScalingSpec(Model):
-    """How the number of processors follows the load."""
-
-    mode: Literal["lag", "external"] = Field(
-        "lag", description="lag: Tidemill scales by consumer lag. external: an HPA or KEDA scales."
-    )
-    min_replicas: int = Field(
-        1,
-        ge=0,
-        le=1024,
-        description="Minimum number of processors. scaleToZeroAfter can stop them all while no events arrive.",
-    )
-    max_replicas: int | None = Field(
-        None, ge=1, le=1024, description="Maximum number of processors. Default: one per partition."
-    )
-    lag_threshold: int = Field(100_000, ge=1, le=10**12, description="Lag, in events, that one replica may have.")
-    target: ScalingTargetSpec | None = Field(
-        None, description="Scale for freshness instead of lag. lagThreshold is ignored."
-    )
-    catch_up: Duration = Field("5m", description="Time within which the replicas should process the lag.")
-    target_utilization: int = Field(
-        70,
-        ge=30,
-        le=80,
-        description="Target load of a replica in percent of its capacity. Replicas are added when the load reaches"
-        " 15 percentage points above the target.",
-    )
-    scale_up_cooldown: Duration = Field("90s", description="Time after a change during which no replicas are added.")
-    scale_down_stabilization: Duration = Field(
-        "10m",
-        description="Scaling down keeps as many replicas as the maximum that was needed within this time. A small"
-        " reduction waits longer than a large one.",
-    )
-    max_step_up: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        description="Maximum number of replicas added at once. Default: as many as are running, or four if fewer are"
-        " running.",
-    )
-    max_step_down: int | None = Field(
-        None, ge=1, le=1024, description="Maximum number of replicas removed at once. Default: no limit."
-    )
-    poll_interval: Duration = Field("15s", description="How often lag and load are read and a decision is made.")
-    lookback: Duration = Field("2m", description="Period for measuring the arrival rate and the speed of a replica.")
-    scale_to_zero_after: Duration | None = Field(
-        None, description="Stop all replicas when no event has arrived for this long. Default: never."
-    )
-    dry_run: bool = Field(False, description="True: decisions are only reported, not carried out.")
-
-
 class ProcessorSpec(Model):
     """The settings of processors."""
 
@@ -289,6 +302,20 @@ class PipelineSpec(Model):
         """All columns by which an aggregation or an anomaly rule groups."""
         lists = [*(a.group_by for a in self.aggregations), *(rule.group_by for rule in self.anomalies)]
         return frozenset(name for names in lists for name in names)
+
+    def scaling_of(self, component: ScaledComponent) -> ScalingSpec | None:
+        """Return how a component's number of replicas follows the load, or None if the number is fixed.
+
+        The Python stage is scaled like the processors if it has no settings of its own. An external autoscaler of the
+        processors does not know the stage, so the stage does not follow it.
+        """
+        followed = self.processor.scaling
+        if component == "processor":
+            return followed
+        python = self.transform.python
+        if python is None or python.scaling is not None:
+            return python.scaling if python is not None else None
+        return followed if followed is not None and followed.mode == "lag" else None
 
     def aggregation(self, name: str) -> AggregationSpec:
         """Return the aggregation with this name.

@@ -78,7 +78,8 @@ class Stage:
         """Let `run` return. It may be called several times, by any thread, and in a signal handler."""
         self._stopping.set()
         if self._application is not None:
-            self._application.stop()
+            # A process that only loads its file again keeps its partitions.
+            self._application.stop(leave=not self.reloads)
 
     def run(self) -> None:
         """Load the file and process records until `stop()` is called. While something is wrong, report it and wait."""

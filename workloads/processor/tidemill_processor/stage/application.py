@@ -7,8 +7,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
+from confluent_kafka import KafkaException
 from quixstreams import Application, message_context
 from quixstreams.kafka import ConnectionConfig
 
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 
 COMMIT_RECORDS = 10_000
 """A transaction has at most this many records of the source topic."""
+
+LEAVE_SECONDS = 5.0
+"""The maximum time for leaving the consumer group."""
 
 _CONSUMER: Mapping[str, Any] = {
     "fetch.queue.backoff.ms": 5,
@@ -51,6 +56,27 @@ _PRODUCER: Mapping[str, Any] = {
 }
 
 
+class _Leaving(Application):
+    """An application that leaves its consumer group when it stops, so that other processes take over at once.
+
+    A member with a name (`group.instance.id`) does not leave when its consumer is closed: Kafka waits for a session for
+    its return.
+    """
+
+    leaves = True
+
+    def _run_dataframe(self, sink: Any = None) -> None:
+        super()._run_dataframe(sink)
+        # Everything is committed now, and the consumer is still open.
+        if not self.leaves:
+            return
+        with suppress(KafkaException):
+            self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while self._consumer.assignment() and time.monotonic() < deadline:
+                self._consumer.poll(0.1)
+
+
 class StageApplication:
     """A Quix Streams application that rewrites the records of one pipeline's source topic.
 
@@ -75,7 +101,7 @@ class StageApplication:
         self._target = config.read_topic
         group = names.consumer_group(config.namespace, config.name, "stage")
         static = {"group.instance.id": settings.instance} if settings.instance else {}
-        self._application = Application(
+        self._application = _Leaving(
             broker_address=ConnectionConfig.from_librdkafka_dict(dict(connection), ignore_extras=True),
             consumer_group=group,
             auto_offset_reset="earliest",
@@ -115,8 +141,13 @@ class StageApplication:
         """
         self._application.run()
 
-    def stop(self) -> None:
-        """Let `run` return after the current record. Any thread may call this."""
+    def stop(self, *, leave: bool = True) -> None:
+        """Let `run` return after the current record. Any thread may call this.
+
+        Args:
+            leave: whether other processes shall take over. If not, this process has to come back within a session.
+        """
+        self._application.leaves = leave
         self._application.stop()
 
     def _rewrite(self, value: bytes | None, key: bytes | None, timestamp: int, headers: Any) -> None:

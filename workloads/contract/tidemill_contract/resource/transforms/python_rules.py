@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tidemill_contract.duration import parse_ms
 from tidemill_contract.resource.faults import ABSENT, Fault
 from tidemill_contract.resource.parts import Parts
+from tidemill_contract.resource.scaling_rules import scaling_faults
 from tidemill_contract.resource.spec import PythonSpec
 
 _PATH = "spec.transform.python"
@@ -29,7 +31,10 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         message = "the source topic is on another Kafka cluster, and a Kafka transaction cannot span two clusters"
         yield Fault(_PATH, ABSENT, message, f"take {_PATH} out, or take spec.source.kafka out")
     partitions = parts.topic.partitions if parts.topic else None
-    if partitions is not None and python.replicas > partitions:
+    if python.scaling is not None:
+        flush_ms = parse_ms(parts.processor.flush_interval) if parts.processor else 0
+        yield from scaling_faults(python.scaling, partitions, flush_ms=flush_ms, path=f"{_PATH}.scaling")
+    elif partitions is not None and python.replicas > partitions:
         message = f"more replicas than the topic's {partitions} partitions"
         remedy = f"write at most {partitions}; a replica without a partition idles"
         yield Fault(f"{_PATH}.replicas", python.replicas, message, remedy)
