@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tidemill_contract import names
@@ -18,8 +18,15 @@ from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.actuators.kafka.log import KafkaLog
 from tidemill_operator.actuators.postgres.session import Session, connected
 from tidemill_operator.addresses import PostgresAddress
-from tidemill_operator.observer.backlog import freshness_seconds, oldest, partitions_of, read_positions
-from tidemill_operator.scaling import Figures
+from tidemill_operator.observer.backlog import (
+    Partitions,
+    Position,
+    freshness_seconds,
+    oldest,
+    partitions_of,
+    read_positions,
+)
+from tidemill_operator.scaling import Figures, PartitionFigures
 
 _SECONDS = 10.0
 # A single sample of Postgres' waits proves little. So several samples are taken, and nearly all must show waits.
@@ -44,6 +51,7 @@ class Watched:
         writer: the processors' role in Postgres, or the common prefix of their roles.
         namespace: the pipeline's namespace.
         kafka: the cluster of the source topic, or None for the platform's own.
+        listed: whether the pipeline reads a list of topics.
     """
 
     schema: str
@@ -52,6 +60,7 @@ class Watched:
     writer: str
     namespace: str = ""
     kafka: KafkaSpec | None = None
+    listed: bool = False
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
@@ -64,6 +73,7 @@ class Watched:
             names.role(config.schema_name, "writer"),
             config.namespace,
             config.spec.source.kafka,
+            config.spec.source.several,
         )
 
 
@@ -107,19 +117,42 @@ class FiguresReader:
             saturated = _saturated(session, watched.writer, replicas=ready)
             # Positions are read before the ends, so that the lag is never negative. Both reads must be close together:
             # events that arrive meanwhile count as lag, and make idle replicas look busy.
-            positions = read_positions(session, watched.schema)
+            positions = read_positions(session, watched.schema, slots=watched.listed)
         partitions = partitions_of(log, watched.topic, positions)
-        arrived = log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
-        ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items() if moment}
+        arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})
+        places = {positions[number].at(watched.topic, number): number for number in partitions}
+        ages = {places[at]: max(0.0, time.time() - moment / 1000) for at, moment in arrived.items() if moment}
         group = describe_group(log.config, watched.group, _SECONDS)
         return Figures(
-            partitions,
+            together(partitions, positions) if watched.listed else partitions,
             ready=ready,
             rebalancing=group.moving or group.members != ready,
             rolling_out=rolling_out,
             database_saturated=saturated,
             freshness_seconds=freshness_seconds(positions, ages),
         )
+
+
+def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
+    """Return the figures of a list of topics, as if the partitions of one number were one partition.
+
+    Kafka's range assignor gives the partitions of one number to the same processor, as far as the topics have equally
+    many partitions. So more processors than the largest topic has partitions are of no use.
+    """
+    found: Partitions = {}
+    for slot, at in partitions.items():
+        number = positions[slot].at("", slot)[1]
+        known = found.get(number)
+        if known is None:
+            found[number] = replace(at, position=at.start if at.position is None else at.position)
+        else:
+            found[number] = PartitionFigures(
+                known.start + at.start,
+                known.end + at.end,
+                (known.position or 0) + (at.start if at.position is None else max(at.position, at.start)),
+                known.consumed + at.consumed,
+            )
+    return found
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
