@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
 
@@ -24,7 +24,7 @@ from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.source.clusters import ASK_SECONDS, SourceLogin
 from tidemill_processor.source.seeks import Seeks
-from tidemill_processor.source.slots import OneTopic, SeveralTopics, Slots, slotted
+from tidemill_processor.source.slots import Slots, numbers, places, slots_of, slotted
 from tidemill_processor.source.staged import staged
 from tidemill_processor.source.topic_admin import TopicAdmin
 
@@ -85,29 +85,26 @@ class Source:
         self._settings, self._config = settings, config
         self.login = SourceLogin(settings, config)
         self._connection, self._outdated = self.login.current(), False
-        self.topic = ", ".join(config.source_topics) if config.spec.source.several else config.read_topic
-        self.slots: Slots = SeveralTopics() if config.spec.source.several else OneTopic(self.topic)
-        self._several = config.spec.source.several
+        self.slots, self.topic = slots_of(config)
+        self._several, self._staged = config.spec.source.several, config.spec.transform.python is not None
         self._held: list[TopicPartition] = []
-        self._staged = config.spec.transform.python is not None
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
         self._admin = TopicAdmin(self._connection)
-        self.generation = 0
+        self.generation, self.heard_at = 0, 0.0
         self.assigned: frozenset[int] = frozenset()
         self._ready: set[int] = set()
         self._ends_read: dict[int, int] = {}
         self._seeks = Seeks()
-        self.heard_at = 0.0
         self.lost_at: float | None = None
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self) -> None:
         """Join the consumer group. A process that is a member joins again, without leaving."""
-        topics = list(self.slots.topics)
-        if not topics:  # of a list of topics, none is known yet, or none exists
+        if not self.slots.topics:  # of a list of topics, none is known yet, or none exists
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             return
+        topics = list(self.slots.topics)
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
@@ -117,21 +114,10 @@ class Source:
         log.info("topics: %s", ", ".join(slots.topics) or "none")
         self.stop()
         before, self.slots = self.slots, slots
-        self.assigned = self._numbers(self._held)
-        self._had = self.assigned or self._had
+        self.assigned = numbers(self.slots, self._held)
         self._forget()
         if slots.topics != before.topics:
             self.subscribe()
-
-    def _numbers(self, partitions: Iterable[TopicPartition]) -> frozenset[int]:
-        """Return the slots of partitions. A partition without a slot stays paused."""
-        found = (self.slots.of(p.topic, p.partition) for p in partitions)
-        return frozenset(slot for slot in found if slot is not None)
-
-    def _at(self, slots: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
-        """Return the partitions of slots. Slots that are not read are left out."""
-        places = (self.slots.place(slot) for slot in slots)
-        return [TopicPartition(*place, offset) for place in places if place is not None]
 
     def follow_login(self) -> None:
         """Use changed client settings: for requests at once, and for reading from the next `poll`.
@@ -159,7 +145,7 @@ class Source:
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
-        self._held, self.assigned = partitions, self._numbers(partitions)
+        self._held, self.assigned = partitions, numbers(self.slots, partitions)
         self._had, self.lost_at = self.assigned or self._had, None
         self._forget()
 
@@ -240,12 +226,12 @@ class Source:
         """
         for partition, offset in positions.items():
             try:
-                self._consumer.seek(*self._at([partition], offset))
+                self._consumer.seek(*places(self.slots, [partition], offset))
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._STATE:
                     continue
                 raise
-            self._consumer.resume(self._at([partition]))
+            self._consumer.resume(places(self.slots, [partition]))
             self._ready.add(partition)
             self._seeks.sought[partition] = offset
 
@@ -258,7 +244,7 @@ class Source:
             self._seeks.sought.pop(partition, None)
         if mine:
             try:
-                self._consumer.pause(self._at(mine))
+                self._consumer.pause(places(self.slots, mine))
             except KafkaException as error:
                 log.info("pausing %s: %s", mine, error)
 
@@ -267,7 +253,7 @@ class Source:
 
         Nothing else uses these offsets, so a failure is only logged.
         """
-        mine = [at for p, offset in offsets.items() if p in self.assigned for at in self._at([p], offset)]
+        mine = [at for p, offset in offsets.items() if p in self.assigned for at in places(self.slots, [p], offset)]
         if not mine:
             return
         try:
@@ -283,26 +269,23 @@ class Source:
         Raises:
             KafkaException: no end is known.
         """
-        slots = self.slots  # a local reference, because the loop replaces the slots meanwhile
-        places = {place: p for p in self.assigned or self._had if (place := slots.place(p)) is not None}
-        return self._admin.ends(places)
+        asked = self.assigned or self._had
+        return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
         """Return the partitions that are missing in `ends`."""
-        slots = self.slots
-        return frozenset(p for p in (self.assigned or self._had) - ends.keys() if slots.place(p) is not None)
+        missing = (self.assigned or self._had) - ends.keys()
+        return frozenset(p for p in missing if self.slots.place(p) is not None)
 
     def end_read(self, partition: int) -> int:
         """Return the end offset that the consumer last reached, beyond transaction markers, or -1 if there is none."""
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:
-        """Return each topic's id, which changes when the topic is created again, and its number of partitions.
-
-        Of a list of topics, those that do not exist are left out.
+        """Return the id and the number of partitions of each topic. A topic that is created again has another id.
 
         Raises:
-            KafkaException: the only topic does not exist, or Kafka is not reachable.
+            KafkaException: the only topic does not exist, or Kafka is not reachable. A list may have missing topics.
         """
         return self._admin.describe(self.slots.topics, several=self._several)
 
@@ -312,7 +295,7 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        (asked,) = self._at([partition])
+        (asked,) = places(self.slots, [partition])
         low, high = self._consumer.get_watermark_offsets(asked, timeout=ASK_SECONDS)
         self.heard_at = time.monotonic()
         return low, high
@@ -323,7 +306,8 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        found = self._consumer.offsets_for_times(self._at([partition], time_ms), timeout=ASK_SECONDS)[0].offset
+        (asked,) = places(self.slots, [partition], time_ms)
+        found = self._consumer.offsets_for_times([asked], timeout=ASK_SECONDS)[0].offset
         return int(found) if found >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
-from confluent_kafka import KafkaError
+from confluent_kafka import OFFSET_INVALID, KafkaError, TopicPartition
 
-from tidemill_contract.tables import slots
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import slots as table
 
 Place = tuple[str, int]
 """A topic and a partition."""
@@ -100,7 +101,7 @@ class SeveralTopics:
         Raises:
             psycopg.Error: Postgres failed. The caller tries again later.
         """
-        rows = connection.execute(slots.reading(schema)).fetchall()
+        rows = connection.execute(table.reading(schema)).fetchall()
         places = {slot: (topic, partition) for slot, topic, partition, _ in rows}
         return cls(places, frozenset(slot for slot, _, _, added in rows if added))
 
@@ -184,3 +185,22 @@ def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
         slot = of.of(topic, partition) if topic is not None and partition is not None else None
         found.append(SlottedMessage(message, -1 if slot is None else slot))
     return found
+
+
+def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
+    """Return the slots of a pipeline before they are read from Postgres, and the name of its topics in messages."""
+    if config.spec.source.several:
+        return SeveralTopics(), ", ".join(config.source_topics)
+    return OneTopic(config.read_topic), config.read_topic
+
+
+def numbers(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
+    """Return the slots of partitions. A partition without a slot is left out, and stays paused."""
+    found = (slots.of(at.topic, at.partition) for at in partitions)
+    return frozenset(slot for slot in found if slot is not None)
+
+
+def places(slots: Slots, chosen: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
+    """Return the partitions of slots. Slots that are not read are left out."""
+    found = (slots.place(slot) for slot in chosen)
+    return [TopicPartition(*place, offset) for place in found if place is not None]
