@@ -136,7 +136,11 @@ def advance(schema: str, reader: str) -> str:
 def times(schema: str, reader: str, *, several: bool = False) -> str:
     """Select the event time that each partition has reached.
 
-@@@    """
+    With `several`, the pipeline has a list of topics, and slots that are not read are left out.
+
+    Columns: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition
+    was last read to its end (epoch ms).
+    """
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
         f" FROM {schema}._offsets WHERE reader = '{reader}'"

@@ -30,12 +30,15 @@ TABLE = Table(
 
 
 def reading(schema: str) -> str:
-    """Select the slots that are read. Rows: slot, topic, partition, added."""
+    """Select the slots that are read. Columns: slot, topic, partition, added."""
     return f"SELECT slot, topic, partition, added FROM {schema}._slots WHERE reading ORDER BY slot"
 
 
 def place(schema: str) -> str:
-    """Select the topic and the partition of a slot, whether it is read or not. Parameter: slot."""
+    """Select the topic and the partition of a slot, whether it is read or not.
+
+    Parameter: slot. Columns: topic, partition.
+    """
     return f"SELECT topic, partition FROM {schema}._slots WHERE slot = %s"
 
 
