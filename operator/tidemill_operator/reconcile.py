@@ -309,7 +309,7 @@ def _choose(
     generation = live.schema.generation if live.schema else 1
     plan = build_plan(earlier, platform, generation, live)
     if any(
-        written_by_pipelines(plan.namespace, plan.name, plan.schema.own_source)
+        written_by_pipelines(plan.namespace, plan.name, plan.schema.own_sources)
     ):  # an earlier version of Tidemill accepted the spec without this rule
         return live, _Choice(None, None, stalled)
     return live, _Choice(earlier, plan, stalled)
@@ -352,7 +352,7 @@ def _ensure(
         return doing.outcomes
     confirm()
     there = doing.step(Component.TOPICS, act=lambda: elsewhere.ensure(plan, actuators, spread=spread))
-    if not there and not all(topic.name in live.topics for topic in plan.topics):
+    if not there and not _readable(plan, live):
         doing.block(*RUNNING, *connectors.components, by="the topics")
         return doing.outcomes
     confirm()
@@ -364,6 +364,13 @@ def _ensure(
     doing.step(*connectors.components, act=connectors.ensure)
     _expire(plan, actuators)
     return doing.outcomes
+
+
+def _readable(plan: Plan, live: LiveFacts) -> bool:
+    """Return whether processors can work with the existing topics. Of a list of topics, one is enough."""
+    listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
+    others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
+    return others and (any(listed) or not listed)
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:

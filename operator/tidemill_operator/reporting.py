@@ -12,6 +12,7 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.build import owner_of
+from tidemill_operator.plan.kafka.slots import view
 from tidemill_operator.plan.kafka.topics import read_topic
 from tidemill_operator.plan.live import LiveFacts, LiveReplay, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan
@@ -98,6 +99,9 @@ def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
     """Return errors about lost events, according to the facts at the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
+    if plan.schema.listed:
+        seen = [(name, view(live.schema, name)) for name in plan.schema.listed]
+        return [error for name, schema in seen for error in losses(name, live.topics.get(name), schema)]
     source = read_topic(plan.topics, plan.namespace, plan.name).name
     return losses(source, live.topics.get(source), live.schema)
 

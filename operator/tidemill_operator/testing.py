@@ -165,7 +165,7 @@ class MemorySchemas(MemoryPart):
         super().__init__()
         self.schemas: dict[str, LiveSchema] = {}
         self.logins: dict[str, set[str]] = {}
-        self.claims: dict[str, Claim] = {}
+        self.claims: dict[str, list[Claim]] = {}
         self.busy = False
         self.taken: NotOurTurn | None = None
 
@@ -205,11 +205,11 @@ class MemorySchemas(MemoryPart):
             errors += [damaged(schema)] if schema.lost else []
             if errors:
                 return [failed(Component.SCHEMA, schema.name, errors[0])]
-        for claim, error in disputes(schema, owner, list(self.claims.values())):
+        for claim, error in disputes(schema, owner, [claim for claims in self.claims.values() for claim in claims]):
             if not adopt or (exists and exists(claim.owner.namespace, claim.owner.name)):
                 return [failed(Component.SCHEMA, schema.name, error)]
-            del self.claims[claim.schema]
-        self.claims[schema.name] = Claim(schema.own_source, schema.managed, owner, schema.name)
+            self.claims.pop(claim.schema, None)
+        self.claims[schema.name] = [Claim(topic, schema.managed, owner, schema.name) for topic in schema.own_sources]
         logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
         known = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
         self.logins[schema.name] = known | {login.removeprefix(schema.writer) for login in logins}
@@ -258,6 +258,7 @@ class MemorySchemas(MemoryPart):
             held_up=live.held_up,
             skipped=live.skipped,
             made=live.made | frozenset(schema.made),
+            slots=schema.slots or live.slots,
         )
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:

@@ -98,11 +98,11 @@ def test_partitions_that_nobody_has_are_shared_out_once_all_members_join_again(s
 def test_a_partition_is_untaken_until_it_was_taken_up_in_this_topic(make_schema: Callable[..., Any]) -> None:
     connection, database = make_schema(config("untaken"))
     lookup = Positions(database, config("untaken"), None)  # type: ignore[arg-type]
-    assert lookup.untaken(connection, 2, "x") == frozenset()
-    assert lookup.untaken(connection, 2, "made anew") == {0, 1}
+    assert lookup.untaken(connection, {0: "x", 1: "x"}) == frozenset()
+    assert lookup.untaken(connection, {0: "made anew", 1: "made anew"}) == {0, 1}
     connection.execute(f"UPDATE {database.schema}._offsets SET topic_id = NULL WHERE partition = 1")
-    assert lookup.untaken(connection, 2, "x") == {1}
-    assert lookup.untaken(connection, 1, "x") == frozenset()
+    assert lookup.untaken(connection, {0: "x", 1: "x"}) == {1}
+    assert lookup.untaken(connection, {0: "x"}) == frozenset()
 
 
 def test_a_processor_that_was_killed_reads_what_its_topic_got_meanwhile(make_bench: MakeBench, servers: Any) -> None:

@@ -57,12 +57,12 @@ def test_an_earlier_id_of_the_topic_starts_no_epoch(make_schema: Callable[..., A
     topic = Topic(10)
     lookup = Positions(database, config, topic)  # type: ignore[arg-type]
     connection.execute(f"UPDATE {database.schema}._offsets SET topic_id = 'A', next_offset = 7")
-    assert lookup.take_up(connection, [0], "A") == {0: Position(7, 0)}
-    assert lookup.take_up(connection, [0], "B") == {0: Position(0, 1)}
-    assert lookup.take_up(connection, [0], "A") == {}
-    assert lookup.take_up(connection, [0], "B") == {0: Position(0, 1)}
-    assert lookup.take_up(connection, [0], "C") == {0: Position(0, 2)}
-    assert lookup.take_up(connection, [0], "A") == lookup.take_up(connection, [0], "B") == {}
+    assert lookup.take_up(connection, [0], {0: "A"}) == {0: Position(7, 0)}
+    assert lookup.take_up(connection, [0], {0: "B"}) == {0: Position(0, 1)}
+    assert lookup.take_up(connection, [0], {0: "A"}) == {}
+    assert lookup.take_up(connection, [0], {0: "B"}) == {0: Position(0, 1)}
+    assert lookup.take_up(connection, [0], {0: "C"}) == {0: Position(0, 2)}
+    assert lookup.take_up(connection, [0], {0: "A"}) == lookup.take_up(connection, [0], {0: "B"}) == {}
     assert connection.execute(f"SELECT epoch, reason FROM {database.schema}._lost ORDER BY 1").fetchall() == [
         (0, "topic_recreated"),
         (1, "topic_recreated"),
@@ -79,13 +79,13 @@ def test_an_end_before_what_was_read_is_believed_only_if_it_stays(
     topic = Topic(5)
     lookup = Positions(database, config, topic)  # type: ignore[arg-type]
     connection.execute(f"UPDATE {database.schema}._offsets SET topic_id = 'A', next_offset = 7")
-    assert lookup.take_up(connection, [0], "A") == {}
+    assert lookup.take_up(connection, [0], {0: "A"}) == {}
     topic.end = 8
     now = module.TRUNCATED_SECONDS
-    assert lookup.take_up(connection, [0], "A") == {0: Position(7, 0)}
+    assert lookup.take_up(connection, [0], {0: "A"}) == {0: Position(7, 0)}
     topic.end = 5
-    assert lookup.take_up(connection, [0], "A") == {}
+    assert lookup.take_up(connection, [0], {0: "A"}) == {}
     now += module.TRUNCATED_SECONDS
-    assert lookup.take_up(connection, [0], "A") == {0: Position(5, 1)}
+    assert lookup.take_up(connection, [0], {0: "A"}) == {0: Position(5, 1)}
     lost = connection.execute(f"SELECT epoch, from_offset, to_offset, reason FROM {database.schema}._lost").fetchall()
     assert lost == [(0, 5, 7, "truncated")]

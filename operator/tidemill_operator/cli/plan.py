@@ -106,7 +106,7 @@ def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list
         planned.append(one)
         if not one.refused:
             schema, owner = one.plan.schema, Owner(one.plan.namespace, one.plan.name, "", world.platform.cluster_id)
-            taken.append(Claim(schema.own_source, schema.managed, owner, schema.name))
+            taken += [Claim(topic, schema.managed, owner, schema.name) for topic in schema.own_sources]
     return planned
 
 
@@ -164,7 +164,7 @@ def _refused(
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:
         yield from (missing(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics)
-        yield from (gone(topic) for topic in plan.topics if topic.lost)
+        yield from (gone(topic) for topic in plan.topics if topic.lost and topic.managed)
         if plan.schema.lost:
             yield damaged(plan.schema)
 

@@ -210,10 +210,14 @@ def _target(args: argparse.Namespace) -> Target:
         raise CommandError(f"several pipelines run: write --pipeline with one of {', '.join(sorted(pipelines))}")
     key, pipeline = find_pipeline(pipelines, args.pipeline or next(iter(pipelines)))
     endpoints = pipeline["endpoints"]
+    stored = next((stored for stored in Store(args.data_dir / "state") if stored.key == key), None)
+    source = None if stored is None else AnalyticsPipeline.model_validate(stored.document).spec.source
+    if source is not None and source.topics is not None:
+        topics = ", ".join(source.topics)
+        raise CommandError(f"{key} reads a list of topics, so it takes no events over HTTP; write to one of {topics}")
     if "ingest" not in endpoints:
         raise CommandError(f"{key} takes no events over HTTP; set spec.ingest.enabled, or wait until it is ready")
-    stored = next((stored for stored in Store(args.data_dir / "state") if stored.key == key), None)
-    fields = spec or ([] if stored is None else AnalyticsPipeline.model_validate(stored.document).spec.source.fields)
+    fields = spec or ([] if source is None else source.fields)
     return Target(endpoints["ingest"], key.partition("/")[2], fields, endpoints.get("api", ""))
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import sql
 
-from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog
+from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog, Place
 from tidemill_operator.actuators.postgres.session import Session, connected
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import Reason, TidemillError
@@ -44,6 +44,7 @@ class Position:
         silent_ms: time since the commit of the last batch.
         confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. This time is needed,
             because transaction markers may follow the last record, so that the position never equals the end.
+        place: the topic and the partition, if the pipeline reads a list of topics.
     """
 
     next_offset: int | None
@@ -51,21 +52,41 @@ class Position:
     freshness_ms: int | None
     silent_ms: int
     confirmed_ms: int | None = None
+    place: Place | None = None
+
+    def at(self, topic: str, partition: int) -> Place:
+        """Return the place in Kafka of the partition with this number. `topic` is the only topic, if there is one."""
+        return self.place or (topic, partition)
 
 
-def read_positions(session: Session, schema: str) -> dict[int, Position]:
-    """Return the live positions by partition."""
+def read_positions(session: Session, schema: str, *, slots: bool = False) -> dict[int, Position]:
+    """Return the live positions by partition, or with `slots` by slot."""
+    places, joined = sql.SQL("NULL, NULL"), sql.Composed([])
+    if slots:
+        places = sql.SQL("s.topic, s.partition")
+        joined = sql.SQL(" JOIN {} s ON s.slot = o.partition AND s.reading").format(sql.Identifier(schema, "_slots"))
     query = sql.SQL(
-        "SELECT partition, next_offset, consumed, freshness_ms,"
+        "SELECT o.partition, next_offset, consumed, freshness_ms,"
         " (extract(epoch FROM clock_timestamp() - last_event_at) * 1000)::bigint,"
-        " (extract(epoch FROM end_confirmed_at) * 1000)::bigint"
-        " FROM {} WHERE reader = 'live' ORDER BY partition"
-    )
-    rows = session.connection.execute(query.format(sql.Identifier(schema, "_offsets"))).fetchall()
+        " (extract(epoch FROM end_confirmed_at) * 1000)::bigint, {}"
+        " FROM {} o{} WHERE reader = 'live' ORDER BY o.partition"
+    ).format(places, sql.Identifier(schema, "_offsets"), joined)
+    rows = session.connection.execute(query).fetchall()
     return {
-        partition: Position(next_offset, consumed, freshness, max(0, silent or 0), confirmed)
-        for partition, next_offset, consumed, freshness, silent, confirmed in rows
+        number: Position(
+            next_offset, consumed, freshness, max(0, silent or 0), confirmed, None if topic is None else (topic, part)
+        )
+        for number, next_offset, consumed, freshness, silent, confirmed, topic, part in rows
     }
+
+
+def with_slots(session: Session, schemas: Collection[str]) -> set[str]:
+    """Return the schemas whose pipelines have slots, because they read a list of topics."""
+    query = (
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relname = '_slots' AND n.nspname = ANY(%s)"
+    )
+    return {schema for (schema,) in session.connection.execute(query, (list(schemas),))}
 
 
 def read_watermark(session: Session, schema: str) -> int | None:
@@ -98,32 +119,27 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     Returns:
         The comparison for each pipeline.
     """
-    places = {(topic, partition): at for topic, positions in wanted.values() for partition, at in positions.items()}
-    ends = log.offsets(places, LATEST)
+    positions = [(at.at(topic, number), at) for topic, found in wanted.values() for number, at in found.items()]
+    ends = log.offsets({place for place, _ in positions}, LATEST)
     # The first offset is read only for partitions with uncounted records, because some of these records may have been
     # deleted.
-    behind = {
-        (topic, partition)
-        for topic, positions in wanted.values()
-        for partition, at in positions.items()
-        if ends.at.get((topic, partition), at.next_offset) != at.next_offset
-    }
+    behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
     found: dict[K, Compared] = {}
-    for key, (topic, positions) in wanted.items():
-        fault = next((faults[topic, partition] for partition in positions if (topic, partition) in faults), None)
+    for key, (topic, mine) in wanted.items():
+        places = {number: at.at(topic, number) for number, at in mine.items()}
+        fault = next((place for place in places.values() if place in faults), None)
         partitions = {
-            partition: PartitionFigures(
-                starts.at.get((topic, partition), at.next_offset or 0),
-                ends.at[topic, partition],
-                at.next_offset,
-                at.consumed,
+            number: PartitionFigures(
+                starts.at.get(places[number], at.next_offset or 0), ends.at[places[number]], at.next_offset, at.consumed
             )
-            for partition, at in positions.items()
-            if (topic, partition) not in faults
+            for number, at in mine.items()
+            if places[number] not in faults
         }
-        text = "" if fault is None else f"offsets of topic {topic}: {log.name} does not report them ({fault})"
+        text = (
+            "" if fault is None else f"offsets of topic {fault[0]}: {log.name} does not report them ({faults[fault]})"
+        )
         found[key] = Compared(partitions, text)
     return found
 
@@ -195,9 +211,10 @@ def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[
     with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
         session.connection.hurry(_HURRY_SECONDS)
         session.connection.execute("SET lock_timeout = '500ms'")
+        several = with_slots(session, schemas)
         for schema in schemas:
             try:
-                at, positions = time.monotonic(), read_positions(session, schema)
+                at, positions = time.monotonic(), read_positions(session, schema, slots=schema in several)
                 told = Standing(positions, read_watermark(session, schema), at)
                 found[schema] = told if positions else NotThere(f"{_of(schema)}: the table _offsets is empty")
             except psycopg.ProgrammingError as error:

@@ -204,7 +204,7 @@ class Observer:
         found = against(self._kafka, {key: (known[key].topic, at) for key, at in positions.items()})
         unseen = {key: stage.fault for key, stage in stages.items() if stage.fault}
         partitions = {key: told.partitions for key, told in found.items() if not told.fault and key not in unseen}
-        self._date({key: known[key] for key in partitions}, partitions)
+        self._date({key: known[key] for key in partitions}, partitions, positions)
         for key, at in partitions.items():
             voids = known[key].voids
             counted = {number: replace(one, position=one.end) if number in voids else one for number, one in at.items()}
@@ -232,7 +232,12 @@ class Observer:
             stage_lag_seconds=max(stage.ages.values(), default=0.0),
         )
 
-    def _date(self, known: Mapping[Key, _Pipeline], partitions: Mapping[Key, Partitions]) -> None:
+    def _date(
+        self,
+        known: Mapping[Key, _Pipeline],
+        partitions: Mapping[Key, Partitions],
+        positions: Mapping[Key, Mapping[int, Position]],
+    ) -> None:
         """Read when the oldest uncounted records arrived. No record is read twice."""
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
@@ -244,12 +249,12 @@ class Observer:
             for number, offset in wanted.items():
                 pipeline.noticed.setdefault(number, (offset, self._now()))
                 if number not in pipeline.arrivals and number not in pipeline.voids:
-                    _put(asked, (pipeline.topic, number), offset)
+                    _put(asked, positions[key][number].at(pipeline.topic, number), offset)
         for places in asked:
             arrived = self._kafka.arrivals(places)
             for key, at in partitions.items():
                 for number, offset in oldest(at).items():
-                    place = (known[key].topic, number)
+                    place = positions[key][number].at(known[key].topic, number)
                     if place not in arrived or places[place] != offset:
                         continue
                     moment = arrived[place]

@@ -21,7 +21,14 @@ from tidemill_operator.actuators.postgres.session import Session, connected
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
-from tidemill_operator.observer.backlog import freshness_seconds, oldest, partitions_of, read_positions
+from tidemill_operator.observer.backlog import (
+    Partitions,
+    Position,
+    freshness_seconds,
+    oldest,
+    partitions_of,
+    read_positions,
+)
 from tidemill_operator.observer.stages import Stages
 from tidemill_operator.scaling import Figures, PartitionFigures
 
@@ -48,6 +55,7 @@ class Watched:
         writer: the processors' role in Postgres, or the common prefix of their roles.
         namespace: the pipeline's namespace.
         kafka: the cluster of the source topic, or None for the platform's own.
+        listed: whether the pipeline reads a list of topics.
     """
 
     schema: str
@@ -56,6 +64,7 @@ class Watched:
     writer: str
     namespace: str = ""
     kafka: KafkaSpec | None = None
+    listed: bool = False
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
@@ -68,6 +77,7 @@ class Watched:
             names.role(config.schema_name, "writer"),
             config.namespace,
             config.spec.source.kafka,
+            config.spec.source.several,
         )
 
 
@@ -139,15 +149,17 @@ class FiguresReader:
             saturated = _saturated(session, watched.writer, replicas=ready)
             # Positions are read before the ends, so that the lag is never negative. Both reads must be close together:
             # events that arrive meanwhile count as lag, and make idle replicas look busy.
-            positions = read_positions(session, watched.schema)
+            positions = read_positions(session, watched.schema, slots=watched.listed)
         partitions = partitions_of(log, watched.topic, positions)
-        arrived = log.arrivals({(watched.topic, number): at for number, at in oldest(partitions).items()})
-        ages = {number: max(0.0, time.time() - moment / 1000) for (_, number), moment in arrived.items() if moment}
-        for (_, number), moment in arrived.items():
+        arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})
+        places = {positions[number].at(watched.topic, number): number for number in partitions}
+        ages = {places[at]: max(0.0, time.time() - moment / 1000) for at, moment in arrived.items() if moment}
+        for at, moment in arrived.items():
             if moment is None:  # only transaction markers follow the position, so there is no lag
+                number = places[at]
                 partitions[number] = replace(partitions[number], position=partitions[number].end)
         return Figures(
-            partitions,
+            together(partitions, positions) if watched.listed else partitions,
             ready=ready,
             rebalancing=_rebalancing(log, watched.group, ready),
             rolling_out=rolling_out,
@@ -179,6 +191,28 @@ def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
     """Return whether the members of a consumer group are changing."""
     group = describe_group(log.config, name, _SECONDS)
     return group.moving or group.members != ready
+
+
+def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
+    """Return the figures of a list of topics, as if the partitions of one number were one partition.
+
+    Kafka's range assignor gives the partitions of one number to the same processor, as far as the topics have equally
+    many partitions. So more processors than the largest topic has partitions are of no use.
+    """
+    found: Partitions = {}
+    for slot, at in partitions.items():
+        number = positions[slot].at("", slot)[1]
+        known = found.get(number)
+        if known is None:
+            found[number] = replace(at, position=at.start if at.position is None else at.position)
+        else:
+            found[number] = PartitionFigures(
+                known.start + at.start,
+                known.end + at.end,
+                (known.position or 0) + (at.start if at.position is None else max(at.position, at.start)),
+                known.consumed + at.consumed,
+            )
+    return found
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:

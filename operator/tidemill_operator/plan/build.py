@@ -9,13 +9,14 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from tidemill_contract import names
-from tidemill_contract.resource.source import TopicSpec
+from tidemill_contract.resource.source import SourceSpec, TopicSpec
 from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec, ScalingSpec, TransformSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.connect.connectors import desired_connectors
 from tidemill_operator.plan.kafka.claims import made
+from tidemill_operator.plan.kafka.slots import desired_slots, only_topic
 from tidemill_operator.plan.kafka.topics import bereave, desired_topics
-from tidemill_operator.plan.live import LiveFacts, Owner
+from tidemill_operator.plan.live import LiveFacts, Owner, Slot
 from tidemill_operator.plan.model import Plan, Schema, Topic
 from tidemill_operator.plan.postgres.damage import bereaved
 from tidemill_operator.plan.postgres.schema import desired_schema
@@ -56,7 +57,9 @@ def build_plan(
         config = config.model_copy(update={"generation": kept})
     replay = planned_replay(pipeline, config, facts.schema)
     switched = ""
-    if switch and replay and replay.handed and replay.handed >= (config.spec.source.topic.partitions or 1):
+    slots = _slots(config, facts)
+    read = sum(slot.reading for slot in slots) or config.spec.source.topic.partitions or 1
+    if switch and replay and replay.handed and replay.handed >= read:
         # Every processor already counts the events of all partitions for these versions, so they can come into force.
         config, switched, replay = _switch(config, replay.versions), replay.reader, None
     written = pipeline.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -77,7 +80,7 @@ def build_plan(
         name=config.name,
         config=config.to_json(),
         topics=topics,
-        schema=_with_topics(schema, topics, config, facts),
+        schema=_with_topics(_with_slots(schema, slots, config), topics, config, facts),
         workloads=desired_workloads(config, platform, facts.replicas, replay),
         reclaim=pipeline.spec.reclaim_policy,
         replay=replay,
@@ -87,7 +90,8 @@ def build_plan(
 
 def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConfig, facts: LiveFacts) -> Schema:
     """Return the schema with the names of the pipeline's topics."""
-    source, *outputs = topics
+    source, *_ = topics
+    outputs = topics[len(config.source_topics) :]
     return replace(
         schema,
         source=source.name,
@@ -96,6 +100,19 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
         outputs=tuple(topic.name for topic in outputs),
         made=made(topics, facts, namespace=config.namespace, name=config.name),
     )
+
+
+def _slots(config: PipelineConfig, facts: LiveFacts) -> tuple[Slot, ...]:
+    """Return the slots of a list of topics. A pipeline with one topic has none."""
+    listed = config.spec.source.topics
+    return () if listed is None else desired_slots(listed, facts, only_topic(facts.schema, config.events_topic))
+
+
+def _with_slots(schema: Schema, slots: tuple[Slot, ...], config: PipelineConfig) -> Schema:
+    listed = config.spec.source.topics
+    if listed is None:
+        return schema
+    return replace(schema, slots=slots, listed=tuple(listed), partitions=len(slots))
 
 
 def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConfig:
@@ -107,7 +124,10 @@ def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConf
 def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts) -> PipelineConfig:
     """Return the workloads' config: the spec with every default filled in."""
     namespace, name, spec = pipeline.metadata.namespace, pipeline.metadata.name, pipeline.spec
-    topic = _topic(spec.source.topic, names.topic(namespace, name, "events"), platform, live)
+    if spec.source.topics is None:
+        topic = _topic(spec.source.topic, names.topic(namespace, name, "events"), platform, live)
+    else:
+        topic = _largest(spec.source, live)
     partitions = topic.partitions or 1
     required = platform.auth_required if spec.auth.required is None else spec.auth.required
     resolved = spec.model_copy(
@@ -132,7 +152,11 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 
 def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform, namespace: str) -> bool:
     """Return whether the source topic is one of the platform's Kafka that pipelines of the namespace may only read."""
-    return spec.source.kafka is None and not platform.limits.own(topic.name or "", namespace)
+    return (
+        spec.source.kafka is None
+        and spec.source.topics is None
+        and not platform.limits.own(topic.name or "", namespace)
+    )
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
@@ -177,6 +201,16 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
         return transform
     scaling = _bounded(python.scaling, partitions)
     return transform.model_copy(update={"python": python.model_copy(update={"scaling": scaling})})
+
+
+def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
+    """Return the settings of a list of topics, with the partitions of its largest topic.
+
+    More processors than that would have nothing to read, because the range assignor gives the partitions of one number
+    to the same processor.
+    """
+    known = (live.topics.get(name) for name in source.topics or ())
+    return source.topic.model_copy(update={"partitions": max((t.partitions for t in known if t), default=1)})
 
 
 def _bounded(scaling: ScalingSpec | None, partitions: int) -> ScalingSpec | None:

@@ -97,6 +97,26 @@ class Failing:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """The number of one partition of a pipeline with a list of topics (see `tables/slots.py` of the contract).
+
+    Attributes:
+        reading: whether the partition is read.
+        added: whether the pipeline ran before the slot existed.
+        topic_id: Kafka's id of the topic that was read, or empty if none was read.
+        next_offset: the next offset, or None if nothing was read.
+    """
+
+    slot: int
+    topic: str
+    partition: int
+    reading: bool = True
+    added: bool = False
+    topic_id: str = ""
+    next_offset: int | None = None
+
+
+@dataclass(frozen=True)
 class LiveSchema:
     """A pipeline's live schema.
 
@@ -122,6 +142,7 @@ class LiveSchema:
         skipped: the data that was skipped within a day.
         renames: by table, the current names of the columns that still have a former name, by former name.
         made: the topics that the operator created for the pipeline.
+        slots: the slots of a pipeline with a list of topics.
     """
 
     owner: Owner | None = None
@@ -145,6 +166,7 @@ class LiveSchema:
     missing_positions: tuple[int, ...] = ()
     emptied: frozenset[tuple[str, int]] = frozenset()
     made: frozenset[str] = frozenset()
+    slots: tuple[Slot, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.tables.definition import Table
+from tidemill_operator.plan.live import Slot
 
 Component = Literal["processor", "replay", "stage", "ingest", "api", "mqtt", "connect"]
 
@@ -24,6 +25,7 @@ class Topic:
         kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
         of_others: whether it is a topic of the platform's Kafka that the pipeline may only read.
         staged: whether it is the topic between the Python stage and the processors.
+        listed: whether it is one of a list of source topics. If it is missing, the others are read.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Topic:
     kafka: KafkaSpec | None = None
     of_others: bool = False
     staged: bool = False
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Schema:
         accepted: the spec as the user wrote it, as stable JSON. This text is stored beside the generation.
         events_retention_ms: how long raw events are kept, or None if they are not stored.
         kept: retention and quota of system tables.
-        source: the source topic.
+        source: the source topic. The first one if the pipeline has a list of topics.
+        listed: the list of source topics, or empty if the pipeline has one topic.
+        slots: the slots of the topics in the list, and of topics that were taken out of it.
         managed: whether the pipeline manages the source topic, so that no other may use it.
         cluster: the brokers of the Kafka cluster that has the source topic, or empty for the platform's own.
         outputs: the output topics.
@@ -98,6 +103,8 @@ class Schema:
     events_retention_ms: int | None = None
     kept: tuple[KeptRows, ...] = ()
     source: str = ""
+    listed: tuple[str, ...] = ()
+    slots: tuple[Slot, ...] = ()
     managed: bool = True
     cluster: str = ""
     outputs: tuple[str, ...] = ()
@@ -109,9 +116,9 @@ class Schema:
     explodes: bool = False
 
     @property
-    def own_source(self) -> str:
-        """The source topic if the platform's own Kafka has it, else empty."""
-        return "" if self.cluster else self.source
+    def own_sources(self) -> tuple[str, ...]:
+        """The source topics that the platform's own Kafka has."""
+        return () if self.cluster else self.listed or (self.source,)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.tables.definition import Table
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
+from tidemill_operator.plan.kafka.slots import view
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan, Topic
 from tidemill_operator.plan.replay import asked, finished
@@ -30,7 +31,8 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         plan: the plan that was made from the resource and `live`.
         live: the live facts.
     """
-    strange = written_by_pipelines(plan.namespace, plan.name, plan.schema.own_source)
+    schema = plan.schema
+    strange = written_by_pipelines(plan.namespace, plan.name, schema.own_sources, listed=bool(schema.listed))
     topic = [*_partitions(pipeline, plan, live), *_replication(pipeline, plan, live)]
     found = [*strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
     if live.schema is not None:
@@ -46,10 +48,10 @@ def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
 
     A new pipeline does not claim it, because the claim would keep the topic's owner from creating it.
     """
-    source = plan.topics[0]
     runs = live.schema is not None and live.schema.accepted is not None
-    if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
-        yield missing(source)
+    for source in plan.topics:
+        if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
+            yield missing(source)
 
 
 def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
@@ -64,6 +66,8 @@ def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[Ti
 def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
+    if source.listed or (live.schema is not None and live.schema.slots):
+        return  # a partition that a topic no longer has is not read, so it does not hold the watermark back
     known = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
     asked = source.partitions if not topic.managed and known else topic.partitions
@@ -160,10 +164,12 @@ def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
 
 
 def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
+    """Return the source topics of the accepted spec."""
     before = _topic_before(live)
-    if before is None:
+    if before is None or live is None or live.accepted is None:
         return []
-    return [before.get("name") or names.topic(plan.namespace, plan.name, "events")]
+    listed: list[str] | None = live.accepted.get("source", {}).get("topics")
+    return [before.get("name") or names.topic(plan.namespace, plan.name, "events")] if listed is None else listed
 
 
 def _cluster_before(live: LiveSchema | None) -> str:
@@ -172,44 +178,63 @@ def _cluster_before(live: LiveSchema | None) -> str:
     return ",".join(KafkaSpec.model_validate(kafka).servers) if kafka else ""
 
 
+def _same_topics(plan: Plan, live: LiveFacts) -> bool:
+    """Return whether the source topics at other addresses have the ids of the topics that were read."""
+    schema = live.schema or LiveSchema()
+    sources = [topic for topic in plan.topics if topic.kafka is not None]
+    read = {topic.name: (view(schema, topic.name) if schema.slots else schema).read_from for topic in sources}
+    found = {name: live.topics[name].id for name, known in read.items() if known and name in live.topics}
+    return bool(found) and all(read[name] == id_ for name, id_ in found.items())
+
+
 def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     """Yield the error if the source topic would be one of another cluster than the topic that was read.
 
     The same cluster may have other addresses. Then the topic has the same id.
     """
-    schema, source = live.schema, plan.topics[0]
+    schema = live.schema
     if schema is None or schema.accepted is None or not schema.read_from:
         return
     before, after = _cluster_before(schema), plan.schema.cluster
-    found, (name,) = live.topics.get(source.name), _read_before(plan, schema)
     if before != after:
-        if before and after and found is not None and found.id == schema.read_from:
+        if before and after and _same_topics(plan, live):
             return
-        path, old, new = "spec.source.kafka.bootstrapServers", before or _OWN, after or _OWN
-    elif name != source.name:
-        path, old, new = "spec.source.topic.name", name, source.name
-    else:
+        yield _move("spec.source.kafka.bootstrapServers", before or _OWN, after or _OWN)
         return
-    yield TidemillError(
+    names_after = plan.schema.listed or (plan.schema.source,)
+    if not schema.slots and (name := _read_before(plan, schema)[0]) not in names_after:
+        yield _move("spec.source.topic.name", name, ", ".join(names_after))
+
+
+def _move(path: str, before: str, after: str) -> TidemillError:
+    return TidemillError(
         Reason.NOT_SUPPORTED,
-        f"{path}: changed from {old} to {new}, where there is another topic; unread events of the former topic would"
-        " never be counted",
+        f"{path}: changed from {before} to {after}, where there is another topic; unread events of the former topic"
+        " would never be counted",
         "change it back, or create a pipeline with another name",
     )
 
 
 def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    if _cluster_before(live.schema) or plan.schema.cluster:
+    schema = live.schema
+    if schema is not None and schema.slots and not plan.schema.listed:
+        yield TidemillError(
+            Reason.NOT_SUPPORTED,
+            "spec.source.topics: taken out, but the positions are those of a list of topics",
+            "write a list again, which may have one topic, or create a pipeline with another name",
+        )
+        return
+    if _cluster_before(schema) or plan.schema.cluster:
         yield from _moved_cluster(plan, live)
         return
-    after = plan.topics[0].name
-    for before in _read_before(plan, live.schema):
-        if before == after or before not in live.topics:  # if the topic never existed, its name may change
+    after = plan.schema.listed or (plan.schema.source,)
+    for before in [] if schema is None or schema.slots else _read_before(plan, schema):
+        if before in after or before not in live.topics:  # if the topic never existed, its name may change
             continue
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"spec.source.topic.name: changed from {before} to {after}; unread events in {before} would never"
-            " be counted",
+            f"spec.source.topic.name: changed from {before} to {', '.join(after)}; unread events in {before} would"
+            " never be counted",
             "change it back, or create a pipeline with another name",
         )
 
@@ -229,18 +254,26 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 
 
 def missing(topic: Topic) -> TidemillError:
-    """Return the error for an unmanaged topic that does not exist."""
+    """Return the error for an unmanaged topic that does not exist. A topic of a list may have existed before."""
+    path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
+    if topic.lost:
+        return TidemillError(
+            Reason.DATA_LOSS,
+            f"{path}: topic {topic.name} is gone, and with it every event that was not counted ({topic.lost}); the"
+            " other topics are still counted",
+            "create it again, or take it out of the list; counted events stay counted",
+        )
     if topic.kafka is not None:
         return TidemillError(
             Reason.INVALID_SPEC,
-            f"spec.source.topic.name: topic {topic.name} does not exist at {','.join(topic.kafka.servers)}, or the"
+            f"{path}: topic {topic.name} does not exist at {','.join(topic.kafka.servers)}, or the"
             " login may not describe it",
             "correct the name, or allow Describe and Read on the topic",
         )
     return TidemillError(
         Reason.INVALID_SPEC,
-        f"spec.source.topic.name: topic {topic.name} does not exist, and managed: false forbids creating it",
-        "create it, or correct the name" if topic.of_others else "create it, or set managed: true",
+        f"{path}: topic {topic.name} does not exist, and managed: false forbids creating it",
+        "create it, or correct the name" if topic.of_others or topic.listed else "create it, or set managed: true",
     )
 
 

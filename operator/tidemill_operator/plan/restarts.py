@@ -44,6 +44,10 @@ def read_by_processors(config: PipelineConfig) -> str:
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
+    if config.spec.source.several:
+        # Processors read the slots of the topics in Postgres, and notice new ones while they run.
+        told["spec"]["source"]["topics"] = True
+        _take(told["spec"], ["source", "topic", "partitions"])
     return json.dumps(told, sort_keys=True)
 
 

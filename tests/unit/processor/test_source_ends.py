@@ -35,7 +35,7 @@ def told(answer: int | KafkaException) -> Future[Any]:
 
 def topic(*answers: int | KafkaException) -> tuple[TopicAdmin, Any]:
     """Return a topic whose leaders answer like this, and its client."""
-    made, client = TopicAdmin("t", {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}), Admin(answers)
+    made, client = TopicAdmin({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}), Admin(answers)
     made.__dict__ |= {"_admin": client}
     return made, client
 
@@ -44,7 +44,7 @@ def topic(*answers: int | KafkaException) -> tuple[TopicAdmin, Any]:
 def test_a_partition_whose_leader_does_not_tell_has_no_end(fault: int | KafkaException) -> None:
     """It must not look read to its end; and the leaders are looked for anew."""
     one, client = topic(10, fault)
-    assert one.ends([0, 1]) == {0: 10}
+    assert one.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10}
     assert one._admin is not client
 
 
@@ -52,10 +52,10 @@ def test_a_partition_whose_leader_does_not_tell_has_no_end(fault: int | KafkaExc
 def test_no_end_at_all_is_an_error(answers: tuple[int | KafkaException, ...]) -> None:
     one, _ = topic(*answers)
     with pytest.raises(KafkaException):
-        one.ends([0, 1])
+        one.ends({("t", 0): 0, ("t", 1): 1})
 
 
 def test_ends_that_are_told_need_no_other_client() -> None:
     one, client = topic(10, 0)
-    assert one.ends([0, 1]) == {0: 10, 1: 0}
+    assert one.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10, 1: 0}
     assert one._admin is client

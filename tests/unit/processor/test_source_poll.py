@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, TopicPartition
 from tidemill_processor.assignment import Assignment
 from tidemill_processor.source.consumer import Source
 from tidemill_processor.source.seeks import Seeks
+from tidemill_processor.source.slots import OneTopic
 
 AWAY, FATAL = KafkaError(KafkaError._ALL_BROKERS_DOWN), KafkaError(KafkaError._FATAL, "fenced")
 
@@ -44,6 +45,7 @@ def source(messages: list[Message], meanwhile: Callable[[Source], None] = lambda
         "_ends_read": {},
         "_seeks": Seeks(),
         "_staged": False,
+        "_several": False,
         "_outdated": False,
     }
     return made
@@ -76,10 +78,14 @@ def test_a_topic_that_was_made_anew_is_read_by_another_consumer() -> None:
     renewed, assignment = list[str](), Assignment.__new__(Assignment)
     ids = iter(["a", "a", "b", "b"])
     nothing: Any = SimpleNamespace(answered=lambda _: None, note=lambda _: None, untaken=lambda *_: frozenset())
-    assignment._topic_id, assignment._kafka, assignment._coverage, assignment._lookup = "", nothing, nothing, nothing
+    assignment._kafka, assignment._coverage, assignment._lookup = nothing, nothing, nothing
+    assignment._topic_ids, assignment._several = {}, False
     assignment._source = SimpleNamespace(  # type: ignore[assignment]
-        assigned=frozenset({0}), describe=lambda: (next(ids), 1), renew=lambda: renewed.append(assignment._topic_id)
+        assigned=frozenset({0}),
+        describe=lambda: {"t": (next(ids), 1)},
+        renew=lambda: renewed.append(assignment._topic_ids["t"]),
+        slots=OneTopic("t"),
     )
     for _ in range(4):
         assignment._check_topic(nothing)
-    assert (renewed, assignment._topic_id) == (["a"], "b")
+    assert (renewed, assignment._ids) == (["a"], {0: "b"})

@@ -57,8 +57,13 @@ class PipelineConfig(_Config):
 
     @property
     def events_topic(self) -> str:
-        """The name of the source topic."""
+        """The name of the source topic. A pipeline with several topics has `source_topics`."""
         return self.spec.source.topic.name or names.topic(self.namespace, self.name, "events")
+
+    @property
+    def source_topics(self) -> tuple[str, ...]:
+        """The names of the source topics: the list in the spec, or else the only source topic."""
+        return (self.events_topic,) if self.spec.source.topics is None else tuple(self.spec.source.topics)
 
     @property
     def read_topic(self) -> str:

@@ -62,6 +62,9 @@ class Pipelines:
         if not config.spec.ingest.enabled:
             detail = f"{name} takes no events over HTTP; set ingest.enabled, or write to its Kafka topic"
             raise not_found("ingest_disabled", detail)
+        if config.spec.source.several:
+            detail = f"{name} reads {', '.join(config.source_topics)}, and ingest writes to none of several topics"
+            raise not_found("several_topics", f"{detail}; write to one of these topics")
         if (kafka := config.spec.source.kafka) is not None:
             detail = (
                 f"{name} reads the topic {config.events_topic} on another Kafka cluster ({kafka.bootstrap_servers}), to"

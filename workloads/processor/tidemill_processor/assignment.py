@@ -25,6 +25,7 @@ from tidemill_processor.source.consumer import Source
 from tidemill_processor.source.coverage import Coverage
 from tidemill_processor.source.kafka_health import KafkaHealth
 from tidemill_processor.source.positions import Positions
+from tidemill_processor.source.slots import SeveralTopics
 from tidemill_processor.transaction import Committed, Position
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class Assignment:
         # A replay does not report offsets, because nobody watches its lag in Kafka. Kafka also removes an empty group
         # sooner if the group has no offsets.
         self._reports = database.reader == LIVE
-        self._topic_id = ""
+        self._schema, self._several = database.schema, config.spec.source.several
+        self._topic_ids: dict[str, str] = {}
+        self._ids: dict[int, str] = {}
         self._topic_checked_at = -TOPIC_CHECK_SECONDS
         self._reported_at = 0.0
         self.partitions: frozenset[int] = frozenset()
@@ -94,8 +97,8 @@ class Assignment:
                 waiting = source.assigned - source.ready - held
             if waiting and self._handover is not None:
                 waiting = self._course.readable(self._handover, connection, waiting)
-            if waiting and self._topic_id:
-                positions = self._lookup.take_up(connection, waiting, self._topic_id)
+            if waiting and self._ids:
+                positions = self._lookup.take_up(connection, waiting, self._ids)
                 self.positions.update(positions)
                 source.start({p: position.next_offset for p, position in positions.items()})
         except KafkaException as error:
@@ -105,16 +108,19 @@ class Assignment:
 
     def _check_topic(self, connection: psycopg.Connection[Any]) -> None:
         self._topic_checked_at = time.monotonic()
-        topic_id, partitions = self._source.describe()
+        if self._several:
+            self._source.learn(SeveralTopics.read(connection, self._schema))
+            self.see_changes()
+        described = self._source.describe()
         self._kafka.answered(self._topic_checked_at)
-        if topic_id != self._topic_id:
-            if self._topic_id:
-                # The consumer is replaced, because it still has the leaders of the deleted topic and would read nothing
-                # of the new topic.
-                self._source.renew()
-            self._topic_id = topic_id
-        others = len(self._source.assigned) < partitions
-        untaken = self._lookup.untaken(connection, partitions, topic_id) if others else frozenset()
+        if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
+            # The consumer is replaced, because it still has the leaders of the deleted topic and would read nothing of
+            # the new topic.
+            self._source.renew()
+        self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
+        self._ids = self._source.slots.numbers(described)
+        others = len(self._source.assigned) < len(self._ids)
+        untaken = self._lookup.untaken(connection, self._ids) if others else frozenset()
         self._coverage.note(untaken - self._source.assigned)
 
     def see_changes(self) -> None:

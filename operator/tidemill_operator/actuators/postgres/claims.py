@@ -16,6 +16,7 @@ from tidemill_operator.plan.model import Schema
 
 _TABLE = "_offsets"
 _LET_GO = "old positions; another pipeline has taken over the topic"
+_LISTED = "reads topics "
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
 # A claim on a topic is stored as the comment of the table `_offsets`.
 _CLAIMS = """
@@ -23,7 +24,8 @@ SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d
   JOIN pg_class c ON c.oid = d.objoid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
   JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relname = '_offsets' AND d.description = ANY(%s) AND n.nspname <> %s
+ WHERE c.relname = '_offsets' AND n.nspname <> %(schema)s AND (d.description = ANY(%(marks)s)
+    OR starts_with(d.description, 'reads topics ') AND string_to_array(d.description, ' ') && %(topics)s)
  ORDER BY n.nspname
 """
 _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
@@ -46,7 +48,8 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
     """
     if _settled(session, schema):
         return
-    session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-topic'), hashtext(%s))", (schema.source,))
+    for topic in sorted(schema.listed or (schema.source,)):
+        session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-topic'), hashtext(%s))", (topic,))
     for held, error in list(rivals(session, schema, owner)):
         if gone is None or not gone(held.owner):
             raise error
@@ -62,12 +65,14 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
     if _settled(session, schema):
         return
     # A topic of another cluster is nobody's, whatever its name is.
-    topics = schema.outputs if schema.cluster else (schema.source, *schema.outputs)
+    topics = (*schema.own_sources, *schema.outputs)
     known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []
-    for name, comment, mark in session.rows(_CLAIMS, (list(known), schema.name)):
+    asked = {"marks": list(known), "topics": list(topics), "schema": schema.name}
+    for name, comment, mark in session.rows(_CLAIMS, asked):
         if (other := _owner(comment)) is not None:
-            claims.append(Claim(*known[mark], other, name))
+            read = [(topic, False) for topic in topics if topic in mark.removeprefix(_LISTED).split(" ")]
+            claims += [Claim(*found, other, name) for found in ([known[mark]] if mark in known else read)]
     yield from disputes(schema, owner, [*claims, *_written(session, schema)])
 
 
@@ -86,13 +91,14 @@ def made(session: Session, schema: str) -> frozenset[str]:
 
 def _written(session: Session, schema: Schema) -> Iterator[Claim]:
     """Yield the claims of pipelines that write their output to this schema's source topic."""
-    derived = names.derived_topic(schema.source)
-    if schema.cluster or derived is None or derived[2] not in names.OUTPUT_TOPICS:
-        return
-    writer = names.schema(derived[0], derived[1])
-    for (comment,) in session.rows(_WRITER, (writer,)):
-        if (other := _owner(comment)) is not None:
-            yield Claim(schema.source, managed=True, owner=other, schema=writer)
+    for source in schema.own_sources:
+        derived = names.derived_topic(source)
+        if derived is None or derived[2] not in names.OUTPUT_TOPICS:
+            continue
+        writer = names.schema(derived[0], derived[1])
+        for (comment,) in session.rows(_WRITER, (writer,)):
+            if (other := _owner(comment)) is not None:
+                yield Claim(source, managed=True, owner=other, schema=writer)
 
 
 def _settled(session: Session, schema: Schema) -> bool:
@@ -113,7 +119,9 @@ def _mark(schema: Schema) -> str:
     if not schema.source:
         return ""
     if schema.cluster:
-        return f"reads {schema.source} of {schema.cluster}"
+        return f"reads {', '.join(schema.listed or (schema.source,))} of {schema.cluster}"
+    if schema.listed:
+        return _LISTED + " ".join(schema.listed)
     return next(text for text, managed in _marks(schema.source) if managed == schema.managed)
 
 

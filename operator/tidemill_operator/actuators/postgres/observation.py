@@ -14,7 +14,7 @@ from tidemill_operator.actuators.postgres.replays import observe_replays
 from tidemill_operator.actuators.postgres.retained import noted_owner
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.live import Failing, LiveSchema, Loss
+from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
 # Replicas record the same loss at nearly the same time. All records of the latest loss are reported for a day.
@@ -43,7 +43,7 @@ def observe(session: Session, schema: str) -> LiveSchema | None:
         return None
     columns = _columns(session, schema)
     live = LiveSchema(noted_owner(found[0][0]), columns=columns)
-    for read_part in (_versions, _accepted, _positions, _losses, _kept, _failing):
+    for read_part in (_versions, _accepted, _positions, _slots, _losses, _kept, _failing):
         live = read_part(session, schema, live)
     live = replace(
         live,
@@ -111,6 +111,16 @@ def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         read_from=max(current - before or current, default=""),
         read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
     )
+
+
+def _slots(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+    if "_slots" not in live.columns or "_offsets" not in live.columns:
+        return live
+    query = sql.SQL(
+        "SELECT s.slot, s.topic, s.partition, s.reading, s.added, coalesce(o.topic_id, ''), o.next_offset FROM {} s"
+        " LEFT JOIN {} o ON o.reader = 'live' AND o.partition = s.slot ORDER BY s.slot"
+    ).format(sql.Identifier(schema, "_slots"), sql.Identifier(schema, "_offsets"))
+    return replace(live, slots=tuple(Slot(*row) for row in session.connection.execute(query)))
 
 
 def _losses(session: Session, schema: str, live: LiveSchema) -> LiveSchema:

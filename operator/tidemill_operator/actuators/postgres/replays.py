@@ -29,17 +29,24 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
         " FILTER (WHERE NOT l.feeds @> v.ids), 0)::bigint"
         " FROM {readers} r LEFT JOIN LATERAL"
         " (SELECT array_agg(a.id) AS ids FROM {aggregations} a WHERE a.reader = r.reader) v ON true"
-        " LEFT JOIN {offsets} l ON l.reader = 'live'"
+        " LEFT JOIN {offsets} l ON l.reader = 'live'{read}"
         " LEFT JOIN {offsets} o ON o.reader = r.reader AND o.partition = l.partition"
         " WHERE r.reader <> 'live' GROUP BY 1, 2"
     ).format(
         readers=sql.Identifier(schema, "_readers"),
         aggregations=sql.Identifier(schema, "_aggregations"),
         offsets=sql.Identifier(schema, "_offsets"),
+        read=_read(schema) if "_slots" in columns else sql.SQL(""),
     )
     rows = session.connection.execute(query).fetchall()
     losses = _losses(session, schema) if "_lost" in columns else {}
     return {reader: replace(LiveReplay(*found), losses=tuple(losses.get(reader, ()))) for reader, *found in rows}
+
+
+def _read(schema: str) -> sql.Composed:
+    """Return the condition that a slot of a list of topics is read."""
+    slots = sql.Identifier(schema, "_slots")
+    return sql.SQL(" AND EXISTS (SELECT FROM {} s WHERE s.slot = l.partition AND s.reading)").format(slots)
 
 
 def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:

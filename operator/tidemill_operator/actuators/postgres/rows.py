@@ -10,6 +10,7 @@ from psycopg import sql
 
 from tidemill_contract.functions.feeds import Feeds
 from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.actuators.postgres.slots import ensure_slots
 from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.model import Schema
@@ -26,7 +27,11 @@ def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, re
         live: the schema before that transaction, or None if it did not exist.
         regress: accept a lower generation, because the generations of a new resource start at 1.
     """
-    _ensure_positions(session, schema)
+    _ensure_readers(session, schema)
+    if schema.listed:
+        ensure_slots(session, schema)
+    else:
+        _ensure_positions(session, schema)
     _ensure_aggregations(session, schema, live or LiveSchema())
     _ensure_generation(session, schema, regress=regress)
     for topic in schema.made:
@@ -40,8 +45,8 @@ def _table(schema: Schema, name: str) -> sql.Identifier:
     return sql.Identifier(schema.name, name)
 
 
-def _ensure_positions(session: Session, schema: Schema) -> None:
-    readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
+def _ensure_readers(session: Session, schema: Schema) -> None:
+    readers = _table(schema, "_readers")
     for reader in ("live", schema.replay):
         if reader:
             session.write_rows(
@@ -50,6 +55,10 @@ def _ensure_positions(session: Session, schema: Schema) -> None:
                 ),
                 (reader, reader),
             )
+
+
+def _ensure_positions(session: Session, schema: Schema) -> None:
+    readers, offsets = _table(schema, "_readers"), _table(schema, "_offsets")
     # A replay uses the epochs of the live reader, so that (epoch, partition, offset) means the same record for both.
     # An added partition has no events from before the pipeline, so it is read from 0, whatever `startFrom` says.
     session.write_rows(

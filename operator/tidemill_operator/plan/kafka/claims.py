@@ -14,7 +14,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
 from tidemill_operator.plan.model import Schema, Topic
 
-_NAME = "spec.source.topic.name"
+_NAME, _LIST = "spec.source.topic.name", "spec.source.topics"
 
 # Topics that the operator created for the pipeline. Only these topics are ever deleted.
 TOPICS = Table(
@@ -39,22 +39,28 @@ class Claim:
     schema: str
 
 
-def written_by_pipelines(namespace: str, name: str, source: str) -> Iterator[TidemillError]:
-    """Yield an error if a pipeline writes results, anomalies or dead letters to the topic `source`.
+def written_by_pipelines(
+    namespace: str, name: str, sources: Iterable[str], *, listed: bool = False
+) -> Iterator[TidemillError]:
+    """Yield an error for each source topic to which a pipeline writes results, anomalies or dead letters.
+
+    `listed` says that the sources are a list of topics in the spec.
 
     The check depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
     """
-    derived = names.derived_topic(source)
-    if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
-        return
-    own = derived[1] == name
-    whose = "this pipeline itself" if own else f"the pipeline {namespace}/{derived[1]}"
-    kind = "Python stage" if derived[2] == "stage" else derived[2].replace("-", " ")
-    yield TidemillError(
-        Reason.RESOURCE_CONFLICT,
-        f"{_NAME}: topic {source} is reserved for the {kind} of {whose}, also with managed: false",
-        "name another topic" + ("" if derived[2] == "stage" else f"; the API answers {kind}"),
-    )
+    for source in sources:
+        derived = names.derived_topic(source)
+        if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
+            continue
+        own = derived[1] == name
+        whose = "this pipeline itself" if own else f"the pipeline {namespace}/{derived[1]}"
+        kind = "Python stage" if derived[2] == "stage" else derived[2].replace("-", " ")
+        yield TidemillError(
+            Reason.RESOURCE_CONFLICT,
+            f"{_LIST if listed else _NAME}: topic {source} is reserved for the {kind} of {whose}, also with"
+            " managed: false",
+            "name another topic" + ("" if derived[2] == "stage" else f"; the API answers {kind}"),
+        )
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
@@ -66,8 +72,8 @@ def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
             continue
-        if claim.topic == schema.own_source and (claim.managed or schema.managed):
-            yield claim, _claimed(claim) if claim.managed else _read(claim)
+        if claim.topic in schema.own_sources and (claim.managed or schema.managed):
+            yield claim, _claimed(claim, _LIST if schema.listed else _NAME) if claim.managed else _read(claim)
         elif claim.managed and claim.topic in schema.outputs:
             yield claim, _taken(claim)
 
@@ -76,10 +82,10 @@ def _whose(claim: Claim) -> str:
     return f"the pipeline {claim.owner.namespace}/{claim.owner.name}, which was first"
 
 
-def _claimed(claim: Claim) -> TidemillError:
+def _claimed(claim: Claim, path: str) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
-        f"{_NAME}: topic {claim.topic} is managed by {_whose(claim)}",
+        f"{path}: topic {claim.topic} is managed by {_whose(claim)}",
         "name another topic; pipelines can share a topic if each of them sets managed: false",
     )
 

@@ -9,6 +9,7 @@ from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.plan.kafka.slots import view
 from tidemill_operator.plan.live import LiveFacts
 from tidemill_operator.plan.model import Topic
 from tidemill_operator.settings import Platform
@@ -17,7 +18,7 @@ from tidemill_operator.settings import Platform
 def desired_topics(
     config: PipelineConfig, platform: Platform, live: LiveFacts, *, replicated: bool = False, all_kinds: bool = False
 ) -> tuple[Topic, ...]:
-    """Return the source topic, the topic of the Python stage if there is one, and the output topics.
+    """Return the source topics, the topic of the Python stage if there is one, and the output topics.
 
     Args:
         config: the config, in which partitions and replication factor are filled in.
@@ -35,9 +36,9 @@ def desired_topics(
     ]
     outputs = [names.topic(config.namespace, config.name, kind) for kind, asked in wanted if asked or all_kinds]
     follow = replicated and config.spec.source.topic.managed
-    source = _source(config, follow)
-    stage = [_stage(config, source, live, platform)] if spec.transform.python is not None else []
-    return (source, *stage, *(_output(name, config, platform, live, follow) for name in outputs))
+    sources = _sources(config, platform, live, follow)
+    stage = [_stage(config, sources[0], live, platform)] if spec.transform.python is not None else []
+    return (*sources, *stage, *(_output(name, config, platform, live, follow) for name in outputs))
 
 
 def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
@@ -53,16 +54,32 @@ def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
     be created again.
     """
     schema, looked = live.schema, live.brokers is not None
-    if not looked or schema is None or not schema.read_from:
+    if not looked or schema is None:
         return topics
-    counted = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(schema.read_to.items())[:32])
-    lost = f"id {schema.read_from}; counted up to offsets {counted}"
-    return tuple(
-        replace(topic, lost=lost)
-        if topic.managed and topic.name not in live.topics and (topic is topics[0] or topic.staged)
-        else topic
-        for topic in topics
-    )
+
+    def marked(topic: Topic) -> Topic:
+        seen = view(schema, topic.name) if topic.listed else schema
+        mine = topic.listed or (topic.managed and (topic is topics[0] or topic.staged))
+        if not seen.read_from or not mine or topic.name in live.topics:
+            return topic
+        counted = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(seen.read_to.items())[:32])
+        return replace(topic, lost=f"id {seen.read_from}; counted up to offsets {counted}")
+
+    return tuple(map(marked, topics))
+
+
+def _sources(config: PipelineConfig, platform: Platform, live: LiveFacts, replicated: bool) -> tuple[Topic, ...]:
+    source = _source(config, replicated)
+    if config.spec.source.topics is None:
+        return (source,)
+    found = []
+    for name in config.spec.source.topics:
+        known = live.topics.get(name)
+        partitions, replicas = (known.partitions, known.replication_factor) if known else (1, 1)
+        others = source.kafka is None and not platform.limits.own(name, config.namespace)
+        topic = replace(source, name=name, partitions=partitions, replication_factor=replicas)
+        found.append(replace(topic, of_others=others, listed=True))
+    return tuple(found)
 
 
 def _source(config: PipelineConfig, replicated: bool) -> Topic:

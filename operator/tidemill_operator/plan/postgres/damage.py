@@ -70,8 +70,18 @@ def _system(live: LiveSchema) -> Iterator[str]:
     if "_offsets" in live.columns and live.missing_positions:
         some = ", ".join(map(str, live.missing_positions[:_MOST]))
         yield f"rows of table _offsets are gone (partitions {some}), and with them {_SYSTEM['_offsets']}"
+    if (live.accepted or {}).get("source", {}).get("topics") is not None:
+        yield from _slots(live)
     if (live.accepted or {}).get("events", {}).get("store") and "_events" not in live.columns:
         yield "table _events is gone, and with it the events that were kept"
+
+
+def _slots(live: LiveSchema) -> Iterator[str]:
+    what = "which partition of which topic each position in table _offsets belongs to"
+    if "_slots" not in live.columns:
+        yield f"table _slots is gone, and with it {what}"
+    elif gone := sorted(set(range(live.partitions)) - {slot.slot for slot in live.slots}):
+        yield f"rows of table _slots are gone (slots {', '.join(map(str, gone[:_MOST]))}), and with them {what}"
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:

@@ -27,6 +27,7 @@ from tidemill_contract.tables import (
     kept,
     offsets,
     readers,
+    slots,
 )
 from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.storage import partition_days
@@ -89,6 +90,8 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
     tables = list(SYSTEM_TABLES)
     if spec.events.store:
         tables.append(events.TABLE)
+    if spec.source.several:
+        tables.append(slots.TABLE)
     live = {ref.name: ref.version for ref in config.aggregations}
     versions = [(live, "live"), *([(replay.versions, replay.reader)] if replay else [])]
     found = [pair for numbers, reader in versions for pair in _versions(config, numbers, reader)]

@@ -71,6 +71,9 @@ def _rows(schema: Schema) -> Iterator[str]:
     yield f"INSERT INTO {quote(schema.name)}._readers (reader) VALUES ('live')"
     partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"
     yield f"INSERT INTO {quote(schema.name)}._offsets (reader, partition) {partitions}"
+    for slot in schema.slots:
+        values = f"{slot.slot}, '{slot.topic}', {slot.partition}, {slot.reading}, {slot.added}"
+        yield f"INSERT INTO {quote(schema.name)}._slots (slot, topic, partition, reading, added) VALUES ({values})"
     for row in schema.aggregations:
         yield _row(schema.name, row)
 

@@ -27,7 +27,7 @@ from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.connect.memory import MemoryConnect
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.changes import Change, changes
-from tidemill_operator.plan.live import LiveFacts
+from tidemill_operator.plan.live import LiveFacts, LiveTopic
 from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.restarts import UNREAD
 from tidemill_operator.reconcile import reconcile
@@ -189,6 +189,16 @@ def connected(spec: Document) -> None:
     spec["source"]["connectors"] = [{"name": "a", "class": "x.Source", "secrets": {"user": {"name": "s", "key": "u"}}}]
 
 
+def listed(spec: Document) -> None:
+    """Reads a list of topics, which exist."""
+    spec["source"] |= {"topic": {"managed": False}, "topics": ["shop.a", "shop.b"]}
+
+
+def one_topic(spec: Document) -> None:
+    del spec["source"]["topics"]
+    spec["source"]["topic"]["name"] = "shop.a"
+
+
 def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
@@ -261,6 +271,12 @@ CASES: dict[str, list[Case]] = {
         invalid(
             "source.topic.name", "other.orders.events", "spec.source.topic.name: the topic belongs to another name"
         ),
+    ],
+    "source.topics": [
+        Case(put("source.topics", ["shop.a", "shop.b", "shop.c"]), before=listed),
+        Case(put("source.topics", ["shop.a"]), before=listed),
+        Case(one_topic, None, "spec.source.topics: taken out, but the positions are those of a list", before=listed),
+        invalid("source.topics", ["shop.a"], "spec.source.topic.managed: Tidemill does not create or alter the topics"),
     ],
     "source.topic.managed": [Case(put("source.topic.managed", False))],
     "source.topic.partitions": [
@@ -758,8 +774,11 @@ def apply(document: Document, world: MemoryWorld, previous: Document | None = No
 
 @pytest.fixture
 def world() -> MemoryWorld:
-    """A world in which the platform has a Kafka Connect."""
-    return MemoryWorld(connect=KafkaConnect(MemoryConnect()))
+    """A world in which the platform has a Kafka Connect, and topics of others."""
+    made = MemoryWorld(connect=KafkaConnect(MemoryConnect()))
+    made.kafka.topics = {name: LiveTopic(2, 1, name) for name in ("shop.a", "shop.b", "shop.c")}
+    made.kafka.configs = {name: {} for name in made.kafka.topics}
+    return made
 
 
 def true(status: Document) -> dict[str, str]:

@@ -166,7 +166,7 @@ def test_only_processors_reach_the_cluster_of_the_source(document: Document) -> 
     assert source.kafka.servers == ("b:9094", "a:9093")
     assert [topic.kafka for topic in outputs] == [None] * len(outputs)
     # So another pipeline may manage a topic of this name on the platform's own Kafka.
-    assert (plan.schema.source, plan.schema.own_source) == ("shop.bids.events", "")
+    assert (plan.schema.source, plan.schema.own_sources) == ("shop.bids.events", ())
     manager = Claim("shop.bids.events", True, Owner("shop", "bids", "u", "local"), "shop__bids")
     assert list(disputes(plan.schema, Owner("shop", "orders", "uid-1", "local"), [manager])) == []
 

@@ -149,7 +149,7 @@ def test_a_pipeline_without_a_stage_is_as_before() -> None:
 
 
 def test_the_stage_topic_is_no_source_of_others() -> None:
-    (error,) = written_by_pipelines("shop", "clicks", "shop.orders.stage")
+    (error,) = written_by_pipelines("shop", "clicks", ["shop.orders.stage"])
     assert error.message.endswith(
         "is reserved for the Python stage of the pipeline shop/orders, also with managed: false"
     )

@@ -63,6 +63,7 @@ class RecordDecoder:
         self._events = EventDecoder(spec, exact=exact, array=leaf) if reader is None else reader
         fields = spec.source.fields
         self.event_time_field = spec.source.event_time.field
+        self._own_value = _own_in_topic if spec.source.several else _own
         self._own = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
         self._texts = {field.name: field for field in fields if field.origin in _TEXTS}
         self._places = tuple(field.header if field.origin == "header" else None for field in self._texts.values())
@@ -127,7 +128,7 @@ class RecordDecoder:
             decoded = joined(decoded, at, found, by=self._beside, into=self._events, fields=self._texts)
             at = [index for index in at if index not in decoded.invalid]
         for field in self._own:
-            values = [_own(records[index], field.origin) for index in at]
+            values = [self._own_value(records[index], field.origin) for index in at]
             self._events.put([decoded.events[index] for index in at], field.name, values)
         return decoded
 
@@ -196,6 +197,14 @@ def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
     if b"" not in raws:
         return []
     return [index for index, record in enumerate(records) if not raws[index] and record.value() is None]
+
+
+def _own_in_topic(record: Record, origin: str) -> int | None:
+    """Return an own value of a record of one of several topics. `partition()` is the record's slot."""
+    if origin != "partition":
+        return _own(record, origin)
+    in_topic: int | None = getattr(record, "topic_partition", record.partition)()
+    return in_topic
 
 
 def _own(record: Record, origin: str) -> int | None:

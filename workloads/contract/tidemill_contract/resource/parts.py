@@ -81,6 +81,7 @@ class Parts:
     namespace: str
     name: str | None
     topic: TopicSpec | None
+    topics: tuple[str, ...] | None  # the texts of the list, or None if the document has no list of topics
     kafka: KafkaSpec | None
     elsewhere: bool  # whether the document has `source.kafka`, even if it cannot be read
     format: FormatSpec | None
@@ -112,6 +113,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         namespace=namespace if isinstance(namespace, str) else "default",
         name=_text(metadata.get("name")),
         topic=_read(TopicSpec, source.get("topic", {})),
+        topics=None if source.get("topics") is None else tuple(map(str, _items(source["topics"]))),
         kafka=_read(KafkaSpec, source.get("kafka")),
         elsewhere=source.get("kafka") is not None,
         format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),

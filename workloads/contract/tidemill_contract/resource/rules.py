@@ -20,6 +20,7 @@ from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
 from tidemill_contract.resource.format_rules import format_faults
 from tidemill_contract.resource.inputs.rules import input_faults
+from tidemill_contract.resource.inputs.topics import READABLE, topics_faults
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
@@ -35,7 +36,6 @@ from tidemill_contract.resource.transforms.python_rules import python_faults
 from tidemill_contract.times import read_start
 
 RESERVED = ("window_start", "window_end", "closed")
-READABLE = "TIDEMILL_READABLE_TOPICS (chart: defaults.readableTopics)"
 _WATCHED = ("integer", "number", DECIMAL)
 _OWNED_CONFIGS = {
     "retention.ms": "set spec.source.topic.retention",
@@ -152,8 +152,9 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
         return
     if parts.kafka is not None:
         outputs = [names.topic(parts.namespace, parts.name or "", kind) for kind in names.OUTPUT_TOPICS]
-        yield from parts.kafka.faults(topic.name, managed=topic.managed, outputs=outputs)
-    elif topic.name is not None and not parts.elsewhere and not limits.own(topic.name, parts.namespace):
+        several = parts.topics is not None
+        yield from parts.kafka.faults(topic.name, managed=topic.managed, outputs=outputs, several=several)
+    elif topic.name and parts.topics is None and not parts.elsewhere and not limits.own(topic.name, parts.namespace):
         yield from _foreign(topic, limits, f"{path}.name", parts.namespace)
     if topic.name is not None and topic.name.strip(".") == "":
         yield Fault(f"{path}.name", topic.name, "Kafka does not allow this name", "use letters and digits too")
@@ -367,6 +368,7 @@ def _processor(parts: Parts, _columns: Columns, _limits: Limits) -> Iterator[Fau
 RULES: tuple[Callable[[Parts, Columns, Limits], Iterator[Fault]], ...] = (
     _names,
     _topic,
+    topics_faults,
     _source,
     field_faults,
     format_faults,

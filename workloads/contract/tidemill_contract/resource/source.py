@@ -19,6 +19,7 @@ from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.paths import Steps, exploded, read_path, show_path
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
+MOST_TOPICS = 64
 Origin = Literal["value", "envelope", "key", "header", "timestamp", "partition", "offset"]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 
@@ -158,6 +159,13 @@ class SourceSpec(Model):
         " and managed: false. Results, anomalies and dead letters are written to the platform's own cluster.",
     )
     topic: TopicSpec = Field(default_factory=lambda: TopicSpec(), description="The source topic.")
+    topics: list[TopicName] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_TOPICS,
+        description="Several source topics of one shape, in place of topic.name. They exist already, so they need"
+        " topic.managed: false.",
+    )
     format: Format | None = Field(
         None,
         description="How records are written. Either a type (json, jsonSchema, csv, avro, protobuf), or an object with"
@@ -182,6 +190,11 @@ class SourceSpec(Model):
     def array(self) -> Steps | None:
         """The path of the exploded array, in which each element is an event, or None if each record is one event."""
         return next((field.array for field in self.fields if field.array is not None), None)
+
+    @property
+    def several(self) -> bool:
+        """Whether the pipeline reads a list of topics, by slots (see `tables/slots.py`)."""
+        return self.topics is not None
 
     @property
     def written(self) -> FormatSpec:

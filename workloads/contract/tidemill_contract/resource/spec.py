@@ -287,9 +287,11 @@ class PipelineSpec(Model):
     def takes_http(self) -> bool:
         """Whether ingest accepts events for the pipeline.
 
-        Ingest writes JSON events as it receives them, and only to the platform's own Kafka.
+        Ingest writes JSON events as it receives them, and only to the platform's own Kafka. It does not write if the
+        pipeline has a list of topics.
         """
-        return self.ingest.enabled and self.source.written.type == "json" and self.source.kafka is None
+        source = self.source
+        return self.ingest.enabled and source.written.type == "json" and source.kafka is None and not source.several
 
     @property
     def field_kinds(self) -> dict[str, str]:

@@ -24,7 +24,7 @@ _NAME = "use a-z, 0-9 and _, a letter first, at most 41 characters"
 _REMEDIES = (
     (r"^metadata\.name$", "use at most 40 of a-z, 0-9 and -, a letter or digit first and last"),
     (r"^metadata\.namespace$", "use at most 63 of a-z, 0-9 and -, a letter or digit first and last"),
-    (r"^spec\.source\.topic\.name$", "use letters, digits, '.', '_' and '-', at most 249"),
+    (r"^spec\.source\.(topic\.name|topics\[\d+\])$", "use letters, digits, '.', '_' and '-', at most 249"),
     (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
     (r"^spec\.lookups\[\d+\]\.from\.key$", "name a column without quotes, backslashes and control characters"),
     (r"^spec\.lookups\[\d+\]\.from\.table$", "write schema.table, without quotes; for other names, write a query"),

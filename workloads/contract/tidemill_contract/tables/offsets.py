@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tidemill_contract.tables import slots
 from tidemill_contract.tables.definition import CLOCK_MS, Table, columns, to_ms
 from tidemill_contract.tables.readers import LIVE
 
@@ -68,13 +69,14 @@ def read(schema: str, reader: str) -> str:
 
 
 def untaken(schema: str, reader: str) -> str:
-    """Select the partitions below a limit that have no position in the topic with this id.
+    """Select the partitions whose position is not in the topic that they are in now.
 
-    Parameters: limit, topic id. Column: partition.
+    Parameters: lists of partitions and of the ids of their topics. Column: partition.
     """
     return (
-        f"SELECT partition FROM {schema}._offsets"
-        f" WHERE reader = '{reader}' AND partition < %s AND topic_id IS DISTINCT FROM %s"
+        f"SELECT o.partition FROM {schema}._offsets o"
+        " JOIN unnest(%s::integer[], %s::text[]) AS known (partition, topic_id) USING (partition)"
+        f" WHERE o.reader = '{reader}' AND o.topic_id IS DISTINCT FROM known.topic_id"
     )
 
 
@@ -131,8 +133,10 @@ def advance(schema: str, reader: str) -> str:
     )
 
 
-def times(schema: str, reader: str) -> str:
+def times(schema: str, reader: str, *, several: bool = False) -> str:
     """Select the event time that each partition has reached.
+
+    With `several`, the pipeline has a list of topics, and slots that are not read are left out.
 
     Columns: partition, newest event time, suspects, arrival of the last event (epoch ms), time at which the partition
     was last read to its end (epoch ms).
@@ -140,6 +144,7 @@ def times(schema: str, reader: str) -> str:
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
         f" FROM {schema}._offsets WHERE reader = '{reader}'"
+        + (f" AND {slots.reads(schema, '_offsets.partition')}" if several else "")
     )
 
 

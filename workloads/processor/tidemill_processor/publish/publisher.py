@@ -18,7 +18,7 @@ import msgspec
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_contract.tables import aggregations, anomalies, dead_letters
+from tidemill_contract.tables import aggregations, anomalies, dead_letters, slots
 from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_processor import metrics
@@ -97,6 +97,7 @@ class Publisher:
         self, database: Database, stores: list[AggregationStore], config: PipelineConfig, outlet: Outlet
     ) -> None:
         self._database, self._schema = database, database.schema
+        self._places: dict[int, tuple[str, int]] = {}
         self._config = config
         self._outlet = outlet
         self._stores = stores if config.spec.results.publish else []
@@ -261,7 +262,7 @@ class Publisher:
             rows = connection.execute(dead_letters.unpublished(self._schema, MARKED_ROWS)).fetchall()
             for row in rows:
                 try:
-                    outbox.send(self._config.topic("dead-letters"), *self._letter(row))
+                    outbox.send(self._config.topic("dead-letters"), *self._letter(row, self._place(connection, row[1])))
                 except (ArithmeticError, ValueError, TypeError) as error:
                     outbox.skip(_letter_id(row), error)
             if rows:
@@ -269,12 +270,23 @@ class Publisher:
                 connection.cursor().executemany(dead_letters.set_published(self._schema), [row[:5] for row in rows])
         return len(rows)
 
-    def _letter(self, row: tuple[Any, ...]) -> tuple[bytes | None, bytes | None, dict[str, str]]:
-        """Return key, value and headers of a dead letter."""
-        _, partition, offset, element, aggregation, why, field, detail, key, value, event_time, windows = row
+    def _place(self, connection: psycopg.Connection[Any], partition: int) -> tuple[str, int]:
+        """Return the topic of a partition, and its number in the topic."""
+        if not self._config.spec.source.several:
+            return self._config.read_topic, partition
+        if partition not in self._places:
+            topic, number = connection.execute(slots.place(self._schema), (partition,)).fetchone() or ("", partition)
+            self._places[partition] = topic, number
+        return self._places[partition]
+
+    def _letter(
+        self, row: tuple[Any, ...], place: tuple[str, int]
+    ) -> tuple[bytes | None, bytes | None, dict[str, str]]:
+        """Return key, value and headers of a dead letter. `place` is the topic and the partition of the record."""
+        _, _, offset, element, aggregation, why, field, detail, key, value, event_time, windows = row
         headers = {
-            "reason": why, "field": field or "", "topic": self._config.read_topic,
-            "partition": str(partition), "offset": str(offset), "aggregation": aggregation,
+            "reason": why, "field": field or "", "topic": place[0],
+            "partition": str(place[1]), "offset": str(offset), "aggregation": aggregation,
             "detail": detail or "",
             "id": _letter_id(row),
         }  # fmt: skip

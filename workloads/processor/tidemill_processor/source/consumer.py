@@ -24,6 +24,7 @@ from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.source.clusters import ASK_SECONDS, SourceLogin
 from tidemill_processor.source.seeks import Seeks
+from tidemill_processor.source.slots import Slots, numbers, places, slots_of, slotted
 from tidemill_processor.source.staged import staged
 from tidemill_processor.source.topic_admin import TopicAdmin
 
@@ -46,6 +47,10 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "allow.auto.create.topics": False,
     "partition.assignment.strategy": "range",
 }
+
+# With a list of topics, partitions that a topic gets are noticed after this time. With one topic, the operator replaces
+# the processors when the topic grows.
+_SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
 """The maximum time to leave the group."""
@@ -80,25 +85,39 @@ class Source:
         self._settings, self._config = settings, config
         self.login = SourceLogin(settings, config)
         self._connection, self._outdated = self.login.current(), False
-        self.topic = config.read_topic
-        self._staged = config.spec.transform.python is not None
+        self.slots, self.topic = slots_of(config)
+        self._several, self._staged = config.spec.source.several, config.spec.transform.python is not None
+        self._held: list[TopicPartition] = []
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
-        self._admin = TopicAdmin(self.topic, self._connection)
-        self.generation = 0
+        self._admin = TopicAdmin(self._connection)
+        self.generation, self.heard_at = 0, 0.0
         self.assigned: frozenset[int] = frozenset()
         self._ready: set[int] = set()
         self._ends_read: dict[int, int] = {}
         self._seeks = Seeks()
-        self.heard_at = 0.0
         self.lost_at: float | None = None
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self) -> None:
         """Join the consumer group. A process that is a member joins again, without leaving."""
-        self._consumer.subscribe(
-            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        if not self.slots.topics:  # of a list of topics, none is known yet, or none exists
+            self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
+            return
+        topics = list(self.slots.topics)
+        self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def learn(self, slots: Slots) -> None:
+        """Use other slots of a list of topics. All partitions stop, until `start` is called with their positions."""
+        if slots == self.slots:
+            return
+        log.info("topics: %s", ", ".join(slots.topics) or "none")
+        self.stop()
+        before, self.slots = self.slots, slots
+        self.assigned = numbers(self.slots, self._held)
+        self._forget()
+        if slots.topics != before.topics:
+            self.subscribe()
 
     def follow_login(self) -> None:
         """Use changed client settings: for requests at once, and for reading from the next `poll`.
@@ -126,12 +145,12 @@ class Source:
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
-        self.assigned = frozenset(p.partition for p in partitions)
+        self._held, self.assigned = partitions, numbers(self.slots, partitions)
         self._had, self.lost_at = self.assigned or self._had, None
         self._forget()
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        self.assigned = frozenset()
+        self._held, self.assigned = [], frozenset()
         self._forget()
 
     def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -170,6 +189,8 @@ class Source:
             # error that makes the consumer unusable is kept.
             polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
             return polled
+        if self._several:
+            messages = slotted(messages, self.slots)  # type: ignore[assignment]
         if self._seeks.sought:
             # A partition at a wrong offset is paused, so that the next `start` seeks again.
             self.stop(self._seeks.failed(messages))
@@ -205,12 +226,12 @@ class Source:
         """
         for partition, offset in positions.items():
             try:
-                self._consumer.seek(TopicPartition(self.topic, partition, offset))
+                self._consumer.seek(*places(self.slots, [partition], offset))
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._STATE:
                     continue
                 raise
-            self._consumer.resume([TopicPartition(self.topic, partition)])
+            self._consumer.resume(places(self.slots, [partition]))
             self._ready.add(partition)
             self._seeks.sought[partition] = offset
 
@@ -223,7 +244,7 @@ class Source:
             self._seeks.sought.pop(partition, None)
         if mine:
             try:
-                self._consumer.pause([TopicPartition(self.topic, p) for p in mine])
+                self._consumer.pause(places(self.slots, mine))
             except KafkaException as error:
                 log.info("pausing %s: %s", mine, error)
 
@@ -232,7 +253,7 @@ class Source:
 
         Nothing else uses these offsets, so a failure is only logged.
         """
-        mine = [TopicPartition(self.topic, p, offset) for p, offset in offsets.items() if p in self.assigned]
+        mine = [at for p, offset in offsets.items() if p in self.assigned for at in places(self.slots, [p], offset)]
         if not mine:
             return
         try:
@@ -248,23 +269,25 @@ class Source:
         Raises:
             KafkaException: no end is known.
         """
-        return self._admin.ends(self.assigned or self._had)
+        asked = self.assigned or self._had
+        return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
         """Return the partitions that are missing in `ends`."""
-        return (self.assigned or self._had) - ends.keys()
+        missing = (self.assigned or self._had) - ends.keys()
+        return frozenset(p for p in missing if self.slots.place(p) is not None)
 
     def end_read(self, partition: int) -> int:
         """Return the end offset that the consumer last reached, beyond transaction markers, or -1 if there is none."""
         return self._ends_read.get(partition, -1)
 
-    def describe(self) -> tuple[str, int]:
-        """Return the topic's id, which changes when the topic is created again, and its number of partitions.
+    def describe(self) -> dict[str, tuple[str, int]]:
+        """Return the id and the number of partitions of each topic. A topic that is created again has another id.
 
         Raises:
-            KafkaException: the topic does not exist, or Kafka is not reachable.
+            KafkaException: the only topic does not exist, or Kafka is not reachable. A list may have missing topics.
         """
-        return self._admin.describe()
+        return self._admin.describe(self.slots.topics, several=self._several)
 
     def range_of(self, partition: int) -> tuple[int, int]:
         """Return the first existing offset and the end offset of a partition.
@@ -272,7 +295,8 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=ASK_SECONDS)
+        (asked,) = places(self.slots, [partition])
+        low, high = self._consumer.get_watermark_offsets(asked, timeout=ASK_SECONDS)
         self.heard_at = time.monotonic()
         return low, high
 
@@ -282,8 +306,8 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        asked = [TopicPartition(self.topic, partition, time_ms)]
-        found = self._consumer.offsets_for_times(asked, timeout=ASK_SECONDS)[0].offset
+        (asked,) = places(self.slots, [partition], time_ms)
+        found = self._consumer.offsets_for_times([asked], timeout=ASK_SECONDS)[0].offset
         return int(found) if found >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:
@@ -310,6 +334,7 @@ def _application(settings: WorkloadSettings, config: PipelineConfig, connection:
             **CONSUMER_TUNING,
             "session.timeout.ms": settings.session_timeout_ms,
             "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
+            **(_SEVERAL_TUNING if config.spec.source.several else {}),
             **({"group.instance.id": settings.instance} if settings.instance else {}),
         },
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
@@ -42,13 +42,13 @@ class Positions:
         # A Python stage begins where the spec says, and processors read all that it writes.
         staged = config.read_topic != config.events_topic
         self._start_from = start_from or ("earliest" if staged else config.spec.source.topic.start_from)
-        self._source = source
+        self._source, self._replays = source, bool(start_from)
         self._short_since: dict[int, float] = {}
 
     def take_up(
-        self, connection: psycopg.Connection[Any], partitions: Iterable[int], topic_id: str
+        self, connection: psycopg.Connection[Any], partitions: Iterable[int], ids: Mapping[int, str]
     ) -> dict[int, Position]:
-        """Return the positions from which to read `partitions`.
+        """Return the positions from which to read `partitions`. `ids` has the id of the topic of each partition.
 
         A partition is left out if the operator has not written its row yet, or if Kafka's answer about it may be
         outdated.
@@ -57,12 +57,13 @@ class Positions:
             KafkaException, psycopg.Error: Kafka or Postgres failed. The caller tries again later.
         """
         query = offsets.read(self._schema, self._reader)
-        wanted = list(partitions)
+        wanted = [partition for partition in partitions if partition in ids]
         # Forget partitions that are no longer assigned. If such a partition is assigned again, its waiting time starts
         # again.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
+            topic_id = ids[partition]
             if topic_id in former:
                 log.warning("topic %s: a broker answers with an earlier id; asking again", self._source.topic)
                 continue
@@ -74,14 +75,14 @@ class Positions:
             log.info("partitions %s cannot be read yet", missing)
         return positions
 
-    def untaken(self, connection: psycopg.Connection[Any], count: int, topic_id: str) -> frozenset[int]:
-        """Return the partitions among the topic's first `count` that nobody has read since the topic has this id.
+    def untaken(self, connection: psycopg.Connection[Any], ids: Mapping[int, str]) -> frozenset[int]:
+        """Return the partitions that nobody has read since their topics have these ids.
 
         Raises:
             psycopg.Error: Postgres failed. The caller tries again later.
         """
         query = offsets.untaken(self._schema, self._reader)
-        return frozenset(partition for (partition,) in connection.execute(query, (count, topic_id)))
+        return frozenset(partition for (partition,) in connection.execute(query, (list(ids), list(ids.values()))))
 
     def _position(
         self,
@@ -123,7 +124,8 @@ class Positions:
         return Position(next_offset, epoch)
 
     def _first(self, partition: int, low: int, high: int) -> int:
-        match self._start_from:
+        added = not self._replays and self._source.slots.added(partition)
+        match "earliest" if added else self._start_from:
             case "earliest":
                 return low
             case "latest":

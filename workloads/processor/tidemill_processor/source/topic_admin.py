@@ -1,8 +1,8 @@
-"""Asks Kafka about the topic that is read: its id, its partitions and their end offsets."""
+"""Asks Kafka about topics by the admin client: their ids, their partitions and the ends of partitions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from typing import Any
 
@@ -11,18 +11,17 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tidemill_chassis.kafka_clients import RECONNECTING
 from tidemill_processor.source.clusters import ASK_SECONDS
+from tidemill_processor.source.slots import GONE, Place
 
 
 class TopicAdmin:
-    """The admin client for one topic. Any thread may call the methods.
+    """The admin client of one process. Any thread may call the methods.
 
     Args:
-        name: the name of the topic.
         connection: client settings.
     """
 
-    def __init__(self, name: str, connection: Mapping[str, Any]) -> None:
-        self.name = name
+    def __init__(self, connection: Mapping[str, Any]) -> None:
         self.connect(connection)
 
     def connect(self, connection: Mapping[str, Any]) -> None:
@@ -30,42 +29,59 @@ class TopicAdmin:
         self._connection = dict(connection)
         self._admin = AdminClient({**RECONNECTING, **connection})
 
-    def ends(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Return the end offsets of partitions. Ends that a broker does not report in time are missing in the result.
+    def describe(self, topics: Sequence[str], *, several: bool) -> dict[str, tuple[str, int]]:
+        """Return each topic's id, which changes when the topic is created again, and its number of partitions.
+
+        With `several`, topics that do not exist are left out.
 
         Raises:
-            KafkaException: no end is known.
+            KafkaException: a topic does not exist, or Kafka is not reachable.
         """
-        asked = {TopicPartition(self.name, number): OffsetSpec.latest() for number in partitions}
+        if not topics:
+            return {}
+        admin = self._admin  # a local reference keeps the client alive if `ends` replaces it meanwhile
+        described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=ASK_SECONDS)
+        found = {}
+        for name, future in described.items():
+            try:
+                topic = _result(future)
+            except KafkaException as error:
+                if several and error.args[0].code() in GONE:
+                    continue
+                raise
+            found[name] = str(topic.topic_id), len(topic.partitions)
+        return found
+
+    def ends(self, places: Mapping[Place, int]) -> dict[int, int]:
+        """Return the end offsets of partitions, by their numbers in `places`.
+
+        Ends that a broker does not report in time are missing in the result.
+
+        Raises:
+            KafkaException: no end is known. Without places: Kafka is not reachable.
+        """
+        if not places:
+            _result(self._admin.describe_cluster(request_timeout=ASK_SECONDS))
+            return {}
+        asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
-        ends = _known_ends(futures)
-        if len(ends) < len(futures):
+        found_ends = _known_ends(futures)
+        if len(found_ends) < len(futures):
             # The client is replaced, because the leaders may have changed and it would use outdated metadata for
             # minutes.
             self.connect(self._connection)
-        if not ends:
+        if not found_ends:
             _result(next(iter(futures.values())), 0.0)
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader reported the end of its partition"))
-        return ends
-
-    def describe(self) -> tuple[str, int]:
-        """Return the topic's id, which changes when the topic is created again, and its number of partitions.
-
-        Raises:
-            KafkaException: the topic does not exist, or Kafka is not reachable.
-        """
-        admin = self._admin  # a local reference keeps the client alive if `ends` replaces it meanwhile
-        described = admin.describe_topics(TopicCollection([self.name]), request_timeout=ASK_SECONDS)
-        topic = _result(described[self.name])
-        return str(topic.topic_id), len(topic.partitions)
+        return {places[place]: end for place, end in found_ends.items()}
 
 
-def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[int, int]:
-    """Wait for the answers of `list_offsets`, and return the ends that are reported, by partition."""
+def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:
+    """Wait for the answers of `list_offsets`, and return the ends that are reported, by topic and partition."""
     done, _ = wait(futures.values(), ASK_SECONDS + 1)
-    answers = {tp.partition: future for tp, future in futures.items() if future in done and not future.exception()}
+    answered = {at: future for at, future in futures.items() if future in done and not future.exception()}
     # Negative offsets are ignored, because librdkafka returns a negative offset if a leader does not answer in time.
-    return {partition: end for partition, future in answers.items() if (end := future.result().offset) >= 0}
+    return {(at.topic, at.partition): end for at, future in answered.items() if (end := future.result().offset) >= 0}
 
 
 def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:

@@ -42,7 +42,7 @@ class Closer:
         self._schema, self._reader = database.schema, database.reader
         self._database = database
         self._stores = stores
-        times = config.spec.source.event_time
+        times, self._several = config.spec.source.event_time, config.spec.source.several
         self._max_disorder_ms = parse_ms(times.max_disorder)
         self._idle_timeout_ms = parse_ms(times.idle_timeout)
 
@@ -103,5 +103,5 @@ class Closer:
             return after.watermark
 
     def _partitions(self, connection: psycopg.Connection[Any]) -> list[PartitionTime]:
-        query = offsets.times(self._schema, self._reader)
+        query = offsets.times(self._schema, self._reader, several=self._several)
         return [PartitionTime(p, latest, tuple(s), last, end) for p, latest, s, last, end in connection.execute(query)]

@@ -43,19 +43,24 @@ class KafkaSpec(Model):
         """The name of the Secret, or empty if there is none."""
         return self.secret_ref.name if self.secret_ref is not None else ""
 
-    def faults(self, topic: str | None, *, managed: bool, outputs: Collection[str]) -> Iterator[Fault]:
+    def faults(
+        self, topic: str | None, *, managed: bool, outputs: Collection[str], several: bool = False
+    ) -> Iterator[Fault]:
         """Yield the faults of the cluster's address, and of the topic on it.
 
         Args:
             topic: the name of the source topic, or None if the spec has none.
             managed: whether the spec lets Tidemill create and alter the topic.
             outputs: the topics that the pipeline writes to.
+            several: whether the spec has a list of topics, which has rules of its own.
         """
         for server in self.servers:
             found = _SERVER.fullmatch(server)
             if found is None or not 0 < int(found[1]) <= _MOST_PORT:
                 remedy = "write host:port; separate several brokers by commas"
                 yield Fault("spec.source.kafka.bootstrapServers", server, "is not the address of a broker", remedy)
+        if several:
+            return
         if managed:
             message = "Tidemill does not create or alter topics on another Kafka cluster"
             yield Fault("spec.source.topic.managed", True, message, "write managed: false")

@@ -1,0 +1,52 @@
+"""Writes the slots of a pipeline with a list of topics, and the positions of slots that are read."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from tidemill_operator.actuators.postgres.session import Session
+from tidemill_operator.plan.model import Schema
+
+
+def ensure_slots(session: Session, schema: Schema) -> None:
+    """Make the slots match the plan. A slot is never deleted, and keeps its topic and its partition.
+
+    Args:
+        session: the session, inside the transaction that made the tables.
+        schema: the schema in the plan.
+    """
+    slots = sql.Identifier(schema.name, "_slots")
+    for slot in schema.slots:
+        session.write_rows(
+            sql.SQL(
+                "INSERT INTO {} (slot, topic, partition, reading, added)"
+                " SELECT %(slot)s, %(topic)s, %(partition)s, %(reading)s, %(added)s"
+                " WHERE NOT EXISTS (SELECT FROM {} WHERE topic = %(topic)s AND partition = %(partition)s)"
+            ).format(slots, slots),
+            {
+                "slot": slot.slot, "topic": slot.topic, "partition": slot.partition, "reading": slot.reading,
+                "added": slot.added,
+            },
+        )  # fmt: skip
+    session.write_rows(
+        sql.SQL("UPDATE {} SET reading = NOT reading WHERE reading <> (slot = ANY(%s::integer[]))").format(slots),
+        ([slot.slot for slot in schema.slots if slot.reading],),
+    )
+    _ensure_positions(session, schema)
+
+
+def _ensure_positions(session: Session, schema: Schema) -> None:
+    """Write a row of `_offsets` for each reader and slot. Rows without an offset get one when they are first read.
+
+    A replay uses the epochs of the live reader, so that (epoch, slot, offset) means the same record for both.
+    """
+    slots, readers, offsets = (sql.Identifier(schema.name, name) for name in ("_slots", "_readers", "_offsets"))
+    session.write_rows(
+        sql.SQL(
+            "INSERT INTO {offsets} (reader, partition, epoch) SELECT r.reader, s.slot, coalesce(l.epoch, 0)"
+            " FROM {readers} r JOIN {slots} s ON s.reading OR r.reader = 'live'"
+            " LEFT JOIN {offsets} l ON l.reader = 'live' AND l.partition = s.slot"
+            " WHERE r.switched_at IS NULL"
+            " AND NOT EXISTS (SELECT FROM {offsets} o WHERE o.reader = r.reader AND o.partition = s.slot)"
+        ).format(offsets=offsets, readers=readers, slots=slots)
+    )

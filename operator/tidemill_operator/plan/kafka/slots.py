@@ -1,0 +1,76 @@
+"""Pure: gives each partition of a list of topics a slot, and shows the facts about one topic of the list.
+
+The slots of a pipeline that had one topic before are its partitions, so its positions stay valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
+
+
+def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[Slot, ...]:
+    """Return all slots of a pipeline: those that exist, and new ones for partitions that have none.
+
+    Args:
+        topics: the topics in the spec.
+        live: the live facts.
+        former: the only topic of the accepted spec, or empty if that spec has a list, or if there is none.
+    """
+    schema = live.schema or LiveSchema()
+    slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
+    following = max([schema.partitions, *(slot.slot + 1 for slot in slots.values())])
+    for topic in topics:
+        found = live.topics.get(topic)
+        for partition in range(found.partitions if found else 0):
+            if (topic, partition) not in slots:
+                slots[topic, partition] = Slot(following, topic, partition, added=schema.partitions > 0)
+                following += 1
+    if live.brokers is None:
+        return tuple(slots.values())
+
+    def reads(slot: Slot) -> bool:
+        found = live.topics.get(slot.topic) if slot.topic in topics else None
+        return found is not None and slot.partition < found.partitions
+
+    return tuple(replace(slot, reading=reads(slot)) for slot in slots.values())
+
+
+def only_topic(schema: LiveSchema | None, default: str) -> str:
+    """Return the only topic of the accepted spec, or empty if it has a list of topics, or if there is none.
+
+    `default` is the name of a topic without a name.
+    """
+    source = (schema.accepted or {}).get("source", {}) if schema is not None else {}
+    if not source or source.get("topics") is not None:
+        return ""
+    name: str = source.get("topic", {}).get("name") or default
+    return name
+
+
+def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
+    """Return the slots in a schema. If it has none, the partitions of the former only topic are its slots."""
+    if schema.slots or not former:
+        return schema.slots
+    return tuple(
+        Slot(p, former, p, topic_id=schema.read_from if p in schema.read_to else "", next_offset=schema.read_to.get(p))
+        for p in range(schema.partitions)
+    )
+
+
+def view(schema: LiveSchema, topic: str) -> LiveSchema:
+    """Return a schema as if its pipeline only read one topic of its list, with the partitions of that topic."""
+    slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
+    ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
+    return replace(
+        schema,
+        read_from=max(ids - schema.read_before or ids, default=""),
+        read_to={s.partition: s.next_offset for s in slots.values() if s.next_offset is not None and s.topic_id},
+        losses=tuple(
+            replace(loss, partition=slots[loss.partition].partition)
+            for loss in schema.losses
+            if loss.partition in slots
+        ),
+    )

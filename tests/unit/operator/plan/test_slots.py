@@ -1,0 +1,182 @@
+"""Slots of a list of topics: each partition has its own, for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.errors import Reason
+from tidemill_operator.observer.backlog import Position
+from tidemill_operator.observer.scaling_figures import together
+from tidemill_operator.plan.build import build_plan
+from tidemill_operator.plan.kafka.slots import desired_slots, view
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic, Loss, Slot
+from tidemill_operator.plan.model import Plan
+from tidemill_operator.plan.postgres.damage import damage
+from tidemill_operator.plan.postgres.losses import losses
+from tidemill_operator.plan.refusals import refusals
+from tidemill_operator.scaling import PartitionFigures
+from tidemill_operator.settings import Platform
+
+Placed = dict[int, tuple[str, int]]
+
+
+def facts(schema: LiveSchema | None = None, /, **topics: int) -> LiveFacts:
+    """Topics with so many partitions, whose ids are their names in capitals."""
+    return LiveFacts({name: LiveTopic(count, 1, name.upper()) for name, count in topics.items()}, 1, schema)
+
+
+def placed(slots: tuple[Slot, ...], *, reading: bool = True) -> Placed:
+    return {slot.slot: (slot.topic, slot.partition) for slot in slots if slot.reading == reading}
+
+
+def ran(*slots: Slot) -> LiveSchema:
+    """A schema with these slots."""
+    accepted = {"source": {"topics": sorted({slot.topic for slot in slots})}}
+    return LiveSchema(slots=slots, partitions=len(slots), accepted=accepted)
+
+
+def test_a_new_pipeline_gets_slots_in_the_order_of_the_list() -> None:
+    slots = desired_slots(["b", "a"], facts(a=2, b=1), "")
+    assert placed(slots) == {0: ("b", 0), 1: ("a", 0), 2: ("a", 1)}
+    assert not any(slot.added for slot in slots)
+
+
+def test_what_is_added_gets_the_next_slots() -> None:
+    first = desired_slots(["a", "b"], facts(a=1, b=1), "")
+    grown = desired_slots(["a", "b", "c"], facts(ran(*first), a=2, b=1, c=1), "")
+    assert placed(grown) == {0: ("a", 0), 1: ("b", 0), 2: ("a", 1), 3: ("c", 0)}
+    assert {slot.slot for slot in grown if slot.added} == {2, 3}
+    assert desired_slots(["c", "b", "a"], facts(ran(*grown), a=2, b=1, c=1), "") == grown
+
+
+def test_what_leaves_keeps_its_slot() -> None:
+    first = desired_slots(["a", "b"], facts(a=2, b=1), "")
+    left = desired_slots(["b"], facts(ran(*first), a=2, b=1), "")
+    assert (placed(left), placed(left, reading=False)) == ({2: ("b", 0)}, {0: ("a", 0), 1: ("a", 1)})
+    assert desired_slots(["a", "b"], facts(ran(*left), a=2, b=1), "") == first
+
+
+def test_a_topic_that_is_gone_or_smaller_is_not_read_there() -> None:
+    first = desired_slots(["a", "b"], facts(a=2, b=2), "")
+    assert placed(desired_slots(["a", "b"], facts(ran(*first), a=1), "")) == {0: ("a", 0)}
+    unknown = LiveFacts(schema=ran(*first))
+    assert desired_slots(["a", "b"], unknown, "") == first
+
+
+def test_the_partitions_of_a_former_only_topic_are_its_slots() -> None:
+    before = LiveSchema(partitions=2, read_from="A", read_to={0: 7})
+    slots = desired_slots(["b", "a"], facts(before, a=3, b=1), "a")
+    assert placed(slots) == {0: ("a", 0), 1: ("a", 1), 2: ("b", 0), 3: ("a", 2)}
+    assert [slot.added for slot in slots] == [False, False, True, True]
+
+
+def test_facts_about_one_topic() -> None:
+    slots = Slot(0, "a", 0, topic_id="A", next_offset=4), Slot(1, "b", 0), Slot(2, "b", 1, topic_id="B", next_offset=9)
+    schema = replace(ran(*slots), losses=(Loss("expired", 2, 0, 3, 5),))
+    assert (view(schema, "b").read_from, view(schema, "b").read_to) == ("B", {1: 9})
+    (told,) = losses("b", LiveTopic(2, 1, "B"), view(schema, "b"))
+    assert (told.reason, "offsets 1: 3 to 5" in told.message) == (Reason.EVENTS_EXPIRED, True)
+    assert losses("a", LiveTopic(1, 1, "A"), view(schema, "a")) == []
+    (told,) = losses("a", LiveTopic(1, 1, "A2"), view(schema, "a"))
+    assert told.reason == Reason.TOPIC_RECREATED
+
+
+def pipeline(**source: Any) -> AnalyticsPipeline:
+    source = {"topic": {"managed": False}, "fields": [{"name": "n", "type": "integer"}], **source}
+    aggregation = {"name": "all", "window": {"type": "tumbling", "size": "1h"}}
+    metrics = [{"name": "events", "function": "count"}]
+    return AnalyticsPipeline.model_validate(
+        {
+            "apiVersion": "tidemill.dev/v1alpha1",
+            "kind": "AnalyticsPipeline",
+            "metadata": {"name": "orders", "namespace": "shop"},
+            "spec": {"source": source, "aggregations": [{**aggregation, "metrics": metrics}]},
+        }
+    )
+
+
+def planned(live: LiveFacts, **source: Any) -> Plan:
+    return build_plan(pipeline(**source), Platform(), 1, live)
+
+
+def test_a_plan_reads_each_topic_and_writes_to_none() -> None:
+    plan = planned(facts(a=2, b=5), topics=["a", "b", "c"])
+    assert [(t.name, t.managed, t.partitions) for t in plan.topics[:3]] == [
+        ("a", False, 2),
+        ("b", False, 5),
+        ("c", False, 1),
+    ]
+    assert plan.schema.outputs == ("shop.orders.results", "shop.orders.dead-letters")
+    assert (plan.schema.partitions, plan.schema.own_sources) == (7, ("a", "b", "c"))
+    assert "_slots" in {table.name for table in plan.schema.tables}
+    assert {workload.component for workload in plan.workloads} == {"processor", "api"}
+    assert '"partitions": 5' in plan.config  # more processors than that have nothing to read
+
+
+def test_a_pipeline_with_one_topic_has_no_slots() -> None:
+    plan = planned(facts(a=2), topic={"name": "a", "managed": False})
+    assert (plan.schema.slots, plan.schema.listed, plan.schema.partitions) == ((), (), 2)
+    assert "_slots" not in {table.name for table in plan.schema.tables}
+
+
+def test_a_deleted_topic_of_a_list_is_reported_as_lost_events() -> None:
+    schema = ran(Slot(0, "a", 0, topic_id="A", next_offset=4), Slot(1, "b", 0, topic_id="B", next_offset=5))
+    a, b, *_ = planned(facts(schema, a=1), topics=["a", "b"]).topics
+    assert (a.lost, b.lost) == ("", "id B; counted up to offsets 0: 5")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            {"topic": {"name": "shop.a"}},
+            {"topics": ["shop.b"]},
+            "spec.source.topic.name: changed from shop.a to shop.b",
+        ),
+        ({"topic": {"name": "shop.a"}}, {"topics": ["shop.b", "shop.a"]}, ""),
+        ({"topics": ["shop.a", "shop.b"]}, {"topics": ["shop.b"]}, ""),
+        (
+            {"topics": ["shop.a"]},
+            {"topic": {"name": "shop.a", "managed": False}},
+            "spec.source.topics: taken out, but the positions are those of a list of topics",
+        ),
+        (
+            {"topic": {"name": "shop.a"}},
+            {"topics": ["shop.a", "shop.orders.results"]},
+            "spec.source.topics: topic shop",
+        ),
+    ],
+)
+def test_which_edits_of_topics_are_refused(before: dict[str, Any], after: dict[str, Any], message: str) -> None:
+    slots = tuple(Slot(n, name, 0, topic_id=name) for n, name in enumerate(before.get("topics", [])))
+    schema = LiveSchema(accepted={"source": before}, slots=slots, partitions=max(1, len(slots)), read_from="x")
+    topics = {name: LiveTopic(1, 1, name) for name in ("shop.a", "shop.b", "shop.orders.results")}
+    live = LiveFacts(topics, 1, schema)
+    found = [str(error) for error in refusals(pipeline(**after), planned(live, **after), live)]
+    assert [text.startswith(message) for text in found] == ([True] if message else [])
+
+
+def test_slots_that_somebody_deleted_are_damage() -> None:
+    one = ran(Slot(0, "a", 0))
+    columns = {name: dict[str, str]() for name in ("_aggregations", "_offsets", "_slots")}
+    told = damage(planned(facts(a=1), topics=["a"]).schema, replace(one, columns=columns, slots=()))
+    assert [text for text in told if "_slots" in text and text.startswith("rows of table _slots are gone (slots 0)")]
+
+
+def test_scaling_sees_partitions_of_one_number_as_one() -> None:
+    positions = {
+        0: Position(3, 3, None, 0, place=("a", 0)),
+        1: Position(None, 0, None, 0, place=("a", 1)),
+        2: Position(8, 8, None, 0, place=("b", 0)),
+    }
+    partitions = {
+        0: PartitionFigures(0, 10, 3, 3),
+        1: PartitionFigures(4, 6, None, 0),
+        2: PartitionFigures(0, 9, 8, 8),
+    }
+    found = together(partitions, positions)
+    assert {number: (at.lag, at.consumed) for number, at in found.items()} == {0: (8, 11), 1: (2, 0)}

@@ -1,0 +1,126 @@
+"""How a processor knows the partitions of a list of topics: each by its slot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import KafkaError, TopicPartition
+
+from tidemill_contract.events.records import RecordDecoder
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_processor.source.consumer import Source
+from tidemill_processor.source.seeks import Seeks
+from tidemill_processor.source.slots import SeveralTopics, Slots, slotted
+
+AB = SeveralTopics({0: ("a", 0), 1: ("b", 0), 4: ("b", 1)}, frozenset({4}))
+
+
+class Message:
+    """A record, or an error."""
+
+    def __init__(self, topic: str | None, partition: int | None, error: KafkaError | None = None) -> None:
+        self._topic, self._partition, self._error = topic, partition, error
+
+    def topic(self) -> str | None:
+        return self._topic
+
+    def partition(self) -> int | None:
+        return self._partition
+
+    def offset(self) -> int:
+        return 7
+
+    def value(self) -> bytes:
+        return b"{}"
+
+    def error(self) -> KafkaError | None:
+        return self._error
+
+
+def test_slots_are_found_both_ways() -> None:
+    assert (AB.of("b", 1), AB.of("a", 1), AB.place(4), AB.place(2)) == (4, None, ("b", 1), None)
+    assert (AB.topics, AB.added(4), AB.added(0)) == (("a", "b"), True, False)
+
+
+def test_only_slots_of_existing_topics_have_an_id() -> None:
+    assert AB.numbers({"b": ("B", 2)}) == {1: "B", 4: "B"}
+    assert AB.numbers({"a": ("A", 1), "b": ("B", 1), "c": ("C", 9)}) == {0: "A", 1: "B"}
+
+
+def test_errors_of_missing_topics_stop_nothing() -> None:
+    gone = [KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), KafkaError(KafkaError._UNKNOWN_TOPIC)]
+    down = KafkaError(KafkaError._ALL_BROKERS_DOWN)
+    found = slotted([Message("a", 0, gone[0]), Message("c", None, gone[1]), Message(None, None, down)], AB)
+    assert [message.error() for message in found] == [down]
+
+
+def test_a_field_from_partition_is_the_partition_in_the_topic() -> None:
+    fields = [{"name": "part", "type": "integer", "from": "partition"}]
+    metrics = [{"name": "events", "function": "count"}]
+    window = {"type": "tumbling", "size": "1h"}
+    spec = AnalyticsPipeline.model_validate(
+        {
+            "apiVersion": "tidemill.dev/v1alpha1",
+            "kind": "AnalyticsPipeline",
+            "metadata": {"name": "orders"},
+            "spec": {
+                "source": {"topic": {"managed": False}, "topics": ["a", "b"], "fields": fields},
+                "aggregations": [{"name": "all", "window": window, "metrics": metrics}],
+            },
+        }
+    ).spec
+    records = slotted([Message("b", 1), Message("a", 0), Message("b", 9)], AB)
+    assert [(record.partition(), record.offset()) for record in records] == [(4, 7), (0, 7), (-1, 7)]
+    decoder = RecordDecoder(spec)
+    decoded = decoder.decode_all([b"{}"] * 2, 0, records=records[:2])
+    assert decoder.values(decoded.events, "part") == [1, 0]
+
+
+class Consumer:
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[Any]]] = []
+
+    def subscribe(self, topics: list[str], **_: Any) -> None:
+        self.calls.append(("subscribe", topics))
+
+    def unsubscribe(self) -> None:
+        self.calls.append(("unsubscribe", []))
+
+    def assign(self, _: Any) -> None:
+        pass
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        self.calls.append(("pause", [(at.topic, at.partition) for at in partitions]))
+
+
+def source(slots: Slots) -> tuple[Source, Consumer]:
+    """A member of the group that reads nothing yet."""
+    made, consumer = Source.__new__(Source), Consumer()
+    made.slots, made.assigned, made.generation, made.lost_at = slots, frozenset(), 1, None
+    made.__dict__ |= {"_consumer": consumer, "_held": [], "_had": frozenset(), "_several": True}
+    made.__dict__ |= {"_ready": set(), "_ends_read": {}, "_seeks": Seeks()}
+    return made, consumer
+
+
+def test_new_slots_are_read_after_all_positions_are_read_again() -> None:
+    one, consumer = source(AB)
+    one._on_assign(consumer, [TopicPartition("a", 0), TopicPartition("b", 2)])
+    assert one.assigned == {0}  # the partition without a slot stays paused
+    one._ready.add(0)
+    before, consumer.calls = one.generation, []
+    one.learn(SeveralTopics({**AB.places, 5: ("b", 2)}))
+    assert (one.assigned, one.ready, one.generation > before) == ({0, 5}, frozenset(), True)
+    assert consumer.calls == [("pause", [("a", 0)])]
+    one.learn(SeveralTopics({**AB.places, 5: ("b", 2)}))
+    assert len(consumer.calls) == 1
+
+
+def test_other_topics_are_subscribed_to() -> None:
+    one, consumer = source(SeveralTopics())
+    one.subscribe()
+    one.learn(AB)
+    one.learn(SeveralTopics({0: ("a", 0)}))
+    one.learn(SeveralTopics())
+    assert consumer.calls == [("unsubscribe", []), ("subscribe", ["a", "b"]), ("subscribe", ["a"]), ("unsubscribe", [])]

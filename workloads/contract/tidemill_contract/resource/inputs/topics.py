@@ -1,0 +1,76 @@
+"""The rules of `spec.source.topics`: which topics can be listed, and what cannot be combined with a list of topics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from tidemill_contract import names
+from tidemill_contract.resource.faults import ABSENT, Fault
+from tidemill_contract.resource.parts import Parts
+
+READABLE = "TIDEMILL_READABLE_TOPICS (chart: defaults.readableTopics)"
+_PATH = "spec.source.topics"
+
+
+class Names(Protocol):
+    """Decides which names a pipeline may use."""
+
+    def own(self, topic: str, namespace: str) -> bool: ...  # noqa: D102
+    def readable(self, topic: str) -> bool: ...  # noqa: D102
+
+
+def topics_faults(parts: Parts, _columns: object, limits: Names) -> Iterator[Fault]:
+    """Yield the faults of a list of topics."""
+    if parts.topics is None:
+        return
+    yield from _beside(parts)
+    seen: dict[str, str] = {}
+    for index, topic in enumerate(parts.topics):
+        path = f"{_PATH}[{index}]"
+        if topic in seen:
+            yield Fault(path, topic, f"the topic is listed twice, first at {seen[topic]}", "take one out")
+        elif topic.strip(".") == "":
+            yield Fault(path, topic, "Kafka does not allow this name", "use letters and digits too")
+        else:
+            yield from _readable(topic, path, parts, limits)
+        seen.setdefault(topic, path)
+    yield from _writers(parts)
+
+
+def _beside(parts: Parts) -> Iterator[Fault]:
+    """Yield the faults of members of `topic` that cannot be set beside a list."""
+    topic, path = parts.topic, "spec.source.topic"
+    if topic is None:
+        return
+    if topic.name is not None:
+        message = "the pipeline has a list of topics"
+        yield Fault(f"{path}.name", topic.name, message, f"move the name to {_PATH}, or take {_PATH} out")
+    if topic.managed:
+        message = "Tidemill does not create or alter the topics of a list"
+        yield Fault(f"{path}.managed", True, message, "write managed: false")
+    if topic.partitions is not None:
+        message = "each topic of a list has its own number of partitions"
+        yield Fault(f"{path}.partitions", topic.partitions, message, "take it out")
+
+
+def _readable(topic: str, path: str, parts: Parts, limits: Names) -> Iterator[Fault]:
+    if parts.elsewhere:
+        if topic in (names.topic(parts.namespace, parts.name or "", kind) for kind in names.OUTPUT_TOPICS):
+            message = "this pipeline writes to a topic of the same name on the platform's own Kafka"
+            yield Fault(path, topic, message, "give the pipeline another name")
+    elif not limits.own(topic, parts.namespace) and not limits.readable(topic):
+        remedy = f"add the topic to the platform's list of readable topics, {READABLE}"
+        yield Fault(path, topic, "the topic belongs to another namespace", remedy)
+
+
+def _writers(parts: Parts) -> Iterator[Fault]:
+    """Yield a fault for each part of the spec that writes to the source topic, or that reads it for itself."""
+    source = {"connectors": parts.connectors, "mqtt": parts.mqtt, "webhooks": parts.webhooks}
+    for member, given in source.items():
+        if given:
+            message = f"Tidemill does not write to the topics of a list, so there is no topic for {member}"
+            yield Fault(f"spec.source.{member}", ABSENT, message, f"take {member} out, or read one topic")
+    if parts.python is not None:
+        message = "the Python stage reads one topic"
+        yield Fault("spec.transform.python", ABSENT, message, f"take it out, or take {_PATH} out")

@@ -1,0 +1,206 @@
+"""The partitions of a pipeline with a list of topics: each has a slot, by which all other modules know it.
+
+For a pipeline with one topic, the slot is the partition. See `tables/slots.py` of the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import psycopg
+from confluent_kafka import OFFSET_INVALID, KafkaError, TopicPartition
+
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_contract.tables import slots as table
+
+Place = tuple[str, int]
+"""A topic and a partition."""
+
+GONE = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_ID,
+)
+"""The errors of a topic that does not exist. They do not concern other topics."""
+
+
+class Slots(Protocol):
+    """Translates between slots and partitions of topics.
+
+    Attributes:
+        topics: the topics to read.
+    """
+
+    @property
+    def topics(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def of(self, topic: str, partition: int) -> int | None:
+        """Return the slot of a partition, or None if it has none yet, or is not read."""
+
+    def place(self, slot: int) -> Place | None:
+        """Return the topic and the partition of a slot, or None if it is not read."""
+
+    def added(self, slot: int) -> bool:
+        """Return whether a slot was added to a running pipeline."""
+
+    def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
+        """Return the id of the topic of each slot. `described` has the id and the partitions of existing topics."""
+
+
+@dataclass(frozen=True)
+class OneTopic:
+    """The slots of a pipeline with one topic."""
+
+    topic: str
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topic."""
+        return (self.topic,)
+
+    def of(self, topic: str, partition: int) -> int | None:
+        """Return the partition."""
+        return partition
+
+    def place(self, slot: int) -> Place | None:
+        """Return the topic and the partition."""
+        return self.topic, slot
+
+    def added(self, slot: int) -> bool:
+        """Return False, because the operator writes the position of a partition that is added."""
+        return False
+
+    def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
+        """Return the id of the topic of each partition."""
+        topic_id, partitions = described[self.topic]
+        return dict.fromkeys(range(partitions), topic_id)
+
+
+@dataclass(frozen=True)
+class SeveralTopics:
+    """The slots of a pipeline with a list of topics, as the operator has written them.
+
+    Attributes:
+        places: the topic and the partition of each slot that is read.
+        late: the slots that were added to a running pipeline.
+    """
+
+    places: Mapping[int, Place] = field(default_factory=dict)
+    late: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_slots", {place: slot for slot, place in self.places.items()})
+
+    @classmethod
+    def read(cls, connection: psycopg.Connection[Any], schema: str) -> SeveralTopics:
+        """Read the slots.
+
+        Raises:
+            psycopg.Error: Postgres failed. The caller tries again later.
+        """
+        rows = connection.execute(table.reading(schema)).fetchall()
+        places = {slot: (topic, partition) for slot, topic, partition, _ in rows}
+        return cls(places, frozenset(slot for slot, _, _, added in rows if added))
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics with a slot, in the order of their names."""
+        return tuple(sorted({topic for topic, _ in self.places.values()}))
+
+    def of(self, topic: str, partition: int) -> int | None:
+        """Return the slot of a partition, or None if it has none yet, or is not read."""
+        found: int | None = self._slots.get((topic, partition))  # type: ignore[attr-defined]
+        return found
+
+    def place(self, slot: int) -> Place | None:
+        """Return the topic and the partition of a slot, or None if it is not read."""
+        return self.places.get(slot)
+
+    def added(self, slot: int) -> bool:
+        """Return whether a slot was added to a running pipeline, so that it is read from its start."""
+        return slot in self.late
+
+    def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
+        """Return the id of the topic of each slot. Slots of topics that do not exist are left out."""
+        found = {slot: described[topic] for slot, (topic, _) in self.places.items() if topic in described}
+        return {slot: topic_id for slot, (topic_id, count) in found.items() if self.places[slot][1] < count}
+
+
+class SlottedMessage:
+    """A record whose `partition` is its slot."""
+
+    __slots__ = ("_message", "_slot")
+
+    def __init__(self, message: Any, slot: int) -> None:
+        self._message, self._slot = message, slot
+
+    def partition(self) -> int:
+        """Return the slot."""
+        return self._slot
+
+    def topic_partition(self) -> int:
+        """Return the partition in the topic."""
+        return self._message.partition()  # type: ignore[no-any-return]
+
+    def key(self) -> bytes | None:
+        """Return the key."""
+        return self._message.key()  # type: ignore[no-any-return]
+
+    def value(self) -> bytes | None:
+        """Return the value."""
+        return self._message.value()  # type: ignore[no-any-return]
+
+    def offset(self) -> int:
+        """Return the offset."""
+        return self._message.offset()  # type: ignore[no-any-return]
+
+    def headers(self) -> Sequence[tuple[str, bytes]] | None:
+        """Return the headers."""
+        return self._message.headers()  # type: ignore[no-any-return]
+
+    def timestamp(self) -> tuple[int, int]:
+        """Return the kind of the timestamp and the timestamp (epoch ms)."""
+        return self._message.timestamp()  # type: ignore[no-any-return]
+
+    def error(self) -> KafkaError | None:
+        """Return the error, or None if it is a record."""
+        error: KafkaError | None = self._message.error()
+        return error
+
+
+def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
+    """Return what a consumer returned with slots. Errors of topics that do not exist are left out.
+
+    A message of a partition without a slot has the slot -1, which is never read.
+    """
+    found = []
+    for message in messages:
+        error = message.error()
+        if error is not None and error.code() in GONE:
+            continue
+        topic, partition = message.topic(), message.partition()
+        slot = of.of(topic, partition) if topic is not None and partition is not None else None
+        found.append(SlottedMessage(message, -1 if slot is None else slot))
+    return found
+
+
+def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
+    """Return the slots of a pipeline before they are read from Postgres, and the name of its topics in messages."""
+    if config.spec.source.several:
+        return SeveralTopics(), ", ".join(config.source_topics)
+    return OneTopic(config.read_topic), config.read_topic
+
+
+def numbers(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
+    """Return the slots of partitions. A partition without a slot is left out, and stays paused."""
+    found = (slots.of(at.topic, at.partition) for at in partitions)
+    return frozenset(slot for slot in found if slot is not None)
+
+
+def places(slots: Slots, chosen: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
+    """Return the partitions of slots. Slots that are not read are left out."""
+    found = (slots.place(slot) for slot in chosen)
+    return [TopicPartition(*place, offset) for place in found if place is not None]
