@@ -165,8 +165,12 @@ bench-peers: setup ## The same beside Bytewax, Kafka Streams and Flink too; late
 	$(PYTHON) tests/bench/bench_peers.py $(ARGS)
 
 .PHONY: bench-formats
-bench-formats: setup ## What an event costs the processor by how it is written: flat, nested, exploded, formats of times and records, headers
-	POLARS_MAX_THREADS=1 $(PYTHON) tests/bench/bench_formats.py $(ARGS)
+bench-formats: setup ## Events per CPU-second by format: JSON, decimals, Avro, Protobuf, CSV, arrays, lookups, Python; beside Flink SQL (ARGS=--help)
+	PYTHONPATH=tests/support $(PYTHON) tests/bench/bench_formats.py $(ARGS)
+
+.PHONY: bench-decoding
+bench-decoding: setup ## What an event costs to decode by how it is written: also formats of times, headers, envelopes; one process, no servers
+	POLARS_MAX_THREADS=1 $(PYTHON) tests/bench/bench_decoding.py $(ARGS)
 
 .PHONY: bench-latency
 bench-latency: setup ## Milliseconds from acknowledged event to queryable row at 50,000 events a second

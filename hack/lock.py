@@ -60,11 +60,12 @@ def main() -> int:
     parser.add_argument("--upgrade", action="store_true", help="take the newest compatible versions")
     upgrade = parser.parse_args().upgrade
     tools = (REQUIREMENTS / "dev.in").read_text().splitlines()
-    needs = {need for folder in DISTRIBUTIONS for need in third_party(folder)}
+    imported = {need for folder in DISTRIBUTIONS for need in third_party(folder)}
     development = REQUIREMENTS / "dev.txt"
-    compile_lock([*tools, BACKEND, *sorted(needs)], development, constraints=[], upgrade=upgrade)
-    peers = (REQUIREMENTS / "peers.in").read_text().splitlines()
-    compile_lock(peers, REQUIREMENTS / "peers.txt", constraints=[], upgrade=upgrade)
+    compile_lock([*tools, BACKEND, *sorted(imported)], development, constraints=[], upgrade=upgrade)
+    for name in ("peers", "pyflink"):
+        needs = (REQUIREMENTS / f"{name}.in").read_text().splitlines()
+        compile_lock(needs, REQUIREMENTS / f"{name}.txt", constraints=[], upgrade=upgrade)
     for folder in DISTRIBUTIONS:
         compile_lock(
             third_party(folder), ROOT / folder / "requirements.txt", constraints=[development], upgrade=upgrade

@@ -40,7 +40,7 @@ class Peer:
         command: `{state}` stands for the folder of its state.
         following: what the command gets further when it is to follow a topic and to survive a kill.
         prepare: commands to run once on a new state folder before that.
-        environment: when following.
+        environment: when following; of Flink SQL for functions in Python, always.
     """
 
     name: str
@@ -84,14 +84,7 @@ def bytewax() -> Peer:
     Raises:
         NotRun: it cannot be installed.
     """
-    locked = ROOT / "hack" / "requirements" / "peers.txt"
-    folder = CACHE / f"bytewax-{_digest(locked)}"
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        uv = (sys.executable, "-m", "uv")
-        _run(*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
-        _run(*uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "-r", str(locked))
-        (folder / "installed").touch()
+    python = _environment("peers")
     return Peer(
         "bytewax",
         "Bytewax 0.21.1, one worker; no recovery store when catching up, one with snapshots every 10 s when following",
@@ -131,6 +124,28 @@ def flink() -> Peer:
     )
 
 
+def flink_sql(*, functions: bool) -> Peer:
+    """Flink SQL, embedded; with `functions`, an environment for functions in Python is installed too (1 GB).
+
+    Raises:
+        NotRun: it cannot be built.
+    """
+    java, classes = _built("flink-sql")
+    opened = [option for name in _OPENED for option in ("--add-opens", f"java.base/{name}=ALL-UNNAMED")]
+    environment: tuple[tuple[str, str], ...] = ()
+    if functions:
+        python = _environment("pyflink")
+        (packages,) = python.parents[1].glob("lib/*/site-packages")
+        # Flink follows the link to the interpreter, and so leaves the environment.
+        environment = (("PYTHON", str(python)), ("PYTHONPATH", f"{packages}:{SOURCES / 'flink-sql'}"))
+    return Peer(
+        "flink",
+        "Flink SQL 1.20.3, parallelism 1, state on the heap, at least once, checkpoints every 10 s",
+        (java, "-Xmx2g", *opened, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classes, "FlinkFormats"),
+        environment=environment,
+    )
+
+
 PEERS: dict[str, Callable[[], Peer]] = {
     "quix": quix, "bytewax": bytewax, "kafka-streams": kafka_streams, "flink": flink,
 }  # fmt: skip
@@ -155,6 +170,19 @@ def _built(name: str) -> tuple[str, str]:
         _run("javac", "-d", str(partial / "classes"), "-cp", f"{partial / 'lib'}/*", str(program))
         partial.rename(folder)
     return java, f"{folder / 'classes'}:{folder / 'lib'}/*"
+
+
+def _environment(locked: str) -> Path:
+    """Python of an environment with the packages of a lock."""
+    lock = ROOT / "hack" / "requirements" / f"{locked}.txt"
+    folder = CACHE / f"{locked}-{_digest(lock)}"
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        uv = (sys.executable, "-m", "uv")
+        _run(*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
+        _run(*uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "-r", str(lock))
+        (folder / "installed").touch()
+    return python
 
 
 def _digest(*files: Path) -> str:

@@ -1,325 +1,248 @@
-"""What an event costs by how it is written: decoding and aggregating, in one process, without Kafka and Postgres.
+"""Events per CPU-second by how events are written: Tidemill, and Flink SQL beside it where it can read the same topic.
 
-The same events in each shape, by the processor's own code, from a record's bytes to the rows of a batch. Rounds take
-turns, and the best of each shape counts, so that a busy machine disturbs all of them alike.
+Each row has a topic that is full before an engine starts. Both engines count windows of a minute: count, sum, min and
+max of a latency by page. All results are compared with a recomputation: Tidemill's in Postgres and in Kafka, Flink's in
+Kafka. CPU is user + system time of all processes of an engine from /proc, from its first record (Tidemill: first
+commit) to its last result. Tidemill's includes Postgres. Flink's includes Postgres where it reads a table. A Java
+program compiles its code during the first seconds. So with several numbers of events, the steady rate is shown too: the
+rate of those events that the largest topic has more than the smallest.
+
+Examples:
+  make bench-formats
+      all rows, both engines, 1,000,000 events each
+  make bench-formats ARGS="--only flat,avro,csv"
+      only these rows; ratios need the row `flat`
+  make bench-formats ARGS="--only flat,avro --events 1000000,4000000 --repeat 3"
+      the steady rate too; three runs each, rows and engines in turns, medians are shown
+  make bench-formats ARGS="--engines tidemill --output build/formats-of-tidemill"
+      without Flink; needs neither a JDK nor Maven
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import datetime as dt
-import io
 import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 
-import fastavro
-import polars as pl
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
+import psycopg
+from bench_catch_up import Bench, median
+from bench_engines import NotRun, Peer, flink_sql
+from bench_formats_runs import STAGE_FOLDER, Filled, Measured, fill_topic, run_flink, run_tidemill
+from bench_job import Job, drawn, drop_topics, make_topic
+from bench_peers import numbers
+from bench_support import NAMESPACE
+from bench_written import ROWS, TIERS, USERS, Needs, Written, drawn_events
+from rich.console import Console
+from rich.table import Table
 
-from tidemill_contract.functions.partials import field_types, layout
-from tidemill_contract.resource.kinds.formats import FormatSpec
-from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.staged import ORIGIN_HEADER, Origin
-from tidemill_processor.batches.exploding import batch_reader
-from tidemill_processor.formats.registry import Registry, Schema
-from tidemill_processor.lookups.lookups import Lookups
-from tidemill_processor.lookups.table import KEY, Table
-from tidemill_processor.merge.aggregate import aggregate
-from tidemill_processor.source.staged import staged
+from schema_registry import SchemaRegistry, running_registry
+from tidemill_operator.laptop.servers import start_servers
 
-BASE = 1_700_000_000_000
-BATCH, PIECE = 50_000, 4_000
-ELEMENTS = 5
-"""Of an array that is exploded."""
-
-SCHEMA = {
-    "type": "record",
-    "name": "View",
-    "fields": [
-        {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-        {"name": "page", "type": "string"},
-        {"name": "user_id", "type": "string"},
-        {"name": "latency_ms", "type": "double"},
-        {"name": "country", "type": "string"},
-    ],
-}
-PARSED = fastavro.parse_schema(SCHEMA)
-AVRO = {"type": "avro", "registry": {"url": "http://127.0.0.1:9"}}
-PROTOBUF = {**AVRO, "type": "protobuf"}
-ORIGIN = Origin("tWf-1_x3Q8mYp0aBcDeFgh", 1_234_567, BASE).encode()
-FRAME = b"\0\0\0\0\1"
-_PATTERN = "%d/%b/%Y:%H:%M:%S %z"
-
-LOOKUP = {
-    "name": "users",
-    "on": "user_id",
-    "from": {"topic": "default.users"},
-    "fields": [{"name": "tier", "type": "string"}],
-}
-
-Members = dict[str, Any]
+ENGINES = ("tidemill", "flink")
+"""In the order of the table."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How events are written.
-
-    Attributes:
-        fields: their fields, further than by name.
-        write: an event of plain members as it is sent.
-        elements: so many events are in one record, each of them as it is sent.
-        record: the record of these.
-        format: as in the spec.
-        encode: the bytes of a record.
-        staged: whether the records come from a Python stage.
-        looked_up: the rows of a lookup by the user, whose field the events are grouped by; 0: there is none.
-    """
-
-    fields: dict[str, Members]
-    write: Callable[[Members], Any]
-    elements: int = 1
-    record: Callable[[Sequence[Members], list[Any]], Members] = lambda _, written: written[0]
-    format: Members | str | None = None
-    encode: Callable[[Members], bytes] = lambda event: json.dumps(event).encode()
-    staged: bool = False
-    looked_up: int = 0
+def show(text: str) -> None:
+    """Show progress."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def _nested(event: Members) -> Members:
-    return {
-        "ts": event["ts"],
-        "request": {"page": event["page"], "latency_ms": event["latency_ms"]},
-        "user": {"id": event["user_id"], "country": event["country"]},
-    }
-
-
-def _changed(event: Members) -> Members:
-    """A change event as Debezium writes it."""
-    source = {
-        "version": "3.6.1.Final", "connector": "postgresql", "name": "shop", "ts_ms": event["ts"], "snapshot": "false",
-        "db": "shop", "sequence": '["1","2"]', "schema": "public", "table": "orders", "txId": 555, "lsn": 24023128,
-        "xmin": None,
-    }  # fmt: skip
-    return {"before": None, "after": event, "source": source, "transaction": None, "op": "c", "ts_ms": event["ts"]}
-
-
-def _avro(event: Members) -> bytes:
-    stream = io.BytesIO()
-    fastavro.schemaless_writer(stream, PARSED, event)
-    return FRAME + stream.getvalue()
-
-
-def _message() -> type[Message]:
-    kinds = {"ts": 3, "page": 9, "user_id": 9, "latency_ms": 1, "country": 9}
-    file = FileDescriptorProto(name="view.proto", syntax="proto3")
-    view = file.message_type.add(name="View")
-    for number, (name, kind) in enumerate(kinds.items(), 1):
-        view.field.add(name=name, number=number, type=kind, label=1)  # type: ignore[arg-type]
-    pool = DescriptorPool()
-    pool.Add(file)
-    return GetMessageClass(pool.FindMessageTypeByName("View"))
-
-
-VIEW = _message()
-
-
-class KnownSchema(Registry):
-    """A registry with one schema of each type, which nobody has to ask."""
-
-    def __init__(self, written: FormatSpec) -> None:
-        assert written.registry is not None
-        super().__init__(written.registry)
-        self._avro = written.type == "avro"
-
-    def schema(self, number: int) -> Schema:
-        if self._avro:
-            return Schema(json.dumps(SCHEMA))
-        return Schema(base64.b64encode(VIEW.DESCRIPTOR.file.serialized_pb).decode(), "PROTOBUF")
-
-
-class KnownRows(Lookups):
-    """A lookup whose rows are there already."""
-
-    def __init__(self, number: int) -> None:
-        users = [f"u{i}" for i in range(number)]
-        self._table = Table(pl.DataFrame({KEY: users, "tier": [f"t{i % 100}" for i in range(number)]}))
-
-    def join(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return self._table.join(frame, "user_id")
-
-
-def _text(time: int, pattern: str) -> str:
-    return dt.datetime.fromtimestamp(time / 1000, dt.UTC).strftime(pattern)
-
-
-SHAPES: dict[str, Shape] = {
-    "flat": Shape({}, lambda event: event),
-    "nested": Shape(
-        {
-            "page": {"path": "request.page"},
-            "latency_ms": {"path": "request.latency_ms"},
-            "user_id": {"path": "user.id"},
-            "country": {"path": "user.country"},
-        },
-        _nested,
-    ),
-    "default": Shape({"country": {"default": "DE"}}, lambda event: event),
-    "rfc3339": Shape({}, lambda event: {**event, "ts": _text(event["ts"], "%Y-%m-%dT%H:%M:%S.%fZ")}),
-    "seconds": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] // 1000}),
-    "fractions": Shape({"ts": {"format": "s"}}, lambda event: {**event, "ts": event["ts"] / 1000}),
-    "pattern": Shape({"ts": {"format": _PATTERN}}, lambda event: {**event, "ts": _text(event["ts"], _PATTERN)}),
-    "exploded": Shape(
-        {name: {"path": f"items[].{name}"} for name in ("page", "latency_ms", "user_id")},
-        lambda event: {name: event[name] for name in ("page", "latency_ms", "user_id")},
-        ELEMENTS,
-        lambda events, items: {"ts": events[0]["ts"], "country": events[0]["country"], "items": items},
-    ),
-    "values": Shape(
-        {"page": {"path": "pages[]"}},
-        lambda event: event["page"],
-        ELEMENTS,
-        lambda events, pages: {**events[0], "page": None, "pages": pages},
-    ),
-    "decimal": Shape({"latency_ms": {"type": "decimal", "scale": 2}}, lambda event: event),
-    "decimal text": Shape(
-        {"latency_ms": {"type": "decimal", "scale": 2}},
-        lambda event: {**event, "latency_ms": f"{event['latency_ms']:.2f}"},
-    ),
-    "header": Shape({"country": {"from": "header"}}, lambda event: event),
-    "csv": Shape(
-        {}, lambda event: event, format="csv", encode=lambda event: ",".join(map(str, event.values())).encode()
-    ),
-    "jsonSchema": Shape(
-        {}, lambda event: event, format="jsonSchema", encode=lambda event: FRAME + json.dumps(event).encode()
-    ),
-    "avro": Shape({}, lambda event: event, format=AVRO, encode=_avro),
-    "protobuf": Shape(
-        {}, lambda event: event, format=PROTOBUF, encode=lambda event: FRAME + b"\0" + VIEW(**event).SerializeToString()
-    ),
-    "debezium": Shape({}, _changed, format={"envelope": "debezium"}),
-    "after a Python stage": Shape({}, lambda event: event, staged=True),
-    "with lookup": Shape({}, lambda event: event, looked_up=10_000),
-    "large lookup": Shape({}, lambda event: event, looked_up=1_000_000),
-    "with op": Shape({"country": {"from": "envelope", "path": "op"}}, _changed, format={"envelope": "debezium"}),
-}
-
-
-class Record:
-    """A Kafka record."""
-
-    def __init__(self, offset: int, raw: bytes) -> None:
-        self._offset, self._raw = offset, raw
-
-    def key(self) -> bytes | None:
-        return None
-
-    def value(self) -> bytes:
-        return self._raw
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return self._offset
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, BASE
-
-    def headers(self) -> list[tuple[str, bytes]]:
-        return [("country", b"DE"), (ORIGIN_HEADER, ORIGIN)]
-
-
-def spec_of(shape: Shape) -> PipelineSpec:
-    """The benchmarks' pipeline over events of a shape."""
-    kinds = {"ts": "timestamp", "page": "string", "user_id": "string", "latency_ms": "number", "country": "string"}
-    named = ("total", "sum"), ("low", "min"), ("high", "max")
-    metrics = [{"name": "n", "function": "count"}]
-    metrics += [{"name": name, "function": function, "field": "latency_ms"} for name, function in named]
-    return PipelineSpec.model_validate(
-        {
-            "source": {
-                "fields": [{"name": n, "type": kind} | shape.fields.get(n, {}) for n, kind in kinds.items()],
-                "eventTime": {"field": "ts"},
-                **({"format": shape.format} if shape.format else {}),
-            },
-            **({"lookups": [LOOKUP]} if shape.looked_up else {}),
-            "aggregations": [
-                {
-                    "name": "by_page",
-                    "groupBy": ["tier" if shape.looked_up else "page"],
-                    "window": {"type": "tumbling", "size": "1m"},
-                    "metrics": metrics,
-                }
-            ],
-        }
+def parse_arguments() -> argparse.Namespace:
+    """The options."""
+    rows = "\n".join(f"  {name:13}{written.says}" for name, written in ROWS.items())
+    parser = argparse.ArgumentParser(
+        prog="bench_formats.py",
+        description=__doc__,
+        epilog=f"rows:\n{rows}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    names = lambda text: text.split(",")  # noqa: E731
+    parser.add_argument("--only", type=names, default=list(ROWS), metavar="ROW,…", help="rows (all)")
+    parser.add_argument(
+        "--engines", type=names, default=list(ENGINES), metavar="ENGINE,…", help="tidemill, flink (both)"
+    )
+    parser.add_argument("--events", type=numbers, default=[1_000_000], metavar="N,…", help="in each topic (1000000)")
+    parser.add_argument("--keys", type=int, default=1_000, help="pages (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each pair, rows in turns (%(default)s)")
+    parser.add_argument("--limit", type=float, default=600, help="seconds that a run may take (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("build/bench-formats"), help="of .json (%(default)s)")
+    options = parser.parse_args()
+    for option, chosen, known in (("--only", options.only, ROWS), ("--engines", options.engines, ENGINES)):
+        if unknown := [name for name in chosen if name not in known]:
+            parser.error(f"{option}: {', '.join(unknown)}: not known; there are {', '.join(known)}")
+    if wrong := [number for number in options.events if number < 10 or number % 10]:
+        parser.error(f"--events: {wrong[0]}: expected a multiple of 10")
+    return options
 
 
-def events_of(shape: Shape) -> list[Record]:
-    """A batch of records."""
-    plain = [
-        {"ts": BASE + i * 20, "page": f"/p{i % 100}", "user_id": f"u{i % 9_973}", "latency_ms": (i * 7 % 4_000) / 10,
-         "country": "DE"}
-        for i in range(BATCH)
-    ]  # fmt: skip
-    together = [plain[at : at + shape.elements] for at in range(0, BATCH, shape.elements)]
-    sent = (shape.record(some, [shape.write(event) for event in some]) for some in together)
-    return [Record(i, shape.encode(record)) for i, record in enumerate(sent)]
+class Formats:
+    """The benchmark: its topics, what engines need, and what was measured."""
 
+    def __init__(self, bench: Bench, registry: SchemaRegistry) -> None:
+        self._bench, self._registry = bench, registry
+        self._options = bench.options
+        self.measured: list[Measured] = []
+        self.not_run: dict[str, str] = {name: ROWS[name].why_not for name in self._options.only if ROWS[name].why_not}
+        self.told: dict[str, str] = {}
+        self._peers: dict[bool, Peer] = {}
 
-class Runner:
-    """Runs a batch of one shape, again and again."""
-
-    def __init__(self, shape: Shape) -> None:
-        spec = spec_of(shape)
-        self._records = events_of(shape)
-        written = spec.source.written
-        registry = None if written.registry is None else KnownSchema(written)
-        lookups = KnownRows(shape.looked_up) if shape.looked_up else None
-        self._reader = batch_reader(spec, registry=registry, lookups=lookups)
-        self._piece = PIECE // shape.elements
-        self._taken: Callable[[list[Any]], list[Any]] = staged if shape.staged else lambda records: records
-        self._layout = layout(spec.aggregations[0], field_types(spec, {}))
-        self.best = float("inf")
+    def install(self) -> None:
+        """Install Flink for the rows that need it, or note why it cannot be."""
+        if "flink" not in self._options.engines:
+            return
+        rows = [name for name in self._options.only if name not in self.not_run]
+        for python in sorted({ROWS[name].python for name in rows}):
+            show(f"preparing Flink{' with functions in Python' if python else ''}")
+            try:
+                self._peers[python] = flink_sql(functions=python)
+                self.told["flink"] = self._peers[python].told
+            except NotRun as error:
+                self.not_run |= {name: f"not installed: {error}" for name in rows if ROWS[name].python == python}
 
     def run(self) -> None:
-        """One round."""
-        begin = time.process_time()
-        starts = range(0, len(self._records), self._piece)
-        pieces = [
-            self._reader.decode(self._taken(self._records[at : at + self._piece]), BASE + 10**7, at) for at in starts
-        ]
-        batch = self._reader.join(pieces)
-        rows = aggregate(batch.frame, self._layout, closed_until=None, epochs={0: 0}).rows
-        self.best = min(self.best, time.process_time() - begin)
-        if batch.dead or rows["_count"].sum() != BATCH:
-            raise RuntimeError(f"{len(batch.dead)} dead letters, {rows['_count'].sum()} of {BATCH} events counted")
+        """Fill the topics, and run the engines in turns."""
+        options = self._options
+        jobs = [Job(events, options.keys) for events in sorted(set(options.events))]
+        filled = [self._filled(row, ROWS[row], job) for job in jobs for row in options.only]
+        turns = [(each, engine) for each in filled for engine in self._engines(each.row)] * options.repeat
+        for number, (each, engine) in enumerate(turns, 1):
+            show(f"[{number}/{len(turns)}] {each.row}, {each.job.events:,} events: {engine}")
+            try:
+                self.measured.append(self._once(each, engine))
+                Console(stderr=True, width=130).print(self.table(self.measured[-1:]))
+            except RuntimeError as error:
+                if engine == "tidemill":
+                    raise
+                show(f"  {error}")
+                self.not_run[each.row] = str(error).splitlines()[0][:200]
+        drop_topics(self._bench.servers.kafka, lambda name: name in {each.topic for each in filled})
+
+    def _engines(self, row: str) -> list[str]:
+        return [e for e in self._options.engines if e == "tidemill" or row not in self.not_run]
+
+    def _filled(self, row: str, written: Written, job: Job) -> Filled:
+        at, schema = self._bench.servers.postgres, written.schema
+        number = self._registry.register(f"{row}-value", schema) if schema else 0
+        address = f"jdbc:postgresql://{at.host}:{at.port}/{at.database}"
+        needs = Needs(self._registry.url, number, address, (at.user, at.password))
+        topic = f"{NAMESPACE}.format-{row}-{job.events}"
+        make_topic(self._bench.servers.kafka, topic, job.partitions)
+        events = drawn_events(drawn(job))
+        expected = written.expected(events, job.window_ms)
+        show(f"filling the topic of {row}: {job.events:,} events")
+        records = fill_topic(self._bench, row, written, job=job, topic=topic, events=events, number=number)
+        return Filled(row, written, job, topic, records, expected, needs)
+
+    def _once(self, filled: Filled, engine: str) -> Measured:
+        if engine == "flink":
+            return run_flink(self._bench, self._peers[filled.written.python], filled)
+        folder = self._bench.folder / "lookup"
+        environment = {
+            "TIDEMILL_STAGE_DIR": str(STAGE_FOLDER), "TIDEMILL_LOOKUP_DIRS": json.dumps({"users": str(folder)}),
+        }  # fmt: skip
+        return run_tidemill(self._bench, filled, environment)
+
+    def rate(self, row: str, engine: str, *, steady: bool = False) -> float | None:
+        """The median rate of a row in the largest topic, or its steady rate; None without enough exact runs."""
+        found = [each for each in self.measured if (each.row, each.engine) == (row, engine) and each.exact]
+        long = [each for each in found if each.size == max(self._options.events)]
+        if not steady:
+            return median([each.rate for each in long]) if long else None
+        short = [each for each in found if each.size == min(self._options.events)]
+        if not long or not short:
+            return None
+        spent = [median([each.cpu_seconds for each in some]) for some in (long, short)]
+        events = [median([float(each.events) for each in some]) for some in (long, short)]
+        return (events[0] - events[1]) / (spent[0] - spent[1]) if spent[0] > spent[1] else None
+
+    def table(self, runs: list[Measured]) -> Table:
+        """Runs one by one."""
+        table = Table("row", "engine", "events", "events/CPU-s", "CPU s", "wall s", "results", "load")
+        for column in table.columns[2:]:
+            column.justify = "right"
+        for run in runs:
+            says = "exact" if run.exact else f"{run.share:.0%} in time" if run.share < 1 else f"{run.comparison}"
+            table.add_row(
+                run.row, run.engine, f"{run.size:,}", f"{run.rate:,.0f}", f"{run.cpu_seconds:.1f}",
+                f"{run.wall_seconds:.1f}", says, f"{run.load_average:.1f}",
+            )  # fmt: skip
+        return table
+
+    def summary(self, *, steady: bool) -> Table:
+        """All rows: rates, ratios to flat JSON, ratio to Flink."""
+        title = f"Events per CPU-second, {'steady rate' if steady else f'{max(self._options.events):,} events'}"
+        table = Table("row", "Tidemill", "of flat", "Flink", "of flat", "Tidemill / Flink", title=title)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        flat = {engine: self.rate("flat", engine, steady=steady) for engine in ENGINES}
+        for row in self._options.only:
+            own, other = (self.rate(row, engine, steady=steady) for engine in ENGINES)
+            cells = [
+                cell
+                for engine, rate in zip(ENGINES, (own, other), strict=True)
+                for cell in ("" if rate is None else f"{rate:,.0f}", _share(rate, flat[engine]))
+            ]
+            table.add_row(row, *cells, "" if not own or not other else f"{own / other:.2f}")
+        return table
+
+    def write(self) -> None:
+        """Print the tables, and write JSON."""
+        console = Console(width=130)
+        if self.measured:
+            console.print(self.table(self.measured))
+            console.print(self.summary(steady=False))
+            if len(set(self._options.events)) > 1:
+                console.print(self.summary(steady=True))
+        for row, reason in self.not_run.items() if "flink" in self._options.engines else ():
+            console.print(f"[yellow]Flink, {row}: {reason}[/]")
+        output: Path = self._options.output.with_suffix(".json")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        runs = [{**asdict(run), "events_per_cpu_second": run.rate, "exact": run.exact} for run in self.measured]
+        record = {"engines": self.told, "not_run": self.not_run, "keys": self._options.keys, "runs": runs}
+        output.write_text(json.dumps(record, indent=1))
+        console.print(f"written: {output}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of all shapes, or of those that are named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", default=",".join(SHAPES), help="which, between commas")
-    parser.add_argument("--rounds", type=int, default=30)
-    chosen = parser.parse_args(arguments)
-    runners = {name: Runner(SHAPES[name]) for name in chosen.shapes.split(",")}
-    for _ in range(chosen.rounds):
-        for runner in runners.values():
-            runner.run()
-    first = next(iter(runners.values())).best
-    print("| Events | Per CPU-second | Microseconds each | Cost beside the first |\n|---|---|---|---|")
-    for name, runner in runners.items():
-        each = runner.best / BATCH
-        print(f"| {name} | {1 / each:,.0f} | {each * 1e6:.2f} | {runner.best / first - 1:+.1%} |")
-    return 0
+def _share(rate: float | None, flat: float | None) -> str:
+    return "" if not rate or not flat else f"{rate / flat:.0%}"
+
+
+def make_users(bench: Bench) -> None:
+    """Make the table of the row `lookup`, and the Secret with its address."""
+    at = bench.servers.postgres
+    uri = f"postgresql://{at.user}:{at.password}@{at.host}:{at.port}/{at.database}"
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE TABLE bench_users (user_id text PRIMARY KEY, tier text NOT NULL)")
+        connection.execute(
+            "INSERT INTO bench_users SELECT 'u' || i, 't' || mod(i, %s) FROM generate_series(0, %s) AS i",
+            (TIERS, USERS - 1),
+        )
+    folder = bench.folder / "lookup"
+    folder.mkdir()
+    (folder / "uri").write_text(uri)
+
+
+def main() -> int:
+    options = parse_arguments()
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
+    folder.chmod(0o755)
+    servers = start_servers(folder / "servers", durable=True, on_progress=show)
+    with running_registry() as registry:
+        formats = Formats(Bench(servers, folder, options), registry)
+        try:
+            make_users(Bench(servers, folder, options))
+            formats.install()
+            formats.run()
+        finally:
+            servers.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+            formats.write()
+    return 0 if all(run.exact for run in formats.measured if run.engine == "tidemill") else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -21,10 +21,12 @@ class DecimalFormat:
 
     Attributes:
         name: the type for messages, such as `decimal(18,2)`.
+        limit: the absolute values of all accepted scaled integers are less than this.
     """
 
     def __init__(self, precision: int, scale: int) -> None:
         self._precision, self._scale = precision, scale
+        self.limit: int = 10**precision
         self.name = f"{DECIMAL}({precision},{scale})"
         self._unit, self._shift = Decimal((0, (1,), -scale)), Decimal(scale)
         # This context never rounds: a value that needs rounding, or has too many digits, raises an error.

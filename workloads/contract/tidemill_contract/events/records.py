@@ -17,7 +17,8 @@ import msgspec
 from tidemill_contract.events.decoder import Decoded, EventDecoder
 from tidemill_contract.events.elements import LIST, ElementDecoder, ExplodedArray
 from tidemill_contract.events.fields import with_fields
-from tidemill_contract.events.formats.readers import Reader, joined, reader_for
+from tidemill_contract.events.formats.opened import joined
+from tidemill_contract.events.formats.readers import Reader, reader_for
 from tidemill_contract.events.formats.texts import as_json
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.spec import PipelineSpec

@@ -18,7 +18,7 @@ from tidemill_processor.formats.avro_types import AvroSchema, Node
 
 _DAY_MS = 86_400_000
 _SIZES = {"float": 4, "double": 8}
-_MOST_BRANCHES = 64
+MOST_BRANCHES = 64
 """If a union has at most this many branches, or an enum has at most this many symbols, an index is one byte."""
 _MOST_LINES = 20_000
 """The maximum number of generated lines. If records contain other records several times, the number of lines grows
@@ -40,10 +40,12 @@ class Wanted:
     Attributes:
         steps: the path of the member.
         type: the spec type of the field.
+        scale: the digits after the point, if the field is a decimal.
     """
 
     steps: Steps
     type: str
+    scale: int = 0
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
@@ -93,6 +95,18 @@ def long(x: bytes, p: int) -> tuple[int, int]:
             return found + (b << 7 * place), p + place + 1
         found += (b - 128) << 7 * place
     raise BrokenError
+
+
+def decimal_factor(node: Node, wanted: Wanted) -> int:
+    """Return the factor from the integers of a decimal of Avro to the scaled integers of the field.
+
+    Raises:
+        UnsupportedError: the type is not a decimal, or has more digits after the point than the field.
+    """
+    digits = wanted.scale - int(node.get("scale", 0))
+    if node.get("logicalType") != "decimal" or digits < 0:
+        raise UnsupportedError("a decimal with more digits than the field")
+    return int(10**digits)
 
 
 def generate(
@@ -187,7 +201,7 @@ class _Maker:
 
     def _union(self, node: Node, read: Callable[[Any], None], at: Steps | None) -> None:
         branches = node["branches"]
-        if len(branches) > _MOST_BRANCHES:
+        if len(branches) > MOST_BRANCHES:
             raise UnsupportedError("a union of many types")
         self._add("b = x[p]; p += 1")
         for index, branch in enumerate(branches):
@@ -223,7 +237,7 @@ class _Maker:
                 self._size()
                 self._add(f"q = p + (b >> 1); {name} = x[p:q].decode(); p = q")
             case "string", "enum":
-                if len(node["symbols"]) > _MOST_BRANCHES:
+                if len(node["symbols"]) > MOST_BRANCHES:
                     raise UnsupportedError("an enum of many symbols")
                 self.constants[f"symbols{slot}"] = tuple(node["symbols"])
                 self._add("b = x[p]; p += 1")
@@ -243,8 +257,22 @@ class _Maker:
                 self._add("b = x[p]; p += 1")
                 self._add("if b > 1: raise Broken")
                 self._add(f"{name} = b == 1")
+            case "decimal", ("bytes" | "fixed"):
+                self._decimal(node, name, decimal_factor(node, wanted))
             case _:
                 raise UnsupportedError(f"{kind} as {wanted.type}")
+
+    def _decimal(self, node: Node, name: str, factor: int) -> None:
+        if node["type"] == "fixed":
+            self._add(f"q = p + {int(node['size'])}")
+        else:
+            self._size()
+            self._add("q = p + (b >> 1)")
+        self._add(f'{name} = int.from_bytes(x[p:q], "big", signed=True); p = q')
+        limit = 10 ** int(node["precision"])  # fastavro would round a number with more digits than the precision
+        self._add(f"if not -{limit} < {name} < {limit}: raise Broken")
+        if factor != 1:
+            self._add(f"{name} *= {factor}")
 
     def _skip(self, node: Node) -> None:
         match node["type"]:

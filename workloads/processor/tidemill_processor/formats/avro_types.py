@@ -9,6 +9,7 @@ from typing import Any
 
 import fastavro
 
+from tidemill_contract.decimals import DECIMAL
 from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_processor.formats.registry import Schema
@@ -156,9 +157,11 @@ FITTING: Mapping[str, tuple[str, ...]] = {
 
 def fits(field: FieldSpec, node: Node) -> bool:
     """Return whether the generated reader reads values of this type for a field."""
+    logical = node.get("logicalType")
+    if field.type == DECIMAL:
+        return logical == "decimal" and int(node.get("scale", 0)) <= (field.scale or 0)
     if node["type"] not in FITTING.get(field.type, ()):
         return False
-    logical = node.get("logicalType")
     if field.type == "timestamp":
         return logical is None or logical in _TIMES
     return logical not in (*_TIMES, "time-millis", "time-micros") and logical != "decimal"

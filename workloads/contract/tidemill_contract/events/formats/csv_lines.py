@@ -28,7 +28,12 @@ def flat(spec: PipelineSpec) -> PipelineSpec:
 
 
 class CsvLines(Opener):
-    """Converts each line of CSV to a JSON object. A field whose cell is empty is absent from the object."""
+    """Converts each line of CSV to a JSON object. A field whose cell is empty is absent from the object.
+
+    Attributes:
+        columns: the names of the columns.
+        delimiter: the character between cells.
+    """
 
     def __init__(self, spec: PipelineSpec) -> None:
         """Find the columns of each field in the pipeline's spec."""
@@ -38,11 +43,11 @@ class CsvLines(Opener):
         for field in spec.source.fields:
             if field.origin == "value":
                 by_column.setdefault(str(field.member[0]), []).append(field)
-        self._names = tuple(written.columns or by_column)
+        self.columns = tuple(written.columns or by_column)
         self._cells = [
-            [(b'"%b":' % field.name.encode(), field) for field in by_column.get(name, ())] for name in self._names
+            [(b'"%b":' % field.name.encode(), field) for field in by_column.get(name, ())] for name in self.columns
         ]
-        self._delimiter = written.delimiter
+        self.delimiter = written.delimiter
 
     def together(self, raws: Sequence[bytes]) -> tuple[list[bytes], Sequence[bytes]]:
         """Return the events of many lines as JSON, or empty lists if the lines must be read one by one."""
@@ -78,7 +83,7 @@ class CsvLines(Opener):
             )
         (row,) = rows
         if len(row) != len(self._cells):
-            columns = shown(self._delimiter.join(self._names).encode())
+            columns = shown(self.delimiter.join(self.columns).encode())
             detail = f"expected {len(self._cells)} cells ({columns}), got {len(row)}: {shown(raw)}"
             remedy = "correct the line, source.format.delimiter or source.format.columns"
             raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}")
@@ -86,7 +91,7 @@ class CsvLines(Opener):
         return Content(document, document)
 
     def _rows(self, lines: Sequence[str]) -> list[list[str]]:
-        return list(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        return list(csv.reader(lines, delimiter=self.delimiter, strict=True))
 
     def document(self, row: Sequence[str]) -> bytes:
         """Return the event in the cells of one line as JSON.

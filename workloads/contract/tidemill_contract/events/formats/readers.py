@@ -5,20 +5,16 @@ Plain JSON has no reader. `RecordDecoder` decodes it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.decoder import Decoded
 from tidemill_contract.events.event_times import EventTimes
-from tidemill_contract.events.fields import with_fields
-from tidemill_contract.events.formats.csv_lines import CsvLines, flat
+from tidemill_contract.events.formats.csv_columns import CsvReader
 from tidemill_contract.events.formats.envelopes import envelope_for
 from tidemill_contract.events.formats.framing import Framed
-from tidemill_contract.events.formats.opening import Opened, Opener
-from tidemill_contract.events.kept_json import JSON
+from tidemill_contract.events.formats.opened import OpenedReader
 from tidemill_contract.events.shapes import Leaf
-from tidemill_contract.events.verdicts import InvalidEvent
-from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
 
 
@@ -50,61 +46,6 @@ class Reader(Protocol):
         """Return the event of a valid record as JSON."""
 
 
-class OpenedReader:
-    """Reads records whose events an opener returns as JSON.
-
-    Attributes:
-        times: the check of event times.
-    """
-
-    def __init__(self, spec: PipelineSpec, opener: Opener, *, exact: bool, array: Leaf | None = None) -> None:
-        """Create the reader.
-
-        Args:
-            spec: the pipeline's spec. Its paths are those of the events that the opener returns.
-            opener: the opener of the records.
-            exact: whether to compute `Decoded.micros`.
-            array: the exploded array, or None if no array is exploded.
-        """
-        self._opener = opener
-        self._events = EventDecoder(spec, exact=exact, array=array)
-        self.times = self._events.times
-        self._fields = {field.name: field for field in spec.source.fields if field.origin == "envelope"}
-        members = [field.model_copy(update={"taken_from": None}) for field in self._fields.values()]
-        self._keeps_json = any(field.type == JSON for field in spec.source.fields)
-        self._around = (
-            EventDecoder(with_fields(spec, members, strict=False, format=None), exact=exact) if members else None
-        )
-
-    def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Open the values of records, and decode the events in them, as in `Reader.read`."""
-        opened = self._opener.open(raws, tombstones)
-        decoded = self._events.decode_all(opened.documents, now_ms)
-        if self._around is not None:
-            found = self._around.decode_all(opened.envelopes, now_ms)
-            at = range(len(opened.at))
-            decoded = joined(decoded, at, found, by=self._around, into=self._events, fields=self._fields)
-        return decoded if len(opened.at) == len(raws) else _spread(decoded, opened, len(raws))
-
-    def values(self, events: Sequence[Any], name: str) -> list[Any]:
-        """Return a field's value in each event."""
-        return self._events.values(events, name)
-
-    def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None:
-        """Set a field that is not read from the events."""
-        self._events.put(events, name, values)
-
-    def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object. `raws` are the records' values."""
-        if self._keeps_json:
-            raws = self._opener.open(raws).documents
-        return self._events.as_json(events, raws)
-
-    def document(self, raw: bytes) -> bytes:
-        """Return the event of a valid record as JSON, without its envelope."""
-        return self._opener.open([raw]).documents[0]
-
-
 def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) -> Reader | None:
     """Return the reader of the values of a pipeline's records, or None if they are plain JSON.
 
@@ -122,61 +63,5 @@ def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) ->
         case "jsonSchema":
             return OpenedReader(spec, Framed(envelope_for(written)), exact=exact, array=array)
         case "csv":
-            return OpenedReader(flat(spec), CsvLines(spec), exact=exact)
+            return CsvReader(spec, exact=exact)
     raise ValueError(f"{written.type} is read by processors only")
-
-
-class _Fields(Protocol):
-    def put(self, events: Sequence[Any], name: str, values: Sequence[Any]) -> None: ...
-
-
-def joined(
-    decoded: Decoded,
-    at: Sequence[int],
-    found: Decoded,
-    *,
-    by: EventDecoder,
-    into: _Fields,
-    fields: Mapping[str, FieldSpec],
-) -> Decoded:
-    """Add the fields that another decoder has read to events, and its verdicts to their verdicts.
-
-    Args:
-        decoded: the events.
-        at: for each result of the other decoder, the index of its event.
-        found: the results of the other decoder.
-        by: the other decoder.
-        into: the decoder of `decoded`, which sets fields of its events.
-        fields: the fields that the other decoder reads, by name.
-    """
-    events, invalid, micros = list(decoded.events), dict(decoded.invalid), decoded.micros
-    for place, refusal in found.invalid.items():
-        invalid.setdefault(at[place], _located(refusal, fields))
-    if found.micros is not None and by.event_time_field is not None:
-        micros = [0] * len(events)
-        for index, each in zip(at, found.micros, strict=True):
-            micros[index] = each
-    right = [(events[index], each) for index, each in zip(at, found.events, strict=True) if index not in invalid]
-    for name in by.names:
-        into.put([event for event, _ in right], name, by.values([each for _, each in right], name))
-    events = [None if index in invalid else event for index, event in enumerate(events)]
-    return Decoded(events, invalid, micros, decoded.ignored)
-
-
-def _located(verdict: InvalidEvent, fields: Mapping[str, FieldSpec]) -> InvalidEvent:
-    field = fields.get(verdict.field or "")
-    if field is None:
-        return verdict
-    return InvalidEvent(verdict.reason, verdict.field, f"{verdict.detail}; it is read from {field.place}")
-
-
-def _spread(decoded: Decoded, opened: Opened, records: int) -> Decoded:
-    """Return one decoded event for each record, or None for a record without an event."""
-    events: list[Any] = [None] * records
-    micros = None if decoded.micros is None else [0] * records
-    for place, index in enumerate(opened.at):
-        events[index] = decoded.events[place]
-        if micros is not None and decoded.micros is not None:
-            micros[index] = decoded.micros[place]
-    invalid = {opened.at[place]: verdict for place, verdict in decoded.invalid.items()} | opened.invalid
-    return Decoded(events, dict(sorted(invalid.items())), micros, opened.ignored)

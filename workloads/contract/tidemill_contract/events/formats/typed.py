@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill_contract.events.decimals import DecimalFormat
 from tidemill_contract.events.decoder import Decoded, EventDecoder
 from tidemill_contract.events.fields import MAX_KEY_BYTES
 from tidemill_contract.events.members import may_be_rounded
@@ -47,6 +48,8 @@ class TypedDecoder(EventDecoder):
         fields = [field for field in spec.source.fields if field.name in self.names and field.name in read]
         self._required = {field.name for field in fields if field.required or field.name == self.event_time_field}
         self._plain = {field.name: _EXPECTED[field.type] for field in fields if field.type in _EXPECTED}
+        formats = {field.name: DecimalFormat.of(field) for field in fields}
+        self._limits = {name: written.limit for name, written in formats.items() if written is not None}
         self._moments = [name for name in self._fields.timestamps if name in read]
 
     def judged(self, events: list[Any], now_ms: int) -> Decoded | None:
@@ -67,6 +70,8 @@ class TypedDecoder(EventDecoder):
                     return None
             elif expected is float and not math.isfinite(sum(known)):
                 return None
+        if not all(self._within(events, name, limit) for name, limit in self._limits.items()):
+            return None
         micros = None
         try:
             for name in self._moments:
@@ -78,6 +83,13 @@ class TypedDecoder(EventDecoder):
         except (msgspec.MsgspecError, ValueError, OverflowError):
             return None
         return Decoded(events, {}, micros)
+
+    def _within(self, events: list[Any], name: str, limit: int) -> bool:
+        """Return whether all values of a decimal field are scaled integers below a limit."""
+        values = self._fields.shape.values(events, name)
+        kinds = set(map(type, values))
+        known = values if NoneType not in kinds else [value for value in values if value is not None]
+        return self._are(kinds, name, int) and (not known or (-limit < min(known) and max(known) < limit))
 
     def _are(self, kinds: set[type], name: str, *expected: type) -> bool:
         return kinds <= {*expected, NoneType} and not (NoneType in kinds and name in self._required)

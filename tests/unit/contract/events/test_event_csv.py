@@ -1,0 +1,110 @@
+"""Lines of CSV that are read a column at a time have the same values and verdicts as lines that are written as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill_contract.events.formats.csv_columns import CsvReader
+from tidemill_contract.events.formats.csv_lines import CsvLines, flat
+from tidemill_contract.events.formats.opened import OpenedReader
+from tidemill_contract.resource.spec import PipelineSpec
+
+NOW_MS = 1_700_000_000_000
+TIMES = ["1699999999999", "2023-11-14T22:13:19Z", "2023-11-14T22:13:19.123456+01:00"]
+USUAL: dict[str, list[str]] = {
+    "at": TIMES,
+    "day": ["14.11.2023 10:00", "01.01.2020 00:59"],
+    "seconds": ["1699999999", "0"],
+    "shop": ["a", "Zürich", " b ", "null", "12"],
+    "number": ["1", "-2.5", "0.1", "1e3", "-0", "12345678901234567890", " 4 "],
+    "count": ["1", "-0", "9223372036854775807", "-9223372036854775808", "\t7"],
+    "price": ["1", "-0.05", "12.50", "99999999.99", "0"],
+    "paid": ["true", "false", " true"],
+    "plan": ["pro"],
+}
+ODD = [
+    "", " ", "1.", ".5", "01", "+1", "1_0", "1.0", "1e400", "-", "nan", "null", "true", "True",
+    '"a"', '"a,b"', '""', "x\0",
+    "\ufeff1", "1\n2", "1\n", "a\rb", "9223372036854775808", "1.234", "1e2", "123456789.5", "2023-11-14",
+    "12:00", "99:99",
+    "2023-11-14T22:13:19", "4102444800000", "x" * 2000,
+]  # fmt: skip
+FIELDS: list[dict[str, Any]] = [
+    {"name": "at", "type": "timestamp", "required": True},
+    {"name": "day", "type": "timestamp", "format": "%d.%m.%Y %H:%M", "zone": "Europe/Berlin"},
+    {"name": "seconds", "type": "timestamp", "format": "s"},
+    {"name": "shop", "type": "string", "required": True},
+    {"name": "number", "type": "number"},
+    {"name": "count", "type": "integer"},
+    {"name": "price", "type": "decimal", "precision": 10, "scale": 2},
+    {"name": "paid", "type": "boolean"},
+    {"name": "plan", "type": "string", "default": "free"},
+    {"name": "same", "type": "string", "path": "number"},
+    {"name": "origin", "type": "string", "from": "header"},
+]
+
+
+def spec_of(written: Any = "csv") -> PipelineSpec:
+    metrics = [{"name": "n", "function": "count"}]
+    by_shop = {
+        "name": "a", "groupBy": ["shop"], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics,
+    }  # fmt: skip
+    source = {"format": written, "fields": FIELDS, "eventTime": {"field": "at"}}
+    return PipelineSpec.model_validate({"source": source, "aggregations": [by_shop]})
+
+
+SPEC = spec_of()
+AT_ONCE, ONE_BY_ONE = CsvReader(SPEC, exact=True), OpenedReader(flat(SPEC), CsvLines(SPEC), exact=True)
+COLUMNS = st.tuples(
+    *(st.sampled_from([usual, *([each] for each in usual), [*usual, ""], [*usual, *ODD]]) for usual in USUAL.values())
+)
+
+
+def found(reader: OpenedReader, raws: list[bytes]) -> Any:
+    """Values, verdicts and microseconds, as texts: so that 0.0 is not -0.0, and 1 is not True."""
+    decoded = reader.read(raws, NOW_MS, ())
+    valid = [event for event in decoded.events if event is not None]
+    values = {field["name"]: repr(reader.values(valid, field["name"])) for field in FIELDS}
+    verdicts = {index: str(verdict) for index, verdict in decoded.invalid.items()}
+    return [event is None for event in decoded.events], values, verdicts, decoded.micros or [0] * len(raws)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_both_ways_agree(data: st.DataObject) -> None:
+    columns = data.draw(COLUMNS)
+    row = st.tuples(*(st.sampled_from(cells) for cells in columns))
+    rows = data.draw(st.lists(row, min_size=1, max_size=5))
+    ends = data.draw(st.sampled_from(["", "\n", ",", "\r\n"]))
+    raws = [(",".join(row) + (ends if index == 1 else "")).encode() for index, row in enumerate(rows)]
+    assert found(AT_ONCE, raws) == found(ONE_BY_ONE, raws)
+
+
+def test_usual_lines_are_read_at_once_and_an_unusual_one_only_slows_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = ",".join(cells[0] for cells in USUAL.values()).encode()
+    raws = [usual] * 200
+    raws[70] = b"nothing"
+    asked: list[int] = []
+    slow = OpenedReader.read
+    monkeypatch.setattr(
+        OpenedReader, "read", lambda self, some, *rest: asked.append(len(some)) or slow(self, some, *rest)
+    )
+    decoded = AT_ONCE.read(raws, NOW_MS, ())
+    assert asked == [64]
+    assert list(decoded.invalid) == [70]
+    assert [event is None for event in decoded.events] == [index == 70 for index in range(200)]
+
+
+def test_columns_may_be_skipped_reordered_and_absent() -> None:
+    written = {"type": "csv", "columns": ["x", *reversed(USUAL), "y"], "delimiter": ";"}
+    spec = spec_of(written)
+    line = ";".join(["1", *(cells[0] for cells in reversed(USUAL.values())), "2"]).encode()
+    at_once = found(CsvReader(spec, exact=True), [line, line])
+    assert at_once == found(OpenedReader(flat(spec), CsvLines(spec), exact=True), [line, line])
+    assert at_once[2] == {}

@@ -1,0 +1,177 @@
+"""Reads many lines of CSV at once, a column at a time.
+
+Only lines that are certainly valid are read in this way: without quotes, and with cells in the usual form of their
+field's type. All other lines are written as JSON and validated as JSON events, so there is one set of reasons and
+remedies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+from tidemill_contract.decimals import DECIMAL
+from tidemill_contract.events.decoder import Decoded
+from tidemill_contract.events.formats.csv_lines import CsvLines, flat
+from tidemill_contract.events.formats.opened import OpenedReader
+from tidemill_contract.events.formats.typed import TypedDecoder
+from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.resource.spec import PipelineSpec
+
+_INTEGER, _FRACTION, _EXPONENT = r"-?(?:0|[1-9][0-9]*)", r"(?:\.[0-9]+)?", r"(?:[eE][+-]?[0-9]+)?"
+_COLUMNS = {
+    kind: re.compile(f"(?:(?:{cell})?\n)*")
+    for kind, cell in {
+        "integer": _INTEGER,
+        # The JSON reader reads -0 as an integer, without its sign.
+        "number": rf"(?:0|-?[1-9][0-9]*|-0(?=\.)){_FRACTION}{_EXPONENT}",
+        DECIMAL: f"{_INTEGER}{_FRACTION}",
+    }.items()
+}
+_BOOLEANS = {"true": True, "false": False, "": None}
+_UNUSUAL = ('"', "\r", "\0", "\ufeff")
+_MOST_BYTES = 64 * 1024
+"""The size of the largest record that is read together with others. The CSV reader refuses cells of twice this size."""
+_GROUP = 64
+_LIMIT = 2**63
+
+
+class UnusualError(Exception):
+    """At least one line has to be read by itself."""
+
+
+class CsvReader(OpenedReader):
+    """Reads lines of CSV."""
+
+    def __init__(self, spec: PipelineSpec, *, exact: bool) -> None:
+        """Create the reader. The arguments are those of `EventDecoder`."""
+        lines = CsvLines(spec)
+        super().__init__(flat(spec), lines, exact=exact)
+        fields = {field.name: field for field in spec.source.fields if field.origin == "value"}
+        self._typed = TypedDecoder(flat(spec), exact=exact, read=fields.keys())
+        places = {name: place for place, name in enumerate(lines.columns)}
+        self._makers: list[tuple[int, Callable[[list[str]], Sequence[Any]]] | None] = [
+            (places[column], column_maker(fields[name]))
+            if name in fields and (column := str(fields[name].member[0])) in places
+            else None
+            for name in self._typed.columns
+        ]
+        self._number, self._delimiter, self._exact = len(lines.columns), lines.delimiter, exact
+
+    def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
+        """Decode lines. The result is the same as that of `OpenedReader.read`."""
+        if tombstones or not raws:
+            return super().read(raws, now_ms, tombstones)
+        found = self._together(raws, now_ms)
+        if found is not None:
+            return found
+        events: list[Any] = []
+        micros: list[int] = []
+        invalid = {}
+        for start in range(0, len(raws), _GROUP):
+            group = raws[start : start + _GROUP]
+            found = (self._together(group, now_ms) if len(raws) > _GROUP else None) or super().read(group, now_ms, ())
+            events += found.events
+            micros += found.micros or [0] * len(group)
+            invalid |= {start + index: verdict for index, verdict in found.invalid.items()}
+        return Decoded(events, invalid, micros if self._exact else None)
+
+    def _together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
+        """Decode lines, or return None if a line has to be read by itself."""
+        if max(map(len, raws)) > _MOST_BYTES:
+            return None
+        try:
+            cells = split(raws, self._number, self._delimiter)
+            columns = [
+                repeat(None, len(raws)) if found is None else found[1](cells[found[0]]) for found in self._makers
+            ]
+        except (UnusualError, ValueError):
+            return None
+        return self._typed.judged(list(map(self._typed.row, *columns)), now_ms)
+
+
+def split(raws: Sequence[bytes], number: int, delimiter: str) -> list[list[str]]:
+    """Return the columns of lines of CSV that have `number` cells each.
+
+    Raises:
+        UnusualError, UnicodeDecodeError: a line needs the CSV reader, or is not valid.
+    """
+    text = b"\n".join(raws).decode()
+    if any(unusual in text for unusual in _UNUSUAL):
+        raise UnusualError
+    lines = text.split("\n")
+    if len(lines) != len(raws) or set(map(str.count, lines, repeat(delimiter))) != {number - 1} or "" in lines:
+        raise UnusualError
+    cells = text.replace("\n", delimiter).split(delimiter)
+    return [cells[place::number] for place in range(number)]
+
+
+def column_maker(field: FieldSpec) -> Callable[[list[str]], Sequence[Any]]:
+    """Return the function that makes values of a field of the cells of a column. An empty cell is None.
+
+    The function raises UnusualError or ValueError if a cell is not in the usual form.
+    """
+    makers: Mapping[str, Callable[[list[str]], Sequence[Any]]] = {
+        "string": _texts, "integer": _integers, "number": _numbers, "boolean": _booleans, "timestamp": _times,
+    }  # fmt: skip
+    if field.type == DECIMAL:
+        scale = field.scale or 0
+        return lambda cells: _decimals(cells, scale)
+    return makers[field.type]
+
+
+def _texts(cells: list[str]) -> Sequence[Any]:
+    return [cell or None for cell in cells] if "" in cells else cells
+
+
+def _checked(cells: list[str], kind: str) -> list[str]:
+    """Return the cells without blanks around them, if all have the form of a type."""
+    for some in (cells, list(map(str.strip, cells))):
+        if _COLUMNS[kind].fullmatch("\n".join(some) + "\n"):
+            return some
+    raise UnusualError
+
+
+def _integers(cells: list[str]) -> Sequence[Any]:
+    cells = _checked(cells, "integer")
+    values = [int(cell) if cell else None for cell in cells] if "" in cells else list(map(int, cells))
+    known = [value for value in values if value is not None]
+    if known and not (min(known) >= -_LIMIT and max(known) < _LIMIT):
+        raise UnusualError
+    return values
+
+
+def _numbers(cells: list[str]) -> Sequence[Any]:
+    cells = _checked(cells, "number")
+    return [float(cell) if cell else None for cell in cells] if "" in cells else list(map(float, cells))
+
+
+def _booleans(cells: list[str]) -> Sequence[Any]:
+    try:
+        return [_BOOLEANS[cell] for cell in map(str.strip, cells)]
+    except KeyError:
+        raise UnusualError from None
+
+
+def _times(cells: list[str]) -> Sequence[Any]:
+    """Return numbers, or texts if each cell is certainly not a number."""
+    try:
+        return _integers(cells)
+    except UnusualError:
+        cells = list(map(str.strip, cells))
+        if not all(":" in cell for cell in cells if cell):
+            raise
+        return _texts(cells)
+
+
+def _decimals(cells: list[str], scale: int) -> Sequence[Any]:
+    return [_scaled(cell, scale) if cell else None for cell in _checked(cells, DECIMAL)]
+
+
+def _scaled(cell: str, scale: int) -> int:
+    whole, _, part = cell.partition(".")
+    if len(part) > scale:
+        raise UnusualError
+    return int(whole + part.ljust(scale, "0"))

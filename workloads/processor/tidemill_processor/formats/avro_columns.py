@@ -1,0 +1,306 @@
+"""Reads many Avro records of one schema together: a step reads one member of all records, and the next step goes on.
+
+For a few thousand records, this takes a third of the time of the code that `avro_code` generates, because numpy reads a
+member of all records in one call. Schemas with arrays, maps or recursive types are not supported. Everything is checked
+as in the generated code, and bytes that do not fit the schema raise an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tidemill_contract.events.formats.framing import FRAME_BYTES
+from tidemill_contract.resource.paths import Steps
+from tidemill_processor.formats.avro_code import (
+    MOST_BRANCHES,
+    BrokenError,
+    UnsupportedError,
+    Wanted,
+    decimal_factor,
+    long,
+)
+from tidemill_processor.formats.avro_types import AvroSchema, Node
+
+Places = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
+Found = dict[int, list[Any]]
+"""The values of all records, by the index of the attribute of a row."""
+Step = Callable[["_Records", Places], tuple[Places, Found]]
+"""Reads a value of each record at an index. Returns the indexes after the values, and what was found."""
+
+_DAY_MS = 86_400_000
+_MOST_DAYS = 2**31
+_MOST_STEPS = 2_000
+_THERE = -1
+"""The index in `Found` of the mark that a record has a row."""
+_PADDING = bytes(8)
+_ONE, _SEVEN, _LAST = np.uint64(1), np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
+
+
+class _Records:
+    """The bytes of records, one record after the other.
+
+    Attributes:
+        text: the bytes.
+        at: each byte of `text`, and of some padding.
+        doubles, floats: the number that begins at each byte.
+        big: the integer of eight bytes that begins at each byte, with the most significant byte first.
+    """
+
+    def __init__(self, raws: Sequence[bytes]) -> None:
+        self.text = b"".join(raws)
+        padded = self.text + _PADDING
+        view = partial(np.ndarray, (len(self.text) + 1,), buffer=padded, strides=(1,))
+        self.at: npt.NDArray[np.uint8] = np.frombuffer(padded, np.uint8)
+        self.doubles, self.floats, self.big = view("<f8"), view("<f4"), view(">u8")
+        self._little = view("<u8")
+
+    def unsigned(self, p: Places) -> tuple[npt.NDArray[np.uint64], Places]:
+        """Read numbers, in zigzag form."""
+        first = self.at[p]
+        if first.max() < 128:
+            return first.astype(np.uint64), p + 1
+        words = self._little[p]
+        # A byte whose highest bit is not set ends the number. All bits after the lowest such bit are removed.
+        ends = ~words & _LAST
+        lowest = ends & -ends
+        kept = lowest | (lowest - _ONE)
+        sizes = np.bitwise_count(kept).astype(np.int64) >> 3
+        words &= kept & _SEVEN
+        found = words & np.uint64(127)
+        for byte in range(1, int(sizes.max())):
+            found |= (words >> np.uint64(byte)) & np.uint64(127 << 7 * byte)
+        after = p + sizes
+        for index in np.flatnonzero(ends == 0).tolist():
+            found[index], after[index] = long(self.text, int(p[index]))
+        return found, after
+
+    def signed(self, p: Places) -> tuple[Numbers, Places]:
+        """Read numbers."""
+        found, p = self.unsigned(p)
+        return ((found >> _ONE) ^ -(found & _ONE)).view(np.int64), p
+
+    def sizes(self, p: Places) -> tuple[Numbers, Places]:
+        """Read lengths.
+
+        Raises:
+            BrokenError: a length is negative, or larger than all bytes.
+        """
+        found, p = self.unsigned(p)
+        _check(not (found & _ONE).any() and found.max() >> _ONE <= len(self.text))
+        return (found >> _ONE).view(np.int64), p
+
+
+def columns_reader(
+    schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
+) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
+    """Make the reader of many framed records. Arguments, result and errors are those of `generate`."""
+    maker = _Maker(schema, within)
+    wants = [(slot, each) for slot, each in enumerate(wanted) if each is not None]
+    if told is not None:
+        wants.append((len(wanted), Wanted(told, "string")))
+    step = maker.taking(schema.parsed, (), wants)
+
+    def read(raws: Sequence[bytes]) -> tuple[list[Any], list[Any]]:
+        ends = np.cumsum(np.fromiter(map(len, raws), np.int64, len(raws)))
+        begins = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+        p, found = step(_Records(raws), begins + FRAME_BYTES)
+        _check(np.array_equal(p, ends))
+        columns = [found.get(slot) or repeat(None, len(raws)) for slot in range(len(wanted))]
+        rows = list(map(row, *columns))
+        if told is None and not within:
+            return rows, []
+        texts, there = found.get(len(wanted), [None] * len(raws)), found.get(_THERE, [True] * len(raws))
+        return rows, [text if is_there else None for text, is_there in zip(texts, there, strict=True)]
+
+    return read
+
+
+def _check(fits: Any) -> None:
+    if not fits:
+        raise BrokenError
+
+
+class _Maker:
+    """Makes the steps of a schema."""
+
+    def __init__(self, schema: AvroSchema, within: Steps) -> None:
+        self._schema, self._within = schema, within
+        self._open: list[str] = []
+        self._steps = 0
+
+    def taking(self, written: Any, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> Step:
+        """Return the step that reads a value of a type, with the members in `wants`. `at` is the path of the value.
+
+        Raises:
+            UnsupportedError: only another reader can read values of this type.
+        """
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise UnsupportedError("a large schema")
+        node = self._schema.node(written)
+        here = [(slot, each) for slot, each in wants if each.steps == at]
+        if node["type"] == "union":
+            if len(node["branches"]) > MOST_BRANCHES:
+                raise UnsupportedError("a union of many types")
+            branches = [self.taking(branch, at, wants) for branch in node["branches"]]
+            rows = [self._schema.node(branch)["type"] != "null" for branch in node["branches"]]
+            return partial(_union, branches, rows if at and at == self._within else None)
+        if here and node["type"] != "null":
+            return _leaf(node, *here[0])
+        if node["type"] in ("record", "error"):
+            return self._record(node, at, wants)
+        if wants and node["type"] != "null":
+            raise UnsupportedError(f"a path leads through {node['type']}")
+        return _skipping(node)
+
+    def _record(self, node: Node, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> Step:
+        name = str(node["name"])
+        if name in self._open:
+            raise UnsupportedError(f"{name} holds itself")
+        self._open.append(name)
+        steps = []
+        for field in node["fields"]:
+            inner = (*at, field["name"])
+            steps.append(self.taking(field["type"], inner, [w for w in wants if w[1].steps[: len(inner)] == inner]))
+        self._open.remove(name)
+        return partial(_record, steps)
+
+
+def _record(steps: Sequence[Step], records: _Records, p: Places) -> tuple[Places, Found]:
+    found: Found = {}
+    for step in steps:
+        p, more = step(records, p)
+        found |= more
+    return p, found
+
+
+def _union(branches: Sequence[Step], rows: Sequence[bool] | None, records: _Records, p: Places) -> tuple[Places, Found]:
+    """Read a union. `rows` says for each branch whether it is a row; it is None if the union is not the row."""
+    indexes, p, number = records.at[p], p + 1, len(p)
+    found: Found = {}
+    seen = 0
+    for index, branch in enumerate(branches):
+        at = np.flatnonzero(indexes == 2 * index)
+        if not len(at):
+            continue
+        seen += len(at)
+        p[at], more = branch(records, p[at])
+        if rows is not None:
+            more[_THERE] = [rows[index]] * len(at)
+        if len(at) == number:
+            return p, more
+        places = at.tolist()
+        for slot, values in more.items():
+            column = found.setdefault(slot, [None] * number)
+            for place, value in zip(places, values, strict=True):
+                column[place] = value
+    _check(seen == number)
+    return p, found
+
+
+def _leaf(node: Node, slot: int, wanted: Wanted) -> Step:
+    """Return the step that reads a wanted value."""
+    kind = node["type"]
+    match wanted.type, kind:
+        case (("string" | "timestamp"), "string"):
+            return partial(_text, slot)
+        case "string", "enum":
+            return partial(_symbol, slot, tuple(node["symbols"]))
+        case "number", ("int" | "long"):
+            return partial(_number, slot, np.float64, 1)
+        case (("integer" | "timestamp"), ("int" | "long")):
+            return partial(_number, slot, np.int64, _DAY_MS if node.get("logicalType") == "date" else 1)
+        case "number", ("float" | "double"):
+            return partial(_float, slot, kind == "double")
+        case "boolean", "boolean":
+            return partial(_boolean, slot)
+        case "decimal", ("bytes" | "fixed"):
+            return partial(_decimal, slot, node, decimal_factor(node, wanted))
+    raise UnsupportedError(f"{kind} as {wanted.type}")
+
+
+def _text(slot: int, records: _Records, p: Places) -> tuple[Places, Found]:
+    sizes, p = records.sizes(p)
+    after, text = p + sizes, records.text
+    return after, {slot: [text[i:j].decode() for i, j in zip(p.tolist(), after.tolist(), strict=True)]}
+
+
+def _symbol(slot: int, symbols: Sequence[str], records: _Records, p: Places) -> tuple[Places, Found]:
+    found, p = records.unsigned(p)
+    _check(not (found & _ONE).any() and found.max() >> _ONE < len(symbols))
+    return p, {slot: [symbols[index] for index in (found >> _ONE).tolist()]}
+
+
+def _number(
+    slot: int, kind: type[np.int64 | np.float64], factor: int, records: _Records, p: Places
+) -> tuple[Places, Found]:
+    found, p = records.signed(p)
+    if factor != 1:
+        _check(found.min() >= -_MOST_DAYS and found.max() < _MOST_DAYS)
+        found = found * factor
+    return p, {slot: found.astype(kind).tolist()}
+
+
+def _float(slot: int, double: bool, records: _Records, p: Places) -> tuple[Places, Found]:
+    found = records.doubles[p] if double else records.floats[p]
+    return p + found.itemsize, {slot: found.tolist()}
+
+
+def _boolean(slot: int, records: _Records, p: Places) -> tuple[Places, Found]:
+    found = records.at[p]
+    _check(found.max() < 2)
+    return p + 1, {slot: (found == 1).tolist()}
+
+
+def _decimal(slot: int, node: Node, factor: int, records: _Records, p: Places) -> tuple[Places, Found]:
+    if node["type"] == "fixed":
+        sizes = np.full(len(p), int(node["size"]))
+    else:
+        sizes, p = records.sizes(p)
+    _check(sizes.min() >= 1 and sizes.max() <= 8)
+    found = records.big[p].astype(np.uint64).view(np.int64) >> (64 - 8 * sizes)
+    limit = min(10 ** int(node["precision"]), 2**63 // factor)
+    _check(-limit < found.min() and found.max() < limit)
+    return p + sizes, {slot: (found * factor).tolist()}
+
+
+def _skipping(node: Node) -> Step:
+    """Return the step that skips a value of a type."""
+    match node["type"]:
+        case "null":
+            return lambda records, p: (p, {})
+        case "boolean":
+            return _skip_boolean
+        case "int" | "long":
+            return lambda records, p: (records.unsigned(p)[1], {})
+        case "enum":
+            return partial(_skip_symbol, len(node["symbols"]))
+        case "float" | "double" | "fixed":
+            size = {"float": 4, "double": 8}.get(node["type"]) or int(node["size"])
+            return lambda records, p: (p + size, {})
+        case "string" | "bytes":
+            return _skip_bytes
+    raise UnsupportedError(str(node["type"]))
+
+
+def _skip_boolean(records: _Records, p: Places) -> tuple[Places, Found]:
+    _check(records.at[p].max() < 2)
+    return p + 1, {}
+
+
+def _skip_symbol(number: int, records: _Records, p: Places) -> tuple[Places, Found]:
+    found, p = records.unsigned(p)
+    _check(not (found & _ONE).any() and found.max() >> _ONE < number)
+    return p, {}
+
+
+def _skip_bytes(records: _Records, p: Places) -> tuple[Places, Found]:
+    sizes, p = records.sizes(p)
+    return p + sizes, {}
