@@ -24,7 +24,7 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The components of a pipeline. Each has a condition; connectors only have one if the spec names some."""
+    """The components of a pipeline. Each has a condition; connectors and lookups only if the spec names some."""
 
     TOPICS = "topics"
     SCHEMA = "schema"
@@ -32,6 +32,7 @@ class Component(StrEnum):
     INGEST = "ingest"
     API = "api"
     CONNECTORS = "connectors"
+    LOOKUPS = "lookups"
 
 
 OF_WORKLOAD: Mapping[str, Component] = {

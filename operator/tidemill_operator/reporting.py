@@ -18,6 +18,7 @@ from tidemill_operator.plan.live import LiveFacts, LiveReplay, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.failing import failing
 from tidemill_operator.plan.postgres.kept import used_up
+from tidemill_operator.plan.postgres.lookups import lookup_outcomes
 from tidemill_operator.plan.postgres.losses import losses, missed
 from tidemill_operator.plan.replay import DONE, REPLAYING, finished
 from tidemill_operator.plan.versions import LIVE
@@ -46,7 +47,7 @@ def reported(
     closed = live.schema.closed_until if live.schema else {}
     return Report(
         generation=0,
-        outcomes=outcomes,
+        outcomes=[*outcomes, *lookup_outcomes(pipeline.spec, live.schema, owner)],
         suspended=pipeline.spec.suspend,
         topics=sorted(topics, key=lambda item: list(managed).index(str(item["name"]))),
         schema=plan.schema.name,

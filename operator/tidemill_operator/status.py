@@ -20,7 +20,12 @@ CONDITIONS: Mapping[Component, str] = {
     Component.INGEST: "IngestReady",
     Component.API: "APIReady",
     Component.CONNECTORS: "ConnectorsReady",
+    Component.LOOKUPS: "LookupsReady",
 }
+_OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
+"""Components that few pipelines have."""
+_OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
+"""The components that are the cause if no event is counted for these reasons."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
 # Reasons of a component in its desired state.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
@@ -179,20 +184,20 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
 def concerned(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
     """Return the components that have a condition, according to the status before."""
     kinds = {condition["type"] for condition in (previous or {}).get("conditions", ())}
-    return tuple(part for part in Component if part != Component.CONNECTORS or CONDITIONS[part] in kinds)
+    return tuple(part for part in Component if part not in _OPTIONAL or CONDITIONS[part] in kinds)
 
 
 def _concerns(component: Component, report: Report) -> bool:
-    """Return whether the pipeline has the component. All have one, except that few have connectors."""
-    return component != Component.CONNECTORS or any(outcome.component == component for outcome in report.outcomes)
+    """Return whether the pipeline has the component."""
+    return component not in _OPTIONAL or any(outcome.component == component for outcome in report.outcomes)
 
 
 def _component(component: Component, report: Report, before: Mapping[str, Condition]) -> Condition:
     kind, whole = CONDITIONS[component], combine(report.outcomes, component)
     known = before.get(kind)
     served = known is not None and known["status"] == "True"
-    waits = report.standing if component == Component.PROCESSORS else None
-    if waits is not None and waits.reason == Reason.STAGE_WAITS:
+    waits = report.standing
+    if waits is not None and _OF_STANDING.get(waits.reason) == component:
         return _condition(kind, "False", waits.reason, str(waits))
     # Connect is not observed continuously.
     watched = report.watched and not report.standing and component != Component.CONNECTORS

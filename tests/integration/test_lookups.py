@@ -21,6 +21,7 @@ from pipeline_schema import connect_admin
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
+from tidemill_operator.observer.backlog import Standing, read_standings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -233,6 +234,59 @@ def test_groups_are_exact_while_the_data_change_and_a_processor_dies(make_bench:
         bench.start()
         world.await_exact()
         assert bench.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
+
+
+def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: MakeBench, tmp_path: Path) -> None:
+    """The messages are those of Postgres and Kafka, about the user's table and topic. Nothing is counted meanwhile."""
+    sources: dict[str, dict[str, Any]] = {
+        "by_table": {"table": "lookups_shop.absent", "key": "sku", "secretRef": {"name": "shop"}},
+        "by_query": {
+            "query": "SELECT sku, nothing AS category FROM lookups_shop.products",
+            "key": "sku",
+            "secretRef": {"name": "shop"},
+        },
+        "by_topic": {"topic": "default.absent"},
+        "by_file": {"configMap": "plans", "file": "plans.csv", "key": "sku"},
+    }
+    lookups = [
+        {"name": name, "on": "sku", "from": source, "fields": [{"name": name, "type": "string", "path": "category"}]}
+        for name, source in sources.items()
+    ]
+    folders = json.dumps({name: str(tmp_path) for name in ("by_table", "by_query", "by_file")})
+    bench = make_bench(config("unread", lookups, ["by_table"]), TIDEMILL_LOOKUP_DIRS=folders)
+    at = bench.servers.postgres
+    login = {"host": "127.0.0.1", "port": at.port, "database": at.database, "user": at.user, "password": at.password}
+    for name, value in login.items():
+        (tmp_path / name).write_text(f"{value}\n")
+
+    def told() -> dict[str, str]:
+        found = read_standings(at, [bench.config.schema_name])[bench.config.schema_name]
+        return dict(found.unread) if isinstance(found, Standing) else {}
+
+    with products(bench.servers) as connection:
+        bench.produce([json.dumps({"ts": BASE, "sku": 1}).encode()] * 10)
+        bench.start()
+        bench.eventually(lambda: len(told()) == len(sources), what=lambda: f"all are told: {told()}")
+        found = told()
+        where = f"Postgres 127.0.0.1:{at.port}/{at.database}"
+        assert found["by_table"].startswith(
+            f'{where}, table lookups_shop.absent: relation "lookups_shop.absent" does not exist; create it, or correct'
+            " from.table"
+        )
+        assert found["by_query"].startswith(
+            f"{where}, query SELECT sku, nothing AS category FROM lookups_shop.products: column"
+        )
+        assert "row_to_json" not in f"{found}"
+        assert "there is no topic default.absent; create it, or correct from.topic" in found["by_topic"]
+        assert "file plans.csv of the ConfigMap plans" in found["by_file"]
+        assert bench.consumed() == 0
+        connection.execute("CREATE TABLE lookups_shop.absent (sku bigint, category text)")
+        connection.execute("ALTER TABLE lookups_shop.products ADD nothing text")
+        (tmp_path / "plans.csv").write_text("sku,category\n1,a\n")
+        kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
+        kafka.create_topics([NewTopic("default.absent", 1, 1)])["default.absent"].result(20)
+        bench.await_consumed(10)
+        bench.eventually(lambda: told() == {}, what=lambda: f"nothing is told: {told()}")
 
 
 def test_the_last_rows_are_used_while_postgres_hangs(make_bench: MakeBench, tmp_path: Path) -> None:

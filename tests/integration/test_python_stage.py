@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import time
 from collections import Counter
@@ -47,7 +48,7 @@ def enrich(event):
 """
 
 
-def config(name: str, **source: Any) -> PipelineConfig:
+def config(name: str, timeout: str = "30s", **source: Any) -> PipelineConfig:
     spec = PipelineSpec.model_validate(
         {
             "source": {
@@ -61,7 +62,9 @@ def config(name: str, **source: Any) -> PipelineConfig:
                 "eventTime": {"field": "ts", "idleTimeout": "10m", "maxDisorder": "1s"},
                 **source,
             },
-            "transform": {"python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}},
+            "transform": {
+                "python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich", "timeout": timeout}
+            },
             "aggregations": [
                 {
                     "name": "by_shop",
@@ -213,14 +216,56 @@ def test_a_file_that_does_not_load_is_named_and_edits_are_noticed(make_bench: Ma
     bench.eventually(lambda: observed() == (0, ""), what="nothing waits")
 
     (bench.folder / "stage" / "enrich.py").write_text(ENRICH.replace("north", "west"))
-    bench.eventually(lambda: bench.health(0).get("lag") == 0 and begun(bench) == 3, what="it runs again")
+    bench.eventually(lambda: bench.health(0).get("lag") == 0 and loads(bench) == 2, what="it runs again")
     bench.produce([record(2)])
     bench.eventually(lambda: "west" in shops(bench), what="the edited function is used")
 
 
-def begun(bench: Bench) -> int:
-    """How often the stage has begun."""
-    return (bench.folder / f"{STAGE}-0.log").read_text().count("INFO tidemill_processor.stage: staging")
+def loads(bench: Bench) -> int:
+    """How often the function was loaded."""
+    return (bench.folder / f"{STAGE}-0.log").read_text().count("INFO tidemill_processor.stage: enrich of enrich.py is")
+
+
+HANGS = """
+import os
+import re
+
+
+def enrich(event):
+    number = event["number"]
+    if number == 21:
+        re.match("(a+)+$", "a" * 64 + "b")  # keeps Python's lock
+    if number == 33:
+        os._exit(7)
+    return {"ts": event["ts"], "shop": "north", "double": 2 * number}
+"""
+
+
+@pytest.mark.matrix
+def test_an_event_from_which_the_function_never_returns_becomes_a_dead_letter(make_bench: MakeBench) -> None:
+    """All other events count exactly once, although their transactions are repeated."""
+    bench = make_bench(config("hung", timeout="1s"))
+    start_stage(bench, HANGS)
+    bench.start()
+    bench.produce([record(number) for number in range(60)])
+    name, call = bench.config.events_topic, "enrich of enrich.py ran for 1 s on"
+    told = bench.eventually(
+        lambda: text if call in (text := note(bench)) else None,
+        seconds=60,
+        what="the operator is told",
+        retry_on=(KafkaException,),  # the group has no coordinator yet
+    )
+    assert re.match(rf"{call} {name}/0@7 \(enrich.py, line 9\); attempt [123] of 3; ", told), told
+    bench.eventually(lambda: sum(letters(bench).values()) == 2, seconds=120, what=lambda: f"two: {letters(bench)}")
+    bench.eventually(lambda: shops(bench) == {"north": (58, 2 * (sum(range(60)) - 54))}, what=lambda: f"{shops(bench)}")
+    assert set(letters(bench)) == {
+        f"transform_failed: {call} {name}/0@7 (enrich.py, line 9), as in 2 attempts before",
+        f"transform_failed: enrich of enrich.py ended its process (exit status 7) on {name}/0@11, as in 2 attempts"
+        " before",
+    }
+    bench.eventually(lambda: bench.health(0).get("status") == "healthy", seconds=30, what="the stage is well again")
+    bench.eventually(lambda: note(bench) == RUNS, what="the operator is told that it runs")
+    assert "tidemill_stage_ended_calls_total 6.0" in bench.metrics(0)
 
 
 def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: MakeBench) -> None:

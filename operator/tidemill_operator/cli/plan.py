@@ -27,6 +27,7 @@ from tidemill_operator.plan.kafka.claims import Claim, disputes
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.damage import damaged
+from tidemill_operator.plan.reads import reads
 from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
 from tidemill_operator.reconcile import ADOPT
 from tidemill_operator.seen import accepted
@@ -196,6 +197,7 @@ def _diff(planned: list[Planned], world: World) -> str:
     lines = [f"compared with {' and '.join(seen)}" if seen else "no servers are known, so everything is shown as new"]
     for one in planned:
         lines += ["", f"{one.plan.namespace}/{one.plan.name}, generation {one.plan.schema.generation}"]
+        lines += [f"  reads {read}" for read in reads(one.plan)]
         lines += _refusal(one) if one.refused else _changes(one)
     return "\n".join(lines) + "\n"
 

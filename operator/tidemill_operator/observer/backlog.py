@@ -13,6 +13,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import sql
 
+from tidemill_contract.tables.failing import UNREAD_LOOKUP
 from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog, Place
 from tidemill_operator.actuators.postgres.session import Session, connected
 from tidemill_operator.addresses import PostgresAddress
@@ -94,6 +95,17 @@ def read_watermark(session: Session, schema: str) -> int | None:
     query = sql.SQL("SELECT watermark FROM {} WHERE reader = 'live'").format(sql.Identifier(schema, "_readers"))
     row = session.connection.execute(query).fetchone()
     return None if row is None else row[0]
+
+
+def read_unread(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
+    """Return the lookups that were not read yet, and why. Rows of processors that have ended are left out."""
+    query = sql.SQL(
+        "SELECT aggregation, reason FROM {} WHERE duty = %s AND tried_at > now() - interval '2 minutes' ORDER BY 1"
+    )
+    try:
+        return tuple(session.connection.execute(query.format(sql.Identifier(schema, "_held_up")), (UNREAD_LOOKUP,)))
+    except psycopg.errors.UndefinedTable:  # a pass reports it
+        return ()
 
 
 @dataclass(frozen=True)
@@ -185,11 +197,13 @@ class Standing:
         positions: the positions by partition.
         watermark_ms: the watermark in epoch ms, or None if there is none yet.
         at: when positions and watermark were read, in seconds of `time.monotonic()`.
+        unread: the lookups that no processor could read yet, and why. Without them, no event is counted.
     """
 
     positions: Mapping[int, Position]
     watermark_ms: int | None
     at: float
+    unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
         """Return the positions as they are at `now` if none has changed since they were read."""
@@ -215,7 +229,7 @@ def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[
         for schema in schemas:
             try:
                 at, positions = time.monotonic(), read_positions(session, schema, slots=schema in several)
-                told = Standing(positions, read_watermark(session, schema), at)
+                told = Standing(positions, read_watermark(session, schema), at, read_unread(session, schema))
                 found[schema] = told if positions else NotThere(f"{_of(schema)}: the table _offsets is empty")
             except psycopg.ProgrammingError as error:
                 found[schema] = NotThere(f"{_of(schema)}: {' '.join(str(error).split())}")

@@ -34,6 +34,7 @@ from tidemill_operator.observer.backlog import (
 from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Observation
 from tidemill_operator.observer.progress import Look, Progress
 from tidemill_operator.observer.stages import StageLook, Stages
+from tidemill_operator.plan.postgres.lookups import unread
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
@@ -278,6 +279,8 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
     """
     if isinstance(pipeline.fault, NotThere):
         return {}  # no progress is expected without positions, and a pass reports why there are none
+    if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
+        return error
     if pipeline.fault or pipeline.standing is None or compared is None:
         return TidemillError(Reason.UNREACHABLE, pipeline.fault, "check that Postgres runs")
     if compared.fault and not compared.partitions:

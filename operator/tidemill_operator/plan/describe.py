@@ -7,6 +7,7 @@ from typing import Any
 
 from tidemill_operator.plan.changes import Change
 from tidemill_operator.plan.model import Connector, Plan, Schema, Topic, Workload
+from tidemill_operator.plan.reads import Read, reads
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -20,8 +21,15 @@ def describe(plan: Plan) -> dict[str, Any]:
         "schema": schema(plan.schema),
         "workloads": [workload(item) for item in plan.workloads],
         "config": json.loads(plan.config),
+        **({"reads": [read(item) for item in found]} if (found := reads(plan)) else {}),
         **({"connectors": [connector(item) for item in plan.connectors]} if plan.connectors else {}),
     }
+
+
+def read(item: Read) -> dict[str, Any]:
+    """Describe something that the pipeline reads."""
+    told = {"kind": item.kind, "name": item.name, "place": item.place, "secret": item.secret}
+    return {member: text for member, text in told.items() if text}
 
 
 def topic(item: Topic) -> dict[str, Any]:

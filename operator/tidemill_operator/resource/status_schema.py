@@ -57,9 +57,9 @@ CONDITION = _object(
     {
         "type": _text(
             "Ready (it serves), Progressing (a change is under way), TopicsReady, SchemaReady, ProcessorsReady, "
-            "IngestReady, APIReady; ConnectorsReady, if the spec has connectors; only while true: "
-            "Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, WindowsFailing, "
-            "FiguresUnavailable.",
+            "IngestReady, APIReady; ConnectorsReady and LookupsReady, if the spec has connectors or lookups; only "
+            "while true: Reconciling, Stalled, Suspended, ReconciliationPaused, EventsLost, QuotaUsedUp, "
+            "WindowsFailing, FiguresUnavailable.",
             64,
         ),
         "status": {"type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"]},

@@ -102,6 +102,11 @@ def test_what_is_not_signed_is_refused_and_not_written(ingest: Any) -> None:
     assert ingest.health()["webhooks_without_secret"].count("strict/later") == 1
     ping = post(ingest, "strict/webhooks/github", BODY, x_github_event="ping", x_hub_signature_256=github(BODY))
     assert (ping.status_code, ping.json()["accepted"]) == (200, 0)
+    form = {"content_type": "application/x-www-form-urlencoded", "x_hub_signature_256": github(BODY)}
+    for event in ("ping", "issues"):
+        refused = post(ingest, "strict/webhooks/github", BODY, x_github_event=event, **form)
+        assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+        assert "at GitHub, select the content type application/json" in refused.json()["detail"]
     assert ingest.written(config.events_topic) == []
 
 

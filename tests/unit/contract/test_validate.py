@@ -7,6 +7,7 @@ import copy
 import io
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from tidemill_contract.resource.documents import DocumentError, load_documents
 from tidemill_contract.resource.rules import Limits
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import _remedy, check
 from tidemill_operator.cli import validate
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +65,45 @@ BROKEN = {
 
 def test_there_are_enough_broken_files() -> None:
     assert len(BROKEN) >= 30
+
+
+@pytest.mark.parametrize(
+    ("members", "least"),
+    [
+        (r"source\.fields\[\d+\]\.(path|from)", 15),
+        (r"source\.fields\[\d+\]\.(type|format|zone|scale|precision|default)", 20),
+        (r"source\.format", 10),
+        (r"lookups", 10),
+        (r"transform\.python", 10),
+        (r"source\.kafka", 4),
+        (r"source\.mqtt", 5),
+        (r"source\.webhooks", 8),
+        (r"source\.connectors", 8),
+    ],
+)
+def test_there_are_enough_broken_files_about_each_group_of_members(members: str, least: int) -> None:
+    found = [name for name, (_, expected) in BROKEN.items() if re.search(rf"(?m)^spec\.{members}", "\n".join(expected))]
+    assert len(found) >= least
+
+
+def _patterns(schema: dict[str, Any], path: str) -> Iterator[str]:
+    """Paths of texts that have a pattern."""
+    if "pattern" in schema and "ms|s|m" not in schema["pattern"]:  # durations have an error of their own
+        yield path
+    for name, member in schema.get("properties", {}).items():
+        yield from _patterns(member, f"{path}.{name}")
+    if "items" in schema:
+        yield from _patterns(schema["items"], f"{path}[0]")
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield from _patterns(schema["additionalProperties"], f"{path}.any")
+
+
+def test_each_member_with_a_pattern_has_a_remedy_of_its_own() -> None:
+    crd = yaml.safe_load((ROOT / "crds" / "analyticspipelines.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    paths = list(_patterns(schema, "spec"))
+    assert len(paths) > 40
+    assert [path for path in paths if not _remedy(path, "")] == []
 
 
 def test_the_document_that_is_broken_is_a_good_one() -> None:

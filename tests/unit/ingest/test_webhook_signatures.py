@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_ingest.webhooks.deliveries import delivery_key, is_ping
+from tidemill_ingest.webhooks.deliveries import delivery_key, is_ping, refuse_form
 from tidemill_ingest.webhooks.secrets import Secrets
 from tidemill_ingest.webhooks.signatures import claimed, verify
 
@@ -171,6 +171,21 @@ def test_a_delivery_has_the_idempotency_key_of_its_sender_or_none() -> None:
     assert is_ping(hook("github"), Headers({"X-GitHub-Event": "ping"}))
     assert not is_ping(hook("github"), Headers({"X-GitHub-Event": "push"}))
     assert not is_ping(hook("stripe"), Headers({"X-GitHub-Event": "ping"}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("github", "in the settings of the webhook at GitHub, select the content type application/json"),
+        ("stripe", "let the service send application/json"),
+    ],
+)
+def test_a_form_is_refused_with_what_to_set_at_the_service(kind: str, remedy: str) -> None:
+    refuse_form(hook(kind), Headers({"Content-Type": "application/json"}))
+    with pytest.raises(Problem) as refused:
+        refuse_form(hook(kind), Headers({"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}))
+    assert (refused.value.status, refused.value.code) == (415, "unsupported_media_type")
+    assert refused.value.detail == f"Content-Type application/x-www-form-urlencoded; {remedy}"
 
 
 def test_secrets_are_lines_and_are_read_again(tmp_path: Path) -> None:

@@ -300,6 +300,7 @@ def test_health_names_a_lookup_that_was_not_read(tmp_path: Path) -> None:
     (row,) = found.dependencies()
     assert (row.name, row.ok, row.required) == ("lookup plans", False, True)
     assert f"file plans.csv of the ConfigMap plans ({tmp_path}/plans.csv): is being read" in row.detail
+    assert found.troubles() == {"plans": None}
     (tmp_path / "plans.csv").write_text(f"{HEADER}a,1,,x\n")
     source = found._lookups[0].source
     assert isinstance(source, PolledLookup)
@@ -309,11 +310,13 @@ def test_health_names_a_lookup_that_was_not_read(tmp_path: Path) -> None:
     assert found.ready
     assert found.join(frame)["label"].to_list() == ["x", None]
     assert found.dependencies()[0].ok
+    assert found.troubles() == {"plans": {}}
     source.confirmed_at -= 60
     source.error = "gone"
     (row,) = found.dependencies()
     assert (row.ok, row.required) == (False, False)
     assert "gone; stale: events get the rows of 60 s ago" in row.detail
+    assert found.troubles() == {"plans": {"stale lookup": row.detail}}
     assert lookups_of(config(of.model_copy(update={"lookups": None})), WorkloadSettings()) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections import Counter
@@ -14,14 +15,39 @@ import pytest
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
 from tidemill_processor.source.staged import StagedMessage
-from tidemill_processor.stage import __main__ as stage_main
+from tidemill_processor.stage.__main__ import Stage
+from tidemill_processor.stage.attempts import Attempts, Place
+from tidemill_processor.stage.calls import Call, CallClock, CallMemory
 from tidemill_processor.stage.function import LoadError, NotAnEvent, UserFunction
 from tidemill_processor.stage.rewriting import Rewriter
 from tidemill_processor.stage.watch import Watch
 from waiting import eventually
 
+CONFIG = PipelineConfig(
+    namespace="shop",
+    name="orders",
+    generation=1,
+    spec=PipelineSpec.model_validate(
+        {
+            "source": {"fields": [{"name": "shop", "type": "string"}]},
+            "transform": {
+                "python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich", "timeout": "1s"}
+            },
+            "aggregations": [
+                {
+                    "name": "all",
+                    "window": {"type": "tumbling", "size": "1h"},
+                    "metrics": [{"name": "n", "function": "count"}],
+                }
+            ],
+        }
+    ),
+    aggregations=(AggregationRef(name="all"),),
+)
 ORIGIN = Origin("tW/f+1/x", 7, 1_700_000_000_000)  # base64 has slashes
 
 
@@ -97,7 +123,8 @@ def test_each_event_that_a_function_returns_becomes_a_record(
         ("(_ for _ in ()).throw(__import__('asyncio').CancelledError())", "asyncio.exceptions.CancelledError"),
         ("1", "enrich of enrich.py returned int; return an event (dict), a list of events, or None"),
         ("(event, event)", "enrich of enrich.py returned tuple"),
-        ("[event, 'x']", "enrich of enrich.py returned str"),
+        ("[event, 'x']", "enrich of enrich.py returned a list with str; leave it out of the list"),
+        ("[event, None]", "enrich of enrich.py returned a list with NoneType; leave it out of the list; a list has"),
         ("{'a': {1}}", "enrich of enrich.py returned an event that is no JSON: TypeError: Object of type set"),
         ("{'a': float('nan')}", "enrich of enrich.py returned an event that is no JSON: ValueError: Out of range"),
         ("{'a': '\\ud800'}", "enrich of enrich.py returned an event that is no JSON: UnicodeEncodeError"),
@@ -110,7 +137,6 @@ def test_a_failure_is_a_verdict_with_the_last_line_of_the_trace(tmp_path: Path, 
         function.results(b"{}")
     assert (str(verdict.value.reason), verdict.value.field) == ("transform_failed", None)
     assert verdict.value.detail.startswith(told)
-    assert function.busy_since is None
 
 
 def test_the_line_of_the_users_file_is_named_not_that_of_a_library(tmp_path: Path) -> None:
@@ -180,30 +206,86 @@ def test_the_example_enriches_each_item_of_an_order() -> None:
     assert function.results(b'{"test": true}') == []
 
 
-def test_a_call_that_does_not_return_is_named_with_its_line(tmp_path: Path) -> None:
-    end = tmp_path / "end"
-    wait = "def enrich(event):\n    while not END.exists():\n        pass\n"
-    text = f"import pathlib\nEND = pathlib.Path({str(end)!r})\n\n{wait}"
-    watches: list[Watch] = []
+def test_a_record_that_is_given_up_is_a_dead_letter(tmp_path: Path) -> None:
+    rewriter = Rewriter(returning(tmp_path, "1 / 0"))
+    (record,) = rewriter.refuse(b'{"a":1}', b"k", [("h", b"1")], ORIGIN, why="enrich of enrich.py ran for 30 s").records
+    assert (record.value, record.key) == (QUARANTINE_PREFIX + b'{"a":1}', b"k")
+    told = dict(record.headers)
+    assert (told["reason"], told["detail"]) == (b"transform_failed", b"enrich of enrich.py ran for 30 s")
 
-    def call() -> None:
-        function = loaded(tmp_path, text)
-        watches.append(Watch(function, cast(Any, None), cast(Any, None), str, lambda: None))
-        function.results(b"{}")
 
-    thread = threading.Thread(target=call)
+def test_a_call_in_shared_memory_is_seen_by_another_process() -> None:
+    stage = CallMemory()
+    worker = CallMemory(os.dup(stage.descriptor))
+    assert (stage.call.runs, stage.call.imports) == (False, True)
+    worker.begin(3, 1042)
+    assert (stage.call.runs, stage.call.partition, stage.call.offset) == (True, 3, 1042)
+    worker.end()
+    assert (stage.call.runs, stage.call.offset) == (False, 1042)
+    worker.close()
+    stage.close()
+
+
+def test_a_call_gets_older_only_while_the_stage_looks() -> None:
+    clock = CallClock(1.0)
+    first, ended, second = Call(1, 0, 7), Call(2, 0, 7), Call(3, 0, 8)
+    seen = [(first, 10.0), (first, 10.5), (first, 900.0), (ended, 900.5), (second, 901.0), (second, 901.5)]
+    assert [clock.seconds(call, now) for call, now in seen] == [0.0, 0.5, 1.5, 0.0, 0.0, 0.5]
+
+
+def test_a_record_is_given_up_after_three_attempts_and_tried_again_after_an_edit() -> None:
+    attempts, place, other = Attempts(), Place("t", 3, 1042), Place("t", 3, 1043)
+    told = [attempts.failed(at, "it ran for 30 s") for at in (place, other, place, place)]
+    assert [text.partition(";")[0] for text in told] == ["attempt 1 of 3", "attempt 1 of 3"] + [
+        f"attempt {number} of 3" for number in (2, 3)
+    ]
+    assert attempts.given_up == {place: "it ran for 30 s, as in 2 attempts before"}
+    attempts.forget()
+    assert attempts.given_up == {}
+    assert attempts.failed(other, "it ran for 30 s").startswith("attempt 1 of 3")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("while True:\n    pass\n", id="python"),
+        # The regular expression keeps Python's lock, so that no other thread of the process runs.
+        pytest.param("import re\nre.match('(a+)+$', 'a' * 64 + 'b')\n", id="holding-the-lock"),
+    ],
+)
+def test_an_import_that_does_not_end_is_reported_and_ended(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "enrich.py").write_text(text)
+    (tmp_path / "orders.json").write_text(CONFIG.to_json())
+    environment = {"PIPELINE": "orders", "CONFIG_DIR": tmp_path, "STAGE_DIR": tmp_path, "KAFKA_BROKERS": "127.0.0.1:9"}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"TIDEMILL_{name}", str(value))
+    stage = Stage(WorkloadSettings.from_env())
+    thread = threading.Thread(target=stage.run)
     thread.start()
-    told = eventually(lambda: watches and watches[0].hangs_for(0.05), what="the call is seen", seconds=20)
-    assert re.fullmatch(r"enrich of enrich\.py has not returned for 0 s \(enrich\.py, line [56]\)", str(told))
-    assert watches[0].hangs == ""
-    end.touch()
-    thread.join(10)
-    assert watches[0].hangs_for(0.0) == ""
+    try:
+        told = eventually(lambda: stage.waits, what="the import is reported", seconds=60)
+        assert re.fullmatch(
+            r"the import of enrich\.py ran for 1 s \(enrich\.py, line [12]\); it is imported again", told
+        )
+        assert (stage.health()[0], stage.ready(), stage.live()) == (503, False, True)
+        (tmp_path / "enrich.py").write_text("def enrich(event):\n    return event\n")
+        eventually(lambda: stage.health()[1]["dependencies"]["function"]["status"] == "up" or None, what="loaded")
+    finally:
+        stage.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def watched(file: Path, changes: Counter[str]) -> Watch:
+    none = cast(Any, None)
+    return Watch(file, none, none, waits=str, changed=lambda: changes.update(["changed"]))
 
 
 def test_a_changed_file_is_noticed_and_one_that_is_gone_for_a_moment_is_not(tmp_path: Path) -> None:
     function, changes = returning(tmp_path, "event"), Counter[str]()
-    watch = Watch(function, cast(Any, None), cast(Any, None), str, lambda: changes.update(["changed"]))
+    watch = watched(function.path, changes)
     for text, seen in ((None, 0), (b"def enrich(event):\n    return event\n", 0), (b"", 1)):
         function.path.unlink() if text is None else function.path.write_bytes(text)
         watch.look_at_file()
@@ -216,20 +298,10 @@ def test_a_changed_file_that_was_imported_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "other_shops.py").write_text("")
     function = loaded(tmp_path, "import shop_regions\ndef enrich(event):\n    return event\n")
     assert function.imported == [helper]
-    watch = Watch(function, cast(Any, None), cast(Any, None), str, lambda: changes.update(["changed"]))
+    watch = watched(function.path, changes)
+    watch.imported = (helper,)
+    watch.look_at_file()
     for text, seen in ((helper.read_text(), 0), (None, 0), ("NAMES = {1: 'south'}", 1)):
         helper.unlink() if text is None else helper.write_text(text)
         watch.look_at_file()
         assert changes.total() == seen
-
-
-def test_an_edit_replaces_a_process_whose_function_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    replaced = Counter[str]()
-    monkeypatch.setattr(stage_main, "replace_process", lambda: replaced.update(["replaced"]))
-    stage = object.__new__(stage_main.Stage)
-    stage.function, stage.reloads = cast(Any, SimpleNamespace(path="enrich.py")), False
-    monkeypatch.setattr(stage, "stop", lambda: None)
-    for hangs, seen in (("", 0), ("enrich of enrich.py has not returned for 31 s", 1)):
-        stage.watch = cast(Any, SimpleNamespace(hangs=hangs))
-        stage._reload()
-        assert (stage.reloads, replaced.total()) == (True, seen)

@@ -23,6 +23,7 @@ from tidemill_processor.formats.readers import registry_of
 from tidemill_processor.keeper.duties import Trials
 from tidemill_processor.keeper.health import standing
 from tidemill_processor.keeper.keeper import Duties, Keeper
+from tidemill_processor.keeper.lookup_notes import LookupNotes
 from tidemill_processor.keeper.quotas import Report
 from tidemill_processor.lookout import Checked, Lookout
 from tidemill_processor.lookups.lookups import lookups_of
@@ -106,6 +107,7 @@ class Processor:
             publisher=Publisher(database, stores, config, Outlet(self._outputs.producer)),
             live=self._live,
             report=self._report,
+            lookup_notes=None if self._lookups is None else LookupNotes(database.schema, self._lookups),
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:

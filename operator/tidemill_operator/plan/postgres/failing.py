@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from tidemill_contract.tables.failing import LOOKUPS
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import Failing, LiveSchema, Owner
 
@@ -35,8 +36,9 @@ def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told
+    found: Sequence[Failing]
     for reason, found, text in (
-        (Reason.HELD_UP, schema.held_up, _held_up),
+        (Reason.HELD_UP, [one for one in schema.held_up if one.duty not in LOOKUPS], _held_up),
         (Reason.WINDOWS_SKIPPED, schema.skipped, _skipped),
     ):
         if found:

@@ -50,6 +50,85 @@ def test_everything_is_new(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1] == f"{len(lines) - 4} to create, 0 to change, 0 to remove"
 
 
+def document(name: str, **spec: Any) -> Document:
+    aggregation = {
+        "name": "all",
+        "window": {"type": "tumbling", "size": "1h"},
+        "metrics": [{"name": "orders", "function": "count"}],
+    }
+    metadata = {"name": name, "namespace": "shop"}
+    found = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": metadata}
+    return {**found, "spec": {"aggregations": [aggregation], **spec}}
+
+
+def test_what_a_pipeline_reads_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lookups, another Kafka cluster and inputs have a line each, with the Secret that they need."""
+    fields = [{"name": "sku", "type": "string"}]
+    rows = [{"name": name, "type": "string"} for name in ("category", "price", "city", "size")]
+    elsewhere = document(
+        "elsewhere",
+        source={
+            "kafka": {"bootstrapServers": "other:9092", "secretRef": {"name": "other-kafka"}},
+            "topic": {"name": "crm.orders", "managed": False},
+            "fields": fields,
+        },
+        lookups=[
+            {
+                "name": "products",
+                "on": "sku",
+                "from": {"table": "shop.products", "key": "sku", "secretRef": {"name": "shop-db"}},
+                "fields": [rows[0]],
+            },
+            {
+                "name": "prices",
+                "on": "sku",
+                "from": {"configMap": "prices", "file": "prices.csv", "key": "sku"},
+                "fields": [rows[1]],
+            },
+            {"name": "cities", "on": "sku", "from": {"topic": "shop.cities"}, "fields": [rows[2]]},
+            {
+                "name": "sizes",
+                "on": "sku",
+                "from": {"query": "SELECT sku,\n size FROM s", "key": "sku", "secretRef": {"name": "shop-db"}},
+                "fields": [rows[3]],
+            },
+        ],
+    )
+    inputs = document(
+        "inputs",
+        source={
+            "fields": fields,
+            "mqtt": {"broker": "mqtts://broker:8883", "topics": ["a/+", "b"], "secretRef": {"name": "mqtt"}},
+            "webhooks": [{"name": "hub", "signature": "github", "secretRef": {"name": "hooks", "key": "hub"}}],
+            "connectors": [
+                {"name": "files", "class": "x.Source", "secrets": {"token": {"name": "files", "key": "token"}}}
+            ],
+        },
+        transform={"python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}},
+    )
+    assert main(["plan", written(tmp_path, elsewhere, inputs)]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
+    assert [line.removeprefix("  reads ") for line in found] == [
+        "topic crm.orders, Kafka other:9092, Secret other-kafka",
+        "lookup products, table shop.products, by sku, Secret shop-db",
+        "lookup prices, file prices.csv of ConfigMap prices, by sku",
+        "lookup cities, topic shop.cities, by sku",
+        "lookup sizes, query SELECT sku, size FROM s, by sku, Secret shop-db",
+        "mqtt mqtts://broker:8883, topics a/+ b, Secret mqtt",
+        "webhook hub, POST /v1/pipelines/inputs/webhooks/hub, Secret hooks, key hub",
+        "connector files, x.Source, Secret files",
+        "python enrich, file enrich.py of ConfigMap enrich, at most 30s for an event",
+    ]
+    assert main(["plan", written(tmp_path, elsewhere), "--output", "json"]) == 0
+    (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
+    assert pipeline["reads"][0] == {
+        "kind": "topic",
+        "name": "crm.orders",
+        "place": "Kafka other:9092",
+        "secret": "other-kafka",
+    }
+
+
 @pytest.mark.parametrize("output", ["yaml", "json"])
 def test_the_whole_plan_as_data(output: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Both outputs say the same, twice the same, and hold no password."""

@@ -60,6 +60,7 @@ class World:
         self.looks: list[Look] = []
         self.position, self.watermark = 10, int(NOW * 1000) - 5_000
         self.fault: Exception | str | None = None
+        self.unread: tuple[tuple[str, str], ...] = ()
         monkeypatch.setattr(observer, "read_standings", self._standings)
         self.observer = Observer(
             self.log,  # type: ignore[arg-type]
@@ -75,7 +76,8 @@ class World:
         if isinstance(self.fault, Exception):
             raise self.fault
         positions = {number: Position(self.position, self.position, 300, 0) for number in (0, 1)}
-        return {schema: self.fault or Standing(positions, self.watermark, self.at) for schema in schemas}
+        standing = Standing(positions, self.watermark, self.at, self.unread)
+        return {schema: self.fault or standing for schema in schemas}
 
     def look(self, seconds: float = 5.0) -> Observation | None:
         self.at += seconds
@@ -275,6 +277,18 @@ def test_a_server_that_hangs_is_waited_for_once(world: World, monkeypatch: pytes
     assert len(asked) == 1
     answering.set()
     eventually(lambda: (seen := world.look(0.01)) is not None and seen.figures is not None, what="figures")
+
+
+def test_a_lookup_that_was_not_read_is_why_nothing_is_counted(world: World) -> None:
+    world.unread = (("plans", "file plans.csv: cannot be read; create it"),)
+    assert world.figures().lag == 0
+    told = world.looks[-1]
+    assert isinstance(told, TidemillError)
+    assert told.reason == Reason.LOOKUP_UNREAD
+    assert str(told).startswith("lookup plans was not read yet: file plans.csv: cannot be read; create it; events wait")
+    world.unread = ()
+    assert world.figures().lag == 0
+    assert isinstance(world.looks[-1], dict)
 
 
 def test_what_waits_before_a_python_stage_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -488,6 +488,10 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "transform.python.function": [staged("function", "clean")],
+    "transform.python.timeout": [
+        staged("timeout", "1m"),
+        invalid("transform.python", {**STAGED, "timeout": "11m"}, "spec.transform.python.timeout: a call may take"),
+    ],
     "transform.python.replicas": [
         staged("replicas", 3),
         invalid(

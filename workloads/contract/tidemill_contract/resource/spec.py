@@ -129,6 +129,11 @@ class PythonSpec(Model):
     function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)] = Field(
         description="Function that takes an event (dict), and returns an event, a list of events, or None to drop it."
     )
+    timeout: Duration = Field(
+        "30s",
+        description="Longest time of a call of the function, and of the import of the file, from 1s to 10m. Then the"
+        " process is replaced. After three such calls, the event becomes a dead letter.",
+    )
     replicas: int = Field(
         1,
         ge=1,

@@ -25,6 +25,13 @@ _REMEDIES = (
     (r"^metadata\.name$", "use at most 40 of a-z, 0-9 and -, a letter or digit first and last"),
     (r"^metadata\.namespace$", "use at most 63 of a-z, 0-9 and -, a letter or digit first and last"),
     (r"^spec\.source\.(topic\.name|topics\[\d+\])$", "use letters, digits, '.', '_' and '-', at most 249"),
+    (r"^spec\.transform\.python\.file$", "name a Python file, such as enrich.py, of letters, digits, '.', '_' and '-'"),
+    (r"^spec\.transform\.python\.function$", "write the name of a function alone, such as enrich"),
+    (r"^spec\.transform\.python\.image$", "write an image without blanks, such as registry.example/shop-stage:3"),
+    (r"\.configMap$", "write the name of a ConfigMap, of a-z, 0-9, - and ."),
+    (r"\.mqtt\.clientId$", "use at most 128 printable ASCII characters without blanks"),
+    (r"^spec\.lookups\[\d+\]\.from\.topic$", "use letters, digits, '.', '_' and '-', at most 249"),
+    (r"^spec\.lookups\[\d+\]\.(on|true)$", "name a field: a-z, 0-9 and _, a letter first, at most 41 characters"),
     (r"\.(cpu|memory)$", "write an amount as Kubernetes does, such as 500m or 512Mi"),
     (r"^spec\.lookups\[\d+\]\.from\.key$", "name a column without quotes, backslashes and control characters"),
     (r"^spec\.lookups\[\d+\]\.from\.table$", "write schema.table, without quotes; for other names, write a query"),
@@ -166,6 +173,8 @@ def _add(path: str) -> str:
         "metadata": "add metadata with a name",
         "metadata.name": "add metadata.name, which names the pipeline",
         "spec": "add spec with source and aggregations",
+        "spec.transform.python.file": "name the file with the function, such as file: enrich.py",
+        "spec.transform.python.function": "name the function in the file, such as function: enrich",
     }
     return hints.get(path, f"add {path.rsplit('.', 1)[-1]}")
 

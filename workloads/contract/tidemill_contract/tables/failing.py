@@ -41,6 +41,11 @@ HELD_UP = Table(
 """The duties that currently fail and are retried. A row is deleted when its duty succeeds. If the aggregation is '',
 the duty belongs to the whole pipeline."""
 
+UNREAD_LOOKUP, STALE_LOOKUP = "lookup", "stale lookup"
+"""The duties of rows about lookups, whose names are in the column `aggregation`: a lookup that was never read, and one
+whose rows are outdated."""
+LOOKUPS = (UNREAD_LOOKUP, STALE_LOOKUP)
+
 
 def skip(schema: str) -> str:
     """Store skipped data. Parameters: aggregation, version, duty, first and last start, group, metrics, reason."""

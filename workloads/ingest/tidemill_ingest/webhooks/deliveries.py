@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_ingest.webhooks.signatures import Claim
 
 _MOST_CHARACTERS = 200
+_FORM = "application/x-www-form-urlencoded"
 
 
 class _Identified(msgspec.Struct):
@@ -23,6 +25,22 @@ _identified = msgspec.json.Decoder(_Identified)
 def is_ping(webhook: WebhookSpec, headers: Mapping[str, str]) -> bool:
     """Return whether the request is a ping, with which GitHub tests the address."""
     return webhook.signature == "github" and headers.get("x-github-event") == "ping"
+
+
+def refuse_form(webhook: WebhookSpec, headers: Mapping[str, str]) -> None:
+    """Refuse a body in the form encoding, which GitHub uses by default.
+
+    Raises:
+        Problem: the body is a form (415). The detail says what to set at the service.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != _FORM:
+        return
+    if webhook.signature == "github":
+        remedy = "in the settings of the webhook at GitHub, select the content type application/json"
+    else:
+        remedy = "let the service send application/json"
+    raise Problem(415, "unsupported_media_type", f"Content-Type {_FORM}; {remedy}")
 
 
 def delivery_key(webhook: WebhookSpec, claim: Claim, headers: Mapping[str, str], body: bytes) -> str | None:

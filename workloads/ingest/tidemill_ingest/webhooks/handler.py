@@ -15,7 +15,7 @@ from tidemill_ingest.body_reader import decompressed, receive
 from tidemill_ingest.events import EventsHandler, Once, Options
 from tidemill_ingest.idempotency.requests import fingerprint
 from tidemill_ingest.pipelines import Pipeline, Pipelines
-from tidemill_ingest.webhooks.deliveries import delivery_key, is_ping
+from tidemill_ingest.webhooks.deliveries import delivery_key, is_ping, refuse_form
 from tidemill_ingest.webhooks.secrets import Secrets
 from tidemill_ingest.webhooks.signatures import claimed, verify
 
@@ -60,6 +60,8 @@ class WebhookHandler:
                     await asyncio.to_thread(verify, *work)
                 else:
                     verify(*work)
+                # A ping is refused too, so that the answer is seen when the webhook is set up.
+                refuse_form(webhook, request.headers)
                 if is_ping(webhook, request.headers):
                     self._count(pipeline, webhook, "ping")
                     return Response(_NOTHING, 200, {"cache-control": "no-store"}, media_type="application/json")

@@ -23,6 +23,7 @@ from tidemill_processor import metrics
 from tidemill_processor.blame import reason
 from tidemill_processor.detect.scanning import Scanner
 from tidemill_processor.keeper.duties import Duty, Trials
+from tidemill_processor.keeper.lookup_notes import LookupNotes
 from tidemill_processor.keeper.quotas import Report
 from tidemill_processor.publish.live import Live
 from tidemill_processor.publish.publisher import Publisher
@@ -43,6 +44,7 @@ class Duties:
     publisher: Publisher
     live: Live | None
     report: Report
+    lookup_notes: LookupNotes | None = None
 
 
 class Keeper(threading.Thread):
@@ -131,6 +133,8 @@ class Keeper(threading.Thread):
         if clock.newly_closed:
             metrics.CLOSINGS.inc(len(clock.newly_closed))
         duties.report.run(connection)
+        if duties.lookup_notes is not None:
+            duties.lookup_notes.run(connection)
         self._feed(connection, duties, clock)
         for duty, work in _scans(connection, duties, clock):
             self._try(connection, duty, work)

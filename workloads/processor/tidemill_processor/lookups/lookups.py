@@ -15,6 +15,7 @@ import polars as pl
 from tidemill_chassis.health import Dependency
 from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_contract.tables import failing
 from tidemill_processor import metrics
 from tidemill_processor.lookups.files import FileSource
 from tidemill_processor.lookups.postgres import PostgresSource
@@ -28,6 +29,9 @@ RETRY_SECONDS = 2.0
 STALE_REFRESHES = 3
 """The rows count as stale if they are older than this many refreshes."""
 _LEAST_STALE_SECONDS = 5.0
+_MOST_DETAIL = 500
+FIRST_SECONDS = 30.0
+"""A first load without an error is reported after this time."""
 
 
 class Polled(Protocol):
@@ -91,6 +95,7 @@ class Lookups:
     def __init__(self, config: PipelineConfig, settings: WorkloadSettings) -> None:
         """Prepare the lookups. Nothing is read before `start`."""
         self._stopping = threading.Event()
+        self._began = time.monotonic()
         self._lookups = tuple(_Joined(spec, _source(config, spec, settings)) for spec in config.spec.lookups or ())
         for lookup in self._lookups:
             name, source = lookup.spec.name, lookup.source
@@ -137,6 +142,13 @@ class Lookups:
         """Return the state of each lookup for /health. Events are not counted before all lookups were read once."""
         return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
 
+    def troubles(self) -> dict[str, dict[str, str] | None]:
+        """Return what is wrong with each lookup, by name and duty (`tables.failing.LOOKUPS`).
+
+        The value is None if it is not known yet, because the lookup is being read for the first time.
+        """
+        return {lookup.spec.name: _troubles(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
+
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return the number of rows and the age in seconds of each lookup, by name."""
         return {
@@ -174,6 +186,14 @@ def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
         return Dependency(f"lookup {name}", False, False, detail)
     why = source.error or source.unreadable
     return Dependency(f"lookup {name}", not source.unreadable, False, f"{source.place}: {why}" if why else "")
+
+
+def _troubles(source: PolledLookup | TopicLookup, seconds: float) -> dict[str, str] | None:
+    state = _dependency("", source)
+    if state.required and not source.error and seconds < FIRST_SECONDS:
+        return None
+    duty = failing.UNREAD_LOOKUP if state.required else failing.STALE_LOOKUP
+    return {} if state.ok else {duty: state.detail[:_MOST_DETAIL]}
 
 
 def _stale_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:

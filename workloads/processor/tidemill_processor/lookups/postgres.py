@@ -24,6 +24,8 @@ CONNECT_SECONDS, STATEMENT_SECONDS, LOAD_SECONDS = 5, 30, 120
 MOST_ROW_BYTES = 64 * 1024
 """The maximum size of one row as JSON."""
 _FETCHED = 500
+_SHOWN = 100
+"""The number of characters of a query in messages."""
 _PARTS = {
     "host": ("host",),
     "port": ("port",),
@@ -52,7 +54,10 @@ class PostgresSource:
         self._decoder = RowDecoder(spec, lookup, rows)
         self._columns = tuple(dict.fromkeys(str(field.member[0]) for field in rows.source.fields))
         self.every_seconds = lookup.source.refresh_ms / 1000
-        self._what = f"table {lookup.source.table}" if lookup.source.table else "query"
+        query = " ".join((lookup.source.query or "").split())
+        shown = query if len(query) <= _SHOWN else f"{query[: _SHOWN - 1]}…"
+        self._what = f"table {lookup.source.table}" if lookup.source.table else f"query {shown}"
+        self._member = "from.table" if lookup.source.table else "from.query"
         secret = lookup.source.secret_ref.name if lookup.source.secret_ref else ""
         self._secret = f"the Secret {secret} ({folder})"
         self.place = f"Postgres of {self._secret}, {self._what}"
@@ -69,8 +74,27 @@ class PostgresSource:
             with closing(self._connect(login)) as connection:
                 return self._decoder.table(self._rows(connection))
         except psycopg.Error as error:
-            text = str(error).strip() or type(error).__name__
-            raise LookupFault(" ".join(text.split())) from None
+            raise LookupFault(self._told(error)) from None
+
+    def _told(self, error: psycopg.Error) -> str:
+        """Return the message of Postgres without the statement, which is not the user's, and with a remedy."""
+        said = error.diag
+        if not said.message_primary:  # the connection failed
+            return " ".join(str(error).split()) or type(error).__name__
+        parts = [said.message_primary, said.message_detail, said.message_hint]
+        text = "; ".join(" ".join(part.split()).replace('"q.', '"') for part in parts if part)
+        match error:
+            case psycopg.errors.UndefinedTable():
+                return f"{text}; create it, or correct {self._member}"
+            case psycopg.errors.UndefinedColumn():
+                return f"{text}; correct from.key, the path of a field, or {self._member}"
+            case psycopg.errors.InsufficientPrivilege():
+                return f"{text}; grant SELECT to the user of {self._secret}"
+            case psycopg.errors.QueryCanceled():
+                return f"{text}; a statement takes at most {STATEMENT_SECONDS} s: make the query faster"
+            case psycopg.errors.SyntaxError():
+                return f"{text}; correct {self._member}"
+        return text
 
     def _connect(self, login: dict[str, Any]) -> BoundedConnection:
         timeout = STATEMENT_SECONDS * 1000

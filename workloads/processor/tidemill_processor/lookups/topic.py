@@ -150,7 +150,7 @@ class TopicLookup:
                 log.warning("lookup: %s: %s", self.place, fault)
                 stopping.wait(CHECK_SECONDS * 10)
             except (KafkaException, OSError) as error:
-                self.error = _text(error)
+                self.error = self._text(error)
                 stopping.wait(CHECK_SECONDS)
 
     def _follow(self, stopping: threading.Event) -> None:
@@ -193,6 +193,17 @@ class TopicLookup:
             with contextlib.suppress(RuntimeError, KafkaException):
                 consumer.close()
 
+    def _text(self, error: Exception) -> str:
+        """Return an error of Kafka, with a remedy if there is a known one."""
+        if not isinstance(error, KafkaException) or not isinstance(error.args[0], KafkaError):
+            return str(error)
+        told = error.args[0]
+        if told.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return f"there is no topic {self._topic}; create it, or correct from.topic"
+        if told.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return f"the platform's user may not read the topic {self._topic}; allow it Read and Describe"
+        return str(told.str() or told.name())
+
     def _records(self, messages: Sequence[Message], reached: dict[int, int]) -> list[Message]:
         """Return the messages that are records, and note how far each partition is read."""
         records = []
@@ -220,7 +231,7 @@ class TopicLookup:
             futures = admin.list_offsets(asked, isolation_level=level, request_timeout=ASK_SECONDS)
             ends = {partition.partition: _result(future).offset for partition, future in futures.items()}
         except KafkaException as error:
-            self.error = _text(error)
+            self.error = self._text(error)
             return False
         if (found, count) != (topic_id, len(reached)):
             raise _Again("it was created again, or has other partitions")
@@ -253,12 +264,6 @@ def _result(future: Future[Any]) -> Any:
         return future.result(timeout=ASK_SECONDS + 1)
     except TimeoutError:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, KafkaException) and isinstance(error.args[0], KafkaError):
-        return str(error.args[0].str() or error.args[0].name())
-    return str(error)
 
 
 def _unreadable(found: dict[bytes, str]) -> str:

@@ -1,42 +1,47 @@
 """Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`. The variables TIDEMILL_… configure it.
 
-When the user's file, or one that it imports, changes, the process ends its transaction and replaces itself, so that
-nothing of the former code stays in memory.
+This process starts a worker, which runs the user's function, and watches it. When the user's file, or one that it
+imports, changes, it replaces the worker, so that nothing of the former code stays in memory. It also replaces a worker
+whose call takes longer than the timeout, or ends the worker's process.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
-from contextlib import suppress
+import time
 from pathlib import Path
-from typing import Any, NoReturn
-
-from confluent_kafka import TopicCollection
-from confluent_kafka.admin import AdminClient
+from typing import Any
 
 from tidemill_chassis.health import Dependency, report
 from tidemill_chassis.service import log_to_stderr, run_service
 from tidemill_contract import names
+from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_processor.source.staged import Upstream, connection_of
 from tidemill_processor.stage import metrics
-from tidemill_processor.stage.application import StageApplication
-from tidemill_processor.stage.function import LoadError, UserFunction
+from tidemill_processor.stage.attempts import Attempts, Place
+from tidemill_processor.stage.calls import Call, CallClock
+from tidemill_processor.stage.child import Child
+from tidemill_processor.stage.function import UserFunction
 from tidemill_processor.stage.notes import Notes
-from tidemill_processor.stage.positions import Places, PositionsLost
-from tidemill_processor.stage.rewriting import Rewriter
+from tidemill_processor.stage.reports import Report
 from tidemill_processor.stage.watch import Watch
 
 log = logging.getLogger("tidemill_processor.stage")
 
-STUCK_SECONDS = 120.0
-"""If a call of the function takes longer than this time, the process is replaced."""
-_AGAIN_SECONDS = 2.0
-_LOAD_AGAIN_SECONDS = 60.0
-_ASK_SECONDS = 5.0
+SLOW_SECONDS = 30.0
+"""A call that takes longer is reported, even if its timeout is longer."""
+_RUNS_LONG = f"has run for more than {SLOW_SECONDS:.0f} s"
+STUCK_SECONDS = 60.0
+"""If this process does not look at its worker for this time, it is replaced."""
+_SILENT_SECONDS = 60.0
+"""A worker that has not reported for this time and the time of a call is replaced."""
+_TICK_SECONDS = 0.1
+_END_SECONDS = 7.0
+"""The time that a worker has to end. `tidemill up` kills a stage after 10 s."""
+_FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.2, 30.0
 
 
 class Stage:
@@ -47,112 +52,147 @@ class Stage:
         python = config.spec.transform.python
         if python is None:
             raise SystemExit(f"{settings.pipeline} has no spec.transform.python; a stage is not needed")
-        self._settings, self._config = settings, config
-        self._connection = connection_of(settings)
+        self._config, self._timeout = config, parse_ms(python.timeout) / 1000
+        connection = connection_of(settings)
         self.function = UserFunction((settings.stage_dir or Path()) / python.file, python.function)
-        notes = Notes(self._connection, group=self._group("stage-state"), topic=config.events_topic)
-        upstream = Upstream(self._connection, config)
-        self.watch = Watch(self.function, upstream, notes, lambda: self._waits, self._reload)
-        self._application: StageApplication | None = None
-        self._stopping = threading.Event()
-        self._waits = ""
-        self._failed = ""
-        self._loaded = False
+        group = names.consumer_group(config.namespace, config.name, "stage-state")
+        notes = Notes(connection, group=group, topic=config.events_topic)
+        self.watch = Watch(
+            self.function.path, Upstream(connection, config), notes, waits=lambda: self.waits, changed=self._changed
+        )
+        self._attempts = Attempts()
+        self._stopping, self._reload = threading.Event(), threading.Event()
+        self._known = Report()
+        self._slow = self._ended = self._file = ""
+        self._ended_at: Place | None = None
         self._was_well = False
-        self.reloads = False
+        self._looked_at = self._heard_at = time.monotonic()
 
-    def _group(self, reader: str) -> str:
-        return names.consumer_group(self._config.namespace, self._config.name, reader)
-
-    def _reload(self) -> None:
-        if not self.reloads:
-            log.info("%s is loaded again", self.function.path)
-        self.reloads = True
-        self.stop()
-        if self.watch.hangs:
-            # The main thread never returns from the function. Kafka ends the open transaction, which is repeated.
-            log.warning("%s; the process is replaced", self.watch.hangs)
-            replace_process()
+    @property
+    def waits(self) -> str:
+        """Why no event is staged, or an empty text."""
+        return self._slow or self._ended or self._file
 
     def stop(self) -> None:
         """Let `run` return. It may be called several times, by any thread, and in a signal handler."""
         self._stopping.set()
-        if self._application is not None:
-            # A process that only loads its file again keeps its partitions.
-            self._application.stop(leave=not self.reloads)
+        self._reload.set()
 
     def run(self) -> None:
-        """Load the file and process records until `stop()` is called. While something is wrong, report it and wait."""
+        """Keep a worker running until `stop()` is called."""
         self.watch.start()
-        try:
-            self.function.load()
-            self._loaded = True
-        except LoadError as error:
-            self._wait(str(error))
-            # A module that the file imports may be missing for a while, so the file is imported again even if it has
-            # not changed.
-            if not self._stopping.wait(_LOAD_AGAIN_SECONDS):
-                self._reload()
+        pause = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
-            try:
-                self._process()
-                break
-            except PositionsLost as error:
-                self._wait(str(error))
-            except Exception as error:  # Kafka's errors, and those of Quix Streams about them: nothing is lost
-                self._failed = " ".join(str(error).split()) or type(error).__name__
-                log.warning("processing has stopped, and begins again: %s", self._failed)
-            self._application = None
-            self._stopping.wait(_AGAIN_SECONDS)
+            self._serve()
+            pause = _FIRST_PAUSE_SECONDS if self._known.loaded else min(2 * pause, _MOST_PAUSE_SECONDS)
+            self._looked_at = time.monotonic()
+            self._reload.wait(pause)
         self.watch.stop()
 
-    def _wait(self, text: str) -> None:
-        if self._waits != text:
-            log.error("%s", text)
-        self._waits = text
+    def _changed(self) -> None:
+        log.info("%s is loaded again", self.function.path)
+        self._reload.set()
 
-    def _process(self) -> None:
-        topic_id, partitions = self._describe()
-        places = Places(
-            self._connection,
-            group=self._group("stage"),
-            source=self._config.events_topic,
-            stage=self._config.read_topic,
-        )
-        try:
-            places.prepare(partitions, topic_id, self._config.spec.source.topic.start_from)
-        finally:
-            places.close()
-        self.watch.partitions = partitions
-        self._application = StageApplication(
-            self._settings,
-            self._config,
-            self._connection,
-            rewriter=Rewriter(self.function),
-            topic_id=topic_id,
-        )
-        self._waits = self._failed = ""
-        if not self._stopping.is_set():
-            self._application.run()
-            self._stopping.set()
+    def _serve(self) -> None:
+        """Run one worker until it ends, has to be replaced, or this process stops."""
+        if self._reload.is_set():
+            self._attempts.forget()
+            self._reload.clear()
+        self._known = Report()
+        began = time.monotonic()
+        child, clock = Child(self._attempts.given_up, self._reported), CallClock(10 * _TICK_SECONDS)
+        while not self._stopping.wait(_TICK_SECONDS):
+            self._looked_at = now = time.monotonic()
+            code, call = child.exit_code, child.call
+            seconds = clock.seconds(call, now)
+            if code is not None:
+                child.kill()
+                self._after_exit(code, call)
+                return
+            if self._reload.is_set():
+                break
+            if seconds >= self._timeout and self._after_hang(child, call):
+                return
+            if now - max(began, self._heard_at) >= self._timeout + _SILENT_SECONDS:
+                self._after_silence(child)
+                return
+            self._slow = self._told(call, _RUNS_LONG) if seconds >= SLOW_SECONDS else ""
+            self._see_progress(call, well=now - began >= 2 * self._timeout + _SILENT_SECONDS)
+        self._slow = ""
+        patience = 0.0 if clock.seconds(child.call, time.monotonic()) >= SLOW_SECONDS else _END_SECONDS
+        # A worker that is only replaced keeps its partitions.
+        child.stop(patience, leave=self._stopping.is_set())
 
-    def _describe(self) -> tuple[str, int]:
-        """Return the id of the source topic and the number of its partitions.
+    def _reported(self, told: Report) -> None:
+        """Take a report of the worker. The worker's thread for reports calls it."""
+        metrics.count(self._known.totals, told.totals)
+        self._known, self._heard_at = told, time.monotonic()
+        self.watch.partitions, self.watch.imported = told.partitions, tuple(map(Path, told.imported))
+        if told.waits or told.loaded:
+            self._file = told.waits
 
-        Raises:
-            KafkaException: the topic does not exist, or Kafka does not answer.
+    def _told(self, call: Call, what: str, line: str = "") -> str:
+        """Return what happened in a call, with the place of the record."""
+        where = f" ({line})" if line else ""
+        if call.imports:
+            return f"the import of {self.function.path.name} {what}{where}"
+        return f"{self.function.place} {what} on {self._config.events_topic}/{call.partition}@{call.offset}{where}"
+
+    def _after_hang(self, child: Child, call: Call) -> bool:
+        """End a call that takes too long. Return whether it was ended, because it may return meanwhile."""
+        line = child.line_in(self.function.path)
+        if child.call != call:
+            return False
+        child.kill()
+        self._end(call, self._told(call, f"ran for {self._timeout:g} s", line))
+        return True
+
+    def _after_silence(self, child: Child) -> None:
+        """Replace a worker that does not report, for example because a thread of the function keeps Python's lock."""
+        child.kill()
+        self._ended = f"the process of {self.function.place} did not answer, and was replaced"
+        log.error("%s", self._ended)
+
+    def _after_exit(self, code: int, call: Call) -> None:
+        if call.runs:
+            how = f"signal {-code}" if code < 0 else f"exit status {code}"
+            self._end(call, self._told(call, f"ended its process ({how})"))
+        elif code:
+            self._ended = f"the process of {self.function.place} has ended with exit status {code}; see its log"
+            log.error("%s", self._ended)
+
+    def _end(self, call: Call, what: str) -> None:
+        """Note a call that did not return, and what happens to its record."""
+        metrics.STAGE_ENDED.inc()
+        self._slow = ""
+        if call.imports:
+            self._ended_at, self._ended = None, f"{what}; it is imported again"
+        else:
+            self._ended_at = Place(self._known.topic_id, call.partition, call.offset)
+            self._ended = f"{what}; {self._attempts.failed(self._ended_at, what)}"
+        log.error("%s", self._ended)
+
+    def _see_progress(self, call: Call, *, well: bool) -> None:
+        """Forget a call that was ended, once its record is passed. Another replica may have taken its partition.
+
+        Args:
+            call: the current call, or the last one.
+            well: whether the worker has run for so long that it would have called the function with the record again.
         """
-        topic = self._config.events_topic
-        admin = AdminClient({**self._connection, "log_level": 3})
-        asked = admin.describe_topics(TopicCollection([topic]), request_timeout=_ASK_SECONDS)[topic]
-        found = asked.result(timeout=_ASK_SECONDS + 1)
-        return str(found.topic_id), len(found.partitions)
+        at, known = self._ended_at, self._known
+        if at is None:
+            passed = known.loaded
+        else:
+            passed = call.partition == at.partition and call.offset > at.offset
+            passed = passed or (bool(known.topic_id) and (well or self.watch.lag == 0))
+        if passed:
+            self._ended, self._ended_at = "", None
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Return the status code and body of /health."""
-        watch = self.watch
-        broken = self._waits or watch.hangs or ("" if self._loaded else "the file is being imported")
-        kafka = watch.kafka_error or self._failed
+        watch, known = self.watch, self._known
+        broken = self.waits or ("" if known.loaded else "the file is being imported")
+        kafka = watch.kafka_error or known.failed
         return report(
             "stage",
             [Dependency("kafka", not kafka, True, kafka), Dependency("function", not broken, True, broken)],
@@ -166,20 +206,11 @@ class Stage:
     def ready(self) -> bool:
         """Return whether this process has been healthy once, and the function returns in time."""
         self._was_well = self._was_well or self.health()[0] == 200
-        return self._was_well and not self._waits and not self.watch.hangs
+        return self._was_well and not self.waits
 
     def live(self) -> bool:
-        """Return whether the user's function returns in time."""
-        return not self.watch.hangs_for(STUCK_SECONDS)
-
-
-def replace_process() -> NoReturn:
-    """Start this program again in this process. It does not return. Any thread may call it."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
-            with suppress(OSError):
-                os.set_inheritable(int(name), False)
-    os.execv(sys.executable, [sys.executable, "-m", "tidemill_processor.stage"])  # noqa: S606 - this program itself
+        """Return whether this process watches its worker."""
+        return time.monotonic() - self._looked_at < STUCK_SECONDS
 
 
 def main() -> int:
@@ -189,8 +220,6 @@ def main() -> int:
     metrics.begin_at_zero()
     stage = Stage(settings)
     run_service(stage, settings, log=log, doing=f"staging {settings.pipeline}")
-    if stage.reloads:
-        replace_process()
     return 0
 
 

@@ -20,8 +20,8 @@ from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.staged import Origin
 from tidemill_processor.stage import metrics
+from tidemill_processor.stage.calls import CallMemory
 from tidemill_processor.stage.rewriting import Rewriter
-from tidemill_processor.stage.watch import SLOW_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ ABORT_SECONDS = 5.0
 """The maximum time for aborting the transaction of lost partitions."""
 LEAVE_SECONDS = 5.0
 """The maximum time for leaving the consumer group."""
+_ROOM_MS = 10_000
+"""How much longer than one call and one flush interval a transaction may be open."""
+_LEAST_POLL_MS = 300_000
 
 _CONSUMER: Mapping[str, Any] = {
     "fetch.queue.backoff.ms": 5,
@@ -51,9 +54,6 @@ _PRODUCER: Mapping[str, Any] = {
     "compression.type": "lz4",
     "message.max.bytes": MAX_RECORD_BYTES,
     "topic.metadata.refresh.interval.ms": 10_000,
-    # Processors cannot read beyond an open transaction. If a stage is killed, Kafka ends its transaction after this
-    # time.
-    "transaction.timeout.ms": int(SLOW_SECONDS * 1000),
     "log_level": 3,
 }
 
@@ -94,7 +94,9 @@ class StageApplication:
         config: the pipeline.
         connection: client settings.
         rewriter: makes the records of the stage topic.
+        calls: gets the current call of the function.
         topic_id: Kafka's id of the source topic.
+        given_up: why the function does not get a record, by partition and offset.
     """
 
     def __init__(
@@ -104,18 +106,23 @@ class StageApplication:
         connection: Mapping[str, Any],
         *,
         rewriter: Rewriter,
+        calls: CallMemory,
         topic_id: str,
+        given_up: Mapping[tuple[int, int], str],
     ) -> None:
-        self._rewriter, self._topic_id = rewriter, topic_id
+        self._rewriter, self._calls, self._topic_id, self._given_up = rewriter, calls, topic_id, given_up
         self._target = config.read_topic
         group = names.consumer_group(config.namespace, config.name, "stage")
+        python = config.spec.transform.python
+        assert python is not None  # noqa: S101 - the pipeline has a stage
+        timeout_ms, flush_ms = parse_ms(python.timeout), parse_ms(config.spec.processor.flush_interval)
         static = {"group.instance.id": settings.instance} if settings.instance else {}
         self._application = _Leaving(
             broker_address=ConnectionConfig.from_librdkafka_dict(dict(connection), ignore_extras=True),
             consumer_group=group,
             auto_offset_reset="earliest",
             processing_guarantee="exactly-once",
-            commit_interval=parse_ms(config.spec.processor.flush_interval) / 1000,
+            commit_interval=flush_ms / 1000,
             commit_every=COMMIT_RECORDS,
             consumer_poll_timeout=0.2,
             auto_create_topics=False,
@@ -128,10 +135,15 @@ class StageApplication:
                 **static,
                 "session.timeout.ms": settings.session_timeout_ms,
                 "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
+                "max.poll.interval.ms": max(_LEAST_POLL_MS, 2 * timeout_ms),
             },
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
+                # A call may take as long as `timeout`, so the transaction must not end sooner. Processors cannot read
+                # beyond an open transaction: if a stage is killed and none of its name follows, Kafka ends its
+                # transaction after this time.
+                "transaction.timeout.ms": timeout_ms + flush_ms + _ROOM_MS,
                 # A process that starts with the same id ends the open transaction of its predecessor.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
             },
@@ -163,7 +175,14 @@ class StageApplication:
         at = message_context()
         began = time.perf_counter()
         origin = Origin(self._topic_id, at.offset, timestamp)
-        rewritten = self._rewriter.rewrite(value, key, headers, origin)
+        if self._given_up and (why := self._given_up.get((at.partition, at.offset))) is not None:
+            rewritten = self._rewriter.refuse(value, key, headers, origin, why=why)
+        else:
+            self._calls.begin(at.partition, at.offset)
+            try:
+                rewritten = self._rewriter.rewrite(value, key, headers, origin)
+            finally:
+                self._calls.end()
         metrics.FUNCTION_SECONDS.inc(time.perf_counter() - began)
         metrics.STAGE_RECORDS.labels(rewritten.outcome).inc()
         for record in rewritten.records:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -35,29 +33,16 @@ class UserFunction:
     Attributes:
         path: the file.
         name: the function's name.
-        busy_since: when the current import or call began (monotonic seconds), or None if there is none.
     """
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
-        self.busy_since: float | None = None
-        self._thread = threading.get_ident()
         self._call: Callable[[Any], Any] | None = None
 
     @property
     def place(self) -> str:
         """The function and its file, for messages."""
         return f"{self.name} of {self.path.name}"
-
-    @property
-    def hangs_at(self) -> str:
-        """The line of the file that runs now, or an empty text if none does. Any thread may ask."""
-        frame = sys._current_frames().get(self._thread)
-        while frame is not None:
-            if frame.f_code.co_filename == str(self.path):
-                return f"{self.path.name}, line {frame.f_lineno}"
-            frame = frame.f_back
-        return ""
 
     @property
     def imported(self) -> list[Path]:
@@ -85,13 +70,10 @@ class UserFunction:
         module = ModuleType(_MODULE)
         module.__file__ = str(self.path)
         sys.modules[_MODULE] = module
-        self.busy_since = time.monotonic()
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
         except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
             raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
-        finally:
-            self.busy_since = None
         self._call = self._found(getattr(module, self.name, None))
 
     def _compiled(self) -> CodeType:
@@ -131,21 +113,22 @@ class UserFunction:
         """
         assert self._call is not None  # noqa: S101 - the file is loaded first
         event = _event(raw)
-        self.busy_since = time.monotonic()
         try:
             returned = self._call(event)
         except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
             raise _failed(self._told(error)) from error
-        finally:
-            self.busy_since = None
         if returned is None:
             return []
-        events = returned if isinstance(returned, list) else [returned]
-        return [self._written(each) for each in events]
+        if isinstance(returned, list):
+            return [self._written(each, listed=True) for each in returned]
+        return [self._written(returned, listed=False)]
 
-    def _written(self, event: Any) -> bytes:
+    def _written(self, event: Any, *, listed: bool) -> bytes:
         if not isinstance(event, dict):
             kind = type(event).__name__
+            if listed:
+                remedy = "leave it out of the list; a list has events (dict) only, and None alone drops the event"
+                raise _failed(f"{self.place} returned a list with {kind}; {remedy}")
             raise _failed(f"{self.place} returned {kind}; return an event (dict), a list of events, or None")
         try:
             text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,6 +1,11 @@
-"""Prometheus metrics of a Python stage. It serves one pipeline, whose name is a label of the scrape target."""
+"""Prometheus metrics of a Python stage. It serves one pipeline, whose name is a label of the scrape target.
+
+The worker counts, and reports its totals to the stage, which is scraped.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge
 
@@ -18,6 +23,10 @@ STAGE_LOST = Counter(
     "tidemill_stage_lost_records_total",
     "Records that Kafka deleted before the stage read them. They are counted when the stage starts.",
 )
+STAGE_ENDED = Counter(
+    "tidemill_stage_ended_calls_total",
+    "Calls of the user's function that took longer than its timeout, or ended the process that runs it.",
+)
 STAGE_LAG = Gauge("tidemill_stage_lag_events", "Records of the source topic that the stage has not committed yet.")
 
 
@@ -25,3 +34,17 @@ def begin_at_zero() -> None:
     """Export each counter with the value 0. Prometheus sees an increase only if the series existed before."""
     for outcome in OUTCOMES:
         STAGE_RECORDS.labels(outcome)
+
+
+def totals() -> dict[str, float]:
+    """Return the values of the worker's counters."""
+    found = {metric._name: metric._value.get() for metric in (STAGE_WRITTEN, FUNCTION_SECONDS, STAGE_LOST)}
+    return found | {outcome: STAGE_RECORDS.labels(outcome)._value.get() for outcome in OUTCOMES}
+
+
+def count(before: Mapping[str, float], now: Mapping[str, float]) -> None:
+    """Count in this process what a worker has counted between two reports."""
+    plain = {metric._name: metric for metric in (STAGE_WRITTEN, FUNCTION_SECONDS, STAGE_LOST)}
+    for name, value in now.items():
+        counter = plain.get(name) or STAGE_RECORDS.labels(name)
+        counter.inc(max(0.0, value - before.get(name, 0.0)))

@@ -18,6 +18,8 @@ _MOST_CHARACTERS = 1_000
 """Kafka takes 4096 bytes by default."""
 _AGAIN_SECONDS = 3_600.0
 """A note is repeated, because Kafka deletes the offsets of a group without members after a week."""
+_WAITS_AGAIN_SECONDS = 10.0
+"""The reason of a replica that waits is repeated, because another replica that runs may have replaced the note."""
 
 
 class Notes:
@@ -30,13 +32,14 @@ class Notes:
         self._told_at = 0.0
 
     def tell(self, text: str) -> None:
-        """Write a reason, or an empty text if the stage runs. The same text is only written again after an hour.
+        """Write a reason, or an empty text if the stage runs. The same text is only written again after a while.
 
         Raises:
             KafkaException: Kafka does not answer.
         """
         text = text[:_MOST_CHARACTERS] or RUNS
-        if text == self._told and time.monotonic() - self._told_at < _AGAIN_SECONDS:
+        again = _AGAIN_SECONDS if text == RUNS else _WAITS_AGAIN_SECONDS
+        if text == self._told and time.monotonic() - self._told_at < again:
             return
         # The constructor of TopicPartition takes the metadata as its fourth argument.
         self._consumer.commit(offsets=[TopicPartition(self._topic, 0, 0, text)], asynchronous=False)

@@ -134,7 +134,9 @@ class Places:
             if high - step <= low:
                 break
             step *= 10
-        if not must:
+        # If nothing of the partition was deleted, it only has records of aborted transactions: the stage was killed
+        # before its first transaction was committed.
+        if not must or low == 0:
             return None
         raise PositionsLost(
             f"Kafka has deleted the positions of the stage, and the records of the stage topic that show them, in"

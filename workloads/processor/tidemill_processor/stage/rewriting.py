@@ -64,6 +64,13 @@ class Rewriter:
             return Rewritten([], "dropped")
         return Rewritten([_record(each, key, kept, origin) for each in values], "staged")
 
+    def refuse(
+        self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin, *, why: str
+    ) -> Rewritten:
+        """Return the dead letter of a record that the function did not return from."""
+        verdict = InvalidEvent(Reason.TRANSFORM_FAILED, None, why)
+        return Rewritten([_refused(value or b"", key, list(headers or ()), origin, verdict)], "failed")
+
 
 def _unread(value: bytes | None, key: bytes | None, kept: list[tuple[str, bytes | None]], origin: Origin) -> Rewritten:
     if value is not None and len(value) > MAX_EVENT_BYTES and not value.startswith(QUARANTINE_PREFIX):

@@ -1,4 +1,4 @@
-"""Watches the stage from a second thread: its function, its file, Kafka and the backlog."""
+"""Watches the user's file, Kafka and the backlog in threads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from confluent_kafka import KafkaException
 from tidemill_contract.files import read_bytes
 from tidemill_processor.source.staged import Upstream
 from tidemill_processor.stage import metrics
-from tidemill_processor.stage.function import UserFunction
 from tidemill_processor.stage.notes import Notes
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
-SLOW_SECONDS = 30.0
-"""If a call of the user's function takes longer, it is reported, and Kafka ends the transaction."""
 
 
 def mark(path: Path) -> str:
@@ -36,50 +33,39 @@ class Watch:
     """The checks of one stage.
 
     Args:
-        function: the user's function.
+        file: the user's file.
         upstream: reads the backlog.
         notes: tells the operator why the stage waits.
         waits: returns why the stage waits, or an empty text if it runs.
-        changed: called when the content of the file has changed since this object was made, or when that of a file
-            of its folder has changed after it was imported.
+        changed: called when the content of the file has changed since this object was made, or when that of an imported
+            file has changed.
 
     Attributes:
         kafka_error: why Kafka does not answer, or an empty text if it answers.
         answered_at: when Kafka last answered (monotonic seconds), or 0 if it never did.
         lag: the number of records that the stage has not committed, or None if it is unknown.
         partitions: the number of the source topic's partitions, which the stage sets as soon as it knows it.
+        imported: the files that the file has imported from its folder, which the stage sets.
     """
 
     def __init__(
         self,
-        function: UserFunction,
+        file: Path,
         upstream: Upstream,
         notes: Notes,
+        *,
         waits: Callable[[], str],
         changed: Callable[[], None],
     ) -> None:
-        self._function, self._upstream, self._notes = function, upstream, notes
+        self._file, self._upstream, self._notes = file, upstream, notes
         self._waits, self._changed = waits, changed
-        self._mark = mark(function.path)
-        self._imported: dict[Path, str] = {}
+        self._marks: dict[Path, str] = {file: mark(file)}
         self._stopping = threading.Event()
         self.kafka_error = "not connected yet"
         self.answered_at = 0.0
         self.lag: int | None = None
         self.partitions = 0
-
-    @property
-    def hangs(self) -> str:
-        """A message if the file has been imported, or the function called, for too long. Otherwise, it is empty."""
-        return self.hangs_for(SLOW_SECONDS)
-
-    def hangs_for(self, seconds: float) -> str:
-        """Return a message if a call has taken longer than `seconds`. Otherwise, the text is empty."""
-        function, since = self._function, self._function.busy_since
-        if since is None or (taken := time.monotonic() - since) < seconds:
-            return ""
-        at = function.hangs_at
-        return f"{function.place} has not returned for {taken:.0f} s" + (f" ({at})" if at else "")
+        self.imported: tuple[Path, ...] = ()
 
     def start(self) -> None:
         """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
@@ -92,14 +78,15 @@ class Watch:
 
     def look_at_file(self) -> None:
         """Call `changed` if the content of the file, or of a file that it has imported, has changed."""
-        # A file that is gone for a moment, while an editor or Kubernetes replaces it, is no change.
-        now = mark(self._function.path)
-        if (now and now != self._mark) or any(map(self._has_changed, self._function.imported)):
+        if any([self._has_changed(path) for path in (self._file, *self.imported)]):
             self._changed()
 
     def _has_changed(self, path: Path) -> bool:
         now = mark(path)
-        return bool(now) and self._imported.setdefault(path, now) != now
+        if not now:  # a file is gone for a moment while an editor or Kubernetes replaces it
+            return False
+        before, self._marks[path] = self._marks.get(path, now), now
+        return before != now
 
     def _repeat(self, look: Callable[[], None]) -> None:
         while not self._stopping.is_set():
@@ -111,7 +98,7 @@ class Watch:
 
     def _look_at_kafka(self) -> None:
         try:
-            self._notes.tell(self._waits() or self.hangs)
+            self._notes.tell(self._waits())
             if self.partitions:
                 self.lag = sum(self._upstream.unstaged(range(self.partitions)).values())
                 metrics.STAGE_LAG.set(self.lag)

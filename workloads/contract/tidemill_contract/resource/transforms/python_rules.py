@@ -11,6 +11,8 @@ from tidemill_contract.resource.scaling_rules import scaling_faults
 from tidemill_contract.resource.spec import PythonSpec
 
 _PATH = "spec.transform.python"
+LEAST_MS, MOST_MS = 1_000, 600_000
+"""The limits of a call. Kafka refuses transactions that are longer than 15 minutes by default."""
 
 
 def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
@@ -20,6 +22,9 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         return
     yield from _place(python)
     yield from _format(parts)
+    if not LEAST_MS <= parse_ms(python.timeout) <= MOST_MS:
+        message = "a call may take from 1s to 10m"
+        yield Fault(f"{_PATH}.timeout", python.timeout, message, "write a time between them, such as 30s")
     for part in parts.fields:
         if part.model is not None and part.model.origin == "offset":
             message = (

@@ -1,0 +1,45 @@
+"""Pure: makes the outcomes of lookups from what processors store about lookups that they cannot read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tidemill_contract.resource.spec import PipelineSpec
+from tidemill_contract.tables.failing import STALE_LOOKUP, UNREAD_LOOKUP
+from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.outcome import Component, Outcome, done, failed, waiting
+from tidemill_operator.plan.live import Failing, LiveSchema, Owner
+
+
+def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner) -> list[Outcome]:
+    """Return the outcome of each lookup. It is done unless a processor has stored that it cannot read the lookup."""
+    stored = schema.held_up if schema is not None and schema.owner == owner else ()
+    return [_outcome(lookup.name, stored) for lookup in spec.lookups or ()]
+
+
+def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
+    """Return why no event is counted, or None if all lookups were read.
+
+    Args:
+        rows: the lookups that were not read, and why.
+    """
+    found = [_unread(name, reason) for name, reason in rows]
+    if not found:
+        return None
+    return TidemillError(Reason.LOOKUP_UNREAD, "; ".join(found), "events wait meanwhile, and none is lost")
+
+
+def _outcome(name: str, held_up: Sequence[Failing]) -> Outcome:
+    known = {one.duty: one.reason for one in held_up if one.aggregation == name}
+    if UNREAD_LOOKUP in known:
+        error = unread([(name, known[UNREAD_LOOKUP])])
+        assert error is not None  # noqa: S101 - there is one lookup
+        return failed(Component.LOOKUPS, name, error)
+    if STALE_LOOKUP in known:
+        message = f"lookup {name}: {known[STALE_LOOKUP]}"
+        return waiting(Component.LOOKUPS, name, message, serving=True, reason=Reason.LOOKUP_STALE)
+    return done(Component.LOOKUPS, name)
+
+
+def _unread(name: str, reason: str) -> str:
+    return f"lookup {name} was not read yet: {reason}"

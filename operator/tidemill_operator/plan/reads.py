@@ -1,0 +1,82 @@
+"""Pure: lists what a pipeline reads besides topics that it manages, for `tidemill plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tidemill_contract.resource.lookups.model import LookupSpec
+from tidemill_contract.resource.spec import PythonSpec
+from tidemill_contract.runtime import PipelineConfig
+from tidemill_operator.plan.model import Plan
+
+Kind = Literal["topic", "mqtt", "webhook", "connector", "python", "lookup"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Something that a pipeline reads.
+
+    Attributes:
+        name: its name in the spec, or its address.
+        place: where it is, or empty if the name says it.
+        secret: the Secret with the login, or empty if there is none.
+    """
+
+    kind: Kind
+    name: str
+    place: str = ""
+    secret: str = ""
+
+    def __str__(self) -> str:
+        """Return one line of text."""
+        parts = [f"{self.kind} {self.name}", self.place, f"Secret {self.secret}" if self.secret else ""]
+        return ", ".join(filter(None, parts))
+
+
+def reads(plan: Plan) -> list[Read]:
+    """Return what a pipeline reads, in the order in which events pass it."""
+    config = PipelineConfig.from_json(plan.config)
+    found = [*_inputs(config)]
+    if (python := config.spec.transform.python) is not None:
+        found.append(_python(python))
+    return [*found, *map(_lookup, config.spec.lookups or ())]
+
+
+def _inputs(config: PipelineConfig) -> Iterator[Read]:
+    source = config.spec.source
+    if source.kafka is not None:
+        place = f"Kafka {','.join(source.kafka.servers)}"
+        yield Read("topic", config.events_topic, place, source.kafka.secret)
+    elif not source.topic.managed:
+        yield Read("topic", config.events_topic, "the platform's Kafka")
+    if source.mqtt is not None:
+        secret = source.mqtt.secret_ref.name if source.mqtt.secret_ref is not None else ""
+        yield Read("mqtt", source.mqtt.broker, f"topics {' '.join(source.mqtt.topics)}", secret)
+    for webhook in source.webhooks or ():
+        path = f"POST /v1/pipelines/{config.name}/webhooks/{webhook.name}"
+        yield Read("webhook", webhook.name, path, f"{webhook.secret_ref.name}, key {webhook.secret_ref.key}")
+    for connector in source.connectors or ():
+        secrets = sorted({reference.name for reference in connector.secrets.values()})
+        yield Read("connector", connector.name, connector.class_name, ", ".join(secrets))
+
+
+def _python(python: PythonSpec) -> Read:
+    where = f"ConfigMap {python.config_map}" if python.config_map else f"image {python.image}"
+    return Read("python", python.function, f"file {python.file} of {where}, at most {python.timeout} for an event")
+
+
+def _lookup(lookup: LookupSpec) -> Read:
+    source = lookup.source
+    secret = source.secret_ref.name if source.secret_ref is not None else ""
+    match source.kind:
+        case "configMap":
+            place = f"file {source.file} of ConfigMap {source.config_map}"
+        case "topic":
+            place = f"topic {source.topic}"
+        case "table":
+            place = f"table {source.table}"
+        case _:
+            place = f"query {' '.join((source.query or '').split())}"
+    return Read("lookup", lookup.name, f"{place}, by {lookup.on}", secret)

@@ -1,0 +1,123 @@
+"""The condition LookupsReady: what processors store about lookups, and what continuous observation says."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from typing import Any
+
+from tidemill_contract.tables.failing import STALE_LOOKUP, UNREAD_LOOKUP
+from tidemill_operator.errors import TidemillError
+from tidemill_operator.plan.live import Failing
+from tidemill_operator.plan.postgres.lookups import unread
+from tidemill_operator.reconcile import reconcile
+from tidemill_operator.settings import Platform
+from tidemill_operator.testing import MemoryWorld
+
+NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+SCHEMA = "shop__orders"
+MISSING = "file plans.csv of the ConfigMap plans: cannot be read: No such file or directory; create it"
+DOCUMENT: dict[str, Any] = {
+    "apiVersion": "tidemill.dev/v1alpha1",
+    "kind": "AnalyticsPipeline",
+    "metadata": {"name": "orders", "namespace": "shop", "uid": "u", "generation": 1},
+    "spec": {
+        "source": {"fields": [{"name": "plan", "type": "string"}, {"name": "customer", "type": "string"}]},
+        "lookups": [
+            {
+                "name": "plans",
+                "on": "plan",
+                "from": {"configMap": "plans", "file": "plans.csv", "key": "plan"},
+                "fields": [{"name": "price", "type": "number"}],
+            },
+            {
+                "name": "customers",
+                "on": "customer",
+                "from": {"topic": "shop.customers"},
+                "fields": [{"name": "segment", "type": "string"}],
+            },
+        ],
+        "aggregations": [
+            {
+                "name": "by_plan",
+                "groupBy": ["plan"],
+                "window": {"type": "tumbling", "size": "1h"},
+                "metrics": [{"name": "n", "function": "count"}],
+            }
+        ],
+    },
+}
+
+
+class World:
+    """A pipeline with two lookups, and what its processors store."""
+
+    def __init__(self) -> None:
+        self.memory, self.status = MemoryWorld(), dict[str, Any]()
+        self.standing: TidemillError | None = None
+        self.run()
+
+    def store(self, *held_up: Failing) -> None:
+        schema = self.memory.postgres.schemas[SCHEMA]
+        self.memory.postgres.schemas[SCHEMA] = replace(schema, held_up=held_up)
+
+    def run(self, document: dict[str, Any] = DOCUMENT) -> dict[str, tuple[str, str, str]]:
+        self.status = reconcile(
+            document,
+            platform=Platform(),
+            actuators=self.memory.actuators,
+            previous=self.status or None,
+            now=NOON,
+            standing=lambda: self.standing,
+        )
+        return {c["type"]: (c["status"], c["reason"], c["message"]) for c in self.status["conditions"]}
+
+
+def test_a_lookup_that_was_not_read_is_named_and_the_pipeline_is_not_ready() -> None:
+    world = World()
+    assert world.run()["LookupsReady"] == ("True", "Applied", "")
+    world.store(Failing("plans", UNREAD_LOOKUP, MISSING))
+    told = world.run()
+    message = f"lookup plans was not read yet: {MISSING}; events wait meanwhile, and none is lost"
+    assert told["LookupsReady"] == ("False", "LookupUnread", message)
+    assert told["Ready"] == ("False", "LookupUnread", f"LookupsReady: {message}")
+    assert "WindowsFailing" not in told
+    world.store()
+    told = world.run()
+    assert (told["LookupsReady"][0], told["Ready"][0]) == ("True", "True")
+
+
+def test_a_stale_lookup_is_named_and_the_pipeline_serves() -> None:
+    world = World()
+    world.store(Failing("customers", STALE_LOOKUP, "Kafka, topic shop.customers: no answer; stale"))
+    told = world.run()
+    message = "lookup customers: Kafka, topic shop.customers: no answer; stale"
+    assert told["LookupsReady"] == ("True", "LookupStale", message)
+    assert told["Ready"][0] == "True"
+
+
+def test_a_row_about_a_lookup_that_the_spec_no_longer_has_does_not_matter() -> None:
+    world = World()
+    world.store(Failing("shops", UNREAD_LOOKUP, MISSING))
+    assert world.run()["LookupsReady"][0] == "True"
+    without = {**DOCUMENT, "spec": {key: value for key, value in DOCUMENT["spec"].items() if key != "lookups"}}
+    without["metadata"] = {**DOCUMENT["metadata"], "generation": 2}
+    assert "LookupsReady" not in world.run(without)
+
+
+def test_what_is_observed_between_passes_counts_at_once() -> None:
+    world = World()
+    world.standing = unread([("plans", MISSING), ("customers", "no answer")])
+    told = world.run()
+    assert told["LookupsReady"][:2] == ("False", "LookupUnread")
+    assert "lookup plans was not read yet" in told["Ready"][2]
+    assert "lookup customers was not read yet: no answer" in told["Ready"][2]
+    assert told["ProcessorsReady"][0] == "True"
+
+
+def test_the_condition_is_kept_while_postgres_does_not_answer() -> None:
+    world = World()
+    world.store(Failing("plans", UNREAD_LOOKUP, MISSING))
+    world.run()
+    world.memory.postgres.unreachable("Postgres")
+    assert world.run()["LookupsReady"][0] == "Unknown"

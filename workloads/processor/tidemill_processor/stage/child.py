@@ -1,0 +1,118 @@
+"""The stage's side of its worker: starts the process, reads what it reports, and ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from tidemill_processor.stage.attempts import Place
+from tidemill_processor.stage.calls import Call, CallMemory
+from tidemill_processor.stage.reports import Order, Refusal, Report, encoded, read_report
+
+_LINE_SECONDS, _PAUSE_SECONDS = 1.0, 0.02
+_KILLED_SECONDS = 5.0
+_STACK_BYTES = 65_536
+_FRAME = re.compile(r'File "(.*)", line (\d+)')
+
+
+class Child:
+    """A worker. The thread that creates it has to outlive it, because Linux ends the worker with this thread.
+
+    Args:
+        given_up: the records that the function does not get, with the reasons.
+        reported: called with each report of the worker, in another thread.
+
+    Attributes:
+        report: the last report, or an empty one before the first.
+    """
+
+    def __init__(self, given_up: Mapping[Place, str], reported: Callable[[Report], None]) -> None:
+        self.report = Report()
+        self._reported = reported
+        self._calls = CallMemory()
+        self._stack, stack = os.pipe()
+        self._reports, reports = os.pipe()
+        refused = tuple(Refusal(place, why) for place, why in given_up.items())
+        order = Order(os.getpid(), self._calls.descriptor, reports, stack, refused)
+        os.set_blocking(self._stack, False)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tidemill_processor.stage.worker"],
+                stdin=subprocess.PIPE,
+                pass_fds=(self._calls.descriptor, reports, stack),
+            )
+        finally:
+            os.close(reports)
+            os.close(stack)
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as order_pipe:
+            order_pipe.write(encoded(order))
+        self._reader = threading.Thread(target=self._read, name="stage-reports", daemon=True)
+        self._reader.start()
+
+    @property
+    def call(self) -> Call:
+        """The current call of the function, or the last one."""
+        return self._calls.call
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, or minus the signal's number, or None while the process is alive."""
+        return self._process.poll()
+
+    def line_in(self, file: Path) -> str:
+        """Return which line of a file the worker runs now, or an empty text if it runs none.
+
+        The worker's stack is written by a signal handler in C, so this also works while a call keeps Python's lock.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+        text, deadline = "", time.monotonic() + _LINE_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                text += os.read(self._stack, _STACK_BYTES).decode(errors="replace")
+            for name, line in _FRAME.findall(text):
+                if name == str(file):
+                    return f"{file.name}, line {line}"
+            time.sleep(_PAUSE_SECONDS)
+        return ""
+
+    def stop(self, seconds: float, *, leave: bool) -> None:
+        """Ask the process to end, and kill it if it has not ended after some seconds.
+
+        Args:
+            seconds: the time to end.
+            leave: whether other processes shall take over its partitions.
+        """
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM if leave else signal.SIGUSR2)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the process if it is alive, take its last report, and release everything."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(_KILLED_SECONDS)
+        self._reader.join(_KILLED_SECONDS)
+        os.close(self._stack)
+        self._calls.close()
+
+    def _read(self) -> None:
+        with os.fdopen(self._reports, "rb") as lines:
+            for line in lines:
+                # A killed process may leave a part of a line.
+                with contextlib.suppress(msgspec.MsgspecError):
+                    self.report = read_report(line)
+                    self._reported(self.report)

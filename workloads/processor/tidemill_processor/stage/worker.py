@@ -1,0 +1,203 @@
+"""Runs the user's function: `python -m tidemill_processor.stage.worker`, which the stage starts.
+
+Whatever the function does to its process, the stage itself still runs: it reports a call that does not return, ends
+the worker, and starts another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from tidemill_chassis.service import log_to_stderr
+from tidemill_contract import names
+from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
+from tidemill_processor.source.staged import connection_of
+from tidemill_processor.stage import metrics
+from tidemill_processor.stage.application import StageApplication
+from tidemill_processor.stage.calls import CallMemory
+from tidemill_processor.stage.function import LoadError, UserFunction
+from tidemill_processor.stage.positions import Places, PositionsLost
+from tidemill_processor.stage.reports import Order, Report, encoded, read_order
+from tidemill_processor.stage.rewriting import Rewriter
+
+log = logging.getLogger("tidemill_processor.stage")
+
+REPORT_SECONDS = 0.5
+_AGAIN_SECONDS = 2.0
+_LOAD_AGAIN_SECONDS = 60.0
+_ASK_SECONDS = 5.0
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
+
+class Worker:
+    """The process that runs the function.
+
+    Args:
+        settings: the settings of the stage.
+        config: the pipeline.
+        order: what the stage has told.
+    """
+
+    def __init__(self, settings: WorkloadSettings, config: PipelineConfig, order: Order) -> None:
+        python = config.spec.transform.python
+        assert python is not None  # noqa: S101 - the stage has checked it
+        self._settings, self._config, self._order = settings, config, order
+        self._connection = connection_of(settings)
+        self._calls = CallMemory(order.calls)
+        self._function = UserFunction((settings.stage_dir or Path()) / python.file, python.function)
+        self._application: StageApplication | None = None
+        self._stopping = threading.Event()
+        self._waits = self._failed = self._topic_id = ""
+        self._loaded, self._partitions = False, 0
+        self._writing = threading.Lock()
+
+    def stop(self, *, leave: bool) -> None:
+        """Let `run` return. It may be called in a signal handler.
+
+        Args:
+            leave: whether other processes shall take over the partitions.
+        """
+        self._stopping.set()
+        if self._application is not None:
+            self._application.stop(leave=leave)
+
+    def run(self) -> None:
+        """Load the file and process records until `stop()` is called. While something is wrong, report it and wait."""
+        threading.Thread(target=self._reports, name="stage-reports", daemon=True).start()
+        self._calls.begin()
+        try:
+            self._function.load()
+            self._loaded = True
+            log.info("%s is loaded", self._function.place)
+        except LoadError as error:
+            self._wait(str(error))
+        finally:
+            self._calls.end()
+        if not self._loaded:
+            # A module that the file imports may be missing for a while, so the file is imported again even if it has
+            # not changed.
+            self._report()
+            self._stopping.wait(_LOAD_AGAIN_SECONDS)
+            return
+        while not self._stopping.is_set():
+            try:
+                self._process()
+                break
+            except PositionsLost as error:
+                self._wait(str(error))
+            except Exception as error:  # Kafka's errors, and those of Quix Streams about them: nothing is lost
+                self._failed = " ".join(str(error).split()) or type(error).__name__
+                log.warning("processing has stopped, and begins again: %s", self._failed)
+            self._application = None
+            self._stopping.wait(_AGAIN_SECONDS)
+        self._report()
+
+    def _wait(self, text: str) -> None:
+        if self._waits != text:
+            log.error("%s", text)
+        self._waits = text
+
+    def _process(self) -> None:
+        topic_id, partitions = self._describe()
+        places = Places(
+            self._connection,
+            group=names.consumer_group(self._config.namespace, self._config.name, "stage"),
+            source=self._config.events_topic,
+            stage=self._config.read_topic,
+        )
+        try:
+            places.prepare(partitions, topic_id, self._config.spec.source.topic.start_from)
+        finally:
+            places.close()
+        self._topic_id, self._partitions = topic_id, partitions
+        self._report()
+        self._application = StageApplication(
+            self._settings,
+            self._config,
+            self._connection,
+            rewriter=Rewriter(self._function),
+            calls=self._calls,
+            topic_id=topic_id,
+            given_up=self._given_up(topic_id),
+        )
+        self._waits = self._failed = ""
+        if not self._stopping.is_set():
+            self._application.run()
+            self._stopping.set()
+
+    def _given_up(self, topic_id: str) -> Mapping[tuple[int, int], str]:
+        places = ((each.place, each.why) for each in self._order.refused)
+        return {(at.partition, at.offset): why for at, why in places if at.topic_id == topic_id}
+
+    def _describe(self) -> tuple[str, int]:
+        """Return the id of the source topic and the number of its partitions.
+
+        Raises:
+            KafkaException: the topic does not exist, or Kafka does not answer.
+        """
+        topic = self._config.events_topic
+        admin = AdminClient({**self._connection, "log_level": 3})
+        asked = admin.describe_topics(TopicCollection([topic]), request_timeout=_ASK_SECONDS)[topic]
+        found = asked.result(timeout=_ASK_SECONDS + 1)
+        return str(found.topic_id), len(found.partitions)
+
+    def _reports(self) -> None:
+        """Report until the process ends. If the stage has gone, end at once."""
+        while True:
+            try:
+                self._report()
+            except OSError:
+                os._exit(1)
+            time.sleep(REPORT_SECONDS)
+
+    def _report(self) -> None:
+        told = Report(
+            self._waits,
+            self._failed,
+            self._loaded,
+            self._topic_id,
+            self._partitions,
+            tuple(map(str, self._function.imported)),
+            metrics.totals(),
+        )
+        with self._writing:
+            os.write(self._order.reports, encoded(told))
+
+
+def _end_with(parent: int) -> None:
+    """Let Linux kill this process when the stage ends. Other systems have no such setting, see `_reports`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main() -> int:
+    """Run the worker and return the exit code."""
+    order = read_order(sys.stdin.buffer.readline())
+    _end_with(order.parent)
+    faulthandler.register(signal.SIGUSR1, file=order.stack, all_threads=True)
+    settings = WorkloadSettings.from_env()
+    log_to_stderr(settings)
+    worker = Worker(settings, settings.load_pipeline(settings.pipeline), order)
+    for number, leave in ((signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGUSR2, False)):
+        signal.signal(number, lambda *_, leave=leave: worker.stop(leave=leave))
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
