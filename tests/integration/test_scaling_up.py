@@ -211,7 +211,7 @@ def test_a_python_stage_follows_the_load_by_itself(make_up: Callable[..., Up]) -
     with up.running():
         eventually(lambda: up.processes("stage") == 1, seconds=30, what=lambda: up.output)
         sent = 6_000
-        producer = Producer({"bootstrap.servers": up.servers.kafka, "acks": "all", "linger.ms": 20})
+        producer = Producer({"bootstrap.servers": up.servers.kafka, "enable.idempotence": True, "linger.ms": 20})
         for number in range(sent):
             event = {"number": number, "ts": 1_760_000_000_000 + number}
             producer.produce(up.topic, json.dumps(event).encode(), partition=number % PARTITIONS)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 COMMIT_RECORDS = 10_000
 """A transaction has at most this many records of the source topic."""
 
+ABORT_SECONDS = 5.0
+"""The maximum time for aborting the transaction of lost partitions."""
 LEAVE_SECONDS = 5.0
 """The maximum time for leaving the consumer group."""
 
@@ -60,10 +62,17 @@ class _Leaving(Application):
     """An application that leaves its consumer group when it stops, so that other processes take over at once.
 
     A member with a name (`group.instance.id`) does not leave when its consumer is closed: Kafka waits for a session for
-    its return.
+    its return. When partitions are lost, their open transaction is aborted.
     """
 
     leaves = True
+
+    def _on_lost(self, consumer: Any, topic_partitions: list[Any]) -> None:
+        # Another process may read these partitions already. If this process joined the group again, it would otherwise
+        # commit the records and positions of the open transaction as a valid member.
+        self._processing_context.producer.abort_transaction(ABORT_SECONDS)
+        self._processing_context.init_checkpoint()
+        super()._on_lost(consumer, topic_partitions)
 
     def _run_dataframe(self, sink: Any = None) -> None:
         super()._run_dataframe(sink)
