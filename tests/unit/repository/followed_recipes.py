@@ -143,7 +143,7 @@ def test_batchevents_is_a_member_of_the_resource() -> None:
 
 
 def test_slowreaders_has_its_line_in_the_list_of_runbooks() -> None:
-    assert "| [TidemillSlowReaders](tidemillslowreaders.md) | Exports were ended" in runbooks.render()
+    assert "| [TidemillSlowReaders](tidemillslowreaders.md) | In a quarter of an hour" in runbooks.render()
 
 
 class Canned:
