@@ -56,7 +56,10 @@ class _Records:
     def __init__(self, raws: Sequence[bytes]) -> None:
         self.text = b"".join(raws)
         padded = self.text + _PADDING
-        view = partial(np.ndarray, (len(self.text) + 1,), buffer=padded, strides=(1,))
+
+        def view(kind: str) -> npt.NDArray[Any]:
+            return np.ndarray((len(self.text) + 1,), kind, padded, strides=(1,))
+
         self.at: npt.NDArray[np.uint8] = np.frombuffer(padded, np.uint8)
         self.doubles, self.floats, self.big = view("<f8"), view("<f4"), view(">u8")
         self._little = view("<u8")
