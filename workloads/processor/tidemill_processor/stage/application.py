@@ -71,7 +71,7 @@ class _Leaving(Application):
         # Another process may read these partitions already. If this process joined the group again, it would otherwise
         # commit the records and positions of the open transaction as a valid member.
         self._processing_context.producer.abort_transaction(ABORT_SECONDS)
-        self._processing_context.init_checkpoint()
+        self._processing_context.init_checkpoint()  # type: ignore[no-untyped-call]
         super()._on_lost(consumer, topic_partitions)
 
     def _run_dataframe(self, sink: Any = None) -> None:
