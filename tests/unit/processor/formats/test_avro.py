@@ -323,3 +323,21 @@ def test_credentials_are_read_from_the_files_of_the_secret_as_they_are(registry:
         asked.look()
         assert asked.schema(number).text == guarded.schemas[number]["schema"]
         assert "pass:word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2026-11-01T10:00:00"],
+        ["2026-11-01T10:00:00Z"] * 2,
+        ["yesterday", None],
+        ["1793527200"],
+    ],
+)
+def test_a_text_is_no_time_in_seconds_alone_or_with_others(registry: SchemaRegistry, texts: list[str | None]) -> None:
+    """JSON refuses a text for a field in seconds, and a string of Avro is read alike."""
+    write = Writer(registry, [{"name": "at", "type": ["null", "string"]}])
+    read = decoder(registry, [{"name": "at", "type": "timestamp", "format": "s"}])
+    raws = [write(at=text) for text in texts]
+    found = read.decode_all(raws, NOW_MS, records=[Record(raw) for raw in raws])
+    assert sorted(found.invalid) == [index for index, text in enumerate(texts) if text is not None]

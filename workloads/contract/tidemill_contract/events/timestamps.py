@@ -100,6 +100,8 @@ class TimeFormat:
             ValueError: the value does not have this format, or is not a time.
         """
         if self._unit is not None:
+            if isinstance(value, str):  # a string of Avro or Protobuf; JSON has refused it already
+                raise ValueError("it is not a number")
             return _scaled(value, self._unit)
         if value.__class__ is int:
             return int(value) * 1000 if self._pattern is None else self._read_text(str(value))
@@ -115,7 +117,7 @@ class TimeFormat:
         if self._unit is not None and kinds == {int}:
             factor, divisor = 10 ** max(self._unit, 0), 10 ** max(-self._unit, 0)
             return [value * factor // divisor for value in values]
-        if kinds == {str}:
+        if self._unit is None and kinds == {str}:
             return list(map(self._read_text, values))
         if NoneType not in kinds:
             return list(map(self.micros, values))
