@@ -100,7 +100,7 @@ class TimeFormat:
             ValueError: the value does not have this format, or is not a time.
         """
         if self._unit is not None:
-            if isinstance(value, str):  # a string of Avro or Protobuf; JSON has refused it already
+            if isinstance(value, str):  # a string of Avro or Protobuf, which is validated as JSON
                 raise ValueError("it is not a number")
             return _scaled(value, self._unit)
         if value.__class__ is int:
