@@ -142,7 +142,7 @@ def _where() -> Rule:
 
 
 def _expression() -> Rule:
-    foreign = say("metric %s: %s takes no expression; take function out, or expression", "self.name", _FUNCTION)
+    foreign = say("metric %s: %s takes no expression; remove either function or expression", "self.name", _FUNCTION)
     missing = say("metric %s needs a function or an expression; add one, such as function: count", "self.name")
     return Rule(
         in_its_place(METRICS, METRICS.members["expression"], place="self", tag=_FUNCTION),

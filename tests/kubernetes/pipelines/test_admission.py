@@ -354,6 +354,12 @@ CHANGES: list[tuple[Document, str, Any, str]] = [
         "amount",
         "the key cannot change; write country again, or make a new pipeline",
     ),
+    (
+        {"source.topics": ["eu.orders", "us.orders"], "source.topic": None},
+        "source.topics",
+        None,
+        "the list of topics cannot be taken out; write a list again, or make a new pipeline",
+    ),
     ({}, "source.key", "country", "a key cannot be added; take it out, or make a new pipeline"),
     (
         {"processor.scaling": {}},
