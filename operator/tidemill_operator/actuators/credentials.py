@@ -1,7 +1,7 @@
 """A pipeline's passwords and API keys, as file contents by file name, and the steps of their rotation.
 
-The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation
-writes the files three times. So the files show the next pass which step was last:
+The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation writes
+the files three times, and the next pass sees in the files which step was the last:
 
 - staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
 - switched: `writer.json` and `reader.json` hold the staged logins. The former logins keep working until all processes
@@ -108,7 +108,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """Return the files that activate the staged logins, the rotation's file last, or empty if none is staged."""
+    """Return the files that activate the staged logins, with the rotation's file last. Empty if no login is staged."""
     known = _rotation(files)
     if not known.following:
         return {}

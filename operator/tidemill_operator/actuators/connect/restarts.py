@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_SECONDS = 10.0
 MOST_SECONDS = 300.0
-# If a connector has run for this long since its last restart, its next delay is short again.
+# After a connector has run for this long since its last restart, its delays start again with the shortest.
 _WELL_SECONDS = 600.0
 
 

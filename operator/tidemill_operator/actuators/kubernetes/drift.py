@@ -1,4 +1,4 @@
-"""Pure: compares a live object with the applied manifest, and finds fields that other managers have added.
+"""Compares a live object with the applied manifest, and finds fields that other managers have added. Does no I/O.
 
 A forced server-side apply reverts fields that others changed, but keeps fields that others added. So this module finds
 both changed and added fields.
@@ -104,7 +104,7 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Return whether a manager's applied fields include a field, e.g. `"f:spec", "f:replicas"`."""
+    """Return whether a manager has applied the field at `place`, e.g. `"f:spec", "f:replicas"`."""
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})

@@ -43,8 +43,8 @@ class Pass:
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
-        shown: hashes of the files that the pods of a workload were last made to reload. The hashes are kept between
-            passes.
+        shown: a hash of the files that the pods of a workload were last told to reload, by namespace and workload. The
+            hashes are kept between passes.
         kept: the objects that the pipeline needs, as (kind, name).
     """
 
@@ -156,7 +156,10 @@ class Pass:
         return lacking(rollout(workload, live, changed=self.children.changed - before), missing)
 
     def _copies(self, workload: Workload) -> dict[str, str]:
-        """Return the files that are keys of users' Secrets, as far as the keys exist and are text."""
+        """Return the files that are copied from keys of users' Secrets.
+
+        Keys that are missing or not text are left out.
+        """
         secrets = {name: self.api.get(SECRET, self.namespace, name) for name, _ in set(workload.copied.values())}
         found = {}
         for file, (name, key) in workload.copied.items():
@@ -183,15 +186,37 @@ class Pass:
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
+<<<<<<< HEAD
         mark = marks.digest(",".join(seen))
         self.children.changed += reload_files(self.api, self.namespace, workload.name, mark=mark, shown=self.shown)
+=======
+        mark, all_told = marks.digest(",".join(seen)), True
+        # Annotate pods only once for the same files. A pod that starts later gets the current files anyway.
+        if self.shown.get((self.namespace, workload.name)) == mark:
+            return
+        selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
+        for pod in self.api.list(POD, self.namespace, selector=selector, metadata_only=True):
+            metadata = pod["metadata"]
+            if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
+                patch = {"metadata": {"annotations": {_FILES: mark}}}
+                try:
+                    self.api.merge(POD, self.namespace, metadata["name"], patch)
+                    self.children.changed += 1
+                except NotFound:
+                    continue
+                except TidemillError as error:  # the node updates the files later anyway, so only warn
+                    log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
+                    all_told = False
+        if all_told:
+            self.shown[self.namespace, workload.name] = mark
+>>>>>>> 91d16247 (Plainer words in the operator's docstrings and comments: actuators)
 
     def _common(self) -> str:
         """Make the files that are common to the namespace's workloads match the settings.
 
         Returns:
-            A hash of the connection settings and of a random text, which is stored only in their Secret. Without this
-            text, nobody can check guesses of a password against the hash.
+            A hash of the connection settings and a random salt, which is stored only in their Secret. Because of the
+            salt, the hash cannot be used to check guesses of a password.
         """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
