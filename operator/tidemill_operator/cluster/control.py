@@ -32,7 +32,7 @@ Document = dict[str, Any]
 
 
 class Controller:
-    """Runs passes. Several threads may call it at once, each for another resource.
+    """Runs passes. Several threads may call it at once, each for a different resource.
 
     Args:
         world: the cluster, Kafka and Postgres.
@@ -143,14 +143,14 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer has written the resource meanwhile, so the status can still be applied.
+            # Only the observer has written the resource since it was read, so the status can still be applied.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
             log.info("%s/%s was deleted during its pass", metadata["namespace"], metadata["name"])
 
     def _forget(self, key: Key) -> None:
-        """Withdraw a deleted resource from shared objects. Kubernetes deletes the objects that only it owned."""
+        """Withdraw a deleted resource from shared objects. Kubernetes deletes the objects that had no other owner."""
         _, runtime = self._world.actuators(key, self._locks)
         try:
             runtime.remove(key.namespace, key.name)

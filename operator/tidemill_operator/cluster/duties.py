@@ -73,7 +73,7 @@ class Duties:
             self._stopping.wait(self._interval)
 
     def touch(self) -> None:
-        """Write the canary object. The watchdog then waits for its event."""
+        """Write the canary object, and let the watchdog wait for its event."""
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({
             "apiVersion": "v1",
@@ -89,7 +89,10 @@ class Duties:
         self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
 
     def list(self) -> None:
-        """List all resources. The watchdog then expects events of their versions. Unknown resources are queued."""
+        """List all resources.
+
+        The watchdog then expects an event for each listed version. Unknown resources are queued.
+        """
         found: list[Document] = []
         for namespace in self._namespaces or (None,):
             found += self._api.list(PIPELINE, namespace, metadata_only=True)

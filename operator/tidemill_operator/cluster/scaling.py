@@ -43,7 +43,7 @@ Target = Scalable[Key]
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# A poll schedules the next poll itself. This delay matters only if a poll did not do so.
+# A poll schedules the next poll itself. These delays apply only if it did not.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
@@ -149,7 +149,7 @@ def manifest(key: Target, memory: Memory) -> Document:
 
 
 def essence(memory: Memory) -> Memory:
-    """Return the fields of a state that have to be stored when they change. Times are left out."""
+    """Return the part of a state that has to be stored when it changes. Times are left out."""
     state = memory.state
     wanted = tuple((0.0, replicas) for _, replicas in state.wanted)
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
@@ -158,11 +158,11 @@ def essence(memory: Memory) -> Memory:
 def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
     """Return whether to write a decision to the status.
 
-    A new decision is written at once. Changed figures are written after a while.
+    A new decision is written at once. Changed figures are written at most once per INTERVAL_SECONDS.
 
     Args:
-        told: the status of the decision that was written last.
-        found: the status of the current decision.
+        told: the `status.scaling` that was written last, or None.
+        found: the `status.scaling` of the current decision.
         seconds: the time since the last write.
     """
     if told is None or any(found.get(name) != told.get(name) for name in _SAID):

@@ -1,4 +1,7 @@
-"""Opens a file of events: unpacks gzip, and finds the encoding. For other kinds of files, the error names the kind."""
+"""Opens a file of events: unpacks gzip, and finds the encoding.
+
+If a file of another kind is given, the error names the kind.
+"""
 
 from __future__ import annotations
 

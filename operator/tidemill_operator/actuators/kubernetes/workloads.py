@@ -186,30 +186,8 @@ class Pass:
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
-<<<<<<< HEAD
         mark = marks.digest(",".join(seen))
         self.children.changed += reload_files(self.api, self.namespace, workload.name, mark=mark, shown=self.shown)
-=======
-        mark, all_told = marks.digest(",".join(seen)), True
-        # Annotate pods only once for the same files. A pod that starts later gets the current files anyway.
-        if self.shown.get((self.namespace, workload.name)) == mark:
-            return
-        selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload.name}"
-        for pod in self.api.list(POD, self.namespace, selector=selector, metadata_only=True):
-            metadata = pod["metadata"]
-            if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
-                patch = {"metadata": {"annotations": {_FILES: mark}}}
-                try:
-                    self.api.merge(POD, self.namespace, metadata["name"], patch)
-                    self.children.changed += 1
-                except NotFound:
-                    continue
-                except TidemillError as error:  # the node updates the files later anyway, so only warn
-                    log.warning("files of pod %s/%s: %s", self.namespace, metadata["name"], error)
-                    all_told = False
-        if all_told:
-            self.shown[self.namespace, workload.name] = mark
->>>>>>> 91d16247 (Plainer words in the operator's docstrings and comments: actuators)
 
     def _common(self) -> str:
         """Make the files that are common to the namespace's workloads match the settings.

@@ -17,7 +17,7 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions into which batches were merged, but whose partitions are all empty.
+    """Return the versions whose partitions are all empty although batches were merged into them.
 
     Args:
         session: an open session.
