@@ -94,7 +94,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # Versions with a single login per role used the role itself as the login.
+    # Earlier versions had a single login per role, and used the role itself as the login.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -156,7 +156,7 @@ def new_login(user: str) -> PostgresCredentials:
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Return a new API key with both scopes: the file of hashes that workloads read, and the key itself."""
+    """Return a new API key with both scopes: the file of hashes for the workloads, and the key itself."""
     # Letters and digits only, because `_` separates the parts of a key, and a double click stops at `-`.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()

@@ -116,7 +116,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     Args:
         document: the resource.
         world: the known servers.
-        taken: the claims on topics by pipelines that are applied before this one.
+        taken: the topics that are claimed by pipelines applied before this one.
 
     Raises:
         TidemillError: a server does not answer.

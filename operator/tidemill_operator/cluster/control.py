@@ -64,7 +64,8 @@ class Controller:
         """Run a pass over a resource.
 
         Raises:
-            TidemillError: the cluster's API does not answer, or somebody else has written the resource meanwhile.
+            TidemillError: the cluster's API does not answer, or somebody else has written the resource since it was
+                read.
         """
         with self._measures.pass_of(key) as doing:
             try:

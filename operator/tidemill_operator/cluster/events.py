@@ -57,7 +57,7 @@ class Recorder:
             self.tell(document, "Normal", "NewVersion", text)
 
     def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
-        """Write Events for reverted foreign changes.
+        """Write Events for changes by others that were reverted.
 
         Args:
             document: the resource.

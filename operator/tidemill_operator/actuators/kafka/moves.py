@@ -72,7 +72,7 @@ class KafkaMoves:
                 }
             )
         for at, error in sorted(told.items()):
-            # If there is no reassignment to cancel, it has completed meanwhile, so this error is ignored.
+            # Ignore this error: a reassignment that can no longer be cancelled has completed.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue
             raise TidemillError(

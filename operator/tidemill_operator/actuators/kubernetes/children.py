@@ -44,7 +44,7 @@ class Children:
 
     Attributes:
         changed: the number of writes made so far.
-        repairs: descriptions of foreign changes that were reverted.
+        repairs: descriptions of changes by others that were reverted.
         made: the objects that were created.
     """
 
@@ -106,7 +106,10 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Remove foreign changes. An apply first restores our fields, then a replace removes the fields of others."""
+        """Revert the changes of others.
+
+        First an apply restores our fields, then a replace removes fields that others have added.
+        """
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):

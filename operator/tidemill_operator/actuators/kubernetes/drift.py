@@ -13,7 +13,7 @@ from tidemill_operator.actuators.kubernetes.api import MANAGER
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
-# The members that identify an item of a list. The first set of members that all items have is used.
+# The members that identify the items of a list. The first set of members that all items have is used.
 _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
@@ -126,7 +126,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the foreign change that is reverted. The text is empty if only the manifest has changed.
+    """Describe the change of others that is reverted. The text is empty if only the manifest has changed.
 
     Args:
         wanted: the applied manifest, with the hash of its content.

@@ -74,7 +74,7 @@ class Pass:
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # A pipeline that is missing in the cache would lose its files, so the live list is read.
+            # Read the live list, because a pipeline that is missing in the cache would lose its files.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 

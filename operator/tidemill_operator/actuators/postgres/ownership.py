@@ -89,7 +89,7 @@ def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None
         try:
             yield session
         finally:
-            # If the connection has ended meanwhile, there is no lock to release.
+            # If the connection has ended, Postgres has already released the lock.
             with suppress(psycopg.Error):
                 session.connection.execute("ROLLBACK")
 
