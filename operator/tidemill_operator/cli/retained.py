@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
-    """Yield the retained data of pipelines of this cluster that no longer exist.
+    """Yield the retained data of this cluster's deleted pipelines.
 
     Args:
         world: the servers to read.

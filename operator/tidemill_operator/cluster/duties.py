@@ -1,4 +1,7 @@
-"""The leader's periodic tasks, every 30 seconds: checks that the watches work, and finds changes that had no event."""
+"""The leader's tasks, which run every 30 seconds.
+
+They check that the watches work, and find changes for which no event arrived.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Schedule(Generic[K]):
         """Take the key that has been due longest and has no running pass, and mark it as running.
 
         New pipelines and pipelines with a change under way are taken in turn. So if hundreds of pipelines are created
-        at once, the first become ready early, and pipelines that never become ready do not delay others.
+        at once, the first ones become ready early. And pipelines that never become ready do not delay others.
         """
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:

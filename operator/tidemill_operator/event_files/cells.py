@@ -31,7 +31,7 @@ class RowWriter:
     """
 
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
-        """Match columns to fields, by the path that a field is read from, or else by the field's name."""
+        """Match columns to fields by the path of a field, or else by its name."""
         own = [field for field in fields if field.origin == "value"]
         # If several fields read the same column, the first field whose type is not json determines how its cells are
         # read.

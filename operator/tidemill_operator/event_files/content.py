@@ -108,7 +108,7 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding of a text: that of its byte order mark, or else UTF-8, or else cp1252 (Western Windows).
+        """Return the encoding that a byte order mark names. Without one: UTF-8, or cp1252 if the text is not UTF-8.
 
         Raises:
             EventFileError: the file is not text.

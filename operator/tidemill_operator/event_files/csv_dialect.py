@@ -139,7 +139,7 @@ def _is_value(cell: str) -> bool:
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
     """Return the decimal mark of each column.
 
-    A column whose values show no decimal mark gets the decimal mark of the other columns.
+    If the values of a column do not show its decimal mark, use the decimal mark of the other columns.
     """
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]

@@ -156,6 +156,6 @@ def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, .
 
 
 def _overlap(steps: Steps, other: Steps) -> bool:
-    """Return whether one path equals the other or is a prefix of it."""
+    """Return whether the paths are equal, or one of them is a prefix of the other."""
     short, long = sorted((steps, other), key=len)
     return long[: len(short)] == short

@@ -76,7 +76,7 @@ def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft
         name: the field's name.
         column: the values of the member.
         events: the number of events in the sample.
-        zone: the zone of times without a zone.
+        zone: the time zone of times that are written without one.
     """
     found = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
     present = sum(column.distinct.values()) if column.cells else column.kinds.total()

@@ -48,7 +48,7 @@ class KafkaLog:
     Args:
         brokers: bootstrap brokers.
         config: further client settings.
-        timeout_seconds: the timeout of one call, with all its attempts.
+        timeout_seconds: the timeout of one call, including all its attempts.
         name: the name of the cluster in messages, if it is not the platform's own.
     """
 

@@ -35,7 +35,7 @@ _SCALED = f"{MANAGER}-replicas"
 
 
 class Children:
-    """The objects of one pipeline, and the objects that all pipelines of its namespace share, during one pass.
+    """During one pass: the pipeline's own objects, and those that it shares with other pipelines of its namespace.
 
     Args:
         api: the API of the cluster.

@@ -1,7 +1,7 @@
 """The webhook's certificate and its authority.
 
-Certificate and authority are kept in one Secret, and renewed long before they expire. The first replica creates both.
-If several replicas try at the same time, all but one get a conflict and use what that one created.
+A Secret holds the certificate and the authority. Both are renewed long before they expire. The first replica creates
+both. If several replicas try at the same time, all but one get a conflict and use what that one created.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Deletes the topics and schemas of pipelines that are being deleted while no operator runs.
 
 The chart's CronJob starts this task. Without it, the finalizers would keep a namespace in Terminating. The task ends at
-once if an operator holds the Lease, or if no pipeline is waiting. While it works, it holds the Lease, so that no
+once if an operator holds the Lease, or if no pipeline is waiting. While the task works, it holds the Lease, so that no
 operator works at the same time. The task reconciles nothing.
 """
 
