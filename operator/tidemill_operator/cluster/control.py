@@ -168,7 +168,7 @@ class Controller:
 def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of running replicas, as the pass saw them.
 
-    They are kept even while a server is away, because autoscalers read them.
+    They are kept even while a server does not answer, because autoscalers read them.
     """
     scale = {name: known for name, known in previous.items() if name in ("replicas", "selector", "stageReplicas")}
     if runtime.scale:

@@ -84,7 +84,7 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Target, memory: Memory, *, changed: bool) -> None:
-        """Write a state if it has changed, but not at every poll. The next poll repeats a failed write."""
+        """Store a state if it has changed, but not at every poll. The next poll repeats a failed write."""
         if memory.replicas is None:
             self.forget(key)  # a pass deletes the ConfigMap
             return
@@ -225,7 +225,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas for a spec. Where nothing is decided or scaled, the number is missing.
+        """Return the decided numbers of replicas. Components without scaling, or without a decision, are left out.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -242,7 +242,7 @@ class ClusterScaling:
         return found
 
     def watch(self, key: Key, *, paused: bool = False) -> None:
-        """Note the end of a pass. What is scaled, and not paused, is polled when it is due."""
+        """Note the end of a pass. If the pipeline is not paused, its scaled components are polled when they are due."""
         for target in targets(key):
             with self._lock:
                 known = self._known.get(target)
@@ -256,7 +256,7 @@ class ClusterScaling:
     def status(self, key: Key, previous: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """Return the members of the status with the last decisions. A member without a decision is empty.
 
-        A member changes only if its decision has changed, or after a minute.
+        A member changes at once with a new decision. Other changes show after a minute.
 
         Args:
             key: the pipeline's key.

@@ -68,7 +68,7 @@ class KubernetesRuntime:
     Attributes:
         scale: the scale of the processors, as the last `ensure` or `observe` saw it.
         stage: the number of running processes of the Python stage, or None if no stage was seen.
-        repairs: descriptions of foreign changes that were reverted.
+        repairs: descriptions of changes by others that were reverted.
         made: the objects that were created.
     """
 

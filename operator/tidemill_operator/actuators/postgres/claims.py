@@ -67,7 +67,7 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
     """
     if _settled(session, schema):
         return
-    # A topic of another cluster is nobody's, whatever its name is.
+    # Topics on other Kafka clusters are not claimed, whatever their names are.
     topics = (*schema.own_sources, *schema.outputs)
     known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []

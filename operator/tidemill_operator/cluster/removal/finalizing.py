@@ -1,4 +1,4 @@
-"""The operator's finalizer. Resources have it if their topics, schema or connectors must be deleted with them.
+"""The operator's finalizer. A resource has it if its topics, schema or connectors must be deleted with it.
 
 Kubernetes deletes the objects of a pipeline by their owner references.
 """
