@@ -262,7 +262,7 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _redis_authority(platform: Platform) -> str:
-    """Return the file of trusted authorities. A file that the URL names is refused, because pods do not have it."""
+    """Return the file of trusted authorities. A URL that names a file is refused, because pods do not have the file."""
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Observes and ensures the topics of a plan, on the platform's own Kafka and on the cluster of the source."""
+"""Observes and ensures the topics of a plan, both on the platform's own Kafka and on the source's cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_operator.plan.refusals import missing
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the existing topics by name: the topics `own` of the platform's Kafka, and a source on another cluster.
+    """Return the existing topics by name: those of `own` on the platform's Kafka, and source topics on other clusters.
 
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.

@@ -1,4 +1,4 @@
-"""The closed set of reasons of conditions and outcomes, and the error class, which has a reason.
+"""The closed set of reasons for conditions and outcomes, and the error class that carries such a reason.
 
 Reasons appear in conditions and events, so users and alerts rely on their spelling.
 """

@@ -1,1 +1,1 @@
-"""The only code of the operator that reads and changes external systems."""
+"""The only operator code that reads or changes external systems."""

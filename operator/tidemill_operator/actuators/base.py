@@ -70,15 +70,15 @@ class Topics(Protocol):
 
 
 class OtherClusters(Protocol):
-    """Kafka clusters with sources that are not on the platform's own Kafka. Nothing is written to them."""
+    """The Kafka clusters of sources, other than the platform's own Kafka. Nothing is written to them."""
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist, or if the login may not describe it."""
+        """Return a topic, or None if it does not exist or the login may not describe it."""
         ...
 
 
 class NoClusters:
-    """Stands for the other clusters where none can be reached."""
+    """Used where no logins of other clusters are known. Every call fails."""
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Raise an error."""
@@ -90,7 +90,7 @@ class Schemas(Protocol):
     """Postgres schemas."""
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock the pipeline of a schema, including its topics, against other operators.
+        """Lock a schema's pipeline and its topics against other operators.
 
         Yields a check to call before each action. The check raises NotOurTurn once the lock is lost.
         """
@@ -111,7 +111,7 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects that have another owner. A topic is only taken over if, according to `exists`, the
+        `adopt` takes over objects that have another owner. A topic is taken over only if `exists` says that the
         pipeline that owns it is gone.
         """
         ...
@@ -151,8 +151,8 @@ class Runtime(Protocol):
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Make a pipeline's workloads match the plan, and end its workloads that are not listed.
 
-        A shared workload (its pipeline is None) carries only this pipeline's config. The runtime adds that config to
-        the configs of the other pipelines.
+        In the plan, a shared workload (one whose `pipeline` is None) has only this pipeline's config. The runtime adds
+        it to the configs of the other pipelines.
         """
         ...
 
@@ -169,7 +169,7 @@ class Runtime(Protocol):
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether a pipeline exists, in any state. The result is True if the existence cannot be determined."""
+        """Return whether a pipeline exists, in any state. Return True if that is unknown."""
         ...
 
 

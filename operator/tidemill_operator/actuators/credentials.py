@@ -1,7 +1,7 @@
 """A pipeline's passwords and API keys, as file contents by file name, and the steps of their rotation.
 
-The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation
-writes the files three times. So the files show the next pass which step was last:
+The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation writes
+the files three times, and the next pass sees in the files which step was the last:
 
 - staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
 - switched: `writer.json` and `reader.json` hold the staged logins. The former logins keep working until all processes
@@ -94,7 +94,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # Versions with a single login per role used the role itself as the login.
+    # Earlier versions had a single login per role, and used the role itself as the login.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -108,7 +108,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """Return the files that activate the staged logins, the rotation's file last, or empty if none is staged."""
+    """Return the files that activate the staged logins, with the rotation's file last. Empty if no login is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -156,7 +156,7 @@ def new_login(user: str) -> PostgresCredentials:
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Return a new API key with both scopes: the file of hashes that workloads read, and the key itself."""
+    """Return a new API key with both scopes: the file of hashes for the workloads, and the key itself."""
     # Letters and digits only, because `_` separates the parts of a key, and a double click stops at `-`.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()

@@ -58,7 +58,7 @@ def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tu
     """Find a pipeline of a running `up` by its name or key, and return both.
 
     Raises:
-        CommandError: no pipeline, or several, have that name.
+        CommandError: no pipeline has that name, or several have it.
     """
     found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
     if len(found) == 1:

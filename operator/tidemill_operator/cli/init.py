@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"wrote {output}: types, event time, groups and metrics are guesses, so check them", flush=True)
     if not args.go_on:
         return 0
-    from tidemill_operator.cli.init_run import run_and_send  # here, to avoid a cycle
+    from tidemill_operator.cli.init_run import run_and_send  # imported here to avoid an import cycle
 
     return run_and_send(args, output, name, path)
 
@@ -145,7 +145,7 @@ def _path(source: str) -> Path | None:
     """Return the file that `source` names, or None if it names the standard input or a topic.
 
     Raises:
-        CommandError: `source` can only be a file, and that file does not exist.
+        CommandError: `source` is a folder, or can only be a file but does not exist.
     """
     if source == "-":
         return None

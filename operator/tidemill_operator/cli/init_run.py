@@ -56,7 +56,7 @@ class _Sending(threading.Thread):
     """Waits for the pipeline, and sends the file to it.
 
     Attributes:
-        code: the exit code, which is 0 until sending has ended.
+        code: the exit code of sending. It is 0 until sending has ended.
     """
 
     def __init__(self, args: argparse.Namespace, output: Path, name: str, path: Path | None, ready: Path) -> None:
@@ -73,7 +73,7 @@ class _Sending(threading.Thread):
                 return
         told = json.loads(read_text(self._ready))
         if self._name not in told["pipelines"]:
-            # `up` has printed the reason. Once the pipeline is corrected, the user can send the file.
+            # `up` has printed why the pipeline is not ready. The user can send the file after correcting the pipeline.
             send = f"tidemill send -f {self._args.source}"
             self._say(f"nothing was sent, because {self._name} is not ready; correct it, then run: {send}")
             self.code = EXIT_ERROR

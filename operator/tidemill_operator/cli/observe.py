@@ -1,7 +1,7 @@
 """Reads the servers that pipelines run on, or would run on, without writing to them.
 
-The addresses come from the environment, else from a running `tidemill up`. If neither has the address of a server,
-nothing is read from that server, and its content counts as unknown.
+The address of each server comes from the environment, or else from a running `tidemill up`. A server without an address
+is not read, and its content counts as unknown.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).observe(name)
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors for a topic or roles of a schema that have another owner.
+        """Return an error for each of a schema's topics and roles that has another owner.
 
         Raises:
             TidemillError: Postgres does not answer.

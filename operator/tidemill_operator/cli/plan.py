@@ -117,7 +117,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     Args:
         document: the resource.
         world: the known servers.
-        taken: the claims on topics by pipelines that are applied before this one.
+        taken: the topics that are claimed by pipelines applied before this one.
 
     Raises:
         TidemillError: a server does not answer.
@@ -138,7 +138,10 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
-    """Return the resource's uid. Files rarely have a uid. If there is none, the uid of the schema's owner is used."""
+    """Return the resource's uid.
+
+    Files rarely have a uid. Without one, the uid is taken from a running `up`, or else from the schema's owner.
+    """
     if metadata.get("uid"):
         return str(metadata["uid"])
     if world.uids is not None:
@@ -219,7 +222,7 @@ def _changes(one: Planned) -> list[str]:
 
 
 def _summary(item: Change) -> str:
-    """Describe a new object in one line. The other output formats have all its members."""
+    """Describe a new object in one line. The other output formats show all its members."""
     if item.action != "create":
         return ""
     told = {difference.member: _value(difference.after) for difference in item.differences}

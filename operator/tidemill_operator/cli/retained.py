@@ -45,7 +45,7 @@ class Retained:
 
 
 class _NothingRuns:
-    """The runtime of a deleted pipeline. It has no workloads."""
+    """The runtime of a deleted pipeline, which has no workloads."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return []
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
-    """Yield the retained data of pipelines of this cluster that no longer exist.
+    """Yield the retained data of this cluster's deleted pipelines.
 
     Args:
         world: the servers to read.
@@ -110,7 +110,7 @@ def _topics(world: World) -> KafkaTopics:
 
 def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
     if "KUBERNETES_SERVICE_HOST" in environ:
-        # Import the API client only here, because the import takes a while.
+        # Import the API client only here, because importing it is slow.
         from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 
         metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]

@@ -193,7 +193,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    """Find ingest: by the options, else by the running `up`.
+    """Find ingest from the options, or else from the running `up`.
 
     Raises:
         CommandError: there is no such pipeline, or it takes no events over HTTP.

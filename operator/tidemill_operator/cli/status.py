@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.remove and not args.retained:
         raise CommandError("--remove deletes retained data; write --retained as well")
     if args.retained:
-        from tidemill_operator.cli import retained  # imported here because of a cycle of imports
+        from tidemill_operator.cli import retained  # imported here to avoid an import cycle
 
         return retained.run(args)
     state = read_state(args.data_dir)
@@ -91,7 +91,7 @@ def _add_telemetry(state: dict[str, Any]) -> None:
 
 
 def _reasons(health: Mapping[str, Any]) -> dict[str, str]:
-    """Return the details of a process' failing dependencies by name. Those that it needs come first."""
+    """Return the details of a process' failing dependencies by name, required dependencies first."""
     rows = {name: row for name, row in health.get("dependencies", {}).items() if row.get("detail")}
     down = [name for name, row in rows.items() if row.get("status") != "up"]
     return {name: rows[name]["detail"] for name in sorted(down, key=lambda name: not rows[name].get("required"))}

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Stopped(BaseException):
-    """Raised if a signal arrives while `up` is still starting."""
+    """Raised when a signal arrives while `up` is still starting."""
 
 
 class _Stopping:

@@ -32,7 +32,7 @@ Document = dict[str, Any]
 
 
 class Controller:
-    """Runs passes. Several threads may call it at once, each for another resource.
+    """Runs passes. Several threads may call it at once, each for a different resource.
 
     Args:
         world: the cluster, Kafka and Postgres.
@@ -64,7 +64,8 @@ class Controller:
         """Run a pass over a resource.
 
         Raises:
-            TidemillError: the cluster's API does not answer, or somebody else has written the resource meanwhile.
+            TidemillError: the cluster's API does not answer, or somebody else has written the resource since it was
+                read.
         """
         with self._measures.pass_of(key) as doing:
             try:
@@ -143,14 +144,14 @@ class Controller:
             now = self._world.api.get(PIPELINE, metadata["namespace"], metadata["name"], sure=True)
             if now is None or _essence(now) != _essence(document):
                 raise
-            # Only the observer has written the resource meanwhile, so the status can still be applied.
+            # Only the observer has written the resource since it was read, so the status can still be applied.
             metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
             self._world.api.apply(body, subresource="status")
         except NotFound:
             log.info("%s/%s was deleted during its pass", metadata["namespace"], metadata["name"])
 
     def _forget(self, key: Key) -> None:
-        """Withdraw a deleted resource from shared objects. Kubernetes deletes the objects that only it owned."""
+        """Withdraw a deleted resource from shared objects. Kubernetes deletes the objects that had no other owner."""
         _, runtime = self._world.actuators(key, self._locks)
         try:
             runtime.remove(key.namespace, key.name)
@@ -167,7 +168,7 @@ class Controller:
 def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of running replicas, as the pass saw them.
 
-    They are kept even while a server is away, because autoscalers read them.
+    They are kept even while a server does not answer, because autoscalers read them.
     """
     scale = {name: known for name, known in previous.items() if name in ("replicas", "selector", "stageReplicas")}
     if runtime.scale:

@@ -1,4 +1,7 @@
-"""The leader's periodic tasks, every 30 seconds: checks that the watches work, and finds changes that had no event."""
+"""The leader's tasks, which run every 30 seconds.
+
+They check that the watches work, and find changes for which no event arrived.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ class Duties:
             self._stopping.wait(self._interval)
 
     def touch(self) -> None:
-        """Write the canary object. The watchdog then waits for its event."""
+        """Write the canary object, and let the watchdog wait for its event."""
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({
             "apiVersion": "v1",
@@ -89,7 +92,10 @@ class Duties:
         self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
 
     def list(self) -> None:
-        """List all resources. The watchdog then expects events of their versions. Unknown resources are queued."""
+        """List all resources.
+
+        The watchdog then expects an event for each listed version. Unknown resources are queued.
+        """
         found: list[Document] = []
         for namespace in self._namespaces or (None,):
             found += self._api.list(PIPELINE, namespace, metadata_only=True)

@@ -1,4 +1,4 @@
-"""Writes core v1 Events for changed conditions, with a reason from the closed set."""
+"""Writes core v1 Events for changed conditions, with a reason from the closed set in `tidemill_operator.errors`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
 # Reasons of normal progress. They cause no warning.
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# These conditions often change together. Only the first changed condition gets an Event.
+# These conditions often change together. Only the first of them that changed gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",
@@ -57,12 +57,12 @@ class Recorder:
             self.tell(document, "Normal", "NewVersion", text)
 
     def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
-        """Write Events for reverted foreign changes.
+        """Write Events for changes by others that were reverted.
 
         Args:
             document: the resource.
             repairs: descriptions of the reverted changes.
-            at: the time of the repair. A later repair of the same kind is reported again.
+            at: the time of the repair, so that a later repair of the same kind gets its own Event.
         """
         for text in repairs:
             _log_of(document, text)
@@ -76,7 +76,7 @@ class Recorder:
             kind: Normal or Warning.
             reason: one CamelCase word.
             message: for people.
-            at: distinguishes the Event from earlier Events with the same text. One Event is written for each value.
+            at: distinguishes Events with the same text. One Event is written for each value of `at`.
         """
         metadata = document["metadata"]
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -114,7 +114,7 @@ def _log_of(document: Document, text: str) -> None:
 
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions to report. A transition that several conditions show is reported once."""
+    """Yield the conditions to report. A transition that shows in several conditions is reported only once."""
     found = list(_changed(previous, status))
     speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
     for condition in found:
@@ -140,7 +140,7 @@ def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, 
 
 
 def _graver(known: Document, condition: Document) -> bool:
-    """Return whether a component is still not ready, but for a more severe reason, or whether more events were lost."""
+    """Return whether a condition got worse: the reason is more severe, or more events were lost."""
     if condition["type"] == "EventsLost":
         return bool(condition["message"] != known["message"])
     return condition["status"] == "False" and known["reason"] in _CALM and condition["reason"] not in _CALM

@@ -1,9 +1,10 @@
 """Leader election.
 
-The replica that holds the Lease is the leader, and runs passes. A leader that cannot renew it in time ends its process.
+The replica that holds the Lease is the leader, and runs passes. A leader that cannot renew the Lease in time ends its
+process.
 
-`Term` is pure: it decides from the Lease and the time. The clocks of other machines are not used. A Lease counts as
-expired if, by our own clock, it has not changed for its duration.
+`Term` is pure: it decides from the Lease and the time. The clocks of other machines are not used: a Lease counts as
+expired if our own clock shows that it has not changed for its duration.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Term:
         return now - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
 
     def renewed(self, asked_at: float) -> None:
-        """Note that the Lease is ours, starting at the time of the request."""
+        """Note that we hold the Lease, counted from the time of the request."""
         self._renewed_at = asked_at
 
 
@@ -143,7 +144,9 @@ class Elector:
         return self._epoch
 
     def outbid(self, seen: int) -> int:
-        """React to an epoch that is greater than ours. If we hold the Lease, its counter was reset, so raise our epoch.
+        """Handle an epoch that is greater than ours.
+
+        If we still hold the Lease, its counter must have been reset, so our epoch is raised.
 
         Raises:
             NotOurTurn: another operator leads.
@@ -157,7 +160,7 @@ class Elector:
             try:
                 self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
             except Conflict:
-                continue  # this replica's own thread has just renewed the Lease
+                continue  # this replica's renewal thread has just written the Lease
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
         raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")

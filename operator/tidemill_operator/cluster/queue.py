@@ -37,7 +37,8 @@ class Delays:
     """Seconds until the next pass.
 
     Attributes:
-        drift: the delay of a settled pipeline. The delay varies by a tenth, so that passes are spread over time.
+        drift: the delay of a pipeline that has no change under way. It varies by a tenth, so that passes are spread
+            over time.
         waiting: the delay of a pipeline with a change under way.
         first, most: the delay after the first failure, and the longest delay. Each failure doubles the delay.
     """
@@ -84,7 +85,7 @@ class Schedule(Generic[K]):
         Args:
             key: the key.
             at: the earliest time of the pass.
-            fresh: whether the resource itself has changed, so that a delay after failures ends.
+            fresh: whether the resource itself has changed. If so, the pass does not wait for a delay after failures.
         """
         if fresh:
             self._failures.pop(key, None)
@@ -97,7 +98,7 @@ class Schedule(Generic[K]):
         """Take the key that has been due longest and has no running pass, and mark it as running.
 
         New pipelines and pipelines with a change under way are taken in turn. So if hundreds of pipelines are created
-        at once, the first become ready early, and pipelines that never become ready do not delay others.
+        at once, the first ones become ready early. And pipelines that never become ready do not delay others.
         """
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:

@@ -30,10 +30,9 @@ def pipeline_rules() -> list[Rule]:
         _rule("", ["configmaps", "services", "serviceaccounts"], _CHILD),
         _rule("policy", ["poddisruptionbudgets"], _CHILD),
         _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
-        # The operator needs neither `list` nor `watch` for Secrets, because it reads each Secret by name. So it cannot
-        # list Secrets of others.
+        # The operator reads Secrets by name only. So it has neither `list` nor `watch`, and cannot find other Secrets.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # `list` shows whether a pipeline's last pods have ended. `patch` makes pods reload files.
+        # `list` finds out whether a pipeline's last pods have ended. `patch` annotates pods to make them reload files.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]

@@ -43,7 +43,7 @@ Target = Scalable[Key]
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# A poll schedules the next poll itself. This delay matters only if a poll did not do so.
+# A poll schedules the next poll itself. These delays apply only if it did not.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
@@ -84,7 +84,7 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Target, memory: Memory, *, changed: bool) -> None:
-        """Write a state if it has changed, but not at every poll. The next poll repeats a failed write."""
+        """Store a state if it has changed, but not at every poll. The next poll repeats a failed write."""
         if memory.replicas is None:
             self.forget(key)  # a pass deletes the ConfigMap
             return
@@ -149,7 +149,7 @@ def manifest(key: Target, memory: Memory) -> Document:
 
 
 def essence(memory: Memory) -> Memory:
-    """Return the fields of a state that have to be stored when they change. Times are left out."""
+    """Return the part of a state that has to be stored when it changes. Times are left out."""
     state = memory.state
     wanted = tuple((0.0, replicas) for _, replicas in state.wanted)
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
@@ -158,11 +158,11 @@ def essence(memory: Memory) -> Memory:
 def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
     """Return whether to write a decision to the status.
 
-    A new decision is written at once. Changed figures are written after a while.
+    A new decision is written at once. Changed figures are written at most once per INTERVAL_SECONDS.
 
     Args:
-        told: the status of the decision that was written last.
-        found: the status of the current decision.
+        told: the `status.scaling` that was written last, or None.
+        found: the `status.scaling` of the current decision.
         seconds: the time since the last write.
     """
     if told is None or any(found.get(name) != told.get(name) for name in _SAID):
@@ -225,7 +225,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas for a spec. Where nothing is decided or scaled, the number is missing.
+        """Return the decided numbers of replicas. Components without scaling, or without a decision, are left out.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -242,7 +242,7 @@ class ClusterScaling:
         return found
 
     def watch(self, key: Key, *, paused: bool = False) -> None:
-        """Note the end of a pass. What is scaled, and not paused, is polled when it is due."""
+        """Note the end of a pass. If the pipeline is not paused, its scaled components are polled when they are due."""
         for target in targets(key):
             with self._lock:
                 known = self._known.get(target)
@@ -256,7 +256,7 @@ class ClusterScaling:
     def status(self, key: Key, previous: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """Return the members of the status with the last decisions. A member without a decision is empty.
 
-        A member changes only if its decision has changed, or after a minute.
+        A member changes at once with a new decision. Other changes show after a minute.
 
         Args:
             key: the pipeline's key.

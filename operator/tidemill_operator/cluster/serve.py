@@ -132,7 +132,7 @@ class Operator:
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        """Watch until SIGTERM. Once kopf runs, it handles the signal itself. An earlier SIGTERM is relayed to kopf."""
+        """Watch until SIGTERM. While kopf runs, it handles the signal itself. An earlier SIGTERM is relayed to it."""
         namespaces, stopping = self._settings.namespaces, asyncio.Event()
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
 

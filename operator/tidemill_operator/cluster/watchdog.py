@@ -43,10 +43,10 @@ class Watchdog:
                 del self._missing[uid]
 
     def exists(self, source: str, versions: Mapping[str, str]) -> None:
-        """Note existing objects. Events of their versions have to arrive, unless they were already seen.
+        """Note which objects exist. An event must arrive for each version that was not seen yet.
 
         Args:
-            source: the name of the list. An object that the list no longer contains is gone.
+            source: the name of the list. An object that is missing in a newer list of this name no longer exists.
             versions: the versions that the API returned, by UID.
         """
         with self._lock:

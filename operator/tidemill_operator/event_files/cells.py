@@ -1,6 +1,6 @@
 """Makes events from the rows of a CSV file. The types of a pipeline's fields define how cells are read.
 
-A cell that does not fit the type of its field is sent as a text, so that the event becomes a dead letter that shows the
+A cell that does not fit the type of its field is sent as text. Then the event becomes a dead letter that shows this
 text.
 """
 
@@ -31,9 +31,10 @@ class RowWriter:
     """
 
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
-        """Match columns to fields, by the path that a field is read from, or else by the field's name."""
+        """Match columns to fields by the path of a field, or else by its name."""
         own = [field for field in fields if field.origin == "value"]
-        # If several fields read one column, the first field whose type is not json defines how its cells are read.
+        # If several fields read the same column, the first field whose type is not json determines how its cells are
+        # read.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -54,14 +55,14 @@ class RowWriter:
 
     @property
     def fills_nothing(self) -> bool:
-        """Whether no column is read by any field."""
+        """Whether no field reads any column."""
         return not self._cells
 
     def write(self, row: Sequence[str], line: int) -> bytes:
         """Return the event of a row. Cells that are missing at the row's end count as empty.
 
         A row with more cells than there are columns is broken, because its values may be in the wrong columns. Such a
-        row is sent as a text that is not JSON, so that it becomes a dead letter.
+        row is sent as plain text instead of JSON, so that it becomes a dead letter.
         """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
@@ -93,7 +94,7 @@ def _reader(field: FieldSpec, decimal: str) -> Cell:
             return _counted(decimal) if _counts(field) else _moment
         case "strings" | "json":
             return _json
-    return _counted(decimal)  # the field may have any kind of number
+    return _counted(decimal)  # the remaining types are numbers
 
 
 def _counts(field: FieldSpec) -> bool:

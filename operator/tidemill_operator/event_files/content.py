@@ -1,4 +1,7 @@
-"""Opens a file of events: unpacks gzip, and finds the encoding. For other kinds of files, the error names the kind."""
+"""Opens a file of events: unpacks gzip, and finds the encoding.
+
+If a file of another kind is given, the error names the kind.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +108,7 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding of a text: that of its byte order mark, or else UTF-8, or else cp1252 (Western Windows).
+        """Return the encoding that a byte order mark names. Without one: UTF-8, or cp1252 if the text is not UTF-8.
 
         Raises:
             EventFileError: the file is not text.

@@ -44,7 +44,7 @@ class Dialect:
 
 
 def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
-    """Return the dialect of a CSV file, as its beginning shows it.
+    """Return the dialect of a CSV file, detected from its first lines.
 
     Args:
         text: the whole lines at the beginning of the file.
@@ -70,7 +70,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of columns. Each name is unique, is not empty, and has only characters that a path can have."""
+    """Return the names of columns. Each is unique and not empty, and has only characters that are allowed in a path."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -85,7 +85,7 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # the file has one column: take the rarest delimiter
+    return min(DELIMITERS, key=text.count)  # the file has a single column: take the rarest delimiter
 
 
 def _fitness(text: str, delimiter: str) -> float:
@@ -117,7 +117,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first row is a header, which means that none of its cells is like the values below it."""
+    """Return whether the first row is a header: one with no cell that resembles the values below it."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -139,7 +139,7 @@ def _is_value(cell: str) -> bool:
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
     """Return the decimal mark of each column.
 
-    A column whose values show no decimal mark gets the decimal mark of the other columns.
+    If the values of a column do not show its decimal mark, use the decimal mark of the other columns.
     """
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]

@@ -22,7 +22,7 @@ class CsvFile:
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
-        """Find the dialect. If encoding or delimiter is None, it is detected too.
+        """Detect the dialect. The encoding and the delimiter are detected only if they are None.
 
         Raises:
             EventFileError: the file is not a CSV file, or has no column.

@@ -135,7 +135,7 @@ class EventFile:
     def members(self) -> Iterator[tuple[int, Any]]:
         """Yield the events as Python values, with their positions. The value is None if a line is not JSON.
 
-        Cells of CSV are texts here, because only the whole column shows their type.
+        Cells of CSV stay texts, because their type can be told only from the whole column.
 
         Raises:
             EventFileError: the file cannot be read to its end.
@@ -202,7 +202,7 @@ def _form(content: Content) -> str:
         return JSON
     if not start.startswith(b"{"):
         return CSV
-    # A file called .json may hold one object that spans many lines.
+    # A .json file may hold a single object that spans many lines.
     return NDJSON if _decoded(start.partition(b"\n")[0]) is not None or ".json" not in suffixes else JSON
 
 

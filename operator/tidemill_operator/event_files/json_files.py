@@ -22,7 +22,7 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw])
 class NdjsonFile:
     """A file with one JSON object per line.
 
-    Lines with anything else are kept, because ingest reports what is wrong with them.
+    Other lines are kept too, because ingest reports what is wrong with them.
 
     Attributes:
         encoding: the encoding of the text.
@@ -32,7 +32,7 @@ class NdjsonFile:
         """Find the encoding, which is UTF-8 unless there is a byte order mark or the user has named another encoding.
 
         Raises:
-            EventFileError: the file is no text.
+            EventFileError: the file is not text.
         """
         self._content = content
         found = content.known_encoding(encoding)

@@ -46,7 +46,7 @@ def read_number(text: str, decimal: str) -> str | None:
 def find_decimal(texts: Iterable[str]) -> str | None:
     """Return the decimal mark that the texts show, or None if they show none.
 
-    `12,5` shows a comma, and `1,234.5` shows a point. `1,234` shows nothing, because it may have a group of digits.
+    `12,5` shows a comma, and `1,234.5` shows a point. `1,234` shows neither, because the comma may separate thousands.
     """
     votes = {POINT: 0, COMMA: 0}
     for text in texts:

@@ -17,7 +17,7 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ParquetFile:
-    """A Parquet file. The columns are the members of events, and structs are objects.
+    """A Parquet file. Columns become members of events, and structs become objects.
 
     Attributes:
         total: the number of rows.
@@ -51,7 +51,7 @@ class ParquetFile:
             yield from enumerate(part.iter_rows(named=True), start + 1)
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows as JSON. Times without a zone count as UTC, except in the columns of `local`."""
+        """Yield the rows as JSON. Times without a zone are taken as UTC, except in the columns named by `local`."""
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 

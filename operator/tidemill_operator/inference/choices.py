@@ -51,11 +51,11 @@ class Clock:
     Attributes:
         field: the field with the event times, or None if events have no time and the timestamp of the Kafka record is
             used.
-        disorder_ms: how much older than an earlier event an event may be.
-        advance_ms: the longest step from the newest event time so far to a newer event time.
+        disorder_ms: how far an event's time lies, at most, behind the newest time of the events before it.
+        advance_ms: the longest step by which an event exceeds the newest time of the events before it.
         window_ms: the length of the drafted window.
         span_ms: the time from the oldest event to the newest.
-        ahead: the number of times that lie so far in the future that their events would be dead letters.
+        ahead: the number of events that would become dead letters, because their times lie too far in the future.
     """
 
     field: FieldDraft | None
@@ -82,7 +82,10 @@ class Choices:
 
 
 def choose(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Choices:
-    """Make the choices for the fields of a sample with `events` events. Times after `now_ms` count as in the future."""
+    """Choose event time, groups and metrics for a sample with `events` events.
+
+    Times after `now_ms` are in the future.
+    """
     clock = _clock(fields, events, now_ms)
     group = _group(fields, events)
     return Choices(clock, group, tuple(_metrics(fields, group, events)))
@@ -120,7 +123,7 @@ def _clock(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Clock:
 
 
 def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: int) -> float:
-    """Return a score of how likely the field has the time of the event."""
+    """Return a score for how likely the field holds the event time."""
     if not moments:
         return -10.0
     score = 2.0 * (len(moments) / events) - 5.0 * (sum(ms > latest for ms in moments) / len(moments))
@@ -132,7 +135,10 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 
 
 def _disorder(moments: Iterable[int]) -> int:
-    """Return how much older than an earlier event an event is, at most. The worst event in a thousand is left out."""
+    """Return how far an event lies, at most, behind the newest event before it.
+
+    The worst 0.1 % of the events are ignored.
+    """
     newest, behind = 0, []
     for ms in moments:
         newest = max(newest, ms)
@@ -142,7 +148,7 @@ def _disorder(moments: Iterable[int]) -> int:
 
 
 def _group(fields: Sequence[FieldDraft], events: int) -> FieldDraft | None:
-    """Return the field whose values make the most useful groups: a few groups, each with many events."""
+    """Return the field that is best to group by: its values make a few groups, each with many events."""
     fit = [(score, -at, field) for at, field in enumerate(fields) if (score := _group_score(field, events)) > 0]
     return max(fit, key=lambda each: each[:2])[2] if fit else None
 

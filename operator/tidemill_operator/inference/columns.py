@@ -54,7 +54,7 @@ class Sample:
         events: how many objects were read.
         broken: how many lines were not JSON objects.
         whole: whether all events were read.
-        left_out: members that no path can name, and members beyond the limit.
+        left_out: the members that no path can name, and those beyond the limit.
     """
 
     columns: tuple[Column, ...]
@@ -134,7 +134,7 @@ def _kind(value: Any) -> str:
 def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """Return the columns that fields can be read from, and the names of the others.
 
-    If a member is an object in some events and a value in others, the more frequent form is kept.
+    If a member is an object in some events and a plain value in others, the more frequent form is kept.
     """
     left_out: list[str] = []
     usable: list[Column] = []
@@ -156,6 +156,6 @@ def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, .
 
 
 def _overlap(steps: Steps, other: Steps) -> bool:
-    """Return whether one path equals the other or is a prefix of it."""
+    """Return whether the paths are equal, or one of them is a prefix of the other."""
     short, long = sorted((steps, other), key=len)
     return long[: len(short)] == short

@@ -38,8 +38,8 @@ class Origin:
         name: the pipeline's name.
         namespace: the pipeline's namespace. None means the default.
         topic: the existing topic, or None if events will be sent.
-        zone: the zone of times without a zone.
-        assumed: whether the zone is a default that the user has not named.
+        zone: the time zone of times that are written without one.
+        assumed: whether the zone is a default, not named by the user.
         hints: the commands to run next.
     """
 
@@ -87,7 +87,7 @@ def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
 
 
 def _assert_valid(text: str, origin: Origin) -> None:
-    """Check that the validator accepts the text. If it does not, this module has a fault."""
+    """Check that the validator accepts the text. If it does not, this module has a bug."""
     topics = (origin.topic,) if origin.topic else ()
     for document in load_documents(text):
         faults = check(document, Limits(readable_topics=topics))[1]

@@ -1,4 +1,7 @@
-"""Decides the type of each field. For cells, the text decides, and for JSON values their JSON type."""
+"""Decides the type of each field.
+
+The type of a CSV cell is found from its text, that of a JSON value from its JSON type.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class FieldDraft:
         column: the values of the member.
         form: the form of a timestamp.
         empty: the number of events without a value.
-        misfits: the number of values that do not fit the type, and would make dead letters.
+        misfits: the number of values that do not fit the type. Their events would become dead letters.
         misfit: one of these values.
         note: a remark for the reader of the pipeline.
         read: converts a value of the column to a number or a time, or to None if that is not possible.
@@ -73,7 +76,7 @@ def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft
         name: the field's name.
         column: the values of the member.
         events: the number of events in the sample.
-        zone: the zone of times without a zone.
+        zone: the time zone of times that are written without one.
     """
     found = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
     present = sum(column.distinct.values()) if column.cells else column.kinds.total()

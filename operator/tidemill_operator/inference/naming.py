@@ -24,7 +24,8 @@ _WRITTEN_OUT = {
 }
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
 """Words that YAML reads as something other than a string, unless they are in quotes."""
-# Names that fields cannot have: these words, and the names of columns that every answer or every table has.
+# Names that fields cannot have: words with a meaning in YAML, reserved names, and columns that every answer or table
+# has.
 _TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 
 
@@ -37,7 +38,8 @@ def field_names(paths: Sequence[Steps]) -> list[str]:
     names: list[str] = []
     for steps, short in zip(paths, last, strict=True):
         long = _word("_".join(map(str, steps)))
-        # Short names, `id` and `name` are not clear without the object that has them, so the whole path is used.
+        # Short names such as `id`, and `name`, are not clear without the object that has them, so the whole path is
+        # used.
         name = short if last.count(short) == 1 and len(short) > 2 and short != "name" else long
         names.append(_once(name, names))
     return names

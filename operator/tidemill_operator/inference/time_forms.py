@@ -66,7 +66,7 @@ class TimeForm:
     Attributes:
         format: the format, as written in the spec. None means RFC 3339, or epoch milliseconds.
         local: whether the times have no zone.
-        dates: whether the times have no time of day.
+        dates: whether the values are dates without a time of day.
         unclear: whether the order of day and month is unknown.
     """
 
@@ -107,7 +107,8 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
     """Return the unit of numbers that count from 1970, or None if they are not times.
 
-    If the name suggests a time, all times are accepted, else only recent times in milliseconds or finer units.
+    If the name suggests a time, any plausible time is accepted. Otherwise, only recent times are accepted, in
+    milliseconds or finer units.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
     named = seems_time(name)

@@ -1,7 +1,7 @@
 """Kafka Connect for `tidemill up`: a worker that is started when a pipeline first names a connector.
 
 Fetching its jars and starting it take longer than a pass may take, so a thread does both. Until the worker answers,
-passes see a change under way.
+passes report that it is starting.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LocalConnect:
         data_dir: the folder of settings, secrets and logs.
         environ: the environment of the worker.
         brokers: the bootstrap brokers.
-        secured: whether the brokers need TLS or a login, which the worker is not configured for.
+        secured: whether the brokers need TLS or a login. The worker supports neither.
         references_root: the folder of the users' Secrets `<namespace>/<secret>/<key>`.
         running: called with the worker once it answers, and with None before it is stopped.
         say: prints a line of progress.
@@ -61,7 +61,7 @@ class LocalConnect:
         self._running = running
         self._say = say
         self._lock = threading.Lock()
-        # The classes that pipelines have named, and those whose plugins the running worker has.
+        # The connector classes that pipelines use, and those whose plugins the running worker has loaded.
         self._classes: frozenset[str] = frozenset()
         self._loaded: frozenset[str] = frozenset()
         self._server: Server | None = None
@@ -108,7 +108,7 @@ class LocalConnect:
         return self._worker(()).remove(owner=owner)
 
     def close(self) -> None:
-        """End the worker, and prevent that it is started again."""
+        """Stop the worker, and do not start it again."""
         with self._lock:
             self._closed = True
             server = self._server
@@ -121,7 +121,7 @@ class LocalConnect:
         """Copy a key of a Secret for the worker. Return whether it has changed."""
         file = self._references_root / namespace / name / key
         try:
-            # An editor ends the file with a line feed, which Connect would take for a part of the value.
+            # Editors end a file with a line feed. Connect would take it as part of the value.
             text = read_text(file).rstrip("\r\n")
         except (OSError, ValueError) as error:
             message = f"Secret {name} has no key {key}: {type(error).__name__}"
@@ -148,7 +148,7 @@ class LocalConnect:
         raise TidemillError(Reason.WAITING, "Kafka Connect starts")
 
     def _start(self) -> None:
-        """Fetch what is missing, and start the worker, or start it again with further plugins."""
+        """Fetch what is missing, and start the worker, or restart it with further plugins."""
         try:
             classes = self._classes
             plugins = find_plugins(classes, self._environ, self._say)

@@ -1,4 +1,4 @@
-"""Measures, in a thread, how far the pipelines of `up` are behind, for `status.json` and Prometheus."""
+"""Measures, in a thread, how far the pipelines of `up` lag behind, for `status.json` and Prometheus."""
 
 from __future__ import annotations
 

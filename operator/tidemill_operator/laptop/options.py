@@ -1,4 +1,4 @@
-"""The options of `up`, and what follows from them: the platform's settings and the variables of workloads."""
+"""The options of `up`, and what is derived from them: the platform's settings and the variables of workloads."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Backend(Protocol):
         ...
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create a connector. If it is paused, it never runs before `resume`."""
+        """Create a connector. A paused connector does not run before `resume`."""
         ...
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:

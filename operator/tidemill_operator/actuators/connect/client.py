@@ -17,7 +17,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, maske
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
-# Connect checks the config first, and the connector may ask its database for this.
+# The limit for calls in which Connect checks a config. During the check, a connector may query its database.
 _CHECK_SECONDS = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LONGEST_ERROR = 600
@@ -56,11 +56,11 @@ class ConnectClient:
 
         Args:
             url: the address, without a login.
-            seconds: the time limit of a call, except for those in which Connect checks a config.
+            seconds: the time limit of a call. Calls in which Connect checks a config have a longer limit.
         """
         self._seconds = seconds
         self.url = url.rstrip("/")
-        # The environment's proxies are for the internet. OpenSSL reads SSL_CERT_FILE by itself.
+        # Ignore the environment's proxies, which are for the internet. OpenSSL still reads SSL_CERT_FILE by itself.
         self._http = httpx.Client(base_url=self.url, trust_env=False, verify=ssl.create_default_context())
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class ConnectClient:
         configs: Mapping[str, str | None] = self._read(_CONFIG, config)
         known = {key: text for key, text in configs.items() if text is not None}
         answer = self._call("GET", f"{_path(name)}/status")
-        if answer is None:  # a new connector has no status until a worker has it
+        if answer is None:  # no status until the connector is assigned to a worker
             return LiveConnector(name, known)
         status: _Status = self._read(_STATUS, answer)
         tasks = tuple(LiveTask(task.id, task.state, task.trace) for task in sorted(status.tasks, key=lambda t: t.id))
@@ -135,7 +135,7 @@ class ConnectClient:
     def _read(self, adapter: TypeAdapter[Any], content: bytes | None) -> Any:
         try:
             return adapter.validate_json(content or b"")
-        except ValidationError:  # its message would show the configs
+        except ValidationError:  # its message would contain the configs
             what = f"what answers at {self.url} is not Kafka Connect"
             raise TidemillError(Reason.REFUSED, what, "correct connect.url (TIDEMILL_CONNECT_URL)") from None
 

@@ -1,7 +1,7 @@
 """Reconciles the connectors of a pipeline, whatever they are changed through.
 
-A connector is the pipeline's if its name has the pipeline's prefix and its config names the pipeline as the owner. All
-others are left alone. If one connector fails, the others are still reconciled.
+A connector belongs to the pipeline if its name has the pipeline's prefix and its config names the pipeline as the
+owner. All other connectors are left alone. If one connector fails, the others are still reconciled.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class KafkaConnect:
         return done(Component.CONNECTORS, wanted.name, observed=observed)
 
     def _delete(self, candidates: Collection[str], owner: Owner) -> list[Outcome]:
-        """Delete the connectors among the candidates that a pipeline owns."""
+        """Delete those of the candidates that the pipeline owns."""
         outcomes = []
         prefix = names.connectors(owner.namespace, owner.name)
         for name in sorted(name for name in candidates if name.startswith(prefix)):

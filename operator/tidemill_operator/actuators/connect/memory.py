@@ -11,7 +11,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask
 
 
 class MemoryConnect:
-    """Connectors by name. Each runs one task as soon as it is created.
+    """Connectors by name. A connector runs one task as soon as it is created.
 
     Attributes:
         writes: descriptions of all writes, in order.

@@ -1,4 +1,4 @@
-"""When failed connectors are restarted: at once, and then after delays that double up to a limit."""
+"""Decides when failed connectors are restarted: at once, and then after delays that double up to a limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_SECONDS = 10.0
 MOST_SECONDS = 300.0
-# If a connector has run for this long since its last restart, its next delay is short again.
+# After a connector has run for this long since its last restart, its delays start again with the shortest.
 _WELL_SECONDS = 600.0
 
 
@@ -34,7 +34,7 @@ class Restarts:
         self._lock = threading.Lock()
 
     def due(self, name: str) -> bool:
-        """Return whether a failed connector is to be restarted now. If it is, the restart is noted."""
+        """Return whether to restart a failed connector now. If so, note the restart."""
         now = self._clock()
         with self._lock:
             tried = self._tried.get(name)

@@ -1,4 +1,4 @@
-"""The step of a pass that reconciles connectors, and their removal with the pipeline."""
+"""The step of a pass that reconciles a pipeline's connectors, and deletes them with the pipeline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConnectorStep:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """The component of connectors, or nothing if the pipeline has no connectors and had none before."""
+        """The component for connectors. Empty if the pipeline has no connectors and had none before the pass."""
         had = Component.CONNECTORS in self.before and self.actuators.connect is not None
         return (Component.CONNECTORS,) if self.plan.connectors or had else ()
 

@@ -1,7 +1,7 @@
-"""The Kafka clusters of sources that are not on the platform's own Kafka. They are only read.
+"""The Kafka clusters of sources, other than the platform's own Kafka. They are only read.
 
-The login of each cluster is in a Secret of the pipeline's namespace. It is read again at each use, so that a changed
-Secret is used at once.
+The login of each cluster is in a Secret in the pipeline's namespace. The Secret is read for each use, so that a changed
+login takes effect at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tidemill_operator.plan.live import LiveTopic
 
 ANSWER_SECONDS = 6.0
 """The timeout of requests. It is short, so that a cluster that hangs does not delay other pipelines for long."""
-# After a cluster did not answer, it is not asked for this time, because each request takes up a worker of the operator.
+# How long a cluster that did not answer is not asked again. Each request blocks a worker of the operator.
 _PAUSE_SECONDS = 10.0
 _MOST = 256
 
@@ -67,7 +67,7 @@ class Cluster:
         return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
 
     def topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist, or if the login may not describe it.
+        """Return a topic, or None if it does not exist or the login may not describe it.
 
         Raises:
             TidemillError: the cluster does not answer, refuses, or is the platform's own.
@@ -99,7 +99,7 @@ class Clusters:
 
     Args:
         keys: reads a Secret.
-        own: the client of the platform's own Kafka, whose id is compared, or None if its id is unknown.
+        own: the client of the platform's own Kafka, to detect that a source names that cluster. None skips the check.
     """
 
     def __init__(self, keys: Keys, own: KafkaSession | None = None) -> None:
@@ -125,7 +125,7 @@ class Clusters:
         return known
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist, or if the login may not describe it.
+        """Return a topic, or None if it does not exist or the login may not describe it.
 
         Raises:
             TidemillError: the Secret is missing or wrong, or the cluster does not answer, refuses, or is the platform's

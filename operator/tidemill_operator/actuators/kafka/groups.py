@@ -1,7 +1,7 @@
 """Consumer groups: their members, whether they are rebalancing, and their offsets.
 
-Uses kafka-python: librdkafka ends the whole process if a request to a group's coordinator times out and the broker
-answers later.
+Uses kafka-python, because librdkafka ends the whole process if a request to a group's coordinator times out and the
+broker answers later.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class KafkaLog:
     Args:
         brokers: bootstrap brokers.
         config: further client settings.
-        timeout_seconds: the timeout of one call, with all its attempts.
+        timeout_seconds: the timeout of one call, including all its attempts.
         name: the name of the cluster in messages, if it is not the platform's own.
     """
 
@@ -69,7 +69,7 @@ class KafkaLog:
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def offsets(self, places: Iterable[Place], spec: OffsetSpec) -> Offsets:
-        """Return the offsets that Kafka reports within the timeout, and the reasons why others are unknown."""
+        """Return the offsets that Kafka reports within the timeout, and for each other offset why it is unknown."""
         found, left = Offsets(), set(places)
         deadline = time.monotonic() + self._timeout
         for attempts in range(_ATTEMPTS, 0, -1):
@@ -91,8 +91,8 @@ class KafkaLog:
     def led(self, topic: str) -> bool:
         """Return whether Kafka's controllers answer.
 
-        The request asks whether an existing topic could be created. Brokers forward the request to the controllers.
-        Nothing is changed.
+        The request asks whether `topic`, which exists, could be created. Brokers forward such requests to the
+        controllers. Nothing is changed.
         """
         client = self._admin()
         asked = [NewTopic(topic, num_partitions=1)]

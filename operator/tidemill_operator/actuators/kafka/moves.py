@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition whose replicas are being moved: all brokers with a replica, and the added and removed brokers."""
+    """A partition whose replicas are being moved: its brokers, and which of them are being added and removed."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]
@@ -32,7 +32,7 @@ class KafkaMoves:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """Return the partitions of a topic whose replicas are being moved, by number.
+        """Return those partitions of a topic whose replicas are being moved, by number.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
@@ -72,7 +72,7 @@ class KafkaMoves:
                 }
             )
         for at, error in sorted(told.items()):
-            # If there is no reassignment to cancel, it has completed meanwhile, so this error is ignored.
+            # Ignore this error: a reassignment that can no longer be cancelled has completed.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue
             raise TidemillError(

@@ -125,7 +125,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # LEADERS marks a change under way. It is removed last, so an interrupted pass is repeated.
+            # The config LEADERS marks an unfinished change. Remove it last, so that an interrupted pass is repeated.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1

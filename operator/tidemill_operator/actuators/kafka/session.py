@@ -83,7 +83,7 @@ class KafkaSession:
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
         """Set configs of a topic or a broker. A value of None removes a config. Other configs stay.
 
-        Waits until Kafka shows the changed configs, because brokers learn of a change after it was acknowledged.
+        Waits until Kafka shows the changed configs, because Kafka acknowledges a change before all brokers know it.
 
         Returns:
             Whether Kafka showed the changed configs within 15 seconds.
@@ -148,7 +148,7 @@ class KafkaSession:
         return found
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
-        """Return the names of the topics that exist, even if the broker that answers does not know them yet.
+        """Return the names of the topics that the controller knows. A broker may not know a new topic yet.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -190,9 +190,9 @@ class KafkaSession:
             self.client.poll(0)
 
     def _gone(self, doing: str, how: str) -> TidemillError:
-        """Return the error of a request that was not answered. The next request uses a new client.
+        """Return the error for a request that got no answer, and discard the client.
 
-        Connections of this client may stay silent although Kafka is back, if packets were lost.
+        After lost packets, the connections of the old client may stay silent although Kafka answers again.
         """
         self._served()
         self.client = None

@@ -68,8 +68,9 @@ class KafkaTopics:
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist, by name.
 
-        A broker learns of new topics a moment later than the controller. The operator records topics that are missing
-        here as its own, and may delete them later. So the controller is asked for missing topics too.
+        A broker learns of new topics a moment later than the controller. So the controller is asked about topics that
+        the broker does not know. Otherwise, the operator would record an existing topic as its own, and might delete it
+        later.
 
         Raises:
             TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
@@ -218,8 +219,7 @@ class KafkaTopics:
             )
         if described is None:
             return _report(topic, None, 0)
-        # Kafka says that the topic exists, although the broker that `observe` asked did not know it yet. So the topic
-        # is handled like an existing topic.
+        # The topic exists, although the broker that `observe` asked did not know it yet. Treat it as an existing topic.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
@@ -299,7 +299,7 @@ def _check(topic: Topic, live: LiveTopic) -> None:
 
 
 def _drift(topic: Topic, config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the configs to set now, and a min.insync.replicas to set when enough replicas are in sync."""
+    """Return the configs to set now, and a min.insync.replicas to set once enough replicas are in sync."""
     drift = {key: value for key, value in topic.config.items() if config.get(key) != value}
     wanted, known = drift.get(IN_SYNC, ""), config.get(IN_SYNC, "")
     if wanted.isdigit() and known.isdigit() and int(wanted) > int(known):

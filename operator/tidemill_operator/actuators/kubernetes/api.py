@@ -203,7 +203,7 @@ class Api:
         """Replace a whole object, including `metadata.resourceVersion`.
 
         Raises:
-            Conflict: the object has changed meanwhile.
+            Conflict: the object has changed since it was read.
             TidemillError: the API does not answer, or refuses the request.
         """
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})

@@ -35,7 +35,7 @@ _SCALED = f"{MANAGER}-replicas"
 
 
 class Children:
-    """The objects of one pipeline, and the objects that all pipelines of its namespace share, during one pass.
+    """During one pass: the pipeline's own objects, and those that it shares with other pipelines of its namespace.
 
     Args:
         api: the API of the cluster.
@@ -44,7 +44,7 @@ class Children:
 
     Attributes:
         changed: the number of writes made so far.
-        repairs: descriptions of foreign changes that were reverted.
+        repairs: descriptions of changes by others that were reverted.
         made: the objects that were created.
     """
 
@@ -106,7 +106,10 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Remove foreign changes. An apply first restores our fields, then a replace removes the fields of others."""
+        """Revert the changes of others.
+
+        First an apply restores our fields, then a replace removes fields that others have added.
+        """
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):
@@ -118,7 +121,7 @@ class Children:
         return self._api.replace(body)
 
     def _hand_over_replicas(self, wanted: Document, live: Document) -> None:
-        """Let another manager own `replicas` before we drop it, because Kubernetes resets fields without an owner."""
+        """Let another manager own `replicas` before we stop applying it. Kubernetes resets fields without an owner."""
         if wanted["kind"] != DEPLOYMENT.kind or "replicas" in wanted["spec"]:
             return
         if holds(live, MANAGER, "f:spec", "f:replicas"):
@@ -133,9 +136,9 @@ class Children:
         return {ref.get("uid", "") for item in shared for ref in item["metadata"].get("ownerReferences", ())}
 
     def prune(self, keep: Collection[tuple[str, str]], *, spared: Collection[str] = ()) -> None:
-        """Delete own objects, and withdraw from shared objects, unless their (kind, name) is in `keep`.
+        """Delete the pipeline's own objects, and withdraw it from shared objects.
 
-        Objects with a component in `spared` are left alone.
+        Objects whose (kind, name) is in `keep`, or whose component is in `spared`, are left alone.
         """
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:
@@ -178,7 +181,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the owners of a shared object: its former owners that still exist, and this pipeline.
+    """Return the new owners of a shared object: its present owners that still exist, and this pipeline.
 
     Args:
         live: the object.
@@ -199,9 +202,9 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """Return the manifest with a hash of its content. The hash also shows when a field was removed.
+    """Return the manifest with a hash of its content. A changed hash also reveals removed fields.
 
-    Owners and data are left out of the hash, because they are compared directly.
+    Owners and data are not hashed, because they are compared directly.
     """
     said = {
         **{name: value for name, value in manifest.items() if name != "data"},
@@ -222,7 +225,7 @@ def _is_so(wanted: Document, live: Document) -> bool:
 
 
 def _guarded(wanted: Document, live: Document) -> Document:
-    """Return the manifest of a shared object with the resource version that it was computed from."""
+    """Add the version of `live` to the manifest of a shared object, so that a write fails if the object has changed."""
     version = live["metadata"].get("resourceVersion")
     if wanted["metadata"]["labels"][marks.OWNER_UID] != marks.SHARED or not version:
         return wanted

@@ -1,4 +1,4 @@
-"""Pure: compares a live object with the applied manifest, and finds fields that other managers have added.
+"""Compares a live object with the applied manifest, and finds fields that other managers have added. Does no I/O.
 
 A forced server-side apply reverts fields that others changed, but keeps fields that others added. So this module finds
 both changed and added fields.
@@ -13,7 +13,7 @@ from tidemill_operator.actuators.kubernetes.api import MANAGER
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
-# The members that identify an item of a list. The first set of members that all items have is used.
+# The members that identify the items of a list. The first set of members that all items have is used.
 _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
@@ -104,7 +104,7 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Return whether a manager's applied fields include a field, e.g. `"f:spec", "f:replicas"`."""
+    """Return whether a manager has applied the field at `place`, e.g. `"f:spec", "f:replicas"`."""
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})
@@ -126,7 +126,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the foreign change that is reverted. The text is empty if only the manifest has changed.
+    """Describe the change of others that is reverted. The text is empty if only the manifest has changed.
 
     Args:
         wanted: the applied manifest, with the hash of its content.

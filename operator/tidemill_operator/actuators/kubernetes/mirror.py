@@ -99,7 +99,10 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the objects that have one of the owner UIDs, and the names of others with unknown content."""
+        """Return the objects that have one of the owner UIDs.
+
+        If the content is not cached, only the name is returned.
+        """
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
@@ -240,7 +243,7 @@ class MirroredApi(Api):
 
     @contextmanager
     def _writing(self, kind: Kind, namespace: str | None, name: str) -> Iterator[None]:
-        """Discard the copy of an object if a write fails, because the object has changed or is gone."""
+        """Discard the copy of an object if a write fails because the object has changed or is gone."""
         try:
             yield
         except (Conflict, NotFound):

@@ -28,7 +28,7 @@ def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: d
     Returns:
         The number of pods that were changed.
     """
-    # No pod is changed twice for the same files, and a pod that starts later gets the current files anyway.
+    # Annotate pods only once for the same files. A pod that starts later gets the current files anyway.
     if shown.get((namespace, workload)) == mark:
         return 0
     changed, all_told = 0, True
@@ -41,7 +41,7 @@ def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: d
                 changed += 1
             except NotFound:
                 continue
-            except TidemillError as error:  # the node updates the files later anyway, so only warn
+            except TidemillError as error:  # only warn, because the node updates the files later anyway
                 log.warning("files of pod %s/%s: %s", namespace, metadata["name"], error)
                 all_told = False
     if all_told:

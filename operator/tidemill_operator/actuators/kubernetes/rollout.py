@@ -1,4 +1,4 @@
-"""Pure: turns the rollout state of a Deployment into an outcome."""
+"""Turns the rollout state of a Deployment into an outcome. Does no I/O."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rolled_out(live: Mapping[str, Any]) -> bool:
 
 
 def _is_seen(live: Mapping[str, Any]) -> bool:
-    """Return whether the Deployment's status is for its newest spec."""
+    """Return whether the Deployment's status reflects its newest spec."""
     observed = int(live.get("status", {}).get("observedGeneration", 0))
     return observed >= int(live["metadata"].get("generation", 1))
 

@@ -1,8 +1,8 @@
 """The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
 
-The pipelines of a namespace share ingest and API. The pods of ingest and API read configs and credentials from files
-that change while the pods run, so a pipeline never restarts the pods of another pipeline. A shared object is owned by
-all its pipelines, and Kubernetes deletes it when its last owner is deleted.
+The pipelines of a namespace share ingest and API. Their pods read the changed config and credential files while they
+run. So a change of one pipeline never interrupts the others by a restart. A shared object is owned by all its
+pipelines, and Kubernetes deletes it when its last owner is deleted.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ _ATTEMPTS = 3
 class NamespaceLocks:
     """One lock per namespace.
 
-    Locks are needed, because a pass reads the shared objects of a namespace and then writes them.
+    A pass reads the shared objects of a namespace and then writes them, so two passes must not do this at the same
+    time.
 
     Attributes:
-        shown: hashes of the files that pods were last made to reload, by namespace and workload.
+        shown: a hash of the files that the pods of a workload were last told to reload, by namespace and workload.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class KubernetesRuntime:
     Attributes:
         scale: the scale of the processors, as the last `ensure` or `observe` saw it.
         stage: the number of running processes of the Python stage, or None if no stage was seen.
-        repairs: descriptions of foreign changes that were reverted.
+        repairs: descriptions of changes by others that were reverted.
         made: the objects that were created.
     """
 
@@ -168,7 +169,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Read the namespace and act. If another operator has written meanwhile, read and act again."""
+        """Read the namespace and act. If another operator writes in between, read and act again."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

@@ -92,8 +92,8 @@ class KubernetesSecrets:
             metadata = marks.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
-            # A create request fails if the Secret exists. So if two operators create it at once, one gets a conflict,
-            # and reads the other's passwords in its next pass.
+            # If two operators create the Secret at the same time, one of them gets a conflict. It reads the other's
+            # passwords in its next pass.
             self._api.create(objects.secret(metadata, made))
         elif made or not _owned(live, self._owner):
             # Write only if the Secret is unchanged since it was read, so that no other operator's password is lost.

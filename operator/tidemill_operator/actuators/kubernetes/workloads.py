@@ -43,8 +43,8 @@ class Pass:
 
     Attributes:
         alive: names of the namespace's pipelines by UID.
-        shown: hashes of the files that the pods of a workload were last made to reload. The hashes are kept between
-            passes.
+        shown: a hash of the files that the pods of a workload were last told to reload, by namespace and workload. The
+            hashes are kept between passes.
         kept: the objects that the pipeline needs, as (kind, name).
     """
 
@@ -74,7 +74,7 @@ class Pass:
         """
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # A pipeline that is missing in the cache would lose its files, so the live list is read.
+            # Read the live list, because a pipeline that is missing in the cache would lose its files.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
@@ -156,7 +156,10 @@ class Pass:
         return lacking(rollout(workload, live, changed=self.children.changed - before), missing)
 
     def _copies(self, workload: Workload) -> dict[str, str]:
-        """Return the files that are keys of users' Secrets, as far as the keys exist and are text."""
+        """Return the files that are copied from keys of users' Secrets.
+
+        Keys that are missing or not text are left out.
+        """
         secrets = {name: self.api.get(SECRET, self.namespace, name) for name, _ in set(workload.copied.values())}
         found = {}
         for file, (name, key) in workload.copied.items():
@@ -190,8 +193,8 @@ class Pass:
         """Make the files that are common to the namespace's workloads match the settings.
 
         Returns:
-            A hash of the connection settings and of a random text, which is stored only in their Secret. Without this
-            text, nobody can check guesses of a password against the hash.
+            A hash of the connection settings and a random salt, which is stored only in their Secret. Because of the
+            salt, the hash cannot be used to check guesses of a password.
         """
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement

@@ -65,7 +65,7 @@ class ProcessSpecs:
             if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
         }
         self._common = {**inherited, **addresses}
-        # Requests for other hosts are refused, because DNS rebinding would let web pages read open pipelines.
+        # Refuse requests for other hosts. Otherwise, DNS rebinding would let web pages read pipelines that need no key.
         names = ["localhost", socket.gethostname(), *environ.get("TIDEMILL_ALLOWED_HOSTS", "").split(",")]
         self._allowed_hosts = ",".join(name for name in (*names, host) if name and ":" not in name)
         self._wanted_ports = dict(ports or {})
@@ -98,7 +98,8 @@ class ProcessSpecs:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=STOP_SECONDS
         )
-        # A process that reads its config once also reads its login once, so config and login are part of the revision.
+        # A process whose workload has a revision reads its config and login only when it starts. So the revision
+        # includes both, and a change of either restarts the process.
         revision = f"{workload.revision}{self._digest_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 

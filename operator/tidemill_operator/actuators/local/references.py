@@ -27,9 +27,9 @@ class References:
         return self.root / namespace / name
 
     def place(self, pipeline: str, folder: Path) -> None:
-        """Set the folder of the file of a pipeline `namespace/name`.
+        """Set the folder that contains the file of a pipeline (`namespace/name`).
 
-        It has the files of those of the pipeline's ConfigMaps that have no folder of their own.
+        A ConfigMap of the pipeline that has no folder below `maps` is read from this folder.
         """
         self._folders[pipeline] = folder
 
@@ -40,7 +40,7 @@ class References:
         return folder if folder.is_dir() else beside
 
     def environment(self, workload: Workload) -> dict[str, str]:
-        """Return the variables that name the folders of the Secrets and ConfigMaps a workload uses."""
+        """Return the variables with the folders of the Secrets and ConfigMaps that a workload uses."""
         secrets = {
             "TIDEMILL_REGISTRY_DIR": workload.registry_secret,
             "TIDEMILL_MQTT_DIR": workload.mqtt_secret,
@@ -73,7 +73,7 @@ class References:
         return changed
 
     def missing(self, workload: Workload) -> list[tuple[str, str]]:
-        """Return (Secret, key) of each key that a workload reads and that does not exist."""
+        """Return the keys that a workload reads but that do not exist, as (Secret, key)."""
         return [
             (name, key)
             for name, key in workload.copied.values()
@@ -81,7 +81,7 @@ class References:
         ]
 
     def _lookup_dirs(self, workload: Workload) -> str:
-        """Return the folder of each of a workload's lookups, as the variable TIDEMILL_LOOKUP_DIRS has them."""
+        """Return the folders of a workload's lookups as JSON, for the variable TIDEMILL_LOOKUP_DIRS."""
         folders = {
             name: self.secret(workload.namespace, reference.name)
             if reference.kind == "secret"

@@ -167,7 +167,7 @@ class LocalRuntime:
                 and pipeline in running.pipelines
                 and running.workload.component in ("ingest", "api")
             ]
-        # The pipeline's own processes come last, so that they take precedence over shared processes.
+        # The pipeline's own processes come last, so that they override shared processes.
         for workload in sorted(candidates, key=lambda workload: workload.pipeline is not None):
             states = self.replicas(namespace, workload.name)
             if states:

@@ -14,8 +14,8 @@ from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.processes.files import write_atomic
 
-# How long the former logins work after a switch. The time is short, because processes read the files when they connect,
-# and requests on older connections end soon.
+# How long the former logins keep working after a switch. A few seconds are enough: processes read the files for each
+# new connection, and requests on older connections end soon.
 PATIENCE_SECONDS = 5.0
 
 

@@ -1,4 +1,7 @@
-"""Records which pipeline owns a topic. The record is in the pipeline's schema, where other pipelines look it up."""
+"""Records which pipeline owns a topic.
+
+The record is stored in that pipeline's schema, where other pipelines look it up.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
         session: a session in a transaction.
         schema: the schema in the plan.
         owner: the pipeline.
-        gone: returns whether another pipeline no longer exists, so that its claim may be taken over. With None, no
-            claim is taken over.
+        gone: returns whether another pipeline no longer exists, so that its claim may be taken over. If None, no claim
+            is taken over.
 
     Raises:
         TidemillError: another pipeline owns one of the topics.
@@ -64,7 +67,7 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
     """
     if _settled(session, schema):
         return
-    # A topic of another cluster is nobody's, whatever its name is.
+    # Topics on other Kafka clusters are not claimed, whatever their names are.
     topics = (*schema.own_sources, *schema.outputs)
     known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []
@@ -126,7 +129,7 @@ def _mark(schema: Schema) -> str:
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """Return the comment of the live table of positions: empty if it has none, None if there is no table."""
+    """Return the comment of the live table of positions. Empty if it has no comment, None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

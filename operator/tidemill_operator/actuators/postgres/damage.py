@@ -8,7 +8,7 @@ from psycopg import sql
 
 from tidemill_operator.actuators.postgres.session import Session
 
-# The query is cheap, because it stops at the first partition of a table that has rows.
+# The query is cheap: for each table, it stops at the first partition that has rows.
 _EMPTIED = """
 SELECT a.name, a.version FROM {} a
   JOIN pg_class c ON c.relname = a.table_name JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = %s
@@ -17,7 +17,7 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions into which batches were merged, but whose partitions are all empty.
+    """Return the versions whose partitions are all empty although batches were merged into them.
 
     Args:
         session: an open session.

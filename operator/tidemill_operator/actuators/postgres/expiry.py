@@ -32,7 +32,7 @@ class _Partition:
     Attributes:
         since: when the partition was marked, or None if it is not marked.
         pending: whether detaching the partition was interrupted.
-        due: whether the partition is past its retention, or was past its retention when detaching began.
+        due: whether the partition is past its retention, or was when detaching began.
     """
 
     parent: str

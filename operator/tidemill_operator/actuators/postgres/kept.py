@@ -63,7 +63,7 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows that earlier versions wrote have no size. At least 1 is returned, so that the caller sees that rows were
+    # Rows that earlier versions wrote have no size. Return at least 1 for them, so that the caller sees that rows were
     # deleted.
     return max(size, 1) if rows else 0
 
@@ -104,7 +104,7 @@ def _size(session: Session, schema: str, kept: KeptRows) -> int:
 
 
 def _forget_groups(session: Session, schema: str) -> None:
-    """Delete detector states of groups without windows. Runs rarely, because no index serves the query."""
+    """Delete detector states of groups that have no windows left. Runs rarely, because no index serves the query."""
     parts = {
         "kept": sql.Identifier(schema, "_kept"),
         "detectors": sql.Identifier(schema, "_detectors"),
@@ -123,7 +123,7 @@ def _forget_groups(session: Session, schema: str) -> None:
     ).format(**parts)
     if not session.connection.execute(turn, (OPERATOR,)).rowcount:
         return
-    # Rows that earlier versions wrote lack the time of the group's last window, so they get the end of the last scan.
+    # Rows that earlier versions wrote lack the time of the group's last window. Use the end of the last scan instead.
     session.write_rows(
         sql.SQL(
             "UPDATE {detectors} d SET seen = ARRAY[0, a.scanned_until] FROM {aggregations} a"

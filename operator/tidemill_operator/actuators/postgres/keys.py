@@ -1,4 +1,7 @@
-"""Adds columns to keys of tables from earlier versions, before rows are stored that differ only in these columns."""
+"""Adds missing columns to the keys of tables that an earlier Tidemill created.
+
+This happens before rows are stored that differ only in these columns.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 
 
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
-    """If the pipeline needs wider keys, give each key the columns that it has in the plan.
+    """If the pipeline needs keys with more columns, add the columns that are in the plan.
 
-    Other pipelines keep the keys that an earlier Tidemill created, because building the index of a new key takes long.
+    Other pipelines keep the existing keys, because building a new index takes long.
     """
     tables = {table.name: table for table in schema.tables if table.key}
     if live is None or not schema.explodes:

@@ -17,13 +17,13 @@ from tidemill_operator.plan.kafka.claims import TOPICS
 from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
 from tidemill_operator.plan.postgres.migration import as_noted_today
 
-# Replicas record the same loss at nearly the same time. All records of the latest loss are reported for a day.
+# Replicas record the same loss at nearly the same time. Report all records of the latest loss, for one day.
 _LOST = """
 WITH lately AS (SELECT max(noticed_at) AS at FROM {0} WHERE reader = 'live')
 SELECT reason, partition, epoch, from_offset, to_offset FROM {0}, lately
  WHERE reader = 'live' AND noticed_at > lately.at - interval '5 minutes' AND lately.at > now() - interval '1 day'
 """
-# Rows that were not retried lately are left out, because their processor has ended.
+# Leave out rows without a retry in the last five minutes, because their processor has ended.
 _HELD_UP = """
 SELECT aggregation, duty, reason FROM {} WHERE tried_at > now() - interval '5 minutes' ORDER BY since, aggregation, duty
 """
@@ -107,7 +107,8 @@ def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         partitions=max(there, default=-1) + 1,
         missing_positions=missing_positions(there),
         read_before=before,
-        # Processors move partitions to a new topic one by one, so some may still have the former topic's id.
+        # Processors switch to a new topic one partition at a time, so some partitions may still have the former topic's
+        # id.
         read_from=max(current - before or current, default=""),
         read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
     )
@@ -138,7 +139,7 @@ def _kept(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 
 
 def _failing(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
-    """Add the duties in which processors currently fail, and the windows that processors have skipped."""
+    """Add the duties that currently fail in processors (e.g. `publish`), and the windows that processors skipped."""
     if "_held_up" in live.columns:
         query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
         live = replace(live, held_up=tuple(Failing(*row) for row in session.connection.execute(query)))

@@ -66,8 +66,8 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # This process was slow or frozen. If another operator has written meanwhile, it has left a later epoch
-                # in the schema, or has written the same state. So it is safe to take the lock again.
+                # This process was slow or frozen. It is safe to take the lock again: an operator that wrote in the
+                # meantime has left a later epoch in the schema, or has written the same state.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm
@@ -89,7 +89,7 @@ def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None
         try:
             yield session
         finally:
-            # If the connection has ended meanwhile, there is no lock to release.
+            # If the connection has ended, Postgres has already released the lock.
             with suppress(psycopg.Error):
                 session.connection.execute("ROLLBACK")
 

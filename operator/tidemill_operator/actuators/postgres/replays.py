@@ -18,11 +18,11 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
     Args:
         session: an open session.
         schema: the name of the schema.
-        columns: the columns of its tables. A column that somebody dropped counts as empty until `ensure` adds it.
+        columns: the columns of its tables. A column that somebody dropped counts as empty until `ensure` adds it again.
     """
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # A partition that live processors already count for a version adds no lag to the replay.
+    # A partition adds no lag to the replay if live processors already count it for the replay's versions.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"
@@ -83,7 +83,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Record that a replay is complete. Live processors stop counting for versions that are not in the plan."""
+    """Record that a replay is complete, and stop live processors from counting for versions outside the plan."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")

@@ -69,7 +69,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
 
 
 def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
-    """Yield an error for each role that exists with another owner, because `ensure_roles` would refuse the role."""
+    """Yield an error for each role that has another owner. `ensure_roles` would refuse these roles."""
     ours = _mark(session, owner)
     for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
         if not _is_ours(live["mark"], ours):
@@ -150,7 +150,7 @@ def _ensure(
 
 
 def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, settings: Mapping[str, str]) -> None:
-    """Set the parameters of a login itself, because a member does not inherit the parameters of its role."""
+    """Set parameters on the login itself, because a member does not inherit the parameters of its role."""
     configured = dict(setting.split("=", 1) for setting in (live or {}).get("config") or ())
     for name, value in settings.items():
         if configured.get(name) != value:
@@ -216,7 +216,8 @@ def _ensure_connect(session: Session, schema: Schema) -> None:
     missing = wanted - _database_grants(session, schema)
     if not missing:
         return
-    # The grants of all pipelines are in one catalog row, which two transactions cannot write at once. So lock first.
+    # Lock first: the grants of all pipelines are in one row of pg_database, which two transactions cannot update at
+    # once.
     session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-ddl'), 0)")
     for role, privilege in sorted(missing):
         session.write("GRANT {} ON DATABASE {} TO {}", sql.SQL(privilege), database, role)

@@ -1,4 +1,4 @@
-"""Writes the rows that must exist in a pipeline's schema, and the columns of rows that only the operator changes."""
+"""Writes the required rows of a pipeline's schema, and in existing rows the columns that only the operator changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, re
         session: the session, inside the transaction that made the tables.
         schema: the schema in the plan.
         live: the schema before that transaction, or None if it did not exist.
-        regress: accept a lower generation, because the generations of a new resource start at 1.
+        regress: accept a lower generation, because a new resource starts at generation 1 again.
     """
     _ensure_readers(session, schema)
     if schema.listed:

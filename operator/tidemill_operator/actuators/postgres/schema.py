@@ -1,8 +1,8 @@
 """Makes a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
 
 All DDL of one `ensure` is in one transaction, under the pipeline's lock. Tables and columns are only added. Columns
-with a former name are renamed. In pipelines whose records may contain several events, keys get more columns. SQL text
-in the plan was written by Tidemill, and every name is quoted as an identifier.
+with a former name are renamed. Keys get more columns if the records of the pipeline may contain several events. All SQL
+text in the plan comes from Tidemill itself, and every name is quoted as an identifier.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors that `ensure` would report because a topic or role has another owner. Takes no locks.
+        """Return the errors that `ensure` would report for topics and roles that have another owner. Takes no locks.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -254,7 +254,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Add the table's aggregation to an error of Postgres about a table."""
+    """Name the table's aggregation in errors that Postgres raises about the table."""
     try:
         yield
     except errors.InsufficientPrivilege:

@@ -20,7 +20,7 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# The limit can be short: our transactions are never idle for long, so an idle transaction belongs to a frozen process.
+# The limit can be short. Our transactions are never idle for long, so an idle transaction belongs to a frozen process.
 IDLE_MS = 20_000
 
 
@@ -68,7 +68,7 @@ class Session:
     def acting_as(self, role: str) -> Iterator[None]:
         """Act as a role within the block, so that the role owns new objects.
 
-        An error rolls back the new objects, and ends the role.
+        After an error, the rollback of the transaction removes the new objects and resets the role.
         """
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield

@@ -1,7 +1,7 @@
 """The webhook's certificate and its authority.
 
-Certificate and authority are kept in one Secret, and renewed long before they expire. The first replica creates both. A
-replica that tries this at the same time gets a conflict, and uses the existing certificate and authority.
+A Secret holds the certificate and the authority. Both are renewed long before they expire. The first replica creates
+both. If several replicas try at the same time, all but one get a conflict and use what that one created.
 """
 
 from __future__ import annotations
@@ -121,9 +121,10 @@ class CertificateKeeper:
 
 
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """Return the known certificates.
+    """Return the known certificates, and replace those that are due.
 
-    Certificates in the last third of their lifetime, or for other hosts, are replaced.
+    A certificate is due in the last third of its lifetime. The certificate of the server is also replaced if the hosts
+    have changed.
 
     Args:
         known: the existing certificates, or None if there are no usable certificates.
@@ -223,7 +224,7 @@ def _read(live: Document) -> Certificates | None:
     except (KeyError, IndexError, ValueError, TypeError, TidemillError):
         log.warning("the webhook's Secret has invalid content; it is replaced")
         return None
-    except Exception as error:  # catch everything, because a wrong signature raises a different exception
+    except Exception as error:  # a wrong signature raises an exception of another type
         log.warning("the webhook's Secret has invalid content (%s); it is replaced", type(error).__name__)
         return None
     return found

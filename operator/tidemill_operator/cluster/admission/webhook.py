@@ -45,13 +45,13 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # A change that leaves the spec as it was is always allowed, because a later rule may forbid that spec. Finalizers,
-    # labels and annotations must still be changeable.
+    # Always allow a change that leaves the spec as it was. Even if a newer rule forbids that spec, finalizers, labels
+    # and annotations must remain changeable.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
     if not named.get("name"):
-        named["name"] = "generated"  # with generateName, the API server chooses the name after this check
+        named["name"] = "generated"  # with generateName, the API server sets the name after this check
     _, faults = check({**document, "metadata": named, "status": None}, limits)
     if faults:
         text = "\n".join(str(fault) for fault in faults)
@@ -155,7 +155,7 @@ class Webhook:
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
     """Use the certificates for new connections."""
-    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only its owner can read it
+    with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read this folder
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
         path.write_text(certificates.server.certificate + certificates.server.key)
@@ -163,7 +163,7 @@ def load(context: ssl.SSLContext, certificates: Certificates) -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Does the TLS handshake in the client's own thread, so that a silent client does not block others."""
+    """Does the TLS handshake in the thread that serves the client, so that a silent client does not block others."""
 
     daemon_threads, block_on_close = True, False
 

@@ -1,4 +1,4 @@
-"""The operator's finalizer. Resources have it if their topics, schema or connectors must be deleted with them.
+"""The operator's finalizer. A resource has it if its topics, schema or connectors must be deleted with it.
 
 Kubernetes deletes the objects of a pipeline by their owner references.
 """
@@ -43,7 +43,7 @@ class Finalizing:
         Add the finalizer if topics, schema or connectors must be deleted with the resource, else remove it.
 
         Raises:
-            Conflict: somebody else has written the resource meanwhile.
+            Conflict: somebody else has written the resource since it was read.
             TidemillError: the API refuses or does not answer.
         """
         if is_paused(document):
@@ -55,8 +55,8 @@ class Finalizing:
         """Delete the topics and schema of a resource that is being deleted, then remove the finalizer.
 
         Raises:
-            Conflict: somebody else has written the resource meanwhile. TidemillError: the API refuses or does not
-                answer.
+            Conflict: somebody else has written the resource since it was read.
+            TidemillError: the API refuses or does not answer.
         """
         key = Key.of(document["metadata"])
         if not held(document):

@@ -1,8 +1,8 @@
 """Deletes the topics and schemas of pipelines that are being deleted while no operator runs.
 
-The chart's CronJob starts this task, so that no namespace stays Terminating. The task ends at once if an operator holds
-the Lease, or if no pipeline is waiting. While it works, it holds the Lease, so that no operator works at the same time.
-The task reconciles nothing.
+The chart's CronJob starts this task. Without it, the finalizers would keep a namespace in Terminating. The task ends at
+once if an operator holds the Lease, or if no pipeline is waiting. While the task works, it holds the Lease, so that no
+operator works at the same time. The task reconciles nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def reclaim(
 
     Args:
         find: returns the waiting pipelines.
-        let_go: releases a pipeline as far as is possible now.
+        let_go: releases a pipeline, as far as that is possible now.
         seconds: the longest duration.
 
     Returns:

@@ -1,8 +1,7 @@
 """Uninstalls the operator: stops it, and removes its finalizers, its webhook and its own objects.
 
 Without an operator, its finalizers would block the deletion of pipelines and their namespaces for ever. Topics, schemas
-and workloads are kept. To remove these as well, delete the pipelines first. This module does not use the code that
-reconciles.
+and workloads are kept. To remove these as well, delete the pipelines first.
 """
 
 from __future__ import annotations
@@ -160,7 +159,7 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
 
 
 def _free(api: Api, namespace: str, name: str) -> None:
-    """Remove the finalizer. If somebody else writes the resource at the same time, read it again and repeat."""
+    """Remove the finalizer. If somebody else writes the resource at the same time, read it again and retry."""
     for attempt in range(_ATTEMPTS):
         live = api.get(PIPELINE, namespace, name)
         if live is None:
