@@ -34,7 +34,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.
-        heard_at: the time at which a wait for the server last ended, with or without an answer (monotonic seconds).
+        heard_at: when the client last stopped waiting for the server, with or without an answer (`time.monotonic()`).
     """
 
     answer_seconds = _ANSWER_SECONDS
@@ -59,7 +59,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             self.heard_at = time.monotonic()
 
     def hurry(self, seconds: float) -> None:
-        """Limit the duration of all further statements on the server, and also on the client if the server hangs."""
+        """Limit the duration of later statements, on the server and, in case the server hangs, on the client too."""
         self.answer_seconds = seconds + MARGIN_SECONDS
         self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
 

@@ -85,7 +85,7 @@ def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:
 
 
 def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
-    """Return the result of a request of the admin client.
+    """Return the result of an admin client request.
 
     Raises:
         KafkaException: the request failed, or there was no answer in time.

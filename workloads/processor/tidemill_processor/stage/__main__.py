@@ -1,7 +1,9 @@
-"""Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`. The variables TIDEMILL_… configure it.
+"""Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`.
 
-When the user's file, or one that it imports, changes, the process ends its transaction and replaces itself, so that
-nothing of the former code stays in memory.
+Environment variables `TIDEMILL_…` configure it.
+
+When the user's file or one of its imports changes, the process ends its transaction and restarts itself, so that no old
+code stays in memory.
 """
 
 from __future__ import annotations
@@ -70,27 +72,28 @@ class Stage:
         self.reloads = True
         self.stop()
         if self.watch.hangs:
-            # The main thread never returns from the function. Kafka ends the open transaction, which is repeated.
+            # The function never returns, so neither does the main thread. Kafka aborts the open transaction, and its
+            # records are processed again.
             log.warning("%s; the process is replaced", self.watch.hangs)
             replace_process()
 
     def stop(self) -> None:
-        """Let `run` return. It may be called several times, by any thread, and in a signal handler."""
+        """Let `run` return. May be called several times, by any thread, and in a signal handler."""
         self._stopping.set()
         if self._application is not None:
             # A process that only loads its file again keeps its partitions.
             self._application.stop(leave=not self.reloads)
 
     def run(self) -> None:
-        """Load the file and process records until `stop()` is called. While something is wrong, report it and wait."""
+        """Load the file and process records until `stop()` is called. While there is a problem, report it and wait."""
         self.watch.start()
         try:
             self.function.load()
             self._loaded = True
         except LoadError as error:
             self._wait(str(error))
-            # A module that the file imports may be missing for a while, so the file is imported again even if it has
-            # not changed.
+            # A module that the file imports may be missing only for now, so import the file again even if it has not
+            # changed.
             if not self._stopping.wait(_LOAD_AGAIN_SECONDS):
                 self._reload()
         while not self._stopping.is_set():
@@ -99,7 +102,7 @@ class Stage:
                 break
             except PositionsLost as error:
                 self._wait(str(error))
-            except Exception as error:  # Kafka's errors, and those of Quix Streams about them: nothing is lost
+            except Exception as error:  # errors of Kafka, also as wrapped by Quix Streams; nothing is lost
                 self._failed = " ".join(str(error).split()) or type(error).__name__
                 log.warning("processing has stopped, and begins again: %s", self._failed)
             self._application = None
@@ -137,7 +140,7 @@ class Stage:
             self._stopping.set()
 
     def _describe(self) -> tuple[str, int]:
-        """Return the id of the source topic and the number of its partitions.
+        """Return the id and the number of partitions of the source topic.
 
         Raises:
             KafkaException: the topic does not exist, or Kafka does not answer.
@@ -164,7 +167,7 @@ class Stage:
         )
 
     def ready(self) -> bool:
-        """Return whether this process has been healthy once, and the function returns in time."""
+        """Return whether this process has ever been healthy, is not waiting, and the function returns in time."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self._waits and not self.watch.hangs
 
@@ -174,7 +177,7 @@ class Stage:
 
 
 def replace_process() -> NoReturn:
-    """Start this program again in this process. It does not return. Any thread may call it."""
+    """Restart this program in the same process. It does not return. Any thread may call it."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             with suppress(OSError):

@@ -1,4 +1,7 @@
-"""The Quix Streams application of the stage: each Kafka transaction has records of the stage topic and positions."""
+"""The Quix Streams application of the stage.
+
+Each Kafka transaction contains records of the stage topic, and positions in the source topic.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ _CONSUMER: Mapping[str, Any] = {
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "allow.auto.create.topics": False,
-    # New partitions of the topic are read soon.
+    # Detect new partitions of the topic soon.
     "topic.metadata.refresh.interval.ms": 10_000,
     "isolation.level": "read_committed",
     # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again.
@@ -49,7 +52,7 @@ _PRODUCER: Mapping[str, Any] = {
     "compression.type": "lz4",
     "message.max.bytes": MAX_RECORD_BYTES,
     "topic.metadata.refresh.interval.ms": 10_000,
-    # Processors cannot read beyond an open transaction. If a stage is killed, Kafka ends its transaction after this
+    # Processors cannot read beyond an open transaction. If a stage is killed, Kafka aborts its transaction after this
     # time.
     "transaction.timeout.ms": int(SLOW_SECONDS * 1000),
     "log_level": 3,
@@ -81,7 +84,7 @@ class StageApplication:
     """A Quix Streams application that rewrites the records of one pipeline's source topic.
 
     Args:
-        settings: the process' settings.
+        settings: the process's settings.
         config: the pipeline.
         connection: client settings.
         rewriter: makes the records of the stage topic.
@@ -123,13 +126,13 @@ class StageApplication:
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
-                # A process that starts with the same id ends the open transaction of its predecessor.
+                # A process that starts with the same id aborts the open transaction of its predecessor.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
             },
         )
         topic = self._application.topic(config.events_topic, value_deserializer="bytes", key_deserializer="bytes")
         frame = self._application.dataframe(topic)
-        # `to_topic` cannot choose the partition. Records get the same partition as the record from which they are made.
+        # `to_topic` cannot choose the partition, and each record has to keep its source record's partition.
         self._producer = frame.processing_context.producer
         frame.update(self._rewrite, metadata=True)
 
@@ -137,7 +140,7 @@ class StageApplication:
         """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT.
 
         Raises:
-            Exception: Kafka has failed. Nothing of the open transaction is kept.
+            Exception: Kafka has failed. Nothing in the open transaction is kept.
         """
         self._application.run()
 
@@ -162,7 +165,7 @@ class StageApplication:
                 topic=self._target,
                 value=record.value,
                 key=record.key,
-                headers=cast(Any, record.headers),  # a header may be null, although the annotation does not say so
+                headers=cast(Any, record.headers),  # a header may be null, despite the annotation
                 partition=at.partition,
             )
         metrics.STAGE_WRITTEN.inc(len(rewritten.records))

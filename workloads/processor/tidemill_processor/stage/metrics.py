@@ -1,4 +1,4 @@
-"""Prometheus metrics of a Python stage. It serves one pipeline, whose name is a label of the scrape target."""
+"""Prometheus metrics of a Python stage. A stage serves one pipeline, whose name is a label of the scrape target."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ STAGE_LAG = Gauge("tidemill_stage_lag_events", "Records of the source topic that
 
 
 def begin_at_zero() -> None:
-    """Export each counter with the value 0. Prometheus sees an increase only if the series existed before."""
+    """Export each counter with the value 0. Prometheus notices an increase only if the series existed before it."""
     for outcome in OUTCOMES:
         STAGE_RECORDS.labels(outcome)

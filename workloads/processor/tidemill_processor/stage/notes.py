@@ -1,7 +1,8 @@
-"""Reports to the operator why the stage waits.
+"""Tells the operator why the stage is waiting.
 
-The stage has no login to Postgres, and a pod cannot write conditions. So it writes the reason into the metadata of an
-offset that it commits in a consumer group of its own. The operator reads it with the positions of the stage.
+The stage has no login to Postgres, and a pod cannot write conditions of the pipeline. So it puts the reason into the
+metadata of an offset, which it commits in a separate consumer group. The operator reads it together with the stage's
+positions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _AGAIN_SECONDS = 3_600.0
 
 
 class Notes:
-    """Writes the reason why the stage waits. One thread may use it."""
+    """Writes why the stage is waiting. Use it in one thread only."""
 
     def __init__(self, connection: Mapping[str, Any], *, group: str, topic: str) -> None:
         self._consumer = Consumer({**connection, "group.id": group, "enable.auto.commit": False, "log_level": 0})
@@ -30,7 +31,9 @@ class Notes:
         self._told_at = 0.0
 
     def tell(self, text: str) -> None:
-        """Write a reason, or an empty text if the stage runs. The same text is only written again after an hour.
+        """Write a reason, or an empty string if the stage is running.
+
+        The same text is written again only after an hour.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -38,6 +41,6 @@ class Notes:
         text = text[:_MOST_CHARACTERS] or RUNS
         if text == self._told and time.monotonic() - self._told_at < _AGAIN_SECONDS:
             return
-        # The constructor of TopicPartition takes the metadata as its fourth argument.
+        # TopicPartition takes the metadata as its fourth argument.
         self._consumer.commit(offsets=[TopicPartition(self._topic, 0, 0, text)], asynchronous=False)
         self._told, self._told_at = text, time.monotonic()

@@ -1,4 +1,4 @@
-"""Watches the stage from a second thread: its function, its file, Kafka and the backlog."""
+"""Watches the stage from other threads: its function, its file, Kafka and the backlog."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLOW_SECONDS = 30.0
 
 
 def mark(path: Path) -> str:
-    """Return a hash of a file's content, or an empty text if it cannot be read."""
+    """Return a hash of a file's content, or an empty string if it cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError:
@@ -39,15 +39,15 @@ class Watch:
         function: the user's function.
         upstream: reads the backlog.
         notes: tells the operator why the stage waits.
-        waits: returns why the stage waits, or an empty text if it runs.
-        changed: called when the content of the file has changed since this object was made, or when that of a file
-            of its folder has changed after it was imported.
+        waits: returns why the stage waits, or an empty string if it is running.
+        changed: called when the file has changed since this object was created, or when another file in its folder has
+            changed since it was imported.
 
     Attributes:
-        kafka_error: why Kafka does not answer, or an empty text if it answers.
+        kafka_error: why Kafka does not answer, or an empty string if it answers.
         answered_at: when Kafka last answered (monotonic seconds), or 0 if it never did.
-        lag: the number of records that the stage has not committed, or None if it is unknown.
-        partitions: the number of the source topic's partitions, which the stage sets as soon as it knows it.
+        lag: the number of records that the stage has not committed, or None if unknown.
+        partitions: the number of the source topic's partitions, set by the stage as soon as it knows it.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Watch:
 
     @property
     def hangs(self) -> str:
-        """A message if the file has been imported, or the function called, for too long. Otherwise, it is empty."""
+        """A message if importing the file or calling the function takes too long. Otherwise, it is empty."""
         return self.hangs_for(SLOW_SECONDS)
 
     def hangs_for(self, seconds: float) -> str:
-        """Return a message if a call has taken longer than `seconds`. Otherwise, the text is empty."""
+        """Return a message if a call has taken longer than `seconds`. Otherwise, return an empty string."""
         function, since = self._function, self._function.busy_since
         if since is None or (taken := time.monotonic() - since) < seconds:
             return ""
@@ -82,7 +82,7 @@ class Watch:
         return f"{function.place} has not returned for {taken:.0f} s" + (f" ({at})" if at else "")
 
     def start(self) -> None:
-        """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
+        """Start the threads. They are daemon threads, so a hung check does not delay the end of the process."""
         for look in (self.look_at_file, self._look_at_kafka):
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
@@ -91,8 +91,8 @@ class Watch:
         self._stopping.set()
 
     def look_at_file(self) -> None:
-        """Call `changed` if the content of the file, or of a file that it has imported, has changed."""
-        # A file that is gone for a moment, while an editor or Kubernetes replaces it, is no change.
+        """Call `changed` if the content of the file, or of another file that it imported, has changed."""
+        # Ignore a file that is missing briefly, while an editor or Kubernetes replaces it.
         now = mark(self._function.path)
         if (now and now != self._mark) or any(map(self._has_changed, self._function.imported)):
             self._changed()
