@@ -114,8 +114,8 @@ class Assignment:
         described = self._source.describe()
         self._kafka.answered(self._topic_checked_at)
         if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
-            # The consumer is replaced, because it still has the leaders of the deleted topic and would read nothing of
-            # the new topic.
+            # Replace the consumer: it still knows the leaders of the deleted topic, and would read nothing from the new
+            # one.
             self._source.renew()
         self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
         self._ids = self._source.slots.numbers(described)

@@ -56,8 +56,8 @@ class BatchReader:
         """
         self._lookups = lookups
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        # The mark occurs only in JSON topics. In others, a first byte like the mark's belongs to the framing of a schema
-        # registry.
+        # The mark occurs only in JSON topics. In others, a first byte like the mark's belongs to the framing of a
+        # schema registry.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))

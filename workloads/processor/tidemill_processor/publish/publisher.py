@@ -282,7 +282,7 @@ class Publisher:
     def _letter(
         self, row: tuple[Any, ...], place: tuple[str, int]
     ) -> tuple[bytes | None, bytes | None, dict[str, str]]:
-        """Return key, value and headers of a dead letter. `place` is the topic and the partition of the record."""
+        """Return the key, value and headers for a dead letter. `place` is the record's topic and partition."""
         _, _, offset, element, aggregation, why, field, detail, key, value, event_time, windows = row
         headers = {
             "reason": why, "field": field or "", "topic": place[0],

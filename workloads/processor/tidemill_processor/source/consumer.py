@@ -48,8 +48,8 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-# With a list of topics, partitions that a topic gets are noticed after this time. With one topic, the operator replaces
-# the processors when the topic grows.
+# With a list of topics, new partitions are detected after this time. With one topic, the operator replaces the
+# processors when the topic grows.
 _SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
@@ -100,15 +100,15 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self) -> None:
-        """Join the consumer group. A process that is a member joins again, without leaving."""
-        if not self.slots.topics:  # of a list of topics, none is known yet, or none exists
+        """Join the consumer group. A process that is already a member joins again, without leaving first."""
+        if not self.slots.topics:  # a list of topics, none of which is known or exists so far
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             return
         topics = list(self.slots.topics)
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """Use other slots of a list of topics. All partitions stop, until `start` is called with their positions."""
+        """For a list of topics, use these slots. If they differ, all partitions stop until `start` is called again."""
         if slots == self.slots:
             return
         log.info("topics: %s", ", ".join(slots.topics) or "none")
@@ -271,7 +271,7 @@ class Source:
         return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
-        """Return the partitions that are missing in `ends`."""
+        """Return the partitions that are missing from `ends`. Partitions that are not read are left out."""
         missing = (self.assigned or self._had) - ends.keys()
         return frozenset(p for p in missing if self.slots.place(p) is not None)
 
@@ -283,7 +283,7 @@ class Source:
         """Return the id and the number of partitions of each topic. A topic that is created again has another id.
 
         Raises:
-            KafkaException: the only topic does not exist, or Kafka is not reachable. A list may have missing topics.
+            KafkaException: Kafka is not reachable, or the topic does not exist. Of a list, topics may be missing.
         """
         return self._admin.describe(self.slots.topics, several=self._several)
 

@@ -58,7 +58,7 @@ class Positions:
         """
         query = offsets.read(self._schema, self._reader)
         wanted = [partition for partition in partitions if partition in ids]
-        # Forget partitions that are no longer assigned. If such a partition is assigned again, its waiting time starts
+        # Forget partitions that are no longer assigned, so that their waiting time starts again if they are assigned
         # again.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}

@@ -81,7 +81,7 @@ class Stage:
         """Let `run` return. May be called several times, by any thread, and in a signal handler."""
         self._stopping.set()
         if self._application is not None:
-            # A process that only loads its file again keeps its partitions.
+            # A process that only reloads its file keeps its partitions.
             self._application.stop(leave=not self.reloads)
 
     def run(self) -> None:

@@ -62,8 +62,8 @@ _PRODUCER: Mapping[str, Any] = {
 class _Leaving(Application):
     """An application that leaves its consumer group when it stops, so that other processes take over at once.
 
-    A member with a name (`group.instance.id`) does not leave when its consumer is closed: Kafka waits for a session for
-    its return.
+    A static member (with a `group.instance.id`) does not leave when its consumer is closed: Kafka waits for its return,
+    until the session timeout.
     """
 
     leaves = True
@@ -148,7 +148,8 @@ class StageApplication:
         """Let `run` return after the current record. Any thread may call this.
 
         Args:
-            leave: whether other processes shall take over. If not, this process has to come back within a session.
+            leave: whether to leave the group, so that other processes take over. Otherwise, this process has to return
+                within the session timeout.
         """
         self._application.leaves = leave
         self._application.stop()
