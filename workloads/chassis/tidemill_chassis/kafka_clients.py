@@ -17,7 +17,7 @@ RECONNECTING: Mapping[str, Any] = {
     "socket.connection.setup.timeout.ms": 10_000,
     "reconnect.backoff.max.ms": 2000,
 }
-"""Settings of librdkafka with which a client uses a broker again within seconds after the broker is back."""
+"""Settings of librdkafka that make a client use a broker again within seconds of the broker's recovery."""
 
 
 def own_connection(settings: WorkloadSettings) -> dict[str, Any]:

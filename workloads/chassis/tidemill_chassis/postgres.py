@@ -17,12 +17,11 @@ from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
-"""The client waits this much longer than the statement timeout. So a working server reports its timeout before the
-client gives up."""
+"""How much longer than the statement timeout the client waits, so that a working server reports the timeout first."""
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
-"""The arguments of `connect` with which the loss of the server's machine is noticed within about 10 s."""
+"""Arguments of `connect` that make the client detect the loss of the server's machine within about 10 s."""
 CANCEL_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0 + MARGIN_SECONDS
 INTERVAL_SECONDS = 0.1

@@ -142,7 +142,7 @@ def _json(code: int, body: Any) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     owner: ClassVar[StatusServer]
     timeout = 5
-    """The seconds after which a client that sends nothing is disconnected."""
+    """After this many seconds, a client that sends nothing is disconnected."""
     server_version, sys_version = "tidemill", ""
 
     def do_GET(self) -> None:

@@ -9,8 +9,8 @@ from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor.publish.producer import PublishFailed
 
 _OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
-"""The SQLSTATE classes of errors of a server: connection, transaction state, login, missing database, serialization,
-resources, locks, operator intervention (such as statement timeouts), system and configuration."""
+"""The SQLSTATE classes of errors that are the server's fault: connection, transaction state, login, missing database,
+serialization, resources, locks, operator intervention (such as statement timeouts), system and configuration."""
 _MAX_REASON = 500
 
 

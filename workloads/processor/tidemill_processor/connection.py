@@ -11,8 +11,8 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""If a batch has waited this many seconds for the server, the server counts as slow. Usually, storing a batch takes far
-less time."""
+"""If a batch has waited this many seconds for the server, the server counts as slow. Storing a batch usually takes far
+less."""
 
 
 class WriterConnection(BoundedConnection):

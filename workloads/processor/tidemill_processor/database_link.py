@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""If a write was refused, the next connection counts as good after this time, even if there was nothing to write."""
+"""After a refused write, the next connection counts as good after this time, even if nothing was written."""
 
 
 class DatabaseLink:

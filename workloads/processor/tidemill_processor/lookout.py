@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
-"""The time without an answer after which a part of Kafka counts as failed. Electing leaders or a coordinator takes less
-time."""
+"""Part of Kafka counts as failed after this time without an answer. Electing leaders or a coordinator takes less."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 

@@ -82,7 +82,7 @@ class Breaker:
         self._open_seconds = open_seconds
         self._first_pause = open_seconds if first_pause_seconds is None else first_pause_seconds
         self._openings = 0
-        """The number of times that the breaker has opened since it was last closed."""
+        """How many times the breaker has opened since it was last closed."""
         self._pause = open_seconds
         self._clock = clock
         self._lock = threading.RLock()
@@ -90,10 +90,8 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """The time at which the current trial counts as lost, or None if there is no trial.
-
-        For a call, the time is infinite, because a call always reports its end.
-        """
+        """The time at which the current trial counts as lost, or None if there is no trial. Infinite for a call, which
+        always reports its end."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,

@@ -14,7 +14,7 @@ _FAILED_SQLSTATE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0", 
 """The SQLSTATE classes of failures, in this order: connection, login, missing database, resources, operator
 intervention, system, config file, and internal error."""
 _READ_ONLY = "25006"
-"""The error of a write to a standby, for example after a failover."""
+"""The error for a write to a standby, for example after a failover."""
 _SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
 
 _KAFKA_ANSWERS = frozenset(

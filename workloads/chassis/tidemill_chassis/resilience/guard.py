@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 
 LOOK_SECONDS = 2.0
-"""The maximum duration of a probe while the breaker is open. This time is short, because probes are repeated soon."""
+"""The timeout of a probe while the breaker is open. It is short, because probes are repeated soon."""
 
 
 class DeadlineExceeded(TimeoutError):

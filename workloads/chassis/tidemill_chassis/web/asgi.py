@@ -28,7 +28,7 @@ UNMATCHED = "unmatched"
 _KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
-"""The status of a request whose client disconnected before the answer began. nginx uses the same number."""
+"""The status of a request whose client disconnected before the response started, as in nginx."""
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:

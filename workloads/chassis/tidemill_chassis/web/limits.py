@@ -70,9 +70,9 @@ class BoundedProtocol(HttpToolsProtocol):
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
     _waited_for = 0
-    """The number of bytes of an incomplete head that were received."""
+    """The number of bytes received of an incomplete head."""
     _large = False
-    """Return whether the head may be too large. If so, its exact size is checked."""
+    """Whether the head may be too large, so that its exact size has to be checked."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -14,9 +14,9 @@ from tidemill_contract.events.elements import Origins
 from tidemill_processor.letters import DeadLetter, Message, dead_letter
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
-"""Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
-events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`. If an array
-is exploded, the index in this array."""
+"""Names of frame columns besides the fields. Always: event time (epoch ms), Kafka partition, offset, index in the
+batch. If raw events are kept: the event as JSON. If events are ordered: the microseconds of the event time beyond `_t`.
+If an array is exploded: the index in the array."""
 
 
 @dataclass(frozen=True)

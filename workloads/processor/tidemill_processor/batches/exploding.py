@@ -24,12 +24,13 @@ from tidemill_processor.letters import Message, dead_letter
 from tidemill_processor.lookups.lookups import Lookups
 
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
-"""The limits of the bytes of records that are decoded together. A megabyte has at most half a million elements."""
+"""The maximum and the minimum of the limit for the bytes of records that are decoded together. A megabyte has at most
+half a million elements."""
 MOST_ELEMENTS = 8_000
 """The maximum number of elements in a piece. A single record may have more."""
 KEPT_BYTES = 640
-"""The size of a stored event that counts as one element. If events are stored, each event has the fields of its record,
-so a larger event counts as several elements."""
+"""The size of a stored event that counts as one element. Larger events count as several elements, because each stored
+event repeats the fields of its record."""
 
 
 @dataclass(frozen=True)

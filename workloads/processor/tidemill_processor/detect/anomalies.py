@@ -21,12 +21,12 @@ from tidemill_processor.detect.detectors import State, Verdict
 from tidemill_processor.keeper.quotas import Kept, left, note
 
 CLEARED = "cleared"
-"""The severity of an anomaly if late events changed its window so that it is no longer anomalous."""
+"""The severity of an anomaly whose window is no longer anomalous, because late events changed it."""
 ANOMALY_BYTES = 500
-"""The size of a row and its index entries in bytes, without the group. Twice the size of the group is added,
-because the indexes contain the group too."""
+"""The size in bytes of a row and its index entries, without the group. The group counts twice, because the indexes
+contain it too."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
-"""The pattern of a number that was a float in Python. Integers in states, such as counts and hours, are shorter."""
+"""Matches integers that were floats in Python. The integers in states, such as counts and hours, are shorter."""
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,14 @@ from tidemill_processor.detect.anomalies import (
 from tidemill_processor.detect.detectors import State, judge
 
 MOST_GROUPS = 10_000
-"""The maximum number of groups with a state, for each rule and partition. The least recent group is forgotten first."""
+"""The maximum number of groups with a state, for each rule and partition. The least recent groups are forgotten
+first."""
 HELD_STATES = 5_000
-"""The maximum number of states in memory between batches. Other states are read when an event of the group comes."""
+"""The maximum number of states kept in memory between batches. Others are read when an event of their group arrives."""
 
 Groups = OrderedDict[str, State | None]
-"""The states of a rule in a partition by group. The most recent group is the last group. None means that the state is
-only in Postgres."""
+"""By group, the states of a rule in a partition, the most recent group last. None stands for a state that is only in
+Postgres."""
 
 _VALUE = "_v"
 

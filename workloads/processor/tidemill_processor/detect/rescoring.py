@@ -28,7 +28,7 @@ from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
-"""The number of a group's latest windows for which the detectors' states before the window are stored."""
+"""For this many of a group's latest windows, the detectors' states before the window are stored."""
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from tidemill_processor.windows.reader import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
-"""The maximum number of panes that a transaction scans. For overlapping windows, `_advance` adds the overlap."""
+"""The maximum number of panes to scan in one transaction. For overlapping windows, `_advance` adds the overlap."""
 PIECE_WINDOWS = 2_000
-"""The maximum number of windows that are in memory at the same time, with the states of their groups."""
+"""The maximum number of windows in memory at the same time, with the states of their groups."""
 _SHRINK = 8
 """The factor by which a span is shortened after a failure."""
 

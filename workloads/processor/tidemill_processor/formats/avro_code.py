@@ -19,10 +19,10 @@ from tidemill_processor.formats.avro_types import AvroSchema, Node
 _DAY_MS = 86_400_000
 _SIZES = {"float": 4, "double": 8}
 _MOST_BRANCHES = 64
-"""If a union has at most this many branches, or an enum has at most this many symbols, an index is one byte."""
+"""With at most this many branches of a union or symbols of an enum, an index takes one byte."""
 _MOST_LINES = 20_000
-"""The maximum number of generated lines. If records contain other records several times, the number of lines grows
-exponentially with the number of levels."""
+"""The maximum number of generated lines. If records contain the same record type several times, the number grows
+exponentially with the nesting depth."""
 
 
 class UnsupportedError(Exception):

@@ -151,7 +151,7 @@ FITTING: Mapping[str, tuple[str, ...]] = {
     "boolean": ("boolean",),
     "timestamp": ("long", "int", "string"),
 }
-"""The types of Avro that the generated reader reads for a field of each type."""
+"""By spec type, the Avro types that the generated reader can read for a field."""
 
 
 def fits(field: FieldSpec, node: Node) -> bool:

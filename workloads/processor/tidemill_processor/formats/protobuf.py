@@ -45,8 +45,8 @@ _FITTING: Mapping[str, set[int]] = {
     "boolean": {FieldDescriptor.TYPE_BOOL},
     "timestamp": _INTEGERS | {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE},
 }
-"""The Protobuf types that are read in columns for a field of each spec type. Timestamps are the only messages that are
-read in columns."""
+"""By spec type, the Protobuf types that can be read in columns for a field. Of all messages, only timestamps are read
+in columns."""
 
 _encode = msgspec.json.Encoder().encode
 

@@ -27,12 +27,11 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 3.0
 """The timeout of a request to the registry."""
 _UNKNOWN_SECONDS = 10.0
-"""The time after which an unknown id is requested from the registry again."""
+"""The time after which an unknown id is requested again."""
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The keys of the Secret. All keys are optional. They have the same names as in Kubernetes' Secret types `basic-auth`
-and `tls`."""
+"""The keys of the Secret, all optional, named as in Kubernetes' Secret types `basic-auth` and `tls`."""
 
 
 @dataclass(frozen=True)

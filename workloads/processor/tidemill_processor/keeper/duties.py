@@ -27,10 +27,10 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause before a retry. The key is true for a fault in data or code (`is_fault`), which somebody must
-correct, and false for a failing server."""
+"""The maximum pause before a retry. The key True is for a fault in data or code (`is_fault`), which somebody must
+correct; False is for a failing server."""
 TOLD_AFTER_SECONDS = 60.0
-"""A failure that is not a fault in data or code, but of a lock or a server, is only written to `_held_up` after this
+"""Faults in data or code are written to `_held_up` at once. Failures of a lock or a server are written only after this
 time."""
 
 

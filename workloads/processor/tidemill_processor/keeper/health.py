@@ -10,8 +10,7 @@ from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3
-"""The number of failures in a row that make the process `degraded`. Fewer failures, such as a few lock timeouts, do
-not."""
+"""This many failures in a row make the process `degraded`. Fewer, such as a few lock timeouts, do not."""
 _WORDS = {
     "closing": ("close",),
     "scanning": ("scan", "rescore"),

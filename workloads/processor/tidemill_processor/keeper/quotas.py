@@ -21,10 +21,10 @@ from tidemill_processor.database import Database
 from tidemill_processor.letters import DeadLetter
 
 MAX_BATCH_VALUES = 16 * 1024 * 1024
-"""The maximum size of all values in the dead letters of one batch. A compressed body of 1 kB may contain 10,000 invalid
+"""The maximum total size of the values in a batch's dead letters. A compressed body of 1 kB may contain 10,000 invalid
 events."""
 SPARE_SHARE = 8
-"""Dead letters without values may exceed the quota by a share of 1 / SPARE_SHARE."""
+"""Dead letters without value may exceed the quota by 1 / SPARE_SHARE of it."""
 LETTER_BYTES = 300
 """The size in bytes of a row and its entries in three indexes, without value, key and texts."""
 BARE_KEY_BYTES = 1024

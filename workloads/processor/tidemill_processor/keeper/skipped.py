@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 KEPT = 1_000
 """The maximum number of rows in the table. The latest rows are kept."""
 NAMED = 100
-"""The maximum number of skips that one call stores. Further skips are not stored, but the metric counts all skips."""
+"""The maximum number of skips that one call stores. The metric also counts the skips that are not stored."""
 
 
 @dataclass(frozen=True)

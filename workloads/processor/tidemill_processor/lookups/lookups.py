@@ -24,7 +24,7 @@ from tidemill_processor.lookups.topic import TopicLookup
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
-"""The longest wait after a failed load."""
+"""The maximum wait after a failed load."""
 STALE_REFRESHES = 3
 """The rows count as stale if they are older than this many refreshes."""
 _LEAST_STALE_SECONDS = 5.0

@@ -32,7 +32,7 @@ _PARTS = {
     "password": ("password",),
     "sslmode": ("sslmode",),
 }
-"""The settings of a connection, and the keys of the Secret from which they are read."""
+"""The connection settings, and the keys of the Secret from which they are read."""
 _FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
 
 

@@ -20,9 +20,9 @@ from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size, table_of
 
 _NAME = "_key"
-"""The name of the key among the fields of rows. No field of a spec begins with an underscore."""
+"""The name of the key among the fields of a row. No field in a spec begins with an underscore."""
 PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
-"""The maximum number and the maximum bytes of rows that are decoded together. The last row may exceed the bytes."""
+"""The maximum number and the maximum total size of rows that are decoded together. The last row may exceed the size."""
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:

@@ -10,12 +10,12 @@ import polars as pl
 MOST_ROWS, MOST_BYTES = 1_000_000, 64 * 1024 * 1024
 """The maximum size of one lookup in memory."""
 KEY, GONE = "?key", "?gone"
-"""The names of the columns besides the fields: the key, and, in changes only, whether the row was deleted. Names of
-fields have no `?`."""
+"""The columns besides the fields: the key and, only in changes, whether the row was deleted. Field names never contain
+`?`."""
 _LARGE = 50_000
-"""If a lookup has more rows than this, the rows with keys of the batch are selected before the join."""
+"""If a lookup has more rows than this, the rows for the batch's keys are selected before the join."""
 _CHANGES = 10_000
-"""The number of changes that are kept beside the rows until they are merged into the rows."""
+"""The number of changes that are kept separately before they are merged into the rows."""
 _SHOWN = 60
 
 

@@ -39,11 +39,11 @@ from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, T
 log = logging.getLogger(__name__)
 
 ASK_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
-"""The timeout of a request, the maximum wait for records, and the time between two reads of the topic's ends."""
+"""The timeout of a request, the maximum wait for records, and the interval at which the topic's ends are read."""
 _RECORDS = 500
-"""The number of records of one consume call. A record may have a megabyte."""
+"""The number of records in one consume call. A single record may have a megabyte."""
 _MOST_TOLD = 1_000
-"""The maximum number of keys whose unreadable records are remembered."""
+"""The maximum number of keys for which unreadable records are remembered."""
 
 
 class _Again(Exception):

@@ -24,10 +24,10 @@ from tidemill_processor.batches.batch import ELEMENT, INDEX, MICROS, OFFSET, PAR
 from tidemill_processor.merge import exact_sums
 
 PANE, AFTER = "_pane", "_after_ms"
-"""The columns of partial frames besides groups and partials: the start of the pane, and `_after_ms` (see
+"""Columns of frames with partials, besides the groups and the partials: the start of the pane, and `_after_ms` (see
 `Aggregated`)."""
 END = "_end_ms"
-"""The column with the end of a session. `_pane` is then the start of the session."""
+"""The column for the end of a session, whose start is then `_pane`."""
 
 NO_CUT = -(2**63)
 _AT = "_at"

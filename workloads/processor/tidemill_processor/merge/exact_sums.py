@@ -17,7 +17,7 @@ import polars as pl
 from tidemill_contract.functions.partials import AggregationLayout, Partial
 
 DEVIATION = "_deviation_"
-"""The prefix in the names of columns with deviations."""
+"""The prefix of the names of columns with deviations."""
 _DOWN, _LOW_BITS = 2.0**-64, 2**32 - 1
 
 

@@ -19,10 +19,8 @@ from tidemill_processor.merge import sessions, transit
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 
 SKETCH_BYTES = 16 * 1024
-"""The size from which a sketch is compacted after a merge. A sketch of a million values has 9 kB, without long texts.
-
-If the compacted sketch is still larger, it is compacted again when its size has doubled.
-"""
+"""Sketches larger than this are compacted after a merge. Without long texts, a sketch of a million values has 9 kB. If
+a compacted sketch is still larger, it is compacted again once its size has doubled."""
 
 
 @dataclass

@@ -19,8 +19,7 @@ from tidemill_processor.batches.batch import DATA, ELEMENT, OFFSET, PARTITION, T
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
-"""The maximum number of tables that one transaction creates. Each table needs some locks, and Postgres has a few
-thousand locks."""
+"""The maximum number of tables to create in one transaction. Each needs several of Postgres's few thousand locks."""
 
 
 class Partitions:

@@ -38,8 +38,8 @@ table."""
 _JOINS, _COVERED, _SESSION = "_joins", "_covered", "_session"
 
 Standing = Callable[[pl.DataFrame], pl.DataFrame]
-"""A function that returns, for events with `_end_ms`, `_i` and whether the event joins an open session and whether it
-is within a closed session."""
+"""A function that takes events with `_end_ms`. For each, it returns `_i`, whether the event joins an open session, and
+whether it is within a closed session."""
 
 
 def aggregate_sessions(

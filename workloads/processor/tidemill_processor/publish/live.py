@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
-"""The maximum size of the rows in an entry of the stream. A larger change is divided into several entries."""
+"""The maximum size of the rows in a stream entry. Larger changes are divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""The maximum size of a change whose rows are sent. If a change is larger, listeners read its rows from the tables."""
+"""The maximum size of a change that is sent with its rows. For a larger one, listeners read the tables."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
 """The maximum number and size of a processor's entries in the stream. Older entries are removed."""

@@ -19,14 +19,14 @@ FLUSH_SECONDS = 8.0
 """The maximum wait for acknowledgements. It must be less than the connection's
 `idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
-"""The minimum age of a producer that is replaced after a failure."""
+"""After a failure that is not fatal, a producer is replaced only if it is at least this old."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG_SIZE,
     KafkaError.INVALID_RECORD,
 })  # fmt: skip
-"""The errors of records that a broker refuses each time."""
+"""Errors with which a broker always refuses a record."""
 
 
 class PublishFailed(Exception):

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MARKED_ROWS = 1_000
 _FEW, _MANY = 5_000, 20_000
 _SHRINK = 8
-"""The factor by which a piece is made smaller after a failure."""
+"""The factor by which a piece is shortened after a failure."""
 
 _encode = msgspec.json.Encoder().encode
 

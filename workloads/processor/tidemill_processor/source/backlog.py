@@ -13,7 +13,7 @@ from tidemill_processor.source.consumer import Source
 from tidemill_processor.transaction import Position
 
 FRESH_SECONDS = 20.0
-"""The time after which the lag counts as unknown, if the ends were not read again."""
+"""The lag counts as unknown if the ends have not been read for this time."""
 
 
 class Backlog:

@@ -19,7 +19,7 @@ from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 ASK_SECONDS = 5.0
-"""The maximum time until Kafka answers a request."""
+"""The timeout of a request to Kafka."""
 _SILENCE_SECONDS = 20.0
 
 PRODUCER_TUNING: Mapping[str, Any] = {

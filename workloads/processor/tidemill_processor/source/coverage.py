@@ -16,7 +16,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 8.0
-"""The first pause. A member needs less time to begin to read a partition that it just got."""
+"""The first pause. A member usually starts reading a newly assigned partition sooner."""
 MAX_PATIENCE_SECONDS = 600.0
 
 

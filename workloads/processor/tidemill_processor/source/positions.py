@@ -24,7 +24,7 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""The time for which Kafka must report an end before the stored position until this end is accepted."""
+"""If Kafka reports an end before the stored position for this time, the end is accepted."""
 
 
 class Positions:

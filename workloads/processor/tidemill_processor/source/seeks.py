@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""How many times the same gap must have been seen after a seek before it is accepted."""
+"""How many times the same gap must be seen after a seek until it is accepted."""
 
 
 class Seeks:

@@ -35,7 +35,7 @@ from tidemill_processor.stage.watch import Watch
 log = logging.getLogger("tidemill_processor.stage")
 
 STUCK_SECONDS = 120.0
-"""If a call of the function takes longer than this time, the process is replaced."""
+"""If a call of the user's function takes longer than this, the process is replaced."""
 _AGAIN_SECONDS = 2.0
 _LOAD_AGAIN_SECONDS = 60.0
 _ASK_SECONDS = 5.0

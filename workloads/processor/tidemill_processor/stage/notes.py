@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tidemill_contract.staged import RUNS
 
 _MOST_CHARACTERS = 1_000
-"""Kafka takes 4096 bytes by default."""
+"""Kafka accepts 4096 bytes by default."""
 _AGAIN_SECONDS = 3_600.0
 """A note is repeated, because Kafka deletes the offsets of a group without members after a week."""
 

@@ -21,10 +21,10 @@ from tidemill_processor.stage import metrics
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0
-"""The maximum time until Kafka answers a request."""
+"""The timeout of a request to Kafka."""
 _READ_SECONDS = 30.0
 _STEP = 200
-"""How many offsets before the end the search for the last record begins. Transaction markers have offsets too."""
+"""How many offsets before the end to start searching for the last record. Transaction markers have offsets too."""
 
 
 class PositionsLost(Exception):

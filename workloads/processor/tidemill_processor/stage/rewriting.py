@@ -11,9 +11,9 @@ from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
 from tidemill_processor.stage.function import NotAnEvent, UserFunction
 
 KEPT_BYTES = 64 * 1024
-"""The number of bytes to which an event that is too large is truncated. Dead letters have the same limit."""
+"""The size to which an event that is too large is truncated. Dead letters have the same limit."""
 _ROOM_BYTES = 4 * 1024
-"""Room in a record for the origin and a verdict."""
+"""Space in a record for the origin and a verdict."""
 
 
 @dataclass(frozen=True)

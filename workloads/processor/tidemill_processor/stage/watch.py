@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 SLOW_SECONDS = 30.0
-"""If a call of the user's function takes longer, it is reported, and Kafka ends the transaction."""
+"""If a call of the user's function takes longer, it is reported, and Kafka aborts the transaction."""
 
 
 def mark(path: Path) -> str:

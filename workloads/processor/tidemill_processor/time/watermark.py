@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""The number of events in a row beyond maxAdvance after which a jump of event time is accepted."""
+"""A jump of event time is accepted after this many events in a row beyond maxAdvance."""
 
 STALE_MS = 10_000
-"""The time for which the confirmation of a partition's end is valid. Owners renew the confirmation every second."""
+"""How long the confirmation of a partition's end remains valid. The owner renews it every second."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tidemill_processor.database import AggregationStore, Database
 FETCH_ROWS = 5_000
 
 Query = tuple[str, tuple[Any, ...]]
-"""The SQL that selects windows, and the parameters of the SQL."""
+"""A SELECT for windows, and its parameters."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""The approximate maximum number of queries in one search. This number of queries takes seconds."""
+"""The approximate maximum number of queries in one search. They take seconds in total."""
 MOST_HALVES = 40
-"""Groups are not divided further if their hashes have this many bits in common."""
+"""Groups whose hashes have this many bits in common are not divided further."""
 _NOTHING = Cut(first_ms=1, last_ms=0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS = dt.timedelta(milliseconds=1)

@@ -24,12 +24,11 @@ __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge",
 COOLDOWN_WINDOWS = 24
 """The default of `cooldown`: after an anomaly, this many windows or events of the group are not reported."""
 GREATEST = 1e140
-"""The greatest value. Larger values are replaced with it, so that sums of squares stay finite."""
+"""The greatest value. Larger ones are replaced with it, so that sums of squares stay finite."""
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
-"""The function of a detector. It takes settings (of the detector's class), state, time (epoch ms) and value, and
-returns a reading and the next state.
-"""
+"""A detector's function. It takes the settings (of the detector's class), the state, the time (epoch ms) and the value,
+and returns a reading and the next state."""
 
 
 def _registered() -> Mapping[str, Detector]:

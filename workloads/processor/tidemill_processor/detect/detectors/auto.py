@@ -19,14 +19,14 @@ from tidemill_processor.detect.detectors import moments, rhythm, tail
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""The number of windows after which old values and errors have faded from the level and the spreads."""
+"""The number of windows after which old values and errors no longer affect the level and the spreads much."""
 SLOW = 12.0
 """The number of windows in the recent average."""
 REACH = 30.0
 """Before a value is learnt, it is limited to this many standard deviations from the expected value (Huber 1964)."""
 LARGEST = 1e4
-"""The maximum size of an error in standard deviations. With a few larger errors in the tail, no other error would be
-rare."""
+"""The limit for errors, in standard deviations. A few larger errors in the tail would make every other error look
+common."""
 _LEAST = 10
 _STEPS = 30
 

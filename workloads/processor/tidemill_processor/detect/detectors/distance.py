@@ -25,9 +25,9 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of the deviations that are limited. These are the largest deviations."""
+"""The share of the deviations, the largest ones, that are limited."""
 _MOST = 5.0
-"""The limit of the largest deviations, as a multiple of the largest other deviation."""
+"""The limit for the largest deviations, as a multiple of the largest other deviation."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:

@@ -21,7 +21,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 TREES = 10
 DEPTH = 6
 WINDOW = 250
-"""The number of points in a window, which is the same as in the paper."""
+"""The number of points in a window, as in the paper."""
 SLOW = 12.0
 MEMORY = 2_000.0
 _FEATURES = 3

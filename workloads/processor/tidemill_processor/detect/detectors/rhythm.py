@@ -12,7 +12,7 @@ from tidemill_processor.detect.detectors.reading import State
 HOUR_MS = 3_600_000
 HOURS = {"day": 24, "week": 168}
 OCCURRENCES = 7
-"""The number of occurrences of an hour that are remembered. Older occurrences fade."""
+"""The number of occurrences of an hour that the mean remembers. Older ones fade."""
 ENOUGH = 2
 """The number of occurrences after which the usual value of an hour is known."""
 

@@ -10,7 +10,7 @@ from tidemill_processor.detect.detectors import moments, rhythm
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""The number of windows after which old distances have faded."""
+"""The number of windows after which old distances no longer affect the spread much."""
 _LEAST = 10
 
 
