@@ -199,7 +199,7 @@ class Guard:
             self._breaker.succeeded(ticket)
 
     def failure(self, error: BaseException | None = None) -> None:
-        """Report that a loop's work failed. An error counts only if `is_failure` accepts it."""
+        """Report that a loop's work failed. If an error is given, it counts only if `is_failure` accepts it."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:

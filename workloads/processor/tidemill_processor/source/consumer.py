@@ -260,7 +260,7 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions, or without any, of those that were assigned last.
+        """Return the end offsets of the assigned partitions, or if there are none, of the last assigned ones.
 
         Call this method in a separate thread. If a broker does not answer in time, its ends are missing.
 
