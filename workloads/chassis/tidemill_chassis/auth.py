@@ -29,15 +29,15 @@ _UNKNOWN = f"this pipeline has no such API key, or there is no such pipeline: {_
 
 
 class Unauthorized(Exception):
-    """The error if a request has no API key, or an unknown API key (401).
+    """Raised if a request has no API key or an unknown one (401).
 
-    The message says what to send. The message never says what is wrong with a key, because that would help to guess
+    The message says what to send, but not what is wrong with the key, because details would help an attacker to guess
     keys.
     """
 
 
 class Forbidden(Exception):
-    """The error if the API key is valid, but lacks the scope (403)."""
+    """Raised if the API key is valid, but lacks the scope (403)."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class _KeyFile:
 
 
 class Authenticator:
-    """Checks API keys. Threads and tasks may share an object.
+    """Checks API keys. Instances are safe to share between threads and tasks.
 
     Args:
         settings: the settings, with the directory of the key files.
@@ -66,8 +66,8 @@ class Authenticator:
     def check(self, pipeline: PipelineConfig, authorization_header: str | None, scope: str) -> None:
         """Check that the API key in the header allows access to the pipeline.
 
-        A pipeline with `auth.required: false` is open to everybody. If `auth.required` is not set, a key is required,
-        so that no pipeline is open by mistake.
+        A pipeline with `auth.required: false` accepts requests without a key. If `auth.required` is missing, a key is
+        required, so that no pipeline becomes public by mistake.
 
         Args:
             pipeline: the pipeline of the request.
@@ -92,9 +92,9 @@ class Authenticator:
             raise Forbidden(f"the API key {key_id} lacks the scope {scope}; it has {', '.join(key.scopes) or 'none'}")
 
     def refuse(self, authorization_header: str | None) -> NoReturn:
-        """Refuse a request for a pipeline that does not exist.
+        """Reject a request for a pipeline that does not exist.
 
-        The answer is the same as for a wrong API key, so that nobody can find out the names of pipelines.
+        The answer is the same as for a wrong API key, so that it does not reveal which pipelines exist.
 
         Raises:
             Unauthorized: always.
@@ -128,8 +128,7 @@ class Authenticator:
         try:
             keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
-            # Only the path and the kind of error are logged, because pydantic's message would quote the file with its
-            # keys.
+            # Log only the path and the kind of error: pydantic's message would quote the file, including its keys.
             log.warning(
                 "%s is not a file of API keys (%s); the keys read before stay in use", path, type(error).__name__
             )

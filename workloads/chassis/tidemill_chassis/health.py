@@ -1,4 +1,4 @@
-"""Makes the body and the status code of /health, by the same rules in all workloads."""
+"""Builds the status code and body of /health, with the same rules for all workloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Dependency:
     Attributes:
         name: kafka, postgres, redis, …
         ok: whether the latest call succeeded.
-        required: whether the component is useless without the server.
+        required: whether the component cannot work without the server.
         detail: the latest error, from which `report` removes credentials.
         breaker: the state of the circuit breaker: closed, half_open or open. While it is open, the dependency counts as
             down.
@@ -50,17 +50,17 @@ def report(
 ) -> tuple[int, dict[str, Any]]:
     """Return the status code and the body of /health.
 
-    The status is `unhealthy` (503) while a required dependency is down. The status is `degraded` (200) while only
-    optional dependencies are down, or if `degraded` is set. Otherwise, the status is `healthy` (200).
+    The status is `unhealthy` (503) while a required dependency is down. It is `degraded` (200) while only optional
+    dependencies are down, or if the argument `degraded` is true. Otherwise, it is `healthy` (200).
 
     Args:
         component: the name of the component.
         dependencies: the servers that the component uses.
-        extra: further members of the body.
-        degraded: whether the component itself works only partly.
+        extra: additional members of the body.
+        degraded: whether the component itself works only in part.
 
     Raises:
-        ValueError: `extra` would replace status, component or dependencies.
+        ValueError: `extra` contains `status`, `component` or `dependencies`.
     """
     if taken := _RESERVED & set(extra or ()):
         raise ValueError(f"extra holds {', '.join(sorted(taken))}, which /health writes itself: choose another name")

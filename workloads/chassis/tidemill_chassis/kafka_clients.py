@@ -11,13 +11,13 @@ from tidemill_contract.runtime import WorkloadSettings
 
 RECONNECTING: Mapping[str, Any] = {
     # While a broker's packets are lost, a new connection gets no answer, and the client waits until a timeout. With
-    # librdkafka's defaults for the first two settings (10 s and 30 s), a client that connects just before the broker is
-    # back would still wait long afterwards.
+    # librdkafka's defaults for the first two settings (10 s and 30 s), a client that connects just before the broker
+    # recovers would keep waiting long after the recovery.
     "api.version.request.timeout.ms": 5000,
     "socket.connection.setup.timeout.ms": 10_000,
     "reconnect.backoff.max.ms": 2000,
 }
-"""Settings of librdkafka with which a client uses a broker again within seconds after the broker is back."""
+"""Settings of librdkafka that make a client use a broker again within seconds of the broker's recovery."""
 
 
 def own_connection(settings: WorkloadSettings) -> dict[str, Any]:

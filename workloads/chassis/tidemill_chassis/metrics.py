@@ -1,4 +1,4 @@
-"""Prometheus metrics of circuit breakers and retries, which every workload has.
+"""Prometheus metrics of circuit breakers and retries, common to all workloads.
 
 Each Python package declares its metrics in its own module `metrics`, so a process exposes only its own metrics.
 Labels have a limited number of values, such as route templates, statuses and names in a spec.

@@ -1,4 +1,4 @@
-"""Reads the config files of pipelines. New, changed and deleted files are noticed on access."""
+"""Reads the config files of pipelines. New, changed and deleted files are detected when a config is requested."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class _Entry:
 
 
 class PipelineDirectory:
-    """The configs in the files `<name>.json` of a directory. Threads and tasks may share an object.
+    """The pipeline configs in a directory, one file `<name>.json` for each pipeline.
 
-    While a file is unchanged, the same PipelineConfig object is returned. So callers can cache, by identity, the
-    objects that they compile from it. If a file becomes invalid, its last valid config stays in use, and `faults` has
-    the error.
+    Instances are safe to share between threads and tasks.
+
+    While a file is unchanged, callers get the same PipelineConfig object, so they can cache what they compile from it
+    by the object's identity. If a file becomes invalid, its last valid config stays in use, and `faults` contains the
+    error.
 
     Args:
         config_dir: the directory.
@@ -66,7 +68,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The errors by pipeline name. An error of the directory itself has the name `.`."""
+        """The errors of config files, by pipeline name. The key `.` stands for an error of the directory itself."""
         self._refresh()
         return dict(self._faults)
 
@@ -83,7 +85,7 @@ class PipelineDirectory:
     def _scan(self) -> None:
         try:
             found = dict(self._stamps())
-            # A listing may miss a file that is being replaced, so files known before are also looked up by name.
+            # A listing may miss a file that is being replaced, so look up previously known files by name too.
             for name in self._entries.keys() - found.keys():
                 with contextlib.suppress(FileNotFoundError):
                     found[name] = _stamp((self._dir / f"{name}{_SUFFIX}").stat())
@@ -104,8 +106,8 @@ class PipelineDirectory:
         for name in before.keys() - entries.keys():
             log.info("the config of pipeline %s was removed", name)
         self._entries = entries
-        # Dictionaries are replaced, not changed, because readers hold no lock. A reader sees either the old or the new
-        # dictionary.
+        # Replace the dictionaries instead of changing them, because readers hold no lock. A reader sees either the old
+        # or the new dictionary.
         self._configs = {name: entry.config for name, entry in entries.items() if entry.config is not None}
         self._faults = {name: entry.fault for name, entry in entries.items() if entry.fault is not None}
 

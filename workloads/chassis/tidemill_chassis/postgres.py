@@ -17,12 +17,11 @@ from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
-"""The client waits this much longer than the statement timeout. So a working server reports its timeout before the
-client gives up."""
+"""How much longer than the statement timeout the client waits, so that a working server reports the timeout first."""
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
-"""The arguments of `connect` with which the loss of the server's machine is noticed within about 10 s."""
+"""Arguments of `connect` that make the client detect the loss of the server's machine within about 10 s."""
 CANCEL_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0 + MARGIN_SECONDS
 INTERVAL_SECONDS = 0.1
@@ -34,7 +33,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.
-        heard_at: the time at which a wait for the server last ended, with or without an answer (monotonic seconds).
+        heard_at: when the client last stopped waiting for the server, with or without an answer (`time.monotonic()`).
     """
 
     answer_seconds = _ANSWER_SECONDS
@@ -59,7 +58,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             self.heard_at = time.monotonic()
 
     def hurry(self, seconds: float) -> None:
-        """Limit the duration of all further statements on the server, and also on the client if the server hangs."""
+        """Limit the duration of later statements, on the server and, in case the server hangs, on the client too."""
         self.answer_seconds = seconds + MARGIN_SECONDS
         self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
 

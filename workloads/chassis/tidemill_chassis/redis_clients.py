@@ -40,7 +40,8 @@ def _options(settings: WorkloadSettings, timeout_seconds: float, retry: Any) -> 
         **settings.redis_tls,
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        # A lost connection is retried once without a pause, because a pooled connection may have been lost unnoticed. A
-        # timeout is not retried, because a hung server would take the timeout twice. The guard makes all other retries.
+        # Retry once without a pause after a lost connection: a pooled connection may have been lost before the command
+        # was sent. Do not retry after a timeout, because waiting for a hung server twice would take twice as long. The
+        # guard makes all other retries.
         "retry": retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }

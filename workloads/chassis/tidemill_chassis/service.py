@@ -13,7 +13,7 @@ from tidemill_contract.runtime import WorkloadSettings
 
 
 class Service(Protocol):
-    """What a service has to offer. All methods except `run` may be called by any thread."""
+    """The methods of a service. Any thread may call them, except `run`."""
 
     def run(self) -> None:
         """Work until `stop` is called."""
@@ -25,14 +25,14 @@ class Service(Protocol):
         """Return the status code and the body of /health."""
 
     def ready(self) -> bool:
-        """Return whether the service has been healthy once and can go on."""
+        """Return whether the service has been healthy at least once and can continue."""
 
     def live(self) -> bool:
-        """Return False if the process has to be restarted."""
+        """Return False if the process must be restarted."""
 
 
 def log_to_stderr(settings: WorkloadSettings) -> None:
-    """Write the logs of this process to standard error, from the level in the settings."""
+    """Log to standard error, from the level in the settings."""
     logging.basicConfig(
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -45,7 +45,7 @@ def run_service(service: Service, settings: WorkloadSettings, *, log: logging.Lo
         service: the service.
         settings: the settings, with the address of the status server.
         log: the logger for the line that names the port.
-        doing: what the service does, for example "processing flights".
+        doing: what the service does, for the same line, for example "processing flights".
     """
     hosts = Hosts.parse(settings.allowed_hosts)
     server = StatusServer(settings.host, settings.port, service.health, service.ready, service.live, hosts=hosts)

@@ -21,7 +21,10 @@ _JSON = "application/json"
 
 
 class _Probe:
-    """Calls a callback in a thread and waits at most `limit_seconds`. While a call hangs, no further call is made."""
+    """Calls a callback in a thread and waits at most `limit_seconds`.
+
+    While a call hangs, later requests wait for the same call.
+    """
 
     def __init__(self, callback: Callable[[], Any], limit_seconds: float) -> None:
         self._callback, self._limit = callback, limit_seconds
@@ -32,7 +35,7 @@ class _Probe:
         with self._lock:
             if self._pending is None or self._pending.done():
                 self._pending = concurrent.futures.Future()
-                # This is a daemon thread, because the threads of an executor would delay the exit of the process.
+                # Use a daemon thread: the threads of an executor would delay the exit of the process.
                 threading.Thread(target=self._run, args=(self._pending,), name="status-probe", daemon=True).start()
             pending = self._pending
         try:
@@ -58,8 +61,8 @@ class StatusServer:
         health: a function that returns the status code and the body of /health.
         ready: a function that returns whether /readyz answers 200 (else 503).
         live: a function that returns whether /livez answers 200 (else 503).
-        limit_seconds: the maximum time of a callback, after which the answer is 503.
-        hosts: the host names that clients may use, or None for all host names.
+        limit_seconds: the timeout of a callback; after it, the answer is 503.
+        hosts: the host names that requests may contain, or None to accept all.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class StatusServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving. This may be called twice, or without `start`."""
+        """Stop serving. May be called twice, or without `start`."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -139,7 +142,7 @@ def _json(code: int, body: Any) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     owner: ClassVar[StatusServer]
     timeout = 5
-    """The seconds after which a client that sends nothing is disconnected."""
+    """After this many seconds, a client that sends nothing is disconnected."""
     server_version, sys_version = "tidemill", ""
 
     def do_GET(self) -> None:
@@ -164,4 +167,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing, because probes and scrapes come every few seconds."""
+        """Log nothing: probes and scrapes arrive every few seconds."""

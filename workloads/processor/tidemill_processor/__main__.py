@@ -1,4 +1,7 @@
-"""Runs the processor of one pipeline: `python -m tidemill_processor`. The variables TIDEMILL_… configure it."""
+"""Runs the processor of one pipeline: `python -m tidemill_processor`.
+
+Environment variables `TIDEMILL_…` configure it.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ STUCK_SECONDS = 120.0
 
 
 class Processor:
-    """A processor: its loop, its keeper and its checks of servers, and their state for `/health`."""
+    """The processor: its loop, keeper and server checks, and their state for `/health`."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         config = settings.load_pipeline(settings.pipeline)
@@ -70,7 +73,7 @@ class Processor:
             side_inputs=SideInputs(self._registry, self._lookups),
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # A replay has no keeper: its windows are closed, scanned and published after its versions have become live.
+        # A replay has no keeper: its windows are closed, scanned and published once its versions are live.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -111,7 +114,7 @@ class Processor:
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        # A pass of the keeper does not retry a call, because the next pass begins soon anyway.
+        # Do not retry in a pass of the keeper: the next pass starts soon anyway.
         return self._guards.redis.call(lambda: call(*args, **kwargs), retry=False)
 
     def health(self) -> tuple[int, dict[str, Any]]:
@@ -146,8 +149,7 @@ class Processor:
         partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         return [
-            # If only some brokers answer, Kafka is not required here, because events in their partitions are still
-            # counted.
+            # If only some brokers answer, Kafka is optional here, because events in their partitions are still counted.
             Dependency(
                 "source_kafka" if at else "kafka",
                 kafka_ok and not partly,
@@ -162,20 +164,23 @@ class Processor:
         """Return the state of the servers that this processor needs for results, live updates, schemas and lookups."""
         dependencies = []
         if self._source.login.servers and self.keeper is not None:
-            # Events are counted and stored meanwhile. Results are published later.
+            # While it is down, events are still counted and stored. Results are published later.
             dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and self.keeper is not None:
             silent, state = self._lookout.redis_error, self._guards.redis.state
             dependencies.append(Dependency("redis", not silent, False, silent, state))
         if self._registry is not None:
-            # While the registry does not answer, records with known schemas are still counted.
+            # While the registry does not answer, records with already known schemas are still counted.
             dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
         if self._lookups is not None:
             dependencies += self._lookups.dependencies()
         return dependencies
 
     def ready(self) -> bool:
-        """Return whether this process has been healthy once and is not superseded. Later outages do not matter."""
+        """Return whether this process has ever been healthy and is not superseded.
+
+        Later outages do not make it unready.
+        """
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 
@@ -185,7 +190,7 @@ class Processor:
         return time.monotonic() - min(alive) < STUCK_SECONDS
 
     def stop(self) -> None:
-        """Let `run` return after the current round."""
+        """Let `run` return at the end of the current round."""
         self.loop.stop()
 
     def run(self) -> None:

@@ -1,7 +1,7 @@
 """The partitions that the consumer group assigned to this process, and the positions from which they are read.
 
-A partition is read once its stored position is known, until the partition is assigned to another process or a replay
-hands it over to live processors.
+A partition is read as soon as its stored position is known, until it is assigned to another process or a replay hands
+it over to the live processors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REPORT_SECONDS = 2.0
 
 
 class Assignment:
-    """The partitions of one process. Failures of Kafka and Postgres are noted in `kafka` and `link`, not raised.
+    """The partitions of this process. Failures of Kafka and Postgres are recorded in `kafka` and `link`, not raised.
 
     Args:
         config: the pipeline.
@@ -43,10 +43,10 @@ class Assignment:
         source: the pipeline's topic.
         kafka: the state of Kafka.
         link: the connection to Postgres.
-        start_from: the start of a replay, or an empty text for `startFrom` of the spec.
+        start_from: the start of a replay, or an empty string to use the spec's `startFrom`.
 
     Attributes:
-        partitions: the partitions that were assigned when the loop last checked.
+        partitions: the assigned partitions when the loop last checked.
         positions: the last committed positions of the partitions that are read.
         backlog: how far the partitions are behind.
     """
@@ -64,8 +64,8 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # A replay does not report offsets, because nobody watches its lag in Kafka. Kafka also removes an empty group
-        # sooner if the group has no offsets.
+        # A replay does not report offsets to Kafka: nobody watches its lag there, and Kafka removes an empty group
+        # sooner if it has no offsets.
         self._reports = database.reader == LIVE
         self._schema, self._several = database.schema, config.spec.source.several
         self._topic_ids: dict[str, str] = {}
@@ -81,9 +81,9 @@ class Assignment:
         return self._link.committer.handover if self._link.committer is not None else None
 
     def take_up(self, held: frozenset[int] = frozenset()) -> None:
-        """Begin to read assigned partitions, and check regularly whether the topic was created again.
+        """Start reading newly assigned partitions, and check regularly whether the topic was deleted and created again.
 
-        The connection to Postgres must be open. The partitions in `held` have to wait.
+        The connection to Postgres must be open. Partitions in `held` have to wait.
         """
         connection, source = self._link.connection, self._source
         assert connection is not None  # noqa: S101 - the caller has opened it
@@ -114,8 +114,8 @@ class Assignment:
         described = self._source.describe()
         self._kafka.answered(self._topic_checked_at)
         if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
-            # The consumer is replaced, because it still has the leaders of the deleted topic and would read nothing of
-            # the new topic.
+            # Replace the consumer: it still knows the leaders of the deleted topic, and would read nothing from the new
+            # one.
             self._source.renew()
         self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
         self._ids = self._source.slots.numbers(described)
@@ -129,24 +129,24 @@ class Assignment:
         if assigned == self.partitions:
             return
         metrics.REBALANCES.inc()
-        # No partition is read now. Other processes may have advanced the positions, so the positions are read from
+        # No partition is being read at this point. Other processes may have advanced the positions, so read them from
         # Postgres again.
         self.positions.clear()
         self.partitions = assigned
 
     def advance(self, batch: Batch, committed: Committed) -> None:
-        """Store the positions after a commit, and continue to read from these positions."""
+        """Record the positions after a commit, and continue reading from them."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # A replay counts records only up to the live position. It reads the records after this position again later,
-        # unless the partition was handed over. It waits first, because live processors may be far behind, and repeated
-        # reading would slow them down.
+        # A replay counts records only up to the live processors' position. It reads the records after that position
+        # again later, unless the partition was handed over. Wait before that: the live processors may be far behind,
+        # and rereading the same records would slow them down.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)
 
     def hand_over(self) -> None:
-        """Hand over to live processors the partitions of a replay in which nothing is left to read."""
+        """Hand over the partitions in which a replay has nothing left to read to the live processors."""
         handover, connection, ready = self._handover, self._link.connection, self._source.ready
         if handover is None or connection is None:
             return
@@ -164,7 +164,7 @@ class Assignment:
             self._source.stop(partitions)
 
     def confirm_ends(self) -> None:
-        """Store which partitions were read to their ends, if Kafka reported new ends since the last call."""
+        """If Kafka has reported new ends since the last call, store which partitions were read to their ends."""
         answer = self.backlog.news()
         if answer is None or self._link.connection is None:
             return
@@ -177,7 +177,7 @@ class Assignment:
             self._link.lose(error)
 
     def report(self, *, force: bool = False) -> None:
-        """Report the positions to Kafka every two seconds, or at once with `force`."""
+        """Report the positions to Kafka every two seconds, or at once if `force` is true."""
         if self._reports and (force or time.monotonic() - self._reported_at >= REPORT_SECONDS):
             self._reported_at = time.monotonic()
             ready = self._source.ready

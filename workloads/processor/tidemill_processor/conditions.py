@@ -1,8 +1,7 @@
-"""Columns of frames for metrics with a condition (`where`).
+"""Frame columns for metrics with a condition (`where`).
 
-Such a column has a field's values in the events that fulfil the condition. Functions skip nulls. So the column is null
-in every event that does not fulfil the condition, and a function reads the column like an ordinary field. A pipeline
-without conditions has no such columns.
+Such a column has a field's values where the condition is true, and null elsewhere. Functions skip nulls, so a function
+can read it like an ordinary field. Pipelines without conditions have no such columns.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 def conditional_columns(spec: PipelineSpec, types: Mapping[str, str]) -> tuple[pl.Expr, ...]:
-    """Return the columns of a pipeline's conditions, without repeats. Later columns can read earlier columns.
+    """Return the columns for a pipeline's conditions, without duplicates. Later columns can refer to earlier ones.
 
     Args:
         spec: the spec of a valid pipeline.

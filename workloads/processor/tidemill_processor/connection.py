@@ -1,4 +1,4 @@
-"""The connection over which batches are written, and which measures how long it has waited for the server."""
+"""The connection for writing batches. It measures how long it has waited for the server."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""If a batch has waited this many seconds for the server, the server counts as slow. Usually, storing a batch takes far
-less time."""
+"""If a batch has waited this many seconds for the server, the server counts as slow. Storing a batch usually takes far
+less."""
 
 
 class WriterConnection(BoundedConnection):
-    """A bounded connection that adds up the waits for the server while a batch is stored."""
+    """A bounded connection that adds up its waits for the server during a batch."""
 
     _waited = 0.0
     _waits_since: float | None = None
 
     @property
     def slow(self) -> str:
-        """A message if the server answers each statement in time, but a batch takes too long.
+        """A message if the server answers every statement in time but a batch takes too long.
 
-        The message is empty if the server is not slow.
+        Empty if the server is not slow.
         """
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """Reset the total of the waits, because the work on the batch has ended."""
+        """Reset the total of the waits, at the end of the work on a batch."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:

@@ -1,4 +1,4 @@
-"""Connects a processor to the schema of its pipeline, and reads which tables exist."""
+"""Connects a processor to its pipeline's schema, and reads which tables exist."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class AggregationStore:
 
 
 class Database:
-    """Opens connections with the writer's login. The object itself keeps no connection open.
+    """Opens connections with the writer's login. The object itself holds no connection.
 
     Args:
         settings: the address of Postgres.
         config: the pipeline.
-        timeout_seconds: the timeout of each statement. The server enforces the timeout. If the server does not answer,
-            the connection enforces it a little later.
+        timeout_seconds: the timeout of each statement, which the server enforces. If the server does not answer, the
+            connection enforces it a little later.
 
     Attributes:
         pipeline: the name of the pipeline.
-        reader: the name of the reader whose positions this process advances: `live`, or the name of a replay.
+        reader: the name under which this process stores its positions: `live`, or the name of a replay.
         schema: the quoted name of the pipeline's schema.
-        quotas: the maximum size of the rows in each table with a quota, in bytes.
+        quotas: for each table with a quota, the maximum size of its rows in bytes.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
@@ -72,7 +72,7 @@ class Database:
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
     def look(self, seconds: float) -> None:
-        """Check whether Postgres answers within some seconds.
+        """Check whether Postgres answers within `seconds`.
 
         Raises:
             psycopg.OperationalError: Postgres cannot be reached or refuses the login.
@@ -82,7 +82,9 @@ class Database:
             connection.execute("SELECT 1")
 
     def connect(self, seconds: float | None = None) -> WriterConnection:
-        """Open a connection in autocommit mode and UTC. If this node is lost, the connection's locks end within 10 s.
+        """Open a connection in autocommit mode and UTC.
+
+        If this node fails, the connection's locks are released within 10 s.
 
         Raises:
             psycopg.OperationalError: Postgres cannot be reached or refuses the login.
@@ -100,8 +102,7 @@ class Database:
             connect_timeout=max(2, int(seconds or min(self._timeout, CONNECT_SECONDS))),
             **KEEPALIVE,
             application_name=f"tidemill-processor/{self._config.name}",
-            # JIT is off, because compiling the long expressions that merge partials takes longer than interpreting
-            # them.
+            # Turn JIT off: compiling the long expressions that merge partials takes longer than interpreting them.
             options=f"-c TimeZone=UTC -c jit=off -c statement_timeout={statement_ms}"
             f" -c idle_in_transaction_session_timeout=10000 -c lock_timeout={statement_ms}"
             " -c client_min_messages=warning",
@@ -112,7 +113,7 @@ class Database:
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
         """Return the aggregation versions that this process writes.
 
-        The versions are ordered by id, which is the order of locks.
+        They are ordered by id, the order in which they are locked.
 
         Raises:
             LookupError: the schema has no row for a version, because the operator has not written it yet.
@@ -136,13 +137,16 @@ class Database:
     def others(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
-        """Return the wanted versions that exist, by id. A replay has handed these versions over to this process."""
+        """Return those of the wanted versions that exist, by id.
+
+        A replay has handed them over to this process.
+        """
         return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
 
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
-        """Return all versions of the spec's aggregations in the order of ids.
+        """Return all versions of the spec's aggregations, ordered by id.
 
-        Each version has its reader and the spec's layout.
+        Each comes with the name of its reader and has the spec's layout.
         """
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))
@@ -159,9 +163,9 @@ class Database:
         return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the schema's generation if it is newer than the config's, or else None.
+        """Return the schema's generation if it is newer than the config's, or None.
 
-        If the schema's generation is newer, this process must not store anything more.
+        If it is newer, this process must not store anything more.
         """
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
@@ -180,7 +184,7 @@ class Database:
 
 
 def names_literal(name: str) -> str:
-    """Return a name for use inside an SQL string literal. Names are validated, so a quote in a name is a defect."""
+    """Return a name for use in an SQL string literal. Names are validated beforehand, so a quote in a name is a bug."""
     if "'" in name or "\\" in name:
         raise ValueError(f"not a name: {name!r}")
     return name

@@ -1,4 +1,7 @@
-"""The loop's connection to Postgres. A failed connection is closed, and opened again after a growing pause."""
+"""The loop's connection to Postgres.
+
+After a failure, it is closed and opened again after a pause, which grows with each failure.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,25 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""If a write was refused, the next connection counts as good after this time, even if there was nothing to write."""
+"""After a refused write, the next connection counts as good after this time, even if nothing was written."""
 
 
 class DatabaseLink:
-    """One connection and the committer that writes over it.
+    """The connection, and the committer that writes over it.
 
     Args:
         config: the pipeline.
         database: the pipeline's schema.
         guard: the guard of Postgres.
-        on_change: the function that is called after the connection was opened or lost. Prefetched records must then be
-            read again.
+        on_change: a function to call after the connection was opened or lost. Prefetched records then have to be read
+            again.
 
     Attributes:
         connection: the connection, or None if there is none.
         committer: the committer of the connection, or None if there is no connection.
-        error: the reason why there is no connection, or why the server refuses writes. The text is empty without
-            failures.
-        silent: whether the server does not answer at all. Then `Lookout` checks the server, and no connection is opened
-            here.
+        error: why there is no connection, or why the server refuses writes. Empty if all is well.
+        silent: whether the server does not answer at all. Then `Lookout` checks the server, and this class opens no
+            connection.
     """
 
     def __init__(self, config: PipelineConfig, database: Database, guard: Guard, on_change: Callable[[], None]) -> None:
@@ -58,24 +60,24 @@ class DatabaseLink:
 
     @property
     def heard_at(self) -> float:
-        """The monotonic time at which a wait for the server last ended, or 0 without a connection."""
+        """When the connection last stopped waiting for the server (`time.monotonic()`), or 0 without a connection."""
         connection = self.connection
         return connection.heard_at if connection is not None else 0.0
 
     @property
     def slow(self) -> str:
-        """A message if the server answers too slowly, or else an empty text."""
+        """A message if the server answers too slowly, or else an empty string."""
         return self.connection.slow if self.connection is not None else ""
 
     def turned(self) -> None:
-        """Handle the end of one round of the loop, in which the batch was stored or failed."""
+        """Handle the end of one round of the loop, after the batch was stored or failed."""
         if self.connection is not None:
             self.connection.done()
             if self._writes_refused and time.monotonic() - self._connected_at >= HOLDS_SECONDS:
                 self._note_good()
 
     def is_open(self) -> bool:
-        """Return whether there is a connection. If there is none and the pause is over, open a connection."""
+        """Return whether the connection is open. If it is not and the pause is over, try to open it."""
         if self.connection is not None and not self.connection.closed:
             return True
         if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
@@ -88,13 +90,13 @@ class DatabaseLink:
         return True
 
     def lose(self, error: Exception) -> None:
-        """Drop the connection because of an error. The next connection is opened after a pause."""
+        """Drop the connection because of an error, and pause before opening the next one."""
         text = str(error).strip() or type(error).__name__
         log.warning("postgres: %s; again in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.error = text
-        # The refusal is remembered for the next connection, because a server with a full disk accepts connections but
-        # refuses writes.
+        # Remember the refusal for the next connection: a server with a full disk still accepts connections, but no
+        # writes.
         self._writes_refused = database_refuses_writes(error)
         self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
         self._guard.failure(error)
@@ -110,7 +112,7 @@ class DatabaseLink:
             self._note_good()
 
     def answers(self) -> None:
-        """Allow a connection at once, because the server answers again. Any thread may call this."""
+        """Allow a connection attempt at once, because the server answers again. Any thread may call this."""
         self.silent, self._connect_at = False, 0.0
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Makes dead letters of records and elements that do not count in some or all of their windows."""
+"""Makes dead letters from records and elements that are not counted in some or all of their windows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DeadLetter:
     """One row of `_dead_letters`, without the epoch.
 
     Attributes:
-        windows: the starts (epoch ms) of the closed windows.
+        windows: the starts (epoch ms) of the closed windows in which it is not counted.
         element: the index in the exploded array, or None if the dead letter is a whole record.
     """
 
@@ -56,9 +56,9 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """Return the dead letter of a record, or of one element of a record.
+    """Return the dead letter for a record, or for one element of a record.
 
-    `value` has the bytes of the record or the element.
+    `value` is the bytes of the record or element.
     """
     return DeadLetter(
         partition=message.partition(),
@@ -77,7 +77,7 @@ def dead_letter(
 
 
 def _storable(text: str | None, characters: int) -> str | None:
-    """Return a text in which characters that Postgres refuses are escaped. An empty text becomes None."""
+    """Return a text in which the characters that Postgres rejects are escaped. Return None for an empty text."""
     if not text:
         return None
     return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

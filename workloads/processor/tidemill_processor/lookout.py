@@ -1,7 +1,7 @@
 """Checks Kafka, Postgres and Redis regularly, each in its own thread, independently of the loop and the keeper.
 
-So /health names a hung server even while the loop or the keeper waits for this server. The lag is reported even while
-nothing can be stored. And an open breaker closes at the first answer.
+So /health can name a hung server even while the loop or the keeper waits for it, the lag is reported even while nothing
+can be stored, and an open breaker closes at the first answer.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
-"""The time without an answer after which a part of Kafka counts as failed. Electing leaders or a coordinator takes less
-time."""
+"""Part of Kafka counts as failed after this time without an answer. Electing leaders or a coordinator takes less."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
@@ -41,10 +40,10 @@ class Checked:
     Attributes:
         source: the topic.
         database: the object that opens connections.
-        ping: the function that sends a PING to Redis, or None if there is no Redis.
+        ping: a function that sends a PING to Redis, or None if there is no Redis.
         registry: the client of the schema registry, or None if there is no registry.
         outputs: the platform's own Kafka if the source topic is on another cluster, or None.
-        upstream: reads the backlog before the Python stage, or None if there is no stage.
+        upstream: reads the backlog before the Python stage, or None without a stage.
     """
 
     source: Source
@@ -59,9 +58,9 @@ class Lookout:
     """The checks of one processor.
 
     Args:
-        loop: the loop, which gets the results.
-        keeper: the keeper, whose failures are considered, or None if there is no keeper.
-        servers: the servers.
+        loop: the loop, which receives the results.
+        keeper: the keeper, or None in a replay. The checks take its failures into account.
+        servers: the servers to check.
         guards: the guards with the circuit breakers.
     """
 
@@ -73,9 +72,9 @@ class Lookout:
 
     @property
     def kafka_partly(self) -> str:
-        """A message if a part of Kafka has not answered for a while, although other brokers do.
+        """A message if a part of Kafka has not answered for PARTLY_SECONDS, although other brokers have.
 
-        The message is empty if all of Kafka answers, or nothing does.
+        Empty if all brokers answer, or none.
         """
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
@@ -86,9 +85,9 @@ class Lookout:
 
     @property
     def redis_error(self) -> str:
-        """The reason why Redis does not answer.
+        """Why Redis does not answer.
 
-        The text is empty if Redis answers, or if this process does not use Redis.
+        Empty if Redis answers, or if this process does not use Redis.
         """
         if self._keeper is None:
             return ""
@@ -96,11 +95,11 @@ class Lookout:
 
     @property
     def _keeper_waits(self) -> bool:
-        """Whether the keeper waits for Postgres. While it waits, the keeper does not use Redis."""
+        """Whether the keeper is waiting for Postgres, and therefore does not use Redis."""
         return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
-        """Start the threads. Daemon threads are used, so a hung check does not delay the end of the process."""
+        """Start the threads. They are daemon threads, so a hung check does not delay the end of the process."""
         looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
         looks += [self._look_at_registry] if self._servers.registry is not None else []
         looks += [self._servers.outputs.look] if self._servers.outputs is not None else []
@@ -126,7 +125,7 @@ class Lookout:
         asked_at = time.monotonic()
         source.follow_login()
         try:
-            # Records that wait before the stage count as well, so that their partition never counts as idle.
+            # Count the records that wait before the stage too, so that their partition never counts as idle.
             before = {} if upstream is None else upstream.unstaged(source.assigned)
             ends = {number: end + before.get(number, 0) for number, end in source.ends().items()}
         except KafkaException:

@@ -1,9 +1,9 @@
 """The loop: consumes a micro-batch, stores it, and repeats.
 
-While the loop cannot store, it polls with paused partitions.
+While it cannot store, it keeps polling with paused partitions.
 
-Every failure to store a batch is handled alike: the batch is dropped, and the positions and then the events are read
-again. That is safe, because the positions in Postgres only change together with the rows.
+Every failure to store a batch is handled in the same way: the batch is dropped, and first the positions and then the
+events are read again. That is safe, because positions in Postgres only ever change together with the rows.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ from tidemill_processor.transaction import Change, Committed, Fenced, Superseded
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
-# The size of a batch is limited too, because a batch is kept in memory, and a single event may have a megabyte.
+# A batch also has a size limit, because it is kept in memory and a single event may have a megabyte.
 BATCH_BYTES = 32 * 1024 * 1024
-# Records that are consumed and decoded together: few enough for their objects to stay in the CPU's cache (BatchReader).
+# The number of records to consume and decode together: few enough for their objects to stay in the CPU's cache
+# (BatchReader).
 PIECE_LIMIT = 4_000
-# The interval of garbage collections. Records and events form no reference cycles, but their number would trigger many
-# collections.
+# The interval between garbage collections. Records and events form no reference cycles, but their number would trigger
+# many useless collections.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
-# A consume call waits at most this long, even if flushInterval is longer. So a call returns few records, and stopping
-# is fast.
+# A consume call waits at most this long, even if flushInterval is longer, so that a call returns few records and
+# stopping is fast.
 POLL_SECONDS = 0.5
 
 
@@ -74,7 +75,7 @@ class Loop:
         database: the pipeline's schema.
         source: the pipeline's topic.
         guards: the guards with the circuit breakers.
-        on_commit: the function that gets the changes of every commit.
+        on_commit: a function that receives the changes of every commit.
         replay: where to start, and how fast to read.
         side_inputs: the schemas and the lookups of the pipeline.
 
@@ -82,7 +83,7 @@ class Loop:
         kafka: the state of Kafka.
         link: the connection to Postgres.
         assignment: the partitions of this process, their positions and their lag.
-        superseded: the reason why this process must be replaced, or an empty text if it need not be replaced.
+        superseded: why this process must be replaced, or an empty string.
     """
 
     def __init__(
@@ -106,12 +107,12 @@ class Loop:
             registry=side_inputs.registry,
             lookups=side_inputs.lookups,
         )
-        # If arrays are exploded, fewer records are read at once, and records beyond a batch wait for the next batch.
+        # If arrays are exploded, read fewer records at once. Those that do not fit in a batch wait for the next one.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
         self._held: set[int] = set()
         self._pace = Pace(replay.rate)
-        # Rules over single events take the most time. With rules, batches are smaller, so that Kafka is polled in time.
+        # Rules over single events take the most time, so with such rules, batches are smaller, to poll Kafka in time.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self.kafka = KafkaHealth(guards.kafka_consumer, source.renew)
@@ -124,7 +125,10 @@ class Loop:
 
     @property
     def alive_at(self) -> float:
-        """The time of the last progress (monotonic seconds). Giving up after a server's timeout counts as progress."""
+        """The time of the last progress (monotonic seconds).
+
+        Giving up after a server's timeout also counts as progress.
+        """
         return max(self._turned_at, self._source.heard_at, self.link.heard_at)
 
     def stop(self) -> None:
@@ -132,7 +136,7 @@ class Loop:
         self._stopping = True
 
     def run(self) -> None:
-        """Repeat rounds until stopped, then leave the consumer group. Garbage is only collected between rounds."""
+        """Repeat rounds until stopped, then leave the consumer group. Garbage is collected only between rounds."""
         self._source.subscribe()
         gc.collect()
         gc.freeze()
@@ -167,9 +171,9 @@ class Loop:
         self.assignment.report()
 
     def _process_rest(self, ready: frozenset[int]) -> None:
-        """Process a further batch of the same records.
+        """Process another batch of the same records.
 
-        If some records were not stored, all remaining records are read again.
+        If some records could not be stored, read all remaining ones again.
         """
         if self._stopping or self.superseded or self._source.ready != ready:
             self._source.stop()
@@ -181,7 +185,7 @@ class Loop:
         self._turned_at = time.monotonic()
 
     def _gather(self, seconds: float) -> list[Piece]:
-        """Consume and decode records for some seconds, or until the batch is full."""
+        """Consume and decode records until the batch is full, for at most `seconds`."""
         pieces: list[Piece] = []
         count, size, generation, deadline = 0, 0, self._source.generation, time.monotonic() + seconds
         limit = self._pace.limit(self._limit)
@@ -193,8 +197,7 @@ class Loop:
             polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
-                # After a rebalance, all partitions are read again from their stored positions, so the pieces are
-                # dropped.
+                # After a rebalance, drop the pieces: all partitions are read again from their stored positions.
                 pieces.clear()
                 break
             if polled.messages:
@@ -209,7 +212,7 @@ class Loop:
         return pieces
 
     def _decode(self, records: Sequence[Message], first: int, room: int) -> tuple[list[Piece], Sequence[Message]]:
-        """Decode records until `room` events are reached. Return the pieces, and the records that are left."""
+        """Decode records until there are `room` events. Return the pieces and the remaining records."""
         pieces: list[Piece] = []
         now_ms, events, size = time.time_ns() // 1_000_000, 0, 0
         while records and (not pieces or (events < room and size < BATCH_BYTES)):
@@ -224,7 +227,7 @@ class Loop:
         return pieces, records
 
     def _without_waiting(self, records: Sequence[Message]) -> list[Message]:
-        """Stop each partition that has a record with an unknown schema, and return the records before that record."""
+        """Stop each partition at its first record with an unknown schema, and return the records before it."""
         ends = self._reader.waiting(records)
         log.warning("partitions %s wait for the schema registry", sorted(ends))
         self._held |= ends.keys()
@@ -232,7 +235,7 @@ class Loop:
         return [m for m in records if m.partition() not in ends or m.offset() < ends[m.partition()]]
 
     def _waiting_for_schemas(self) -> frozenset[int]:
-        """Return the partitions that are not read until the registry answers."""
+        """Return the partitions that are not read until the registry answers again."""
         if self._held and self._side_inputs.registry_answers:
             self._held.clear()
         return frozenset(self._held)
@@ -243,7 +246,7 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
-        # Records do not prove that Kafka answers, because they may be prefetched. `Lookout` checks Kafka every second.
+        # Records do not prove that Kafka answers: they may have been prefetched. `Lookout` checks Kafka every second.
         if polled.failed is not None:
             self.kafka.failed(polled.failed)
 
@@ -276,7 +279,7 @@ class Loop:
                 return
 
     def _after_error(self, batch: Batch, error: Exception) -> Batch | None:
-        """Return the batch to try next, without the events that Postgres refuses, or None if the loop must wait."""
+        """Return the batch to try next, without the events that Postgres refuses, or None if the loop has to wait."""
         try:
             if is_refusal(error):
                 return without_culprits(batch, error, self._storable)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a processor. The name of its pipeline is a label of the scrape target."""
+"""Prometheus metrics of a processor. The pipeline's name is a label of the scrape target."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
 
 
 def begin_at_zero(config: PipelineConfig) -> None:
-    """Export each counter with the value 0. Prometheus sees an increase only if the series existed before."""
+    """Export each counter with the value 0. Prometheus notices an increase only if the series existed before it."""
     for rule in config.spec.anomalies:
         ANOMALIES_DETECTED.labels(config.name, rule.name)
     for aggregation in config.spec.aggregations:

@@ -1,15 +1,14 @@
-"""Lets a replay catch up with live processors, but never pass them.
+"""Lets a replay catch up with the live processors, but never overtake them.
 
-Live processors take over each partition that has caught up.
+The live processors then take over the partitions that have caught up.
 
-1. A replay stores no event that live processors have not counted, so its batch is cut at the live position.
-2. A batch that reaches the live position is stored while the live position is locked, so that the two positions are
-   equal.
-3. The same transaction marks the live position. From the mark on, live processors also count records for the replay's
+1. A replay never stores events that the live processors have not counted: its batch is cut at the live position.
+2. A batch that reaches the live position is stored while that position is locked, so that both positions are equal.
+3. The same transaction marks the live position. After the mark, live processors also count records for the replay's
    versions.
 
-So every record is counted once for these versions. Before the mark, the replay counts each record. After the mark, live
-processors do.
+So for these versions, every record is counted exactly once: before the mark by the replay, and after it by the live
+processors.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ ASK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """How a processor that fills new versions reads the topic. A live processor has the defaults.
+    """How a processor that fills new versions reads the topic. Live processors use the defaults.
 
     Attributes:
-        start_from: the start of the replay, or an empty text for `startFrom` of the spec.
-        rate: the maximum number of events per second, or 0 if there is no limit.
+        start_from: the start of the replay, or an empty string to use the spec's `startFrom`.
+        rate: the maximum number of events per second, or 0 for no limit.
     """
 
     start_from: str = ""
@@ -42,7 +41,7 @@ class ReplayOptions:
 
 
 class Handover:
-    """Compares a replay's positions with the live positions, and hands over partitions in which the two are equal.
+    """Compares a replay's positions with the live positions, and hands over the partitions in which they are equal.
 
     Args:
         database: the database of the replay's processor.
@@ -58,21 +57,21 @@ class Handover:
     def cut(
         self, connection: psycopg.Connection[Any], batch: Batch, starts: Mapping[int, int]
     ) -> tuple[Batch, frozenset[int]]:
-        """Cut a batch at the live positions, and mark the partitions that it hands over.
+        """Cut a batch at the live positions, and mark the partitions that are handed over.
 
-        Call it in the batch's transaction, when the replay's own positions are locked but the aggregations are not.
-        Live processors lock in the same order.
+        Call this in the batch's transaction, after locking the replay's own positions and before locking the
+        aggregations: live processors lock in the same order.
 
         Args:
             connection: the connection, in the transaction.
             batch: the records that were read.
-            starts: the first offset of the batch by partition.
+            starts: by partition, the first offset of the batch.
 
         Returns:
             The part of the batch to store, and the partitions that are handed over.
         """
-        # Partitions that were handed over earlier are left out. The replay's positions do not show them, because
-        # another process of this replay may have handed over a partition without changing its position.
+        # Leave out partitions that were handed over earlier. The replay's positions do not show them: another process
+        # of this replay may have handed over a partition without changing its position.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
@@ -86,16 +85,16 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Hand over partitions in which nothing is left to read, and return them.
+        """Hand over the partitions in which nothing is left to read, and return them.
 
         Positions are checked at most every half second.
 
         Args:
             connection: a connection without a transaction.
-            positions: the next offset by partition that this process last stored. This process has stored all records
-                that it read.
-            ends: the end of each partition that the consumer read to its end. Between position and end there are no
-                records, but there may be transaction markers. The live position may be beyond these markers.
+            positions: by partition, the next offset that this process last stored. It has stored all records that it
+                has read.
+            ends: the end of each partition that the consumer has read to its end. Between position and end there are no
+                records, only transaction markers. The live position may be after these markers.
         """
 
         def meets(partition: int, live: int | None) -> bool:
@@ -123,7 +122,7 @@ class Handover:
     def _live(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], *, lock: bool = False
     ) -> dict[int, int]:
-        """Return the live positions by partition. Partitions that live processors have not read yet are left out."""
+        """Return the live positions by partition. Partitions that live processors have not read yet are missing."""
         query = offsets.live_next(self._schema, lock=lock)
         return dict(connection.execute(query, (self._reader, list(partitions))).fetchall())
 
@@ -136,8 +135,8 @@ class Handover:
 class Course:
     """Decides which partitions a replay reads now.
 
-    A replay does not read partitions that live processors have taken over. In a partition that has reached the live
-    position, a replay waits for half a second.
+    It does not read partitions that live processors have taken over. In a partition that has reached the live position,
+    it waits for half a second.
     """
 
     def __init__(self) -> None:
@@ -160,7 +159,7 @@ class Pace:
     """Limits the rate at which a replay reads.
 
     Args:
-        rate: the maximum number of events per second, or 0 if there is no limit.
+        rate: the maximum number of events per second, or 0 for no limit.
     """
 
     def __init__(self, rate: int) -> None:
@@ -168,11 +167,11 @@ class Pace:
         self._free_at = time.monotonic()
 
     def limit(self, most: int) -> int:
-        """Return how many events to read at once: at most `most`, and at most the events of about half a second."""
+        """Return how many events to read at once: at most `most`, or about half a second's worth of events."""
         return min(most, max(1, self._rate // 2)) if self._rate else most
 
     def rest(self, events: int) -> None:
-        """Wait as long as reading these events should take at the maximum rate."""
+        """Wait until reading these events has taken as long as the maximum rate requires."""
         if self._rate:
             self._free_at = max(self._free_at, time.monotonic() - 1.0) + events / self._rate
             time.sleep(max(0.0, self._free_at - time.monotonic()))

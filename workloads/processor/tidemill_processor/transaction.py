@@ -1,18 +1,19 @@
-"""The transaction that counts each event exactly once. Rows and offsets change together, or not at all.
+"""The transaction that counts each event exactly once. Rows and offsets change together or not at all.
 
 1. Lock the `_offsets` rows of the batch's partitions, in partition order.
-2. Check that each partition still has the position that this process stored. Otherwise, the partition has a newer owner
-   (`Fenced`).
+2. Check that each partition still has the position that this process last stored. Otherwise, the partition has a newer
+   owner (`Fenced`).
 3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
-4. Read `closed_until` again under the locks. If `closed_until` has changed, aggregate again, because more events are
-   late now. Aggregate sessions again if some may be late, because only now it is certain which sessions are open.
+4. Read `closed_until` again under the locks. If it has changed, aggregate again, because more events are late now.
+   Aggregate sessions again if some may be late: which sessions are open is certain only under the locks.
 5. Merge. Write dead letters, raw events, and the states and anomalies of detectors for single events. Advance the
    offsets. Commit.
 
-If a replay has handed over a partition, later records also count for the replay's versions (see `replay`). The mark of
-such a partition is read together with its position.
+After a replay has handed over a partition, the partition's later records also count for the replay's versions (see
+`replay`). The mark for this is read together with the partition's position.
 
-A process that dies before the commit has changed nothing. After the commit, its successor finds the new offsets.
+If the process dies before the commit, nothing has changed. If it dies after the commit, its successor finds the new
+offsets.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from tidemill_processor.time.watermark import PartitionTime
 
 
 class Fenced(Exception):
-    """The error if another owner has advanced the positions of some partitions. Nothing was written."""
+    """Raised if another owner has advanced the positions of some partitions. Nothing was written."""
 
     def __init__(self, partitions: set[int]) -> None:
         super().__init__(f"partitions {sorted(partitions)} have a newer owner")
@@ -50,16 +51,16 @@ class Fenced(Exception):
 
 
 class Superseded(Exception):
-    """The error if the schema has a newer spec than this process. The process must stop."""
+    """Raised if the schema has a newer spec than this process. The process must stop."""
 
 
 class _Marked(Exception):
-    """The error if partitions now count for versions that this process does not know yet. Nothing was written."""
+    """Raised if partitions count for versions that this process does not know yet. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """The position of a partition, which this process last read or committed: the offset of the next record."""
+    """The position in a partition that this process last read or committed: the offset of the next record."""
 
     next_offset: int
     epoch: int
@@ -67,7 +68,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """The rows that a commit changed in one aggregation: the rows with `rev` and panes in [first, last] (epoch ms)."""
+    """The rows that a commit changed in one aggregation.
+
+    They have this `rev`, and panes in [first, last] (epoch ms).
+    """
 
     aggregation: str
     rev: int
@@ -80,11 +84,11 @@ class Committed:
     """The result of a commit.
 
     Attributes:
-        positions: the new positions by partition.
+        positions: by partition, the new position.
         changes: the changed rows of each aggregation.
-        late: the number of late events by (aggregation, policy).
-        rows: the number of rows that were merged.
-        anomalies: the number of anomalies found in single events, by rule.
+        late: by (aggregation, policy), the number of late events.
+        rows: the number of merged rows.
+        anomalies: by rule, the number of anomalies found in single events.
         handed: the partitions that a replay has handed over to live processors.
     """
 
@@ -98,14 +102,14 @@ class Committed:
 
 @dataclass(frozen=True)
 class _Offset:
-    """A row of `_offsets`, in the order of the selected columns.
+    """A row of `_offsets`, with the columns in the order of the query.
 
     Attributes:
         maximum: the greatest accepted event time.
-        suspects: the event times, in order of arrival, that are too far ahead to be accepted yet.
+        suspects: event times too far ahead to be accepted yet, in order of arrival.
         last_event_at: the wall time at which events last arrived.
-        clock_ms: the server's clock, in epoch milliseconds.
-        feeds: the versions, besides the spec's, for which the partition's events count.
+        clock_ms: the time on the server's clock (epoch ms).
+        feeds: the versions for which the partition's events count, besides those of the spec.
     """
 
     partition: int
@@ -157,17 +161,17 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # The marked versions by partition, as last read, and the stores of these versions.
+        # By partition, the marked versions as last read; and the stores of these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
     def commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
-        """Store a batch that begins at `positions`.
+        """Store a batch that starts at `positions`.
 
         Raises:
             Fenced: some partitions have a newer owner.
             Superseded: the spec has a newer generation.
-            psycopg.DataError, psycopg.IntegrityError: Postgres refuses values. Bisection finds the event.
+            psycopg.DataError, psycopg.IntegrityError: Postgres refuses values. The caller finds the event by bisection.
             psycopg.Error: another failure. The batch may have been committed, so the positions must be read again.
         """
         while True:
@@ -204,7 +208,7 @@ class Committer:
         return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
-        """Try to store a batch's rows, and roll back. Raises the same errors as `commit`."""
+        """Try to store a batch's rows, then roll back. Raises the same errors as `commit`."""
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
         kept = self._kept_events.prepare(self._connection, batch)
@@ -227,9 +231,9 @@ class Committer:
         return works
 
     def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        """Return the events of each version, in the order of ids.
+        """Return the events for each version, in order of ids.
 
-        Versions of the spec get all events. Other versions get only the events of partitions that are marked for them.
+        Versions in the spec get all events. Others get only the events of partitions that are marked for them.
         """
         fed = [(store, frame) for store in self._stores]
         for id_, store in self._others.items():
@@ -274,7 +278,7 @@ class Committer:
         return {row[0]: _Offset(*row) for row in rows}
 
     def _check_owner(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
-        """Step 2: check that positions, generation and marked versions are still those that this process knows."""
+        """Step 2: check that positions, generation and marked versions are as this process last read them."""
         fenced = {p for p in batch.next_offsets if p not in rows or rows[p].position != positions.get(p)}
         if fenced:
             raise Fenced(fenced)
@@ -294,7 +298,7 @@ class Committer:
             self._connection.execute(self._database.lock(work.store.id))
 
     def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
-        """Step 4: aggregate again where windows were closed meanwhile, because more events are late now."""
+        """Step 4: aggregate again where windows were closed in the meantime, because more events are late now."""
         closed = self._closed()
         for work in works:
             if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
@@ -309,7 +313,7 @@ class Committer:
         for work in works:
             if work.result.rows.height:
                 change = self._merge_one(work)
-                if work.store.id not in self._others:  # versions of a replay have no live listeners yet
+                if work.store.id not in self._others:  # nobody listens to a replay's versions yet
                     changes.append(change)
         return changes
 
@@ -357,7 +361,7 @@ class Committer:
                 times = [latest[partition]] if ordinary else batch.times_of(partition)
                 time = time.observe(times, max_advance_ms=self._max_advance_ms, now_ms=now_ms)
             else:
-                time = replace(time, last_event_at=now_ms)  # because invalid events count as activity too
+                time = replace(time, last_event_at=now_ms)  # invalid events count as activity too
             values.append((
                 next_offset, time.maximum, list(time.suspects[-100:]), batch.arrived[partition],
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),
@@ -367,5 +371,5 @@ class Committer:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether an error means that values of an event cannot be stored (SQLSTATE class 22, 23 or 54)."""
+    """Return whether an error means that Postgres refuses values of an event (SQLSTATE class 22, 23 or 54)."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")

@@ -31,7 +31,7 @@ _MAX_STEP = 60
 
 
 class BreakerOpen(Exception):
-    """The error for a call that was not made, because the dependency has recently failed several times in a row.
+    """Raised instead of making a call, because the dependency has recently failed several times in a row.
 
     Attributes:
         name: the guard's name.
@@ -44,7 +44,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """The error that pybreaker gets for any failure, so the traceback of the caller's error stays unchanged."""
+    """Passed to pybreaker instead of the caller's error, whose traceback pybreaker would change."""
 
 
 def _fail() -> None:
@@ -62,8 +62,8 @@ class Breaker:
     and allows one trial call at a time. If the trial succeeds, the breaker is closed. If the trial fails, the breaker
     is open again.
 
-    A caller gets a ticket from `admit` and passes it on with the outcome of the call. Outcomes of calls that began
-    before the latest change of state are ignored, because these outcomes are outdated.
+    A caller gets a ticket from `admit` and returns it with the outcome of the call. Outcomes of calls that began before
+    the latest change of state are out of date and ignored.
 
     During an outage, each pause is about twice as long as the previous pause, for example 2, 5, 10, 20, 50, … seconds,
     but at most `open_seconds`. Without `first_pause_seconds`, every pause takes `open_seconds`.
@@ -82,7 +82,7 @@ class Breaker:
         self._open_seconds = open_seconds
         self._first_pause = open_seconds if first_pause_seconds is None else first_pause_seconds
         self._openings = 0
-        """The number of times that the breaker has opened since it was last closed."""
+        """How many times the breaker has opened since it was last closed."""
         self._pause = open_seconds
         self._clock = clock
         self._lock = threading.RLock()
@@ -90,10 +90,8 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """The time at which the current trial counts as lost, or None if there is no trial.
-
-        For a call, the time is infinite, because a call always reports its end.
-        """
+        """The time at which the current trial counts as lost, or None if there is no trial. Infinite for a call, which
+        always reports its end."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,
@@ -124,8 +122,8 @@ class Breaker:
         """Return a ticket for one call.
 
         Args:
-            trial_seconds: how long other callers wait for the outcome, if this call is the trial of a half-open
-                breaker.
+            trial_seconds: the time after which another trial is allowed, if this call is the trial of a half-open
+                breaker and has no outcome yet.
 
         Raises:
             BreakerOpen: the call must not be made.
@@ -155,11 +153,11 @@ class Breaker:
         self._report(ticket, _fail)
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because the dependency has answered a probe that was not a guarded call.
+        """Close the breaker, because the dependency has answered a probe outside the guarded calls.
 
         Args:
-            asked_at: the time at which the probe was sent, by the breaker's clock. If the breaker opened later, nothing
-                changes.
+            asked_at: the time at which the probe was sent, on the breaker's clock. A probe that was sent before the
+                breaker opened changes nothing.
         """
         if self._state == CLOSED:
             return
@@ -171,13 +169,16 @@ class Breaker:
             self._circuit.call(_succeed)
 
     def abandoned(self, ticket: int) -> None:
-        """Report that the call of this ticket ended without a result about the dependency. Another trial is allowed."""
+        """Report that the call with this ticket ended without showing whether the dependency works.
+
+        Another trial is allowed.
+        """
         with self._lock:
             if ticket == self._ticket:
                 self._trial_ends = None
 
     def current_ticket(self) -> int:
-        """Return the ticket for the calls of a loop, which does not use `admit` for each call."""
+        """Return the current ticket, for a loop that does not call `admit` for each of its calls."""
         return self._ticket
 
     def _report(self, ticket: int, outcome: Callable[[], None]) -> None:
@@ -198,11 +199,11 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # After a failed trial, later trials are shown as open, so that dashboards show one outage and not many.
+        # Show later trials of the same outage as open, so that dashboards show one outage and not many.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
-        # There is also only one warning for each outage.
+        # For the same reason, log only one warning for each outage.
         level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
         log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
 
@@ -216,5 +217,5 @@ class _Listener(pybreaker.CircuitBreakerListener):
         self._breaker = breaker
 
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        """Pass pybreaker's new state to the breaker."""
+        """Notify the breaker of pybreaker's new state."""
         self._breaker.changed(_STATES[new_state.name])

@@ -39,9 +39,9 @@ WaitSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class ConfigError(ValueError):
-    """The error for wrong resilience settings.
+    """Raised if resilience settings are invalid.
 
-    The message has a line for each fault, with the key or the variable, the fault and the remedy.
+    The message has one line for each error: the key or variable, what is wrong, and the remedy.
     """
 
 
@@ -67,7 +67,10 @@ class BreakersSettings(_Section):
 
 
 class RetrySettings(_Section):
-    """The exponential backoff. Retry n waits initial_seconds * factor ** (n - 1), at most max_seconds, plus jitter."""
+    """The exponential backoff.
+
+    Before retry n, the guard waits `initial_seconds * factor ** (n - 1)`, but at most `max_seconds`, plus jitter.
+    """
 
     retries: int = Field(3, ge=0, le=100)
     initial_seconds: WaitSeconds = 1.0
@@ -85,7 +88,7 @@ class RetrySettings(_Section):
 
 
 class RetriesSettings(_Section):
-    """The retries by kind of dependency."""
+    """The retry settings for each kind of dependency."""
 
     kafka: RetrySettings = RetrySettings()
     database: RetrySettings = RetrySettings()
@@ -93,7 +96,7 @@ class RetriesSettings(_Section):
 
 
 class TimeoutSettings(_Section):
-    """The maximum duration of one attempt by dependency, and of one API request with all its attempts."""
+    """The timeouts of one attempt for each dependency, and of one API request with all its attempts."""
 
     kafka_publish_seconds: Seconds = 30.0
     kafka_consume_seconds: Seconds = 60.0
@@ -110,14 +113,14 @@ class MemoryCacheSettings(_Section):
 
 
 class StaleResultsSettings(_Section):
-    """The settings of answers from the cache while the database is down. Such answers are marked as stale."""
+    """The settings for answering from the cache while the database is down. Such answers are marked as stale."""
 
     enabled: bool = True
     max_age_seconds: Seconds = 3_600.0
 
 
 class FallbackSettings(_Section):
-    """The settings for replacing a dependency that is down."""
+    """The settings for doing without a dependency that is down."""
 
     memory_cache: MemoryCacheSettings = MemoryCacheSettings()
     stale_results: StaleResultsSettings = StaleResultsSettings()
@@ -138,8 +141,8 @@ class ResilienceConfig(_Section):
         Raises:
             ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
         """
-        # The file is merged into the defaults. Otherwise pydantic would fill the gaps of a section with the defaults of
-        # its class, but `redis` has different defaults.
+        # Merge the file into the defaults. pydantic would fill gaps in a section with the defaults of the section's
+        # class, but `redis` has other defaults.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -160,8 +163,8 @@ class ResilienceConfig(_Section):
         """Create the guards of a process. Each process calls this once.
 
         Args:
-            is_failure: the predicates for failures, by guard name, which replace the predicates of failures.py.
-            is_retryable: the predicates for retries, by guard name, which replace the predicates of failures.py.
+            is_failure: by guard name, predicates that replace those of failures.py for failures.
+            is_retryable: by guard name, predicates that replace those of failures.py for retries.
             clock: a monotonic clock, in seconds.
         """
         kinds = {
@@ -221,17 +224,17 @@ def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict):
-            # An empty section changes nothing. A value that is not a section is kept, so the validation refuses it.
+            # An empty section changes nothing. Keep a value that is not a section, so that validation rejects it.
             value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
         result[str(key)] = value
     return result
 
 
 def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """Write the environment's values into the document.
+    """Write the values of environment variables into the document.
 
     Returns:
-        The variables by the path of their keys, and a fault for each variable that sets nothing.
+        The variables by key path, and an error for each variable that matches no setting.
     """
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):
@@ -259,7 +262,7 @@ def _scalar(text: str) -> Any:
 
 
 def _settings(path: tuple[str, ...]) -> type[BaseModel] | None:
-    """Return the settings class at a path of keys, or None if the path leads to a plain value or to nothing."""
+    """Return the settings class of the section at this key path, or None if there is no section."""
     model: Any = ResilienceConfig
     for name in path:
         field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
@@ -277,10 +280,7 @@ def _known(path: tuple[str, ...]) -> str:
 
 
 def _nearest(path: tuple[str, ...]) -> str:
-    """Return a hint for a path that does not exist.
-
-    The hint has the keys of the last section on the path that exists.
-    """
+    """Return a hint for a key path that does not exist: the known keys of its innermost existing section."""
     known = path
     while known and _settings(known) is None:
         known = known[:-1]

@@ -1,7 +1,7 @@
 """Decides which exceptions mean that a dependency has failed, and which calls can be retried.
 
-Exceptions are recognised by SQLSTATE, Kafka error name or class name, so no client library is imported. A mistake
-of the caller (wrong SQL, a too large record, a wrong type in Redis) is not a failure, because the dependency works.
+Exceptions are recognised by SQLSTATE, Kafka error name or class name, so no client library is imported. A caller's
+mistake (invalid SQL, a record that is too large, a wrong type in Redis) is not a failure, because the dependency works.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _FAILED_SQLSTATE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0", 
 """The SQLSTATE classes of failures, in this order: connection, login, missing database, resources, operator
 intervention, system, config file, and internal error."""
 _READ_ONLY = "25006"
-"""The error of a write to a standby, for example after a failover."""
+"""The error for a write to a standby, for example after a failover."""
 _SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
 
 _KAFKA_ANSWERS = frozenset(
@@ -80,8 +80,8 @@ def database_refuses_writes(error: BaseException) -> bool:
 def database_retryable(error: BaseException) -> bool:
     """Return whether the statement is likely to succeed if it is retried soon.
 
-    A statement is not retried after a refused login. It is also not retried after a statement timeout, because a retry
-    would double the load.
+    A statement is not retried if Postgres refused the login, or after a statement timeout, when a retry would double
+    the load.
     """
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):
@@ -112,7 +112,7 @@ def kafka_failed(error: BaseException) -> bool:
 def kafka_retryable(error: BaseException) -> bool:
     """Return whether the request is likely to succeed if it is retried soon.
 
-    After a fatal error, no request succeeds.
+    After a fatal error, the client can make no more requests.
     """
     return not kafka_fatal(_kafka_error(error)) and kafka_failed(error)
 
@@ -139,7 +139,7 @@ def redis_failed(error: BaseException) -> bool:
 def redis_retryable(error: BaseException) -> bool:
     """Return whether the command is likely to succeed if it is retried soon.
 
-    A command is not retried after a refused login, nor while the memory or the number of connections is exhausted.
+    A command is not retried if Redis refused the login, or has run out of memory or connections.
     """
     names = set(_class_names(error))
     if names & {"AuthenticationError", "AuthorizationError", "MaxConnectionsError", "OutOfMemoryError"}:

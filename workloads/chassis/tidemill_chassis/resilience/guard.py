@@ -20,16 +20,16 @@ Clock = Callable[[], float]
 
 
 LOOK_SECONDS = 2.0
-"""The maximum duration of a probe while the breaker is open. This time is short, because probes are repeated soon."""
+"""The timeout of a probe while the breaker is open. It is short, because probes are repeated soon."""
 
 
 class DeadlineExceeded(TimeoutError):
-    """The error if the deadline of a request passed before a call was answered."""
+    """Raised if the deadline of a request passes before a call is answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """The latest time at which a request must be answered."""
+    """The time by which a request must be answered."""
 
     at: float
     clock: Clock = time.monotonic
@@ -40,7 +40,7 @@ class Deadline:
         return cls(clock() + seconds, clock)
 
     def remaining(self) -> float:
-        """Return the seconds that are left, at least 0."""
+        """Return the remaining seconds, at least 0."""
         return max(0.0, self.at - self.clock())
 
 
@@ -48,7 +48,8 @@ class Deadline:
 class Policy:
     """The settings of one guard.
 
-    Retry n (from 1) waits `initial_seconds * factor ** (n - 1)`, at most `max_seconds`, plus up to `jitter_seconds`.
+    Before retry n (from 1), the guard waits `initial_seconds * factor ** (n - 1)`, but at most `max_seconds`, plus up
+    to `jitter_seconds`.
     """
 
     failures: int
@@ -74,7 +75,7 @@ class Policy:
         )
 
     def wait(self) -> tenacity.wait.wait_base:
-        """Return the waits before retries."""
+        """Return the waits before retries, for tenacity."""
         wait = tenacity.wait_exponential(multiplier=self.initial_seconds, exp_base=self.factor, max=self.max_seconds)
         return wait + tenacity.wait_random(0, self.jitter_seconds) if self.jitter_seconds else wait
 
@@ -87,10 +88,10 @@ class Guard:
     - `call` and `acall` make one call.
     - Work that ends in a callback gets a ticket from `admit`. The callback passes the ticket to `settle`.
     - A loop calls `allow`, does its work, and reports `success` or `failure`. If a loop's work is the trial of a
-      half-open breaker, `allow` stays true for this loop's thread or task until the loop reports.
+      half-open breaker, `allow` keeps returning true to this loop's thread or task until the loop reports.
 
-    A background task should probe the dependency with `look` or `alook`, or report answers with `recovered`. Then
-    the breaker closes soon after an outage, and no request has to be the trial.
+    A background task should probe the dependency with `look` or `alook`, or report its answers with `recovered`. Then
+    the breaker closes soon after an outage, without using a request as the trial.
     """
 
     def __init__(
@@ -125,14 +126,14 @@ class Guard:
         return self._breaker.retry_after_seconds
 
     def call(self, fn: Callable[..., T], *args: Any, deadline: Deadline | None = None, retry: bool = True) -> T:
-        """Return `fn(*args)`, with retries by the policy.
+        """Return `fn(*args)`, with retries according to the policy.
 
         A thread cannot be interrupted, so `fn` must have its own timeout, such as `timeout_seconds`.
 
         Args:
-            fn: the function, which may be called several times, unless `retry` is false.
+            fn: the function, which may be called several times if `retry` is true.
             args: the arguments of the function.
-            deadline: the time after which no retry begins. No wait before a retry ends after the deadline.
+            deadline: the time after which no retry starts. A wait that would end later is not started.
             retry: whether the call may be repeated.
 
         Raises:
@@ -154,10 +155,10 @@ class Guard:
     async def acall(
         self, fn: Callable[..., Awaitable[T]], *args: Any, deadline: Deadline | None = None, retry: bool = True
     ) -> T:
-        """Return `await fn(*args)`, with retries by the policy.
+        """Return `await fn(*args)`, with retries according to the policy.
 
-        An attempt is cancelled after `timeout_seconds`, or at the deadline. If the deadline or a cancellation ends an
-        attempt, this does not count as a failure of the dependency.
+        Each attempt is cancelled after `timeout_seconds`, or at the deadline. An attempt that ends because of the
+        deadline or a cancellation does not count as a failure of the dependency.
 
         Raises:
             BreakerOpen: the breaker refused the first attempt or a retry.
@@ -176,7 +177,10 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Return whether a loop may do its work now. If so, the loop must report `success` or `failure` afterwards."""
+        """Return whether a loop may do its work now.
+
+        If it returns true, the loop must report `success` or `failure` afterwards.
+        """
         if self._breaker.state == CLOSED:
             return True
         me = _current()
@@ -204,9 +208,9 @@ class Guard:
             self._judge(ticket, error)
 
     def look(self, fn: Callable[..., T], *args: Any) -> T:
-        """Return `fn(*args)`, which probes the dependency, even while the breaker is open.
+        """Probe the dependency with `fn(*args)`, even while the breaker is open, and return the result.
 
-        An answer closes an open breaker, and a failure leaves it open. `fn` must have its own timeout, `look_seconds`.
+        An answer closes an open breaker; a failure leaves it open. `fn` must have its own timeout, `look_seconds`.
 
         Raises:
             Exception: the error of `fn`.
@@ -219,7 +223,7 @@ class Guard:
         return result
 
     async def alook(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Return `await fn(*args)`, which probes the dependency as in `look`.
+        """Probe the dependency with `await fn(*args)` as `look` does, and return the result.
 
         If the breaker is open, the probe is cancelled after `look_seconds`.
 
@@ -240,12 +244,12 @@ class Guard:
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:
-        """Return a ticket for work whose end is reported to `settle`, by any thread.
+        """Return a ticket for work whose outcome any thread reports to `settle`.
 
         If the work is a trial and is not settled within `timeout_seconds`, another trial is allowed.
 
         Raises:
-            BreakerOpen: the work must not begin.
+            BreakerOpen: the work must not start.
         """
         return self._breaker.admit(self.timeout_seconds)
 
@@ -296,7 +300,7 @@ class Guard:
         return result
 
     def _judge(self, ticket: int, error: BaseException) -> None:
-        # Cancellation and SystemExit, which are not of the class Exception, say nothing about the dependency.
+        # Cancellation and SystemExit are not subclasses of Exception. They say nothing about the dependency.
         if isinstance(error, Exception) and self.policy.is_failure(error):
             self._breaker.failed(ticket)
         else:
@@ -325,7 +329,7 @@ class Guard:
 
 
 def _current() -> object:
-    """Return the current task, or the current thread if there is no event loop."""
+    """Return the current task, or the current thread if no task is running."""
     try:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:
@@ -337,17 +341,17 @@ def _raise(error: Exception) -> NoReturn:
 
 
 def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that raises the first attempt's error when it is first called, and then makes attempts.
+    """Return a function that raises the first attempt's error on its first call, and calls `attempt` on later calls.
 
-    The first attempt is made without tenacity, because tenacity takes longer than a typical call. If this attempt
-    fails, its error has to be passed to tenacity, which makes the retries.
+    The first attempt is made without tenacity, which takes longer than a typical call. If it fails, its error is handed
+    to tenacity this way, and tenacity makes the retries.
     """
     pending = [first]
     return lambda: _raise(pending.pop()) if pending else attempt()
 
 
 def _after_first_async(first: Exception, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """Return a coroutine function that raises the first attempt's error in its first call, and then makes attempts."""
+    """Return a coroutine function that raises the first attempt's error first, and awaits `attempt` on later calls."""
     pending = [first]
 
     async def next_attempt() -> T:

@@ -1,7 +1,7 @@
 """ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
 
-The middleware uses no web framework. Starlette and FastAPI put the route template into the ASGI scope, where the
-middleware reads it.
+The middleware does not depend on a web framework. It reads the route template from the ASGI scope, where Starlette and
+FastAPI put it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNMATCHED = "unmatched"
 _KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
-"""The status of a request whose client disconnected before the answer began. nginx uses the same number."""
+"""The status of a request whose client disconnected before the response started, as in nginx."""
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
@@ -38,7 +38,7 @@ def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
         status: the HTTP status code.
         code: the kind of problem in snake case. The code is stable, so clients can compare it.
         detail: the description and the remedy of this problem.
-        extra: further members, such as `field="from"`.
+        extra: additional members of the body, such as `field="from"`.
     """
     title = code.replace("_", " ").title()
     body = {"type": f"urn:tidemill:problem:{code}", "title": title, "status": status, "code": code}
@@ -63,8 +63,8 @@ async def send_problem(
         status: the HTTP status code.
         code: the kind of problem.
         detail: the description and the remedy of this problem.
-        headers: further headers with names in lower case, such as `(b"retry-after", b"3")`.
-        extra: further members of the body.
+        headers: additional headers with lower-case names, such as `(b"retry-after", b"3")`.
+        extra: additional members of the body.
     """
     body = problem(status, code, detail, **extra)
     fixed = [
@@ -81,7 +81,7 @@ def endpoint(scope: Scope) -> str:
     route = scope.get("route")
     if route is None:
         return UNMATCHED
-    # The context is used first, because the path of a route in an included FastAPI router may lack the prefix.
+    # Prefer the context: in an included FastAPI router, the path of a route may lack the router's prefix.
     included = scope.get("fastapi")
     context = included.get("effective_route_context") if isinstance(included, dict) else None
     template = (
@@ -112,7 +112,7 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # a stream is not timed to its end, which its client decides
+                    ended = self._clock()  # an event stream is timed only to its start: its client decides when it ends
             await send(message)
 
         try:
@@ -148,10 +148,10 @@ def _is_event_stream(message: Message) -> bool:
 
 
 class RequestTimeout:
-    """Answers HTTP requests with a 504 problem if their answer has not begun in time.
+    """Answers an HTTP request with a 504 problem if its response has not started in time.
 
-    Answers that have begun (streams, server-sent events) and WebSockets are not limited. Handlers find the request's
-    deadline in `scope["state"]["deadline"]` (Starlette: `request.state.deadline`) and pass it to guards.
+    Responses that have started (streams, server-sent events) and WebSockets have no time limit. Handlers find the
+    request's deadline in `scope["state"]["deadline"]` (Starlette: `request.state.deadline`) and pass it to guards.
     """
 
     def __init__(self, app: App, seconds: float) -> None:
@@ -170,7 +170,7 @@ class RequestTimeout:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
-                    return  # the application answers although it was cancelled, but the 504 below is sent instead
+                    return  # drop the response of the cancelled application; the 504 below is sent instead
                 started = True
                 timer.reschedule(None)
             elif not started:
@@ -185,18 +185,18 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            # The connection is closed, because the rest of a slow request body would keep it in use.
+            # Close the connection: otherwise the rest of a slow request body would occupy it.
             close = [(b"connection", b"close")]
             await send_problem(send, 504, "request_timeout", detail, headers=close)
 
 
 def by_name(app: App, hosts: Hosts) -> App:
-    """Return an application that answers only requests with these host names."""
+    """Wrap an application so that it answers only requests for these host names."""
     return app if hosts.any else HostGuard(app, hosts)
 
 
 class HostGuard:
-    """ASGI middleware that answers 421 to requests with other host names."""
+    """ASGI middleware that answers 421 to requests for other host names."""
 
     def __init__(self, app: App, hosts: Hosts) -> None:
         self._app, self._hosts = app, hosts
@@ -226,7 +226,7 @@ class HostGuard:
 
 
 def _denial(scope: Scope, send: Send) -> Send:
-    """Return a send for an HTTP answer. A WebSocket request gets the answer instead of the handshake."""
+    """Return a `send` for an HTTP response. For a WebSocket request, it denies the handshake with this response."""
     if scope["type"] == "http":
         return send
 

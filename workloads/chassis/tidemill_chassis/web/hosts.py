@@ -1,7 +1,7 @@
 """Checks the host names that clients of a service use, as a protection against DNS rebinding.
 
-In this attack, a foreign page makes its own host name resolve to this service. The requests of the page have this name
-in the Host header and are refused. IP addresses are always allowed, because they need no resolution.
+In such an attack, a malicious page makes its own host name resolve to this service. The page's requests have that name
+in the Host header, so they are rejected. IP addresses are always allowed, because they involve no DNS.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Hosts:
         return cls(text.split(","))
 
     def allow(self, header: str | None) -> bool:
-        """Return whether a request with this Host header is allowed.
+        """Return whether to allow a request with this Host header.
 
-        A request without the header is allowed, because it cannot come from a browser.
+        A request without the header is allowed: no browser can have sent it.
         """
         if self.any or not header:
             return True

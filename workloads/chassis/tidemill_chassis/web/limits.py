@@ -41,9 +41,9 @@ class HttpLimits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpLimits:
-        """Return the limits, with the number of connections in TIDEMILL_HTTP_CONNECTIONS. Other limits have defaults.
+        """Return the default limits, with the number of connections from TIDEMILL_HTTP_CONNECTIONS if it is set.
 
-        The number of connections never exceeds the number of open files that the process can have.
+        The number of connections is always lower than the number of files that the process can have open.
 
         Raises:
             ValueError: the variable is not a whole number of at least 1.
@@ -51,28 +51,28 @@ class HttpLimits:
         text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
         if not (text.isascii() and text.isdigit() and int(text)):
             raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r}; write a whole number of at least 1")
-        # Some descriptors are left for connections to Kafka, Postgres and Redis, logs and files.
+        # Leave some descriptors for connections to Kafka, Postgres and Redis, and for files.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
         return cls(connections=min(int(text), most))
 
 
 class _TooLarge(Exception):
-    """The error if the headers of a request exceed a limit. The parser converts this error to its own error."""
+    """Raised if the headers of a request exceed a limit. The parser replaces it with its own error."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits. "Head" means the request line and the headers.
 
-    If a head arrives in one piece, checking the limits takes only a few comparisons.
+    Checking a head that arrives in one piece takes only a few comparisons.
     """
 
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
     _waited_for = 0
-    """The number of bytes of an incomplete head that were received."""
+    """The number of bytes received of an incomplete head."""
     _large = False
-    """Return whether the head may be too large. If so, its exact size is checked."""
+    """Whether the head may be too large, so that its exact size has to be checked."""
     _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -97,12 +97,12 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
             if cycle is before and cycle.response_complete and self._timer is None:
-                self._await_head()  # empty lines stop uvicorn's keep-alive timer, but are not a request
+                self._await_head()  # empty lines stop uvicorn's keep-alive timer without starting a request
             return
         if self.transport.is_closing() or self not in self.connections:
-            return  # the connection is closed, or became a WebSocket
-        # If a body ended within this data, it is unknown how many of the bytes belong to the next head. So none of them
-        # are counted.
+            return  # the connection was closed or became a WebSocket
+        # If a body ended in this data, we do not know how many of the bytes belong to the next head, so count none of
+        # them.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:
@@ -120,7 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
         HttpToolsProtocol.on_headers_complete(self)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer 431 if the head was too large, or else 400 as uvicorn does."""
+        """Answer 431 if the head was too large, or 400, as uvicorn does, for other errors."""
         if not self._too_large:
             super().send_400_response(msg)
         elif not self.transport.is_closing():

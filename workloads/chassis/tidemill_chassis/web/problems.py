@@ -1,4 +1,4 @@
-"""Errors of HTTP requests. Any code can raise a `Problem`. The application answers with RFC 9457 problem details."""
+"""Errors of HTTP requests: any code can raise a `Problem`, which becomes a response with RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
 
 
 class Problem(Exception):
-    """The error for a request that is refused.
+    """Raised to refuse a request.
 
     Attributes:
         status: the HTTP status code.
         code: the kind of problem in snake case. The code is stable, so clients can compare it.
         detail: the description and the remedy of this problem.
-        headers: further headers of the answer.
-        extra: further members of the body, such as `parameter`.
+        headers: additional headers of the response.
+        extra: additional members of the body, such as `parameter`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Problem(Exception):
 
 
 def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") -> Problem:
-    """Return the problem (400) for an unknown or wrong parameter. `detail` says what to write instead."""
+    """Return the problem (400) for an unknown or invalid parameter. `detail` says what to send instead."""
     return Problem(400, code, f"{name}: {detail}", parameter=name)
 
 
@@ -66,12 +66,12 @@ def unavailable(code: str, detail: str, retry_after_seconds: float, **extra: Any
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """Return a Retry-After header of at least `seconds`, with jitter so that clients do not all retry at once."""
+    """Return a Retry-After header of at least `seconds`, with jitter so that not all clients retry at once."""
     wait = seconds * random.uniform(1.0, 1.2) + random.uniform(0.0, 2.0)  # noqa: S311 - spreads load, no secret
     return {"retry-after": str(max(1, math.ceil(wait)))}
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
-    """Answer with a `Problem`. This is the application's exception handler."""
+    """Answer a request with a `Problem`. This is the application's exception handler for `Problem`."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this class alone
     return error.response()

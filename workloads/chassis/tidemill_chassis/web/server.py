@@ -1,4 +1,4 @@
-"""The web server of ingest and API: uvicorn, and a second port for metrics and probes, which is not for clients.
+"""The web server of ingest and API: uvicorn, with a separate internal port for metrics and probes.
 
 Only packages that depend on uvicorn can import this module.
 """
@@ -23,9 +23,9 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Status:
-    """Callbacks about the state of a service.
+    """Callbacks that return the state of a service.
 
-    The callbacks run on the service's event loop, so an answer proves that the loop runs.
+    They run on the service's event loop, so an answer proves that the loop is not blocked.
 
     Attributes:
         health: returns the status code and the full body of /health.
@@ -39,7 +39,7 @@ class Status:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application. If `status_port` is set, the server serves the application's status on this port."""
+    """Serves an application. If `status_port` is set, the server also serves the application's status on that port."""
 
     def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
         super().__init__(config)
@@ -47,7 +47,7 @@ class HttpServer(uvicorn.Server):
         self._status_server: StatusServer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start serving. The status port starts last, so that the service is not reported as ready before it is."""
+        """Start serving. Open the status port last, so that the service is not reported as ready too early."""
         await super().startup(sockets)
         if self._settings.status_port:
             loop, status = asyncio.get_running_loop(), self._status
@@ -62,7 +62,7 @@ class HttpServer(uvicorn.Server):
             self._status_server.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving. The status port stops last, so that metrics can be read until then."""
+        """Stop serving. Close the status port last, so that metrics are available until the end."""
         await super().shutdown(sockets)
         if self._status_server is not None:
             await asyncio.to_thread(self._status_server.stop)

@@ -1,1 +1,1 @@
-"""Micro-batches: how Kafka records become a typed frame of valid events, and dead letters of invalid events."""
+"""Micro-batches: turn Kafka records into a typed frame of valid events, and dead letters for invalid events."""

@@ -1,4 +1,4 @@
-"""A micro-batch: a typed frame of valid events, and the dead letters of invalid events."""
+"""A micro-batch: a typed frame of valid events, and the dead letters of the invalid ones."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from tidemill_contract.events.elements import Origins
 from tidemill_processor.letters import DeadLetter, Message, dead_letter
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
-"""Frame columns besides the fields: event time (epoch ms), Kafka partition and offset, and index in the batch. If raw
-events are kept, the event as JSON. If events are ordered, the microseconds of the event time beyond `_t`. If an array
-is exploded, the index in this array."""
+"""Names of frame columns besides the fields. Always: event time (epoch ms), Kafka partition, offset, index in the
+batch. If raw events are kept: the event as JSON. If events are ordered: the microseconds of the event time beyond `_t`.
+If an array is exploded: the index in the array."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded records that are stored together.
+    """Decoded records that are stored in one transaction.
 
     Attributes:
-        frame: valid events that passed the filter: needed fields, derived fields, `_t`, `_p`, `_i`, `_o` if needed.
+        frame: the valid events that passed the filter. Columns: the fields that are used, derived fields, `_t`, `_p`,
+            `_i`, and `_o` if needed.
         times: `_t` and `_p` of all valid events, including filtered events, in the order of consumption.
         messages: the records. `_i` is the index in this list.
         dead: dead letters of the invalid records.
-        next_offsets: the offset after the last record, by partition.
-        consumed: the number of records, by partition.
-        filtered: the number of valid events that the filter removed, by partition.
-        arrived: the time at which the first record of each partition arrived in Kafka (epoch ms).
-        elements: the origins of the events if an array is exploded, or None if `_i` is the index of a record.
+        next_offsets: by partition, the offset after the last record.
+        consumed: by partition, the number of records.
+        filtered: by partition, the number of valid events that the filter removed.
+        arrived: by partition, when the first record arrived in Kafka (epoch ms).
+        elements: if an array is exploded, the record and element of each event. Otherwise None, and `_i` is the index
+            of a record.
     """
 
     frame: pl.DataFrame
@@ -56,12 +58,12 @@ class Batch:
         return dict(latest.iter_rows())
 
     def times_of(self, partition: int) -> list[int]:
-        """Return a partition's event times (epoch ms) in offset order.
+        """Return the event times of a partition (epoch ms) in offset order.
 
-        An exploded record counts by its greatest time.
+        An exploded record counts once, with its latest time.
         """
         times = self.times.filter(pl.col(PARTITION) == partition)
-        if self.elements is not None:  # elements of the same record must not confirm each other's times
+        if self.elements is not None:  # times within one record must not confirm each other
             times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
         return times[TIME].to_list()
 
@@ -82,7 +84,7 @@ class Batch:
         event_time: int | None = None,
         windows: tuple[int, ...] | None = None,
     ) -> DeadLetter:
-        """Return the dead letter of a valid event."""
+        """Return a dead letter for a valid event."""
         message, element = self.message(index), self.element(index)
         value = message.value() or b""
         if self.elements is not None and element is not None:
@@ -92,7 +94,7 @@ class Batch:
         )
 
     def without(self, partitions: Collection[int]) -> Batch:
-        """Return the batch without the partitions that have a newer owner."""
+        """Return the batch without these partitions, which have a newer owner."""
         gone = list(partitions)
 
         def keep(values: dict[int, int]) -> dict[int, int]:
@@ -110,7 +112,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the part of the batch before an offset of each partition. The frame must have `_o`."""
+        """Return the part of the batch before the given offset in each partition. The frame must have `_o`."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self
@@ -136,6 +138,6 @@ class Batch:
         )
 
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
-        """Return the batch with some of its valid events changed to dead letters."""
+        """Return the batch with some of its valid events turned into dead letters."""
         letters = tuple(self.letter(i, InvalidEvent(reason, None, detail)) for i in indexes)
         return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)

@@ -1,4 +1,4 @@
-"""A piece of a micro-batch: the records of one consume call, decoded."""
+"""A piece of a micro-batch: the decoded records of one consume call."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from tidemill_processor.letters import DeadLetter, Message
 
 @dataclass(frozen=True)
 class Piece:
-    """The records of one consume call, which are decoded but not transformed. Other attributes are as in `Batch`.
+    """The records of one consume call, decoded but not yet transformed.
+
+    The other attributes have the same meaning as in `Batch`.
 
     Attributes:
-        size: the bytes of the records, or 0 if all records are so small that limiting their number is enough.
+        size: the size of the records in bytes, or 0 if all are so small that limiting their number is enough.
     """
 
     size: int
@@ -32,12 +34,12 @@ class Piece:
 
     @property
     def events(self) -> int:
-        """The number of events, valid or invalid."""
+        """The number of events, valid and invalid."""
         return len(self.messages) if self.elements is None else self.elements.starts[-1]
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return by partition the next offset, the number of records and the arrival of the first record.
+    """Return dictionaries by partition: the next offset, the number of records, the first record's arrival.
 
     Offsets must ascend.
     """

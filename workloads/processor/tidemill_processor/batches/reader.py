@@ -34,9 +34,8 @@ from tidemill_processor.lookups.lookups import Lookups
 class BatchReader:
     """Decodes, validates and transforms micro-batches of one pipeline.
 
-    A batch is decoded in pieces. The objects of a few thousand events are still in the CPU's cache when the next step
-    reads them. The objects of fifty thousand events are not in the cache, which more than doubles the time of every
-    step.
+    A batch is decoded in pieces, because the objects of a few thousand events are still in the CPU's cache when the
+    next step reads them. Those of fifty thousand events are not, and every step takes more than twice as long.
     """
 
     def __init__(
@@ -51,14 +50,14 @@ class BatchReader:
 
         Args:
             spec: the pipeline's spec.
-            offsets: whether frames always have `_o`.
-            registry: the client of the schema registry, or None if the format of the records needs none.
+            offsets: whether frames have `_o` even if nothing else needs it.
+            registry: the client of the schema registry, or None if the record format does not use one.
             lookups: the lookups of the pipeline, or None if it has none.
         """
         self._lookups = lookups
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        # Ingest writes only to topics of JSON. In other topics, a record that begins with the byte of the mark has the
-        # framing of a schema registry.
+        # The mark occurs only in JSON topics. In others, a first byte like the mark's belongs to the framing of a
+        # schema registry.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
@@ -73,7 +72,8 @@ class BatchReader:
         read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
         read |= {rule.field for rule in spec.anomalies}
         read |= spec.group_columns | condition_fields(spec) | {lookup.on for lookup in spec.lookups or ()}
-        # Expressions may read any field. Without expressions, only fields of groups, metrics and rules are needed.
+        # Expressions may read any field. Without expressions, only the fields used by groups, metrics and rules are
+        # needed.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
         self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
         wanted = None if self._keeps_events else self._columns.keys()
@@ -82,7 +82,7 @@ class BatchReader:
         self._decoder = RecordDecoder(spec, exact=self._ordered, reader=self._schemas)
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
-        """Return the first offset of each partition that cannot be decoded without the schema registry."""
+        """Return, by partition, the offset of the first record that cannot be decoded without the schema registry."""
         found: dict[int, int] = {}
         if self._schemas is not None:
             frames = self._schemas.waiting(m.value() or b"" for m in messages)
@@ -100,15 +100,15 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode records into a piece. Return the piece and the records that are left, which are none in this class."""
+        """Decode records into a piece. Return the piece and the remaining records, of which this class leaves none."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch. `first` is the number of records that were decoded before.
+        """Decode the next records of a batch. `first` is the number of records already decoded.
 
         Raises:
-            RegistryAwayError: some records have to wait for their schemas. `waiting` returns the first offsets of these
-                records.
+            RegistryAwayError: some records have to wait for their schemas. `waiting` returns the offset of the first
+                one in each partition.
         """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
@@ -144,14 +144,13 @@ class BatchReader:
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived, filtered)
 
     def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
-        """Return the dead letter of an invalid record. The mark of a record that ingest quarantined is removed."""
+        """Return the dead letter of an invalid record. If ingest quarantined the record, remove its mark."""
         value = message.value()
         if value is None:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # The event is validated with the clock of its arrival, because ingest may have refused an event time that
-            # was too far in the future then, but is not now.
+            # Validate with the clock at arrival: an event time may have been too far in the future then, but not now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
@@ -160,7 +159,7 @@ class BatchReader:
         return dead_letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """Join decoded pieces into a batch. There must be at least one piece."""
+        """Join decoded pieces into a batch. At least one piece is required."""
         batch = self._joined(pieces)
         return self._transformed(batch) if self._transforms else batch
 
@@ -220,7 +219,7 @@ class BatchReader:
         return replace(batch, frame=frame)
 
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-        """Return the transformed frame, and (index, error) of each event whose expressions fail.
+        """Return the transformed frame, and (index, error) of each event for which an expression fails.
 
         Bisection finds these events.
         """

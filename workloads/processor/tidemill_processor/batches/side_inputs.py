@@ -1,4 +1,4 @@
-"""What a batch is read with besides its records."""
+"""The other sources from which a batch is read, besides its records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SideInputs:
     """The side inputs of a pipeline.
 
     Attributes:
-        registry: the client of the schema registry, or None if the format of the records needs none.
+        registry: the client of the schema registry, or None if the record format does not use one.
         lookups: the lookups of the pipeline, or None if it has none.
     """
 
@@ -22,10 +22,10 @@ class SideInputs:
 
     @property
     def ready(self) -> bool:
-        """Whether every lookup has been read once."""
+        """Whether all lookups have been read at least once."""
         return self.lookups is None or self.lookups.ready
 
     @property
     def registry_answers(self) -> bool:
-        """Whether the registry, if there is one, answered the last request."""
+        """Whether the last request to the registry was answered. True without a registry."""
         return self.registry is None or not self.registry.error

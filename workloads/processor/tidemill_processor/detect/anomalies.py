@@ -1,4 +1,4 @@
-"""Reads and writes the rows of detectors' states and of anomalies, in the caller's transaction."""
+"""Reads and writes the rows of detector states and of anomalies, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from tidemill_processor.detect.detectors import State, Verdict
 from tidemill_processor.keeper.quotas import Kept, left, note
 
 CLEARED = "cleared"
-"""The severity of an anomaly if late events changed its window so that it is no longer anomalous."""
+"""The severity of an anomaly whose window is no longer anomalous, because late events changed it."""
 ANOMALY_BYTES = 500
-"""The size of a row and its index entries in bytes, without the group. Twice the size of the group is added,
-because the indexes contain the group too."""
+"""The size in bytes of a row and its index entries, without the group. The group counts twice, because the indexes
+contain it too."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
-"""The pattern of a number that was a float in Python. Integers in states, such as counts and hours, are shorter."""
+"""Matches integers that were floats in Python. The integers in states, such as counts and hours, are shorter."""
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A verdict on a group's window, or on a single event, which becomes a row of the table `_anomalies`.
+    """A verdict on a window of a group, or on a single event, for a row of the table `_anomalies`.
 
     Attributes:
-        group: the group columns as JSON, which is equal for equal groups.
-        start: the start of the window in RFC 3339, or the event time of an event.
-        end: the end of the window in RFC 3339, or the event time of an event.
-        record: the epoch, partition and offset of an event, and its index in the exploded array. All four are None for
-            a window.
+        group: the group columns as JSON text; equal groups have equal texts.
+        start: the start of the window, or the time of the event, in RFC 3339.
+        end: the end of the window, or the time of the event, in RFC 3339.
+        record: the epoch, partition and offset of an event, and its index in the exploded array. For a window, all four
+            are None.
     """
 
     rule: str
@@ -75,13 +75,13 @@ def by_rule(found: Iterable[Anomaly]) -> Counter[str]:
 def insert_anomalies(
     connection: psycopg.Connection[Any], database: Database, found: Sequence[Anomaly], place: int
 ) -> None:
-    """Store anomalies as far as the quota allows. They are published later. Existing rows are kept.
+    """Store as many of the anomalies as the quota allows. They are published later. Existing rows are kept.
 
     Args:
         connection: the connection, in the transaction that found the anomalies.
         database: the pipeline's schema.
         found: the anomalies.
-        place: the number of the writer in `_kept`.
+        place: the writer's key in `_kept`.
     """
     if not found:
         return
@@ -93,12 +93,12 @@ def insert_anomalies(
 
 
 def scanner_place(aggregation_id: int) -> int:
-    """Return the number in `_kept` of the scanner that finds the anomalies of an aggregation's windows."""
+    """Return the scanner's key in `_kept`, for the anomalies that it finds in an aggregation's windows."""
     return -1 - aggregation_id
 
 
 def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[Anomaly]) -> tuple[int, int]:
-    """Insert anomalies, and return the number of rows and bytes that were stored."""
+    """Insert anomalies, and return how many rows and bytes were stored."""
     cursor = connection.cursor()
     cursor.executemany(
         anomalies.insert(schema),
@@ -128,7 +128,7 @@ def read_states(
 
 
 def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
-    """Return the groups with a stored state of a rule, the most recent group last."""
+    """Return the groups for which a state of this rule is stored, the most recent one last."""
     return [group for (group,) in connection.execute(detectors.groups(schema), (rule, place))]
 
 
@@ -142,7 +142,7 @@ def forget_states(
 def parse_state(text: str) -> State:
     """Parse a stored state.
 
-    Postgres writes floats such as 1e+16 as integers, so these numbers are converted back to floats.
+    Postgres writes floats such as 1e+16 as integers, so convert these numbers back to floats.
     """
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state

@@ -1,9 +1,9 @@
 """Anomaly rules over single events. Each event that passes the filter is judged, in the order of its partition.
 
-Each partition has separate detectors. The detectors' states are stored in the transaction that advances the partition's
-position. A batch is judged before that transaction, with the states at the positions where the batch begins. The
-transaction then checks that these positions are still current. So verdicts do not depend on batches, replicas or
-restarts, and no lock is needed.
+Each partition has its own detectors. Their states are stored in the transaction that advances the partition's position.
+A batch is judged before that transaction, using the states at the positions where the batch starts. The transaction
+then checks that these positions are still current. So verdicts do not depend on batch boundaries, replicas or restarts,
+and no lock is needed.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ from tidemill_processor.detect.anomalies import (
 from tidemill_processor.detect.detectors import State, judge
 
 MOST_GROUPS = 10_000
-"""The maximum number of groups with a state, for each rule and partition. The least recent group is forgotten first."""
+"""The maximum number of groups with a state, for each rule and partition. The least recent groups are forgotten
+first."""
 HELD_STATES = 5_000
-"""The maximum number of states in memory between batches. Other states are read when an event of the group comes."""
+"""The maximum number of states kept in memory between batches. Others are read when an event of their group arrives."""
 
 Groups = OrderedDict[str, State | None]
-"""The states of a rule in a partition by group. The most recent group is the last group. None means that the state is
-only in Postgres."""
+"""By group, the states of a rule in a partition, the most recent group last. None stands for a state that is only in
+Postgres."""
 
 _VALUE = "_v"
 
@@ -72,7 +73,7 @@ class Judged:
 class Watcher:
     """Judges the events of one pipeline.
 
-    A replay judges no events, because its events were judged when they first arrived.
+    A replay judges no events, because they were judged when they first arrived.
     """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
@@ -80,7 +81,7 @@ class Watcher:
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
         self._types = field_types(config.spec, derived_types(config.spec))
-        # For each partition: a position, and the states at that position.
+        # For each partition, a position and the states at that position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
     def judge(
@@ -90,9 +91,9 @@ class Watcher:
         positions: Mapping[int, object],
         epochs: Mapping[int, int],
     ) -> Judged:
-        """Judge a batch that begins at `positions`, outside of its transaction.
+        """Judge a batch that starts at `positions`, before the batch's transaction.
 
-        Until `keep` is called, the states of the batch's partitions are not kept in memory.
+        The states of the batch's partitions are not kept in memory until `keep` is called.
         """
         judged = Judged()
         if not self._rules:
@@ -119,7 +120,7 @@ class Watcher:
             insert_anomalies(connection, self._database, of_it, partition)
 
     def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
-        """Keep the states in memory, after the batch was stored and its partitions are at `positions`."""
+        """Keep the states in memory, once the batch is stored and its partitions are at `positions`."""
         for partition, by_rule in judged.groups.items():
             self._held[partition] = (positions[partition], by_rule)
         share = HELD_STATES // max(1, sum(len(by_rule) for _, by_rule in self._held.values()))
@@ -136,7 +137,7 @@ class Watcher:
         by_rule: dict[str, Groups],
         wanted: Iterable[str],
     ) -> Groups:
-        """Return the groups of a rule, with the states of the wanted groups."""
+        """Return the groups of a rule. For the wanted groups, the states are loaded."""
         place = _place(partition)
         if (groups := by_rule.get(rule.name)) is None:
             known = known_groups(connection, self._schema, rule.name, place)
@@ -144,7 +145,7 @@ class Watcher:
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
             states = read_states(connection, self._schema, [rule.name], place, missing)
-            # The state is used only for the same field, because the rule may have watched another field before.
+            # Use the state only for the same field: the rule may have watched another field before.
             groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
         return groups
 
@@ -157,9 +158,9 @@ def _judge_events(
     source: tuple[int, Batch],
     judged: Judged,
 ) -> None:
-    """Judge a partition's events one by one. Each event also updates the state of its group.
+    """Judge a partition's events one by one. Each event also updates its group's state.
 
-    `source` is the partition's epoch and the batch.
+    `source` is a pair: the partition's epoch and the batch.
     """
     epoch, batch = source
     partition = int(events[PARTITION][0])
@@ -197,7 +198,7 @@ def _valued(rule: AnomalySpec, frame: pl.DataFrame, types: Mapping[str, str]) ->
 
 
 def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> list[str]:
-    """Return the group of each event as JSON, which is equal for equal groups."""
+    """Return the group of each event as JSON text; equal groups have equal texts."""
     scales = [scale_of(types[name]) for name in rule.group_by]
     texts: dict[tuple[Any, ...], str] = {}
     rows: Iterable[tuple[Any, ...]] = repeat((), events.height)
@@ -213,7 +214,7 @@ def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> 
 
 
 def _plain(value: Any, scale: int | None) -> Any:
-    """Return a group column's value for JSON. -0.0 becomes 0.0, because -0.0 and 0.0 are the same group.
+    """Return a group column's value for JSON, with -0.0 as 0.0, because both are the same group.
 
     Args:
         value: the value in the frame.

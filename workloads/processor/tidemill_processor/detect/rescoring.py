@@ -1,7 +1,7 @@
-"""Judges closed windows again after late events changed them. The detector's state before the window is used.
+"""Judges closed windows again after late events changed them, starting from the detector's state before the window.
 
-So the detectors' states before each of a group's latest windows are stored. An older window keeps its verdict. The
-detector's current state does not change: what it learnt from the window's first values is kept.
+To make this possible, the detectors' states before the latest windows of each group are stored. Older windows keep
+their verdicts. The detector's current state does not change: it keeps what it learnt from the window's original values.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
-"""The number of a group's latest windows for which the detectors' states before the window are stored."""
+"""For this many of a group's latest windows, the detectors' states before the window are stored."""
 
 
 @dataclass(frozen=True)
 class ClosedWindow:
-    """A closed window, with its group as JSON. A session that was merged into another session has no `metrics`."""
+    """A closed window, with its group as JSON. A session that was merged into another one has no `metrics`."""
 
     group: str
     start: str
@@ -43,7 +43,7 @@ class ClosedWindow:
 
     @classmethod
     def of(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
-        """Return the window of a row from `WindowReader.closed` or `corrected`."""
+        """Create the window from a row of `WindowReader.closed` or `corrected`."""
         found = dict(zip(reader.columns, row, strict=False))
         group = json.dumps({name: found[name] for name in reader.groups}, sort_keys=True)
         start, end = found["window_start"], found["window_end"]
@@ -52,11 +52,11 @@ class ClosedWindow:
 
     @property
     def start_ms(self) -> int:
-        """The start of the window, epoch ms."""
+        """The start of the window in epoch ms."""
         return _epoch_ms(self.start)
 
     def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
-        """Return the anomaly to store for a verdict on this window."""
+        """Return the anomaly to store for this verdict on the window."""
         at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
         least, greatest = next(answer_range(*found) for found in store.layout.metrics if found[0].name == rule.watched)
         return Anomaly(rule.name, *at, verdict.within(least, greatest), self.revision)
@@ -64,9 +64,9 @@ class ClosedWindow:
 
 @lru_cache(maxsize=4096)
 def _epoch_ms(text: str) -> int:
-    """Return an RFC 3339 time in epoch ms.
+    """Return an RFC 3339 time as epoch ms.
 
-    The result is cached, because the windows of a span have few different starts.
+    Cached, because the windows of a span share few different starts.
     """
     return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
@@ -84,9 +84,9 @@ class Rescorer:
         self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """Store the detectors' states before windows, if windows can be reopened.
+        """If windows can be reopened, store the detectors' states before these windows.
 
-        `before` has (rule, window, state).
+        `before` contains (rule, window, state before the window).
         """
         if self._store.layout.reopen_ms is None:
             return
@@ -108,9 +108,9 @@ class Rescorer:
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
     ) -> Sequence[Anomaly]:
-        """Judge some corrected windows again, and return the anomalies that were written.
+        """Judge some of the corrected windows again, and return the anomalies that were written.
 
-        With `careful`, values that cannot be read are skipped.
+        If `careful` is true, skip values that cannot be read.
         """
         corrected = self._noted.due(connection)
         if corrected is None:
@@ -145,7 +145,7 @@ class Rescorer:
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
-        """Return the values of the windows' valid anomalies, by rule, group and start."""
+        """Return the values of the windows' stored anomalies that were not cleared, by rule, group and start."""
         rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value

@@ -1,4 +1,4 @@
-"""Anomaly rules over closed windows. Detectors' states, anomalies and `scanned_until` change in one transaction."""
+"""Anomaly rules over closed windows. Detector states, anomalies and `scanned_until` change in one transaction."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from tidemill_processor.windows.reader import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
-"""The maximum number of panes that a transaction scans. For overlapping windows, `_advance` adds the overlap."""
+"""The maximum number of panes to scan in one transaction. For overlapping windows, `_advance` adds the overlap."""
 PIECE_WINDOWS = 2_000
-"""The maximum number of windows that are in memory at the same time, with the states of their groups."""
+"""The maximum number of windows in memory at the same time, with the states of their groups."""
 _SHRINK = 8
 """The factor by which a span is shortened after a failure."""
 
@@ -56,9 +56,9 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge again the windows that late events changed, and return the number of anomalies that were written.
+        """Judge windows again that late events changed, and return the number of anomalies that were written.
 
-        While another replica scans, this method does nothing. Values that cannot be read are skipped.
+        Do nothing while another replica scans. Skip values that cannot be read.
         """
         if self._store.layout.reopen_ms is None:
             return 0
@@ -79,10 +79,10 @@ class Scanner:
         return len(found)
 
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Scan windows that were closed since the last scan, and return the number of anomalies found.
+        """Scan the windows that were closed since the last scan, and return the number of anomalies found.
 
-        While another replica scans, this method does nothing. If a span cannot be read, shorter spans are tried. In the
-        shortest span, values that cannot be read are skipped.
+        Do nothing while another replica scans. If a span cannot be read, try shorter spans. In the shortest span, skip
+        values that cannot be read.
         """
         while True:
             try:
@@ -90,7 +90,7 @@ class Scanner:
             except Exception as error:
                 panes, fault = self._panes, is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # After a timeout, a shorter span may be read in time.
+                    # After a timeout, try a shorter span, which may be read in time.
                     self._panes = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise
@@ -100,7 +100,10 @@ class Scanner:
                 return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to get the lock for scanning, which the transaction then holds. Return success, and `scanned_until`."""
+        """Try to take the scanning lock, which lasts until the end of the transaction.
+
+        Return success, and `scanned_until`.
+        """
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),
@@ -115,8 +118,8 @@ class Scanner:
             may, scanned_until = self._turn(connection)
             if not may or (scanned_until is not None and scanned_until >= closed_until):
                 return Counter()
-            # Hopping windows share panes. To read n windows, n + layout.panes - 1 panes are read. So a span gets
-            # layout.panes - 1 more panes. Then fewer than half of its panes were already read for the previous span.
+            # Hopping windows share panes. Reading n windows means reading n + layout.panes - 1 panes, so add
+            # layout.panes - 1 panes to each span.
             panes = self._panes + self._store.layout.panes - 1 if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
             until, found = closed_until, Counter[str]()
@@ -162,7 +165,7 @@ class Scanner:
     def _judge(
         self, rule: AnomalySpec, known: State, window: ClosedWindow, skips: list[Skip]
     ) -> tuple[Verdict | None, State]:
-        """Return the verdict and the next state. A value that the detector cannot judge is skipped."""
+        """Return the verdict and the next state. Skip a value that the detector cannot judge."""
         value = window.metrics[rule.watched]
         try:
             return judge(rule.detector, known, self._store.layout.grid.wall_ms(window.start_ms), number(value))

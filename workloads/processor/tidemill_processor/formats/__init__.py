@@ -1,1 +1,1 @@
-"""Formats whose records need a schema: the client of the schema registry, and the readers for each writer's schema."""
+"""Formats whose records need a schema: the client of the schema registry, and readers for the schema of each writer."""

@@ -1,4 +1,4 @@
-"""Reads Avro records by the schema that they were written with. A field is the member at its path."""
+"""Reads Avro records with the schema with which they were written. A field is read from the member at its path."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class AvroReader(SchemaReader):
     """Reads Avro records with the framing of a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Make the plan of an Avro schema.
+        """Return the plan for an Avro schema.
 
         Raises:
-            ValueError: the schema is not a record of Avro.
+            ValueError: the schema is not an Avro record.
         """
         if schema.kind != "AVRO":
             raise ValueError(f"it is of the type {schema.kind}, not AVRO")
@@ -84,7 +84,7 @@ class _AvroPlan(Plan):
         )
 
     def _generate(self, nodes: Mapping[str, Any], *, exact: bool) -> None:
-        """Generate the reader of many records, or none if a generated reader cannot read all fields."""
+        """Generate the reader for many records, or none if a generated reader cannot read all fields."""
         flat, needed = self._reader.flat, self._reader.needed
         fields: dict[str, FieldSpec] = {}
         for field in flat.source.fields:
@@ -116,7 +116,7 @@ class _AvroPlan(Plan):
             self._read_many = columns_reader(self._schema, wanted, typed.row, within=self._reader.at_row, told=told)
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Decode many records, or return None if `single` has to decode each of them."""
+        """Decode many records at once, or return None if each must be decoded with `single`."""
         if self._typed is None:
             return None
         try:
@@ -128,12 +128,12 @@ class _AvroPlan(Plan):
         return self._typed.judged(events, now_ms)
 
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Decode one record by way of JSON, or return None if the policy for deletes leaves the record out."""
+        """Decode one record via JSON, or return None if the policy for deletes ignores it."""
         document = self.document(raw)
         return None if document is None else self._documents.decode_all([document], now_ms)
 
     def document(self, raw: bytes) -> bytes | None:
-        """Return the event of a record as JSON, or None if the policy for deletes leaves the record out."""
+        """Return the event of a record as JSON, or None if the policy for deletes ignores the record."""
         if self._refused is not None:
             raise self._refused
         value = self._value(raw)
@@ -153,8 +153,8 @@ class _AvroPlan(Plan):
         stream.seek(FRAME_BYTES)
         try:
             value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
-        except Exception as error:  # broken bytes can raise any error
-            # Some error messages contain the address of the stream in memory.
+        except Exception as error:  # invalid bytes can raise any error
+            # Some error messages contain the memory address of the stream.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
         left = len(raw) - stream.tell()

@@ -1,8 +1,8 @@
-"""Generates the reader of one Avro schema: Python code that reads the wanted members, and skips all others.
+"""Generates the reader for one Avro schema: Python code that reads the wanted members and skips all others.
 
-The general reader, fastavro, makes a dictionary of every record, which costs two to three times as much. For wanted
-members in arrays or maps, and for recursive types, no code is generated. Bytes that the generated code cannot read
-raise an error. In both cases, fastavro reads the record.
+The general reader, fastavro, makes a dictionary of every record, which takes two to three times as long. fastavro still
+reads the record if a wanted member is in an array or a map, or if a type is recursive. For these schemas, no code is
+generated. fastavro also reads a record if the generated code raises an error for its bytes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _SIZES = {"float": 4, "double": 8}
 MOST_BRANCHES = 64
 """If a union has at most this many branches, or an enum has at most this many symbols, an index is one byte."""
 _MOST_LINES = 20_000
-"""The maximum number of generated lines. If records contain other records several times, the number of lines grows
-exponentially with the number of levels."""
+"""The maximum number of generated lines. If records contain the same record type several times, the number grows
+exponentially with the nesting depth."""
 
 
 class UnsupportedError(Exception):
-    """The schema has a type that generated code does not read."""
+    """The schema has a type that generated code cannot read."""
 
 
 class BrokenError(Exception):
-    """The generated code found bytes that do not fit the schema."""
+    """The generated code found bytes that do not match the schema."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Read a length at index `p`. Return twice the length, and the index after the length.
+    """Read the length at index `p`. Return twice the length, and the index after it.
 
     Raises:
         BrokenError: the length is negative.
@@ -61,9 +61,9 @@ def size(x: bytes, p: int) -> tuple[int, int]:
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
-    """Read a number of at least two bytes at index `p`.
+    """Read the number at index `p`, which has at least two bytes.
 
-    Return the number in zigzag form, and the index after the number.
+    Return the number in zigzag encoding, and the index after it.
 
     Raises:
         BrokenError: the number has more than 64 bits.
@@ -112,21 +112,21 @@ def decimal_factor(node: Node, wanted: Wanted) -> int:
 def generate(
     schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
-    """Make the reader of many framed records.
+    """Return a function that reads many framed records.
 
     Args:
         schema: the schema of the records.
-        wanted: the member for each attribute of a row, in order. None means that the attribute is null.
-        row: the class of events, whose arguments are the attributes.
+        wanted: for each attribute of a row, in order, the member to read. None stands for an attribute that is null.
+        row: the class of events; its arguments are the attributes.
         within: the path of the record that contains the row. If this record is null, the event has no row.
-        told: the path of a string member whose value is also returned for each record, or None.
+        told: the path of a string member to return for each record too, or None.
 
     Returns:
-        A function that returns the rows, and for each record the value of the member `told`, or None if the record has
-        no row. For bytes that do not fit the schema, the function can raise any error.
+        A function that returns the rows and, for each record, the value of the member `told`, or None if the record has
+        no row. It can raise any error for bytes that do not match the schema.
 
     Raises:
-        UnsupportedError: only the general reader can read records of this schema.
+        UnsupportedError: only fastavro can read records of this schema.
     """
     maker = _Maker(schema, wanted, within, told)
     code = compile(maker.code(), "<avro>", "exec")
@@ -168,7 +168,7 @@ class _Maker:
         self._lines.append(f"{'    ' * self._depth}{line}")
 
     def _number(self, name: str = "b") -> None:
-        """Add code that reads a number. The number stays in zigzag form."""
+        """Add code that reads a number. The number keeps its zigzag encoding."""
         self._add(f"{name} = x[p]")
         self._add(f"if {name} > 127: {name}, p = long(x, p)")
         self._add("else: p += 1")
@@ -179,7 +179,10 @@ class _Maker:
         self._add("else: p += 1")
 
     def _take(self, written: Any, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> None:
-        """Add code that reads a value of a type, with the members in `wants`. `at` is the path of the value."""
+        """Add code that reads a value of the type `written`, with the members in `wants`.
+
+        `at` is the path of the value.
+        """
         node = self._schema.node(written)
         here = [(slot, each) for slot, each in wants if each.steps == at]
         if not wants and at != self._within[: len(at)]:
@@ -319,14 +322,14 @@ class _Maker:
             raise UnsupportedError("nested deeply")
         self._number(count)
         self._add(f"if not {count}: break")
-        # After a negative count, the block's size in bytes follows. The size is not needed, because all items are read
-        # and checked.
+        # After a negative count, the block's size in bytes follows. It is not needed, because all items are read and
+        # checked.
         self._add(f"if {count} & 1:")
         self._depth += 1
         self._size()
         self._depth -= 1
         self._add(f"{count} = ({count} + 1) >> 1")
-        # A count in broken bytes could keep the loop busy for years.
+        # In invalid bytes, a huge count could keep the loop busy for years.
         self._add(f"if {count} > len(x): raise Broken")
         self._add(f"for _ in range({count}):")
         self._depth += 1

@@ -1,4 +1,4 @@
-"""Schemas of Avro: their named types, the type at a path, and which types fit a field of the spec."""
+"""Avro schemas: their named types, the type at a path, and which types match a field of the spec."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AvroSchema:
     """A writer's schema.
 
     Attributes:
-        parsed: the schema as fastavro parses it.
+        parsed: the schema as parsed by fastavro.
         named: the schema's named types, by name.
     """
 
@@ -51,7 +51,7 @@ class AvroSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def node(self, written: Any) -> Node:
-        """Return a type as an object. A name is replaced with the named type, and a union gets the type `union`."""
+        """Return a type as an object. A name is replaced with the type it names, and a union gets the type `union`."""
         if isinstance(written, str):
             named = self.named.get(written)
             return {"type": written} if named is None else named
@@ -64,7 +64,7 @@ class AvroSchema:
         return dict(written)
 
     def record(self, written: Any) -> Node | None:
-        """Return the type if it is a record, or the record in a union with null, or else None."""
+        """Return the type itself if it is a record, the record if it is a union of a record and null, or else None."""
         node = self.node(written)
         if node["type"] == "union":
             others = [self.node(branch) for branch in node["branches"]]
@@ -75,8 +75,8 @@ class AvroSchema:
     def member(self, written: Any, steps: Steps) -> Node | None:
         """Return the type at a path of members, without null.
 
-        Return None if no type is at the path, if the type is a union of several types, or if a type on the path is not
-        a record.
+        Return None if the path leads to no type or to a union of several types, or passes through a type that is not a
+        record.
         """
         for step in steps:
             record = self.record(written)
@@ -91,7 +91,7 @@ class AvroSchema:
         return kinds[0] if len(kinds) == 1 else None
 
     def absent(self, steps: Steps) -> bool:
-        """Return whether no record of this schema can have a value at a path."""
+        """Return True if no record of this schema can have a value at this path."""
         written = self.parsed
         for step in steps:
             record = self.record(written)
@@ -103,7 +103,7 @@ class AvroSchema:
         return False
 
     def unread(self, written: Any, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-        """Return the path of a member that is not on any of `paths`, or None if all members are read."""
+        """Return the path of a member that none of `paths` covers, or None if all members are read."""
         record = self.record(written)
         for field in record["fields"] if record is not None else ():
             steps = (*at, field["name"])
@@ -118,9 +118,9 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """Return the field with the format that its values have in documents.
+    """Return the field with the format that its values have in JSON documents.
 
-    The schema decides the format of a time, not the spec.
+    The format of a time depends on the schema, not on the spec.
     """
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
@@ -133,9 +133,9 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the format in which the generated reader returns its values. Times are numbers.
+    """Return the field with the format of the values that the generated reader returns. Times are numbers.
 
-    Return None if the generated reader cannot read the values. Then the values must be written as JSON.
+    Return None if the generated reader cannot read the values, which then have to be written as JSON.
     """
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
@@ -152,7 +152,7 @@ FITTING: Mapping[str, tuple[str, ...]] = {
     "boolean": ("boolean",),
     "timestamp": ("long", "int", "string"),
 }
-"""The types of Avro that the generated reader reads for a field of each type."""
+"""By spec type, the Avro types that the generated reader can read for a field."""
 
 
 def fits(field: FieldSpec, node: Node) -> bool:

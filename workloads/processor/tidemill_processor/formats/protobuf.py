@@ -1,4 +1,4 @@
-"""Reads Protobuf records by the message of the writer's schema. A field is the member at its path."""
+"""Reads Protobuf records with the message types of the writer's schema. A field is read from the member at its path."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _FITTING: Mapping[str, set[int]] = {
     "boolean": {FieldDescriptor.TYPE_BOOL},
     "timestamp": _INTEGERS | {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE},
 }
-"""The Protobuf types that are read in columns for a field of each spec type. Timestamps are the only messages that are
-read in columns."""
+"""By spec type, the Protobuf types that can be read in columns for a field. Of all messages, only timestamps are read
+in columns."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,10 +55,10 @@ class ProtobufReader(SchemaReader):
     """Reads Protobuf records with the framing of a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Make the plan of a Protobuf schema.
+        """Return the plan for a Protobuf schema.
 
         Raises:
-            ValueError: the schema is not a schema of Protobuf, or cannot be loaded.
+            ValueError: the schema is not a Protobuf schema, or cannot be loaded.
         """
         if schema.kind != "PROTOBUF":
             raise ValueError(f"it is of the type {schema.kind}, not PROTOBUF")
@@ -73,14 +73,14 @@ class _ProtobufPlan(Plan):
         self._messages: dict[bytes, _MessagePlan] = {}
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Decode many records, or return None if `single` has to decode each of them."""
-        # In nearly all files, records use only the first message. Then the indexes of the message are one zero byte.
+        """Decode many records at once, or return None if each must be decoded with `single`."""
+        # In nearly all files, records use only the first message, whose index is a single zero byte.
         heads = {raw[FRAME_BYTES : FRAME_BYTES + 1] for raw in raws}
         if heads != {b"\0"}:
             return None
         try:
             return self._first(b"\0", raws[0]).together(raws, FRAME_BYTES + 1, now_ms)
-        except Exception:  # broken bytes can raise any error; then the records are validated one by one
+        except Exception:  # invalid bytes can raise any error; then validate records one by one
             return None
 
     def _first(self, head: bytes, raw: bytes) -> _MessagePlan:
@@ -99,13 +99,13 @@ class _ProtobufPlan(Plan):
             raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
 
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Decode one record by way of JSON, or return None if the policy for deletes leaves the record out."""
+        """Decode one record via JSON, or return None if the policy for deletes ignores it."""
         plan, start = self._of(raw)
         document = plan.document(raw, start)
         return None if document is None else plan.documents.decode_all([document], now_ms)
 
     def document(self, raw: bytes) -> bytes | None:
-        """Return the event of a record as JSON, or None if the policy for deletes leaves the record out."""
+        """Return the event of a record as JSON, or None if the policy for deletes ignores the record."""
         plan, start = self._of(raw)
         return plan.document(raw, start)
 
@@ -151,7 +151,7 @@ class _MessagePlan:
     def together(self, raws: Sequence[bytes], start: int, now_ms: int) -> Decoded | None:
         """Decode many records whose messages begin at index `start`, or return None if they must be decoded one by one.
 
-        Broken bytes can raise any error.
+        Invalid bytes can raise any error.
         """
         typed = self._typed
         if typed is None:
@@ -183,12 +183,12 @@ class _MessagePlan:
         return next(field.type for field in self._reader.fields if field.name == name)
 
     def document(self, raw: bytes, start: int) -> bytes | None:
-        """Return the event of a record as JSON, or None if the policy for deletes leaves the record out."""
+        """Return the event of a record as JSON, or None if the policy for deletes ignores the record."""
         if self._refused is not None:
             raise self._refused
         try:
             message = self._message.FromString(raw[start:])
-        except Exception as error:  # broken bytes can raise any error, mostly a DecodeError
+        except Exception as error:  # invalid bytes can raise any error, mostly a DecodeError
             detail = f"the bytes are not of schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
             remedy = "write with the schema whose id the record names"
             raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}") from None
@@ -215,7 +215,7 @@ def _is_moment(found: FieldDescriptor | None) -> bool:
 
 
 def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[Any]:
-    """Return the values of a member in many messages. Some of the messages may be None."""
+    """Return the values of a member in many messages, some of which may be None."""
     name = found.name
     if found.has_presence or None in messages:
         values = [None if each is None else value_of(each, found) for each in messages]
@@ -232,7 +232,7 @@ def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[
 
 
 def _at(message: Any, field: FieldSpec) -> Any:
-    """Return the value at a field's path as in JSON, or None if there is no value.
+    """Return the value at a field's path, as in JSON, or None if there is no value.
 
     Raises:
         InvalidEvent: a value on the path is not a message, a map or an array, as the path needs.

@@ -1,4 +1,4 @@
-"""Schemas of Protobuf: makes messages from a registry's descriptors, and reads the values of their members."""
+"""Protobuf schemas: creates messages from a registry's descriptors, and reads the values of their members."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _file(text: str, name: str) -> FileDescriptorProto:
 
 
 def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
-    """Return the indexes of a record's message in its file, and the index of the byte at which the message begins.
+    """Return the indexes of a record's message in its file, and the index of the message's first byte.
 
     Raises:
         IndexError: the record ends before the message.
@@ -136,7 +136,7 @@ def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
 
 
 def absent(descriptor: Descriptor, steps: Steps) -> bool:
-    """Return whether no message of this type can have a value at a path."""
+    """Return True if no message of this type can have a value at this path."""
     inner: Descriptor | None = descriptor
     for step in steps:
         if inner is None or not isinstance(step, str):
@@ -149,7 +149,7 @@ def absent(descriptor: Descriptor, steps: Steps) -> bool:
 
 
 def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
-    """Return the path of a member that is not on any of `paths`, or None if all members are read."""
+    """Return the path of a member that none of `paths` covers, or None if all members are read."""
     for field in descriptor.fields:
         steps = (*at, field.name)
         if steps in paths:
@@ -164,14 +164,17 @@ def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> St
 
 
 def value_of(message: Message, field: FieldDescriptor) -> Any:
-    """Return a member's value, or None if the member is not set. An unset member without presence has its default."""
+    """Return the value of a member, or None if the member is not set.
+
+    An unset member without presence returns its default.
+    """
     if field.has_presence and not message.HasField(field.name):
         return None
     return getattr(message, field.name)
 
 
 def plain(value: Any, field: FieldDescriptor, *, single: bool = False) -> Any:
-    """Return a member's value as in JSON. With `single`, the value is one item of a repeated member."""
+    """Return a member's value as in JSON. If `single` is true, the value is one item of a repeated member."""
     if value is None:
         return None
     if is_map(field) and not single:

@@ -1,4 +1,4 @@
-"""Creates the reader that a format needs, and the client of the registry from which it reads schemas."""
+"""Creates the reader for a format, and the client of the registry from which it reads schemas."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def registry_of(spec: PipelineSpec, settings: WorkloadSettings) -> Registry | No
 def schema_reader(
     spec: PipelineSpec, registry: Registry, *, exact: bool, needed: Collection[str] | None
 ) -> SchemaReader:
-    """Return the reader of records with schemas. The arguments are those of `SchemaReader`."""
-    # These modules are imported only here, because pipelines of other formats do not need fastavro and Protobuf.
+    """Return the reader for records with schemas. The arguments are those of `SchemaReader`."""
+    # Import these modules only here: pipelines with other formats need neither fastavro nor Protobuf.
     if spec.source.written.type == "protobuf":
         from tidemill_processor.formats.protobuf import ProtobufReader
 

@@ -1,8 +1,8 @@
-"""The client of a schema registry, which reads each schema once, by its id.
+"""The client of a schema registry. It reads each schema once, by its id.
 
-When a record has a new id, the loop's thread asks the registry. If this request fails, the loop's thread sends no
-further requests, and a separate thread calls `look` until the missing schemas are read. Then the loop's thread asks for
-new ids again.
+When a record has a new id, the loop's thread requests its schema from the registry. If the request fails, the loop's
+thread sends no more requests, and a separate thread calls `look` until the missing schemas have been read. Then the
+loop's thread may request new ids again.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 3.0
 """The timeout of a request to the registry."""
 _UNKNOWN_SECONDS = 10.0
-"""The time after which an unknown id is requested from the registry again."""
+"""The time after which an unknown id is requested again."""
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The keys of the Secret. All keys are optional. They have the same names as in Kubernetes' Secret types `basic-auth`
-and `tls`."""
+"""The keys of the Secret, all optional, named as in Kubernetes' Secret types `basic-auth` and `tls`."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """A schema of a writer.
+    """A schema with which records were written.
 
     Attributes:
-        text: the schema's text, as it was registered.
+        text: the text of the schema, as it was registered.
         kind: AVRO, PROTOBUF or JSON.
-        references: the texts of the schemas that this schema refers to, directly or not. A schema comes after the
-            schemas that it refers to directly.
+        references: the texts of the schemas that this schema refers to, directly or not. Each schema comes after the
+            ones that it refers to.
         names: the names of these schemas, in the same order.
     """
 
@@ -54,26 +53,26 @@ class Schema:
 
 
 class UnknownSchemaError(Exception):
-    """The registry does not have a schema. The error's message has the schema's id."""
+    """Raised if the registry does not have a schema. The message contains the schema's id."""
 
 
 class RegistryAwayError(Exception):
-    """The registry does not answer, or answers with an error."""
+    """Raised if the registry does not answer, or answers with an error."""
 
 
 class Registry:
     """The client of one pipeline's registry. Several threads share it.
 
     Attributes:
-        error: why the registry does not answer, or an empty text if it answers.
+        error: why the registry does not answer, or an empty string if it answers.
     """
 
     def __init__(self, spec: RegistrySpec, folder: Path | None = None, *, form: str | None = None) -> None:
-        """Create the client, without a request to the registry.
+        """Create the client without sending a request.
 
         Args:
             spec: the registry in the pipeline's spec.
-            folder: the folder with a file for each key of the Secret, or None if there is no Secret.
+            folder: the folder in which each key of the Secret is a file, or None if there is no Secret.
             form: the form in which schemas are requested, or None for the form in which they were registered.
         """
         self._url, self._folder, self._form = spec.url, folder, form
@@ -85,11 +84,11 @@ class Registry:
         self.error = ""
 
     def schema(self, number: int) -> Schema:
-        """Return the schema of an id.
+        """Return the schema with this id.
 
         Raises:
             UnknownSchemaError: the registry does not have the schema.
-            RegistryAwayError: the registry does not answer, and the schema was not read before.
+            RegistryAwayError: the registry does not answer, and the schema has not been read before.
         """
         known = self._known.get(number)
         if known is not None:
@@ -104,7 +103,7 @@ class Registry:
             return self._fetch(number)
 
     def away(self, numbers: Iterable[int]) -> frozenset[int]:
-        """Return the ids whose schemas are not known yet, because the registry does not answer."""
+        """Return those of the ids whose schemas are unknown because the registry does not answer."""
         found = set()
         for number in numbers:
             try:
@@ -117,11 +116,11 @@ class Registry:
 
     @property
     def missing(self) -> bool:
-        """Whether records wait for the registry."""
+        """Whether records are waiting for schemas."""
         return bool(self._missing)
 
     def look(self) -> None:
-        """Request the missing schemas, if any are missing. One thread calls this method regularly.
+        """Request the missing schemas, if there are any. One thread calls this method regularly.
 
         Raises:
             RegistryAwayError: the registry still does not answer.
@@ -136,7 +135,7 @@ class Registry:
                 self.error = ""
 
     def close(self) -> None:
-        """Close the connections. The next request opens new connections."""
+        """Close the connections. The next request opens new ones."""
         if self._client is not None:
             self._client[1].__exit__()
             self._client = None
@@ -161,9 +160,9 @@ class Registry:
         return schema
 
     def _referred(self, client: SchemaRegistryClient, schema: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
-        """Yield the names and texts of all schemas that a schema refers to, directly or not.
+        """Yield the names and texts of all schemas to which a schema refers, directly or indirectly.
 
-        A schema comes after the schemas that it refers to directly.
+        Each schema comes after the ones that it refers to.
         """
         for reference in schema.references or ():
             if depth > _MOST_REFERENCES:
@@ -186,7 +185,7 @@ class Registry:
 
     def _connected(self) -> SchemaRegistryClient:
         """Return a client with the current credentials."""
-        # The module is imported only here, because the import takes a second, and few pipelines have a registry.
+        # Import the module only here: the import takes a second, and few pipelines have a registry.
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
         credentials = self._credentials()

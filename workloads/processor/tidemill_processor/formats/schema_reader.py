@@ -1,8 +1,8 @@
-"""Reads records whose schemas are in a registry. There is one plan for each schema, stored by the schema's id.
+"""Reads records whose schemas are in a registry, with one plan for each schema id.
 
-A plan first reads all records of a batch together, and only the needed fields. If a record is unusual, the plan reads
-smaller groups together. The records of groups with an unusual record are read one by one and written as JSON, which is
-validated like every other event.
+A plan first tries to decode all records of a batch together, reading only the needed fields. If one of them is unusual,
+the plan decodes smaller groups together. In the groups with an unusual record, it reads the records one by one and
+converts them to JSON, which is validated like any other event.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Plan(ABC):
 
     @abstractmethod
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Decode many records, or return None if `single` has to decode each of them."""
+        """Decode many records at once, or return None if each must be decoded with `single`."""
 
     @abstractmethod
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Decode one record to one event or verdict, or return None if the policy for deletes leaves the record out.
+        """Decode one record to one event or verdict, or return None if the policy for deletes ignores the record.
 
         Raises:
             InvalidEvent: the record cannot be read.
@@ -48,7 +48,7 @@ class Plan(ABC):
     def document(self, raw: bytes) -> bytes | None:
         """Return the event of a record as JSON, with a member for each field.
 
-        Return None if the policy for deletes leaves the record out.
+        Return None if the policy for deletes ignores the record.
 
         Raises:
             InvalidEvent: the record cannot be read.
@@ -59,17 +59,17 @@ class SchemaReader(ABC):
     """Decodes the values of one pipeline's records. It implements `Reader`.
 
     Attributes:
-        times: the check of event times.
+        times: the validator of event times.
         registry: the client of the registry with the schemas.
-        fields: the fields that are read from records' values.
+        fields: the fields that are read from the values of records.
         flat: the spec for the events that `document` returns. Each field is read from the member with the field's name.
         needed: the names of the fields that have to be read.
         exact: whether `Decoded` has the microseconds of event times.
-        strict: whether schemas with members that no field reads are refused.
+        strict: whether to refuse schemas with members that no field reads.
         changes: whether records are change events of Debezium.
-        at_row: the path of the row in a record: the path to `after` in a change event, and else the record itself.
+        at_row: the path of the row in a record: `after` in a change event, or else the record itself.
         paths: the path of each field in a record, by the field's name.
-        deletes: the policy for records that delete.
+        deletes: the policy for deletes.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SchemaReader(ABC):
             spec: the pipeline's spec.
             registry: the client of the registry with the schemas.
             exact: whether `Decoded` has the microseconds of event times.
-            needed: the names of the fields that have to be read, or None for all fields.
+            needed: the names of the fields to read, or None for all fields.
         """
         self.registry, self.exact = registry, exact
         self.strict = spec.source.strict
@@ -104,17 +104,17 @@ class SchemaReader(ABC):
 
     @abstractmethod
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Make the plan of a schema.
+        """Return the plan for a schema.
 
         Raises:
             ValueError: the schema cannot be used. The message says why.
         """
 
     def row(self, change: Mapping[str, Any]) -> Any:
-        """Return the row that is the event of a change, or None if the policy for deletes leaves the change out.
+        """Return the row to use as the event of a change, or None if the policy for deletes ignores the change.
 
         Raises:
-            InvalidEvent: the record becomes a dead letter.
+            InvalidEvent: the record has to become a dead letter.
         """
         op = change.get("op")
         if op is None:
@@ -122,14 +122,14 @@ class SchemaReader(ABC):
         return row_of(op, change.get("before"), change.get("after"), self.deletes)
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
-        """Return the verdict on records with a member that no field reads, or None if there is no such member."""
+        """Return the verdict on records whose schema has a member that no field reads, or None if all are read."""
         known = [field.member for field in self.fields if field.origin == "value"]
         return None if unread is None else undeclared(unread[len(self.at_row) :], known)
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
-        """Return the frames whose schemas are not known, because the registry is unavailable.
+        """Return the frames whose schemas are unknown because the registry is unavailable.
 
-        A frame is the first bytes of a record, with the schema's id.
+        A frame is the first bytes of a record, which contain the schema's id.
         """
         frames = {raw[:FRAME_BYTES] for raw in raws}.difference(self._plans)
         numbers = {frame: int.from_bytes(frame[1:]) for frame in frames if len(frame) == FRAME_BYTES and frame[0] == 0}
@@ -140,7 +140,8 @@ class SchemaReader(ABC):
         """Decode the values of records at wall time `now_ms`. `tombstones` are the indexes of records without a value.
 
         Raises:
-            RegistryAwayError: a schema is not known. Callers first leave out the records of the frames in `waiting`.
+            RegistryAwayError: a schema is not known. Callers should first leave out records whose frames `waiting`
+                returns.
         """
         frames = {raw[:FRAME_BYTES] for raw in raws}
         if len(frames) == 1 and not tombstones:
@@ -243,12 +244,12 @@ class SchemaReader(ABC):
 
 
 def _within(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec for the events of `document`, in which fields of the envelope are members of the event."""
+    """Return the spec for the events of `document`, in which envelope fields are members of the event."""
     return with_fields(spec, [_moved(field) for field in spec.source.fields], format=None)
 
 
 def with_changed(spec: PipelineSpec, fields: Mapping[str, FieldSpec]) -> PipelineSpec:
-    """Return the spec in which `fields` replace the fields of the same names."""
+    """Return the spec with `fields` in place of the fields with the same names."""
     return with_fields(spec, [fields.get(field.name, field) for field in spec.source.fields])
 
 

@@ -1,6 +1,6 @@
-"""Changes the format of timestamp fields.
+"""Adapts the format of timestamp fields.
 
-If the schema defines the unit of a timestamp, the unit replaces the field's format.
+If the schema defines the unit of a timestamp, it overrides the field's format.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tidemill_contract.resource.source import FieldSpec
 
 
 def retimed(field: FieldSpec, written: str | None, zone: str | None = None) -> FieldSpec:
-    """Return the field with another format, and with its default written in that format."""
+    """Return the field with another format, and its default written in that format."""
     default = field.default
     if default is not None:
         own, value = TimeFormat.of(field), default_of(field)

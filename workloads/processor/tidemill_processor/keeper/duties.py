@@ -1,4 +1,7 @@
-"""Runs the keeper's duties separately. A duty that fails is reported and retried, and does not block others."""
+"""Runs each of the keeper's duties separately.
+
+A failing duty is reported and retried, and does not block the others.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause before a retry. The key is true for a fault in data or code (`is_fault`), which somebody must
-correct, and false for a failing server."""
+"""The maximum pause before a retry. The key True is for a fault in data or code (`is_fault`), which somebody must
+correct; False is for a failing server."""
 TOLD_AFTER_SECONDS = 60.0
-"""A failure that is not a fault in data or code, but of a lock or a server, is only written to `_held_up` after this
+"""Faults in data or code are written to `_held_up` at once. Failures of a lock or a server are written only after this
 time."""
 
 
@@ -58,7 +61,7 @@ class Trouble:
 
     Attributes:
         reason: the reason.
-        fault: whether data or code is wrong.
+        fault: whether the cause is in data or code.
         kafka: whether Kafka did not accept records.
         since: the time of the first failure (monotonic seconds).
         tries: the number of failures in a row.
@@ -90,16 +93,16 @@ class Trials:
 
     @property
     def troubles(self) -> Mapping[Duty, Trouble]:
-        """The duties that currently fail."""
+        """The current failures, by duty."""
         with self._lock:
             return dict(self._troubles)
 
     def trouble(self, duty: Duty) -> Trouble | None:
-        """Return the failure of a duty, or None if the duty does not fail."""
+        """Return the failure of a duty, or None if it is not failing."""
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a duty and return its result. If the duty fails, or if it is too early for a retry, return 0.
+        """Run a duty and return its result. Return 0 if the duty fails, or if it is too early to try again.
 
         Raises:
             psycopg.Error: the connection is closed.
@@ -125,7 +128,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
         if known is None or known.reason != text:
-            # Errors of our own code are logged with a traceback, which says more than the error's text.
+            # Log errors of our own code with a traceback, which says more than the error's text.
             log.warning(
                 "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),
@@ -152,7 +155,7 @@ class Trials:
         metrics.HELD_UP.labels(duty=duty.kind).set(failing)
 
     def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
-        """Write to the table of failures. An error in this write must not block the duties."""
+        """Write to the table of failures. An error in this must not block the duties."""
         try:
             connection.execute(text, values)
         except psycopg.Error as error:

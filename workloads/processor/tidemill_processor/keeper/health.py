@@ -1,4 +1,4 @@
-"""The members of /health about the keeper: the duties of aggregations that fail, with the reasons."""
+"""The keeper's part of /health: which duties of which aggregations are failing, and why."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3
-"""The number of failures in a row that make the process `degraded`. Fewer failures, such as a few lock timeouts, do
-not."""
+"""This many failures in a row make the process `degraded`. Fewer, such as a few lock timeouts, do not."""
 _WORDS = {
     "closing": ("close",),
     "scanning": ("scan", "rescore"),
@@ -22,14 +21,14 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Standing:
-    """The members of /health about the keeper, and whether they make the process `degraded`."""
+    """The keeper's part of /health, and whether it makes the process `degraded`."""
 
     told: dict[str, Any]
     degraded: bool = False
 
 
 def standing(keeper: Keeper | None) -> Standing:
-    """Return the state of the keeper. None means that there is no keeper, because the process runs a replay."""
+    """Return the state of the keeper. `keeper` is None in a replay, which has no keeper."""
     if keeper is None:
         return Standing({"publishing": "replaying"})
     error = keeper.error

@@ -1,8 +1,8 @@
 """The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
 
-The keeper has a separate connection, so the loop that commits events never waits for the keeper. Every replica has a
-keeper. A keeper's duties are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs
-separately, so a duty that fails does not block others. Only a lost connection ends a pass.
+It has its own connection, so the loop that commits events never waits for it. Every replica has a keeper. Its duties
+are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs separately, so a failing
+one does not block the others. Only a lost connection ends a pass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HELD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Duties:
-    """The objects that run the duties, which are created again for each connection."""
+    """The objects that run the duties. They are created again for each connection."""
 
     closer: Closer
     scanners: list[Scanner]
@@ -51,14 +51,14 @@ class Keeper(threading.Thread):
     """Runs the duties every `interval_seconds` until stopped.
 
     Args:
-        connect: the function that opens a connection, or raises psycopg.OperationalError.
-        duties: the function that creates the duties for a connection.
+        connect: a function that opens a connection, or raises psycopg.OperationalError.
+        duties: a function that creates the duties for a connection.
         trials: the object that runs duties and remembers failures.
         interval_seconds: the time between passes.
 
     Attributes:
-        error: the reason why the last pass failed, or an empty text if it was completed.
-        database_error: the reason if Postgres is the cause, or else an empty text.
+        error: why the last pass failed, or an empty string if it was completed.
+        database_error: the reason if Postgres is the cause, or else an empty string.
         held: a function that returns whether to wait, because Postgres is known not to answer. `Lookout` checks
             Postgres meanwhile.
     """
@@ -86,16 +86,16 @@ class Keeper(threading.Thread):
 
     @property
     def alive_at(self) -> float:
-        """The time of the last progress (monotonic seconds). An answer of Postgres counts as progress."""
+        """The time of the last progress (monotonic seconds). An answer from Postgres counts as progress."""
         return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
-        """Finish the current pass, and end the thread."""
+        """Finish the current pass and end the thread."""
         self._stopping.set()
         self.join(timeout_seconds)
 
     def run(self) -> None:  # noqa: D102
-        # The metric is also set at the start, so that alerts find a keeper that never completes a pass.
+        # Set the metric at the start too, so that alerts detect a keeper that never completes a pass.
         metrics.KEEPER_PASSED.set_to_current_time()
         while not self._stopping.is_set():
             if self.held():
@@ -140,8 +140,8 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic. So if Kafka refuses the results of one aggregation, the results of others are
-            # not sent in this pass.
+            # All results go to one topic. If Kafka refuses those of one aggregation, do not try to send those of others
+            # in this pass.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

@@ -1,7 +1,6 @@
 """Keeps dead letters and anomalies within their quotas. Rows that are not stored are counted in `_kept`.
 
-The remaining quota is read in the transaction that stores the rows, so the number is also correct with several
-replicas.
+The remaining quota is read in the transaction that stores the rows, so it is correct even with several replicas.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from tidemill_processor.database import Database
 from tidemill_processor.letters import DeadLetter
 
 MAX_BATCH_VALUES = 16 * 1024 * 1024
-"""The maximum size of all values in the dead letters of one batch. A compressed body of 1 kB may contain 10,000 invalid
+"""The maximum total size of the values in a batch's dead letters. A compressed body of 1 kB may contain 10,000 invalid
 events."""
 SPARE_SHARE = 8
-"""Dead letters without values may exceed the quota by a share of 1 / SPARE_SHARE."""
+"""Dead letters without value may exceed the quota by 1 / SPARE_SHARE of it."""
 LETTER_BYTES = 300
 """The size in bytes of a row and its entries in three indexes, without value, key and texts."""
 BARE_KEY_BYTES = 1024
@@ -34,13 +33,13 @@ REPORT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Fit:
-    """The dead letters of a batch that are stored, and the numbers of dead letters that are not stored in full.
+    """The dead letters of a batch to store, and how many are stored without value or not at all.
 
     Attributes:
-        stored: the stored dead letters with their sizes in bytes. Some have no value.
-        bare: the number of dead letters that are stored without value, by partition.
-        counted: the number of dead letters that are not stored, by partition.
-        full: whether the quota was the reason.
+        stored: the dead letters to store, with their sizes in bytes. Some have lost their value.
+        bare: by partition, the number of dead letters that are stored without value.
+        counted: by partition, the number of dead letters that are only counted.
+        full: whether the quota was the reason for these.
     """
 
     stored: list[tuple[DeadLetter, int]] = field(default_factory=list)
@@ -50,7 +49,7 @@ class Fit:
 
 
 def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
-    """Choose the dead letters that fit into `room` bytes. Dead letters without value may use `spare` bytes more."""
+    """Choose the dead letters that fit into `room` bytes. Those without value may use another `spare` bytes."""
     found = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:
@@ -82,7 +81,7 @@ def _bare(letter: DeadLetter, *, by_quota: bool) -> DeadLetter:
 
 
 def left(connection: psycopg.Connection[Any], database: Database, kind: str) -> int:
-    """Return the remaining bytes of a table's quota. The number is negative if the quota is exceeded."""
+    """Return how many bytes of a table's quota are left. The number is negative if the quota is exceeded."""
     row = connection.execute(kept_rows.held(database.schema), (kind,)).fetchone()
     return database.quotas[kind] - (row[0] if row else 0)
 
@@ -99,7 +98,7 @@ class Kept:
 
 
 def note(connection: psycopg.Connection[Any], database: Database, kind: str, place: int, kept: Kept) -> None:
-    """Add numbers to a row of `_kept`, in the transaction that stores dead letters or anomalies."""
+    """Add to the numbers in a row of `_kept`, in the transaction that stores dead letters or anomalies."""
     connection.execute(
         kept_rows.add(database.schema),
         (kind, place, kept.rows, kept.bytes, kept.bare, kept.counted, kept.full),
@@ -107,10 +106,10 @@ def note(connection: psycopg.Connection[Any], database: Database, kind: str, pla
 
 
 class Report:
-    """Reports to /metrics and /health how many rows were stored, and how many were not stored.
+    """Reports to /metrics and /health how many rows were stored, and how many were not.
 
     Attributes:
-        texts: for each table whose quota recently prevented storing rows, a text about it.
+        texts: a message for each table whose quota recently prevented rows from being stored.
     """
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:

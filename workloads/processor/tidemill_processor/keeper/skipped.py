@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 KEPT = 1_000
 """The maximum number of rows in the table. The latest rows are kept."""
 NAMED = 100
-"""The maximum number of skips that one call stores. Further skips are not stored, but the metric counts all skips."""
+"""The maximum number of skips that one call stores. The metric also counts the skips that are not stored."""
 
 
 @dataclass(frozen=True)
 class Skip:
-    """Values, windows or a record that were skipped.
+    """Something that was skipped: values, windows or a record.
 
     Attributes:
-        reason: the reason.
+        reason: why it was skipped.
         start: the start of the window in RFC 3339, or None if there is no window or the start is unknown.
-        last: the start of the last window, if there are several windows.
+        last: the start of the last window, if there are several.
         group: the group as JSON, or None if the group is unknown or there are several groups.
-        metrics: the metrics whose values were skipped, or nothing if the whole window was skipped.
+        metrics: the metrics whose values were skipped, empty if the whole window was skipped.
     """
 
     reason: str
@@ -40,7 +40,7 @@ class Skip:
 
 
 def record(connection: psycopg.Connection[object], schema: str, duty: Duty, skips: Sequence[Skip]) -> None:
-    """Store the data that a duty skipped, in the transaction that stores the duty's progress."""
+    """Store what a duty skipped, in the transaction that stores the duty's progress."""
     if not skips:
         return
     rows = [

@@ -1,4 +1,7 @@
-"""Reads the rows of a lookup from a file of a ConfigMap. With tidemill up, it may be beside the pipeline file."""
+"""Reads the rows of a lookup from a file of a ConfigMap.
+
+With `tidemill up`, the file may be next to the pipeline file.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ class FileSource:
     """The file of one lookup.
 
     Attributes:
-        place: the name of the file in messages.
+        place: the name of the file, for messages.
         every_seconds: how often the file is checked for changes.
     """
 
     every_seconds = 1.0
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec, folder: Path) -> None:
-        """Prepare the decoder. `folder` has the files of the ConfigMap."""
+        """Prepare the decoder. `folder` contains the files of the ConfigMap."""
         self._spec, self._lookup = spec, lookup
         name = lookup.source.file or ""
         self._path = folder / name
@@ -50,7 +53,7 @@ class FileSource:
         """
         try:
             mark = self._mark()
-            # A file that has just changed may be incomplete, so it is read once its size and time have stayed the same.
+            # A file that has just changed may be incomplete, so read it once its size and time have stopped changing.
             settled = self._content is None or mark == self._seen
             self._seen = mark
             if mark == self._read or not settled:
@@ -79,7 +82,7 @@ class FileSource:
             return self._csv(text)
         decoder = RowDecoder(self._spec, self._lookup, row_spec(self._spec, self._lookup))
         if self._suffix != ".json":
-            # `splitlines` would also split at characters that a text in JSON may contain, such as U+2028.
+            # `splitlines` would also split at other characters that may occur in JSON strings, such as U+2028.
             lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
             return decoder.table((line.encode() for _, line in lines), "line", [number for number, _ in lines])
         try:
@@ -113,10 +116,10 @@ class FileSource:
         return RowDecoder(self._spec, self._lookup, spec).table(documents)
 
     def _documents(self, header: list[str]) -> CsvLines:
-        """Return the writer of rows as JSON.
+        """Return an object that converts rows to JSON.
 
         Raises:
-            LookupFault: the file does not have a column, or has it twice.
+            LookupFault: a column is missing from the file, or occurs twice.
         """
         needed = [key_field(self._spec, self._lookup), *(field.in_rows for field in self._lookup.fields)]
         for field in needed:

@@ -1,4 +1,4 @@
-"""The lookups of a processor: keeps rows up to date in threads, joins them to batches, and reports their state."""
+"""The lookups of a processor: keeps their rows up to date, joins them to batches, and reports their state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tidemill_processor.lookups.topic import TopicLookup
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
-"""The longest wait after a failed load."""
+"""The maximum wait after a failed load."""
 STALE_REFRESHES = 3
 """The rows count as stale if they are older than this many refreshes."""
 _LEAST_STALE_SECONDS = 5.0
@@ -35,7 +35,7 @@ FIRST_SECONDS = 30.0
 
 
 class Polled(Protocol):
-    """A source whose rows are all read at each refresh."""
+    """A source that is read completely at each refresh."""
 
     place: str
     every_seconds: float
@@ -45,7 +45,7 @@ class Polled(Protocol):
 
 
 class PolledLookup:
-    """Reads the rows of a file or of Postgres regularly. The attributes are those of `TopicLookup`."""
+    """Reads rows from a file or from Postgres at regular intervals. The attributes are the same as in `TopicLookup`."""
 
     def __init__(self, name: str, source: Polled) -> None:
         self._name, self._source = name, source
@@ -56,7 +56,7 @@ class PolledLookup:
 
     @property
     def place(self) -> str:
-        """The server or the file in messages."""
+        """The server or the file, for messages."""
         return self._source.place
 
     def run(self, stopping: threading.Event) -> None:
@@ -68,7 +68,7 @@ class PolledLookup:
             stopping.wait(max(0.1, every - (time.monotonic() - began)))
 
     def _loaded(self) -> bool:
-        # The age of the rows is counted from the time at which they were requested.
+        # The age of rows counts from the time of the request.
         asked_at = time.monotonic()
         try:
             table = self._source.load()
@@ -93,7 +93,7 @@ class Lookups:
     """All lookups of one processor."""
 
     def __init__(self, config: PipelineConfig, settings: WorkloadSettings) -> None:
-        """Prepare the lookups. Nothing is read before `start`."""
+        """Prepare the lookups. Reading begins with `start`."""
         self._stopping = threading.Event()
         self._began = time.monotonic()
         self._lookups = tuple(_Joined(spec, _source(config, spec, settings)) for spec in config.spec.lookups or ())
@@ -108,28 +108,28 @@ class Lookups:
             threading.Thread(target=self._run, args=(lookup,), name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """End the threads. They are daemons, so that a hung server does not delay the end of the process."""
+        """End the threads. They are daemon threads, so a hung server does not delay the end of the process."""
         self._stopping.set()
 
     def _run(self, lookup: _Joined) -> None:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
-            except Exception as error:  # if the thread ended, the rows would become outdated without an error
+            except Exception as error:  # otherwise the thread would end, and the rows would become outdated unnoticed
                 log.exception("lookup %s", lookup.spec.name)
                 lookup.source.error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(RETRY_SECONDS)
 
     @property
     def ready(self) -> bool:
-        """Whether all lookups were read once. Before that, no event must be counted."""
+        """Whether all lookups have been read at least once. Until then, no event may be counted."""
         return all(lookup.source.table is not None for lookup in self._lookups)
 
     def join(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return the frame with the fields of all lookups, from the rows that they have now.
+        """Return the frame with the fields of all lookups added, from their current rows.
 
         Raises:
-            RuntimeError: a lookup was not read yet.
+            RuntimeError: a lookup has not been read yet.
         """
         for lookup in self._lookups:
             table = lookup.source.table
@@ -139,7 +139,7 @@ class Lookups:
         return frame
 
     def dependencies(self) -> list[Dependency]:
-        """Return the state of each lookup for /health. Events are not counted before all lookups were read once."""
+        """Return the state of each lookup for /health. Until all lookups have been read once, no events are counted."""
         return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
 
     def troubles(self) -> dict[str, dict[str, str] | None]:

@@ -1,4 +1,4 @@
-"""Reads the rows of a lookup from a table or a query of Postgres, with the login of a Secret."""
+"""Reads the rows of a lookup from a table or query in Postgres, with the login from a Secret."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PARTS = {
     "password": ("password",),
     "sslmode": ("sslmode",),
 }
-"""The settings of a connection, and the keys of the Secret from which they are read."""
+"""The connection settings, and the keys of the Secret from which they are read."""
 _FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
 
 
@@ -42,14 +42,14 @@ class PostgresSource:
     """The table or the query of one lookup.
 
     Attributes:
-        place: the server and the table in messages. It has no password.
+        place: the server and the table, for messages. Without the password.
         every_seconds: how often the rows are read.
     """
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec, folder: Path) -> None:
-        """Prepare the statement. `folder` has a file for each key of the Secret."""
+        """Prepare the statement. In `folder`, each key of the Secret is a file."""
         self._source, self._folder = lookup.source, folder
-        # row_to_json writes a timestamp without time zone without an offset.
+        # row_to_json writes a timestamp without time zone without a UTC offset.
         rows = row_spec(spec, lookup, zone="UTC")
         self._decoder = RowDecoder(spec, lookup, rows)
         self._columns = tuple(dict.fromkeys(str(field.member[0]) for field in rows.source.fields))
@@ -125,12 +125,15 @@ class PostgresSource:
                     raise LookupFault(f"reading took more than {LOAD_SECONDS} s; {remedy}")
 
     def _statement(self) -> sql.Composed:
-        """Return the statement. Each row is JSON text, and one row more than the limit is read."""
+        """Return the statement.
+
+        Each row is JSON text. The statement reads one row more than the limit, to detect too many rows.
+        """
         columns = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         if self._source.table is not None:
             rows: sql.Composable = sql.Identifier(*self._source.table.split("."))
         else:
-            # The line break ends a comment at the end of the query.
+            # The line break ends a possible comment at the end of the query.
             query = (self._source.query or "").strip().rstrip(";")
             rows = sql.SQL("({}\n) AS q").format(sql.SQL(query))
         return sql.SQL(
@@ -139,10 +142,10 @@ class PostgresSource:
         ).format(most=MOST_ROW_BYTES, columns=columns, rows=rows, limit=MOST_ROWS + 1)
 
     def _login(self) -> dict[str, Any]:
-        """Return the settings of the connection.
+        """Return the connection settings.
 
         Raises:
-            LookupFault: the Secret does not have them.
+            LookupFault: a setting is missing from the Secret.
         """
         try:
             found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Decodes the rows of a lookup. They are read like events, so values have the same types, formats and messages."""
+"""Decodes the rows of a lookup. They are read like events, with the same types, formats and messages."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size, table_of
 
 _NAME = "_key"
-"""The name of the key among the fields of rows. No field of a spec begins with an underscore."""
+"""The name of the key among the fields of a row. No field in a spec begins with an underscore."""
 PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
-"""The maximum number and the maximum bytes of rows that are decoded together. The last row may exceed the bytes."""
+"""The maximum number and the maximum total size of rows that are decoded together. The last row may exceed the size."""
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:
-    """Return the spec of a pipeline whose events are the rows of a lookup.
+    """Return the spec of a pipeline whose events would be the rows of a lookup.
 
     Args:
         spec: the spec of the pipeline.
         lookup: the lookup.
         keyed: whether the rows contain the key.
-        zone: the time zone of timestamps for which the lookup names no zone and no format.
+        zone: the time zone of timestamps without zone and format in the lookup.
     """
     fields = [field.in_rows for field in lookup.fields]
     if zone is not None:
@@ -48,14 +48,14 @@ def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone
 
 
 def key_field(spec: PipelineSpec, lookup: LookupSpec) -> FieldSpec:
-    """Return the key of a lookup as a field of its rows. It has the type of the field that is looked up."""
+    """Return a lookup's key as a field of its rows. Its type is that of the field to look up."""
     path = None if lookup.source.key is None else (lookup.source.key,)
     kind: Any = spec.field_kinds[lookup.on]
     return FieldSpec.model_construct(name=_NAME, type=kind, path=path)
 
 
 class RowDecoder:
-    """Decodes rows that are written as JSON.
+    """Decodes rows in JSON.
 
     Attributes:
         schema: the schema of the key and the fields.
@@ -70,20 +70,20 @@ class RowDecoder:
         self.schema = pl.Schema({KEY: POLARS_TYPES[spec.field_kinds[lookup.on]], **self._fields})
 
     def decode(self, raws: Sequence[bytes]) -> tuple[pl.DataFrame, dict[int, str]]:
-        """Return the valid rows, and what is wrong with the others, by index."""
+        """Return the valid rows and, by index, what is wrong with the others."""
         decoded = self._decoder.decode_all(raws, time.time_ns() // 1_000_000)
         valid = [event for event in decoded.events if event is not None]
         return self.frame(valid), {index: self.text(verdict) for index, verdict in decoded.invalid.items()}
 
     def frame(self, events: Sequence[Any]) -> pl.DataFrame:
-        """Return decoded rows as a frame. Without a key in the rows, the frame has no key."""
+        """Return decoded rows as a frame. If the rows contain no key, neither does the frame."""
         columns = [self._decoder.values(events, _NAME)] if self._keyed else []
         found = [as_column(KEY, values, self.schema[KEY]) for values in columns]
         found += [as_column(name, self._decoder.values(events, name), kind) for name, kind in self._fields.items()]
         return pl.DataFrame(found)
 
     def text(self, verdict: InvalidEvent) -> str:
-        """Return what is wrong with a row, by the name that the source has for the key."""
+        """Return what is wrong with a row, with the key named as in the source."""
         text = verdict.detail or str(verdict.reason)
         return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 
@@ -92,8 +92,8 @@ class RowDecoder:
 
         Args:
             raws: the rows.
-            where: the word for a row in messages.
-            numbers: the number of each row in messages. By default, rows are counted from 1.
+            where: what messages call a row.
+            numbers: the number of each row, for messages. By default, they are counted from 1.
 
         Raises:
             LookupFault: a row is not valid, a key has several rows, or there are too many rows.

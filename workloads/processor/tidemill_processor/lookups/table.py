@@ -1,4 +1,4 @@
-"""The rows of a lookup in memory: frames with a key and the lookup's fields, and their join to batches of events."""
+"""The rows of a lookup in memory: frames with a key and the lookup's fields, and how they are joined to batches."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import polars as pl
 MOST_ROWS, MOST_BYTES = 1_000_000, 64 * 1024 * 1024
 """The maximum size of one lookup in memory."""
 KEY, GONE = "?key", "?gone"
-"""The names of the columns besides the fields: the key, and, in changes only, whether the row was deleted. Names of
-fields have no `?`."""
+"""The columns besides the fields: the key and, only in changes, whether the row was deleted. Field names never contain
+`?`."""
 _LARGE = 50_000
-"""If a lookup has more rows than this, the rows with keys of the batch are selected before the join."""
+"""If a lookup has more rows than this, the rows for the batch's keys are selected before the join."""
 _CHANGES = 10_000
-"""The number of changes that are kept beside the rows until they are merged into the rows."""
+"""The number of changes that are kept separately before they are merged into the rows."""
 _SHOWN = 60
 
 
 class LookupFault(Exception):
-    """A lookup cannot be read. The text says what is wrong and what to do."""
+    """Raised if a lookup cannot be read. The message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a lookup at one time. It never changes.
+    """The rows of a lookup at one point in time. It never changes.
 
     Attributes:
-        rows: a frame with the key and the fields. Keys are unique and not null.
-        changes: later changes, with the column `?gone` as well.
+        rows: a frame with the key and the fields. Keys are unique and never null.
+        changes: later changes, with an additional column `?gone`.
     """
 
     rows: pl.DataFrame
@@ -41,7 +41,10 @@ class Table:
         return self.rows.height + (0 if self.changes is None else self.changes.height)
 
     def join(self, frame: pl.DataFrame, on: str) -> pl.DataFrame:
-        """Return the frame with the lookup's fields. They are null in an event whose `on` is null or has no row."""
+        """Return the frame with the lookup's fields added.
+
+        They are null in events whose `on` is null or matches no row.
+        """
         keys = frame.select(pl.col(on).alias(KEY)).unique()
         rows = self.rows
         if rows.height > _LARGE:
@@ -53,15 +56,15 @@ class Table:
 
 
 class Contents:
-    """The rows of a lookup, to which changes are applied in order."""
+    """The rows of a lookup, kept up to date by applying changes in order."""
 
     def __init__(self, schema: pl.Schema) -> None:
-        """Create empty contents with this schema of the key and the fields."""
+        """Create empty contents. `schema` has the key and the fields."""
         self._rows = pl.DataFrame(schema=schema)
         self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
 
     def apply(self, changes: pl.DataFrame) -> None:
-        """Apply changes. If a key has several changes, the last one counts.
+        """Apply changes. If a key has several changes, the last one wins.
 
         Raises:
             LookupFault: there are too many rows, or they are too large.
@@ -87,7 +90,7 @@ def _applied(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_size(rows: int, size: int) -> None:
-    """Check the number of rows and their bytes in memory.
+    """Check the number of rows and their size in memory.
 
     Raises:
         LookupFault: the number or the size exceeds its limit.
@@ -101,10 +104,10 @@ def check_size(rows: int, size: int) -> None:
 
 
 def table_of(frames: Sequence[pl.DataFrame]) -> Table:
-    """Return a table of all rows, which are in these frames. Rows without a key are left out.
+    """Return a table of the rows in all these frames. Rows without a key are left out.
 
     Raises:
-        LookupFault: a key has two rows.
+        LookupFault: a key occurs twice.
     """
     rows = pl.concat(frames).filter(pl.col(KEY).is_not_null()).rechunk()
     if rows[KEY].n_unique() != rows.height:

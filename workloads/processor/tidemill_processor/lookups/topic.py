@@ -1,4 +1,4 @@
-"""Reads the rows of a lookup from a compacted topic, and applies its records as they arrive."""
+"""Reads the rows of a lookup from a compacted topic, and applies new records as they arrive."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, T
 log = logging.getLogger(__name__)
 
 ASK_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
-"""The timeout of a request, the maximum wait for records, and the time between two reads of the topic's ends."""
+"""The timeout of a request, the maximum wait for records, and the interval at which the topic's ends are read."""
 _RECORDS = 500
-"""The number of records of one consume call. A record may have a megabyte."""
+"""The number of records in one consume call. A single record may have a megabyte."""
 _MOST_TOLD = 1_000
-"""The maximum number of keys whose unreadable records are remembered."""
+"""The maximum number of keys for which unreadable records are remembered."""
 
 
 class _Again(Exception):
-    """The topic has to be read from its start again."""
+    """Raised if the topic has to be read from the start again."""
 
 
 class TopicReader:
-    """Decodes the records of the topic to changes of rows.
+    """Decodes the topic's records to changes of rows.
 
     Attributes:
-        unreadable: what is wrong with the last record of each key, for keys whose last record cannot be read.
+        unreadable: for each key whose last record cannot be read, what is wrong with it.
     """
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec) -> None:
@@ -65,7 +65,10 @@ class TopicReader:
         self.unreadable: dict[bytes, str] = {}
 
     def changes(self, records: Sequence[Message]) -> pl.DataFrame:
-        """Return the changes that records make, in their order. A record that cannot be read deletes its key's row."""
+        """Return the changes that result from records, in order.
+
+        A record that cannot be read deletes the row of its key.
+        """
         keys = self._keys_of(records)
         at = [index for index, key in enumerate(keys) if key is not None]
         valued = [index for index in at if records[index].value() is not None]
@@ -114,15 +117,15 @@ def _key(record: Message) -> bytes:
 
 
 class TopicLookup:
-    """Follows the topic of one lookup. `run` is called in a thread of its own.
+    """Follows the topic of one lookup. A separate thread calls `run`.
 
     Attributes:
-        place: the topic in messages.
-        table: the rows, or None until the topic has been read to its end for the first time.
-        confirmed_at: when the topic was last known to have no further records (monotonic seconds).
-        error: why the rows may be outdated, or an empty text.
-        unreadable: which records could not be read, or an empty text.
-        stale_seconds: the age from which the rows count as stale.
+        place: the topic, for messages.
+        table: the rows, or None until the topic has first been read to its end.
+        confirmed_at: when all records of the topic were last known to have been read (monotonic seconds).
+        error: why the rows may be outdated, or an empty string.
+        unreadable: which records could not be read, or an empty string.
+        stale_seconds: the age at which the rows become stale.
     """
 
     stale_seconds = 15.0
@@ -130,7 +133,7 @@ class TopicLookup:
     def __init__(self, config: PipelineConfig, lookup: LookupSpec, settings: WorkloadSettings) -> None:
         self._topic = lookup.source.topic or ""
         self._connection = {"log_level": 3, **RECONNECTING, **own_connection(settings)}
-        # The group is named for the client, but no offsets are stored in it.
+        # The client needs a group name, but no offsets are stored in the group.
         self._group = names.consumer_group(config.namespace, config.name, f"lookup-{lookup.name}")
         self._reader: Callable[[], TopicReader] = lambda: TopicReader(config.spec, lookup)
         self.place = f"Kafka {settings.kafka_brokers}, topic {self._topic}"
@@ -154,7 +157,7 @@ class TopicLookup:
                 stopping.wait(CHECK_SECONDS)
 
     def _follow(self, stopping: threading.Event) -> None:
-        """Read the topic from its start, and then its further records.
+        """Read the topic from its start, then its new records as they arrive.
 
         Raises:
             KafkaException: the topic cannot be read.
@@ -205,7 +208,7 @@ class TopicLookup:
         return str(told.str() or told.name())
 
     def _records(self, messages: Sequence[Message], reached: dict[int, int]) -> list[Message]:
-        """Return the messages that are records, and note how far each partition is read."""
+        """Return the messages that are records, and note how far each partition has been read."""
         records = []
         for message in messages:
             error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
@@ -222,7 +225,7 @@ class TopicLookup:
         """Return whether the topic has been read to its current end.
 
         Raises:
-            _Again: the topic was created again, or has other partitions.
+            _Again: the topic was deleted and created again, or its number of partitions has changed.
         """
         try:
             found, count = _describe(admin, self._topic)
@@ -239,7 +242,7 @@ class TopicLookup:
 
 
 def _consumed(consumer: Consumer) -> list[Message]:
-    """Return the next messages, at most as many as are decoded together. A message may be an error."""
+    """Return the next messages, at most about as many as are decoded together. A message may be an error."""
     messages: list[Message] = consumer.consume(_RECORDS, POLL_SECONDS)
     size = sum(map(len, messages))
     while messages and len(messages) < PIECE_ROWS and size < PIECE_BYTES and (more := consumer.consume(_RECORDS, 0)):
@@ -255,7 +258,7 @@ def _describe(admin: AdminClient, topic: str) -> tuple[str, int]:
 
 
 def _result(future: Future[Any]) -> Any:
-    """Return the result of a request of the admin client.
+    """Return the result of an admin client request.
 
     Raises:
         KafkaException: the request failed, or there was no answer in time.

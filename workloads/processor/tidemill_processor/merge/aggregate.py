@@ -1,4 +1,4 @@
-"""Aggregates a frame of events to a frame of mergeable partials for each aggregation, and finds the late events."""
+"""Aggregates a frame of events to mergeable partials for each aggregation, and finds the late events."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tidemill_processor.batches.batch import ELEMENT, INDEX, MICROS, OFFSET, PAR
 from tidemill_processor.merge import exact_sums
 
 PANE, AFTER = "_pane", "_after_ms"
-"""The columns of partial frames besides groups and partials: the start of the pane, and `_after_ms` (see
+"""Columns of frames with partials, besides the groups and the partials: the start of the pane, and `_after_ms` (see
 `Aggregated`)."""
 END = "_end_ms"
-"""The column with the end of a session. `_pane` is then the start of the session."""
+"""The column for the end of a session, whose start is then `_pane`."""
 
 NO_CUT = -(2**63)
 _AT = "_at"
@@ -35,13 +35,13 @@ _AT = "_at"
 
 @dataclass(frozen=True)
 class Aggregated:
-    """The partials and the late events of a batch for one aggregation.
+    """The partials and the late events of one batch and one aggregation.
 
     Attributes:
-        rows: the group columns, `_pane` (epoch ms), `_after_ms`, and the partials' columns. Only hopping windows have
-            `_after_ms`: windows that end by this time were closed and do not count the row's events. NO_CUT means that
-            all windows count these events.
-        late: `_i`, `_t` and `_pane` of the events that came too late for at least one window.
+        rows: the group columns, `_pane` (epoch ms), `_after_ms` (for hopping windows only), and the partials' columns.
+            Windows that end at or before `_after_ms` were already closed and do not count the row's events. NO_CUT
+            means that all windows count them.
+        late: `_i`, `_t` and `_pane` of the events that arrived too late for at least one window.
         doubtful: whether `late` depends on stored sessions that may have changed since they were read.
         reopening: the number of events that changed closed windows.
     """
@@ -61,16 +61,16 @@ def aggregate(
         frame: valid events.
         plan: the aggregation's layout.
         closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
-        epochs: the epoch of each partition. If the topic was created again, epochs decide the order for `first` and
-            `last`.
+        epochs: the epoch of each partition. If the topic was deleted and created again, epochs decide the order for
+            `first` and `last`.
     """
     frame = frame.with_columns(_panes(frame, plan).alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # The first window that contains a pane ends where the next pane starts. The last window starts with the pane, and
-    # ends one window length later. So an event is late for the first window if its pane has ended, and for all windows
-    # if the last window has ended.
+    # A pane's first window ends where the next pane starts. Its last window starts with the pane and ends one window
+    # length later. So an event is late for the first window if its pane has ended, and late for all windows if the last
+    # one has ended.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)
@@ -102,14 +102,14 @@ def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
-    """Return the rows with their revision: 1 for a row that changes a closed window, else 0.
+    """Return the rows with their revision: 1 for a row that changes a closed window, or else 0.
 
-    If late events cannot change windows, the rows are unchanged.
+    If the aggregation does not let late events change windows, return the rows unchanged.
 
     Args:
         rows: the partials.
         plan: the aggregation's layout.
-        late: an expression for whether a row belongs to a closed window, or None if no window is closed.
+        late: an expression that is true for rows of closed windows, or None if no window is closed.
     """
     if plan.reopen_ms is None:
         return rows
@@ -118,14 +118,14 @@ def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -
 
 
 def reopening(rows: pl.DataFrame) -> int:
-    """Return the number of events in rows that change closed windows."""
+    """Return the number of events in those rows that change closed windows."""
     return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
 
 
 def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
-    """Return one row per key, with the key, the results of the `further` expressions, and the partials' columns."""
+    """Return one row per key: the key, the results of the `further` expressions, and the partials."""
     if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
     frame = exact_sums.deviating(frame, plan, keys)
@@ -136,7 +136,7 @@ def partials(
 
 
 def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
-    """Return lists of values as stored sketches."""
+    """Return lists of values as sketches in their stored form."""
     from tidemill_contract.functions import sketches  # the import loads numpy
 
     stored = [sketches.build(partial, found) for found in values.to_list()]
@@ -159,19 +159,19 @@ def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
 
 
 class _Field:
-    """The field of a partial in a frame."""
+    """The field that a partial summarizes, in a frame."""
 
     def __init__(self, partial: Partial, frame: pl.DataFrame) -> None:
         self.partial, self.frame, self.name = partial, frame, partial.source
         self.column, self.value = pl.col(self.name), exact_sums.numeric(self.name, frame)
 
     def beyond(self, bound: int, *, rows: int = 1) -> bool:
-        """Return whether the field has integers so large that the sum of `rows` of them may reach a bound."""
+        """Return whether the integers in the field are so large that the sum of `rows` of them may reach a bound."""
         return self.frame.schema[self.name] == pl.Int64 and exact_sums.widest(self.name, self.frame) * rows >= bound
 
 
 def _sum(field: _Field) -> pl.Expr:
-    # Large values are summed in 128 bits, because a sum in 64 bits would overflow silently.
+    # Sum large values in 128 bits, because 64 bits would overflow silently.
     value = field.value.cast(pl.Int128) if field.beyond(2**62, rows=field.frame.height) else field.value
     return pl.when(field.column.count() > 0).then(value.sum())
 
@@ -188,7 +188,7 @@ def _quantiles(field: _Field) -> pl.Expr:
 
 
 def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
-    """Return the `wanted` column of the earliest event in which the field `by` is smallest or largest."""
+    """Return the `wanted` column of the earliest event with the least or greatest `by`."""
     by = pl.col(str(field.partial.by))
     there = by.filter(field.column.is_not_null())
     edge = there.min() if least else there.max()
@@ -198,7 +198,7 @@ def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
 def _histogram(field: _Field) -> pl.Expr:
     """Return the counts as the text of a Postgres array.
 
-    A count is the number of values >= a bound, minus the number of values >= the next bound.
+    The count of a bucket is the number of values >= its lower bound, minus the number of values >= the next bound.
     """
     reached = [field.column.count(), *(_reaching(field, bound).sum() for bound in field.partial.bounds), pl.lit(0)]
     counts = [(here.cast(pl.Int64) - beyond.cast(pl.Int64)).cast(pl.String) for here, beyond in pairwise(reached)]
@@ -209,7 +209,7 @@ def _histogram(field: _Field) -> pl.Expr:
 def _reaching(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
-    # Values are compared as integers, because a large value may be rounded up to the bound as a double.
+    # Compare as integers, because converting a large value to a double may round it up to the bound.
     scale = scale_of(field.partial.noted[1]) if field.partial.noted else None
     least = math.ceil(bound) if scale is None else math.ceil(Decimal(repr(bound)).scaleb(scale))
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
@@ -242,6 +242,6 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
-    """Return the starts of the closed windows that an event of this pane belongs to, ascending."""
+    """Return the starts, ascending, of those windows of an event in this pane that are closed."""
     starts = (plan.grid.shift(pane, -back) for back in range(plan.panes - 1, -1, -1))
     return tuple(takewhile(lambda start: plan.end_of(start) <= closed_until, starts))

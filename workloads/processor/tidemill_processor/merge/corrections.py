@@ -1,4 +1,4 @@
-"""Stores which closed windows late events changed. These windows are later published and scanned again."""
+"""Records which closed windows were changed by late events. These windows are later published and scanned again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST = 50
 
 @dataclass(frozen=True)
 class Corrected:
-    """Closed windows that have one of the revisions `revs` and start in [first, last] (epoch ms)."""
+    """Closed windows with one of the revisions `revs` that start in [first, last] (epoch ms)."""
 
     revs: list[int]
     first_ms: int
@@ -32,7 +32,7 @@ def note(
     publish: bool,
     judge: bool,
 ) -> None:
-    """Store which closed windows a batch changed, in the batch's transaction."""
+    """Record which closed windows a batch changed, in the batch's transaction."""
     insert = corrections.insert(database.schema)
     if publish or judge:
         for rev in corrected.revs:
@@ -41,14 +41,14 @@ def note(
 
 
 class Corrections:
-    """The stored corrections of one aggregation that one duty (publishing or scanning) still has to handle."""
+    """The recorded corrections of one aggregation that one duty (publishing or scanning) still has to handle."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty
         self._other: corrections.Duty = "scanned" if duty == "published" else "published"
 
     def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
-        """Return the oldest corrections that are not done. The caller must hold the lock of this duty."""
+        """Return the oldest corrections that this duty has not handled. The caller must hold the duty's lock."""
         if self._store.layout.reopen_ms is None:
             return None
         rows = connection.execute(corrections.due(self._schema, self._duty, MOST), (self._store.id,)).fetchall()
@@ -58,7 +58,7 @@ class Corrections:
         return Corrected(list(revs), min(firsts), max(lasts))
 
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
-        """Mark corrections as done, and delete the corrections that the other duty has done too."""
+        """Mark corrections as handled, and delete those that the other duty has handled too."""
         these = (self._store.id, corrected.revs)
         connection.execute(corrections.set_done(self._schema, self._duty), these)
         connection.execute(corrections.remove_done(self._schema, self._other), these)

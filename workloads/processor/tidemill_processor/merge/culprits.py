@@ -16,18 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
-    """Find the events that Postgres refuses by bisection, and change them to dead letters.
+    """Find the events that Postgres refuses by bisection, and turn them into dead letters.
 
     Args:
         batch: the batch that Postgres refused.
-        error: the error of Postgres.
-        storable: a function that tests whether Postgres stores a batch's events, and rolls back.
+        error: the error that Postgres returned.
+        storable: a function that tries to store a batch's events, rolls back, and returns whether Postgres accepted
+            them.
 
     Returns:
-        The batch with the refused events as dead letters.
+        The batch, with the refused events as dead letters.
 
     Raises:
-        Exception: `error`, if all events can be stored, so no event caused the error.
+        Exception: `error`, if Postgres accepts all events, so none of them caused the error.
     """
     kept = batch.frame.clear()
     culprits: list[int] = []

@@ -1,8 +1,10 @@
-"""Computes sums, means and M2 of a batch's groups as exactly as doubles allow. Postgres can store all results.
+"""Computes sums, means and M2 (sums of squared deviations) for a batch's groups, as exactly as doubles allow.
 
-Deviations are differences from a pivot, which is the group's smallest value. Such differences are exact for integers
-and for doubles close to each other, and equal values have a deviation of exactly 0. A result that is too large for a
-double is stored as infinite (see `tidemill_contract.functions.doubles`). A mean is stored as two doubles (see
+Postgres can store all results.
+
+Deviations are differences from a pivot: the group's smallest value. They are exact for integers and for doubles close
+to each other, and exactly 0 for equal values. A result that is too large for a double is stored as infinite (see
+`tidemill_contract.functions.doubles`). A mean is stored as two doubles (see
 `tidemill_contract.functions.variance_sql`).
 """
 
@@ -15,7 +17,7 @@ import polars as pl
 from tidemill_contract.functions.partials import AggregationLayout, Partial
 
 DEVIATION = "_deviation_"
-"""The prefix in the names of columns with deviations."""
+"""The prefix of the names of columns with deviations."""
 _DOWN, _LOW_BITS = 2.0**-64, 2**32 - 1
 
 
@@ -35,7 +37,7 @@ def _spread(plan: AggregationLayout) -> list[str]:
 
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the frame with deviations of the fields for which a variance is computed."""
+    """Return the frame with columns added for the deviations of the fields whose variance is computed."""
     found = []
     for name in _spread(plan):
         value = numeric(name, frame)
@@ -52,12 +54,12 @@ def squares(name: str) -> pl.Expr:
 
 
 def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the rows with the stored form of means, low parts and sums.
+    """Return the rows with means, low parts and sums in their stored form.
 
-    A sum that is infinite only because of the order of addition is computed again.
+    Sums that are infinite only because of the order of addition are computed again.
 
     Args:
-        rows: the aggregated rows. The columns of low parts have the pivots, and the columns of means the mean
+        rows: the aggregated rows. Their columns of low parts contain the pivots, and their columns of means the mean
             deviations.
         frame: the events that `rows` were aggregated from.
         plan: the aggregation's layout.
@@ -75,13 +77,13 @@ def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, ke
 
 
 def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
-    """Return the sum of pivot and mean deviation as two doubles."""
+    """Return the sum of pivot and mean deviation as a pair of doubles."""
     pivot, deviation = pl.col(low), pl.col(mean)
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation
     else:
-        # The upper and the lower 32 bits of an integer are exact as doubles. `_two_sum` also returns the exact error of
-        # their sum.
+        # The upper 32 bits and the lower 32 bits of an integer are both exact as doubles, and `_two_sum` also returns
+        # the exact error of their sum.
         lower = pivot & _LOW_BITS
         high, lost = _two_sum((pivot - lower).cast(pl.Float64), lower.cast(pl.Float64))
         rest = deviation + lost
@@ -90,7 +92,7 @@ def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
 
 
 def _two_sum(a: pl.Expr, b: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """Return the sum of two doubles, and its rounding error (Knuth)."""
+    """Return the sum of two doubles, and its rounding error (Knuth's TwoSum)."""
     whole = a + b
     part = whole - a
     return whole, (a - (whole - part)) + (b - part)

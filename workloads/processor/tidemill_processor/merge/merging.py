@@ -1,6 +1,6 @@
-"""Merges a batch's partials into windows.
+"""Merges a batch's partials into stored windows.
 
-The partials are copied into a temporary table, and then merged into the window table in one statement.
+Copies the partials into a temporary table, then merges them into the window table in one statement.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ from tidemill_processor.merge import sessions, transit
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 
 SKETCH_BYTES = 16 * 1024
-"""The size from which a sketch is compacted after a merge. A sketch of a million values has 9 kB, without long texts.
-
-If the compacted sketch is still larger, it is compacted again when its size has doubled.
-"""
+"""Sketches larger than this are compacted after a merge. Without long texts, a sketch of a million values has 9 kB. If
+a compacted sketch is still larger, it is compacted again once its size has doubled."""
 
 
 @dataclass
 class Work:
-    """The changes of a batch in one version of an aggregation.
+    """The changes that a batch makes to one version of an aggregation.
 
     Attributes:
         store: the version.
-        closed_until: the value of `closed_until` with which `result` was computed.
+        closed_until: the `closed_until` for which `result` was computed.
         result: the partials and the late events.
         frame: the events that count for this version.
     """
@@ -43,7 +41,7 @@ class Work:
 
 
 def temp_table(store: AggregationStore) -> str:
-    """Return the quoted name of the temporary table that an aggregation's partials are copied to."""
+    """Return the quoted name of the temporary table for an aggregation's partials."""
     return quote(f"batch_{store.id}")
 
 
@@ -66,7 +64,7 @@ def temp_table_sql(store: AggregationStore) -> str:
 def _plain(sql_type: str) -> str:
     """Return a column's type in the temporary table.
 
-    Times are milliseconds in this table, so no text has to be parsed.
+    Times are milliseconds there, so that no text has to be parsed.
     """
     return "bigint" if sql_type == "timestamptz" else sql_type
 
@@ -74,10 +72,10 @@ def _plain(sql_type: str) -> str:
 def merge_sql(database: Database, store: AggregationStore) -> str:
     """Return the statement that merges the temporary table into the window table.
 
-    The statement's parameter is the batch's `rev`.
+    The batch's `rev` is the statement's parameter.
 
-    If the aggregation has sketches, the statement returns the rows whose sketches must be compacted. A returned row has
-    the window start, the table's oid, the ctid, and the sketches.
+    If the aggregation has sketches, the statement returns the rows whose sketches have to be compacted. Columns: window
+    start, oid of the table, ctid, sketches.
     """
     plan = store.layout
     if plan.sessions:
@@ -87,7 +85,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
     columns_of_sketches = [quote(p.column) for p in sketched(store)]
     if columns_of_sketches:
         long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
-        # Only rows that must be compacted are returned, because Postgres keeps the result in memory during the merge.
+        # Return only rows that have to be compacted, because Postgres keeps the result in memory during the merge.
         listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
         merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
@@ -97,7 +95,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
 
 
 def _has_grown(column: str) -> str:
-    """Return the SQL condition that a sketch has grown so large that it must be compacted."""
+    """Return the SQL condition that a sketch has grown so large that it has to be compacted."""
     first = f"('x' || encode(substr({column}, 1, 4), 'hex'))::bit(32)::integer"
     return f"CASE WHEN octet_length({column}) > {SKETCH_BYTES} THEN octet_length({column}) > 2 * {first} ELSE false END"
 
@@ -130,7 +128,7 @@ def _upsert(database: Database, store: AggregationStore) -> str:
 
 
 def sketched(store: AggregationStore) -> list[Partial]:
-    """Return the partials that are sketches."""
+    """Return those of the partials that are sketches."""
     return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
 
 
@@ -138,8 +136,8 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
     """Copy partials (see `Aggregated`) into the temporary table."""
     if not rows.height:
         return
-    # Rows are sorted, because Postgres merges them in this order, which is nearly the order of the index. Sorting here
-    # is cheaper than in Postgres.
+    # Sort the rows: Postgres merges them in this order, which is nearly that of the index, and sorting is cheaper here
+    # than in Postgres.
     rows = rows.sort([*(name for name, _ in store.layout.group_by), PANE])
     stored = []
     for name, dtype in rows.schema.items():
@@ -159,7 +157,7 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
 def compact(
     connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
 ) -> None:
-    """Compact the sketches of the rows that the merge returned."""
+    """Compact the sketches in the rows that the merge returned."""
     from tidemill_contract.functions import sketches  # the import loads numpy
 
     partials = sketched(store)

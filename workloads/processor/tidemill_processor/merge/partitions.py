@@ -19,14 +19,13 @@ from tidemill_processor.batches.batch import DATA, ELEMENT, OFFSET, PARTITION, T
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
-"""The maximum number of tables that one transaction creates. Each table needs some locks, and Postgres has a few
-thousand locks."""
+"""The maximum number of tables to create in one transaction. Each needs several of Postgres's few thousand locks."""
 
 
 class Partitions:
-    """Creates missing partitions outside of the batch's transaction, so that no lock is held during that transaction.
+    """Creates missing partitions before the batch's transaction, so that the transaction does not hold their locks.
 
-    If the batch fails afterwards, the empty partitions do no harm.
+    If the batch then fails, empty partitions do no harm.
     """
 
     def __init__(self, database: Database) -> None:
@@ -34,7 +33,7 @@ class Partitions:
         self._held: dict[str, set[int]] = {}
 
     def ensure(self, connection: psycopg.Connection[Any], table: str, width: int, times: pl.Series) -> None:
-        """Create the partitions that a table needs for some times.
+        """Create the partitions that a table needs for the given times.
 
         Args:
             connection: a connection that is not in the batch's transaction.
@@ -65,7 +64,7 @@ class Partitions:
 
 
 class KeptEvents:
-    """Stores raw events if the spec says so. A replay stores no events, because its events are stored already."""
+    """Stores raw events if the spec asks for it. A replay stores none, because they are stored already."""
 
     def __init__(self, database: Database, config: PipelineConfig, partitions: Partitions) -> None:
         self._database, self._partitions = database, partitions
@@ -73,10 +72,10 @@ class KeptEvents:
         self._retention_ms = parse_ms(config.spec.events.retention)
 
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
-        """Return the events of a batch to store, or None if there are none, and create their partitions.
+        """Create the partitions for a batch's raw events. Return the events to store, or None if there are none.
 
-        Call this method outside of the batch's transaction. An event that is older than the watermark minus the
-        retention is left out, because its partition would be removed at once.
+        Call this outside of the batch's transaction. Events older than the watermark minus the retention are left out,
+        because their partition would be dropped at once.
         """
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None

@@ -1,4 +1,4 @@
-"""Handles events that do not count in some or all of their windows: counts late events, and stores dead letters."""
+"""Handles events that are not counted in some or all of their windows: counts late events, and stores dead letters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tidemill_processor.merge.merging import Work
 def late(
     connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
 ) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
-    """Count late events in `_aggregations`. Return their dead letters, and their number by (aggregation, policy)."""
+    """Count late events in `_aggregations`. Return their dead letters, and their numbers by (aggregation, policy)."""
     letters: list[DeadLetter] = []
     found: dict[tuple[str, str], int] = {}
     for work in works:
@@ -34,10 +34,10 @@ def late(
         if not number:
             continue
         if policy == "reopen":
-            policy = "deadLetter"  # with this policy, a late event came too late even for reopening a window
+            policy = "deadLetter"  # with this policy, such an event arrived too late even to reopen a window
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
-        # The statement returns the current retention, because an edit of the retention does not restart the processor.
+        # Let the statement return the current retention: changing it does not restart the processor.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
@@ -59,7 +59,7 @@ def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]
 
 
 def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEvent:
-    """Return the verdict on a late event: its windows are closed, or they are already older than the retention."""
+    """Return the verdict on a late event: its windows are closed, or even older than the retention."""
     closed = work.closed_until or 0
     kept = closed - retention_ms
     if time >= kept:
@@ -74,9 +74,9 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
-    """Store dead letters as far as their quota allows.
+    """Store as many of the dead letters as their quota allows.
 
-    The dead letters are published later. `epochs` maps each partition to its epoch.
+    They are published later. `epochs` maps each partition to its epoch.
     """
     if not letters:
         return
@@ -94,9 +94,9 @@ def _store(
     letters: Sequence[tuple[DeadLetter, int]],
     epochs: Mapping[int, int],
 ) -> dict[int, tuple[int, int]]:
-    """Store dead letters. Return the number and the size of the rows by partition.
+    """Store dead letters. Return the number and the size of the stored rows by partition.
 
-    Existing rows are kept, because a replay reads events that may already be dead letters.
+    Existing rows are kept: in a replay, an event may already have a dead letter.
     """
     rows = [
         (

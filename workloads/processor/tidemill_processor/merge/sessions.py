@@ -1,11 +1,11 @@
-"""Session windows. A session has the events of a group that follow each other within the gap, in all batches.
+"""Session windows. A session consists of the events of a group that follow each other within the gap, across batches.
 
-Each event at t starts as a separate session [t, t + gap). Overlapping sessions of a group are merged. Sessions are cut
-at multiples of the greatest length. So no session grows for ever, and the cuts do not depend on the order of events.
+Each event at time t starts out as its own session [t, t + gap). Overlapping sessions of a group are merged. Sessions
+are cut at multiples of the maximum length, so that none grows forever, and the cuts do not depend on the order of
+events.
 
-If the session of a single event ends by `closed_until`, the event counts only if it joins an open session. Otherwise,
-it is late. An event is also late if it is within a closed session, because two sessions of a group must not start at
-the same time.
+If an event's own session ends by `closed_until`, the event counts only if it joins an open session. Otherwise, it is
+late. An event within a closed session is also late, because two sessions of a group must not start at the same time.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ table."""
 _JOINS, _COVERED, _SESSION = "_joins", "_covered", "_session"
 
 Standing = Callable[[pl.DataFrame], pl.DataFrame]
-"""A function that returns, for events with `_end_ms`, `_i` and whether the event joins an open session and whether it
-is within a closed session."""
+"""A function that takes events with `_end_ms`. For each, it returns `_i`, whether the event joins an open session, and
+whether it is within a closed session."""
 
 
 def aggregate_sessions(
@@ -56,14 +56,13 @@ def aggregate_sessions(
         frame: valid events.
         plan: the aggregation's layout.
         closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
-        epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was created
-            again.
-        standing: the function that compares events with stored sessions. The function is called only for events that
-            may be late.
+        epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was deleted and
+            created again.
+        standing: a function that compares events with stored sessions. It is called only for events that may be late.
 
     Returns:
-        The result, in which `rows` has the group columns, `_pane` (the time of the first event, epoch ms), `_end_ms`
-        (the end), and the partials' columns.
+        The result. Its `rows` contain the group columns, `_pane` (time of the first event, epoch ms), `_end_ms` (the
+        end), and the partials.
     """
     assert plan.gap_ms is not None  # noqa: S101 - for the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
@@ -89,10 +88,10 @@ def _groups(plan: AggregationLayout) -> list[str]:
 
 
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
-    """Return the frame sorted by group and time, with the number of each event's session within the batch."""
+    """Return the frame sorted by group and time, and for each event the number of its session in the batch."""
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # Within a group, ends ascend. So a session continues if an event is before the end of the previous event.
+    # Within a group, ends are ascending, so an event continues the session if it is before the previous event's end.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -115,7 +114,7 @@ class SessionMerger:
     Args:
         database: the pipeline's schema.
         store: the aggregation.
-        temp: the quoted name of the temporary table with the batch's sessions.
+        temp: the quoted name of the temporary table that contains the batch's sessions.
     """
 
     def __init__(self, database: Database, store: AggregationStore, temp: str) -> None:
@@ -123,12 +122,12 @@ class SessionMerger:
         self._table, self._temp = database.qualified(store.table), f"pg_temp.{temp}"
 
     def reopened(self, connection: psycopg.Connection[Any], closed_until: int) -> bool:
-        """Return whether `take_in` moved closed sessions."""
+        """Return whether `take_in` has moved closed sessions."""
         query = f"SELECT 1 FROM {self._temp} WHERE {OLD} AND {END} <= %s LIMIT 1"
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """Return whether each event joins an open session, and whether it is in a closed session (`Standing`)."""
+        """Return whether each event joins an open session, and whether it is within a closed one (`Standing`)."""
         closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
@@ -148,7 +147,7 @@ class SessionMerger:
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
-        """Move stored sessions into the temporary table if they overlap the batch and can still get events."""
+        """Move stored sessions into the temporary table if they overlap with the batch and can still change."""
         columns = [*(quote(name) for name, _ in self._plan.group_by), *(quote(p.column) for p in self._plan.partials)]
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
@@ -160,7 +159,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last partial is the row's revision
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last partial holds the row's revision
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
@@ -171,10 +170,10 @@ class SessionMerger:
             )
 
     def put_sql(self) -> tuple[str, str]:
-        """Return CTEs and an INSERT that merge overlapping sessions of the temporary table and store the result.
+        """Return CTEs and an INSERT that merge overlapping sessions in the temporary table and store the result.
 
-        If a stored session is merged into an earlier session, an empty row with end = start remains. From this row,
-        live listeners learn that the session no longer exists.
+        If a stored session is merged into an earlier one, an empty row with end = start remains in its place, from
+        which live listeners learn that the session no longer exists.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]
@@ -211,10 +210,10 @@ class SessionMerger:
         )
 
     def _overlap(self, nulls: frozenset[str], start: str) -> str:
-        """Return the SQL condition that session t has the same group as b and overlaps b.
+        """Return the SQL condition that session t has the same group as b and overlaps with b.
 
-        An index supports `=` and IS NULL, but not IS NOT DISTINCT FROM. So each statement handles rows that have nulls
-        in the same columns.
+        An index can be used for `=` and IS NULL, but not for IS NOT DISTINCT FROM, so each statement handles rows with
+        nulls in the same columns.
 
         Args:
             nulls: the group columns that are null in b. All other group columns are not null.
@@ -234,16 +233,13 @@ class SessionMerger:
         return " AND ".join(found)
 
     def _reach(self, rows: pl.DataFrame, start: str) -> str:
-        """Return an SQL condition on the start of sessions that may overlap `rows`, so that few partitions are read."""
+        """Return an SQL condition on the start of sessions that may overlap with `rows`, to read few partitions."""
         first, last = int(rows[start].min()) - self._plan.size_ms, int(rows[END].max())  # type: ignore[arg-type]
         return f"t.window_start > {from_ms(str(first))} AND t.window_start < {from_ms(str(last))}"
 
 
 def _by_nulls(rows: pl.DataFrame, plan: AggregationLayout) -> Iterator[tuple[frozenset[str], pl.DataFrame]]:
-    """Yield the rows in parts.
-
-    In each part, the same group columns are null. The part is yielded with the names of these columns.
-    """
+    """Yield the rows in parts with nulls in the same group columns, together with the names of these columns."""
     groups = _groups(plan)
     if not groups or not any(rows[name].null_count() for name in groups):
         yield frozenset(), rows

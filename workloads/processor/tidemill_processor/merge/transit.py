@@ -1,6 +1,6 @@
 """Converts values of group columns between frames and Postgres.
 
-Times are sent as epoch milliseconds and decimals as scaled integers, so that no text has to be parsed.
+Times are sent as epoch milliseconds and decimals as scaled integers, so that Postgres does not have to parse text.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from tidemill_contract.tables.definition import from_ms, to_ms
 
 
 def sent_as(kind: str) -> str:
-    """Return the SQL type in which values of a spec type are sent."""
+    """Return the SQL type for sending values of a spec type."""
     integers = kind == "timestamp" or scale_of(kind) is not None
     return "bigint" if integers else SQL_TYPES[kind]
 
 
 def stored(kind: str, sent: str) -> str:
-    """Return SQL that converts a sent value to the stored value."""
+    """Return SQL that converts a sent value to its stored form."""
     if kind == "timestamp":
         return from_ms(sent)
     scale = scale_of(kind)
@@ -25,7 +25,7 @@ def stored(kind: str, sent: str) -> str:
 
 
 def sent_again(kind: str, stored: str) -> str:
-    """Return SQL that converts a stored value to the form in which values are sent."""
+    """Return SQL that converts a stored value to the form in which it is sent."""
     if kind == "timestamp":
         return to_ms(stored)
     scale = scale_of(kind)

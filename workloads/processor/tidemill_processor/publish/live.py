@@ -1,4 +1,4 @@
-"""Sends live changes to Redis while there are listeners. An outage of Redis only delays live changes."""
+"""Sends live changes to Redis while someone is listening. An outage of Redis only delays them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
-"""The maximum size of the rows in an entry of the stream. A larger change is divided into several entries."""
+"""The maximum size of the rows in a stream entry. Larger changes are divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""The maximum size of a change whose rows are sent. If a change is larger, listeners read its rows from the tables."""
+"""The maximum size of a change that is sent with its rows. For a larger one, listeners read the tables."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
 """The maximum number and size of a processor's entries in the stream. Older entries are removed."""
@@ -70,7 +70,7 @@ class Live:
         self._bytes = 0
 
     def note(self, changes: Sequence[Change]) -> None:
-        """Store the changes of a commit in memory, if there are listeners."""
+        """Remember the changes of a commit, if someone is listening."""
         if not self._listening:
             return
         with self._lock:
@@ -78,11 +78,11 @@ class Live:
                 self._changes.setdefault(change.aggregation, []).append(change)
 
     def run(self, connection: psycopg.Connection[Any], clock: Clock, attempt: Attempt = at_once) -> None:
-        """Send the stored changes. The changes of each aggregation are read in a separate attempt.
+        """Send the remembered changes. Each aggregation's changes are read in a separate attempt.
 
         Raises:
-            redis.RedisError, BreakerOpen: Redis does not answer. The stored changes are dropped. The next entry has
-                `begin`, from which listeners learn that they must read the tables.
+            redis.RedisError, BreakerOpen: Redis does not answer. The remembered changes are dropped. The next entry
+                contains `begin`, which tells listeners to read the tables again.
         """
         try:
             if not self._ask():
@@ -93,7 +93,7 @@ class Live:
                 entries: list[Entry] = []
                 duty = Duty("live", name, self._stores[name].version)
                 attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
-                # If sending fails, listeners notice the gap in the revisions, and read the tables.
+                # If sending fails, listeners notice the gap in the revisions and read the tables.
                 for entry in entries:
                     self._send(entry)
             for name, until in clock.newly_closed.items():
@@ -128,7 +128,7 @@ class Live:
     ) -> int:
         """Read the rows of some changes into `entries`, and return the number of rows.
 
-        If the rows cannot be read, an entry without rows is added, and the error is raised.
+        If the rows cannot be read, add an entry without rows and raise the error.
         """
         store, closed = self._stores[name], clock.closed.get(name)
         revs = [c.rev for c in changes]
@@ -140,8 +140,8 @@ class Live:
         }  # fmt: skip
         try:
             with connection.transaction():
-                # If there is a newer generation, nothing is read, because its processors may write columns that this
-                # process does not know. Listeners then notice the gap in the revisions.
+                # If a newer generation exists, read nothing: its processors may write columns that this process does
+                # not know. Listeners then notice the gap in the revisions.
                 if self._database.newer_generation(connection) is not None:
                     return 0
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))
@@ -174,7 +174,10 @@ class Live:
 
 
 def _pieces(rows: list[bytes]) -> list[list[msgspec.Raw]] | None:
-    """Divide encoded rows into pieces that fit into an entry. Return None if the rows are too large for the stream."""
+    """Divide encoded rows into pieces, each of which fits into an entry.
+
+    Return None if the rows are too large for the stream.
+    """
     found: list[list[msgspec.Raw]] = [[]]
     room = ENTRY_BYTES
     if len(rows) > MAX_ROWS or sum(map(len, rows)) > CHANGE_BYTES:

@@ -1,4 +1,4 @@
-"""A Kafka producer that knows the outcome of each record: acknowledged, refused, or still unknown."""
+"""A Kafka producer that tracks the outcome of each record: acknowledged, refused, or unknown so far."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ FLUSH_SECONDS = 8.0
 """The maximum wait for acknowledgements. It must be less than the connection's
 `idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
-"""The minimum age of a producer that is replaced after a failure."""
+"""After a failure that is not fatal, a producer is replaced only if it is at least this old."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG_SIZE,
     KafkaError.INVALID_RECORD,
 })  # fmt: skip
-"""The errors of records that a broker refuses each time."""
+"""Errors with which a broker always refuses a record."""
 
 
 class PublishFailed(Exception):
-    """The error if Kafka did not acknowledge all records. After this error, no row may be marked as published."""
+    """Raised if Kafka did not acknowledge all records. No row may then be marked as published."""
 
 
 class RecordRefused(Exception):
-    """The error for a record that is larger than Kafka accepts. Other records may still be sent."""
+    """Raised for a record that is larger than Kafka accepts. Other records may still be sent."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A record that Kafka refuses, with the reason."""
+    """A record that Kafka refused, and why."""
 
     topic: str
     key: bytes | None
@@ -49,12 +49,13 @@ class Refused:
 
 
 class Outlet:
-    """Sends records, and waits for their acknowledgement. A producer that does not deliver is replaced.
+    """Sends records and waits until Kafka acknowledges them.
 
-    The reason is that a client may use outdated leaders for ever after an outage, or after the topic was created again.
+    A producer that fails to deliver is replaced, because a client may keep using outdated leaders forever after an
+    outage, or after the topic was deleted and created again.
 
     Args:
-        make: the function that creates a producer.
+        make: a function that creates a producer.
         clock: a monotonic clock, in seconds.
     """
 
@@ -73,8 +74,8 @@ class Outlet:
             key: the key of the record.
             value: the value of the record.
             headers: the headers of the record.
-            keep: whether to keep the headers until Kafka's report, which does not contain them. Without kept headers,
-                less memory is used, but `settle` has to create the headers again.
+            keep: whether to keep the headers until Kafka reports the outcome, because the report does not contain them.
+                If false, less memory is used, but `settle` needs `headers_of` to create the headers again.
 
         Raises:
             PublishFailed: the queue stays full, or the producer failed.
@@ -93,7 +94,7 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        # _PURGE_QUEUE is ignored, because this error only reports that `forget` has discarded the record.
+        # Ignore _PURGE_QUEUE, which only reports that `forget` has discarded the record.
         if error is None or error.code() == KafkaError._PURGE_QUEUE:
             return
         if error.code() in _OF_THE_RECORD:
@@ -102,10 +103,10 @@ class Outlet:
             self._error = error
 
     def settle(self, headers_of: Callable[[Refused], Any] | None = None) -> list[Refused]:
-        """Wait until Kafka has acknowledged or finally refused all records, and return the refused records.
+        """Wait until Kafka has acknowledged or finally refused all records, and return the refused ones.
 
         Args:
-            headers_of: a function that creates the headers of a record again, if the headers were not kept.
+            headers_of: a function that creates the headers of a record again if they were not kept.
 
         Raises:
             PublishFailed: a record was not acknowledged within a few seconds.
@@ -118,7 +119,7 @@ class Outlet:
         return self._apart(refused, deadline)
 
     def forget(self) -> None:
-        """Discard the records that are not sent yet, and clear the errors."""
+        """Discard the records that have not been sent yet, and clear the errors."""
         self._producer.purge(in_flight=False)
         self._producer.poll(0)
         self._error, self._refused = None, []
@@ -139,9 +140,9 @@ class Outlet:
             )
 
     def _apart(self, records: Sequence[Refused], deadline: float) -> list[Refused]:
-        """Send the records again in smaller and smaller parts, and return the records that are refused alone.
+        """Send the records again in smaller and smaller parts, and return those that are refused on their own.
 
-        A broker refuses an entire batch because of one record.
+        A broker refuses an entire batch because of a single record.
         """
         culprits: list[Refused] = []
         parts = [records]

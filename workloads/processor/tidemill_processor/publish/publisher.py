@@ -1,9 +1,9 @@
 """Publishes results, anomalies and dead letters from their tables to their topics, at least once.
 
-The tables are the outbox. `published_until` is the time up to which closed windows are published. `_corrections` lists
-the windows that late events changed afterwards. Each dead letter and each anomaly has a column `published`. These
-columns and rows change only after Kafka has acknowledged the records. If the process crashes before, records are
-published again with the same `id` header, so readers can drop repeats.
+The tables are the outbox. Closed windows up to `published_until` have been published. `_corrections` lists the windows
+that late events changed afterwards. Dead letters and anomalies have a column `published`. All of these change only
+after Kafka has acknowledged the records. If the process crashes in between, it publishes the records again with the
+same `id` header, so that readers can drop duplicates.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ log = logging.getLogger(__name__)
 MARKED_ROWS = 1_000
 _FEW, _MANY = 5_000, 20_000
 _SHRINK = 8
-"""The factor by which a piece is made smaller after a failure."""
+"""The factor by which a piece is shortened after a failure."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class _ResultEncoder:
-    """Encodes windows of one aggregation as records, which are (key, value, headers).
+    """Encodes windows of one aggregation as records (key, value, headers).
 
     The value of a window is {aggregation, version, group, window_start, window_end, revision, metrics}. To save time,
-    the part that is equal for all windows of the same time is encoded once. The group, which is also the
-    key, is encoded once for the key and the value.
+    the part that is the same for all windows of the same time is encoded only once. The group is encoded once for the
+    key and the value.
     """
 
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
@@ -59,7 +59,7 @@ class _ResultEncoder:
         self._middle, self._prefix = b"", ""
 
     def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
-        """Return the record of a window, which is a row of `WindowReader.closed` or `corrected`."""
+        """Return the record for a window, which is a row of `WindowReader.closed` or `corrected`."""
         at = self._at
         revision = window[-1] if self._revised else 0
         if [*window[at : at + 2], revision] != self._times:
@@ -80,9 +80,9 @@ def _headers_of(refused: Refused) -> dict[str, str]:
 
 
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
-    """Return an encoder of values as a JSON object with these names.
+    """Return a function that encodes values as a JSON object with these names.
 
-    The encoder uses a struct, which is faster than a dict.
+    It uses a struct, which is faster than a dict.
     """
     fields = [f"f{number}" for number in range(len(names))]
     members = [(field, Any) for field in fields]
@@ -108,7 +108,7 @@ class Publisher:
     def duties(
         self, connection: psycopg.Connection[Any], closed: dict[str, int | None]
     ) -> Iterator[tuple[Duty, Callable[[], int]]]:
-        """Yield the duties of publishing. Each duty publishes a limited piece, and returns the number of records.
+        """Yield the duties of publishing. Each publishes a limited piece, and returns the number of records.
 
         A duty raises PublishFailed if Kafka does not acknowledge the records.
         """
@@ -125,7 +125,7 @@ class Publisher:
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
         """Publish the next windows.
 
-        If these windows cannot be read, try fewer windows, and finally skip unreadable values.
+        If they cannot be read, try fewer windows, and finally skip unreadable values.
         """
         while True:
             panes = self._spans[store.id]
@@ -135,7 +135,7 @@ class Publisher:
                 self._outlet.forget()
                 fault = is_fault(error)
                 if fault or isinstance(error, psycopg.Error):
-                    # After a timeout, a smaller piece may be read in time.
+                    # After a timeout, try a smaller piece, which may be read in time.
                     self._spans[store.id] = panes // _SHRINK if fault else max(1, panes // _SHRINK)
                 if not fault or panes == 0 or connection.closed:
                     raise
@@ -143,9 +143,9 @@ class Publisher:
     def _piece(
         self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int, panes: int
     ) -> int:
-        """Publish the next windows, of about `panes` panes.
+        """Publish the next windows, about `panes` panes of them.
 
-        With 0 panes, publish the windows that end next, without their unreadable values.
+        If `panes` is 0, publish the windows that end next, without their unreadable values.
         """
         reader, duty = self._readers[store.id], Duty("publish", store.name, store.version)
         with connection.transaction():
@@ -220,7 +220,7 @@ class Publisher:
         return count
 
     def _shorten(self, refused: Refused) -> Skip:
-        """Publish a window that is too large for Kafka, with null for its longest metrics.
+        """Publish a window that is too large for Kafka, replacing its longest metrics with null.
 
         Return the skipped metrics.
         """
@@ -239,7 +239,7 @@ class Publisher:
         return Skip(refused.reason, at, group=group)
 
     def _locked(self, connection: psycopg.Connection[Any], store: AggregationStore) -> bool:
-        """Try to get the lock for publishing the aggregation's results until the end of the transaction."""
+        """Try to take the lock for publishing the aggregation's results, until the end of the transaction."""
         query = "SELECT pg_try_advisory_xact_lock(hashtext(%s), %s)"
         row = connection.execute(query, (f"{self._schema}/publish", store.id)).fetchone()
         return bool(row and row[0])
@@ -282,7 +282,7 @@ class Publisher:
     def _letter(
         self, row: tuple[Any, ...], place: tuple[str, int]
     ) -> tuple[bytes | None, bytes | None, dict[str, str]]:
-        """Return key, value and headers of a dead letter. `place` is the topic and the partition of the record."""
+        """Return the key, value and headers for a dead letter. `place` is the record's topic and partition."""
         _, _, offset, element, aggregation, why, field, detail, key, value, event_time, windows = row
         headers = {
             "reason": why, "field": field or "", "topic": place[0],
@@ -305,7 +305,7 @@ def _letter_id(row: tuple[Any, ...]) -> str:
 
 
 def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
-    """Return key, value and headers of an anomaly."""
+    """Return the key, value and headers for an anomaly."""
     (
         _, rule, aggregation, version, metric, group, start, end, value, score, expected, low, high, severity, revision,
         epoch, partition, offset, element,
@@ -328,7 +328,7 @@ def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
 class _Outbox:
     """Sends independent records.
 
-    A record that cannot be published is skipped and recorded, and does not block others.
+    A record that cannot be published is skipped and recorded, and does not block the others.
     """
 
     def __init__(self, outlet: Outlet) -> None:
@@ -346,6 +346,6 @@ class _Outbox:
         self._skips.append(Skip(f"record {id_}: {reason(error)}"))
 
     def settle(self) -> list[Skip]:
-        """Wait until all other records are acknowledged, and return the skipped records."""
+        """Wait until all other records are acknowledged, and return the skipped ones."""
         refused = self._outlet.settle()
         return [*self._skips, *(Skip(f"record {dict(r.headers or ()).get('id')}: {r.reason}") for r in refused)]

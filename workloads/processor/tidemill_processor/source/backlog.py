@@ -1,4 +1,4 @@
-"""The lag of each partition: the difference between its end in Kafka and its last committed position.
+"""The lag of each partition: how far its last committed position is behind its end in Kafka.
 
 The thread that checks Kafka updates the lag, even while the loop waits for Postgres. An unknown lag is not reported.
 """
@@ -13,11 +13,13 @@ from tidemill_processor.source.consumer import Source
 from tidemill_processor.transaction import Position
 
 FRESH_SECONDS = 20.0
-"""The time after which the lag counts as unknown, if the ends were not read again."""
+"""The lag counts as unknown if the ends have not been read for this time."""
 
 
 class Backlog:
-    """The lag of one process's partitions. One thread calls `measure` and `expire`, other threads all other methods.
+    """The lag of one process's partitions.
+
+    One thread calls `measure` and `expire`; other threads call the other methods.
 
     Args:
         source: the topic.
@@ -32,7 +34,7 @@ class Backlog:
         self._news: tuple[dict[int, int], float] | None = None
 
     def reached(self, partition: int, position: Position) -> int:
-        """Return the offset at which the next record is expected, beyond transaction markers that were read."""
+        """Return the offset of the next expected record, after transaction markers that were read."""
         read = self._source.end_read(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read
@@ -40,7 +42,7 @@ class Backlog:
         return at if known == position else position.next_offset
 
     def measure(self, ends: dict[int, int], asked_at: float) -> None:
-        """Update the lag with the ends that Kafka reported when asked at `asked_at` (`time.monotonic()`)."""
+        """Update the lag with the ends that Kafka reported for a request at `asked_at` (`time.monotonic()`)."""
         positions, lag = dict(self._positions), {}
         for partition in self._source.assigned:
             position = positions.get(partition)
@@ -50,7 +52,7 @@ class Backlog:
         self._asked_at, self._news = asked_at, (ends, asked_at)
 
     def expire(self) -> None:
-        """Set a lag that is too old to unknown, because Kafka did not report the ends."""
+        """If Kafka has not reported the ends for too long, make the lag unknown."""
         if time.monotonic() - self._asked_at > FRESH_SECONDS:
             self._show(None)
 
@@ -62,12 +64,12 @@ class Backlog:
         self._lag = lag
 
     def news(self) -> tuple[dict[int, int], float] | None:
-        """Return new ends with the time of the request, or None if there are no new ends since the last call."""
+        """Return the latest ends and the time of their request, or None if nothing is new since the last call."""
         news, self._news = self._news, None
         return news
 
     @property
     def events(self) -> int | None:
-        """The lag of all assigned partitions, or None if the lag of a partition is unknown."""
+        """The total lag of the assigned partitions, or None if the lag of any partition is unknown."""
         lag = self._lag
         return sum(lag.values()) if lag is not None and self._source.assigned <= lag.keys() else None

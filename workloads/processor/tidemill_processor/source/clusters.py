@@ -1,7 +1,7 @@
-"""The connections of a processor: to the Kafka with the source topic, and to the platform's own Kafka.
+"""The connections of a processor: to the Kafka cluster with the source topic, and to the platform's own Kafka.
 
-Results, anomalies and dead letters are written to the platform's own Kafka. The source topic is there too, unless the
-spec has `source.kafka`.
+Results, anomalies and dead letters go to the platform's own Kafka. The source topic is there too, unless the spec has
+`source.kafka`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 ASK_SECONDS = 5.0
-"""The maximum time until Kafka answers a request."""
+"""The timeout of a request to Kafka."""
 _SILENCE_SECONDS = 20.0
 
 PRODUCER_TUNING: Mapping[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "linger.ms": 20,
-    # Only failures are reported, because a delivery report costs as much as encoding the record.
+    # Report only failures: a delivery report costs as much as encoding the record.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The topics have this limit too. A window with long texts is a long record. If it is over the limit, it is
+    # The topics have the same limit. A window with long texts makes a long record. If it exceeds the limit, it is
     # published with null for its longest metrics, or skipped.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
@@ -39,10 +39,12 @@ PRODUCER_TUNING: Mapping[str, Any] = {
 
 
 class SourceLogin:
-    """The client settings for the Kafka with the source topic. They change with the Secret of `source.kafka`.
+    """The client settings for the Kafka cluster with the source topic.
+
+    They change when the Secret of `source.kafka` changes.
 
     Attributes:
-        servers: the brokers if `source.kafka` names them, else empty.
+        servers: the brokers that `source.kafka` names, or empty.
         error: what is wrong with the Secret, or empty.
     """
 
@@ -53,12 +55,12 @@ class SourceLogin:
         self._known: dict[str, Any] | None = None
 
     def current(self) -> dict[str, Any]:
-        """Return the client settings, and remember them. With a wrong Secret, they have no login."""
+        """Return the client settings, and remember them. If the Secret is wrong, they contain no login."""
         self._known = self._read()
         return self._known
 
     def changed(self) -> bool:
-        """Return whether the settings differ from those that `current` returned. Only a Secret can change them."""
+        """Return whether the settings differ from those that `current` last returned. Only a Secret can change them."""
         return self._kafka is not None and self._read() != self._known
 
     def _read(self) -> dict[str, Any]:
@@ -90,22 +92,23 @@ class Outputs:
     def producer(self) -> Producer:
         """Return a producer.
 
-        It is not the producer of Quix Streams, which polls at each record and takes a fifth of the process' CPU time.
+        Do not use the producer of Quix Streams: it polls for each record, which takes a fifth of the process's CPU
+        time.
         """
         return Producer({**self._connection, **PRODUCER_TUNING})
 
     def look(self) -> None:
-        """Check whether Kafka answers. One thread calls this regularly. A short silence is no error.
+        """Check whether Kafka answers. One thread calls this regularly. A short silence is not an error.
 
         Raises:
-            KafkaException, TimeoutError: it does not answer in time.
+            KafkaException, TimeoutError: Kafka does not answer in time.
         """
         if self._admin is None:
             self._admin = AdminClient({**RECONNECTING, **self._connection, "log_level": 0})
         try:
             self._admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1)
         except (KafkaException, TimeoutError) as error:
-            self._admin = None  # because it may know outdated addresses
+            self._admin = None  # it may know outdated addresses
             if time.monotonic() - self._answered_at >= _SILENCE_SECONDS:
                 cause = error.args[0] if error.args else None
                 self.error = cause.str() if isinstance(cause, KafkaError) else "no answer in time"

@@ -1,8 +1,8 @@
-"""Reads the source topic with Quix Streams' consumer: assigned partitions, their records and their ends.
+"""Reads the source topic with Quix Streams' consumer: the assigned partitions, their records and their ends.
 
-The assign callback does no I/O and never raises. The callback assigns partitions, pauses them and increments a
-generation. Then the loop reads the positions, seeks and resumes. Before the loop resumes a partition, it is not
-`ready`: its records are dropped, and are read again later.
+The assign callback does no I/O and never raises. It assigns the partitions, pauses them and increments a generation.
+Then the loop reads the positions, seeks and resumes. Until the loop has resumed a partition, the partition is not
+`ready`: its records are dropped, and read again later.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tidemill_processor.source.topic_admin import TopicAdmin
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # The default of 1 s is too long, because a fast consumer would stall whenever its queue is full.
+    # The default of 1 s is too long: a fast consumer would stall whenever its queue is full.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
     # This limits the memory of prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again. With the
-    # default of a minute, partitions of that broker stay unread long after the broker is back.
+    # default of a minute, that broker's partitions stay unread long after the broker has recovered.
     "socket.timeout.ms": 30_000,
     **RECONNECTING,
     "enable.partition.eof": True,
@@ -48,8 +48,8 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-# With a list of topics, partitions that a topic gets are noticed after this time. With one topic, the operator replaces
-# the processors when the topic grows.
+# With a list of topics, new partitions are detected after this time. With one topic, the operator replaces the
+# processors when the topic grows.
 _SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
@@ -62,8 +62,8 @@ class Polled:
 
     Attributes:
         messages: the records of ready partitions.
-        out_of_range: the partitions in which Kafka no longer has the record at the position.
-        failed: the first error of the connection or the topic, or None if there was no error.
+        out_of_range: the partitions whose record at the current position Kafka no longer has.
+        failed: the first error of the connection or the topic, or None.
     """
 
     messages: list[Any] = field(default_factory=list)
@@ -75,10 +75,10 @@ class Source:
     """Consumes one topic as a member of the pipeline's consumer group.
 
     Attributes:
-        heard_at: the time at which Kafka last answered a request about offsets (monotonic seconds).
+        heard_at: when Kafka last answered a request about offsets (monotonic seconds).
         login: the client settings of the cluster with the topic.
-        lost_at: the time at which the group removed this member, because it could not reach the coordinator, or None if
-            this process is a member.
+        lost_at: when the group removed this process because it could not reach the coordinator, or None while it is a
+            member.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
@@ -100,15 +100,15 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self) -> None:
-        """Join the consumer group. A process that is a member joins again, without leaving."""
-        if not self.slots.topics:  # of a list of topics, none is known yet, or none exists
+        """Join the consumer group. A process that is already a member joins again, without leaving first."""
+        if not self.slots.topics:  # a list of topics, none of which is known or exists so far
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             return
         topics = list(self.slots.topics)
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """Use other slots of a list of topics. All partitions stop, until `start` is called with their positions."""
+        """For a list of topics, use these slots. If they differ, all partitions stop until `start` is called again."""
         if slots == self.slots:
             return
         log.info("topics: %s", ", ".join(slots.topics) or "none")
@@ -120,9 +120,9 @@ class Source:
             self.subscribe()
 
     def follow_login(self) -> None:
-        """Use changed client settings: for requests at once, and for reading from the next `poll`.
+        """Use changed client settings: at once for requests, and from the next `poll` for reading.
 
-        Call it regularly in the thread that calls `ends`.
+        Call this regularly, in the thread that calls `ends`.
         """
         if self.login.changed():
             log.info("the login at %s has changed", self.login.servers)
@@ -131,7 +131,7 @@ class Source:
             self._outdated = True
 
     def renew(self) -> None:
-        """Replace a consumer that can no longer be used. The consumer's partitions are assigned again."""
+        """Replace a consumer that has become unusable. Its partitions are assigned again."""
         self._on_revoke(self._consumer, [])
         self._consumer.close()  # type: ignore[no-untyped-call]
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
@@ -139,9 +139,8 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # The partition is paused, and the loop seeks before anything is read. The offset must be absolute. For a
-            # logical offset, librdkafka would ask Kafka for its value, and the answer could arrive after the seek and
-            # override the seek.
+            # Pause the partition: the loop seeks before anything is read. The offset must be absolute. For a logical
+            # offset, librdkafka would ask Kafka, and the answer could arrive after the seek and override it.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -165,13 +164,13 @@ class Source:
 
     @property
     def ready(self) -> frozenset[int]:
-        """The partitions that are read, because they were sought and resumed."""
+        """The partitions that are being read, after a seek and a resume."""
         return frozenset(self._ready)
 
     def poll(self, limit: int, timeout_seconds: float) -> Polled:
         """Return at most `limit` records, after at most `timeout_seconds`. Rebalance callbacks run during the call.
 
-        A failure of the call is returned in `failed`, never raised.
+        Errors are returned in `failed`, never raised.
         """
         if self._outdated:
             self._outdated = False
@@ -185,17 +184,16 @@ class Source:
             polled.failed = error.args[0]
             return polled
         if generation != self.generation:
-            # The records are dropped, because some may belong to an earlier assignment, and all are read again. Only an
-            # error that makes the consumer unusable is kept.
+            # Drop the records: some may belong to an earlier assignment, and all are read again. Keep only an error
+            # that makes the consumer unusable.
             polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
             return polled
         if self._several:
             messages = slotted(messages, self.slots)  # type: ignore[assignment]
         if self._seeks.sought:
-            # A partition at a wrong offset is paused, so that the next `start` seeks again.
+            # Pause partitions at a wrong offset, so that the next `start` seeks again.
             self.stop(self._seeks.failed(messages))
-        # Messages with an error are removed, because their value is the error's text, which must never count as a
-        # record.
+        # Remove messages with an error: their value is the error's text, which must never count as a record.
         troubled = [message for message in messages if message.error() is not None]
         for message in troubled:
             self._note(message, message.error(), polled)
@@ -217,9 +215,9 @@ class Source:
             polled.failed = error
 
     def start(self, positions: Mapping[int, int]) -> None:
-        """Begin to read assigned, paused partitions at the offsets in `positions`.
+        """Start reading assigned, paused partitions at the offsets in `positions`.
 
-        A partition that librdkafka has not set up yet stays paused. Call `start` again for such a partition.
+        A partition that librdkafka has not set up yet stays paused; call `start` again for it.
 
         Raises:
             KafkaException: seeking failed for another reason.
@@ -236,7 +234,7 @@ class Source:
             self._seeks.sought[partition] = offset
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
-        """Pause partitions (by default all) until `start()` is called, and drop their prefetched records."""
+        """Pause partitions (all by default) until `start()` is called, and drop their prefetched records."""
         mine = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
         self._ready.difference_update(mine)
         for partition in mine:
@@ -249,9 +247,9 @@ class Source:
                 log.info("pausing %s: %s", mine, error)
 
     def report_offsets(self, offsets: Mapping[int, int]) -> None:
-        """Report offsets to Kafka for tools that show lag.
+        """Report offsets to Kafka, for tools that show lag.
 
-        Nothing else uses these offsets, so a failure is only logged.
+        Nothing else uses them, so failures are only logged.
         """
         mine = [at for p, offset in offsets.items() if p in self.assigned for at in places(self.slots, [p], offset)]
         if not mine:
@@ -262,9 +260,9 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions, or else of the partitions that were assigned last.
+        """Return the end offsets of the assigned partitions, or if there are none, of the last assigned ones.
 
-        Call this method in a separate thread. Ends that a broker does not report in time are missing in the result.
+        Call this method in a separate thread. If a broker does not answer in time, its ends are missing.
 
         Raises:
             KafkaException: no end is known.
@@ -273,24 +271,24 @@ class Source:
         return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
-        """Return the partitions that are missing in `ends`."""
+        """Return the partitions that are missing from `ends`. Partitions that are not read are left out."""
         missing = (self.assigned or self._had) - ends.keys()
         return frozenset(p for p in missing if self.slots.place(p) is not None)
 
     def end_read(self, partition: int) -> int:
-        """Return the end offset that the consumer last reached, beyond transaction markers, or -1 if there is none."""
+        """Return the end offset that the consumer last reached, after any transaction markers, or -1 without one."""
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:
         """Return the id and the number of partitions of each topic. A topic that is created again has another id.
 
         Raises:
-            KafkaException: the only topic does not exist, or Kafka is not reachable. A list may have missing topics.
+            KafkaException: Kafka is not reachable, or the topic does not exist. Of a list, topics may be missing.
         """
         return self._admin.describe(self.slots.topics, several=self._several)
 
     def range_of(self, partition: int) -> tuple[int, int]:
-        """Return the first existing offset and the end offset of a partition.
+        """Return the first available offset and the end offset of a partition.
 
         Raises:
             KafkaException: Kafka is not reachable.
@@ -313,7 +311,7 @@ class Source:
     def close(self) -> None:
         """Leave the group, so that other members take over at once.
 
-        If a static member does not leave, Kafka waits for it to return.
+        If a static member does not leave, Kafka waits for its return.
         """
         with suppress(KafkaException):
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]

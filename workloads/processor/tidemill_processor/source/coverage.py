@@ -1,9 +1,10 @@
 """Checks that the consumer group reads all partitions of its topic, and joins the group again if it does not.
 
-A group distributes partitions when a member joins or leaves, or when its leader joins again. A static member that was
-killed and returns in time neither joins nor leaves, and gets its former partitions. If such a member leads the group,
-and the topic got more partitions meanwhile, the new partitions would never be assigned: the member's new client sees no
-change of the topic and does not join again. Any other member that joins again only gets its former partitions back.
+A group distributes its partitions when a member joins or leaves, or when its leader joins again. A static member that
+was killed and returns in time neither joins nor leaves: it gets its former partitions back. Suppose that this member
+leads the group, and the topic got more partitions in the meantime. Its new client sees no change of the topic and does
+not join again, so the new partitions would never be assigned. If any other member joins again, it only gets its former
+partitions back.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 8.0
-"""The first pause. A member needs less time to begin to read a partition that it just got."""
+"""The first pause. A member usually starts reading a newly assigned partition sooner."""
 MAX_PATIENCE_SECONDS = 600.0
 
 
 class Coverage:
-    """Joins the group again while nobody reads some partitions, after growing pauses.
+    """Joins the group again, after growing pauses, while some partitions are not being read.
 
-    Every member joins again, because no member knows which member leads the group. The group only distributes its
-    partitions when the leader joins. Other members get their former partitions back at once.
+    Every member does this, because none knows which member is the leader. The group distributes its partitions only
+    when the leader joins. Other members get their former partitions back at once.
 
     Args:
-        join: the function that joins the group again, without leaving it.
+        join: a function that joins the group again, without leaving it.
     """
 
     def __init__(self, join: Callable[[], None]) -> None:
@@ -35,7 +36,7 @@ class Coverage:
         self._since: float | None = None
 
     def note(self, untaken: frozenset[int]) -> None:
-        """Join the group again if nobody has read the partitions `untaken` for some time.
+        """Join the group again if nobody has read the partitions in `untaken` for some time.
 
         Raises:
             KafkaException: joining failed.

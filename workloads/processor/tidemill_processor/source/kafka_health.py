@@ -1,4 +1,4 @@
-"""The state of Kafka, according to the loop and the regular checks."""
+"""The state of Kafka, as seen by the loop and the regular checks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class KafkaHealth:
-    """The state of Kafka, and the breaker that keeps the loop from reading while Kafka fails.
+    """The state of Kafka, and the breaker that stops the loop from reading while Kafka fails.
 
     Args:
         guard: the guard with the breaker.
-        renew: the function that replaces the consumer.
+        renew: a function that replaces the consumer.
 
     Attributes:
-        error: the reason why Kafka fails, or an empty text if Kafka works.
-        answered_at: the time at which the last answered request was sent (monotonic seconds).
+        error: why Kafka fails, or an empty string if it works.
+        answered_at: when the last answered request was sent (monotonic seconds).
     """
 
     def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
@@ -35,23 +35,23 @@ class KafkaHealth:
         self.answered_at = 0.0
 
     def allows(self) -> bool:
-        """Return whether the breaker lets the loop read."""
+        """Return whether the breaker allows the loop to read."""
         return self._guard.allow()
 
     def failed(self, error: Any) -> None:
-        """Record a failure. After a fatal failure, the consumer is replaced."""
+        """Record a failure. A fatal failure replaces the consumer."""
         text = error.str() if isinstance(error, KafkaError) else str(error)
         if self.error != text:
             log.warning("kafka: %s", text)
         self.error, self._failed_at = text, time.monotonic()
         self._guard.failure()
         if kafka_fatal(error):
-            # For example, a static member rejoins after an outage and gets a new member id. Kafka then refuses a
-            # pending request of this member that has the former id (FENCED_INSTANCE_ID).
+            # For example, a static member that rejoins after an outage gets a new member id. Kafka then refuses pending
+            # requests with its former id (FENCED_INSTANCE_ID).
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Record an answer to a request that was sent at `asked_at`. A failure after `asked_at` stays recorded.
+        """Record an answer to a request that was sent at `asked_at`. A failure after `asked_at` remains recorded.
 
         Any thread may call this.
         """

@@ -1,8 +1,8 @@
-"""Determines the position from which each partition is read, from `_offsets`, Kafka's ranges and `startFrom`.
+"""Determines the position from which to read each partition, from `_offsets`, Kafka's ranges and `startFrom`.
 
-If a topic was created again, a new epoch starts. Offsets that Kafka no longer has are recorded in `_lost`, and never
-skipped silently. A broker with outdated metadata may return the topic's former id, or an end before the stored
-position. A new epoch because of such an answer would count events twice, so the answer is not accepted at once.
+If a topic was deleted and created again, a new epoch starts. Offsets that Kafka no longer has are recorded in `_lost`,
+never silently skipped. A broker with outdated metadata may return the topic's former id, or an end before the stored
+position. Starting a new epoch because of such an answer would count events twice, so it is not accepted at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""The time for which Kafka must report an end before the stored position until this end is accepted."""
+"""If Kafka reports an end before the stored position for this time, the end is accepted."""
 
 
 class Positions:
@@ -34,12 +34,12 @@ class Positions:
         database: the pipeline's schema.
         config: the pipeline.
         source: the pipeline's topic.
-        start_from: the start for a reader without a position, or an empty text for `startFrom` of the spec.
+        start_from: the start for a reader without a position, or an empty string to use the spec's `startFrom`.
     """
 
     def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:
         self._schema, self._reader = database.schema, database.reader
-        # A Python stage begins where the spec says, and processors read all that it writes.
+        # With a Python stage, `startFrom` applies to the stage. Processors read everything that it writes.
         staged = config.read_topic != config.events_topic
         self._start_from = start_from or ("earliest" if staged else config.spec.source.topic.start_from)
         self._source, self._replays = source, bool(start_from)
@@ -50,7 +50,7 @@ class Positions:
     ) -> dict[int, Position]:
         """Return the positions from which to read `partitions`. `ids` has the id of the topic of each partition.
 
-        A partition is left out if the operator has not written its row yet, or if Kafka's answer about it may be
+        Partitions are missing if the operator has not written their rows yet, or if Kafka's answer about them may be
         outdated.
 
         Raises:
@@ -58,7 +58,7 @@ class Positions:
         """
         query = offsets.read(self._schema, self._reader)
         wanted = [partition for partition in partitions if partition in ids]
-        # Forget partitions that are no longer assigned. If such a partition is assigned again, its waiting time starts
+        # Forget partitions that are no longer assigned, so that their waiting time starts again if they are assigned
         # again.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
@@ -142,7 +142,7 @@ class Positions:
         epoch: int,
         offset: int,
     ) -> Position | None:
-        """Set a position if it is still `before`. Return None if another process has changed the position meanwhile."""
+        """Set a position if it is still `before`. Return None if another process has changed it in the meantime."""
         update = offsets.move(self._schema, self._reader)
         moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
         return Position(offset, epoch) if moved else None
@@ -155,7 +155,7 @@ class Positions:
     def confirm_ends(
         self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
     ) -> None:
-        """Record that partitions were read to their ends of `age_seconds` ago, if their positions are unchanged."""
+        """Record that partitions were read to their ends `age_seconds` ago, if their positions are unchanged."""
         if not caught_up:
             return
         connection.execute(

@@ -1,4 +1,4 @@
-"""Checks that reading began at the offset that was sought."""
+"""Checks that reading started at the requested offset."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""How many times the same gap must have been seen after a seek before it is accepted."""
+"""How many times the same gap must be seen after a seek until it is accepted."""
 
 
 class Seeks:
-    """The seeks of a consumer whose first record has not been read yet.
+    """The seeks of a consumer after which no record has been read yet.
 
     Attributes:
-        sought: the sought offset by partition.
+        sought: by partition, the requested offset.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Seeks:
     def failed(self, messages: Iterable[Any]) -> list[int]:
         """Return the partitions whose first record after a seek has a different offset. They have to seek again.
 
-        There may be no record at the sought offset, because of compaction or transaction markers. So a gap that is
+        Because of compaction or transaction markers, there may be no record at the requested offset, so a gap that is
         seen repeatedly is accepted.
         """
         again: list[int] = []

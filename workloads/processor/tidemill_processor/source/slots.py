@@ -1,6 +1,6 @@
-"""The partitions of a pipeline with a list of topics: each has a slot, by which all other modules know it.
+"""Slots: with a list of topics, each partition of each topic has a slot, a number that all other modules use for it.
 
-For a pipeline with one topic, the slot is the partition. See `tables/slots.py` of the contract.
+With a single topic, the slot is the number of the partition. See `tables/slots.py` of the contract.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GONE = (
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.UNKNOWN_TOPIC_ID,
 )
-"""The errors of a topic that does not exist. They do not concern other topics."""
+"""The errors for a topic that does not exist. They do not affect other topics."""
 
 
 class Slots(Protocol):
@@ -38,7 +38,7 @@ class Slots(Protocol):
     def topics(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def of(self, topic: str, partition: int) -> int | None:
-        """Return the slot of a partition, or None if it has none yet, or is not read."""
+        """Return the slot of a partition, or None if it has no slot yet or is not read."""
 
     def place(self, slot: int) -> Place | None:
         """Return the topic and the partition of a slot, or None if it is not read."""
@@ -47,7 +47,10 @@ class Slots(Protocol):
         """Return whether a slot was added to a running pipeline."""
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
-        """Return the id of the topic of each slot. `described` has the id and the partitions of existing topics."""
+        """Return the topic id of each slot.
+
+        `described` has the id and the number of partitions of each existing topic.
+        """
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,18 @@ class OneTopic:
         return self.topic, slot
 
     def added(self, slot: int) -> bool:
-        """Return False, because the operator writes the position of a partition that is added."""
+        """Return False: with one topic, the operator writes the positions of added partitions."""
         return False
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
-        """Return the id of the topic of each partition."""
+        """Return the topic's id for each partition."""
         topic_id, partitions = described[self.topic]
         return dict.fromkeys(range(partitions), topic_id)
 
 
 @dataclass(frozen=True)
 class SeveralTopics:
-    """The slots of a pipeline with a list of topics, as the operator has written them.
+    """The slots of a pipeline with a list of topics, as written by the operator.
 
     Attributes:
         places: the topic and the partition of each slot that is read.
@@ -107,11 +110,11 @@ class SeveralTopics:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics with a slot, in the order of their names."""
+        """The topics with a slot, sorted by name."""
         return tuple(sorted({topic for topic, _ in self.places.values()}))
 
     def of(self, topic: str, partition: int) -> int | None:
-        """Return the slot of a partition, or None if it has none yet, or is not read."""
+        """Return the slot of a partition, or None if it has no slot yet or is not read."""
         found: int | None = self._slots.get((topic, partition))  # type: ignore[attr-defined]
         return found
 
@@ -120,11 +123,11 @@ class SeveralTopics:
         return self.places.get(slot)
 
     def added(self, slot: int) -> bool:
-        """Return whether a slot was added to a running pipeline, so that it is read from its start."""
+        """Return whether a slot was added to a running pipeline, and is therefore read from the beginning."""
         return slot in self.late
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
-        """Return the id of the topic of each slot. Slots of topics that do not exist are left out."""
+        """Return the topic id of each slot. Slots of topics or partitions that do not exist are left out."""
         found = {slot: described[topic] for slot, (topic, _) in self.places.items() if topic in described}
         return {slot: topic_id for slot, (topic_id, count) in found.items() if self.places[slot][1] < count}
 
@@ -166,15 +169,15 @@ class SlottedMessage:
         return self._message.timestamp()  # type: ignore[no-any-return]
 
     def error(self) -> KafkaError | None:
-        """Return the error, or None if it is a record."""
+        """Return the error, or None if the message is a record."""
         error: KafkaError | None = self._message.error()
         return error
 
 
 def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
-    """Return what a consumer returned with slots. Errors of topics that do not exist are left out.
+    """Return a consumer's messages with their slots, without errors for topics that do not exist.
 
-    A message of a partition without a slot has the slot -1, which is never read.
+    Messages of partitions without a slot get the slot -1, which is never read.
     """
     found = []
     for message in messages:
@@ -188,14 +191,14 @@ def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
 
 
 def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
-    """Return the slots of a pipeline before they are read from Postgres, and the name of its topics in messages."""
+    """Return the initial slots of a pipeline, before Postgres is read, and how messages name its topics."""
     if config.spec.source.several:
         return SeveralTopics(), ", ".join(config.source_topics)
     return OneTopic(config.read_topic), config.read_topic
 
 
 def numbers(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
-    """Return the slots of partitions. A partition without a slot is left out, and stays paused."""
+    """Return the slots of partitions. Partitions without a slot are left out, and stay paused."""
     found = (slots.of(at.topic, at.partition) for at in partitions)
     return frozenset(slot for slot in found if slot is not None)
 

@@ -20,9 +20,9 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 class StagedMessage:
-    """A record of the stage topic, with the timestamp and the headers of the record that it was made of.
+    """A record of the stage topic, with the timestamp and headers of the source record from which it was made.
 
-    For most records, only the value and the place are used, so the headers are read only when they are used.
+    The headers are read only on access, because most records need only their value and position.
     """
 
     __slots__ = ("_message",)
@@ -39,7 +39,7 @@ class StagedMessage:
         return self._message.value()  # type: ignore[no-any-return]
 
     def partition(self) -> int:
-        """Return the partition, which has the same number in the source topic."""
+        """Return the partition, which is the same in the source topic."""
         return self._message.partition()  # type: ignore[no-any-return]
 
     def offset(self) -> int:
@@ -47,24 +47,24 @@ class StagedMessage:
         return self._message.offset()  # type: ignore[no-any-return]
 
     def headers(self) -> Headers | None:
-        """Return the headers without the origin."""
+        """Return the headers without the origin header."""
         headers = self._message.headers()
         return [header for header in headers or () if header[0] != ORIGIN_HEADER] or None
 
     def timestamp(self) -> tuple[int, int]:
-        """Return the kind of the timestamp and the timestamp (epoch ms)."""
+        """Return the timestamp's kind and the timestamp (epoch ms), as in the source topic."""
         origin = read_origin(self._message.headers())
         kind, written = self._message.timestamp()
         return kind, written if origin is None else origin.time_ms
 
 
 def staged(messages: Sequence[Any]) -> list[Any]:
-    """Return records of the stage topic as processors read them."""
+    """Return records of the stage topic in the form in which processors read them."""
     return [StagedMessage(message) for message in messages]
 
 
 def connection_of(settings: WorkloadSettings) -> dict[str, Any]:
-    """Return the settings of clients of the platform's Kafka, to which both topics of a Python stage belong.
+    """Return client settings for the platform's Kafka, which has both topics of a Python stage.
 
     Raises:
         OSError, ValueError: the file with client settings cannot be read.
@@ -73,7 +73,7 @@ def connection_of(settings: WorkloadSettings) -> dict[str, Any]:
 
 
 class Upstream:
-    """Reads how many records of the source topic the stage has not written yet. One thread may use it.
+    """Reads how many records of the source topic the stage has not processed yet. Use it in one thread only.
 
     Args:
         connection: client settings.
@@ -90,7 +90,7 @@ class Upstream:
             "auto.offset.reset": "error",
             "log_level": 0,
         }
-        # Positions are also read while a transaction with newer ones is open, for example that of a killed stage.
+        # Read positions even while a transaction with newer ones is open, for example that of a killed stage.
         self._positions = Consumer({**self._connection, "isolation.level": "read_uncommitted"})
         self._reader: Consumer | None = None
         self._admin_settings = {**connection, "log_level": 0}
@@ -99,9 +99,9 @@ class Upstream:
         self._empty: dict[int, tuple[int, int]] = {}
 
     def unstaged(self, partitions: Collection[int]) -> dict[int, int]:
-        """Return for each partition how many offsets the stage has not committed.
+        """Return, for each partition, how many offsets the stage has not committed.
 
-        Positions are read before the ends, so that a record which is staged meanwhile counts twice rather than never.
+        Positions are read before ends, so that a record staged in between counts twice rather than never.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -128,7 +128,7 @@ class Upstream:
         try:
             found = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
         except (KafkaException, TimeoutError) as error:
-            # The client is replaced, because the leaders may have changed and it would use outdated metadata.
+            # Replace the client: leaders may have changed, and it would keep using outdated metadata.
             self._admin = AdminClient(self._admin_settings)
             raise error if isinstance(error, KafkaException) else _unanswered() from None
         if min(found.values()) < 0:
@@ -137,12 +137,12 @@ class Upstream:
         return found
 
     def _is_empty(self, partition: int, position: int, end: int) -> bool:
-        """Return whether no record is between two offsets, but only transaction markers, or records that are gone."""
+        """Return True if there are only transaction markers or deleted records between two offsets."""
         span, before = (position, end), self._seen.get(partition)
         self._seen[partition] = span
         if end <= position or self._empty.get(partition) == span:
             return True
-        if before != span:  # the partition is not at rest, so it is not read
+        if before != span:  # the partition has changed since the last call, so do not read it
             return False
         if self._reader is None:
             self._reader = Consumer(self._connection)

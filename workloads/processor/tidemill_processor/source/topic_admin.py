@@ -30,16 +30,16 @@ class TopicAdmin:
         self._admin = AdminClient({**RECONNECTING, **connection})
 
     def describe(self, topics: Sequence[str], *, several: bool) -> dict[str, tuple[str, int]]:
-        """Return each topic's id, which changes when the topic is created again, and its number of partitions.
+        """Return each topic's id, which changes if it is deleted and created again, and its number of partitions.
 
-        With `several`, topics that do not exist are left out.
+        If `several` is true, topics that do not exist are left out.
 
         Raises:
             KafkaException: a topic does not exist, or Kafka is not reachable.
         """
         if not topics:
             return {}
-        admin = self._admin  # a local reference keeps the client alive if `ends` replaces it meanwhile
+        admin = self._admin  # keep the client alive in case another thread replaces it in `ends`
         described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=ASK_SECONDS)
         found = {}
         for name, future in described.items():
@@ -55,10 +55,10 @@ class TopicAdmin:
     def ends(self, places: Mapping[Place, int]) -> dict[int, int]:
         """Return the end offsets of partitions, by their numbers in `places`.
 
-        Ends that a broker does not report in time are missing in the result.
+        If a broker does not answer in time, its ends are missing.
 
         Raises:
-            KafkaException: no end is known. Without places: Kafka is not reachable.
+            KafkaException: no end is known, or, if `places` is empty, Kafka is not reachable.
         """
         if not places:
             _result(self._admin.describe_cluster(request_timeout=ASK_SECONDS))
@@ -67,8 +67,7 @@ class TopicAdmin:
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         found_ends = _known_ends(futures)
         if len(found_ends) < len(futures):
-            # The client is replaced, because the leaders may have changed and it would use outdated metadata for
-            # minutes.
+            # Replace the client: leaders may have changed, and it would keep using outdated metadata for minutes.
             self.connect(self._connection)
         if not found_ends:
             _result(next(iter(futures.values())), 0.0)
@@ -77,15 +76,15 @@ class TopicAdmin:
 
 
 def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:
-    """Wait for the answers of `list_offsets`, and return the ends that are reported, by topic and partition."""
+    """Wait for the answers to `list_offsets`, and return the reported ends by topic and partition."""
     done, _ = wait(futures.values(), ASK_SECONDS + 1)
     answered = {at: future for at, future in futures.items() if future in done and not future.exception()}
-    # Negative offsets are ignored, because librdkafka returns a negative offset if a leader does not answer in time.
+    # Ignore negative offsets, which librdkafka returns if a leader does not answer in time.
     return {(at.topic, at.partition): end for at, future in answered.items() if (end := future.result().offset) >= 0}
 
 
 def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
-    """Return the result of a request of the admin client.
+    """Return the result of an admin client request.
 
     Raises:
         KafkaException: the request failed, or there was no answer in time.

@@ -1,4 +1,4 @@
-"""Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`. The variables TIDEMILL_… configure it.
+"""Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`.
 
 This process starts a worker, which runs the user's function, and watches it. When the user's file, or one that it
 imports, changes, it replaces the worker, so that nothing of the former code stays in memory. It also replaces a worker
@@ -74,7 +74,7 @@ class Stage:
         return self._slow or self._ended or self._file
 
     def stop(self) -> None:
-        """Let `run` return. It may be called several times, by any thread, and in a signal handler."""
+        """Let `run` return. May be called several times, by any thread, and in a signal handler."""
         self._stopping.set()
         self._reload.set()
 
@@ -204,7 +204,7 @@ class Stage:
         )
 
     def ready(self) -> bool:
-        """Return whether this process has been healthy once, and the function returns in time."""
+        """Return whether this process has ever been healthy, is not waiting, and the function returns in time."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.waits
 

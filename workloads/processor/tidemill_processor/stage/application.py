@@ -1,4 +1,7 @@
-"""The Quix Streams application of the stage: each Kafka transaction has records of the stage topic and positions."""
+"""The Quix Streams application of the stage.
+
+Each Kafka transaction contains records of the stage topic, and positions in the source topic.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ _CONSUMER: Mapping[str, Any] = {
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "allow.auto.create.topics": False,
-    # New partitions of the topic are read soon.
+    # Detect new partitions of the topic soon.
     "topic.metadata.refresh.interval.ms": 10_000,
     "isolation.level": "read_committed",
     # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again.
@@ -90,7 +93,7 @@ class StageApplication:
     """A Quix Streams application that rewrites the records of one pipeline's source topic.
 
     Args:
-        settings: the process' settings.
+        settings: the process's settings.
         config: the pipeline.
         connection: client settings.
         rewriter: makes the records of the stage topic.
@@ -150,7 +153,7 @@ class StageApplication:
         )
         topic = self._application.topic(config.events_topic, value_deserializer="bytes", key_deserializer="bytes")
         frame = self._application.dataframe(topic)
-        # `to_topic` cannot choose the partition. Records get the same partition as the record from which they are made.
+        # `to_topic` cannot choose the partition, and each record has to keep its source record's partition.
         self._producer = frame.processing_context.producer
         frame.update(self._rewrite, metadata=True)
 
@@ -158,7 +161,7 @@ class StageApplication:
         """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT.
 
         Raises:
-            Exception: Kafka has failed. Nothing of the open transaction is kept.
+            Exception: Kafka has failed. Nothing in the open transaction is kept.
         """
         self._application.run()
 
@@ -166,7 +169,8 @@ class StageApplication:
         """Let `run` return after the current record. Any thread may call this.
 
         Args:
-            leave: whether other processes shall take over. If not, this process has to come back within a session.
+            leave: whether to leave the group, so that other processes take over. Otherwise, this process has to return
+                within the session timeout.
         """
         self._application.leaves = leave
         self._application.stop()
@@ -190,7 +194,7 @@ class StageApplication:
                 topic=self._target,
                 value=record.value,
                 key=record.key,
-                headers=cast(Any, record.headers),  # a header may be null, although the annotation does not say so
+                headers=cast(Any, record.headers),  # a header may be null, despite the annotation
                 partition=at.partition,
             )
         metrics.STAGE_WRITTEN.inc(len(rewritten.records))

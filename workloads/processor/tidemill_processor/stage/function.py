@@ -20,11 +20,14 @@ _MODULE = "tidemill_user_function"
 
 
 class LoadError(Exception):
-    """The file cannot be imported, or has no usable function. The text says what to correct."""
+    """Raised if the file cannot be imported, or has no usable function. The message says what to correct."""
 
 
 class NotAnEvent(Exception):
-    """A record is no JSON object, so it has no event. The processors report what is wrong with it."""
+    """Raised for a record that is not a JSON object, so it has no event.
+
+    The processors report what is wrong with it.
+    """
 
 
 class UserFunction:
@@ -46,11 +49,11 @@ class UserFunction:
 
     @property
     def imported(self) -> list[Path]:
-        """The other files of the file's folder that are imported by now. Any thread may ask."""
+        """Other files in the same folder that have been imported. Any thread may ask."""
         start, found = f"{self.path.parent}/", []
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__dict__", {}).get("__file__")
-            # Packages that are installed below the folder have longer paths than their names.
+            # Skip packages that are installed below the folder: their paths are longer than their names.
             if isinstance(file, str) and file.startswith(start):
                 first = file[len(start) :].partition("/")[0]
                 if first.removesuffix(".py") == name.partition(".")[0]:
@@ -58,21 +61,21 @@ class UserFunction:
         return found
 
     def load(self) -> None:
-        """Import the file. The file can import other files of its folder.
+        """Import the file. It can import other files from its folder.
 
         Raises:
             LoadError: the file cannot be imported, or has no usable function.
         """
         code = self._compiled()
         sys.dont_write_bytecode = True
-        # The folder comes last, so that a user's file never replaces a module of Python or of Tidemill.
+        # Add the folder at the end, so that a user's file never replaces a module of Python or Tidemill.
         sys.path.append(str(self.path.parent))
         module = ModuleType(_MODULE)
         module.__file__ = str(self.path)
         sys.modules[_MODULE] = module
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
-        except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
+        except BaseException as error:  # panics in polars and cancellations in asyncio are not subclasses of Exception
             raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
         self._call = self._found(getattr(module, self.name, None))
 
@@ -108,14 +111,14 @@ class UserFunction:
             raw: the event, as JSON in UTF-8.
 
         Raises:
-            NotAnEvent: the bytes are no JSON object.
-            InvalidEvent: the function failed, or returned something else than events. The reason is transform_failed.
+            NotAnEvent: the bytes are not a JSON object.
+            InvalidEvent: the function failed, or returned something other than events. The reason is transform_failed.
         """
         assert self._call is not None  # noqa: S101 - the file is loaded first
         event = _event(raw)
         try:
             returned = self._call(event)
-        except BaseException as error:  # panics of polars and cancellations of asyncio are no Exception
+        except BaseException as error:  # panics in polars and cancellations in asyncio are not subclasses of Exception
             raise _failed(self._told(error)) from error
         if returned is None:
             return []
@@ -139,7 +142,7 @@ class UserFunction:
         return text
 
     def _told(self, error: BaseException) -> str:
-        """Return the last line of an error's traceback, and the last line number of the user's file in it."""
+        """Return the last line of an error's traceback, with the number of its last line in the user's file."""
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
         place = f" ({self.path.name}, line {lines[-1]})" if lines else ""
         return f"{_last_line(error)}{place}"
@@ -162,7 +165,7 @@ def _no_number(text: str) -> Any:
 def _last_line(error: BaseException) -> str:
     try:
         text = " ".join(traceback.format_exception_only(error)[-1].split())
-    except Exception:  # the user's exception may fail when it is shown
+    except Exception:  # formatting the user's exception may itself fail
         text = type(error).__name__
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 

@@ -31,7 +31,7 @@ STAGE_LAG = Gauge("tidemill_stage_lag_events", "Records of the source topic that
 
 
 def begin_at_zero() -> None:
-    """Export each counter with the value 0. Prometheus sees an increase only if the series existed before."""
+    """Export each counter with the value 0. Prometheus notices an increase only if the series existed before it."""
     for outcome in OUTCOMES:
         STAGE_RECORDS.labels(outcome)
 

@@ -1,7 +1,8 @@
-"""Reports to the operator why the stage waits.
+"""Tells the operator why the stage is waiting.
 
-The stage has no login to Postgres, and a pod cannot write conditions. So it writes the reason into the metadata of an
-offset that it commits in a consumer group of its own. The operator reads it with the positions of the stage.
+The stage has no login to Postgres, and a pod cannot write conditions of the pipeline. So it puts the reason into the
+metadata of an offset, which it commits in a separate consumer group. The operator reads it together with the stage's
+positions.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tidemill_contract.staged import RUNS
 
 _MOST_CHARACTERS = 1_000
-"""Kafka takes 4096 bytes by default."""
+"""Kafka accepts 4096 bytes by default."""
 _AGAIN_SECONDS = 3_600.0
 """A note is repeated, because Kafka deletes the offsets of a group without members after a week."""
 _WAITS_AGAIN_SECONDS = 10.0
@@ -23,7 +24,7 @@ _WAITS_AGAIN_SECONDS = 10.0
 
 
 class Notes:
-    """Writes the reason why the stage waits. One thread may use it."""
+    """Writes why the stage is waiting. Use it in one thread only."""
 
     def __init__(self, connection: Mapping[str, Any], *, group: str, topic: str) -> None:
         self._consumer = Consumer({**connection, "group.id": group, "enable.auto.commit": False, "log_level": 0})
@@ -41,6 +42,6 @@ class Notes:
         again = _AGAIN_SECONDS if text == RUNS else _WAITS_AGAIN_SECONDS
         if text == self._told and time.monotonic() - self._told_at < again:
             return
-        # The constructor of TopicPartition takes the metadata as its fourth argument.
+        # TopicPartition takes the metadata as its fourth argument.
         self._consumer.commit(offsets=[TopicPartition(self._topic, 0, 0, text)], asynchronous=False)
         self._told, self._told_at = text, time.monotonic()

@@ -1,7 +1,7 @@
-"""Where the stage begins to read: at the positions of its consumer group, or at those that its own records show.
+"""Where the stage starts reading: at the positions of its consumer group, or at those that its own records show.
 
-Positions and records are written in one Kafka transaction. Kafka deletes the positions of a group that has had no
-member for a week, and tools can set them back. Then the last record of each partition of the stage topic shows how far
+Positions and records are written in one Kafka transaction. Kafka deletes the positions of a group without members after
+a week, and tools can set them back. In these cases, the last record in each partition of the stage topic shows how far
 the stage has read, because each record carries its origin.
 """
 
@@ -21,14 +21,14 @@ from tidemill_processor.stage import metrics
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0
-"""The maximum time until Kafka answers a request."""
+"""The timeout of a request to Kafka."""
 _READ_SECONDS = 30.0
 _STEP = 200
-"""How many offsets before the end the search for the last record begins. Transaction markers have offsets too."""
+"""How many offsets before the end to start searching for the last record. Transaction markers have offsets too."""
 
 
 class PositionsLost(Exception):
-    """Neither the group nor the stage topic shows how far the stage has read the source topic."""
+    """Raised if neither the group nor the stage topic shows how far the stage has read the source topic."""
 
 
 class Places:
@@ -60,10 +60,10 @@ class Places:
         self._consumer.close()
 
     def prepare(self, partitions: int, topic_id: str, start_from: str) -> None:
-        """Commit positions of partitions that have none, except for partitions that are read from their beginning.
+        """Commit positions for partitions that have none, except those that are read from the beginning.
 
-        A position before the origin of the stage's last record was set back with Kafka's tools: the transaction of that
-        record had a later one. It is replaced, because events must not be staged twice.
+        A position before the origin of the stage's last record must have been set back with Kafka's tools, because that
+        record's transaction committed a later one. It is replaced, so that no events are staged twice.
 
         Args:
             partitions: the number of the source topic's partitions.
@@ -72,7 +72,7 @@ class Places:
 
         Raises:
             KafkaException: Kafka does not answer.
-            PositionsLost: it is unknown how far a partition was read.
+            PositionsLost: it is not known how far a partition was read.
         """
         asked = [TopicPartition(self._source, number) for number in range(partitions)]
         committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
@@ -81,7 +81,7 @@ class Places:
         found = {number: self._read_before(number, topic_id, must=offset < 0) for number, offset in committed.items()}
         starts = {number: offset for number, offset in found.items() if offset is not None}
         starts = {number: offset for number, offset in starts.items() if offset > committed[number]}
-        # A partition that was added later is read from its beginning.
+        # Partitions that were added later are read from the beginning.
         if len(missing) == partitions and not starts and start_from != "earliest":
             starts = self._starts(missing, start_from)
         if not starts:
@@ -93,12 +93,12 @@ class Places:
                 asynchronous=False,
             )
         except KafkaException as error:
-            # These two errors mean that the group now has members. The members have set the positions themselves.
+            # These two errors mean that the group has members by now, and they have set the positions themselves.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 
     def _tell_losses(self, committed: Mapping[int, int]) -> None:
-        """Count the records that Kafka deleted before the stage read them."""
+        """Count the records that Kafka deleted before the stage could read them."""
         for number, offset in committed.items():
             first = self._range(self._source, number)[0]
             if offset < first:
@@ -117,10 +117,10 @@ class Places:
         }
 
     def _read_before(self, partition: int, topic_id: str, *, must: bool) -> int | None:
-        """Return the offset after the last record that the stage processed, or None if the stage topic shows none.
+        """Return the offset after the last record that the stage processed, or None if unknown from the stage topic.
 
         Raises:
-            PositionsLost: the records of the stage topic are deleted; only if `must`.
+            PositionsLost: `must` is true, and the records of the stage topic have been deleted.
         """
         low, high = self._range(self._stage, partition)
         if high == 0:
@@ -129,7 +129,7 @@ class Places:
         while low < high:
             origin = self._last_origin(partition, max(low, high - step), high)
             if origin is not None:
-                # If the source topic was created again, it is read from its beginning.
+                # If the source topic was deleted and created again, read it from the beginning.
                 return origin.offset + 1 if origin.topic_id == topic_id else 0
             if high - step <= low:
                 break
@@ -150,7 +150,7 @@ class Places:
         deadline = time.monotonic() + _READ_SECONDS
         try:
             while time.monotonic() < deadline:
-                # The call waits until it has this number of messages, so its timeout is short.
+                # The call waits until it has this many messages, so use a short timeout.
                 for message in self._consumer.consume(500, 0.05):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:

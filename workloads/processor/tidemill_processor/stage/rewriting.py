@@ -11,9 +11,9 @@ from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
 from tidemill_processor.stage.function import NotAnEvent, UserFunction
 
 KEPT_BYTES = 64 * 1024
-"""The number of bytes to which an event that is too large is truncated. Dead letters have the same limit."""
+"""The size to which an event that is too large is truncated. Dead letters have the same limit."""
 _ROOM_BYTES = 4 * 1024
-"""Room in a record for the origin and a verdict."""
+"""Space in a record for the origin and a verdict."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Rewritten:
     """The result for one record of the source topic.
 
     Attributes:
-        records: the records for the stage topic. There are none if the event was dropped.
+        records: the records for the stage topic. Empty if the event was dropped.
         outcome: what happened to the record: staged, dropped, failed or unread. An unread record is
             passed on unchanged.
     """
@@ -46,10 +46,10 @@ class Rewriter:
         self._function = function
 
     def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
-        """Return the records of the stage topic for one record of the source topic.
+        """Return the records for the stage topic that replace one record of the source topic.
 
-        Records without an event, and records that ingest has refused, are passed on unchanged: processors make dead
-        letters of them. If the function fails, the record gets the mark and the headers of a refused event.
+        Records without an event and records that ingest has refused are passed on unchanged, and processors turn them
+        into dead letters. If the function fails, the record gets the mark and headers of a refused event.
         """
         kept = list(headers or ())
         if value is None or value.startswith(QUARANTINE_PREFIX):
@@ -82,7 +82,7 @@ def _unread(value: bytes | None, key: bytes | None, kept: list[tuple[str, bytes 
 def _record(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], origin: Origin) -> Written:
     size = len(value or b"") + len(key or b"") + sum(len(name) + len(text or b"") for name, text in headers)
     if size > MAX_RECORD_BYTES - _ROOM_BYTES:
-        # Kafka would refuse the record, and the stage would try for ever.
+        # Otherwise, Kafka would refuse the record and the stage would try again forever.
         detail = f"the record with its key and headers has {size:,} bytes; send smaller records"
         return _refused(value or b"", None, [], origin, InvalidEvent(Reason.TRANSFORM_FAILED, None, detail))
     return Written(value, key, [*headers, (ORIGIN_HEADER, origin.encode())])

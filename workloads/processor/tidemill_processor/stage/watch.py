@@ -22,7 +22,7 @@ EVERY_SECONDS = 1.0
 
 
 def mark(path: Path) -> str:
-    """Return a hash of a file's content, or an empty text if it cannot be read."""
+    """Return a hash of a file's content, or an empty string if it cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError:
@@ -41,7 +41,7 @@ class Watch:
             file has changed.
 
     Attributes:
-        kafka_error: why Kafka does not answer, or an empty text if it answers.
+        kafka_error: why Kafka does not answer, or an empty string if it answers.
         answered_at: when Kafka last answered (monotonic seconds), or 0 if it never did.
         lag: the number of records that the stage has not committed, or None if it is unknown.
         partitions: the number of the source topic's partitions, which the stage sets as soon as it knows it.
@@ -68,7 +68,7 @@ class Watch:
         self.imported: tuple[Path, ...] = ()
 
     def start(self) -> None:
-        """Start the threads. They are daemons, so that a hung check does not delay the end of the process."""
+        """Start the threads. They are daemon threads, so a hung check does not delay the end of the process."""
         for look in (self.look_at_file, self._look_at_kafka):
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 

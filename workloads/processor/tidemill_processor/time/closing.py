@@ -1,7 +1,7 @@
 """Advances the watermark and closes windows, in short transactions that any replica may run at any time.
 
-The watermark is stored and never decreases. `closed_until` changes under the lock that writers hold while they merge,
-so it never changes during a merge.
+The watermark is stored and never decreases. `closed_until` changes only under the lock that writers hold while they
+merge, so it never changes during a merge.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Clock:
 
     Attributes:
         watermark: the watermark.
-        closed: the value of `closed_until` by aggregation.
-        newly_closed: the values of `closed_until` that this pass changed, by aggregation.
+        closed: by aggregation, the value of `closed_until`.
+        newly_closed: by aggregation, the values of `closed_until` that this pass changed.
     """
 
     watermark: int | None
@@ -47,7 +47,7 @@ class Closer:
         self._idle_timeout_ms = parse_ms(times.idle_timeout)
 
     def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
-        """Run one pass. The windows of each aggregation are closed in a separate attempt."""
+        """Run one pass. Each aggregation's windows are closed in a separate attempt."""
         watermark = self._advance(connection)
         until = dict(connection.execute(aggregations.closed(self._schema)).fetchall())
         closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}
@@ -66,7 +66,10 @@ class Closer:
         closed: dict[str, int | None],
         newly: dict[str, int],
     ) -> int:
-        """Close an aggregation's windows up to the watermark. Update `closed`, and `newly` if this call closed them."""
+        """Close an aggregation's windows up to the watermark.
+
+        Update `closed`, and if this call closed any windows, `newly`.
+        """
         until = closed_until(watermark, grace_ms=store.layout.grace_ms, grid=store.layout.grid)
         before = closed[store.name]
         if before is not None and until <= before:

@@ -1,7 +1,7 @@
-"""Computes the greatest event time of each partition, and the watermark of the pipeline, with pure functions.
+"""Computes the greatest event time of each partition and the watermark of the pipeline, with pure functions.
 
-All event times are epoch milliseconds. All wall times are milliseconds of the database's clock, which all replicas
-share. This module reads no clock.
+All event times are epoch milliseconds. All wall times are milliseconds of the database's clock, which is the same for
+all replicas. This module reads no clock.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from tidemill_contract.grids import Grid
 
 CONFIRMATIONS = 3
-"""The number of events in a row beyond maxAdvance after which a jump of event time is accepted."""
+"""A jump of event time is accepted after this many events in a row beyond maxAdvance."""
 
 STALE_MS = 10_000
-"""The time for which the confirmation of a partition's end is valid. Owners renew the confirmation every second."""
+"""How long the confirmation of a partition's end remains valid. The owner renews it every second."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class PartitionTime:
 
     Attributes:
         partition: the number of the partition.
-        maximum: the greatest event time that is accepted.
-        suspects: the event times, in order of arrival, that are too far ahead to be accepted yet.
+        maximum: the greatest accepted event time.
+        suspects: event times too far ahead to be accepted yet, in order of arrival.
         last_event_at: the wall time at which events last arrived.
         end_confirmed_at: the last wall time at which all records of the partition had been read.
     """
@@ -37,11 +37,13 @@ class PartitionTime:
     end_confirmed_at: int | None = None
 
     def observe(self, times: Sequence[int], *, max_advance_ms: int, now_ms: int) -> PartitionTime:
-        """Return the progress after events arrived at wall time `now_ms`. `times` are their event times by offset.
+        """Return the progress after the arrival of events at wall time `now_ms`.
 
-        A time may exceed the maximum by maxAdvance plus the wall time since events last arrived. A time beyond this
-        limit is a suspect. If an event within the limit follows, the suspect is dropped. If enough events beyond the
-        limit follow, the suspects are accepted.
+        `times` are their event times in offset order.
+
+        A time may be later than the maximum by up to maxAdvance plus the wall time since events last arrived. A later
+        time is a suspect. If an event within the limit follows, the suspects are dropped. If enough events beyond the
+        limit follow, they are accepted.
         """
         if not times:
             return self
@@ -68,7 +70,7 @@ class ReaderTime:
     """The event-time clock of the pipeline, from a row of `_readers`.
 
     Attributes:
-        watermark: the watermark: no event before this time is expected. A watermark never decreases.
+        watermark: the time before which no more events are expected. It never decreases.
         candidate: a watermark that idle partitions still have to confirm.
         candidate_at: the wall time at which `candidate` was set.
         active_since: the wall time at which the current period of activity began. Silence before this time does not
@@ -86,7 +88,7 @@ class ReaderTime:
 
 
 def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: int, now_ms: int) -> bool:
-    """Return whether a partition was read to its end, and had no event for idleTimeout in the current activity."""
+    """Return whether a partition is read to its end, with no event for idleTimeout in the current activity."""
     confirmed = partition.end_confirmed_at
     if confirmed is None or now_ms - confirmed > STALE_MS or confirmed < (partition.last_event_at or 0):
         return False
@@ -100,11 +102,11 @@ def advance(
     """Advance the clock to wall time `now_ms`.
 
     1. Every partition that is not idle limits the watermark to its maximum minus maxDisorder. A partition without an
-       accepted event time stops the watermark.
-    2. Idle partitions do not limit the watermark. But each must be found empty again after the candidate was set.
-       Otherwise, if the partitions are filled one after another, the watermark would pass the events of the last
-       partitions.
-    3. If all partitions are idle, the watermark advances with the wall clock, from the greatest event time.
+       accepted event time holds the watermark back.
+    2. Idle partitions do not limit the watermark. But each of them must be found empty again after the candidate was
+       set. Otherwise, if partitions are filled one after another, the watermark would overtake the events of the last
+       ones.
+    3. If all partitions are idle, the watermark advances with the wall clock, starting from the greatest event time.
     """
     rows = list(partitions)
     latest = max((p.last_event_at for p in rows if p.last_event_at is not None), default=None)
@@ -137,8 +139,8 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # The least suspect is accepted for a partition without a maximum. The first events of such a partition are
-        # suspects, because there is no maximum to compare them with, and no event followed.
+        # For a partition without a maximum, accept the least suspect. Its first events are suspects only because there
+        # is no maximum for comparison, and too few events followed to confirm them.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:
@@ -159,5 +161,8 @@ def _later(watermark: int | None, reached: int) -> int:
 
 
 def closed_until(watermark_ms: int, *, grace_ms: int, grid: Grid) -> int:
-    """Return the end of the last window that a watermark closes. Every window ends where a pane of the grid starts."""
+    """Return the end of the last window that this watermark closes.
+
+    Every window ends where a pane of the grid starts.
+    """
     return grid.start_of(watermark_ms - grace_ms)

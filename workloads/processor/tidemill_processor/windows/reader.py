@@ -21,12 +21,12 @@ from tidemill_processor.database import AggregationStore, Database
 FETCH_ROWS = 5_000
 
 Query = tuple[str, tuple[Any, ...]]
-"""The SQL that selects windows, and the parameters of the SQL."""
+"""A SELECT for windows, and its parameters."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The closed windows that are read together. All of them end in [first, last] (epoch ms)."""
+    """Closed windows that are read together. They all end in [first, last] (epoch ms)."""
 
     first_ms: int
     last_ms: int
@@ -34,14 +34,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Cut:
-    """Selects a part of the windows of a query, by default all of them.
+    """Selects some of the windows of a query; all of them by default.
 
     Attributes:
-        first_ms: the earliest start (epoch ms), or None if there is no limit.
-        last_ms: the latest start (epoch ms), or None if there is no limit.
-        depth: the number of bits in `bits`.
-        bits: the last bits of the hash of a group. Groups with other bits are left out.
-        without: the metrics that are not read. They are null.
+        first_ms: the earliest start (epoch ms), or None for no limit.
+        last_ms: the latest start (epoch ms), or None for no limit.
+        depth: how many bits of the hash of a group to compare.
+        bits: the last bits of the hash. Only groups with these bits are selected.
+        without: metrics not to read. They are null.
     """
 
     first_ms: int | None = None
@@ -69,16 +69,16 @@ class WindowReader:
         self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
-        # Only columns that need a conversion for JSON are converted row by row, and most need none.
+        # Convert row by row only those columns that need a conversion for JSON; most do not.
         plain = [*(_converter(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [_converter(kind, decode.get(name)) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """Return the next span of windows that end in (after, until], or None if there are no such windows.
+        """Return the next span of windows that end in (after, until], or None if there are none.
 
-        The span has about `panes` panes. A span begins with the first stored window, even after a long gap.
+        The span covers about `panes` panes. It starts with the first stored window, even after a long gap.
         """
         plan = self._store.layout
         if plan.gap_ms is not None:
@@ -92,7 +92,8 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # The first window with the first pane ends with this pane. Windows ending by `after_ms` are done already.
+        # The first window that contains this pane ends with it. Windows that end at or before `after_ms` are already
+        # done.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))
@@ -103,20 +104,20 @@ class WindowReader:
         return row[0] if row else None
 
     def _may_start(self, first_end_ms: int | None) -> str:
-        """Return an SQL condition on the start of sessions that end after a time, so that fewer partitions are read."""
+        """Return an SQL condition on the start of sessions that end after a time, to read fewer partitions."""
         if first_end_ms is None:
             return ""
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """Yield the windows of a span in the form of `rows`, ordered by end.
+        """Yield the windows of a span, ordered by end, in the form of `rows`.
 
-        If `revised`, the last value is the revision.
+        If `self.revised` is true, the last value is the revision.
         """
         return self.rows(connection, self.of_closed(span))
 
     def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:
-        """Return the query of `closed`, or the query of a part of these windows."""
+        """Return the query for `closed`, or for a part of its windows."""
         plan = self._store.layout
         if not plan.sessions:
             first, last = (plan.grid.shift(end, -plan.panes) for end in (span.first_ms, span.last_ms))
@@ -137,12 +138,12 @@ class WindowReader:
     ) -> Iterator[list[Any]]:
         """Yield closed windows that start in [first, last] and were changed by the revisions `revs`.
 
-        Sessions that were merged into another session are included as empty windows.
+        Sessions that were merged into another one are included as empty windows.
         """
         return self.rows(connection, self.of_corrected(first_ms, last_ms, revs, closed_until))
 
     def of_corrected(self, first_ms: int, last_ms: int, revs: list[int], closed_until: int, cut: Cut = WHOLE) -> Query:
-        """Return the query of `corrected`, or the query of a part of these windows."""
+        """Return the query for `corrected`, or for a part of its windows."""
         closed = f"{self._store.layout.end_sql} <= {from_ms(str(closed_until))}"
         return self._started(first_ms, last_ms, revs=revs, further=closed, revised=self.revised, cut=cut)
 
@@ -155,9 +156,9 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield windows that start in [first, last] as dicts by column.
+        """Yield windows that start in [first, last], as dicts by column name.
 
-        With `revs`, only windows with these revisions are read.
+        If `revs` is given, read only windows with these revisions.
         """
         for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
             yield dict(zip(self.columns, row, strict=True))
@@ -204,7 +205,7 @@ class WindowReader:
     def rows(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[list[Any]]:
         """Yield windows as lists of values for JSON: the groups, window start, window end, and the metrics.
 
-        Call this method in a transaction, because it uses a server-side cursor to limit memory.
+        Call this in a transaction, because it uses a server-side cursor to limit memory.
         """
         return map(self.window, self.fetch(connection, query))
 
@@ -219,9 +220,9 @@ class WindowReader:
         """Convert a row to a list of values for JSON.
 
         Args:
-            row: a row of `fetch`.
-            unread: a dict to which metrics are added whose values cannot be converted, with the reason. These values
-                become null. If `unread` is None, an error is raised instead.
+            row: a row from `fetch`.
+            unread: a dict that receives each metric whose value cannot be converted, with the reason. These values
+                become null. If `unread` is None, the error is raised instead.
         """
         values, keys = list(row), len(self._keys)
         for index, plain in self._plain:
@@ -239,7 +240,10 @@ class WindowReader:
 
 
 def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.datetime], str]:
-    """Return a conversion of times that reuses its last result for an equal time. This is faster than a hash lookup."""
+    """Return a conversion of times that reuses its last result if the same time follows.
+
+    This is faster than a cache lookup.
+    """
     last, text = None, ""
 
     def converted(moment: dt.datetime) -> str:
@@ -251,12 +255,12 @@ def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.da
     return converted
 
 
-# Integers are converted too, because Postgres returns an exact integer sum as a Decimal.
+# Convert integers too: Postgres returns an exact integer sum as a Decimal.
 _PLAIN: dict[str, Callable[[Any], Any]] = {"integer": int, "timestamp": lru_cache(maxsize=4096)(rfc3339)}
 
 
 def _converter(kind: str, decode: Callable[[Any], Any] | None = None) -> Callable[[Any], Any] | None:
-    """Return the function that decodes values of a type and converts them for JSON, or None if none is needed."""
+    """Return a function that decodes values of a type and converts them for JSON, or None if not needed."""
     scale = scale_of(kind)
     if scale is None:
         return decode or _PLAIN.get(kind)

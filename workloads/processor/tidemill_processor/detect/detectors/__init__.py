@@ -1,7 +1,7 @@
 """Anomaly detectors. A detector is a pure function: it maps a state and a value to a verdict and the next state.
 
-A state is a JSON object of limited size. Equal states and values always lead to equal verdicts, even after a restart. A
-value is judged before it is learnt. docs/detectors.md has formulas, sources and measured scores.
+A state is a JSON object of limited size. Equal states and values always give equal verdicts, even after a restart. A
+value is judged before the detector learns it. See docs/detectors.md for formulas, sources and measured scores.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge",
 COOLDOWN_WINDOWS = 24
 """The default of `cooldown`: after an anomaly, this many windows or events of the group are not reported."""
 GREATEST = 1e140
-"""The greatest value. Larger values are replaced with it, so that sums of squares stay finite."""
+"""The greatest value. Larger ones are replaced with it, so that sums of squares stay finite."""
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
-"""The function of a detector. It takes settings (of the detector's class), state, time (epoch ms) and value, and
-returns a reading and the next state.
-"""
+"""A detector's function. It takes the settings (of the detector's class), the state, the time (epoch ms) and the value,
+and returns a reading and the next state."""
 
 
 def _registered() -> Mapping[str, Detector]:
-    """Return the detectors by type, from all modules of this package that define `DETECTORS`."""
+    """Return the detectors by type, from each module of this package that defines `DETECTORS`."""
     found: dict[str, Detector] = {}
     for module in pkgutil.iter_modules(__path__):
         found |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "DETECTORS", {})
@@ -49,11 +48,11 @@ class Verdict:
 
     Attributes:
         value: the value.
-        score: the score in the detector's unit, which is at least the threshold.
+        score: the score in the detector's unit; at least the threshold.
         severity: info, warning (at least 1.5 thresholds) or critical (at least 3 thresholds).
-        expected: the least surprising value, or None if the detector computes no such value.
-        lower: the lower bound of values that would not have been reported, or None if the detector computes no bound.
-        upper: the upper bound of these values, or None if the detector computes no bound.
+        expected: the least surprising value, or None if the detector does not compute it.
+        lower: the lowest value that would not have been reported, or None if the detector does not compute it.
+        upper: the highest such value, or None if the detector does not compute it.
     """
 
     value: float
@@ -64,7 +63,7 @@ class Verdict:
     upper: float | None
 
     def within(self, least: float, greatest: float) -> Verdict:
-        """Return the verdict with expected value and bounds limited to a metric's range.
+        """Return the verdict with its expected value and bounds limited to the metric's range.
 
         For example, a count is never below 0.
         """
@@ -76,34 +75,33 @@ class Verdict:
 
 
 def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Verdict | None, State]:
-    """Judge one value and learn it.
+    """Judge one value, then learn it.
 
     Args:
         spec: the detector.
-        state: the state that was returned for the group's previous value. At first, it is empty.
+        state: the state returned for the group's previous value, or an empty one at first.
         at_ms: the start of the window or the event time, in epoch ms.
-        value: the value of the metric or field. A value that is not finite is skipped.
+        value: the value of the metric or field. Values that are not finite are skipped.
 
     Returns:
-        A verdict if the value is anomalous, or else None, and the next state. A value is anomalous if its score reaches
-        the threshold, after `warmup` values and outside the cooldown. The given state is not modified.
+        The verdict, or None if the value is not anomalous, and the next state. A value is anomalous if its score
+        reaches the threshold, after `warmup` values and outside the cooldown. The given state is not changed.
     """
     if not math.isfinite(value):
         return None, state
     try:
         reading, following = observe(spec, state, at_ms, value)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # The stored state is damaged, because the detector cannot have written it. So the detector starts with an empty
-        # state.
+        # The stored state is damaged: no detector can have written it. Start again with an empty state.
         state = {}
         reading, following = observe(spec, state, at_ms, value)
     return decide(spec, state, following, reading, at_ms, value)
 
 
 def number(value: float | Decimal | str) -> float:
-    """Return a metric's value as a float. An integer that is too large becomes the greatest float.
+    """Return a metric's value as a float. An integer that is too large becomes the greatest float, with its sign.
 
-    A decimal is given as a text.
+    Decimals are given as strings.
     """
     try:
         return float(value)
@@ -114,7 +112,7 @@ def number(value: float | Decimal | str) -> float:
 def decide(
     spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
-    """Apply threshold, warm-up and cooldown to a reading of `observe`. Return the verdict and the next state."""
+    """Apply threshold, warm-up and cooldown to a reading from `observe`. Return the verdict and the next state."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
         return None, {**following, "quiet": quiet}
@@ -127,9 +125,9 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return the reading of a value and the next state. Threshold, warm-up and cooldown do not matter."""
+    """Return the reading of a value and the next state. Threshold, warm-up and cooldown are not applied."""
     of = spec.signature
-    # If the settings were changed, the state of the former detector is not used.
+    # If the settings have changed, the previous detector's state is of no use.
     known = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, known, at_ms, max(-GREATEST, min(GREATEST, value)))
     if reading is not None and not math.isfinite(reading.score):
@@ -138,7 +136,7 @@ def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple
 
 
 def severity(score: float, spec: DetectorSpec) -> str:
-    """Return the severity of a score: info, warning or critical, by its ratio to the threshold."""
+    """Return the severity of a score, by its ratio to the threshold: info, warning or critical."""
     excess = score / spec.limit
     return "critical" if excess >= 3 else "warning" if excess >= 1.5 else "info"
 

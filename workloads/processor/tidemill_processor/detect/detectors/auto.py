@@ -1,12 +1,12 @@
-"""auto: the detector that needs no tuning, which scores how rare a value and its recent average are.
+"""auto: the detector without tuning. It scores how rare a value and its recent average are.
 
-The method follows Lavin and Ahmad (2015, arXiv 1510.03336). These authors score the likelihood of recent prediction
-errors, not the errors themselves, because the same error is usual in a noisy series and unusual in a calm series. The
-authors' memory network is replaced with two simple predictors: the long-run level, and the usual value at this hour of
-the day. Each predictor predicts the value, and the average of about twelve windows. Each of the four errors has a
-surprise, which is -log10 of its tail probability (tail.py). The score is half the sum of the four surprises. The score
-is 4 if each error has a probability of 1 in 100, or if two errors have a probability of 1 in 10,000 and the other two
-errors are usual. So a value must be unusual in more than one way, and false alarms are rare.
+The method follows Lavin and Ahmad (2015, arXiv 1510.03336). They score the likelihood of recent prediction errors, not
+the errors themselves, because the same error is common in a noisy series and unusual in a calm one. Two simple
+predictors replace the paper's memory network: the long-run level, and the usual value at this hour of the day. Each
+predicts the value and the average of about twelve windows, which gives four errors. The surprise of an error is -log10
+of its tail probability (tail.py). The score is half the sum of the four surprises. For example, it is 4 if each error
+has a probability of 1 in 100, or if two have a probability of 1 in 10,000 and the other two are common. So a value must
+be unusual in more than one way, which keeps false alarms rare.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tidemill_processor.detect.detectors import moments, rhythm, tail
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""The number of windows after which old values and errors have faded from the level and the spreads."""
+"""The number of windows after which old values and errors no longer affect the level and the spreads much."""
 SLOW = 12.0
 """The number of windows in the recent average."""
 REACH = 30.0
 """Before a value is learnt, it is limited to this many standard deviations from the expected value (Huber 1964)."""
 LARGEST = 1e4
-"""The maximum size of an error in standard deviations. With a few larger errors in the tail, no other error would be
-rare."""
+"""The limit for errors, in standard deviations. A few larger errors in the tail would make every other error look
+common."""
 _LEAST = 10
 _STEPS = 30
 
@@ -35,9 +35,9 @@ View = list[Any]
 
 
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score half the sum of the four surprises.
+    """Return half the sum of the four surprises as the score.
 
-    While the usual value of this hour is not known yet, score the sum of the level's two surprises.
+    While the usual value of this hour is unknown, the score is the sum of the level's two surprises.
     """
     n = state.get("n", 0)
     before = state.get("slow", value)
@@ -75,10 +75,10 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
 
 
 def _learnable(views: list[View], usual: float | None, level: float, value: float) -> float:
-    """Return the value to learn, limited to REACH standard deviations from the expected value.
+    """Return the value to learn: the given one, limited to REACH standard deviations from the expected value.
 
-    On each side, the wider limit of the two predictors is used. So a single huge value has a limited effect. A shift of
-    the level is still learnt, because each limited value widens the spread.
+    On each side, the wider of the two predictors' limits applies. This limits the effect of a single huge value. A
+    shift of the level is still learnt, because each limited value widens the spread.
     """
     reach = REACH * moments.spread(views[0][0], level)
     lowest, highest = level - reach, level + reach

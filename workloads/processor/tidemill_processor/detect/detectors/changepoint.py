@@ -1,4 +1,4 @@
-"""changepoint: detects a shift of the level, by comparing the mean of the last windows with that of earlier windows.
+"""changepoint: detects a shift of the level, by comparing the mean of the latest windows with that of earlier ones.
 
 The distance between the two means is measured in standard deviations of all their values. The distance is a two-sample
 statistic, as in CUSUM charts (Page 1954). The score says how rare such a distance is in this series (tail.py).
@@ -19,7 +19,7 @@ BEFORE = 288
 
 
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score -log10 of the tail probability of the distance. The expected value is the earlier mean."""
+    """Return -log10 of the tail probability of the distance as the score. The expected value is the earlier mean."""
     distances = state.get("distances", [])
     # Nine digits are precise enough, and keep the state small.
     recent = [*state.get("recent", [])[-(LATEST + BEFORE - 1) :], float(f"{value:.9g}")]

@@ -5,9 +5,9 @@ zscore uses mean and standard deviation of all values so far (Welford 1962).
 ewma uses exponentially weighted mean and variance (Roberts 1959; Finch 2009).
 
 mad uses median and median absolute deviation of the last values (Hampel 1974), scaled to the standard deviation of a
-normal distribution. The mean absolute deviation, scaled in the same way, is used instead if it is larger. (Iglewicz
-and Hoaglin 1993 do so if the median deviation is 0, as in bursty series.) A single value could change this mean without
-limit. So the largest 2 % of the deviations are limited to five times the largest other deviation (winsorised: Tukey
+normal distribution. If the mean absolute deviation, scaled in the same way, is larger, it is used instead. (Iglewicz
+and Hoaglin 1993 do so if the median deviation is 0, as in bursty series.) A single value can change this mean without
+limit, so the largest 2 % of the deviations are limited to five times the largest other deviation (winsorised: Tukey
 1962).
 """
 
@@ -25,9 +25,9 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of the deviations that are limited. These are the largest deviations."""
+"""The share of the deviations, the largest ones, that are limited."""
 _MOST = 5.0
-"""The limit of the largest deviations, as a multiple of the largest other deviation."""
+"""The limit for the largest deviations, as a multiple of the largest other deviation."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
@@ -65,7 +65,7 @@ def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Rea
 
 
 def _mean(distances: list[float]) -> float:
-    """Return the mean of sorted distances, after limiting the largest distances."""
+    """Return the mean of sorted distances, after limiting the largest ones."""
     usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
     most = _MOST * distances[usual - 1]
     return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)

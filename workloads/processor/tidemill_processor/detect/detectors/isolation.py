@@ -5,7 +5,7 @@ halve the space of features repeatedly. A point in a region with few earlier poi
 are compared with the last full window of points, while the current window is collected. The score says how rare such a
 mass is (tail.py).
 
-The trees are made from a fixed seed, so the state only has the masses of their leaves.
+The trees are made from a fixed seed, so the state contains only the masses of their leaves.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 TREES = 10
 DEPTH = 6
 WINDOW = 250
-"""The number of points in a window, which is the same as in the paper."""
+"""The number of points in a window, as in the paper."""
 SLOW = 12.0
 MEMORY = 2_000.0
 _FEATURES = 3
@@ -56,7 +56,7 @@ def trees() -> tuple[Tree, ...]:
 
 
 def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score -log10 of the tail probability of the mass."""
+    """Return -log10 of the tail probability of the mass as the score."""
     n = state.get("n", 0)
     slow, last = state.get("slow", value), state.get("last", value)
     slow += max(1 / (n + 1), 1 / SLOW) * (value - slow)
@@ -102,7 +102,7 @@ def _leaf(tree: Tree, point: list[float]) -> int:
 
 
 def _mass(counts: list[int], leaf: int) -> float:
-    """Return the mass of the smallest node with enough points above a leaf, scaled to the entire space."""
+    """Descend towards a leaf until a node has few points, and return that node's mass, scaled to the entire space."""
     low, high = 0, 2**DEPTH
     mass = WINDOW
     scale = 1

@@ -14,8 +14,9 @@ Moments = list[Any]
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
     """Return the moments with one more value.
 
-    The first `memory` values have equal weights (Welford 1962). From then on, the newest value has the weight
-    1 / memory, and older values fade exponentially (Finch 2009, Incremental calculation of weighted mean and variance).
+    The first `memory` values have equal weights (Welford 1962). From then on, the newest value has the weight 1 /
+    memory, and the weight of older values decays exponentially (Finch 2009, Incremental calculation of weighted mean
+    and variance).
     """
     count, mean, variance = moments or (0, 0.0, 0.0)
     weight = max(1 / (count + 1), 1 / memory)
@@ -24,11 +25,11 @@ def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
 
 
 def spread(moments: Moments, level: float = 0.0) -> float:
-    """Return the standard deviation, or at least a minimum, so tiny changes of a flat series are not anomalies."""
+    """Return the standard deviation, with a minimum so that tiny changes in a flat series are not anomalies."""
     _, mean, variance = moments
     return floored(math.sqrt(max(0.0, variance)), max(abs(mean), abs(level)))
 
 
 def floored(deviation: float, level: float) -> float:
-    """Return a spread of at least a millionth of the level, and never 0."""
+    """Return the deviation, but at least a millionth of the level, and never 0."""
     return max(deviation, abs(level) * 1e-6, 1e-9)

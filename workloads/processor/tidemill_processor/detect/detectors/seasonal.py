@@ -10,14 +10,14 @@ from tidemill_processor.detect.detectors import moments, rhythm
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""The number of windows after which old distances have faded."""
+"""The number of windows after which old distances no longer affect the spread much."""
 _LEAST = 10
 
 
 def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Score |r - mean r| / standard deviation of r, for r = x - usual.
 
-    Return None instead of a reading while the usual value of this hour is not known yet.
+    While the usual value of this hour is unknown, return None instead of a reading.
     """
     known = state.get("rhythm") or rhythm.start(spec.period or "day")
     distances = state.get("distances", [])

@@ -24,7 +24,7 @@ _NOTHING = 1e-6
 
 
 def surprise(tail: Tail, size: float) -> float:
-    """Return -log10 of the probability of this size or a larger size.
+    """Return -log10 of the probability of this size or a larger one.
 
     The result is at most 12, and 0 for a usual size.
     """
@@ -47,7 +47,7 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Every second kept size is removed. So the number of all sizes and the number of kept sizes are halved. The
-        # greatest size is among the removed sizes, so no size stays for ever.
+        # Remove every second kept size, which halves both n and the number of kept sizes. The greatest size is removed
+        # too, so that no size stays forever.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
