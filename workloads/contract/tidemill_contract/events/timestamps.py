@@ -100,8 +100,6 @@ class TimeFormat:
             ValueError: the value does not have this format, or is not a time.
         """
         if self._unit is not None:
-            if isinstance(value, str):  # a string of Avro or Protobuf, which is validated as JSON
-                raise ValueError("it is not a number")
             return _scaled(value, self._unit)
         if value.__class__ is int:
             return int(value) * 1000 if self._pattern is None else self._read_text(str(value))
@@ -144,12 +142,19 @@ class TimeFormat:
         return "send a time between them"
 
 
-def _scaled(value: int | decimal.Decimal, digits: int) -> int:
-    """Return a number times 10^digits, rounded down to an integer. This converts a unit to microseconds."""
+def _scaled(value: int | decimal.Decimal | str, digits: int) -> int:
+    """Return a number times 10^digits, rounded down to an integer. This converts a unit to microseconds.
+
+    Raises:
+        ValueError: a text is not a number.
+    """
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)
-    number = decimal.Decimal(value)
+    try:
+        number = decimal.Decimal(value)
+    except decimal.InvalidOperation:
+        raise ValueError("it is not a number") from None
     if not number.is_finite():
         raise ValueError("it is not a number")
     if number and number.adjusted() > _MOST_DIGITS:
