@@ -1,16 +1,44 @@
-"""Observes and ensures the topics of a plan, both on the platform's own Kafka and on the source's cluster."""
+"""Finds, observes and ensures topics, both on the platform's own Kafka and on the source's cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tidemill_operator.actuators.base import Actuators
+from tidemill_contract import names
+from tidemill_contract.resource.inputs.patterns import candidates, candidates_elsewhere
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator.actuators.base import Actuators, OtherClusters, Topics
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed
+from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.kafka.replication import Spread
-from tidemill_operator.plan.live import LiveTopic
+from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
 from tidemill_operator.plan.model import Plan, Topic
 from tidemill_operator.plan.refusals import missing
+from tidemill_operator.settings import Platform
+
+
+def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
+    """Return the names of the existing topics that a pattern of the pipeline may match, or nothing if it has none.
+
+    Raises:
+        TidemillError: a cluster does not answer, or cannot be read.
+    """
+    metadata, source = pipeline.metadata, pipeline.spec.source
+    if source.topic_pattern is None:
+        return ()
+    if source.kafka is None:
+        return tuple(candidates(kafka.names(), namespace=metadata.namespace, limits=platform.limits))
+    outputs = [names.topic(metadata.namespace, metadata.name, kind) for kind in names.OUTPUT_TOPICS]
+    return tuple(candidates_elsewhere(clusters.names(metadata.namespace, source.kafka), outputs))
+
+
+def first_plan(
+    pipeline: AnalyticsPipeline, platform: Platform, found: tuple[str, ...], schema: LiveSchema | None
+) -> Plan:
+    """Return the plan before topics are observed: it says which topics to observe."""
+    known = LiveFacts(schema=schema, found=found) if pipeline.spec.source.topic_pattern is not None else None
+    return build_plan(pipeline, platform, 1, known)
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
@@ -19,11 +47,11 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.
     """
-    found = dict(actuators.kafka.observe(own))
+    there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):
-            found[topic.name] = live
-    return found
+            there[topic.name] = live
+    return there
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:

@@ -319,9 +319,10 @@ def _look(pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators,
     with _looking_at(Component.SCHEMA):
         schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
     with _looking_at(Component.TOPICS):
-        plan = build_plan(pipeline, platform, 1)
+        found = elsewhere.found(pipeline, platform, actuators.kafka, actuators.clusters)
+        plan = elsewhere.first_plan(pipeline, platform, found, schema)
         topics = elsewhere.observe(plan, topics_concerned(plan, schema), actuators)
-        live = LiveFacts(topics, actuators.kafka.brokers(), schema)
+        live = LiveFacts(topics, actuators.kafka.brokers(), schema, found=found)
     with _looking_at(Component.PROCESSORS):
         return replace(live, replicas=scaled(pipeline) if scaled else {})
 

@@ -252,7 +252,9 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         text = _joined(report.stalled)
         if report.accepted:
             text += "; the accepted spec stays in force"
-        found.append(_condition("Stalled", "True", report.stalled[0].reason, text))
+        # A pipeline that waits for its first topic needs nobody.
+        waits = not report.accepted and all(error.reason == Reason.WAITING for error in report.stalled)
+        found.append(_condition("Reconciling" if waits else "Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))

@@ -80,6 +80,11 @@ class MemoryTopics(MemoryPart):
         self._called("brokers")
         return self.nodes
 
+    def names(self) -> list[str]:
+        """Return the names of all topics."""
+        self._called("names")
+        return list(self.topics)
+
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist."""
         self._called("observe")
@@ -138,12 +143,19 @@ class MemoryClusters(MemoryPart):
     Attributes:
         partitions: the number of partitions of each topic, or 0 if no topic exists.
         ids: the ids of topics that differ from `<brokers>/<topic>`, by brokers.
+        listed: the names of all topics.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.partitions = 3
         self.ids: dict[str, str] = {}
+        self.listed: list[str] = []
+
+    def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
+        """Return `listed`."""
+        self._called("names")
+        return self.listed
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Return the topic if topics exist."""

@@ -1,4 +1,4 @@
-"""A pipeline with a list of topics, on a real Kafka and Postgres, with real processors that are killed.
+"""A pipeline with a list or a pattern of topics, on a real Kafka and Postgres, with real processors that are killed.
 
 Each event is counted once, by the topic it was sent to and by its partition there.
 """
@@ -20,6 +20,8 @@ from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
 from local_pipeline import LocalPipeline
+from tidemill_contract.resource.kinds.kafka import KafkaSpec
+from tidemill_operator.actuators.kafka.clusters import Clusters
 from tidemill_operator.laptop.servers import Servers
 from waiting import eventually
 
@@ -219,6 +221,27 @@ def test_events_of_all_topics_count_once(listed: Listed) -> None:
     assert listed.processors() == before
     assert listed.slots() == slots | {(EU, 2): 5, (EU, 3): 6, (ASIA, 0): 7}
     assert local.query("SELECT count(*) FROM {s}._lost") == [(0,)]
+
+
+def test_a_topic_that_a_pattern_matches_later_counts_from_its_start(listed: Listed) -> None:
+    """Processors keep running. The pipeline's own topics begin with `listed.` too, and are not read."""
+    local, sender = listed.local, listed.sender
+    del local.document["spec"]["source"]["topics"]
+    local.document["spec"]["source"]["topicPattern"] = r"listed\..+"
+    listed.await_start()
+    before, slots = listed.processors(), listed.slots()
+    assert slots == {(EU, 0): 0, (EU, 1): 1, (US, 0): 2, (US, 1): 3, (US, 2): 4}
+    listed.kafka.create(ASIA, 2)
+    sender.send(ASIA, 2, 500)
+    sender.send(EU, 2, 50)
+    listed.await_exact(passes=True)
+    assert listed.processors() == before
+    assert listed.slots() == slots | {(ASIA, 0): 5, (ASIA, 1): 6}
+    assert local.query("SELECT count(*) FROM {s}._lost") == [(0,)]
+    assert local.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
+    # Topics of another cluster are listed by its own client.
+    there = Clusters(lambda *_: {}).names("listed", KafkaSpec(bootstrap_servers=listed.servers.kafka))
+    assert {EU, US, ASIA, "listed.orders.dead-letters"} <= set(there)
 
 
 @pytest.mark.matrix

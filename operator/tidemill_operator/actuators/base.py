@@ -53,6 +53,10 @@ class Topics(Protocol):
         """Return the number of brokers."""
         ...
 
+    def names(self) -> Sequence[str]:
+        """Return the names of all topics."""
+        ...
+
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist, by name."""
         ...
@@ -72,6 +76,10 @@ class Topics(Protocol):
 class OtherClusters(Protocol):
     """The Kafka clusters of sources, other than the platform's own Kafka. Nothing is written to them."""
 
+    def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
+        """Return the names of all topics that the login may describe."""
+        ...
+
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Return a topic, or None if it does not exist or the login may not describe it."""
         ...
@@ -79,6 +87,11 @@ class OtherClusters(Protocol):
 
 class NoClusters:
     """Used where no logins of other clusters are known. Every call fails."""
+
+    def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
+        """Raise an error."""
+        message = f"topics are at {kafka.bootstrap_servers}, and no login of other Kafka clusters is known here"
+        raise TidemillError(Reason.UNREACHABLE, message)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Raise an error."""

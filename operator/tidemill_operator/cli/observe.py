@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tidemill_contract.resource.spec import AnalyticsPipeline
+from tidemill_operator import elsewhere
 from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
@@ -74,8 +76,21 @@ class World:
             return []
         return PostgresSchemas(self.platform.postgres, read_only=True).conflicts(schema, owner)
 
-    def facts(self, plan: Plan, schema: LiveSchema | None) -> tuple[LiveFacts, Configs]:
+    def found(self, pipeline: AnalyticsPipeline) -> tuple[str, ...]:
+        """Return the names of the existing topics that a pattern of the pipeline may match.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        if self.kafka is None:
+            return ()
+        kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
+        return elsewhere.found(pipeline, self.platform, kafka, self._clusters())
+
+    def facts(self, plan: Plan, schema: LiveSchema | None, found: tuple[str, ...] = ()) -> tuple[LiveFacts, Configs]:
         """Return the live facts about a plan's topics, and their configs.
+
+        `found` is what the method `found` has returned.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -85,15 +100,18 @@ class World:
         kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
         topics = kafka.observe(topics_concerned(plan, schema))
         configs = kafka.configs(list(topics))
-        return LiveFacts({**topics, **self._elsewhere(plan)}, kafka.brokers(), schema), configs
+        return LiveFacts({**topics, **self._elsewhere(plan)}, kafka.brokers(), schema, found=found), configs
 
     def _elsewhere(self, plan: Plan) -> dict[str, LiveTopic]:
         """Return the source topic of a plan if it is on another Kafka cluster and exists."""
-        own = KafkaSession(self.platform.kafka_brokers, self.platform.kafka_config, ANSWER_SECONDS)
-        clusters = Clusters(keys_in_files(self.references), own)
+        clusters = self._clusters()
         topics = [(topic.name, topic.kafka) for topic in plan.topics if topic.kafka is not None]
         found = {name: clusters.topic(plan.namespace, kafka, name) for name, kafka in topics}
         return {name: live for name, live in found.items() if live is not None}
+
+    def _clusters(self) -> Clusters:
+        own = KafkaSession(self.platform.kafka_brokers, self.platform.kafka_config, ANSWER_SECONDS)
+        return Clusters(keys_in_files(self.references), own)
 
 
 def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:

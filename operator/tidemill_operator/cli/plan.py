@@ -15,6 +15,7 @@ import yaml
 from tidemill_contract import names
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.resource.validate import check
+from tidemill_operator import elsewhere
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
 from tidemill_operator.cli.observe import World, find_world
 from tidemill_operator.cli.options import add_data_dir, add_output
@@ -128,7 +129,8 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     pipeline, _ = check(document, world.platform.limits)
     assert pipeline is not None  # noqa: S101 - the document was checked when it was read
     generation = metadata.get("generation") or _generation(pipeline, world, schema)
-    live, configs = world.facts(build_plan(pipeline, world.platform, generation), schema)
+    found = world.found(pipeline)
+    live, configs = world.facts(elsewhere.first_plan(pipeline, world.platform, found, schema), schema, found)
     plan = build_plan(pipeline, world.platform, generation, live)
     refused = tuple(_refused(pipeline, plan, live, world, taken))
     earlier = accepted(document, schema)

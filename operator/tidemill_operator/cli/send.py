@@ -212,9 +212,10 @@ def _target(args: argparse.Namespace) -> Target:
     endpoints = pipeline["endpoints"]
     stored = next((stored for stored in Store(args.data_dir / "state") if stored.key == key), None)
     source = None if stored is None else AnalyticsPipeline.model_validate(stored.document).spec.source
-    if source is not None and source.topics is not None:
-        topics = ", ".join(source.topics)
-        raise CommandError(f"{key} reads a list of topics, so it takes no events over HTTP; write to one of {topics}")
+    if source is not None and source.several:
+        what, topics = ("list", ", ".join(source.topics)) if source.topics else ("pattern", source.topic_pattern)
+        remedy = f"write to one of {topics}" if source.topics else f"write to a topic that {topics} matches"
+        raise CommandError(f"{key} reads a {what} of topics, so it takes no events over HTTP; {remedy}")
     if "ingest" not in endpoints:
         raise CommandError(f"{key} takes no events over HTTP; set spec.ingest.enabled, or wait until it is ready")
     fields = spec or ([] if source is None else source.fields)

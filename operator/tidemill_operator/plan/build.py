@@ -14,6 +14,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec, Sca
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_operator.plan.connect.connectors import desired_connectors
 from tidemill_operator.plan.kafka.claims import made
+from tidemill_operator.plan.kafka.patterns import topics_of
 from tidemill_operator.plan.kafka.slots import desired_slots, only_topic
 from tidemill_operator.plan.kafka.topics import bereave, desired_topics
 from tidemill_operator.plan.live import LiveFacts, Owner, Slot
@@ -85,17 +86,18 @@ def build_plan(
         reclaim=pipeline.spec.reclaim_policy,
         replay=replay,
         connectors=desired_connectors(config, platform, owner_of(pipeline, platform)),
+        unread=tuple(topics_of(pipeline.spec.source, facts)[1]),
     )
 
 
 def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConfig, facts: LiveFacts) -> Schema:
     """Return the schema with the names of the pipeline's topics."""
-    source, *_ = topics
-    outputs = topics[len(config.source_topics) :]
+    count, source = len(config.source_topics), config.spec.source
+    outputs = topics[count:]
     return replace(
         schema,
-        source=source.name,
-        managed=source.managed,
+        source=topics[0].name if count else "",
+        managed=source.topic.managed,
         cluster=",".join(source.kafka.servers) if source.kafka else "",
         outputs=tuple(topic.name for topic in outputs),
         made=made(topics, facts, namespace=config.namespace, name=config.name),
@@ -103,16 +105,18 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _slots(config: PipelineConfig, facts: LiveFacts) -> tuple[Slot, ...]:
-    """Return the slots of a list of topics. A pipeline with one topic has none."""
-    listed = config.spec.source.topics
-    return () if listed is None else desired_slots(listed, facts, only_topic(facts.schema, config.events_topic))
+    """Return the slots of a list or a pattern of topics. A pipeline with one topic has none."""
+    if not config.spec.source.several:
+        return ()
+    return desired_slots(config.source_topics, facts, only_topic(facts.schema, config.events_topic))
 
 
 def _with_slots(schema: Schema, slots: tuple[Slot, ...], config: PipelineConfig) -> Schema:
-    listed = config.spec.source.topics
-    if listed is None:
+    source = config.spec.source
+    if not source.several:
         return schema
-    return replace(schema, slots=slots, listed=tuple(listed), partitions=len(slots))
+    pattern = source.topic_pattern or ""
+    return replace(schema, slots=slots, listed=config.source_topics, pattern=pattern, partitions=len(slots))
 
 
 def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConfig:
@@ -124,15 +128,16 @@ def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConf
 def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, live: LiveFacts) -> PipelineConfig:
     """Return the workloads' config: the spec with every default filled in."""
     namespace, name, spec = pipeline.metadata.namespace, pipeline.metadata.name, pipeline.spec
-    if spec.source.topics is None:
+    source = spec.source.model_copy(update={"topics": topics_of(spec.source, live)[0] or None})
+    if not source.several:
         topic = _topic(spec.source.topic, names.topic(namespace, name, "events"), platform, live)
     else:
-        topic = _largest(spec.source, live)
+        topic = _largest(source, live)
     partitions = topic.partitions or 1
     required = platform.auth_required if spec.auth.required is None else spec.auth.required
     resolved = spec.model_copy(
         update={
-            "source": spec.source.model_copy(update={"topic": topic}),
+            "source": source.model_copy(update={"topic": topic}),
             "auth": spec.auth.model_copy(update={"required": required}),
             "processor": spec.processor.model_copy(update={"scaling": _bounded(spec.processor.scaling, partitions)}),
             "transform": _transform(spec.transform, partitions),
@@ -153,9 +158,7 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform, namespace: str) -> bool:
     """Return whether the source topic is one of the platform's Kafka that pipelines of the namespace may only read."""
     return (
-        spec.source.kafka is None
-        and spec.source.topics is None
-        and not platform.limits.own(topic.name or "", namespace)
+        spec.source.kafka is None and not spec.source.several and not platform.limits.own(topic.name or "", namespace)
     )
 
 

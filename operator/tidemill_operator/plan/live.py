@@ -178,9 +178,11 @@ class LiveFacts:
         brokers: the number of brokers, or None if unknown.
         schema: the pipeline's schema, or None if it does not exist, or is unknown.
         replicas: the numbers of replicas that scaling has decided on, by component.
+        found: the names of the existing topics that a pattern of the pipeline may match, or empty if it has none.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None
     schema: LiveSchema | None = None
     replicas: Mapping[ScaledComponent, int] = field(default_factory=dict)
+    found: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ class Topic:
         of_others: whether it is a topic of the platform's Kafka that the pipeline may only read.
         staged: whether it is the topic between the Python stage and the processors.
         listed: whether it is one of a list of source topics. If it is missing, the others are read.
+        pattern: the pattern that it matches, or empty if the spec names it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Topic:
     of_others: bool = False
     staged: bool = False
     listed: bool = False
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Schema:
         kept: retention and quota of system tables.
         source: the source topic. The first one if the pipeline has a list of topics.
         listed: the list of source topics, or empty if the pipeline has one topic.
+        pattern: the pattern that the source topics match, or empty if the spec names them.
         slots: the slots of the topics in the list, and of topics that were taken out of it.
         managed: whether the pipeline manages the source topic, so that no other may use it.
         cluster: the brokers of the Kafka cluster that has the source topic, or empty for the platform's own.
@@ -104,6 +107,7 @@ class Schema:
     kept: tuple[KeptRows, ...] = ()
     source: str = ""
     listed: tuple[str, ...] = ()
+    pattern: str = ""
     slots: tuple[Slot, ...] = ()
     managed: bool = True
     cluster: str = ""
@@ -118,7 +122,7 @@ class Schema:
     @property
     def own_sources(self) -> tuple[str, ...]:
         """The source topics that the platform's own Kafka has."""
-        return () if self.cluster else self.listed or (self.source,)
+        return () if self.cluster else self.listed or ((self.source,) if self.source else ())
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,7 @@ class Plan:
     Attributes:
         replay: the current replay, or None if there is none.
         connectors: the connectors that write to the source topic.
+        unread: existing topics that the pattern matches, beyond the maximum number of topics.
     """
 
     namespace: str
@@ -249,3 +254,4 @@ class Plan:
     reclaim: Literal["Retain", "Delete"]
     replay: Replay | None = None
     connectors: tuple[Connector, ...] = ()
+    unread: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from tidemill_contract.resource.spec import PythonSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.model import Plan
 
-Kind = Literal["topic", "mqtt", "webhook", "connector", "python", "lookup"]
+Kind = Literal["topic", "topics", "mqtt", "webhook", "connector", "python", "lookup"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Read:
     """Something that a pipeline reads.
 
     Attributes:
+        kind: what it is. `topics` is a pattern of topics; the topics that it matches follow.
         name: its name in the spec, or its address.
         place: where it is, or empty if the name says it.
         secret: the Secret with the login, or empty if there is none.
@@ -46,11 +47,12 @@ def reads(plan: Plan) -> list[Read]:
 
 def _inputs(config: PipelineConfig) -> Iterator[Read]:
     source = config.spec.source
-    if source.kafka is not None:
-        place = f"Kafka {','.join(source.kafka.servers)}"
-        yield Read("topic", config.events_topic, place, source.kafka.secret)
-    elif not source.topic.managed:
-        yield Read("topic", config.events_topic, "the platform's Kafka")
+    if source.kafka is not None or not source.topic.managed:
+        place = f"Kafka {','.join(source.kafka.servers)}" if source.kafka is not None else "the platform's Kafka"
+        secret = source.kafka.secret if source.kafka is not None else ""
+        if source.topic_pattern is not None:
+            yield Read("topics", source.topic_pattern, place, secret)
+        yield from (Read("topic", topic, place, secret) for topic in config.source_topics)
     if source.mqtt is not None:
         secret = source.mqtt.secret_ref.name if source.mqtt.secret_ref is not None else ""
         yield Read("mqtt", source.mqtt.broker, f"topics {' '.join(source.mqtt.topics)}", secret)

@@ -14,6 +14,7 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.tables.definition import Table
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.kafka.claims import written_by_pipelines
+from tidemill_operator.plan.kafka.patterns import too_many, unmatched
 from tidemill_operator.plan.kafka.slots import view
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan, Topic
@@ -32,9 +33,12 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
         live: the live facts.
     """
     schema = plan.schema
+    if (nothing := unmatched(plan, live)) is not None:
+        return [nothing]
+    over = too_many(plan)
     strange = written_by_pipelines(plan.namespace, plan.name, schema.own_sources, listed=bool(schema.listed))
     topic = [*_partitions(pipeline, plan, live), *_replication(pipeline, plan, live)]
-    found = [*strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
+    found = [*([over] if over else []), *strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
     if live.schema is not None:
         found += _key(pipeline, live.schema)
         found += _staged(pipeline, live.schema)
@@ -168,6 +172,8 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
     before = _topic_before(live)
     if before is None or live is None or live.accepted is None:
         return []
+    if live.accepted.get("source", {}).get("topicPattern") is not None:
+        return list(dict.fromkeys(slot.topic for slot in live.slots))
     listed: list[str] | None = live.accepted.get("source", {}).get("topics")
     return [before.get("name") or names.topic(plan.namespace, plan.name, "events")] if listed is None else listed
 
@@ -218,10 +224,13 @@ def _move(path: str, before: str, after: str) -> TidemillError:
 def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     schema = live.schema
     if schema is not None and schema.slots and not plan.schema.listed:
+        patterned = (schema.accepted or {}).get("source", {}).get("topicPattern") is not None
+        path = "spec.source.topicPattern" if patterned else "spec.source.topics"
+        what = "a pattern of topics" if patterned else "a list of topics"
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            "spec.source.topics: taken out, but the positions are those of a list of topics",
-            "write a list again, which may have one topic, or create a pipeline with another name",
+            f"{path}: taken out, but the positions are those of {what}",
+            "write a list or a pattern again, which may have one topic, or create a pipeline with another name",
         )
         return
     if _cluster_before(schema) or plan.schema.cluster:
@@ -254,14 +263,23 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 
 
 def missing(topic: Topic) -> TidemillError:
-    """Return the error for an unmanaged topic that does not exist. A topic of a list may have existed before."""
+    """Return the error for an unmanaged topic that does not exist. One of several topics may have existed before."""
     path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
+    leave = "take it out of the list"
+    if topic.pattern:
+        path, leave = "spec.source.topicPattern", f"change {topic.pattern} so that it does not match"
     if topic.lost:
         return TidemillError(
             Reason.DATA_LOSS,
             f"{path}: topic {topic.name} is gone, and with it every event that was not counted ({topic.lost}); the"
             " other topics are still counted",
-            "create it again, or take it out of the list; counted events stay counted",
+            f"create it again, or {leave}; counted events stay counted",
+        )
+    if topic.pattern:
+        return TidemillError(
+            Reason.INVALID_SPEC,
+            f"{path}: topic {topic.name} is gone, or the login may no longer describe it; nothing was counted from it",
+            f"create it again, or {leave}",
         )
     if topic.kafka is not None:
         return TidemillError(

@@ -20,6 +20,7 @@ UNREAD = (
     "source.topic.replicationFactor",
     "source.topic.retention",
     "source.topic.config",
+    "source.topicPattern",
     "source.webhooks",
     "source.mqtt",
     "source.connectors",

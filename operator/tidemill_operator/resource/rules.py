@@ -74,23 +74,31 @@ _CHANGES = (
     Rule(
         "!has(oldSelf.source.topic) || !has(oldSelf.source.topic.name) || (has(self.source.topic) &&"
         " has(self.source.topic.name) && self.source.topic.name == oldSelf.source.topic.name) ||"
-        " (has(self.source.topics) && oldSelf.source.topic.name in self.source.topics)",
+        " (has(self.source.topics) && oldSelf.source.topic.name in self.source.topics) ||"
+        " has(self.source.topicPattern)",
         "source.topic.name cannot change once it is set; make a new pipeline",
         say("the name cannot change; write %s again, or make a new pipeline", "oldSelf.source.topic.name"),
         "source.topic.name",
     ),
     Rule(
         "!has(oldSelf.source.topic) || !has(oldSelf.source.topic.partitions) || (has(self.source.topic) &&"
-        f" has({_PARTITIONS}) && {_PARTITIONS} >= oldSelf.source.topic.partitions) || has(self.source.topics)",
+        f" has({_PARTITIONS}) && {_PARTITIONS} >= oldSelf.source.topic.partitions) || has(self.source.topics)"
+        " || has(self.source.topicPattern)",
         "source.topic.partitions can grow, but not be reduced or removed",
         say("partitions can grow, but not be reduced or removed; write %d or more", "oldSelf.source.topic.partitions"),
         "source.topic.partitions",
     ),
     Rule(
-        "!has(oldSelf.source.topics) || has(self.source.topics)",
-        "source.topics cannot be taken out; write a list again, which may have one topic, or make a new pipeline",
-        "'the list of topics cannot be taken out; write a list again, or make a new pipeline'",
+        "!has(oldSelf.source.topics) || has(self.source.topics) || has(self.source.topicPattern)",
+        "source.topics cannot be taken out; write a list or a pattern, also of one topic, or make a new pipeline",
+        "'the list of topics cannot be taken out; write a list or a pattern, or make a new pipeline'",
         "source.topics",
+    ),
+    Rule(
+        "!has(oldSelf.source.topicPattern) || has(self.source.topicPattern) || has(self.source.topics)",
+        "source.topicPattern cannot be taken out; write a pattern or a list, or make a new pipeline",
+        "'the pattern of topics cannot be taken out; write a pattern or a list, or make a new pipeline'",
+        "source.topicPattern",
     ),
     Rule(
         "has(self.source.key) == has(oldSelf.source.key) && (!has(self.source.key) ||"
@@ -216,6 +224,12 @@ _REPLICAS = Rule(
 )
 
 _SOURCE = (
+    Rule(
+        "!has(self.topics) || !has(self.topicPattern)",
+        "topics and topicPattern cannot be combined",
+        "'the pipeline has a list of topics already; take topics or topicPattern out'",
+        "topicPattern",
+    ),
     Rule(
         "!has(self.key) || self.fields.exists(f, f.name == self.key)",
         "key is not in fields",

@@ -75,6 +75,12 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         'nothing is not in fields, and a derive cannot be the key; known are ["country", "amount", "ts"]',
     ),
     (
+        "source",
+        {**base()["source"], "topics": ["eu.orders"], "topicPattern": "eu.*"},
+        "source.topicPattern",
+        "the pipeline has a list of topics already; take topics or topicPattern out",
+    ),
+    (
         "source.eventTime",
         {"field": "nothing"},
         "source.eventTime.field",
@@ -358,7 +364,13 @@ CHANGES: list[tuple[Document, str, Any, str]] = [
         {"source.topics": ["eu.orders", "us.orders"], "source.topic": None},
         "source.topics",
         None,
-        "the list of topics cannot be taken out; write a list again, or make a new pipeline",
+        "the list of topics cannot be taken out; write a list or a pattern, or make a new pipeline",
+    ),
+    (
+        {"source.topicPattern": "eu.*", "source.topic": None},
+        "source.topicPattern",
+        None,
+        "the pattern of topics cannot be taken out; write a pattern or a list, or make a new pipeline",
     ),
     ({}, "source.key", "country", "a key cannot be added; take it out, or make a new pipeline"),
     (

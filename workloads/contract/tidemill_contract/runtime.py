@@ -62,8 +62,11 @@ class PipelineConfig(_Config):
 
     @property
     def source_topics(self) -> tuple[str, ...]:
-        """The names of the source topics: the list in the spec, or else the only source topic."""
-        return (self.events_topic,) if self.spec.source.topics is None else tuple(self.spec.source.topics)
+        """The names of the source topics: the list in the spec, the topics of its pattern, or the only source topic.
+
+        The operator puts the topics that a pattern matches into the config's list. It is absent if there are none.
+        """
+        return tuple(self.spec.source.topics or ()) if self.spec.source.several else (self.events_topic,)
 
     @property
     def read_topic(self) -> str:

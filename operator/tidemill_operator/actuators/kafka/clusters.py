@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
@@ -27,6 +28,8 @@ ANSWER_SECONDS = 6.0
 # How long a cluster that did not answer is not asked again. Each request blocks a worker of the operator.
 _PAUSE_SECONDS = 10.0
 _MOST = 256
+
+T = TypeVar("T")
 
 Keys = Callable[[str, str], Mapping[str, str]]
 """Returns the keys of a Secret by namespace and name. It raises TidemillError or LoginError if there are none."""
@@ -66,23 +69,46 @@ class Cluster:
         servers, settings = self.connection.servers, dict(self.connection.settings)
         return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
 
+    def names(self, own_id: Callable[[], str]) -> list[str]:
+        """Return the names of all topics that the login may describe.
+
+        Raises:
+            TidemillError: the cluster does not answer, refuses, or is the platform's own.
+        """
+
+        def names() -> list[str]:
+            self._check(own_id)
+            return self.session.names()
+
+        return self._asked(names)
+
     def topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
         """Return a topic, or None if it does not exist or the login may not describe it.
 
         Raises:
             TidemillError: the cluster does not answer, refuses, or is the platform's own.
         """
+        return self._asked(lambda: self._topic(name, own_id))
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """Return the answer to a question. A cluster that did not answer is not asked again for a while."""
         silent = self._silent
         if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
             raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)
         try:
-            return self._topic(name, own_id)
+            return ask()
         except TidemillError as error:
             if error.reason == Reason.UNREACHABLE:
                 self._silent = (time.monotonic(), error)
             raise
 
     def _topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
+        self._check(own_id)
+        described = self.session.described([name]).get(name)
+        return None if described is None else live_topic(described)
+
+    def _check(self, own_id: Callable[[], str]) -> None:
+        """Raise an error if the cluster is the platform's own."""
         self._id = self._id or self.session.cluster_id()
         if self._id and self._id == own_id():
             raise TidemillError(
@@ -90,8 +116,6 @@ class Cluster:
                 f"spec.source.kafka.bootstrapServers: {self.connection.servers} is the platform's own Kafka",
                 "take out spec.source.kafka",
             )
-        described = self.session.described([name]).get(name)
-        return None if described is None else live_topic(described)
 
 
 class Clusters:
@@ -123,6 +147,14 @@ class Clusters:
             while len(self._known) > _MOST:
                 self._known.popitem(last=False)
         return known
+
+    def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
+        """Return the names of all topics that the login may describe.
+
+        Raises:
+            TidemillError: as `topic`.
+        """
+        return self.open(namespace, kafka).names(self._own_id)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Return a topic, or None if it does not exist or the login may not describe it.

@@ -129,6 +129,15 @@ class KafkaSession:
                         raise
         return found
 
+    def names(self) -> list[str]:
+        """Return the names of all topics that the login may describe.
+
+        Raises:
+            TidemillError: Kafka does not answer, or refuses.
+        """
+        with self.told("listing topics"):
+            return sorted(self.admin().list_topics(timeout=self.timeout).topics)
+
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of topics or brokers that exist.
 

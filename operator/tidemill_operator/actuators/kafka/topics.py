@@ -65,6 +65,14 @@ class KafkaTopics:
             described = session.wait(session.admin().describe_cluster(request_timeout=session.timeout))
         return len(described.nodes)
 
+    def names(self) -> list[str]:
+        """Return the names of all topics.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        return self._session.names()
+
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist, by name.
 

@@ -14,7 +14,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
 from tidemill_operator.plan.model import Schema, Topic
 
-_NAME, _LIST = "spec.source.topic.name", "spec.source.topics"
+_NAME, _LIST, _PATTERN = "spec.source.topic.name", "spec.source.topics", "spec.source.topicPattern"
 
 # Topics that the operator created for the pipeline. Only these topics are ever deleted.
 TOPICS = Table(
@@ -73,7 +73,7 @@ def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
             continue
         if claim.topic in schema.own_sources and (claim.managed or schema.managed):
-            yield claim, _claimed(claim, _LIST if schema.listed else _NAME) if claim.managed else _read(claim)
+            yield claim, _claimed(claim, schema) if claim.managed else _read(claim)
         elif claim.managed and claim.topic in schema.outputs:
             yield claim, _taken(claim)
 
@@ -82,11 +82,13 @@ def _whose(claim: Claim) -> str:
     return f"the pipeline {claim.owner.namespace}/{claim.owner.name}, which was first"
 
 
-def _claimed(claim: Claim, path: str) -> TidemillError:
+def _claimed(claim: Claim, schema: Schema) -> TidemillError:
+    path = _PATTERN if schema.pattern else _LIST if schema.listed else _NAME
+    other = f"change {schema.pattern} so that it does not match" if schema.pattern else "name another topic"
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{path}: topic {claim.topic} is managed by {_whose(claim)}",
-        "name another topic; pipelines can share a topic if each of them sets managed: false",
+        f"{other}; pipelines can share a topic if each of them sets managed: false",
     )
 
 

@@ -39,12 +39,12 @@ def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[
 
 
 def only_topic(schema: LiveSchema | None, default: str) -> str:
-    """Return the only topic of the accepted spec, or empty if it has a list of topics, or if there is none.
+    """Return the only topic of the accepted spec, or empty if it has several topics, or if there is none.
 
     `default` is the name of a topic without a name.
     """
     source = (schema.accepted or {}).get("source", {}) if schema is not None else {}
-    if not source or source.get("topics") is not None:
+    if not source or source.get("topics") is not None or source.get("topicPattern") is not None:
         return ""
     name: str = source.get("topic", {}).get("name") or default
     return name

@@ -70,15 +70,15 @@ def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
 
 def _sources(config: PipelineConfig, platform: Platform, live: LiveFacts, replicated: bool) -> tuple[Topic, ...]:
     source = _source(config, replicated)
-    if config.spec.source.topics is None:
+    if not config.spec.source.several:
         return (source,)
     found = []
-    for name in config.spec.source.topics:
+    for name in config.source_topics:
         known = live.topics.get(name)
         partitions, replicas = (known.partitions, known.replication_factor) if known else (1, 1)
         others = source.kafka is None and not platform.limits.own(name, config.namespace)
         topic = replace(source, name=name, partitions=partitions, replication_factor=replicas)
-        found.append(replace(topic, of_others=others, listed=True))
+        found.append(replace(topic, of_others=others, listed=True, pattern=config.spec.source.topic_pattern or ""))
     return tuple(found)
 
 

@@ -119,6 +119,16 @@ def test_what_a_pipeline_reads_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
         "connector files, x.Source, Secret files",
         "python enrich, file enrich.py of ConfigMap enrich, at most 30s for an event",
     ]
+    several = {"fields": fields, "topic": {"managed": False}}
+    listed = document("listed", source={**several, "topics": ["shop.a", "shop.b"]})
+    matched = document("matched", source={**several, "topicPattern": r"shop\..*"})
+    assert main(["plan", written(tmp_path, listed, matched)]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
+    assert [line.removeprefix("  reads ") for line in found] == [
+        "topic shop.a, the platform's Kafka",
+        "topic shop.b, the platform's Kafka",
+        r"topics shop\..*, the platform's Kafka",
+    ]
     assert main(["plan", written(tmp_path, elsewhere), "--output", "json"]) == 0
     (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
     assert pipeline["reads"][0] == {

@@ -199,6 +199,26 @@ def one_topic(spec: Document) -> None:
     spec["source"]["topic"]["name"] = "shop.a"
 
 
+def patterned(spec: Document) -> None:
+    """Reads the topics of a pattern, of which two exist."""
+    spec["source"] |= {"topic": {"managed": False}, "topicPattern": r"shop\.[ab]"}
+
+
+def list_to_pattern(spec: Document) -> None:
+    del spec["source"]["topics"]
+    patterned(spec)
+
+
+def pattern_to_list(spec: Document) -> None:
+    del spec["source"]["topicPattern"]
+    listed(spec)
+
+
+def pattern_to_one_topic(spec: Document) -> None:
+    del spec["source"]["topicPattern"]
+    spec["source"]["topic"]["name"] = "shop.a"
+
+
 def scaled(spec: Document) -> None:
     spec["processor"] = {"scaling": {"minReplicas": 2}}
 
@@ -277,6 +297,25 @@ CASES: dict[str, list[Case]] = {
         Case(put("source.topics", ["shop.a"]), before=listed),
         Case(one_topic, None, "spec.source.topics: taken out, but the positions are those of a list", before=listed),
         invalid("source.topics", ["shop.a"], "spec.source.topic.managed: Tidemill does not create or alter the topics"),
+    ],
+    "source.topicPattern": [
+        Case(put("source.topicPattern", r"shop\.[bc]"), before=patterned),
+        Case(list_to_pattern, before=listed),
+        Case(pattern_to_list, before=patterned),
+        Case(
+            put("source.topicPattern", r"shop\.none"),
+            None,
+            r"spec.source.topicPattern: no topic that the pipeline may read matches shop\.none so far",
+            reason=("Waiting",),
+            before=patterned,
+        ),
+        Case(
+            pattern_to_one_topic,
+            None,
+            "spec.source.topicPattern: taken out, but the positions are those of a pattern",
+            before=patterned,
+        ),
+        invalid("source.topicPattern", "shop.(", "spec.source.topicPattern: is not a regular", before=patterned),
     ],
     "source.topic.managed": [Case(put("source.topic.managed", False))],
     "source.topic.partitions": [
@@ -853,7 +892,7 @@ def test_taking_an_edit_back_leads_to_where_it_was(world: MemoryWorld, path: str
 def planned(before: Document, after: Document, world: MemoryWorld) -> tuple[Change, ...]:
     """As `tidemill plan` sees it."""
     schema = world.postgres.observe("shop__orders")
-    live = LiveFacts(dict(world.kafka.topics), world.kafka.brokers(), schema)
+    live = LiveFacts(dict(world.kafka.topics), world.kafka.brokers(), schema, found=tuple(world.kafka.topics))
     wanted = plan_of(after, live)
     return changes(wanted, live, before=plan_of(before, live), configs=world.kafka.configs)
 

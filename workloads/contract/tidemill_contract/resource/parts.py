@@ -82,6 +82,7 @@ class Parts:
     name: str | None
     topic: TopicSpec | None
     topics: tuple[str, ...] | None  # the texts of the list, or None if the document has no list of topics
+    topic_pattern: str | None
     kafka: KafkaSpec | None
     elsewhere: bool  # whether the document has `source.kafka`, even if it cannot be read
     format: FormatSpec | None
@@ -103,6 +104,11 @@ class Parts:
     processor: ProcessorSpec | None
     ingest: IngestSpec | None
 
+    @property
+    def several(self) -> bool:
+        """Whether the document has a list or a pattern of topics."""
+        return self.topics is not None or self.topic_pattern is not None
+
 
 def cut(document: Mapping[str, Any]) -> Parts:
     """Divide a document into parts. Any document is accepted, and no error is raised."""
@@ -114,6 +120,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         name=_text(metadata.get("name")),
         topic=_read(TopicSpec, source.get("topic", {})),
         topics=None if source.get("topics") is None else tuple(map(str, _items(source["topics"]))),
+        topic_pattern=_text(source.get("topicPattern")),
         kafka=_read(KafkaSpec, source.get("kafka")),
         elsewhere=source.get("kafka") is not None,
         format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),

@@ -152,9 +152,8 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
         return
     if parts.kafka is not None:
         outputs = [names.topic(parts.namespace, parts.name or "", kind) for kind in names.OUTPUT_TOPICS]
-        several = parts.topics is not None
-        yield from parts.kafka.faults(topic.name, managed=topic.managed, outputs=outputs, several=several)
-    elif topic.name and parts.topics is None and not parts.elsewhere and not limits.own(topic.name, parts.namespace):
+        yield from parts.kafka.faults(topic.name, managed=topic.managed, outputs=outputs, several=parts.several)
+    elif topic.name and not parts.several and not parts.elsewhere and not limits.own(topic.name, parts.namespace):
         yield from _foreign(topic, limits, f"{path}.name", parts.namespace)
     if topic.name is not None and topic.name.strip(".") == "":
         yield Fault(f"{path}.name", topic.name, "Kafka does not allow this name", "use letters and digits too")

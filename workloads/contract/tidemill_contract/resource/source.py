@@ -10,6 +10,7 @@ from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType, Name
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
+from tidemill_contract.resource.inputs.patterns import MOST_CHARACTERS
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
@@ -20,6 +21,7 @@ from tidemill_contract.resource.paths import Steps, exploded, read_path, show_pa
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
 MOST_TOPICS = 64
+TopicPattern = Annotated[str, StringConstraints(min_length=1, max_length=MOST_CHARACTERS)]
 Origin = Literal["value", "envelope", "key", "header", "timestamp", "partition", "offset"]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 
@@ -166,6 +168,11 @@ class SourceSpec(Model):
         description="Several source topics of one shape, in place of topic.name. They exist already, so they need"
         " topic.managed: false.",
     )
+    topic_pattern: TopicPattern | None = Field(
+        None,
+        description="A regular expression, in place of topics. All topics whose whole name it matches are read, also"
+        " topics that are created later. They need topic.managed: false.",
+    )
     format: Format | None = Field(
         None,
         description="How records are written. Either a type (json, jsonSchema, csv, avro, protobuf), or an object with"
@@ -193,8 +200,8 @@ class SourceSpec(Model):
 
     @property
     def several(self) -> bool:
-        """Whether the pipeline reads a list of topics, by slots (see `tables/slots.py`)."""
-        return self.topics is not None
+        """Whether the pipeline reads a list or a pattern of topics, by slots (see `tables/slots.py`)."""
+        return self.topics is not None or self.topic_pattern is not None
 
     @property
     def written(self) -> FormatSpec:

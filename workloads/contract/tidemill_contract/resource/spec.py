@@ -293,7 +293,7 @@ class PipelineSpec(Model):
         """Whether ingest accepts events for the pipeline.
 
         Ingest writes JSON events as it receives them, and only to the platform's own Kafka. It does not write if the
-        pipeline has a list of topics.
+        pipeline has a list or a pattern of topics.
         """
         source = self.source
         return self.ingest.enabled and source.written.type == "json" and source.kafka is None and not source.several

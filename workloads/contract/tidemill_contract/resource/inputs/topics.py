@@ -1,32 +1,43 @@
-"""The rules of `spec.source.topics`: which topics can be listed, and what cannot be combined with a list of topics."""
+"""The rules of `spec.source.topics` and `topicPattern`: the topics, and what cannot be combined with them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from tidemill_contract import names
 from tidemill_contract.resource.faults import ABSENT, Fault
+from tidemill_contract.resource.inputs.limits import Names
+from tidemill_contract.resource.inputs.patterns import MOST_CHARACTERS, pattern_error
 from tidemill_contract.resource.parts import Parts
 
 READABLE = "TIDEMILL_READABLE_TOPICS (chart: defaults.readableTopics)"
-_PATH = "spec.source.topics"
-
-
-class Names(Protocol):
-    """Decides which names a pipeline may use."""
-
-    def own(self, topic: str, namespace: str) -> bool: ...  # noqa: D102
-    def readable(self, topic: str) -> bool: ...  # noqa: D102
+_PATH, _PATTERN = "spec.source.topics", "spec.source.topicPattern"
 
 
 def topics_faults(parts: Parts, _columns: object, limits: Names) -> Iterator[Fault]:
-    """Yield the faults of a list of topics."""
-    if parts.topics is None:
+    """Yield the faults of a list of topics, or of a pattern of topics."""
+    if not parts.several:
         return
     yield from _beside(parts)
+    yield from _pattern(parts)
+    yield from _listed(parts, limits)
+    yield from _writers(parts)
+
+
+def _pattern(parts: Parts) -> Iterator[Fault]:
+    pattern = parts.topic_pattern
+    if pattern is None:
+        return
+    if parts.topics is not None:
+        yield Fault(_PATTERN, pattern, "the pipeline has a list of topics already", "take one of them out")
+    elif 0 < len(pattern) <= MOST_CHARACTERS and (error := pattern_error(pattern)):
+        remedy = r"write an expression that matches whole names of topics, such as shop\.orders\..*"
+        yield Fault(_PATTERN, pattern, f"is not a regular expression: {error}", remedy)
+
+
+def _listed(parts: Parts, limits: Names) -> Iterator[Fault]:
     seen: dict[str, str] = {}
-    for index, topic in enumerate(parts.topics):
+    for index, topic in enumerate(parts.topics or ()):
         path = f"{_PATH}[{index}]"
         if topic in seen:
             yield Fault(path, topic, f"the topic is listed twice, first at {seen[topic]}", "take one out")
@@ -35,22 +46,22 @@ def topics_faults(parts: Parts, _columns: object, limits: Names) -> Iterator[Fau
         else:
             yield from _readable(topic, path, parts, limits)
         seen.setdefault(topic, path)
-    yield from _writers(parts)
 
 
 def _beside(parts: Parts) -> Iterator[Fault]:
-    """Yield the faults of members of `topic` that cannot be set beside a list."""
+    """Yield the faults of members of `topic` that cannot be set beside a list or a pattern."""
     topic, path = parts.topic, "spec.source.topic"
+    member, what = (_PATH, "list") if parts.topics is not None else (_PATTERN, "pattern")
     if topic is None:
         return
     if topic.name is not None:
-        message = "the pipeline has a list of topics"
-        yield Fault(f"{path}.name", topic.name, message, f"move the name to {_PATH}, or take {_PATH} out")
+        message = f"the pipeline has a {what} of topics"
+        yield Fault(f"{path}.name", topic.name, message, f"move the name to {member}, or take {member} out")
     if topic.managed:
-        message = "Tidemill does not create or alter the topics of a list"
+        message = f"Tidemill does not create or alter the topics of a {what}"
         yield Fault(f"{path}.managed", True, message, "write managed: false")
     if topic.partitions is not None:
-        message = "each topic of a list has its own number of partitions"
+        message = f"each topic of a {what} has its own number of partitions"
         yield Fault(f"{path}.partitions", topic.partitions, message, "take it out")
 
 
@@ -66,11 +77,12 @@ def _readable(topic: str, path: str, parts: Parts, limits: Names) -> Iterator[Fa
 
 def _writers(parts: Parts) -> Iterator[Fault]:
     """Yield a fault for each part of the spec that writes to the source topic, or that reads it for itself."""
+    path, what = (_PATH, "list") if parts.topics is not None else (_PATTERN, "pattern")
     source = {"connectors": parts.connectors, "mqtt": parts.mqtt, "webhooks": parts.webhooks}
     for member, given in source.items():
         if given:
-            message = f"Tidemill does not write to the topics of a list, so there is no topic for {member}"
+            message = f"Tidemill does not write to the topics of a {what}, so there is no topic for {member}"
             yield Fault(f"spec.source.{member}", ABSENT, message, f"take {member} out, or read one topic")
     if parts.python is not None:
         message = "the Python stage reads one topic"
-        yield Fault("spec.transform.python", ABSENT, message, f"take it out, or take {_PATH} out")
+        yield Fault("spec.transform.python", ABSENT, message, f"take it out, or take {path} out")

@@ -52,7 +52,7 @@ class KafkaSpec(Model):
             topic: the name of the source topic, or None if the spec has none.
             managed: whether the spec lets Tidemill create and alter the topic.
             outputs: the topics that the pipeline writes to.
-            several: whether the spec has a list of topics, which has rules of its own.
+            several: whether the spec has a list or a pattern of topics, which have rules of their own.
         """
         for server in self.servers:
             found = _SERVER.fullmatch(server)

@@ -1,0 +1,55 @@
+"""Patterns of topics: what is valid, and which names match."""
+
+from __future__ import annotations
+
+import pytest
+
+from tidemill_contract.resource.inputs.patterns import candidates, candidates_elsewhere, chosen, matching, pattern_error
+from tidemill_contract.resource.rules import Limits
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error"),
+    [
+        (r"shop\.orders\.(eu|us)", ""),
+        (r"(?i)SHOP\..+", ""),
+        ("(a+)+b", ""),
+        ("a)|(b", "unopened group"),
+        ("(a", "unclosed group"),
+        ("*", "repetition operator missing expression"),
+        (r"(a)\1", "backreferences are not supported"),
+        ("(?=a)", "look-around, including look-ahead and look-behind, is not supported"),
+        ("((a{100}){100}){100}", "Compiled regex exceeds size limit of 10485760 bytes"),
+        ("(?x)a#", "unclosed group"),
+        ("a\nb", "it has a character that no name of a topic has"),
+        ("größe", "it has a character that no name of a topic has"),
+    ],
+)
+def test_what_a_pattern_may_be(pattern: str, error: str) -> None:
+    assert pattern_error(pattern) == error
+
+
+def test_a_pattern_matches_whole_names() -> None:
+    names = ["shop.b", "shop.a", "shop.a.old", "my.shop.a", "shop.a"]
+    assert matching(r"shop\.a|shop\.b", names) == ["shop.a", "shop.b"]
+    assert matching("shop", names) == matching(".*", []) == []
+
+
+def test_a_pattern_that_backtracks_elsewhere_is_fast() -> None:
+    assert matching("(.*a)*(.*b)*c" * 8, ["a" * 249] * 1000 + ["a" * n for n in range(200)]) == []
+
+
+def test_only_topics_that_the_pipeline_may_read_can_match() -> None:
+    names = ["shop.a", "shop.orders.results", "shop.orders.events", "__consumer_offsets", "crm.a", "other.a", "own.a"]
+    limits = Limits(topic_prefixes=("own.",), readable_topics=("crm.*", "__*"))
+    assert candidates(names, namespace="shop", limits=limits) == ["shop.a", "crm.a", "own.a"]
+    assert candidates_elsewhere(names, ["shop.orders.results"]) == [
+        "shop.a", "shop.orders.events", "crm.a", "other.a", "own.a",
+    ]  # fmt: skip
+
+
+def test_a_new_topic_never_takes_the_place_of_a_known_one() -> None:
+    assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=9) == (["a", "b", "gone", "z"], [])
+    assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=3) == (["a", "b", "z"], [])
+    assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=2) == (["a", "z"], ["b"])
+    assert chosen("[ab]", ["a", "b", "z"], ["z"], most=2) == (["a", "b"], [])
