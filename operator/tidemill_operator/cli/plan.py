@@ -129,8 +129,9 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
     pipeline, _ = check(document, world.platform.limits)
     assert pipeline is not None  # noqa: S101 - the document was checked when it was read
     generation = metadata.get("generation") or _generation(pipeline, world, schema)
-    found = world.found(pipeline)
-    live, configs = world.facts(elsewhere.first_plan(pipeline, world.platform, found, schema), schema, found)
+    candidates = world.found(pipeline)
+    first = elsewhere.first_plan(pipeline, world.platform, candidates, schema)
+    live, configs = world.facts(first, schema, candidates)
     plan = build_plan(pipeline, world.platform, generation, live)
     refused = tuple(_refused(pipeline, plan, live, world, taken))
     earlier = accepted(document, schema)
