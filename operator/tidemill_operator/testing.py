@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import Actuators, Connectors, Exists, PipelineSecrets, Reclaim
-from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.actuators.memory import MemoryPart
+from tidemill_operator.errors import NotOurTurn
 from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
 from tidemill_operator.plan.kafka.claims import Claim, disputes
 from tidemill_operator.plan.kafka.replication import Spread
@@ -25,30 +26,6 @@ from tidemill_operator.plan.postgres.damage import damaged
 from tidemill_operator.plan.postgres.migration import with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
-
-
-class MemoryPart:
-    """The common base of the actuators.
-
-    Attributes:
-        writes: descriptions of all writes, in order.
-        calls: the methods that were called, in order.
-        failure: the error that each call raises, or None if calls succeed.
-    """
-
-    def __init__(self) -> None:
-        self.writes: list[str] = []
-        self.calls: list[str] = []
-        self.failure: Exception | None = None
-
-    def unreachable(self, who: str) -> None:
-        """Make each call fail as if the server did not answer."""
-        self.failure = TidemillError(Reason.UNREACHABLE, f"{who} does not answer")
-
-    def _called(self, what: str) -> None:
-        self.calls.append(what)
-        if self.failure is not None:
-            raise self.failure
 
 
 class MemoryTopics(MemoryPart):

@@ -156,6 +156,21 @@ class KafkaSession:
                 found[resource.name] = {key: entry.value or "" for key, entry in self.wait(future).items()}
         return found
 
+    def shows(self, topic: str, config: Mapping[str, str]) -> bool:
+        """Return whether Kafka shows the given configs of a topic.
+
+        The result is False if the broker that answers does not know the topic yet.
+
+        Raises:
+            TidemillError: Kafka does not answer.
+        """
+        try:
+            return config.items() <= self.configs(ResourceType.TOPIC, [topic])[topic].items()
+        except TidemillError as error:
+            if error.reason != Reason.REFUSED:
+                raise
+            return False
+
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
         """Return the names of the topics that the controller knows. A broker may not know a new topic yet.
 

@@ -221,7 +221,7 @@ class KafkaTopics:
         described = self._await(topic)
         if created:
             log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
-            shown = described and self._session.settle(lambda: self._has(topic.name, topic.config))
+            shown = described and self._session.settle(lambda: self._session.shows(topic.name, topic.config))
             return _report(
                 topic, live_topic(described) if described else None, 1, unshown=() if shown else topic.config
             )
@@ -242,18 +242,6 @@ class KafkaTopics:
                     raise
                 return False
         return True
-
-    def _has(self, name: str, config: Mapping[str, str]) -> bool:
-        """Return whether Kafka shows the given configs.
-
-        The result is False if the broker that answers does not know the topic yet.
-        """
-        try:
-            return config.items() <= self.configs([name])[name].items()
-        except TidemillError as error:
-            if error.reason != Reason.REFUSED:
-                raise
-            return False
 
     def _grow(self, topic: Topic) -> Any:
         session = self._session

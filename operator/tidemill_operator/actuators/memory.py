@@ -1,0 +1,29 @@
+"""The common base of actuators without a server, for tests."""
+
+from __future__ import annotations
+
+from tidemill_operator.errors import Reason, TidemillError
+
+
+class MemoryPart:
+    """The common base of the actuators.
+
+    Attributes:
+        writes: descriptions of all writes, in order.
+        calls: the methods that were called, in order.
+        failure: the error that each call raises, or None if calls succeed.
+    """
+
+    def __init__(self) -> None:
+        self.writes: list[str] = []
+        self.calls: list[str] = []
+        self.failure: Exception | None = None
+
+    def unreachable(self, who: str) -> None:
+        """Make each call fail as if the server did not answer."""
+        self.failure = TidemillError(Reason.UNREACHABLE, f"{who} does not answer")
+
+    def _called(self, what: str) -> None:
+        self.calls.append(what)
+        if self.failure is not None:
+            raise self.failure
