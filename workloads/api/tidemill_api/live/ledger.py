@@ -1,6 +1,6 @@
 """Tracks which revisions of an aggregation were sent to listeners.
 
-With this record, no change is lost, and no row is sent after a newer row of the same window.
+This ensures that no change is lost, and that no row is sent after a newer row of the same window.
 
 Each commit increments the revision by one. If a revision never arrives, its commit was not published, for example
 because the processor was killed or could not reach Redis.
@@ -20,7 +20,8 @@ class Ledger:
     Attributes:
         complete: the revision up to which all revisions were sent.
         label: the highest revision that was sent.
-        expected: the revision up to which all revisions should have arrived before the next query to the database.
+        expected: the newest revision at the last query to the database. Revisions up to it that have not arrived by the
+            next query are read from the database.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -63,7 +64,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return rows from the database as a change. The change has all rows that were missing up to `rev`."""
+        """Return rows from the database as a change. They include all changes up to `rev` that the stream lacks."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:
