@@ -35,7 +35,7 @@ def read_login(folder: Path | None, *, tls: bool) -> Login:
         tls: whether the connection is encrypted.
 
     Raises:
-        OSError: a file cannot be read, or is no certificate or key (ssl.SSLError).
+        OSError: a file cannot be read, or is not a valid certificate or key (ssl.SSLError).
     """
     return Login(_text(folder, USERNAME), _text(folder, PASSWORD), _context(folder) if tls else None)
 
