@@ -29,7 +29,7 @@ class Memory:
         self._left = limit
 
     def hold(self) -> Held:
-        """Return the account of one request, which is released at the end of the context."""
+        """Return a context that counts the memory of one request, and releases it at the end."""
         return Held(self)
 
     def take(self, count: int) -> None:

@@ -153,7 +153,7 @@ class EventsHandler:
         return found.response()
 
     def room(self) -> Held:
-        """Return the account of a request's memory.
+        """Return a context that counts the memory of a request.
 
         Raises:
             Problem: the queue to Kafka is nearly full (503).

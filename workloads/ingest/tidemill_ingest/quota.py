@@ -72,7 +72,7 @@ class _Rate:
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Take tokens and return the remaining tokens. `left` must be called before."""
+        """Take tokens and return the remaining tokens. Call `left` first."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count
@@ -106,7 +106,7 @@ class Quota:
             size: the size of all events, in bytes.
 
         Returns:
-            The RateLimit headers of the answer. Without a quota, the list is empty.
+            The RateLimit headers of the answer. Without a quota, there are none.
 
         Raises:
             Problem: a quota is used up (429).

@@ -46,7 +46,7 @@ class Ledger:
 
         Args:
             revs: the revisions of the rows.
-            rows: the rows as they were after the newest of these revisions, or later.
+            rows: the rows in their state at the newest of these revisions, or in a later state.
         """
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
@@ -72,7 +72,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Store the revision and the closed time that the database has reached."""
+        """Note the newest revision in the database, and the time up to which windows are closed there."""
         self.expected = rev
         if self.complete >= rev:
             # Later commits cannot change the windows that were closed at this revision.

@@ -209,7 +209,7 @@ def _check_fill(query: AggregateQuery) -> None:
 
 
 def too_filled(query: AggregateQuery, groups: int) -> Problem:
-    """Return the problem (400) for a `fill` with too many rows. `groups` was counted by a query to Postgres."""
+    """Return the problem (400) for a `fill` with too many rows. `groups` is the number of groups."""
     rows = groups * query.fill_points
     return bad_parameter(
         "fill",

@@ -58,7 +58,10 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return the rows of a query, and the SQL. One additional row shows that there are more rows than the limit."""
+    """Return the rows of a query, and the SQL.
+
+    If there are more rows than the limit, return one more row than the limit.
+    """
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -153,7 +156,8 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # The cache key includes the version, because a new version can come into force without a change of the spec.
+        # The cache key includes the version, because a new version can become the current one without a change of the
+        # spec.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 

@@ -160,7 +160,10 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
 
 
 def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: str) -> str:
-    """Return a SELECT that combines stored rows into buckets. Panes of hopping windows do not overlap."""
+    """Return a SELECT that combines stored rows into buckets.
+
+    The rows of hopping windows are panes. Unlike the windows, they do not overlap, so no event is counted twice.
+    """
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
     stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])

@@ -123,7 +123,7 @@ class SharedKeys:
         self.error = ""
 
     def dependency(self) -> list[Dependency]:
-        """Return the dependency for /health. Without Redis, there is none."""
+        """Return the entry of Redis in /health, or nothing if there is no Redis."""
         if self._client is None:
             return []
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]

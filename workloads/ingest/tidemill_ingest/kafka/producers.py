@@ -158,7 +158,7 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "compression.type": "lz4",
         "message.max.bytes": MAX_RECORD_BYTES,
         "delivery.timeout.ms": int(publish_seconds * 1000),
-        # There is at least one retry, because idempotence needs it.
+        # An idempotent producer requires at least one retry.
         "retries": max(1, policy.retries),
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),

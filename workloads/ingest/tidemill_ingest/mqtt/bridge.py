@@ -138,7 +138,7 @@ class Bridge:
         self._outlet.write(Message(payload, key, [(TOPIC_HEADER, name)], written))
 
     def _wait(self, seconds: float) -> None:
-        """Wait, while messages of the former connection are written."""
+        """Wait before the next connection. Meanwhile, write the messages of the former connection."""
         until = time.monotonic() + seconds
         while not self._stopping.is_set() and time.monotonic() < until:
             self._outlet.poll()

@@ -1,4 +1,7 @@
-"""Reads the credentials of a broker, from the files of a Secret. They are read for each connection."""
+"""Reads the credentials of a broker, from the files of a Secret.
+
+The files are read again for each connection, so the credentials can be changed at any time.
+"""
 
 from __future__ import annotations
 
