@@ -1,6 +1,6 @@
 """Kafka, Postgres and Redis on one machine.
 
-Each server is either named by the environment or started as a child process.
+A server whose address is in the environment is used as it is. Any other server is started as a child process.
 """
 
 from tidemill_operator.addresses import PostgresAddress
