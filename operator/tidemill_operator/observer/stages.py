@@ -22,7 +22,7 @@ _SECONDS = 3.0
 
 
 def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the topic that a pipeline's processors read, and the source topic of its Python stage, or empty.
+    """Return the topic that a pipeline's processors read, and the source topic of its Python stage (empty without one).
 
     Args:
         key: the pipeline.
@@ -61,10 +61,10 @@ class StageLook:
 
 
 class Stages:
-    """Reads the stages of pipelines. One thread may use it.
+    """Reads the stages of pipelines. Not thread-safe.
 
     Args:
-        kafka: reads partitions.
+        kafka: reads the ends of partitions.
         now: returns epoch seconds.
     """
 
