@@ -61,7 +61,7 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
     for member in old:
         if old[member] != new[member]:
             yield member, _show(old[member]), _show(new[member])
-    # A changed type of a field needs a new version, because its values cannot be merged with the stored ones.
+    # A new type of a field requires a new version, because its values cannot be merged with the stored ones.
     was, now = (shape.get("types", {}) for shape in shapes)
     changed = {tuple(now[name]): was[name][1] for name in now if name in was and was[name][1] != now[name][1]}
     for (field, kind), earlier in changed.items():

@@ -45,7 +45,7 @@ class Held:
 
     @property
     def before(self) -> Replicas:
-        """The replicas after a cancellation of the reassignment."""
+        """The replicas as they would be after a cancellation of the reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.coming)
 
 
@@ -106,7 +106,7 @@ class Spread:
     def asked(cls, text: str) -> Spread:
         """Parse a request.
 
-        Any new text is a request. A request may end with `without 2, 3`, which names brokers to empty.
+        Any new text counts as a new request. A request may end with `without 2, 3`, which names brokers to empty.
 
         `2026-03-01` uses all brokers. `2026-03-01 without 3` empties broker 3.
         """
@@ -184,7 +184,7 @@ def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS marks the topic.
+    # If no broker is added, FOLLOWERS lists the senders, so that neither list is empty. LEADERS marks the topic.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 
