@@ -122,14 +122,14 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """The lowest number of replicas while events arrive.
+        """The minimum number of replicas while events arrive.
 
-        The number is at least one, because zero is handled separately.
+        At least one, because zero is handled separately.
         """
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
-        """Return the highest number of replicas that is allowed and has partitions to read."""
+        """Return the maximum number of replicas: as many as are allowed and have partitions to read."""
         return min(self.max_replicas or partitions, partitions)
 
 
@@ -150,7 +150,7 @@ class PartitionFigures:
 
     @property
     def lag(self) -> int:
-        """The number of unprocessed events. Without a position, all events of the partition count."""
+        """The number of unprocessed events. Without a committed position, all events of the partition count."""
         return max(0, self.end - (self.start if self.position is None else max(self.position, self.start)))
 
 
@@ -232,9 +232,9 @@ class Need:
     Attributes:
         replicas: the result of the formula.
         useful: the result if no partition may require more than one replica.
-        by_lag: the fraction of a replica that each partition's lag requires, in the order of the partitions. Each share
-            is at most 1.
-        by_rate: the share of a replica that each partition's arrivals and catching up require, at `utilisation`.
+        by_lag: the fraction of a replica that each partition's lag requires, in the order of the partitions. Each
+            fraction is at most 1.
+        by_rate: the fraction of a replica that each partition's arrivals, plus catching up, require at `utilisation`.
         hot: whether a partition has more load than one replica can process.
         utilisation: the target load of a replica, as a share of its capacity.
     """
@@ -253,12 +253,13 @@ class Decision:
 
     Attributes:
         at: the time in epoch seconds.
-        current: the number of replicas that was set.
+        current: the desired number of replicas before the decision.
         desired: the right number of replicas. With dryRun, this number is only reported.
         replicas: the number of replicas to set.
         need: the number of replicas that the figures require, before any limit, or None if unknown.
         reason: the reason for the decision.
-        limited_by: the setting or fact that keeps `desired` from the needed number, or empty if there is none.
+        limited_by: the setting or fact because of which `desired` differs from the needed number, or empty if they are
+            equal.
         lines: the calculation in words.
     """
 
