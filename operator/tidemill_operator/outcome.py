@@ -26,7 +26,7 @@ class Rank(IntEnum):
 class Component(StrEnum):
     """The components of a pipeline.
 
-    Each component has a condition. Connectors and lookups have one only if the spec contains any.
+    Each component has a condition, but connectors and lookups only if the spec contains any.
     """
 
     TOPICS = "topics"

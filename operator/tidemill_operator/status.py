@@ -52,7 +52,7 @@ class Report:
         outcomes: the outcomes of all components.
         lost: errors about lost events, the most severe first, or None if not checked.
         full: errors about exceeded quotas, the most severe first, or None if not checked.
-        failing: errors about windows that processors cannot handle, the most severe first, or None if not checked.
+        failing: errors about failing duties and skipped data, the most severe first, or None if not checked.
         stalled: why this spec is not in force.
         judged: whether the spec was validated. Otherwise the former verdict is kept.
         standing: why no event is counted, according to continuous observation. None if events are counted, or if none

@@ -46,8 +46,8 @@ class Figures:
         lag_seconds: time since the arrival of the oldest event that is not counted, or 0 if there is no such event.
         freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
         watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
-        positions_at: when the positions were read from Postgres, epoch seconds. This time lies further back while
-            Postgres does not answer.
+        positions_at: when the positions were read from Postgres, epoch seconds. It is not updated
+            while Postgres does not answer.
         stage_lag: the number of uncounted events that the Python stage has not written, or None if there is no stage.
         stage_lag_seconds: time since the arrival of the oldest event that the stage has not written, or 0 if there is
             no such event.

@@ -27,7 +27,7 @@ _SUSPECT_SECONDS = 3.0
 # A pipeline stays ready while its progress has been unknown for less than this time.
 SILENT_SECONDS = 10.0
 # Leaders of some partitions may be silent for this time while no other partition advances. Kafka elects new leaders
-# faster.
+# faster than that.
 UNTOLD_SECONDS = 12.0
 # The time without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0

@@ -23,8 +23,8 @@ class Topic:
     Attributes:
         managed: whether the operator creates and alters the topic. An unmanaged topic must already exist.
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
-        lost: what was lost with the deleted topic. It is then only created again on request. Empty if nothing was lost,
-            or if a request allows it.
+        lost: what was lost with the deleted topic. The topic is then only created again on request. Empty if nothing
+            was lost, or if a request allows it.
         kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
         of_others: whether the topic is on the platform's Kafka and belongs to others, so that the pipeline may only
             read it.

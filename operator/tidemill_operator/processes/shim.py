@@ -28,10 +28,7 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != int(parent):  # the parent died before the death signal was set, so no signal will come
         sys.exit(1)
-    for name in (
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-    ):  # the program would inherit that Python ignores these
+    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and the program would inherit that
         signal.signal(name, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606
 

@@ -258,8 +258,7 @@ class Decision:
         replicas: the number of replicas to set.
         need: the number of replicas that the figures require, before any limit, or None if unknown.
         reason: the reason for the decision.
-        limited_by: the setting or fact because of which `desired` differs from the needed number, or empty if they are
-            equal.
+        limited_by: the setting or fact that keeps `desired` below or above the needed number, or empty if none does.
         lines: the calculation in words.
     """
 

@@ -171,7 +171,7 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
     """Wait for Postgres and Redis if the environment names them.
 
-    There is no wait for Kafka, because its clients wait anyway.
+    Do not wait for Kafka, because its clients wait anyway.
     """
     names = {server.name for server in ours}
     checks = {}

@@ -1,7 +1,7 @@
 """Pure: computes the next step of a change of replicas. The only input is the state in Kafka.
 
-A topic whose replicas the operator moves has a list of throttled replicas, which is removed
-last. So after a pass was killed at any point, any operator can continue.
+A topic whose replicas the operator moves has a list of throttled replicas, which is removed last. So after a pass was
+killed at any point, any operator can continue.
 """
 
 from __future__ import annotations
