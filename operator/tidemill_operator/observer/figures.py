@@ -109,14 +109,14 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """Return the members of a status that the observer writes."""
+    """Return those members of a status that the observer writes."""
     found = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return found | ({"conditions": conditions} if conditions else {})
 
 
 def others(status: Status) -> dict[str, Any]:
-    """Return the members of a status that the observer does not write."""
+    """Return those members of a status that the observer does not write."""
     found = {name: value for name, value in status.items() if name not in _MEMBERS}
     if "conditions" in found:
         found["conditions"] = [item for item in found["conditions"] if item["type"] != UNAVAILABLE]

@@ -69,7 +69,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Return the objects of a running pipeline."""
+        """Return what to read for a running pipeline."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(
             config.schema_name,
@@ -100,7 +100,7 @@ class WatchedStage:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> WatchedStage:
-        """Return the objects of a running stage."""
+        """Return what to read for a running stage."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
         return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))

@@ -40,7 +40,7 @@ class StageLook:
         lag: the number of records that it has not written, by partition.
         positions: its committed positions, by partition.
         ages: the age in seconds of the oldest record that it has not written, by partition. Partitions without such a
-            record are missing.
+            record are left out.
         waits: why it waits, or empty if it does not wait.
         fault: why the figures are unknown, or empty if they are known.
     """

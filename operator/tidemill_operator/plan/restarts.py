@@ -39,7 +39,7 @@ _STAGE = "transform.python"
 
 
 def read_by_processors(config: PipelineConfig) -> str:
-    """Return a stable text of the settings that processors read. The generation is left out."""
+    """Return the settings that processors read, without the generation. Equal settings give equal texts."""
     # Unset members are left out, so that members added by later versions do not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):

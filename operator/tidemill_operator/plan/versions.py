@@ -55,7 +55,7 @@ def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]
 
 
 def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the differences of two shapes that create a new version, each as (member, before, after)."""
+    """Yield the differences of two shapes that require a new version, each as (member, before, after)."""
     shapes = json.loads(before), json.loads(after)
     old, new = map(_layout, shapes)
     for member in old:

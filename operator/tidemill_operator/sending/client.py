@@ -22,7 +22,7 @@ _backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2
 
 
 class SendError(Exception):
-    """Ingest does not accept the events. The message has the reason and the remedy."""
+    """Ingest does not accept the events. The message contains the reason and the remedy."""
 
 
 @dataclass(frozen=True)

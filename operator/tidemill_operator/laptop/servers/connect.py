@@ -43,7 +43,7 @@ def connect_worker(
     environ: Mapping[str, str] = os.environ,
     on_progress: Progress | None = None,
 ) -> Server:
-    """Return a worker, ready to be spawned.
+    """Return a worker that is ready to be started.
 
     Args:
         data_dir: the folder of settings, secrets and logs.

@@ -123,7 +123,7 @@ def trouble(address: PostgresAddress) -> str:
 
 
 def _serves(address: PostgresAddress) -> bool:
-    """Return whether the server answers. At the server's first answer, create the database."""
+    """Return whether the server answers. When it answers for the first time, create the database."""
     if answers(address):
         return True
     maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)

@@ -1,4 +1,4 @@
-"""Starts Kafka, Postgres and Redis as child processes. A server that the environment names is not started."""
+"""Starts Kafka, Postgres and Redis as child processes. A server whose address is in the environment is not started."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Pure: translates what earlier versions recorded about window tables into today's format.
 
-- `first` or `last` of a field `at_x` had a column of the same name as the column that orders `first` or `last` of `x`.
-  The types of the two columns differ: the ordering column is bigint[], and no field is an array. If a spec needed both
-  columns, the table had only the first column, with correct values. The second column is added like any new column.
-- The shape of a version lacked the types of the fields behind its columns. The types are taken from the accepted spec.
+- The column for `first` or `last` of a field `at_x` had the same name as the column that orders `first` or `last` of
+  `x`. The types of the two columns tell which is which: the ordering column is bigint[], and no field is an array. If a
+  spec needed both columns, the table has only the first of them, with correct values. The other one is added like any
+  new column.
+- The shape of a version lacked the types of the fields behind its columns. They are taken from the accepted spec.
 """
 
 from __future__ import annotations
