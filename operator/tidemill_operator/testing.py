@@ -375,10 +375,7 @@ class MemoryRuntime(MemoryPart):
 
 @dataclass
 class MemoryWorld:
-    """All actuators together.
-
-    At first they are empty, with one broker. `connect` is the platform's Kafka Connect, if any.
-    """
+    """All actuators, at first empty and with one broker. `connect` is the platform's Kafka Connect, if any."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)
