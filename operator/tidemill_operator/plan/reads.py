@@ -1,4 +1,4 @@
-"""Pure: lists what a pipeline reads besides topics that it manages, for `tidemill plan`."""
+"""Pure: lists what a pipeline reads, apart from topics that it manages, for `tidemill plan`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Read:
 
     Attributes:
         name: its name in the spec, or its address.
-        place: where it is, or empty if the name says it.
+        place: where it is, or empty if that is clear from the name.
         secret: the Secret with the login, or empty if there is none.
     """
 
@@ -36,7 +36,7 @@ class Read:
 
 
 def reads(plan: Plan) -> list[Read]:
-    """Return what a pipeline reads, in the order in which events pass it."""
+    """Return what a pipeline reads, in the order in which events use it."""
     config = PipelineConfig.from_json(plan.config)
     found = [*_inputs(config)]
     if (python := config.spec.transform.python) is not None:
