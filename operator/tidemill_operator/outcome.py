@@ -1,6 +1,6 @@
-"""The outcome of ensuring one object, and the combination of several outcomes into one.
+"""The outcome of ensuring that one object is in its desired state, and how several outcomes combine into one.
 
-Ranks are ordered, and the worst rank decides. The order of the outcomes has no effect, because combining is commutative
+Ranks are ordered, and the worst rank decides. Outcomes can be combined in any order, because combining is commutative
 and associative.
 """
 
@@ -15,7 +15,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Rank(IntEnum):
-    """The result of an attempt. A higher rank is worse."""
+    """How an attempt went. A higher rank is worse."""
 
     SKIPPED = 0
     DONE = 1
@@ -24,7 +24,10 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The components of a pipeline. Each has a condition; connectors and lookups only if the spec names some."""
+    """The components of a pipeline.
+
+    Each component has a condition, but connectors and lookups only if the spec contains any.
+    """
 
     TOPICS = "topics"
     SCHEMA = "schema"
@@ -49,16 +52,16 @@ OF_WORKLOAD: Mapping[str, Component] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of ensuring one object.
+    """The outcome of ensuring that one object is in its desired state.
 
     Attributes:
-        rank: the result.
+        rank: how it went.
         component: the component of the pipeline.
         name: the name of the object, e.g. of a topic.
-        reason: the reason that conditions show.
-        message: one readable line. If the attempt failed, the message has the wrong value and the remedy.
-        changed: the number of writes. The number is zero if nothing differed.
-        serving: whether the component still works as before while it is Waiting.
+        reason: the reason to show in conditions.
+        message: one readable line. If the attempt failed, it contains the wrong value and the remedy.
+        changed: the number of writes, which is 0 if nothing differed.
+        serving: whether the component works as before while its rank is Waiting.
         observed: facts, under their names in the status, e.g. `partitions`.
     """
 
@@ -73,7 +76,7 @@ class Outcome:
 
 
 def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED, message: str = "") -> Outcome:
-    """Return an outcome with nothing to do."""
+    """Return the outcome of an object for which there is nothing to do."""
     return Outcome(Rank.SKIPPED, component, name, reason, message)
 
 
@@ -104,7 +107,7 @@ def waiting(
 
 
 def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
-    """Return the outcome of a workload that works, but for which keys of the user's Secrets are missing.
+    """Return the outcome of a workload that runs, but lacks keys of the user's Secrets.
 
     Args:
         outcome: the outcome of the workload.
@@ -133,7 +136,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
     """Return the outcome of a whole component: the worst of its outcomes, with the sum of their writes.
 
-    Outcomes of other components are ignored. Without any outcome the result is Skipped.
+    Outcomes of other components are ignored. A component without outcomes is Skipped.
     """
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:

@@ -1,7 +1,7 @@
 """One reconcile pass: validates the spec, observes, plans, makes the changes in order, and returns the new status.
 
-Secrets come first. The schema is next, because `_offsets` must have a row for every partition before Kafka has the
-partition. Topics and workloads follow. Each failure becomes a condition. Only differences are written.
+Secrets come first. The schema comes next, because `_offsets` must have a row for every partition before the partition
+exists in Kafka. Topics and workloads follow. Each failure becomes a condition. Only differences are written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True)
 class _Choice:
-    """The spec to run, and the reason if it is not the newest spec."""
+    """The spec to run, and the reasons if it is not the newest one."""
 
     pipeline: AnalyticsPipeline | None
     plan: Plan | None
@@ -65,10 +65,10 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run one step for some components. If the step fails, the error becomes the outcome of these components.
+        """Run a step for some components. If it fails, its error becomes the outcome of these components.
 
         Returns:
-            Whether the whole step is done.
+            Whether every outcome of the step is done.
         """
         try:
             outcomes = act()
@@ -87,7 +87,7 @@ class _Pass:
         return all(outcome.rank <= Rank.DONE for outcome in outcomes)
 
     def block(self, *components: Component, by: str) -> None:
-        """Note that these components were not checked."""
+        """Record that these components were not checked."""
         self.outcomes += [blocked(part, by) for part in components]
 
 
@@ -108,17 +108,17 @@ def reconcile(
         platform: addresses and defaults.
         actuators: the actuators of Kafka, Postgres and the runtime.
         previous: the status that the last pass returned.
-        now: the current time, with a time zone.
-        scaled: returns the numbers of replicas that scaling has decided on for the spec to run, by component. A
-            component that is not scaled, or about which nothing is decided, is missing.
-        standing: returns why no event is counted, according to continuous observation. The function is called at the
-            end. None means that there is no such observation.
+        now: the current time, as an aware datetime.
+        scaled: returns, for the spec to run, the numbers of replicas that scaling has decided on, by component.
+            Components without scaling or without a decision are left out.
+        standing: returns why no event is counted, according to continuous observation. Called at the end of the pass.
+            None means that there is no such observation.
 
     Returns:
-        The resource's new status. Errors of servers and of the spec are in the status, not raised.
+        The resource's new status. Errors of servers and of the spec are not raised, but appear in the status.
 
     Raises:
-        NotOurTurn: another operator works on this pipeline, or has taken over.
+        NotOurTurn: another operator is working on this pipeline, or has taken it over.
     """
     metadata = document.get("metadata", {})
     generation = int(metadata.get("generation", 1))
@@ -140,7 +140,7 @@ def reconcile(
             spread = _asked(metadata, previous)
             connectors = ConnectorStep(actuators, choice.plan, logins.owner, logins.adopt, concerned(previous))
             outcomes = _ensure(choice.plan, live, actuators, logins, connectors, confirm=confirm, spread=spread)
-            confirm()  # because an operator that has lost the lock must not report
+            confirm()  # an operator that has lost the lock must not report
             report = reported(choice.pipeline, choice.plan, live, outcomes, platform, actuators)
             return told(
                 replace(
@@ -194,7 +194,10 @@ def _beside(
     actuators: Actuators,
     components: Sequence[Component],
 ) -> list[Outcome]:
-    """Return the outcomes while a server does not answer. Workloads can still be checked then."""
+    """Return the outcomes if a server does not answer.
+
+    Workloads can still be checked, unless the server is the one that runs them.
+    """
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
     pipeline, _ = check({**document, "status": None}, platform.limits)
@@ -208,7 +211,7 @@ def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actua
     """Release a deleted resource: end its workloads, then keep or delete topics and schema, as its reclaim policy says.
 
     Raises:
-        TidemillError: a server does not answer, or is busy. The caller has to retry later.
+        TidemillError: a server does not answer or is busy. The caller must retry later.
     """
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
@@ -226,14 +229,14 @@ def _release(
     live = actuators.postgres.observe(names.schema(namespace, name))
     ran = accepted(document, live) or pipeline
     outcomes = _disconnect(document, (pipeline, ran), platform, actuators)
-    # If the pipeline does not own the schema, it has created no topics either.
+    # A pipeline that does not own the schema has created no topics either.
     if ran is None or live is None or live.owner != owner_of(ran, platform):
         message = "the schema has another owner"
         return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message=message)]
     facts = LiveFacts(schema=live)
     plan = build_plan(ran, platform, live.generation, facts)
     policy = (pipeline or ran).spec.reclaim_policy
-    # All kinds of output topics are released, because an earlier spec may have enabled more kinds than this spec.
+    # Release all kinds of output topics, because an earlier spec may have enabled more than this one.
     topics = desired_topics(resolve(ran, platform, live.generation, facts), platform, facts, all_kinds=True)
     topics = tuple(only_made(topics, live, namespace=namespace, name=name))
     confirm()
@@ -254,7 +257,7 @@ def _disconnect(
     platform: Platform,
     actuators: Actuators,
 ) -> list[Outcome]:
-    """Delete the connectors of a pipeline that has some, or had some when Connect was away."""
+    """Delete the pipeline's connectors, if it has any or had any when Connect did not answer."""
     has = any(pipeline is not None and pipeline.spec.source.connectors for pipeline in specs)
     if actuators.connect is None or not (has or Component.CONNECTORS in concerned(document.get("status"))):
         return []
@@ -265,7 +268,7 @@ def _disconnect(
 
 @contextmanager
 def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callable[[], None]]:
-    """Lock the pipeline. Yields a check that raises NotOurTurn once the lock is lost."""
+    """Lock the pipeline. Yield a check that raises NotOurTurn once the lock is lost."""
     metadata = document.get("metadata", {})
     try:
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
@@ -286,7 +289,7 @@ def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callabl
 def _choose(
     document: Mapping[str, Any], platform: Platform, actuators: Actuators, scaled: Scaled | None
 ) -> tuple[LiveFacts, _Choice]:
-    """Choose the newest spec if it can be applied, else the accepted spec, if there is one."""
+    """Choose the newest spec if it can be applied, else the accepted one, if any."""
     pipeline, faults = check({**document, "status": None}, platform.limits)
     live, stalled = LiveFacts(), [TidemillError(Reason.INVALID_SPEC, str(fault)) for fault in faults[:_MAX_FAULTS]]
     if pipeline is not None:
@@ -368,14 +371,14 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether processors can work with the existing topics. Of a list of topics, one is enough."""
+    """Return whether the topics exist that processors need. Of a list of topics, one is enough."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data. A failure does not affect readiness, and the next pass tries again."""
+    """Delete expired data. A failure does not affect readiness: the next pass tries again."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:
@@ -383,7 +386,7 @@ def _expire(plan: Plan, actuators: Actuators) -> None:
 
 
 def _asked(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Spread | None:
-    """Return the request to spread replicas, if the annotation has a new value."""
+    """Return the request to spread replicas, if the annotation has a value that was not handled yet."""
     text = _request(metadata)
     return Spread.asked(text) if text and text != (previous or {}).get("rebalancedAt") else None
 

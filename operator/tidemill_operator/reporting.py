@@ -1,4 +1,4 @@
-"""Builds the report of a pass about the running spec. The outcomes of the components are its input."""
+"""Builds the report of a pass about the running spec from the outcomes of the components."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def reported(
 
 
 def _place(kafka: KafkaSpec) -> dict[str, Any]:
-    """Return the member of a topic's status that says on which other cluster it is."""
+    """Return the status member of a topic that tells on which other cluster it is."""
     return {"kafka": kafka.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
 
@@ -79,7 +79,7 @@ def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, An
 
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
-    """Return the progress of a replay, or empty if none is requested."""
+    """Return the progress of the current or completed replay, or an empty mapping if none was requested."""
     reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
     known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
     told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
@@ -97,7 +97,7 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
 
 
 def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
-    """Return errors about lost events, according to the facts at the beginning of the pass."""
+    """Return errors about lost events, from the facts at the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
     if plan.schema.listed:

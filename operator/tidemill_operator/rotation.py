@@ -1,6 +1,6 @@
-"""Rotates logins: creates them, switches to them once Postgres has them, and retires former logins.
+"""Rotates logins: creates new ones, switches to them once Postgres accepts them, and retires the former ones.
 
-Each step is one write, so that the next pass can continue after an interruption.
+Each step is a single write, so that the next pass can continue after an interruption.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 @dataclass
 class Logins:
-    """The logins of a pipeline during one pass.
+    """The logins of one pipeline, for one pass.
 
     Attributes:
-        rotate: any text. A new text requests a rotation. Empty if no rotation was ever requested.
-        now: the current time, with a time zone.
+        rotate: any text. A new text requests a rotation. Empty if there has never been a request.
+        now: the current time, as an aware datetime.
         confirm: raises an error if another operator has taken over.
     """
 
@@ -38,7 +38,7 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """Ensure the schema and its roles. New logins are activated as soon as Postgres has them.
+        """Ensure the schema and its roles. Activate new logins as soon as Postgres has them.
 
         Raises:
             TidemillError: a server does not answer, or a secret has invalid content.
@@ -56,7 +56,7 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Retire the former logins, once all workloads have had the time to notice the new logins.
+        """Retire the former logins, once all workloads have had time to notice the new ones.
 
         Args:
             running: the outcomes of the workloads.
@@ -74,7 +74,7 @@ class Logins:
         return self._tell(self._known)
 
     def status(self) -> dict[str, Any]:
-        """Return the last rotation's request and phase for the status, or empty if there was no rotation."""
+        """Return the request and phase of the last rotation for the status, or an empty mapping if there was none."""
         known = self._known
         if known is None or not (known.rotated or known.following or known.retire_at):
             return {}

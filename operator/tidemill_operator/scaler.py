@@ -44,7 +44,7 @@ _CALLED: Mapping[ScaledComponent, str] = {"processor": "processors", "stage": "p
 
 
 def change_text(component: ScaledComponent, decision: Decision) -> str:
-    """Return a decision that changes replicas in words, e.g. `1 → 4 processors`, without its reason."""
+    """Describe a decision that changes replicas, e.g. `1 → 4 processors`, without its reason."""
     return f"{decision.current} → {decision.replicas} {_CALLED[component]}"
 
 
@@ -64,10 +64,11 @@ class Running:
     """A component that runs.
 
     Attributes:
-        config: the config with which the pipeline was started. An edit that was refused has no effect on it.
+        config: the config with which the pipeline was started. A refused edit does not change it.
         ready: the number of ready replicas.
-        settled: the desired number of replicas if exactly that many run and are ready, or None if some start or stop.
-        component: what runs: the processors, or the Python stage.
+        settled: the number of replicas, if exactly the desired number is running and ready. None while some are
+            starting or stopping.
+        component: whether these are the processors or the Python stage.
     """
 
     config: PipelineConfig
@@ -84,7 +85,7 @@ class Running:
 
     @property
     def watched(self) -> Watched | WatchedStage:
-        """The objects from which the figures are read."""
+        """What to read to get the figures."""
         return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
 
 
@@ -93,7 +94,7 @@ class Memory:
     """The stored state of a component.
 
     Attributes:
-        state: the state of the decisions.
+        state: what the decisions need to remember.
         replicas: the decided number, or None if nothing is decided yet.
     """
 
@@ -106,7 +107,7 @@ class Memory:
 
     @classmethod
     def from_json(cls, text: str) -> Memory:
-        """Read the text of `to_json`. An invalid text gives an empty memory."""
+        """Return the memory from the text of `to_json`, or an empty one if the text is invalid."""
         try:
             record = json.loads(text)
             replicas = record["replicas"]
@@ -123,7 +124,10 @@ class Site(Protocol[_K]):
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """Return the stored state. If nothing is decided, `replicas` is the running number, if it is known."""
+        """Return the stored state.
+
+        If nothing is decided yet, its `replicas` is the running number, as far as it is known.
+        """
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
@@ -131,7 +135,7 @@ class Site(Protocol[_K]):
 
         Args:
             key: the component.
-            memory: the state.
+            memory: the state to store.
             changed: whether the decision changes the replicas.
         """
         ...
@@ -159,7 +163,7 @@ class Scaler(Generic[K]):
     """Makes scaling decisions. Several threads may call it. Each component is polled by one thread at a time.
 
     Args:
-        site: knows the components.
+        site: where replicas run and decisions are stored.
         reader: reads figures.
         now: returns epoch seconds.
     """
@@ -170,10 +174,10 @@ class Scaler(Generic[K]):
         self._lock = threading.Lock()
 
     def poll(self, key: K) -> float | None:
-        """Poll a component and decide.
+        """Poll a component, and decide on its replicas.
 
         Returns:
-            Seconds until the next poll, or None if the component does not use scaling, or does not run.
+            Seconds until the next poll, or None if the component does not use scaling or is not running.
         """
         seen = self._site.look(key)
         settings = seen.settings if seen else None
@@ -201,7 +205,7 @@ class Scaler(Generic[K]):
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of replicas, else the running number, or None if both are unknown.
+        """Return the decided number of replicas, or else the running number, or None if neither is known.
 
         Raises:
             TidemillError: the stored state cannot be read.
@@ -212,7 +216,7 @@ class Scaler(Generic[K]):
         return scaled.memory.replicas
 
     def status(self, key: K) -> dict[str, Any]:
-        """Return `status.scaling` of the last decision, or empty if there is none."""
+        """Return `status.scaling` of the last decision, or an empty mapping if there is none."""
         with self._lock:
             scaled = self._scaled.get(key)
             return dict(scaled.told) if scaled else {}
@@ -255,7 +259,7 @@ class Scaler(Generic[K]):
             return self._scaled.setdefault(key, _Scaled(memory))
 
     def _leave(self, key: K, *, for_good: bool) -> None:
-        """Stop deciding about a component. The stored state is kept unless `for_good` is set."""
+        """Stop deciding about a component. If `for_good` is set, also clear the stored state."""
         with self._lock:
             scaled = self._scaled.get(key)
             if scaled is None:

@@ -1,4 +1,4 @@
-"""Observes a resource without changing it, while it is paused or a server does not answer."""
+"""Observes a resource without changing it, while it is paused or while a server does not answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.settings import Platform
 
 RUNNING = (Component.PROCESSORS, Component.INGEST, Component.API)
-# An accepted spec stays in force, even if the platform no longer allows its topic.
+# An accepted spec stays in force even if the platform no longer allows its topic, so allow any topic.
 _ANY_TOPIC = Limits(topic_prefixes=("",))
 
 
@@ -37,7 +37,7 @@ class Seen:
         pipeline: the resource with the accepted spec.
         plan: the plan of that spec.
         live: the live facts. Facts of servers that did not answer are unknown.
-        outcomes: the outcomes of all components, as a pass without changes returns them.
+        outcomes: the outcomes of all components, as a pass returns them if there is nothing to change.
     """
 
     pipeline: AnalyticsPipeline
@@ -52,7 +52,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
         return None
     metadata = {key: document["metadata"][key] for key in ("name", "namespace", "uid") if document["metadata"].get(key)}
     if replayed := (document["metadata"].get("annotations") or {}).get(REPLAY):
-        metadata["annotations"] = {REPLAY: replayed}  # so that a replay continues while a newer spec is refused
+        metadata["annotations"] = {REPLAY: replayed}  # the replay continues even while a newer spec is refused
     if live.owner.uid != (metadata.get("uid") or ""):
         return None
     known = {key: document.get(key) for key in ("apiVersion", "kind")}
@@ -61,7 +61,7 @@ def accepted(document: Mapping[str, Any], live: LiveSchema | None) -> AnalyticsP
 
 
 def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) -> Seen | None:
-    """Observe a resource. Return None if the resource is not known to have run."""
+    """Observe a resource. Return None if nothing shows that the resource has ever run."""
     outcomes: list[Outcome] = []
     metadata = document.get("metadata", {})
     try:
@@ -73,7 +73,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
         schema = actuators.postgres.observe(name)
     pipeline = accepted(document, schema)
     if pipeline is None and outcomes:
-        # The accepted spec is unknown. The current one is used, because it gives the same names.
+        # The accepted spec is unknown, so use the current one, which gives the same names.
         pipeline, _ = check({**document, "status": None}, _ANY_TOPIC)
     if pipeline is None:
         return None
@@ -100,8 +100,8 @@ def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outc
 
     Args:
         plan: the plan.
-        actuators: the actuators, of which the runtime is used.
-        absent: returns the outcome of a component that does not exist.
+        actuators: the actuators. Only the runtime is used.
+        absent: returns the outcome of a component whose workload does not exist.
     """
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
@@ -119,7 +119,7 @@ def blocked(component: Component, by: str) -> Outcome:
 
 @contextmanager
 def _told(outcomes: list[Outcome], *components: Component) -> Iterator[None]:
-    """Turn an error of a server into outcomes of the affected components."""
+    """Turn a server's error into outcomes of the affected components."""
     try:
         yield
     except TidemillError as error:

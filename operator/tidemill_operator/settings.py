@@ -33,27 +33,29 @@ class Platform:
 
     Attributes:
         runtime: `local` or `kubernetes`.
-        cluster_id: recorded on objects that outlive a resource, so that operators of other clusters do not touch them.
-        kafka_brokers: bootstrap brokers, or empty if unknown: then plans can be made, but not applied.
+        cluster_id: identifies this cluster on objects that outlive a resource, so that operators of other clusters
+            leave them alone.
+        kafka_brokers: bootstrap brokers, or empty if unknown. Plans can then be made, but not applied.
         kafka_config: client settings of the platform's own connections to Kafka, such as those of TLS and SASL.
-        postgres: the database, and the login that administers it.
+        postgres: the address of the database, with its administrator's login.
         redis_url: URL of Redis, or empty if there is none.
-        redis_ca: PEM file of the authorities that sign Redis' certificate. Empty means the system's authorities.
+        redis_ca: PEM file of the certificate authorities for Redis. Empty means the system's authorities.
         partitions: default number of partitions of a source topic.
         replication_factor: default replication factor of topics.
         auth_required: whether pipelines require API keys by default.
         topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
         readable_topics: patterns of topics that any pipeline may read with `managed: false`, such as `crm.*`.
-        ports: wanted port of each component, or 0 for any free port.
+        ports: requested port of each component, or 0 for any free port.
         resilience_file: the file with the workloads' breakers, retries and timeouts.
         output_retention_ms: retention of the topics of results, anomalies and dead letters.
         replication_throttle: bytes per second that each broker may send and receive for moving replicas. 0 means no
             limit.
-        recreate_topics: whether a deleted source topic is created again without its events.
-        offsets_replication: replication factor of Kafka's own `__consumer_offsets`. With 0, it is not changed.
+        recreate_topics: whether a deleted source topic is created again, empty, without a request.
+        offsets_replication: replication factor of Kafka's own topic `__consumer_offsets`. 0 leaves it unchanged.
         connect_url: URL of Kafka Connect's REST interface, or empty if there is none.
         connect_strimzi: the `KafkaConnect` of Strimzi that runs connectors, as `namespace/name`, or empty.
-        connect_secrets: how configs of connectors refer to the key of a Secret, with `{namespace}`, `{name}`, `{key}`.
+        connect_secrets: the reference by which connector configs read a key of a Secret, with `{namespace}`, `{name}`,
+            `{key}`.
     """
 
     runtime: Runtime = "local"
@@ -129,7 +131,7 @@ class Platform:
 
 
 def _one_connect(environ: Mapping[str, str], in_cluster: bool) -> None:
-    """Raise ValueError if several Connect clusters are set, or one that only a cluster can have."""
+    """Raise ValueError if several Kafka Connects are set, or one that is only possible on Kubernetes."""
     named = [name for name in _CONNECTS if environ.get(name)]
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)}: set only one of them, because a platform has one Kafka Connect")
@@ -157,7 +159,7 @@ def _connect_url(environ: Mapping[str, str]) -> str:
     except ValueError:
         wrong = True
     if wrong or parts.username is not None or parts.password is not None:
-        # The value is not shown, because it may have a password.
+        # Do not show the value: it may contain a password.
         raise ValueError("TIDEMILL_CONNECT_URL: write http://host:port or https://host:port, without a login")
     return url
 
@@ -198,7 +200,7 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def json_text(environ: Mapping[str, str], name: str) -> str:
-    """Return the JSON object, as text, in the file that a variable names. The text is empty if the variable is not set.
+    """Return the JSON object in the file that a variable names, as text. The text is empty if the variable is not set.
 
     Raises:
         ValueError: the file cannot be read, or does not contain a JSON object.
@@ -217,7 +219,7 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _patterns(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Read names of topics, in which `*` stands for any characters."""
+    """Read topic names, in which `*` stands for any characters."""
     found = listed(environ, name)
     for pattern in found:
         if not _PATTERN.fullmatch(pattern):

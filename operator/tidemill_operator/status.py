@@ -1,6 +1,6 @@
 """Pure: builds the resource's status from outcomes.
 
-The size of the status is limited, and passes that change nothing leave it unchanged.
+The size of the status is limited. A pass that changes nothing leaves it unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
 """The components that are the cause if no event is counted for these reasons."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# Reasons of a component in its desired state.
+# Reasons of components that are in their desired state.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
@@ -50,23 +50,22 @@ class Report:
     Attributes:
         generation: the generation of the observed spec.
         outcomes: the outcomes of all components.
-        lost: lost events, the most severe first, or None if this was not checked.
-        full: effects of quotas, the most severe first, or None if this was not checked.
-        failing: failures of processors with windows, the most severe first, or None if this was not checked.
+        lost: errors about lost events, the most severe first, or None if not checked.
+        full: errors about exceeded quotas, the most severe first, or None if not checked.
+        failing: errors about failing duties and skipped data, the most severe first, or None if not checked.
         stalled: why this spec is not in force.
-        judged: whether the spec was validated. If the spec was not validated, the former verdict is kept.
-        standing: why no event is counted, according to continuous observation, or None if events are counted, or none
+        judged: whether the spec was validated. Otherwise the former verdict is kept.
+        standing: why no event is counted, according to continuous observation. None if events are counted, or if none
             waits.
-        watched: whether there is continuous observation. With continuous observation, one unanswered request does not
-            count.
-        accepted: whether any spec is in force, this one or an earlier one.
+        watched: whether there is continuous observation. A single unanswered request then makes no component false.
+        accepted: whether a spec is in force, this one or an earlier one.
         suspended: whether the spec in force suspends the pipeline.
-        paused: whether reconciliation is paused, so that the pipeline was only observed, if at all.
+        paused: whether reconciliation is paused, so that the pipeline was at most observed.
         rebalanced: the completed request to spread replicas, or empty if there is none.
         credentials: the state of the last rotation of the logins, or empty if there was none.
         topics, aggregations: items of the lists in the status.
-        replay: the progress of a replay; empty if none runs, or None if this was not checked.
-        connectors: items of the list in the status, or None if this was not checked.
+        replay: the progress of a replay. Empty if there is none, or None if not checked.
+        connectors: items of the list in the status, or None if not checked.
     """
 
     generation: int
@@ -98,7 +97,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
         previous: the status before this pass. An unchanged condition keeps its transition time. A component that was
             not checked keeps its state.
         report: the report of this pass.
-        now: the current time, with a time zone.
+        now: the current time, as an aware datetime.
 
     Returns:
         The new status, which equals `previous` if nothing changed.
@@ -143,7 +142,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
 
 
 def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
-    """Yield messages about aggregations that have a new version in force.
+    """Yield messages about aggregations for which a new version came into force.
 
     Args:
         previous: the former status.
@@ -165,12 +164,12 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status for events that stop being counted between two passes. If Ready is true, it becomes false.
+    """Return the status for when events stop being counted between two passes. If Ready is true, it becomes false.
 
     Args:
         previous: the current status.
         error: why no event is counted.
-        now: the current time, with a time zone.
+        now: the current time, as an aware datetime.
     """
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     ready = before.get("Ready")
@@ -182,13 +181,13 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
 
 
 def concerned(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
-    """Return the components that have a condition, according to the status before."""
+    """Return the components that have a condition in the previous status."""
     kinds = {condition["type"] for condition in (previous or {}).get("conditions", ())}
     return tuple(part for part in Component if part not in _OPTIONAL or CONDITIONS[part] in kinds)
 
 
 def _concerns(component: Component, report: Report) -> bool:
-    """Return whether the pipeline has the component."""
+    """Return whether the pipeline uses the component."""
     return component not in _OPTIONAL or any(outcome.component == component for outcome in report.outcomes)
 
 
@@ -199,13 +198,13 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
     waits = report.standing
     if waits is not None and _OF_STANDING.get(waits.reason) == component:
         return _condition(kind, "False", waits.reason, str(waits))
-    # Connect is not observed continuously.
+    # Connectors are not observed continuously.
     watched = report.watched and not report.standing and component != Component.CONNECTORS
     match whole.rank:
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # One unanswered request is not enough to make a component false, because continuous observation decides.
+            # A single unanswered request does not make a component false, because continuous observation decides that.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -232,9 +231,9 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 
 
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
-    """Return Progressing, which is true while a change is under way.
+    """Return the condition Progressing, which is true while a change is under way.
 
-    If it is false, the reason shows whether the change is complete.
+    If it is false, its reason tells whether the change is complete or stalled.
     """
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
@@ -244,7 +243,7 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
 
 
 def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return the conditions that exist only while they are true."""
+    """Return the conditions that are present only while they are true."""
     found = []
     bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
@@ -260,7 +259,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         found.append(before["Stalled"])
-    # A component that waits for a stuck component is left out, because it will not complete by itself either.
+    # Leave out components that wait for a stuck one: they will not complete by themselves either.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
@@ -272,7 +271,10 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _of_components(before: Mapping[str, Condition]) -> bool:
-    """Return whether the former `Stalled` repeats components, which every pass looks at, and not the spec."""
+    """Return whether the former `Stalled` condition is about components rather than the spec.
+
+    Every pass checks the components anew.
+    """
     known = [before[kind] for kind in CONDITIONS.values() if kind in before]
     stuck = [part.get("message", "") for part in known if part["reason"] in _NEEDS_SOMEBODY]
     said = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
@@ -280,7 +282,7 @@ def _of_components(before: Mapping[str, Condition]) -> bool:
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that exists only while it has errors. If the errors were not checked (None), it is kept."""
+    """Return a condition that is present only while there are errors. If they were not checked (None), it is kept."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:
@@ -289,7 +291,10 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """Return the reason and message of several conditions. Conditions that others wait for come first."""
+    """Return one reason and one message for several conditions.
+
+    The reason comes from the condition that the others wait for.
+    """
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

@@ -1,7 +1,7 @@
-"""An in-memory platform for tests. It has the protocols of the actuators without Kafka, Postgres or a cluster.
+"""An in-memory platform for tests. It implements the protocols of the actuators without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
-A test reads the topics, schemas, secrets and workloads, changes them without the operator, and counts the writes.
+A test reads topics, schemas, secrets and workloads, changes them behind the operator's back, and counts the writes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MemoryTopics(MemoryPart):
     Attributes:
         nodes: the number of brokers.
         spreads: the argument `spread` of each call of `ensure`.
-        moving: why `ensure` waits, e.g. for moving replicas, or empty if it does not wait.
+        moving: what `ensure` waits for, e.g. moving replicas, or empty if it does not wait.
     """
 
     def __init__(self) -> None:
@@ -118,8 +118,8 @@ class MemoryClusters(MemoryPart):
     """Other Kafka clusters.
 
     Attributes:
-        partitions: the number of partitions of each topic, or 0 if no topic exists.
-        ids: the ids of topics that differ from `<brokers>/<topic>`, by brokers.
+        partitions: the number of partitions of every topic, or 0 if no topic exists.
+        ids: the topic id at each address that should differ from the default, `<brokers>/<topic>`.
         listed: the names of all topics.
     """
 
@@ -135,7 +135,7 @@ class MemoryClusters(MemoryPart):
         return self.listed
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
-        """Return the topic if topics exist."""
+        """Return the topic, or None if no topic should exist."""
         self._called("topic")
         servers = kafka.bootstrap_servers
         return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
@@ -146,8 +146,8 @@ class MemorySchemas(MemoryPart):
 
     Attributes:
         logins: the suffixes of the writers that may log in, by schema.
-        busy: whether a lock is taken, so that `ensure` and `release` raise an error.
-        taken: the error that `exclusive` raises, or None if it gets the lock.
+        busy: whether a lock is taken, so that `ensure` and `release` report Waiting.
+        taken: the error that `exclusive` raises, or None if it should get the lock.
     """
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ class MemorySchemas(MemoryPart):
     ) -> list[Outcome]:
         """Create or change a schema.
 
-        Refuses foreign owners, changed columns and taken topics, as Postgres' actuator does.
+        It refuses other owners, changed column types and claimed topics, as Postgres' actuator does.
         """
         self._called("ensure")
         live = self.schemas.get(schema.name)
@@ -264,13 +264,13 @@ class MemorySchemas(MemoryPart):
         return [done(Component.SCHEMA, schema.name, changed=int(gone is not None))]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Do nothing, because no partition is past its retention."""
+        """Do nothing: no partition is past its retention."""
         self._called("expire")
         return [done(Component.SCHEMA, schema.name)]
 
 
 class MemorySecrets(MemoryPart):
-    """Secrets by namespace and pipeline. The secrets of a pipeline are a mapping of file names to files."""
+    """Secrets by namespace and pipeline. The secrets of a pipeline map file names to the files' contents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,8 +312,8 @@ class MemoryRuntime(MemoryPart):
     """Workloads by pipeline.
 
     Attributes:
-        starting, changing: names of workloads that are not ready. The workloads in `changing` still serve.
-        whose: the pipeline to which `observe` attributes shared workloads.
+        starting, changing: names of workloads that are not ready. Those in `changing` still serve.
+        whose: the pipeline as whose `observe` reports shared workloads.
     """
 
     def __init__(self) -> None:
@@ -364,7 +364,7 @@ class MemoryRuntime(MemoryPart):
 
 @dataclass
 class MemoryWorld:
-    """All actuators together. They are empty, with one broker. `connect` is a platform's Kafka Connect, if any."""
+    """All actuators, at first empty and with one broker. `connect` is the platform's Kafka Connect, if any."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)

@@ -1,4 +1,4 @@
-"""The options of `up`, and what is derived from them: the platform's settings and the variables of workloads."""
+"""The command-line options of `up`, and the platform settings and workload variables that follow from them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _RESILIENCE_FILE = Path("config/resilience.yaml")
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command line.
+    """The command-line options of `up`.
 
     Attributes:
-        data_dir: the folder of data, state and logs.
-        ready_file: the file for the endpoints, written when each pipeline is ready or has failed, or None.
-        ports: the wanted ports of ingest and API.
+        data_dir: the folder for data, state and logs.
+        ready_file: the file to which the endpoints are written, as soon as each pipeline is ready or has failed; None
+            writes no file.
+        ports: the requested ports of ingest and API.
         host: the address at which the processes listen.
-        targets_file: the file for the scrape targets of Prometheus, or None.
-        resilience_file: policies of the workloads. None means the file that the environment names, else the file in
-            `config/` if it exists.
+        targets_file: the file to which the scrape targets for Prometheus are written; None writes no file.
+        resilience_file: the file with the workloads' policies. None means `TIDEMILL_RESILIENCE_FILE` if it is set, else
+            `config/resilience.yaml` if it exists.
     """
 
     data_dir: Path
@@ -67,7 +68,7 @@ def platform_of(options: Options, servers: Servers, environ: Mapping[str, str]) 
 
 
 def workload_addresses(options: Options, servers: Servers, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of all workloads: the servers' addresses, without the administrator's login."""
+    """Return the variables that all workloads get: the servers' addresses, without the administrator's login."""
     resilience_file = _resilience_file(options, environ)
     postgres = servers.postgres
     addresses = {

@@ -1,4 +1,7 @@
-"""Runs the passes of `up` in a separate thread, so that the status stays current while a pass waits for a server."""
+"""Runs the passes of `up` in a separate thread.
+
+Otherwise the status would not stay current while a pass waits for a server.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ class Passes:
     """Runs one pass at a time.
 
     Args:
-        act: runs a pass. If it raises an exception, the next `start` raises it again.
+        act: runs a pass. If it raises an exception, the next `start` raises that exception.
     """
 
     def __init__(self, act: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The ports of ingest and API on this machine: which ports the command line asks for, and whether they are free."""
+"""The ports of ingest and API on this machine: which ones the command line requests, and whether they are free."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def _port(text: str) -> int:
 
 @dataclass(frozen=True)
 class WantedPorts:
-    """The ports by component. None means the default or the next free port, and 0 means any free port."""
+    """The ports by component.
+
+    None means the default port, or the next free port if the default is in use. 0 means any free port.
+    """
 
     ingest: int | None = None
     api: int | None = None
@@ -45,7 +48,7 @@ class WantedPorts:
 
     @property
     def named(self) -> dict[str, int]:
-        """The ports that the user has named, by component."""
+        """The ports that the user requested by number, by component."""
         return {component: port for component, port in self._asked() if port}
 
     @property
@@ -54,11 +57,13 @@ class WantedPorts:
         return {component: _DEFAULTS[component] if port is None else port for component, port in self._asked()}
 
     def arguments(self) -> list[str]:
-        """Return the options of a command line that asks for the same ports."""
+        """Return the command-line options that request these ports."""
         return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
 
     def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:
-        """Check that the named ports are free. Processes that a killed run of the same folder has left are ended first.
+        """Check that the requested ports are free.
+
+        First end the processes that a killed run with the same folder has left.
 
         Args:
             data_dir: the folder of the run.
@@ -66,7 +71,8 @@ class WantedPorts:
             say: prints a line for each default port that another process uses.
 
         Raises:
-            ServerError: a named port is in use; the message names the port, the process that uses it, and the option.
+            ServerError: a requested port is in use; the message names the port, the process that uses it, and the
+                option.
         """
         if self.ingest and self.ingest == self.api:
             raise ServerError(f"--port-ingest and --port-api are both {self.api}: write two different ports")

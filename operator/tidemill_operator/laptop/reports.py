@@ -23,7 +23,7 @@ from tidemill_operator.status import interrupted
 
 
 class CurrentConditions:
-    """The conditions of the last passes, and the interruptions since then.
+    """The conditions of the last passes, with interruptions of counting since then.
 
     Args:
         progress: says whether events are counted.
@@ -35,13 +35,13 @@ class CurrentConditions:
         self._interrupted: dict[str, datetime] = {}
 
     def export(self, pipelines: Mapping[str, Stored]) -> None:
-        """Export the conditions of all pipelines, which are given by `namespace/name`, to Prometheus."""
+        """Export the conditions of these pipelines (by `namespace/name`) to Prometheus, and of no others."""
         self._metrics.keep(pipelines)
         for key, stored in pipelines.items():
             self._metrics.tell(key, stored.namespace, stored.name, self.of(stored))
 
     def of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
-        """Return the conditions of the last pass. Ready is false if events are no longer counted."""
+        """Return the conditions of the last pass, but with Ready false if events are no longer counted."""
         error = self._progress.error(key_of(stored))
         if error is None:
             self._interrupted.pop(stored.key, None)
@@ -50,7 +50,7 @@ class CurrentConditions:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def interrupted(self, stored: Stored) -> bool:
-        """Return whether events of a pipeline are no longer counted, as `of` found last."""
+        """Return whether the last call of `of` found that events of the pipeline are no longer counted."""
         return stored.key in self._interrupted
 
 
@@ -87,7 +87,7 @@ class Reports:
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
 
     def announce(self) -> None:
-        """Print the endpoints and failures, and write the ready file, if they have changed."""
+        """Print the endpoints and failures, and write the ready file, if there is anything new."""
         pipelines = list(self._session.pipelines.values())
         names = [stored.name for stored in pipelines]
         called = {stored.key: stored.name if names.count(stored.name) == 1 else stored.key for stored in pipelines}

@@ -1,4 +1,7 @@
-"""Requests of commands to a running `up`. Requests are annotations of pipelines, in one file per pipeline."""
+"""Passes requests from commands to a running `up`.
+
+A request is an annotation of a pipeline. Each pipeline has one file of requests.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Requests:
         self._folder = folder
 
     def read(self, namespace: str, name: str) -> Mapping[str, str]:
-        """Return the annotations requested for a pipeline."""
+        """Return the annotations that commands have requested for a pipeline."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             found = json.loads(read_text(self._path(namespace, name)))
             return {str(key): str(value) for key, value in found.items()}

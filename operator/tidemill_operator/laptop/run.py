@@ -103,7 +103,7 @@ class Run:
         return run
 
     def take(self, reading: Reading) -> None:
-        """Accept the content of the files as soon as no pass is running."""
+        """Store the content of the files, and apply it as soon as no pass is running."""
         self._reading = reading
 
     def _take(self, reading: Reading) -> None:
@@ -136,14 +136,14 @@ class Run:
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
         self._conditions.export(self._session.pipelines)
-        # The result of the last pass counts only if nothing has changed since the pass began.
+        # Use the result of the last pass only if nothing has changed since the pass began.
         current = self._passed == seen
         self._reports.write(current=current)
         if current and self._passes.idle and self._session.settled:
             self._reports.announce()
 
     def _sees(self) -> object:
-        """Return the facts, apart from specs, that passes depend on. A pass is due when these facts have changed."""
+        """Return the facts, apart from specs, whose change makes a pass due."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()
@@ -159,7 +159,10 @@ class Run:
         self._reports.close()
 
     def _revive_servers(self) -> None:
-        """Restart servers whose process has ended. A frozen server is left alone, because it may be resumed."""
+        """Restart servers whose process has ended.
+
+        A frozen server (SIGSTOP) is left alone, because it may be resumed.
+        """
         for name, server in self._servers.handles.items():
             if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue
@@ -188,7 +191,7 @@ class Run:
 
 
 def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
-    """Return the document, with the annotations that commands have requested."""
+    """Return the pipeline's document, with the annotations that commands have requested."""
     metadata = stored.document["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **requests.read(stored.namespace, stored.name)}
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document

@@ -40,7 +40,10 @@ class Runtime(Protocol):
 
 
 class _Files:
-    """Reads processes of this machine, and stores decisions in `<namespace>/<name>.json`, or `<name>.stage.json`."""
+    """Looks at local processes, and stores decisions.
+
+    The file is `<namespace>/<name>.json` for processors and `<namespace>/<name>.stage.json` for a Python stage.
+    """
 
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
@@ -73,7 +76,7 @@ class _Files:
 
     def path(self, key: _Target) -> Path:
         namespace, name = key.pipeline
-        # The names of pipelines have no dots.
+        # Names of pipelines contain no dots, so the two file names cannot collide.
         return self._folder / namespace / (f"{name}.json" if key.component == "processor" else f"{name}.stage.json")
 
 
@@ -81,9 +84,9 @@ class LocalScaling:
     """The decisions of one run. Polls begin with `start`. Any thread may call the methods.
 
     Args:
-        folder: the folder of the stored decisions.
+        folder: the folder in which decisions are stored.
         reader: reads figures.
-        runtime: the runtime of the processors. The runtime's config files have the scaling settings.
+        runtime: the runtime of the processors, with the config files that contain the scaling settings.
         say: prints each change of replicas.
     """
 
@@ -106,7 +109,7 @@ class LocalScaling:
             self._thread.join()
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
-        """Poll these pipelines (namespace, name) and no others, if they use scaling."""
+        """Poll only the given pipelines (namespace, name), as far as they use scaling."""
         wanted = {target for pipeline in pipelines for target in _targets(pipeline)}
         with self._lock:
             gone, new = self._due.keys() - wanted, wanted - self._due.keys()
@@ -117,17 +120,17 @@ class LocalScaling:
             self._scaler.replicas(key)
 
     def forget(self, namespace: str, name: str) -> None:
-        """Delete the stored decisions of a released pipeline."""
+        """Delete the stored decisions of a pipeline that was released."""
         for target in _targets((namespace, name)):
             self._files.path(target).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas by component. If nothing is decided yet, the number is missing."""
+        """Return the decided numbers of replicas by component. Components without a decision are left out."""
         found = {target.component: self._scaler.replicas(target) for target in _targets((namespace, name))}
         return {component: replicas for component, replicas in found.items() if replicas is not None}
 
     def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
-        """Return the members of the status with the last decisions. Members without a decision are missing."""
+        """Return the status members with the last decisions. Components without a decision are left out."""
         targets = _targets((namespace, name))
         return {STATUS_MEMBERS[one.component]: told for one in targets if (told := self._scaler.status(one))}
 
@@ -140,7 +143,7 @@ class LocalScaling:
         return self._scaler.history(Scalable((namespace, name), component))
 
     def described(self, namespace: str, name: str) -> dict[str, Any]:
-        """Return the last decisions, and those before them, for `status.json`."""
+        """Return the decisions for `status.json`: the last ones, and the history of each component."""
         return {
             "scaling": {},
             **self.status(namespace, name),

@@ -19,10 +19,10 @@ from tidemill_operator.status import PROGRESSING, new_versions
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
 DRIFT_SECONDS = 30.0
-# How often a replay's progress is checked, to switch the pipeline to its versions when it is complete.
+# How often a replay's progress is checked. Once it is complete, the pipeline switches to the replayed versions.
 REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
-# The ready file does not wait for a pipeline that has failed for this time.
+# A pipeline that has been failing for this time no longer delays the ready file.
 FAILED_SECONDS = 10.0
 _COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
@@ -44,7 +44,7 @@ class Session:
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
-        # The pipelines that this run has reconciled. A stored status of an earlier run does not count.
+        # The pipelines that this run has reconciled. A status stored by an earlier run does not count.
         self._looked_at: set[str] = set()
 
     @property
@@ -54,12 +54,12 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether all pipelines are ready and none has to be released."""
+        """Whether all pipelines are ready, and no removed pipeline is still to be released."""
         return self._all_ready(self._pipelines)
 
     @property
     def failed(self) -> dict[str, str]:
-        """Return the pipelines that have failed for a while, with the reason.
+        """The pipelines that have been failing for at least `FAILED_SECONDS`, with the reason.
 
         A change under way does not count as a failure.
         """
@@ -72,7 +72,7 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether some pipelines are ready, and all others have failed."""
+        """Whether every pipeline is ready or has failed, and at least one is ready (if there are any)."""
         waited_for = self._pipelines.keys() - self.failed.keys()
         return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
 
@@ -107,7 +107,10 @@ class Session:
             self._due[key] = 0.0
 
     def nudge(self) -> None:
-        """Make all pipelines due, because something has changed. Failing pipelines keep their retry delay."""
+        """Make all pipelines due, because something that they depend on has changed.
+
+        Failing pipelines keep their retry delay.
+        """
         for key in self._pipelines:
             if key not in self._backoff:
                 self._due[key] = 0.0

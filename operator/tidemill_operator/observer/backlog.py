@@ -43,9 +43,9 @@ class Position:
         consumed: number of records in committed batches.
         freshness_ms: time from the arrival of the last batch's oldest record to the batch's commit, or None if unknown.
         silent_ms: time since the commit of the last batch.
-        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. This time is needed,
-            because transaction markers may follow the last record, so that the position never equals the end.
-        place: the topic and the partition, if the pipeline reads a list of topics.
+        confirmed_ms: when a processor last reached the end, in epoch ms, or None if it never did. Transaction markers
+            may follow the last record. The position then never equals the end, although all records were read.
+        place: the topic and the partition in Kafka, or None if the pipeline reads a single topic.
     """
 
     next_offset: int | None
@@ -56,12 +56,18 @@ class Position:
     place: Place | None = None
 
     def at(self, topic: str, partition: int) -> Place:
-        """Return the place in Kafka of the partition with this number. `topic` is the only topic, if there is one."""
+        """Return the topic and partition in Kafka to which this position belongs.
+
+        The arguments are used if the pipeline reads a single topic.
+        """
         return self.place or (topic, partition)
 
 
 def read_positions(session: Session, schema: str, *, slots: bool = False) -> dict[int, Position]:
-    """Return the live positions by partition, or with `slots` by slot."""
+    """Return the positions of the live reader by partition, or by slot if `slots` is True.
+
+    A slot is the number of one partition of one topic in a list of topics.
+    """
     places, joined = sql.SQL("NULL, NULL"), sql.Composed([])
     if slots:
         places = sql.SQL("s.topic, s.partition")
@@ -82,7 +88,7 @@ def read_positions(session: Session, schema: str, *, slots: bool = False) -> dic
 
 
 def with_slots(session: Session, schemas: Collection[str]) -> set[str]:
-    """Return the schemas whose pipelines have slots, because they read a list of topics."""
+    """Return the schemas that have slots, because their pipelines read a list of topics."""
     query = (
         "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.relname = '_slots' AND n.nspname = ANY(%s)"
@@ -98,7 +104,10 @@ def read_watermark(session: Session, schema: str) -> int | None:
 
 
 def read_unread(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
-    """Return the lookups that were not read yet, and why. Rows of processors that have ended are left out."""
+    """Return the lookups that no processor could read yet, with the reason.
+
+    Rows older than two minutes are ignored, because their processors have ended.
+    """
     query = sql.SQL(
         "SELECT aggregation, reason FROM {} WHERE duty = %s AND tried_at > now() - interval '2 minutes' ORDER BY 1"
     )
@@ -133,8 +142,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
     """
     positions = [(at.at(topic, number), at) for topic, found in wanted.values() for number, at in found.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
-    # The first offset is read only for partitions with uncounted records, because some of these records may have been
-    # deleted.
+    # The first offset shows whether uncounted records have been deleted, so read it only for partitions that have some.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
     starts = log.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
@@ -160,7 +168,7 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
     """Compare the positions of one pipeline with the ends of its partitions.
 
     Raises:
-        TidemillError: Kafka does not report an end.
+        TidemillError: Kafka does not report the end of a partition.
     """
     found = against(log, {"": (topic, positions)})[""]
     if found.fault:
@@ -169,12 +177,12 @@ def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) 
 
 
 def oldest(partitions: Partitions) -> dict[int, int]:
-    """Return the offset of the oldest record that is not counted, for each partition with such a record."""
+    """Return the offset of the oldest uncounted record, for each partition that has one."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
 
 def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, float]) -> float | None:
-    """Return the time from an event's arrival in Kafka to the commit that counts it, for the worst partition.
+    """Return the time from an event's arrival in Kafka to the commit that counts it, in the slowest partition.
 
     Args:
         positions: the positions by partition.
@@ -197,7 +205,7 @@ class Standing:
         positions: the positions by partition.
         watermark_ms: the watermark in epoch ms, or None if there is none yet.
         at: when positions and watermark were read, in seconds of `time.monotonic()`.
-        unread: the lookups that no processor could read yet, and why. Without them, no event is counted.
+        unread: the lookups that no processor could read yet, and why. No event is counted until they are read.
     """
 
     positions: Mapping[int, Position]
@@ -206,7 +214,7 @@ class Standing:
     unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions as they are at `now` if none has changed since they were read."""
+        """Return the positions as of `now`, assuming that nothing was committed since they were read."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 

@@ -25,7 +25,7 @@ class Conditions:
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
         """Export a pipeline's conditions in place of its former conditions.
 
-        Series that another pipeline of this name also has are kept.
+        A series is kept if another pipeline with the same labels still has it.
         """
         found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:

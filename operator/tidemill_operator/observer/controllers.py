@@ -31,7 +31,7 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """Return how long the controllers have been silent, or 0 if they answer, or if this is unknown.
+        """Return for how many seconds the controllers have not answered, or 0 if they answer or if this is unknown.
 
         May start a check.
         """

@@ -1,6 +1,6 @@
 """A pipeline's figures, and their form in the status.
 
-Pure. Figures in the status are rounded coarsely, so that the status is rarely written.
+Pure. Figures in the status are rounded coarsely, so that the status is seldom rewritten.
 
 The metrics have the exact values.
 """
@@ -46,9 +46,9 @@ class Figures:
         lag_seconds: time since the arrival of the oldest event that is not counted, or 0 if there is no such event.
         freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
         watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
-        positions_at: when the positions were read from Postgres, epoch seconds. This time becomes old while Postgres
-            does not answer.
-        stage_lag: the number of these events that the Python stage has not written, or None if there is no stage.
+        positions_at: when the positions were read from Postgres, epoch seconds. It is not updated
+            while Postgres does not answer.
+        stage_lag: the number of uncounted events that the Python stage has not written, or None if there is no stage.
         stage_lag_seconds: time since the arrival of the oldest event that the stage has not written, or 0 if there is
             no such event.
     """
@@ -109,14 +109,14 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """Return the members of a status that the observer writes."""
+    """Return those members of a status that the observer writes."""
     found = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return found | ({"conditions": conditions} if conditions else {})
 
 
 def others(status: Status) -> dict[str, Any]:
-    """Return the members of a status that the observer does not write."""
+    """Return those members of a status that the observer does not write."""
     found = {name: value for name, value in status.items() if name not in _MEMBERS}
     if "conditions" in found:
         found["conditions"] = [item for item in found["conditions"] if item["type"] != UNAVAILABLE]
@@ -148,8 +148,8 @@ def changed(shown: Status, found: Status) -> bool:
 def _differ_much(shown: Status, found: Status) -> bool:
     """Return whether figures differ enough to be written soon.
 
-    For `lagSeconds`, one step of the series is enough, because it grows all the time while nothing is counted. For the
-    other figures, two steps are needed.
+    For `lagSeconds`, a difference of one step in the series is enough, because it grows steadily while nothing is
+    counted. The other figures must differ by two steps.
     """
 
     def steps(name: str, little: float) -> int:
@@ -164,7 +164,10 @@ def _differ_much(shown: Status, found: Status) -> bool:
 
 
 def _step(value: float, little: float) -> int:
-    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, …. Values up to `little` have the same index."""
+    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, ….
+
+    All values up to `little` have the same, lowest index.
+    """
     top = coarse_seconds(max(value, little))
     power = math.floor(math.log10(top) + 1e-9)
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))

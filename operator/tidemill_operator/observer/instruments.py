@@ -1,4 +1,4 @@
-"""Makes what measures a platform's pipelines, which is the same in a cluster and on a laptop."""
+"""Creates the objects that measure the pipelines of a platform. They are the same in a cluster and on a laptop."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class Instruments:
-    """The instruments of one platform.
+    """The measuring objects of one platform.
 
     Attributes:
-        clusters: connects to the clusters of sources elsewhere.
+        clusters: connects to the other Kafka clusters from which pipelines read.
         reader: reads the figures for scaling.
         log: reads the topics of the platform's own Kafka.
         progress: decides whether events are counted.

@@ -39,7 +39,7 @@ AVAILABLE = Gauge(
 
 
 def show(key: Key, figures: Figures | None) -> None:
-    """Export a pipeline's figures. If the figures are None, i.e. unknown, remove the series."""
+    """Export a pipeline's figures. If all figures are unknown (None), remove the series."""
     _set(AVAILABLE, key, float(figures is not None))
     staged = figures is not None and figures.stage_lag is not None
     _set(LAG_EVENTS, key, figures.lag if figures else None)

@@ -1,8 +1,8 @@
 """Measures every few seconds how far pipelines are behind, independently of their processors.
 
 The observer is the same in a cluster and on a laptop. Positions are read from Postgres (`_offsets`), and the ends of
-partitions from Kafka. While Postgres does not answer, it compares the last known positions with the current ends, so
-that lag and age grow. If the ends are unknown, there are no figures.
+partitions from Kafka. While Postgres does not answer, the observer compares the last known positions with the current
+ends, so lag and age keep growing. If the ends are unknown, there are no figures.
 """
 
 from __future__ import annotations
@@ -52,16 +52,15 @@ class _Pipeline:
     """The state of an observed pipeline.
 
     Attributes:
-        standing: the last known progress according to Postgres, or None if it is not known yet.
+        standing: the last progress that was read from Postgres, or None if none was read yet.
         fault: why `standing` is not up to date, or empty if it is.
-        look: the progress of each partition in the last round, or why it is unknown.
-        arrivals: offset and arrival (epoch seconds) of the oldest record that is not counted, by partition.
-        noticed: offset of the oldest record that is not counted, and when it was first seen, by partition. This time is
-            used if the arrival cannot be read.
+        look: the progress of each partition in the last round, or the error that kept it unknown.
+        arrivals: the offset and arrival (epoch seconds) of the oldest uncounted record, by partition.
+        noticed: the offset of the oldest uncounted record, and when it was first seen (epoch seconds), by partition.
+            Used if the arrival cannot be read.
         source: the source topic of the Python stage, which writes `topic`, or empty if there is no stage.
         stage: how far the stage is behind.
-        voids: offset and end of each partition that has only transaction markers, and no record, between these two
-            offsets.
+        voids: for each partition whose uncounted offsets are only transaction markers: the first of them and the end.
         figures: the last figures.
         figures_at: when the figures were measured, in monotonic seconds.
     """
@@ -84,10 +83,10 @@ class Observer:
     """Measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
 
     Args:
-        kafka: reads partitions.
+        kafka: reads the ends of partitions.
         postgres: the database and its administrator's login.
-        show: gets the observation of each pipeline in each round. If it raises an error, the round ends.
-        progress: gets a pipeline's schema, topic and progress in each round, before `show` is called.
+        show: called with the observation of each pipeline in each round. If it raises an error, the round ends.
+        progress: called with a pipeline's schema, topic and progress in each round, before `show`.
         interval_seconds: time from the start of one round to the start of the next.
         now: returns epoch seconds.
         clock: returns monotonic seconds.
@@ -179,7 +178,7 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions that Postgres returns in time. Other positions are not changed."""
+        """Update the positions. Where Postgres does not answer in time, keep the previous ones."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -195,7 +194,7 @@ class Observer:
         """Compare positions with current ends, update figures and progress, and return faults by pipeline."""
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
-        # Stages are read first: a record that is staged meanwhile counts twice rather than never.
+        # Read the stages first: then a record that is staged meanwhile counts twice, rather than not at all.
         stages = self._stages.look(
             {key: known[key].source for key in positions if known[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -239,7 +238,7 @@ class Observer:
         partitions: Mapping[Key, Partitions],
         positions: Mapping[Key, Mapping[int, Position]],
     ) -> None:
-        """Read when the oldest uncounted records arrived. No record is read twice."""
+        """Find out when the oldest uncounted records arrived. Read each record only once."""
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
             pipeline, wanted = known[key], oldest(at)
@@ -278,7 +277,7 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
     If the positions or the topic's ends are not up to date, return an error with the reason.
     """
     if isinstance(pipeline.fault, NotThere):
-        return {}  # no progress is expected without positions, and a pass reports why there are none
+        return {}  # the schema has no positions, so expect no progress; the pass reports the reason
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
         return error
     if pipeline.fault or pipeline.standing is None or compared is None:
@@ -295,7 +294,7 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
 
 
 def _with_stage(look: Look, stage: StageLook | None) -> Look:
-    """Return the progress of processors and stage together. Events wait if either is behind."""
+    """Return the combined progress of processors and stage. Events wait if they wait for either of them."""
     if stage is None or isinstance(look, TidemillError):
         return look
     if stage.error is not None:
@@ -309,12 +308,15 @@ def _with_stage(look: Look, stage: StageLook | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Return the entries of `dated` whose record is still the oldest uncounted record of its partition."""
+    """Keep the entries of `dated` whose record is still the oldest uncounted one of its partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add a record to the requests. A request has one offset per partition, so several requests may be needed."""
+    """Add a record to the list of requests.
+
+    Add another request if the last ones already ask for a different offset of the partition.
+    """
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return
@@ -322,9 +324,9 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """Asks in a separate thread, and waits only a limited time.
+    """Runs a request in a separate thread, and waits a limited time for the answer.
 
-    No second request is made while an answer is pending.
+    It starts no second request while an answer is pending.
     """
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:

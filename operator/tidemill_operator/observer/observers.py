@@ -1,6 +1,6 @@
 """Runs an observer for each Kafka cluster: for the platform's own, and for each cluster of a source topic.
 
-So a cluster that hangs only delays the figures of the pipelines that read from it.
+So a cluster that does not respond delays only the figures of the pipelines that read from it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Observers:
         kafka: reads partitions of the platform's own Kafka.
         clusters: connects to the clusters of other sources.
         postgres: the database and its administrator's login.
-        show: gets the observation of each pipeline in each round. Only one thread at a time calls it.
-        progress: gets a pipeline's schema, topic and progress in each round.
+        show: called with the observation of each pipeline in each round, by one thread at a time.
+        progress: called with a pipeline's schema, topic and progress in each round.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Observers:
             self._leave(key)
 
     def _cluster(self, key: Key, kafka: Mapping[str, Any] | None) -> Cluster | None:
-        """Return the cluster of a topic, or None for the platform's own."""
+        """Return the other cluster that has the topic, or None if it is the platform's own."""
         return self._clusters.open(key.namespace, KafkaSpec.model_validate(dict(kafka))) if kafka else None
 
     def _begin(self, cluster: Cluster) -> Observer:
@@ -112,7 +112,7 @@ class Observers:
         return observer
 
     def _leave(self, key: Key) -> None:
-        """Stop measuring a pipeline. An observer without pipelines ends."""
+        """Stop measuring a pipeline. Stop the observer of its cluster if that was its last pipeline."""
         former = self._where.pop(key, None)
         if former is None:
             self._own.forget(key)

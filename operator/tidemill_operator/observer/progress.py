@@ -1,7 +1,7 @@
 """Checks continuously, and independently of passes, that pipelines count their events.
 
-A pipeline is not ready if events wait and no position advances for a while, or if the positions are unknown for a
-while. A single unanswered request, or a single waiting partition, does not make it unready.
+A pipeline becomes unready if events wait but no position advances for some time, or if the positions stay unknown for
+some time. A single unanswered request, or a single partition that waits while others advance, does not make it unready.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ STILL_SECONDS = 20.0
 _FLUSHES = 3
 # If events have waited for this time without any progress, the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# Progress may be unknown for at most this time.
+# A pipeline stays ready while its progress has been unknown for less than this time.
 SILENT_SECONDS = 10.0
-# Some leaders may not answer for this time while no other partition advances. Electing new leaders takes less time.
+# Leaders of some partitions may be silent for this time while no other partition advances. Kafka elects new leaders
+# faster than that.
 UNTOLD_SECONDS = 12.0
-# If no event was counted for this time, Kafka's controllers are checked.
+# The time without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# The observer may deliver no observation for at most this time.
+# The longest acceptable time between two observations.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 
@@ -41,8 +42,8 @@ class Progress:
 
     Attributes:
         lag: the number of offsets from the position to the end.
-        read: the position, and when a processor last reached the end. This pair changes with any progress, even if the
-            processor reads only transaction markers, which do not change the position.
+        read: the position, and the time when a processor last reached the end. The pair changes with any progress, even
+            past transaction markers, which leave the position unchanged.
     """
 
     lag: int
@@ -59,11 +60,12 @@ class _Watched:
 
     Attributes:
         place: the pipeline's schema and source topic.
-        patience: seconds in which a position has to advance while events wait.
+        patience: how many seconds events may wait without any position advancing.
         told_at: when the progress was last known.
-        still_since: since when events wait and no position has advanced, or None if one advances, or no event waits.
-        untold_since: since when some partitions are unknown and no other partition has advanced, or None if all are
-            known, or if one advances.
+        still_since: since when events have waited without any position advancing, or None if a position advances or no
+            event waits.
+        untold_since: since when some partitions have been unknown while no other one advanced, or None if all are known
+            or one advances.
         counted_at: when a position last advanced.
         kafka: the brokers of the topic's cluster, or empty for the platform's own.
     """
@@ -85,8 +87,8 @@ class _Watched:
         Args:
             look: the observation.
             now: monotonic seconds.
-            unled: returns for how many seconds Kafka's controllers have been silent.
-            refused: returns why Postgres refuses to write, or an empty text if it does not.
+            unled: returns for how many seconds Kafka's controllers have not answered.
+            refused: returns why Postgres refuses writes, or an empty text if it does not.
         """
         if isinstance(look, TidemillError):
             if now - self.told_at >= SILENT_SECONDS:
@@ -124,10 +126,10 @@ class ProgressWatch:
     Args:
         changed: called in the observer's thread when the events of a pipeline are no longer counted, with the reason,
             and when they are counted again, with None.
-        unled: returns for how many seconds Kafka's controllers have been silent. The argument is a topic to ask about.
-            The function is called only while nothing is counted.
-        refused: returns why Postgres refuses to write, or an empty text if it does not, or if that is unknown. The
-            function is called only while events wait and none is counted.
+        unled: returns for how many seconds Kafka's controllers have not answered requests about the given topic. Called
+            only while nothing is counted.
+        refused: returns why Postgres refuses writes, or an empty text if it does not or if this is unknown. Called only
+            while events wait and none is counted.
         clock: returns monotonic seconds.
     """
 
@@ -144,7 +146,10 @@ class ProgressWatch:
         self._lock = threading.Lock()
 
     def watch(self, key: Key, document: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Watch the schema and topic in a pipeline's status. Stop watching if its events need not be counted."""
+        """Watch the schema and topic in a pipeline's status.
+
+        Stop watching it while it is suspended.
+        """
         on = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
         topics, schema = status.get("topics"), status.get("schema")
         if not topics or not schema or "Suspended" in on:
@@ -160,7 +165,7 @@ class ProgressWatch:
                 known.patience = patience
 
     def forget(self, key: Key) -> None:
-        """Stop watching a pipeline, because it is gone or its events need not be counted."""
+        """Stop watching a pipeline, because it is gone or suspended."""
         with self._lock:
             self._watched.pop(key, None)
 
@@ -185,7 +190,7 @@ class ProgressWatch:
             if known is None or known.place != (schema, topic):
                 return
             before = known.error
-            # Asking the controllers needs permissions that a login at another cluster does not have.
+            # At another cluster, the pipeline's login may lack the permission to ask the controllers.
             unled = (lambda: 0.0) if known.kafka else lambda: self._unled(topic)
             known.take(look, self._clock(), unled, self._refused)
             error = known.error
@@ -206,7 +211,7 @@ def _compared(before: Mapping[int, Progress], now: Mapping[int, Progress]) -> tu
     """Compare two observations.
 
     Returns:
-        The partitions that have waiting events in both observations and did not advance, and whether any partition
+        Return the partitions whose events waited in both observations without any progress, and whether any partition
         advanced.
     """
     waiting = [

@@ -1,7 +1,8 @@
 """Reads the figures for scaling: partitions in Kafka and Postgres, the consumer group, and what Postgres waits for.
 
-Positions of processors come from `_offsets`, because they change together with the results. Those of a Python stage are
-the offsets that its consumer group has committed, because the stage commits them together with its records.
+The positions of processors come from `_offsets`, because they are committed there together with the results. The
+positions of a Python stage come from its consumer group, because the stage commits them there together with its
+records.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tidemill_operator.observer.stages import Stages
 from tidemill_operator.scaling import Figures, PartitionFigures
 
 _SECONDS = 10.0
-# A single sample of Postgres' waits proves little. So several samples are taken, and nearly all must show waits.
+# A single sample of what Postgres waits for proves little, so take several. Nearly all must show waits.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
@@ -46,7 +47,7 @@ SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
 
 @dataclass(frozen=True)
 class Watched:
-    """The objects from which a pipeline's figures are read.
+    """What to read to get a pipeline's figures.
 
     Attributes:
         schema: the pipeline's schema in Postgres.
@@ -68,7 +69,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Return the objects of a running pipeline."""
+        """Return what to read for a running pipeline."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(
             config.schema_name,
@@ -83,7 +84,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class WatchedStage:
-    """The objects from which the figures of a Python stage are read.
+    """What to read to get the figures of a Python stage.
 
     Attributes:
         key: the pipeline, without its uid.
@@ -99,7 +100,7 @@ class WatchedStage:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> WatchedStage:
-        """Return the objects of a running stage."""
+        """Return what to read for a running stage."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
         return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))
@@ -132,12 +133,12 @@ class FiguresReader:
         For processors, the call takes half a second, because Postgres is sampled several times.
 
         Args:
-            watched: the objects of the component.
+            watched: what to read.
             ready: number of ready replicas.
             rolling_out: whether replicas are being started, stopped or replaced.
 
         Raises:
-            TidemillError: a server does not answer, or there is no such schema or topic yet.
+            TidemillError: a server does not answer, or the schema or topic does not exist yet.
         """
         if isinstance(watched, WatchedStage):
             return self._staging(watched, ready=ready, rolling_out=rolling_out)
@@ -147,8 +148,8 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
-            # Positions are read before the ends, so that the lag is never negative. Both reads must be close together:
-            # events that arrive meanwhile count as lag, and make idle replicas look busy.
+            # Read positions before ends, so that the lag is never negative. Read both close together: events that
+            # arrive in between count as lag, and make idle replicas look busy.
             positions = read_positions(session, watched.schema, slots=watched.listed)
         partitions = partitions_of(log, watched.topic, positions)
         arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})
@@ -194,10 +195,10 @@ def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
 
 
 def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
-    """Return the figures of a list of topics, as if the partitions of one number were one partition.
+    """Add up the figures of a list of topics, as if all partitions with the same number were one partition.
 
-    Kafka's range assignor gives the partitions of one number to the same processor, as far as the topics have equally
-    many partitions. So more processors than the largest topic has partitions are of no use.
+    Kafka's range assignor gives the partitions with the same number to the same processor, if the topics have equally
+    many partitions. So it is useless to run more processors than the largest topic has partitions.
     """
     found: Partitions = {}
     for slot, at in partitions.items():
@@ -216,10 +217,10 @@ def together(partitions: Partitions, positions: Mapping[int, Position]) -> Parti
 
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
-    """Return whether more replicas would only wait for Postgres.
+    """Return whether Postgres is the bottleneck, so that more replicas would only wait for it.
 
-    This is the case if half of the replicas wait in nearly every sample, or if Postgres runs out of sessions. Replicas
-    wait for the disk, or for locks, because batches of one aggregation are merged one after another.
+    This is so if in nearly every sample at least half of the replicas wait, or if Postgres runs out of sessions.
+    Replicas wait for the disk, or for locks, because batches of the same aggregation are merged one after another.
     """
     looks = 0
     for look in range(_LOOKS):

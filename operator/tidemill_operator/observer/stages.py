@@ -22,7 +22,7 @@ _SECONDS = 3.0
 
 
 def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the topic that a pipeline's processors read, and the source topic of its Python stage, or empty.
+    """Return the topic that a pipeline's processors read, and the source topic of its Python stage (empty without one).
 
     Args:
         key: the pipeline.
@@ -40,7 +40,7 @@ class StageLook:
         lag: the number of records that it has not written, by partition.
         positions: its committed positions, by partition.
         ages: the age in seconds of the oldest record that it has not written, by partition. Partitions without such a
-            record are missing.
+            record are left out.
         waits: why it waits, or empty if it does not wait.
         fault: why the figures are unknown, or empty if they are known.
     """
@@ -61,10 +61,10 @@ class StageLook:
 
 
 class Stages:
-    """Reads the stages of pipelines. One thread may use it.
+    """Reads the stages of pipelines. Not thread-safe.
 
     Args:
-        kafka: reads partitions.
+        kafka: reads the ends of partitions.
         now: returns epoch seconds.
     """
 

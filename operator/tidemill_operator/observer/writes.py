@@ -1,7 +1,7 @@
 """Checks whether Postgres can write. The check runs only while events wait and none is counted.
 
-A server with a full disk, or a server that has become a standby, still answers queries. So positions can be read
-without an error, but do not advance.
+A server with a full disk, or a server that has become a standby, still answers queries. So positions can still be read,
+but do not advance.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tidemill_operator.errors import TidemillError
 log = logging.getLogger(__name__)
 _SECONDS = 2.0
 _WAIT_SECONDS = 1.0
-# Write a megabyte of new pages, because a full disk may still have some space in existing pages. Postgres does not
-# compress rows of this size.
+# Write a megabyte of new pages, because a full disk may still have space in existing pages. Rows of this size are not
+# compressed.
 _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
     SELECT repeat('x', 1900) AS filler FROM generate_series(1, 512)"""
 
 
 class Writes:
-    """Reports whether Postgres can write. `refusal` waits for a second at most.
+    """Reports whether Postgres can write. `refusal` waits at most a second for the check.
 
     Args:
         ask: returns why Postgres cannot write, or an empty text if it can. The call may take as long as a client's
@@ -41,13 +41,13 @@ class Writes:
 
     @classmethod
     def of(cls, postgres: PostgresAddress) -> Writes:
-        """Return the check of a database, made with the login that administers it."""
+        """Return a check that uses the administrator's login of a database."""
         return cls(lambda: refusal_of(postgres))
 
     def refusal(self) -> str:
-        """Return why Postgres cannot write, or an empty text if it can, or if that is unknown.
+        """Return why Postgres cannot write, or an empty text if it can or if this is unknown.
 
-        Start a check, unless a check is running.
+        Start a check, unless one is running.
         """
         if self._asking is None or not self._asking.is_alive():
             self._refusal = ""
@@ -66,7 +66,7 @@ class Writes:
 def refusal_of(postgres: PostgresAddress) -> str:
     """Write a temporary table.
 
-    Return why Postgres refuses the table, or an empty text if Postgres stores it or does not answer.
+    Return why Postgres refuses to write a test table, or an empty text if it writes the table or does not answer.
     """
     try:
         with connected(postgres, "checking writes", timeout_seconds=_SECONDS) as session:

@@ -1,4 +1,4 @@
-"""Builds the plan from the resource, the platform and the live facts. No other module fills in defaults."""
+"""Builds the plan from the resource, the platform and the live facts. Only this module fills in defaults."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def build_plan(
 
     Args:
         pipeline: the resource.
-        platform: has the defaults for fields that the spec leaves out.
+        platform: provides the defaults for fields that the spec leaves out.
         generation: the generation of the spec.
-        live: the live facts. The plan never has fewer partitions than a live topic.
-        switch: whether versions that a replay has filled come into force. False gives a plan that only describes what
+        live: the live facts. The plan never reduces the partitions of a live topic.
+        switch: whether to put versions into force that a replay has filled. If False, the plan only describes what
             runs.
 
     Returns:
-        The plan. The plan's workloads and `_generation` get the last generation that changed the processors' config, so
-        that other changes do not stop processors.
+        The plan. If a change of the spec does not affect the processors' config, the plan's workloads and `_generation`
+        keep the earlier generation, so that it does not restart processors.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -91,7 +91,7 @@ def build_plan(
 
 
 def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConfig, facts: LiveFacts) -> Schema:
-    """Return the schema with the names of the pipeline's topics."""
+    """Return the schema with the names of the pipeline's topics filled in."""
     count, source = len(config.source_topics), config.spec.source
     outputs = topics[count:]
     return replace(
@@ -105,7 +105,7 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _slots(config: PipelineConfig, facts: LiveFacts) -> tuple[Slot, ...]:
-    """Return the slots of a list or a pattern of topics. A pipeline with one topic has none."""
+    """Return the slots of a list or a pattern of topics, or none if the pipeline reads a single topic."""
     if not config.spec.source.several:
         return ()
     return desired_slots(config.source_topics, facts, only_topic(facts.schema, config.events_topic))
@@ -120,7 +120,7 @@ def _with_slots(schema: Schema, slots: tuple[Slot, ...], config: PipelineConfig)
 
 
 def _switch(config: PipelineConfig, versions: Mapping[str, int]) -> PipelineConfig:
-    """Return the config in which the given versions are in force."""
+    """Return the config with the given versions of aggregations in force."""
     refs = tuple(ref.model_copy(update={"version": versions.get(ref.name, ref.version)}) for ref in config.aggregations)
     return config.model_copy(update={"aggregations": refs})
 
@@ -156,14 +156,17 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 
 
 def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform, namespace: str) -> bool:
-    """Return whether the source topic is one of the platform's Kafka that pipelines of the namespace may only read."""
+    """Return whether the source topic is on the platform's Kafka, but not the namespace's own.
+
+    Pipelines of the namespace may only read such a topic.
+    """
     return (
         spec.source.kafka is None and not spec.source.several and not platform.limits.own(topic.name or "", namespace)
     )
 
 
 def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platform, live: LiveFacts) -> int | None:
-    """Return the last accepted generation if it gives processors the same config, or None if it does not."""
+    """Return the last accepted generation if its config is the same for processors, or None if it differs."""
     schema = live.schema
     if schema is None or schema.accepted is None or schema.owner != owner_of(pipeline, platform):
         return None
@@ -176,7 +179,7 @@ def _kept(config: PipelineConfig, pipeline: AnalyticsPipeline, platform: Platfor
 
 
 def owner_of(pipeline: AnalyticsPipeline, platform: Platform) -> Owner:
-    """Return the owner that is recorded on objects that outlive the resource."""
+    """Return the owner to record on objects that outlive the resource."""
     metadata = pipeline.metadata
     return Owner(metadata.namespace, metadata.name, metadata.uid or "", platform.cluster_id)
 
@@ -185,8 +188,8 @@ def _topic(topic: TopicSpec, default_name: str, platform: Platform, live: LiveFa
     name = topic.name or default_name
     known = live.topics.get(name)
     default = known.partitions if known else platform.partitions
-    # A position without a partition would stop the watermark for ever, so a new topic gets as many partitions as the
-    # former topic.
+    # The watermark would stop for ever if a stored position had no partition. So a new topic gets at least as many
+    # partitions as the former one.
     kept = live.schema.partitions if live.schema else 0
     partitions = max(topic.partitions or default, known.partitions if known else 0, kept)
     replicas = topic.replication_factor or (known.replication_factor if known else platform.replication_factor)
@@ -209,7 +212,7 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
     """Return the settings of a list of topics, with the partitions of its largest topic.
 
-    More processors than that would have nothing to read, because the range assignor gives the partitions of one number
+    More processors than that would have nothing to read: the range assignor gives all partitions with the same number
     to the same processor.
     """
     known = (live.topics.get(name) for name in source.topics or ())

@@ -17,7 +17,7 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One member that differs. `before` or `after` is None if the member is missing before or after the change."""
+    """One member that differs. `before` is None for a new member, and `after` for a removed one."""
 
     member: str
     before: Any
@@ -31,7 +31,7 @@ class Change:
     Attributes:
         kind: topic, schema, table, aggregation, config, workload or connector.
         name: the name of the object.
-        differences: the differences from the existing object. A new object differs in all its members.
+        differences: what differs from the existing object. For a new object, these are all its members.
     """
 
     action: Action
@@ -49,7 +49,7 @@ def changes(
         plan: the desired state.
         live: the live facts.
         before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. Other topics are not compared.
+        configs: config values of existing topics. The configs of other topics are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -104,11 +104,11 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether the new plan makes an aggregation count the same event differently."""
+    """Return whether the new plan would count the same event differently in an aggregation that keeps its version."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
-    # The Python stage is not compared: a replay reads the records that the stage has already written, and does not call
-    # the changed function for them.
+    # Leave out the Python stage: a replay reads the records that the stage has already written, without calling its
+    # function again.
     transforms = [{**spec.get("transform", {}), "python": None} for spec in (old, new)]
     if transforms[0] != transforms[1] or sources[0].get("format") != sources[1].get("format"):
         return True
@@ -122,16 +122,16 @@ def _recounted(before: Plan, after: Plan) -> bool:
 
 
 def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members that say where and how a field's values are read.
+    """Return the members that define where a field's values come from and how they are read.
 
-    Type and scale are left out, because changing them makes a new version. `required` and `precision` are left out,
+    Type and scale are left out, because changing them creates a new version. `required` and `precision` are left out,
     because they only decide which events are valid.
     """
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
 
 def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of each lookup that say which rows events get, by its name."""
+    """Return, by the name of each lookup, the members that decide which rows and values are joined to events."""
     return {
         lookup["name"]: (
             lookup["on"],
@@ -143,12 +143,12 @@ def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
-    """Yield new versions, the reasons for them, and what happens to the earlier versions.
+    """Yield the changes of versions: new ones, the reasons for them, and what happens to the earlier ones.
 
     Args:
         plan: the desired state.
         live: the live schema.
-        recounted: whether events count differently from now on.
+        recounted: whether events are counted differently from now on.
     """
     for row in plan.schema.aggregations if live else ():
         before = current_version(row.name, live)
@@ -193,8 +193,8 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         found = tuple(_compare(_facts(known[name]), _facts(workload)))
-        # If the revision changes, processors are replaced, because they read their config once. Ingest and API are not
-        # replaced, because they read the changed file.
+        # If the revision changes, processors are replaced, because they read their config only at the start. Ingest and
+        # API are not replaced, because they reread the file when it changes.
         if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
             found += (Difference("processes", "with the former config", "with the new config"),)
         if found:
@@ -245,7 +245,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaf values by path, without nulls. The path names a list item by its `name` if it has one.
+    """Return the leaf values by path, without nulls. An item of a list appears under its `name`, if it has one.
 
     `{"a": [{"name": "x", "size": 1}]}` → `{"a[x].size": 1}`.
     """

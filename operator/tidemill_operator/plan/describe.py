@@ -1,4 +1,7 @@
-"""Describes a plan as plain data, for YAML, JSON and golden files. The data is complete, stable, and has no secrets."""
+"""Describes a plan as plain data for YAML, JSON and golden files.
+
+The data is complete, has a stable order, and contains no secrets.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def read(item: Read) -> dict[str, Any]:
-    """Describe something that the pipeline reads."""
+    """Describe an object that the pipeline reads."""
     told = {"kind": item.kind, "name": item.name, "place": item.place, "secret": item.secret}
     return {member: text for member, text in told.items() if text}
 
@@ -78,7 +81,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload. Configs are listed only by name, because the plan has their text."""
+    """Describe a workload. Its config files are listed only by name, because the plan contains their text."""
     return {
         "name": item.name,
         "component": item.component,
@@ -102,7 +105,7 @@ def connector(item: Connector) -> dict[str, Any]:
 
 
 def change(item: Change) -> dict[str, Any]:
-    """Describe a change. `before` is left out for new members, and `after` for removed members."""
+    """Describe a change. A new member has no `before`, and a removed member has no `after`."""
     differences = []
     for difference in item.differences:
         told = {"member": difference.member, "before": difference.before, "after": difference.after}

@@ -1,4 +1,4 @@
-"""The live facts that a plan is compared with: topics and schemas as they were observed."""
+"""The live facts that are compared with a plan: topics and schemas as they were observed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LiveTopic:
     Attributes:
         replication_factor: the number of replicas of the partition that has the fewest.
         id: Kafka's topic id, which changes if the topic is created again.
-        holders: the brokers with current or future replicas, whether they answer or not.
+        holders: the brokers that have replicas or will get some, whether they answer or not.
     """
 
     partitions: int
@@ -43,7 +43,7 @@ class LiveReplay:
 
     Attributes:
         switched: whether the versions of the replay are in force.
-        handed: the number of partitions that live processors count for its versions.
+        handed: the number of partitions whose events live processors count for its versions.
         processed: the number of counted events.
         left: the number of events that the replay still has to count.
         losses: the events that were no longer in the topic.
@@ -58,12 +58,12 @@ class LiveReplay:
 
 @dataclass(frozen=True)
 class Loss:
-    """Offsets of a partition that Kafka lost before they were read, or after they were counted.
+    """A range of offsets of a partition that Kafka lost before they were read, or after they were counted.
 
     Attributes:
         reason: the kind of loss: topic_recreated, expired or truncated.
         epoch: the epoch of the positions.
-        first, end: the offsets; the end is excluded. An offset is None if it is unknown.
+        first, end: the range, without `end`. An offset is None if it is unknown.
     """
 
     reason: str
@@ -75,15 +75,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A duty of an aggregation that fails, or data that it skipped.
+    """A duty of an aggregation that fails, or data that a duty skipped.
 
-    One instance represents all of the same kind within a day.
+    One instance stands for all cases of the same kind within a day.
 
     Attributes:
-        aggregation: the aggregation's name, or empty if the whole pipeline is meant.
+        aggregation: the aggregation's name, or empty if it concerns the whole pipeline.
         duty: the name of the duty in processors: publish, scan, …
         reason: the error.
-        window: the skipped window, if any. `group` is its group, and `metrics` are the missing metrics.
+        window: the skipped window, if any. `group` is the group of that window, and `metrics` are the metrics that it
+            lacks.
         more: whether more of the same kind was skipped.
     """
 
@@ -98,11 +99,11 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """The number of one partition of a pipeline with a list of topics (see `tables/slots.py` of the contract).
+    """The number of one partition of one topic in a list of topics (see `tables/slots.py` of the contract).
 
     Attributes:
         reading: whether the partition is read.
-        added: whether the pipeline ran before the slot existed.
+        added: whether the slot was added after the pipeline had started to run.
         topic_id: Kafka's id of the topic that was read, or empty if none was read.
         next_offset: the next offset, or None if nothing was read.
     """
@@ -121,7 +122,7 @@ class LiveSchema:
     """A pipeline's live schema.
 
     Attributes:
-        owner: the owner in the schema's comment, or None if the comment names none.
+        owner: the owner recorded in the schema's comment, or None if it records none.
         shapes: the shape of every aggregation version, by (name, version).
         feeds: the columns that get values, by (name, version).
         readers: the readers that fill versions, by (name, version).
@@ -132,15 +133,15 @@ class LiveSchema:
         closed_until: the time up to which windows are closed, in epoch milliseconds, by (name, version), or None.
         partitions: the number of source partitions with positions.
         missing_positions: the partitions whose positions were deleted.
-        emptied: the versions, as (name, version), into which batches were merged, but whose tables are empty.
+        emptied: the versions, as (name, version), whose tables are empty although batches were merged into them.
         read_from: Kafka's id of the topic that was read, or empty if none was read.
         read_before: the ids of earlier topics of the same name.
         read_to: the next offset by partition.
         losses: the losses that processors recorded within a day.
         kept: the totals of dead letters and anomalies.
-        held_up: the duties that currently fail.
+        held_up: the duties that are failing now.
         skipped: the data that was skipped within a day.
-        renames: by table, the current names of the columns that still have a former name, by former name.
+        renames: for each table, the columns that still have a former name: {former name: current name}.
         made: the topics that the operator created for the pipeline.
         slots: the slots of a pipeline with a list of topics.
     """
@@ -171,12 +172,12 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live facts that a plan depends on. By default they are unknown.
+    """The live facts that a plan depends on. By default, they are unknown.
 
     Attributes:
         topics: the existing topics, by name.
         brokers: the number of brokers, or None if unknown.
-        schema: the pipeline's schema, or None if it does not exist, or is unknown.
+        schema: the pipeline's schema, or None if it does not exist or is unknown.
         replicas: the numbers of replicas that scaling has decided on, by component.
         found: the names of the existing topics that a pattern of the pipeline may match, or empty if it has none.
     """

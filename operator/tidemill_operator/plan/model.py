@@ -1,4 +1,7 @@
-"""The data model of plans: topics, Postgres objects and workloads, for any runtime. Frozen, without I/O or a clock."""
+"""The data model of plans: topics, Postgres objects and workloads, for any runtime.
+
+All classes are frozen. No I/O, and no clock.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,15 @@ class Topic:
     """A desired Kafka topic.
 
     Attributes:
-        managed: whether the operator creates and alters the topic. If not, the topic must exist.
+        managed: whether the operator creates and alters the topic. An unmanaged topic must already exist.
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
-        lost: what was lost with a deleted topic, which is not created again without a request, or empty if nothing was
-            lost, or if creating it is allowed.
+        lost: what was lost with the deleted topic. The topic is then only created again on request. Empty if nothing
+            was lost, or if a request allows it.
         kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
-        of_others: whether it is a topic of the platform's Kafka that the pipeline may only read.
-        staged: whether it is the topic between the Python stage and the processors.
-        listed: whether it is one of a list of source topics. If it is missing, the others are read.
+        of_others: whether the topic is on the platform's Kafka and belongs to others, so that the pipeline may only
+            read it.
+        staged: whether the Python stage writes this topic for the processors.
+        listed: whether it is one of a list of source topics. If it does not exist, the others are read anyway.
         pattern: the pattern that it matches, or empty if the spec names it.
     """
 
@@ -70,17 +74,17 @@ class Schema:
     """A pipeline's desired Postgres schema.
 
     Attributes:
-        partitions: the number of rows in `_offsets`. The rows are created before Kafka's partitions.
-        functions: pairs of a name and the text `CREATE OR REPLACE FUNCTION …`, in which the schema is quoted. The
+        partitions: the number of rows in `_offsets`. The rows are created before the partitions in Kafka.
+        functions: pairs of a name and the statement `CREATE OR REPLACE FUNCTION …`, with the schema's name quoted. The
             schema's owner owns the functions.
         generation: the value of `_generation`, i.e. of the last spec that changed what processors read.
-        accepted: the spec as the user wrote it, as stable JSON. This text is stored beside the generation.
+        accepted: the spec as the user wrote it, as JSON with sorted keys. It is stored beside the generation.
         events_retention_ms: how long raw events are kept, or None if they are not stored.
         kept: retention and quota of system tables.
-        source: the source topic. The first one if the pipeline has a list of topics.
+        source: the source topic, or the first one of a list of topics.
         listed: the list of source topics, or empty if the pipeline has one topic.
         pattern: the pattern that the source topics match, or empty if the spec names them.
-        slots: the slots of the topics in the list, and of topics that were taken out of it.
+        slots: the slots of the topics in the list, and of topics that were removed from it.
         managed: whether the pipeline manages the source topic, so that no other may use it.
         cluster: the brokers of the Kafka cluster that has the source topic, or empty for the platform's own.
         outputs: the output topics.
@@ -88,9 +92,10 @@ class Schema:
         replay: the reader of the current replay, or empty if there is none.
         switched: the reader whose versions come into force now, or empty if there is none.
         abandoned: readers of cancelled replays, whose versions are deleted.
-        lost: descriptions of objects that somebody else removed, and that are only created again on request.
-            Empty if nothing was lost, or if creating them is allowed.
-        explodes: whether a record may contain several events, so that keys need all their columns.
+        lost: descriptions of objects that somebody else removed. They are then only created again on request. Empty if
+            nothing was lost, or if a request allows it.
+        explodes: whether a record may contain several events, so that the offset alone does not identify an event in a
+            key.
     """
 
     name: str
@@ -121,7 +126,7 @@ class Schema:
 
     @property
     def own_sources(self) -> tuple[str, ...]:
-        """The source topics that the platform's own Kafka has."""
+        """The source topics that are on the platform's own Kafka."""
         return () if self.cluster else self.listed or ((self.source,) if self.source else ())
 
 
@@ -136,7 +141,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Reference:
-    """A user's object whose keys or files a workload reads as files of a folder."""
+    """A user's ConfigMap or Secret that a workload reads as files in a folder."""
 
     kind: Literal["configMap", "secret"]
     name: str
@@ -144,7 +149,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Workload:
-    """Processes to run, described for both runtimes.
+    """The processes of one workload, described for both runtimes.
 
     Attributes:
         name: the name, unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
@@ -152,17 +157,18 @@ class Workload:
         module: the Python module to run (`python -m …`).
         environment: plain TIDEMILL_… variables, the same in both runtimes. The runtime adds addresses and paths.
         configs: the text of each config file that it reads, by file name.
-        secrets: the pipelines whose secret folders it reads, with the names of the files that it may see.
-        ports: the wanted port by name, or 0 for any free port. `http` is for clients, `status` for probes and metrics.
-        scaled_elsewhere: whether an autoscaler sets the number of replicas. Without an autoscaler, `replicas` applies.
+        secrets: the pipelines whose secret folders it reads, each with the names of the files that it may see.
+        ports: the requested ports by name, with 0 for any free port. `http` is for clients, `status` for probes and
+            metrics.
+        scaled_elsewhere: whether an autoscaler sets the number of replicas. Otherwise `replicas` applies.
         scaled: whether Tidemill scales it by lag, and stores the decisions.
-        revision: a hash of the settings that processes read only at their start. If it changes, processes are
-            replaced. The hash is empty if they read changed settings while they run.
-        copied: files whose content is a key of a user's Secret: the Secret and the key, by file name. They belong to
-            the pipeline's secrets.
+        revision: a hash of the settings that processes read only at their start. If it changes, the processes are
+            replaced. Empty for processes that reread changed settings.
+        copied: the pipeline's secret files that are copied from a user's Secret, by file name, each as (Secret, key).
         registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
         mqtt_secret: the user's Secret with the credentials of the MQTT broker, or empty if there is none.
-        alone: whether at most one process may run at a time. A new one starts when the former one has ended.
+        alone: whether at most one process may run at a time, so that a new one only starts when the former one has
+            ended.
         kafka_secret: the user's Secret with the login at the Kafka cluster of the source, or empty if there is none.
         lookups: the ConfigMaps and Secrets of its lookups, by the names of the lookups.
         reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
@@ -202,7 +208,7 @@ class Connector:
     """A desired connector of Kafka Connect.
 
     Attributes:
-        name: the name by which Connect knows it.
+        name: its name in Kafka Connect.
         called: its name in the spec.
         config: all its configs, as Connect stores them. Secrets are references.
         paused: whether it is paused.
@@ -218,14 +224,14 @@ class Connector:
 
 @dataclass(frozen=True)
 class Replay:
-    """A replay, which fills versions from the topic beside live traffic.
+    """A replay, which fills new versions from the topic while live processors continue.
 
     Attributes:
         reader: the name in `_readers`. The name is also part of the consumer group's name.
         versions: the versions by aggregation.
         start_from: `earliest`, or a time in RFC 3339.
-        rate: the greatest number of events per second, or 0 for no limit.
-        handed: the partitions that live processors already count for these versions.
+        rate: the maximum number of events per second, or 0 for no limit.
+        handed: the number of partitions whose events live processors already count for these versions.
     """
 
     reader: str
@@ -237,7 +243,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that one pipeline needs.
+    """Everything that one pipeline needs, as it should be.
 
     Attributes:
         replay: the current replay, or None if there is none.

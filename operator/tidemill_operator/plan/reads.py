@@ -1,4 +1,4 @@
-"""Pure: lists what a pipeline reads besides topics that it manages, for `tidemill plan`."""
+"""Pure: lists what a pipeline reads, apart from topics that it manages, for `tidemill plan`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Read:
     Attributes:
         kind: what it is. `topics` is a pattern of topics; the topics that it matches follow.
         name: its name in the spec, or its address.
-        place: where it is, or empty if the name says it.
+        place: where it is, or empty if that is clear from the name.
         secret: the Secret with the login, or empty if there is none.
     """
 
@@ -37,7 +37,7 @@ class Read:
 
 
 def reads(plan: Plan) -> list[Read]:
-    """Return what a pipeline reads, in the order in which events pass it."""
+    """Return what a pipeline reads, in the order in which events use it."""
     config = PipelineConfig.from_json(plan.config)
     found = [*_inputs(config)]
     if (python := config.spec.transform.python) is not None:

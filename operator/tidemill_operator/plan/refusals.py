@@ -1,6 +1,6 @@
 """Finds the reasons why a valid spec cannot be applied to the live state.
 
-All reasons are found before anything is changed, so that the accepted spec stays in force.
+All reasons are found before anything is changed. If there are any, the accepted spec stays in force.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _OWN = "the platform's own Kafka"
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
-    """Return all reasons against applying a plan. Each message begins with the field.
+    """Return all reasons why a plan cannot be applied. Each message begins with the field's path.
 
     Args:
         pipeline: the valid resource.
-        plan: the plan that was made from the resource and `live`.
+        plan: the plan that was built from the resource and `live`.
         live: the live facts.
     """
     schema = plan.schema
@@ -48,9 +48,9 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if a topic of another owner does not exist yet.
+    """Yield the error if a topic that belongs to others does not exist yet.
 
-    A new pipeline does not claim it, because the claim would keep the topic's owner from creating it.
+    A new pipeline must not claim such a topic, because the claim would keep its owner from creating it.
     """
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
@@ -71,7 +71,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
     topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
     if source.listed or (live.schema is not None and live.schema.slots):
-        return  # a partition that a topic no longer has is not read, so it does not hold the watermark back
+        return  # partitions that a topic no longer has are not read, so they do not hold the watermark back
     known = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
     asked = source.partitions if not topic.managed and known else topic.partitions
@@ -84,8 +84,8 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If the spec has not changed, somebody else has added partitions. That is allowed, and the pipeline uses all
-    # partitions.
+    # If this field has not changed, somebody else has added partitions. That is allowed, and the pipeline uses them
+    # all.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -102,7 +102,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         return
     known = live.topics.get(source.name)
     if live.brokers is not None and (source.replicated or not known):
-        # A broker that does not answer counts if it has replicas, because these replicas stay there.
+        # Silent brokers with replicas count too, because their replicas stay there.
         most = max(live.brokers, len(known.holders) if known else 0)
         if source.replication_factor > most:
             told = "" if topic.replication_factor else " (the platform's default)"
@@ -152,7 +152,7 @@ def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillE
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
     """Return the topics of the platform's Kafka to observe before a plan is checked.
 
-    They are the plan's topics there, and the accepted spec's source topic.
+    These are the plan's topics there, and the source topics of the accepted spec.
     """
     own = [topic.name for topic in plan.topics if topic.kafka is None]
     before = [] if _cluster_before(live) else _read_before(plan, live)
@@ -179,13 +179,13 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
 
 
 def _cluster_before(live: LiveSchema | None) -> str:
-    """Return the brokers of the cluster with the accepted spec's source topic, or empty for the platform's own."""
+    """Return the brokers of the cluster from which the accepted spec reads, or an empty text for the platform's own."""
     kafka = live.accepted.get("source", {}).get("kafka") if live is not None and live.accepted is not None else None
     return ",".join(KafkaSpec.model_validate(kafka).servers) if kafka else ""
 
 
 def _same_topics(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the source topics at other addresses have the ids of the topics that were read."""
+    """Return whether the source topics at the new addresses have the ids of the topics that were read before."""
     schema = live.schema or LiveSchema()
     sources = [topic for topic in plan.topics if topic.kafka is not None]
     read = {topic.name: (view(schema, topic.name) if schema.slots else schema).read_from for topic in sources}
@@ -194,9 +194,9 @@ def _same_topics(plan: Plan, live: LiveFacts) -> bool:
 
 
 def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if the source topic would be one of another cluster than the topic that was read.
+    """Yield the error if the spec moves the source to a different Kafka cluster or topic than was read before.
 
-    The same cluster may have other addresses. Then the topic has the same id.
+    New addresses of the same cluster are allowed: there the topic has the same id.
     """
     schema = live.schema
     if schema is None or schema.accepted is None or not schema.read_from:
@@ -238,7 +238,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         return
     after = plan.schema.listed or (plan.schema.source,)
     for before in [] if schema is None or schema.slots else _read_before(plan, schema):
-        if before in after or before not in live.topics:  # if the topic never existed, its name may change
+        if before in after or before not in live.topics:  # a topic that never existed may be renamed
             continue
         yield TidemillError(
             Reason.NOT_SUPPORTED,
@@ -263,7 +263,7 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 
 
 def missing(topic: Topic) -> TidemillError:
-    """Return the error for an unmanaged topic that does not exist. One of several topics may have existed before."""
+    """Return the error for an unmanaged topic that does not exist. Such a topic may have existed before."""
     path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
     leave = "take it out of the list"
     if topic.pattern:

@@ -1,8 +1,8 @@
 """Pure: plans a replay, in which a separate reader fills the next version of aggregations from the topic.
 
-An annotation requests a replay. Each new text of the annotation requests another replay. A replay belongs to the
-generation that it began with. A new generation restarts the replay, because a handover needs the same spec on both
-sides.
+An annotation requests a replay. Each new value of the annotation requests another replay. A replay belongs to the
+generation that it began with. A new generation restarts the replay: replay and live processors must have the same spec
+when they hand over.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the replay to run or to switch to, or None if no replay is requested, or if it is complete.
+    """Return the replay to run or to switch to, or None if no replay is requested or the requested one is complete.
 
     Args:
         pipeline: the resource.
-        config: the config of the live processors. The config's versions may already be the versions of the replay.
+        config: the config of the live processors. Its versions may already be those of the replay.
         live: the live schema. Without a live schema, no replay begins.
     """
     try:
@@ -89,7 +89,7 @@ def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: Li
 
 
 def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
-    """Return the reader that has completed the requested replay, or an empty text if no reader has."""
+    """Return the reader that has completed the requested replay, or an empty text if none has."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     if not text or live is None:
         return ""
@@ -98,7 +98,7 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the common prefix of all readers of a request. The prefix does not contain the generation.
+    """Return the prefix that the readers of a request have in common. It does not contain the generation.
 
     Args:
         text: the text of the annotation.
@@ -107,7 +107,7 @@ def family_of(text: str) -> str:
 
 
 def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return the readers of cancelled replays, which are all readers except `replay`."""
+    """Return the readers of cancelled replays: all that have not been switched to, except `replay`."""
     known: Mapping[str, Any] = live.replays if live else {}
     return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
 

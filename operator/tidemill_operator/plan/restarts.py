@@ -11,8 +11,8 @@ from typing import Any
 
 from tidemill_contract.runtime import PipelineConfig
 
-# Processors do not read these settings: they concern ingest, the API, Kafka, Postgres or the runtime. A topic's
-# partitions are not listed, because a running consumer finds new partitions only minutes later.
+# Settings that processors do not read, because they concern ingest, the API, Kafka, Postgres or the runtime. The
+# partitions of a topic are not among them: a running consumer would notice new partitions only minutes later.
 UNREAD = (
     "suspend",
     "reclaimPolicy",
@@ -35,25 +35,25 @@ UNREAD = (
     "auth",
 )
 
-# Processors only read whether there is a Python stage, and that cannot be edited.
+# Processors only read whether there is a Python stage, which cannot be changed.
 _STAGE = "transform.python"
 
 
 def read_by_processors(config: PipelineConfig) -> str:
-    """Return a stable text of the settings that processors read. The generation is left out."""
+    """Return the settings that processors read, without the generation. Equal settings give equal texts."""
     # Unset members are left out, so that members added by later versions do not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
         _take(told["spec"], path.split("."))
     if config.spec.source.several:
-        # Processors read the slots of the topics in Postgres, and notice new ones while they run.
+        # Processors read the slots of the topics from Postgres, and notice new ones while they run.
         told["spec"]["source"]["topics"] = True
         _take(told["spec"], ["source", "topic", "partitions"])
     return json.dumps(told, sort_keys=True)
 
 
 def revision(config: PipelineConfig) -> str:
-    """Return a hash of the settings that processors read and of the generation. A new hash replaces processors."""
+    """Return a hash of the generation and the settings that processors read. If it changes, processors are replaced."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -67,7 +67,7 @@ def stage_revision(config: PipelineConfig) -> str:
 
 
 def _take(value: Any, path: list[str]) -> None:
-    """Remove a member. If the path leads through a list, remove it from each item."""
+    """Remove a member. If the path leads through a list, remove the member from each item."""
     for item in value if isinstance(value, list) else [value]:
         if len(path) > 1:
             _take(item[path[0]], path[1:])

@@ -55,13 +55,13 @@ def live_versions(spec: PipelineSpec, live: LiveSchema | None) -> dict[str, int]
 
 
 def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the differences of two shapes that create a new version, each as (member, before, after)."""
+    """Yield the differences of two shapes that require a new version, each as (member, before, after)."""
     shapes = json.loads(before), json.loads(after)
     old, new = map(_layout, shapes)
     for member in old:
         if old[member] != new[member]:
             yield member, _show(old[member]), _show(new[member])
-    # A changed type of a field needs a new version, because its values cannot be merged with the stored ones.
+    # A new type of a field requires a new version, because its values cannot be merged with the stored ones.
     was, now = (shape.get("types", {}) for shape in shapes)
     changed = {tuple(now[name]): was[name][1] for name in now if name in was and was[name][1] != now[name][1]}
     for (field, kind), earlier in changed.items():

@@ -1,6 +1,6 @@
 """The desired workloads of a pipeline. The workloads are the same for both runtimes.
 
-The runtime adds addresses, paths and ports of the host.
+The runtime adds the host's addresses, paths and ports.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def desired_workloads(
 
     Args:
         config: the resolved config.
-        platform: has the ports.
+        platform: provides the ports.
         decided: the numbers of replicas that scaling has decided on, by component.
         replay: the current replay, which has its own processors.
     """
@@ -69,7 +69,10 @@ def desired_workloads(
 
 
 def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workload:
-    """Return the bridge of an MQTT broker. The broker ends the connection of one bridge if another one connects."""
+    """Return the bridge from an MQTT broker.
+
+    Only one may run: the broker ends the connection of a bridge when another one connects.
+    """
     read = f"{config.events_topic}\n{spec.model_dump_json()}"
     return replace(
         _workload(config, platform, "mqtt", own=True),
@@ -84,7 +87,8 @@ def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workl
 def _replaying(config: PipelineConfig, processors: int, replay: Replay) -> int:
     """Return the number of a replay's processors.
 
-    The result is the number of live processors, or 1 if the replay has a rate, because one process enforces the rate.
+    It equals the number of live processors, but is 1 if the replay has a rate, because a single process enforces the
+    rate.
     """
     if config.spec.suspend:
         return 0
@@ -129,7 +133,7 @@ def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Wo
 
 
 def _scaled(workload: Workload, spec: PipelineSpec, decided: Mapping[ScaledComponent, int], *, fixed: int) -> Workload:
-    """Return the workload with its number of replicas, and who decides on the number.
+    """Set the workload's number of replicas, and note who decides it.
 
     Args:
         workload: the processors or the Python stage.
@@ -200,7 +204,7 @@ def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
 
 
 def _lookups(config: PipelineConfig) -> dict[str, Reference]:
-    """Return the ConfigMap or the Secret that each lookup needs. A lookup from a topic needs neither."""
+    """Return the ConfigMap or Secret of each lookup that needs one. A lookup from a topic needs neither."""
     found = {}
     for lookup in config.spec.lookups or ():
         if lookup.source.config_map is not None:

@@ -1,6 +1,6 @@
 """One child process. The child has a pid file and a log, is stopped and reaped, and ends when this process ends.
 
-This module does not know the task of the process. The pid file also has the start time, because a pid may be reused.
+This module does not depend on what the process does. The pid file also has the start time, because a pid may be reused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
 _SHIM = str(Path(__file__).with_name("shim.py"))
-# One permanent thread forks all children, because Linux sends the death signal when the forking *thread* ends.
+# One permanent thread forks all children, because Linux sends the death signal when the *thread* that forked them ends.
 _KEPT_LOGS = 3
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-fork")
 
@@ -48,7 +48,10 @@ class Command:
 
 
 def start_time(pid: int) -> str | None:
-    """Return a text for the start time of a process, which is stable while it is alive, or None if it is not alive."""
+    """Return a text that identifies the start time of a process, or None if it is not alive.
+
+    The text stays the same for its life.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -89,7 +92,7 @@ def _wait_gone(pids: Mapping[int, str], seconds: float) -> bool:
 def end_leftover(pid_file: Path) -> bool:
     """End the process of a pid file if it is still alive, and remove the file.
 
-    Another process that has reused the pid is not ended.
+    A different process that has reused the pid is left alone.
 
     Returns:
         Whether the process was alive.
@@ -124,7 +127,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive. A process that SIGSTOP has stopped is alive too."""
+        """Whether the process is alive. A process that was stopped with SIGSTOP counts as alive."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -134,11 +137,17 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the signal's number. None if the process is alive, or was never started."""
+        """The exit status, or minus the number of the signal that ended it.
+
+        None while the process is alive or before its first start.
+        """
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
-        """Start the process. First end a leftover of a killed run. Former logs are kept as `<name>.log.1`, `.2`, …."""
+        """Start the process.
+
+        First end the process that a killed run has left, if any. Former logs are kept as `<name>.log.1`, `.2`, ….
+        """
         command = self.command
         end_leftover(self.pid_file)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str:
-    """Return why no server could listen on the port (which process uses it), or an empty text if one could."""
+    """Return why no server could listen on the port (e.g. which process uses it), or an empty text if one could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -89,7 +89,7 @@ class Ports:
 
     Args:
         path: the path of the file.
-        reserved: ports that were requested by number. Only such a request gets one of these ports.
+        reserved: ports that were requested by number. They are only given to names that request them.
     """
 
     def __init__(self, path: Path, *, reserved: Collection[int] = ()) -> None:
@@ -102,9 +102,9 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return the stored port of a name if it is free, else the first free port from `wanted` on. 0 means any port.
+        """Return the stored port of a name if it is free, else the first free port from `wanted` upwards (0: any port).
 
-        A reserved port goes to the first name that wants it, whatever port is stored for the name.
+        A reserved port is given to the first name that requests it, even if another port is stored for that name.
 
         Raises:
             RuntimeError: no port is free, or another process listens on the reserved port.

@@ -1,7 +1,7 @@
 """One supervised process: its desired and current state, and its restarts.
 
-A process that ended is restarted after a delay. The delay doubles each time, and is reset once the process was ready
-for a while. A frozen process (SIGSTOP) is not restarted, but reported as not ready, because it may be resumed.
+A process that ended is restarted after a delay. The delay doubles each time. It is reset once the process has been
+ready for some time. A frozen process (SIGSTOP) is not restarted, but reported as not ready, because it may be resumed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# A process that was ready for this time counts as healthy, and its restart delay is reset.
+# A process that has been ready for this time counts as healthy, so its restart delay is reset.
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0
@@ -76,19 +76,19 @@ class Replica:
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Set how the replica should run. None means that the replica should not run.
+        """Set how the replica should run. None means that it should not run.
 
         Returns:
             Whether this changes the desired state.
         """
         news = spec != self._wanted
         self._wanted = spec
-        if news:  # start at once, because the cause of earlier failures may be gone
+        if news:  # start at once, because the cause of earlier failures may be fixed by now
             self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
         return news
 
     def tick(self, now: float) -> None:
-        """Do the next step towards the desired state. The call takes at most as long as the start of a process."""
+        """Do the next step towards the desired state. Takes no longer than starting a process."""
         if self._child.running:
             if self._kill_at is not None:
                 if now >= self._kill_at:

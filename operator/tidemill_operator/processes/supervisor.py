@@ -52,14 +52,14 @@ class Supervisor:
         ]
 
     def start(self) -> None:
-        """Start supervising, and end replicas that a killed run left behind."""
+        """Start supervising. First end the replicas that a killed run has left."""
         for pid_file in (self._data_dir / "run").glob("*.*-*.pid"):
             end_leftover(pid_file)
         for thread in self._threads:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Set how a replica should run. None means that the replica should not run.
+        """Set how a replica should run. None means that it should not run.
 
         Returns:
             Whether this changes the desired state.

@@ -1,8 +1,8 @@
 """Builds CEL rules for the API server, with messages that contain the written values.
 
-The server refuses rules whose estimated cost is too high. The estimate uses the bounds of lists and strings in the
-schema, but there are no bounds for the results of `+`, `join` and `filter`. So rules use `format`, and `map` with a
-condition, which the server accepts.
+The server refuses rules whose estimated cost is too high. The estimate is based on the bounds of lists and strings in
+the schema, but the results of `+`, `join` and `filter` have no bounds. So the rules use `format`, and `map` with a
+condition, whose cost the server accepts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Rule:
     Attributes:
         rule: the CEL condition.
         message: a general description of the rule.
-        text: a CEL expression for the message about a specific resource, with the remedy.
-        at: the path of the faulty member within this value, or empty if the value itself is faulty.
+        text: a CEL expression that builds the message about a specific resource, with the remedy.
+        at: the path of the faulty member below this value, or empty if the value itself is faulty.
     """
 
     rule: str
@@ -36,19 +36,19 @@ class Rule:
 
 
 def say(template: str, *values: str) -> str:
-    """Return CEL for a text with values. The text uses `format`, because the estimated cost of `+` is too high."""
-    # The items are declared dynamic, because otherwise all items of a CEL list must have one type.
+    """Return CEL for a text with values filled in. It uses `format`, because the estimated cost of `+` is too high."""
+    # Wrap the items in `dyn`, because otherwise all items of a CEL list must have the same type.
     return f"'{template}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 
 
 def known(names: str) -> str:
-    """Return CEL that lists the known names if they are not too many.
+    """Return CEL that lists the known names, unless there are too many.
 
-    The result fills a `%s` that directly follows a text.
+    The result is meant for a `%s` directly after a text, without a blank.
     """
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 
 def first(items: str, wrong: str, text: str) -> str:
-    """Return CEL for the text of the first wrong item (named `i`) of a list."""
+    """Return CEL for the message about the first wrong item of a list. `wrong` and `text` refer to the item as `i`."""
     return f"{items}.map(i, {wrong}, {text})[0]"

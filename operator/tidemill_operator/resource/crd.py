@@ -1,6 +1,6 @@
 """Generates the CustomResourceDefinition from the model: `python -m tidemill_operator.resource.crd`.
 
-This module owns the columns that kubectl shows. The rules that the API server checks are in `resource.rules`.
+This module defines the columns that kubectl shows. The rules that the API server checks are in `resource.rules`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
 def definition() -> dict[str, Any]:
     """Return the CustomResourceDefinition as a document."""
     spec = structural(PipelineSpec)
-    # A default is needed, because nested defaults apply only if the parent exists, and the scale subresource fails
+    # The default `{}` is needed: nested defaults apply only if their parent exists, and the scale subresource fails
     # without replicas.
     spec["properties"]["processor"]["default"] = {}
     schema: dict[str, Any] = {
@@ -52,7 +52,7 @@ def definition() -> dict[str, Any]:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            # `metadata` is declared because rules refer to it.
+            # Declare `metadata`, because rules refer to it.
             "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": spec,
             "status": STATUS,
@@ -114,7 +114,7 @@ class _Dumper(yaml.SafeDumper):
     """A YAML dumper without aliases. It repeats equal values."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Return True for all data."""
+        """Return True for any data."""
         return True
 
 

@@ -1,4 +1,4 @@
-"""The CEL rules about fields of events and about lookups. `rules.py` says at which paths they apply."""
+"""The CEL rules about fields of events and about lookups. `rules.py` applies them to paths of the resource."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""CEL rules for the API server about members that only some kinds have. The rules are generated from the kinds."""
+"""CEL rules for the API server about members that only some kinds (of windows, metrics or detectors) have.
+
+The rules are generated from the kinds.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return CEL for the condition that a member is present if a kind needs it, and absent if the kind refuses it.
+    """Return CEL for the condition that kinds that need a member have it, and kinds that refuse it do not.
 
     Args:
         kinds: the kinds.
@@ -94,7 +97,7 @@ def detector_rules() -> list[Rule]:
 def _of_detector(member: Member) -> Rule:
     name, kinds = member.alias, listed(member.kinds, "or")
     types = "that type" if len(member.kinds) == 1 else "one of these"
-    # The default is repeated here, because our CRD leaves out the defaults of fields in list items (see `schema.py`).
+    # Repeat the default here, because the CRD leaves out defaults of fields in list items (see `schema.py`).
     kind = f"(has(self.type) ? self.type : '{DETECTORS.written.model_fields['type'].default}')"
     foreign = say(f"%s takes no {name}; take it out, or use {kinds}", kind)
     missing = say(f"%s needs {name}; add it", kind)
@@ -106,7 +109,7 @@ def _of_detector(member: Member) -> Rule:
     )
 
 
-# The default is repeated here, because our CRD leaves out the defaults of fields in list items (see `schema.py`).
+# Repeat the default here, because the CRD leaves out defaults of fields in list items (see `schema.py`).
 _FUNCTION = f"(has(self.function) ? self.function : '{METRICS.written.model_fields['function'].default}')"
 
 

@@ -1,6 +1,6 @@
 """Generates the reference page of the resource: `python -m tidemill_operator.resource.reference`.
 
-This module owns the table of members and the prose. Every name, type, bound and default comes from the schema.
+The table of members and the prose are in this module. Every name, type, bound and default comes from the schema.
 """
 
 from __future__ import annotations

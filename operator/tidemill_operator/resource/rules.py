@@ -1,9 +1,8 @@
 """The CEL rules that the API server checks, by path, and the messages about resources that break the rules.
 
-A message contains the written values. If the message is too long for the server, the server shows the rule's `message`,
-which is also in the reference page. Durations cannot be compared here, because CEL has no days. The types of
-expressions cannot be checked here. `tidemill validate`, the webhook and the operator's passes check durations and
-expressions.
+A message contains the written values. If it is too long for the server, the server shows the rule's `message`, which is
+also in the reference page. Rules cannot compare durations, because CEL has no days, and cannot check the types of
+expressions. `tidemill validate`, the webhook and the operator's passes check both.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE,
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
-# CEL cannot join the names of several lookups to one list. With lookups, others check references: `tidemill validate`,
-# the webhook and the passes.
+# CEL cannot concatenate the names of several lookups. If a spec has lookups, references are checked elsewhere:
+# `tidemill validate`, the webhook and the passes.
 _UNLESS_JOINED = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
@@ -26,9 +25,10 @@ _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.met
 
 
 def _with_names(quantifier: str, expression: str) -> str:
-    """Return a CEL expression over the names of all columns, called `names`.
+    """Return a CEL expression that can refer to the names of all columns as `names`.
 
-    The list is built once and searched with `in`, because comparing items one by one exceeds the server's cost limit.
+    The list is built once and searched with `in`, because comparing the items one by one exceeds the server's cost
+    limit.
     """
     return f"[self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)].{quantifier}(names, {expression})"
 
@@ -45,7 +45,7 @@ _FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for nam
 
 
 def _wrong_field() -> str:
-    """Return CEL for the name of the member of metric m that has an unknown column."""
+    """Return CEL that names the member of metric `m` with an unknown column."""
     texts = [say(f"{name} %s of metric %s", f"m.{name}", "m.name") for name in _NAMING]
     tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
     return "".join(tests[:-1]) + texts[-1]

@@ -1,6 +1,6 @@
 """Converts pydantic models to structural OpenAPI schemas for Kubernetes.
 
-This module replaces what Kubernetes refuses: `$ref`, `anyOf` for optional members, numeric exclusive bounds. Defaults
+It replaces what Kubernetes does not allow: `$ref`, `anyOf` for optional members, numeric exclusive bounds. Defaults
 inside lists are dropped, because GitOps tools would see them as drift.
 """
 
@@ -35,7 +35,8 @@ _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
     """Return the schema of a model in its YAML form.
 
-    Lists of objects with a `name` become maps by that name. Lists of strings become sets. So the items are unique.
+    Lists of objects with a `name` become maps with that key, and lists of strings become sets, so their items are
+    unique.
 
     Args:
         model: the model.
@@ -48,7 +49,7 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)
 
 
-# `drop` is True within a list, to leave out defaults. It is False outside lists, and None to keep all defaults.
+# `drop`: True within a list, where defaults are left out; False outside lists; None to keep all defaults.
 def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop: bool | None) -> dict[str, Any]:
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
@@ -79,7 +80,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
             out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
-            # The pattern of a duration is added here, because its own validator does not show it in the JSON schema.
+            # Add the pattern of durations, because their validator does not appear in the JSON schema.
             if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
                 out["pattern"] = duration.PATTERN
             _bounded(out, "maxLength", path)
@@ -93,9 +94,9 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema without `or null`, and with its reference resolved.
+    """Return the schema with its reference resolved, and without `or null`.
 
-    Keys beside the reference take precedence.
+    Keys next to a reference override those of its target.
     """
     if "$ref" in raw:
         target = _resolve(defs[raw["$ref"].rsplit("/", 1)[-1]], defs)

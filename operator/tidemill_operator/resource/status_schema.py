@@ -1,4 +1,7 @@
-"""The schema of the resource's status, which the operator writes. Lists have map keys, and everything has a bound."""
+"""The schema of the resource's status, which the operator writes.
+
+Every list of objects has map keys, and every size is bounded.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pure: computes the number of replicas, and the reason, from current and earlier figures.
+"""Pure: computes the number of replicas, with the reason, from current and earlier figures.
 
-This package uses no server, no cluster and no clock: `now` is an argument. Everything that is remembered is in `State`,
-which can be written as JSON. `scaling_figures` reads the figures, and the runtime applies the result.
+This package uses no server, no cluster and no clock: `now` is an argument. Everything that must be remembered is in
+`State`, which can be stored as JSON. `scaling_figures` reads the figures, and the runtime applies the result.
 """
 
 from tidemill_operator.scaling.decide import decide

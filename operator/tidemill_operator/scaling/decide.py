@@ -1,4 +1,7 @@
-"""The decision of one poll. The bounds are checked first, then zero, then whether to add or remove replicas."""
+"""The decision of one poll.
+
+The bounds are checked first, then scaling to zero, then whether to add or remove replicas.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ MAX_PATIENCE = 4
 
 @dataclass(frozen=True)
 class _Poll:
-    """The inputs of one decision. `target` is the needed number, aligned to partitions and within bounds."""
+    """The inputs of one decision.
+
+    `target` is the needed number, aligned with the partitions and kept within the bounds.
+    """
 
     settings: Settings
     state: State
@@ -35,15 +41,15 @@ class _Poll:
 
     @property
     def cap(self) -> str:
-        """The name of the setting or fact that sets the ceiling."""
+        """The name of the setting or fact that determines the ceiling."""
         return "maxReplicas" if self.ceiling < self.partitions else "partitions"
 
     @cached_property
     def spareable(self) -> tuple[int, float]:
-        """The lowest sufficient number of replicas and its waiting time in seconds.
+        """The lowest sufficient number of replicas, with its waiting time in seconds.
 
-        A number is sufficient if no higher number was needed during its waiting time. If no lower number is sufficient,
-        this is the current number with the shortest waiting time.
+        A number is sufficient if no higher number was needed during its waiting time. If no number below the current
+        one is sufficient, this is the current number with the shortest waiting time.
         """
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
@@ -70,9 +76,9 @@ def decide(
 
     Args:
         settings: the pipeline's settings.
-        state: the state that the last decision returned. The first state is `State()`.
+        state: the state that the last decision returned, or `State()` for the first one.
         figures: the figures of this poll, or None if they could not be read.
-        current: the number of replicas that is set.
+        current: the desired number of replicas at present.
         now: epoch seconds.
 
     Returns:
@@ -91,12 +97,12 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # If the load is expected to rise further, this step also adds the replicas for the expected load. Otherwise,
-        # several small steps would follow. An expected rise alone never adds replicas.
+        # If the load is expected to rise further, add the replicas for that at once, rather than in several small
+        # steps. An expected rise alone never adds replicas.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
-        # The remaining replicas keep some spare capacity, so that small variations do not add replicas again.
+        # Leave some spare capacity, so that small variations do not add replicas again.
         roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
     state = _recommend(settings, state, target, current=current, now=now)
@@ -105,7 +111,7 @@ def decide(
 
 
 def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
-    """Keep the replicas because there are no figures. Only replicas above maxReplicas are removed."""
+    """Without figures, keep the replicas. Only remove those above maxReplicas."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
     desired = min(current, settings.max_replicas or current)
@@ -121,7 +127,7 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
 
 
 def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
-    """Store a target with its time. Drop earlier targets that are too old, or not greater."""
+    """Store a target with its time. Drop earlier targets that are too old, or that are not higher."""
     longest = _wait(settings, state, current=current, spared=1)
     oldest = now - longest - settings.scale_down_stabilization_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
@@ -129,7 +135,7 @@ def _recommend(settings: Settings, state: State, target: int, *, current: int, n
 
 
 def _most(poll: _Poll, seconds: float) -> int:
-    """Return the highest target within the last `seconds`."""
+    """Return the highest target of the last `seconds`."""
     return next((replicas for at, replicas in poll.state.wanted if at > poll.now - seconds), poll.target)
 
 
@@ -164,7 +170,7 @@ def _idle(poll: _Poll) -> bool:
 
 def _up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
-    if poll.figures.waits:  # it is not ready either, but the rollout ends only when a user has corrected something
+    if poll.figures.waits:  # not a rollout that completes by itself: a user has to correct something
         return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
     held = _held(poll)
     if held is None and poll.figures.database_saturated:
@@ -197,22 +203,22 @@ def _down(poll: _Poll) -> _Choice:
 
 
 def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
-    """Return whether waiting for one more stabilisation period would replace two changes by one.
+    """Return whether waiting for another stabilisation period would make one change out of two.
 
-    Without this wait, a slowly falling load causes a rebalance at every number of replicas.
+    Otherwise, a slowly falling load would cause a rebalance at every number of replicas.
     """
     further = poll.settings.scale_down_stabilization_seconds
     return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
 
 
 def _settled(poll: _Poll) -> bool:
-    """Return whether the number of replicas has not changed during the whole lookback."""
+    """Return whether the number of replicas has stayed the same during the whole lookback."""
     changed = poll.state.changed_at
     return changed is None or poll.now - changed >= poll.settings.lookback_seconds
 
 
 def _held(poll: _Poll) -> _Choice | None:
-    """Delay the change during a rollout or a rebalance, because the change itself causes another rebalance."""
+    """Delay changes during a rollout or a rebalance, because a change would cause yet another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
     if poll.figures.rebalancing:
@@ -237,7 +243,7 @@ def _stay(poll: _Poll) -> _Choice:
 
 
 def _limit(poll: _Poll) -> str:
-    """Return the limit that keeps the aligned number below the needed number."""
+    """Return the name of the limit that keeps the number below the need."""
     if poll.need.useful > poll.ceiling:
         return "maxReplicas"
     return "partitions" if poll.need.hot else ""
@@ -272,14 +278,14 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
 
 
 def _stabilization(settings: Settings, state: State) -> float:
-    """Return the stabilisation period in seconds, multiplied by the learnt patience."""
+    """Return the stabilisation period in seconds, multiplied by the patience learnt from earlier removals."""
     return settings.scale_down_stabilization_seconds * state.patience
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds before `spared` replicas are removed.
+    """Return how many seconds to wait before `spared` replicas are removed.
 
-    Small reductions wait longer than large ones, because every reduction stops all replicas for a moment.
+    Removing few waits longer than removing many, because every removal briefly interrupts all replicas.
     """
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 

@@ -52,9 +52,9 @@ def explain(decision: Decision) -> str:
 
 
 def scaling_status(settings: Settings, decision: Decision, state: State) -> dict[str, Any]:
-    """Return `status.scaling`. The message is cut at MAX_MESSAGE characters.
+    """Return `status.scaling`.
 
-    Figures are rounded, so that the status rarely changes.
+    The message is cut at MAX_MESSAGE characters. Figures are rounded, so that the status seldom changes.
     """
     status: dict[str, Any] = {
         "mode": settings.mode,
@@ -89,14 +89,14 @@ class Bounds:
     """What bounds a decision.
 
     Attributes:
-        floor: the least number of replicas.
-        ceiling: the greatest number of replicas.
+        floor: the minimum number of replicas.
+        ceiling: the maximum number of replicas.
         partitions: the number of partitions.
-        current: the number of replicas that is set.
-        target: the number of replicas within the bounds.
-        most: the greatest number that was needed within the waiting time.
+        current: the desired number of replicas at present.
+        target: the needed number of replicas, within the bounds.
+        most: the highest number that was needed within the waiting time.
         wait_seconds: the waiting time before replicas are removed.
-        patience: the factor that the waiting time has because removed replicas were soon needed again.
+        patience: the factor by which the waiting time has grown, because removed replicas were soon needed again.
     """
 
     floor: int
@@ -113,7 +113,7 @@ EXTERNAL_LINES = ("mode is external: an external autoscaler sets the replicas",)
 
 
 def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> tuple[str, ...]:
-    """Return the lines of the calculation: the figures, the need, and the effect of the bounds."""
+    """Return the lines of the calculation: the figures, the need, and what the bounds change."""
     current, target, most = bounds.current, bounds.target, bounds.most
     rate = load.rate_per_replica
     unknown = "no replica was busy yet, so its speed is unknown"
@@ -139,7 +139,7 @@ def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> t
 
 
 def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
-    """Return lines with the reasons why the target is lower than the need, or is reached later."""
+    """Return lines that explain why the target is lower than the need, or is reached later."""
     lines, target, patience = [], bounds.target, bounds.patience
     if wanted.hot:
         lines.append("a partition needs more than one replica, but counts as one, because only one replica can read it")

@@ -1,9 +1,9 @@
-"""Computes what happened between two polls: arrivals, the speed of a busy replica, and stuck partitions.
+"""Computes what happened between two polls: arrivals, how fast busy replicas were, and which partitions are stuck.
 
-A replica's speed can only be measured while it has lag, because an idle replica is as fast as its events arrive. If
-idle replicas counted, fewer events would lead to more replicas. So an interval counts only if there was lag at both
-ends. Each measurement is a lower bound, because a rebalance may pause the replica, or because the replica may run out
-of events. So an upper quantile of the measurements is used.
+A replica's speed can only be measured while it has lag: otherwise it processes events only as fast as they arrive. If
+idle replicas were measured, fewer events would make replicas look slower, and lead to more of them. So an interval
+counts only if there was lag at both its ends. Each measurement is a lower bound, because the replica may have paused
+for a rebalance or run out of events. So a high quantile of the measurements is used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# A replica counts as busy if its lag is at least this many seconds of work, or four flush intervals if that is more. A
+# A replica counts as busy from this many seconds of work as lag, or from four flush intervals if that is more. A
 # smaller lag is normal between two commits.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# If this many polls in a row have no figures, their time counts as not observed.
+# If this many polls in a row fail to get figures, the time since the last figures counts as unobserved.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -76,11 +76,11 @@ def _taken_in(
     current: int,
     now: float,
 ) -> State:
-    """Return the state with the samples, speeds and stuck partitions of the interval since the last poll."""
+    """Return the state, with the samples, speeds and stuck partitions of the interval since the last poll added."""
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # The state at the beginning is checked too, because a pause may have ended within the interval.
+    # Check the state at the beginning too, because a pause may have ended within the interval.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -100,10 +100,10 @@ def _taken_in(
 
 
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
-    """Return the events that arrived and that were consumed since the last poll, by partition.
+    """Return how many events arrived and were consumed since the last poll, by partition.
 
-    For a partition that was not seen before, both numbers are 0. An end or a position that decreased, as in a new
-    topic, counts as unchanged.
+    For a partition that is seen for the first time, both numbers are 0. If an end or a position has decreased, as in a
+    topic that was created again, it counts as unchanged.
     """
     moved = {}
     for partition, at in figures.partitions.items():
@@ -124,7 +124,7 @@ def _busy_rate(
     """Return the mean events per second of the busy replicas, or None if none was busy."""
     least = max(BUSY_SECONDS, _FLUSHES * settings.flush_seconds)
     busy = []
-    # A stuck partition is left out, because it has lag, but does not keep its replica busy.
+    # Leave out stuck partitions: they have lag, but do not keep their replica busy.
     going = [p for p in sorted(figures.partitions) if moved[p][1] > 0]
     for share in shares(sorted(figures.partitions), replicas):
         block = [p for p in share if p in going]
@@ -141,17 +141,18 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
     estimate = before
     if rates:
         seen = rates[min(len(rates) - 1, math.ceil(RATE_QUANTILE * len(rates)) - 1)]
-        # A single slow interval does not lower the estimate, because it is more likely a pause than a slower replica.
+        # A single slow interval does not lower the estimate: it is more likely that the replica paused than that it
+        # became slower.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # If replicas processed more events while they had no lag, they can process at least that many.
+    # Replicas that processed more events while they had no lag can process at least that many.
     return None if estimate is None else max(estimate, done)
 
 
 def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
-    """Return the partitions with lag that are stuck, and since when.
+    """Return the partitions that have lag but are stuck, and since when.
 
-    If all partitions are stuck, return none of them, because this is an outage.
+    If no partition advances, that is an outage, so no further partition counts as stuck.
     """
     going = any(consumed for _, consumed in moved.values())
     kept = {}
@@ -165,8 +166,8 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
     """Return the expected events per second of each partition.
 
-    The total is the mean rate over the lookback or the median rate of the last three polls, whichever is higher.
-    The median reacts to a step at the second poll, but not to a single spike. The mean includes bursts.
+    The total is the mean rate over the lookback or the median rate of the last three polls, whichever is higher. The
+    median reacts to a lasting rise at the second poll, but not to a single spike. The mean includes bursts.
     """
     if not samples:
         return dict.fromkeys(moved, 0.0)
@@ -179,9 +180,9 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the growth of arrivals in events/s per second.
+    """Return by how much arrivals grow, in events per second per second.
 
-    This is the smallest growth of the last polls, so a single step counts as no growth.
+    This is the smallest growth in the last polls, so a single step does not count as growth.
     """
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
@@ -190,7 +191,7 @@ def _rising(samples: Sequence[Sample]) -> float:
 
 
 def _freshness(figures: Figures, samples: Sequence[Sample]) -> float | None:
-    """Return the measured freshness, or else the time to process the lag at the current speed."""
+    """Return the measured freshness, or else the time that the lag takes at the current speed."""
     if figures.freshness_seconds is not None:
         return figures.freshness_seconds
     if figures.lag == 0:

@@ -1,6 +1,6 @@
 """The data of scaling decisions: settings, figures, load, need, reasons.
 
-All classes are frozen and have no behaviour.
+All classes are frozen and contain only data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidemill_contract.resource.spec import ScalingSpec
 
 
 class ScalingReason(StrEnum):
-    """The reason for a decision. Users and alerts rely on the spelling."""
+    """The reason for a decision. Users and alerts rely on these spellings."""
 
     SCALED_UP = "ScaledUp"
     """Replicas are added, as many as are needed."""
@@ -68,12 +68,12 @@ CHANGES = frozenset(
 
 @dataclass(frozen=True)
 class Settings:
-    """`scaling` of processors or of the Python stage as numbers. The resource's model describes its fields.
+    """The settings in `scaling` of the processors or the Python stage, as numbers. The resource's model describes them.
 
     Attributes:
         max_step_up, max_step_down: the largest step. If None, a step up doubles the number, or adds four if that is
             more, and a step down has no limit.
-        flush_seconds: the processor's flushInterval. Lag of a few such intervals is normal.
+        flush_seconds: the processor's flushInterval. A lag of a few such intervals is normal.
     """
 
     mode: Literal["lag", "external"] = "lag"
@@ -122,20 +122,20 @@ class Settings:
 
     @property
     def floor(self) -> int:
-        """The lowest number of replicas while events arrive.
+        """The minimum number of replicas while events arrive.
 
-        The number is at least one, because zero is handled separately.
+        At least one, because zero is handled separately.
         """
         return max(1, self.min_replicas)
 
     def ceiling(self, partitions: int) -> int:
-        """Return the highest number of replicas that is allowed and has partitions to read."""
+        """Return the maximum number of replicas: as many as are allowed and have partitions to read."""
         return min(self.max_replicas or partitions, partitions)
 
 
 @dataclass(frozen=True)
 class PartitionFigures:
-    """A partition of the source topic.
+    """The positions of one partition of the source topic.
 
     Attributes:
         start, end: Kafka's first offset, and the offset after the last record.
@@ -150,7 +150,7 @@ class PartitionFigures:
 
     @property
     def lag(self) -> int:
-        """The number of unprocessed events. Without a position, all events of the partition count."""
+        """The number of unprocessed events. Without a committed position, all events of the partition count."""
         return max(0, self.end - (self.start if self.position is None else max(self.position, self.start)))
 
 
@@ -165,7 +165,8 @@ class Figures:
         rebalancing: whether the consumer group is rebalancing.
         rolling_out: whether replicas are being started, stopped or replaced.
         database_saturated: whether all replicas wait for Postgres.
-        waits: whether the replicas wait for something that a user has to correct, so that further ones would wait too.
+        waits: whether the replicas wait for something that a user has to correct, so that more replicas would wait as
+            well.
     """
 
     partitions: Mapping[int, PartitionFigures]
@@ -192,7 +193,7 @@ class Load:
         arriving: events per second, by partition.
         rising: the recent growth of arrivals, in events per second per second.
         rate_per_replica: events per second of one busy replica, or None if it was never measured.
-        proven: the highest observed events per second of a replica, busy or not.
+        proven: the highest events per second that a replica, busy or not, has reached.
         freshness_seconds: the time from an event's arrival until it can be queried, or None if unknown.
         stuck: partitions whose position has not advanced for some polls, while others have.
     """
@@ -230,10 +231,10 @@ class Need:
 
     Attributes:
         replicas: the result of the formula.
-        useful: the result if each partition counts for one replica at most.
-        by_lag: the share of a replica that each partition's lag requires, in the partitions' order. Each share is at
-            most 1.
-        by_rate: the share of a replica that each partition's arrivals and catching up require, at `utilisation`.
+        useful: the result if no partition may require more than one replica.
+        by_lag: the fraction of a replica that each partition's lag requires, in the order of the partitions. Each
+            fraction is at most 1.
+        by_rate: the fraction of a replica that each partition's arrivals, plus catching up, require at `utilisation`.
         hot: whether a partition has more load than one replica can process.
         utilisation: the target load of a replica, as a share of its capacity.
     """
@@ -252,12 +253,12 @@ class Decision:
 
     Attributes:
         at: the time in epoch seconds.
-        current: the number of replicas that was set.
+        current: the desired number of replicas before the decision.
         desired: the right number of replicas. With dryRun, this number is only reported.
         replicas: the number of replicas to set.
         need: the number of replicas that the figures require, before any limit, or None if unknown.
         reason: the reason for the decision.
-        limited_by: the setting or fact that keeps `desired` from the needed number, or empty if there is none.
+        limited_by: the setting or fact that keeps `desired` below or above the needed number, or empty if none does.
         lines: the calculation in words.
     """
 

@@ -2,9 +2,9 @@
 
     need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica)))
 
-L is the lag, and `in` the number of arriving events per second. The useful number is the sum of the shares of all
-partitions, where each partition counts for at most one replica. The reason is that one replica reads a whole partition,
-so several replicas cannot help a hot or stuck partition.
+L is the lag, and `in` the number of arriving events per second. The useful number is the sum over all partitions, where
+each partition counts for at most one replica. Only one replica can read a partition, so more of them would not help
+with a hot or stuck partition.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# The load may exceed the target utilisation by this much without a change of replicas, so that noise has no effect.
+# The load of a replica may exceed the target utilisation by this much without a change, so that noise has no effect.
 BAND = 0.15
-# After a reduction, the remaining replicas may exceed the target by this much only, so that small variations stay
-# within BAND.
+# After a reduction, the load may exceed the target utilisation only by this much, so that small variations stay within
+# BAND.
 ROOMY_BAND = 0.05
-# Uneven partitions may get up to this many times the replicas that an even load needs. Beyond that, the keys have to be
-# spread.
+# For unevenly loaded partitions, up to this many times the replicas for an even load are allowed. Beyond that, only
+# spreading the keys helps.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# If arrivals rise, a step up plans for the rate after this many further `lookback` periods.
+# While arrivals rise, a step up plans for the rate that is expected after this many `lookback` periods.
 RISE_LOOKBACKS = 2
 
 
@@ -39,17 +39,17 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         return _summed(settings, by_lag, by_rate)
     target = settings.freshness_seconds
     if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
-        # Without a known speed, lag cannot be converted to time, so ask for one more replica.
+        # Without a known speed, lag cannot be converted to time, so ask for one replica more.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, replicas are removed only if the others need not be faster than the fastest observed
-    # replica.
+    # Without a known speed, remove replicas only if the others do not have to be faster than the fastest replica so
+    # far.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 
 
 def rise_seconds(settings: Settings) -> float:
-    """Return for how many seconds a step up extrapolates the arrivals."""
+    """Return how many seconds ahead a step up extrapolates the arrivals."""
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 
@@ -85,19 +85,20 @@ def _by_rate(settings: Settings, load: Load, rate: float) -> list[float]:
 
 
 def _fullest(utilisation: float, band: float) -> float:
-    """Return the allowed load of a replica, relative to its target load."""
+    """Return the highest allowed load of a replica, as a multiple of its target load."""
     return (utilisation + band) / utilisation + 1e-9
 
 
 def _ceil(number: float) -> int:
-    """Round up, but ignore the rounding errors of a sum."""
+    """Round up, but tolerate the floating-point errors of a sum."""
     return math.ceil(number - 1e-9)
 
 
 def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
-    """Return the partitions of each replica. Partitions are assigned by Kafka's range assignor, as for the processors.
+    """Return the partitions of each replica, as Kafka's range assignor assigns them to processors.
 
-    Each replica has a block of neighbouring partitions. If there is a remainder, the first blocks are larger by one.
+    Each replica gets a block of consecutive partitions. If the division leaves a remainder, the first blocks have one
+    more.
     """
     small, larger = divmod(len(partitions), replicas)
     ends = [0]
@@ -116,11 +117,11 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 
 
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
-    """Return the number of replicas within the bounds that carries the load, without replicas that do not help.
+    """Return the lowest number of replicas within the bounds that carries the load and makes a difference.
 
-    With 12 partitions, 7 replicas are as slow as 6, because one replica still has two partitions. So the lowest number
-    with the same largest block is returned if it carries the load, else the next number that carries the load. If no
-    allowed number carries it, the needed number is returned.
+    With 12 partitions, 7 replicas are as slow as 6, because one replica still has two partitions. So first try the
+    lowest number with the same largest block. If it does not carry the load, return the next number that does. If no
+    number in reach carries the load, return the needed number.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
@@ -133,9 +134,9 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
 def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
     """Return the number of replicas after one step towards a target.
 
-    Each step causes one rebalance, whatever its size. So a step down without a limit reaches the target at once. A step
-    up at most doubles the number, or adds four if that is more. The step then continues to the next number that makes a
-    difference: with 12 partitions, 5 replicas are as slow as 4.
+    Each step causes one rebalance, whatever its size. So without a limit, a step down goes to the target at once.
+    Without a limit, a step up at most doubles the number, or adds four if that is more. It then goes on to the next
+    number that makes a difference: with 12 partitions, 5 replicas are as slow as 4.
     """
     if target < current:
         return target if down is None else max(target, current - down)

@@ -1,4 +1,4 @@
-"""The state of scaling between polls. The state is stored as JSON, so that a restarted operator continues from it."""
+"""The state of scaling between polls. It is stored as JSON, so that a restarted operator continues from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Record:
-    """A decision that differed from the decision before it."""
+    """A decision that differs from the one before it."""
 
     at: float
     current: int
@@ -50,19 +50,19 @@ class State:
         polled_at: the time of the last figures.
         seen: (end, consumed, lag) of each partition in the last figures.
         moving: whether replicas or partitions were changing at that time.
-        standing: since when the position of each partition with lag has not advanced.
+        standing: since when the position of each stuck partition has not advanced.
         samples: the samples of the lookback.
-        rate_per_replica: the last estimate. The estimate is kept longer than the samples, because idle replicas give no
-            samples.
-        proven: the highest observed rate of a replica, busy or not.
-        wanted: the targets within the stabilisation period, as (last time, replicas), the most replicas first.
-        watched_since: start of the current series of figures without a long gap.
+        rate_per_replica: the last estimate. It is kept longer than the samples, because idle replicas yield no
+            measurements.
+        proven: the highest rate that a replica, busy or not, has reached.
+        wanted: the targets within the stabilisation period, as (last time, replicas), the highest number first.
+        watched_since: since when there have been figures without a long gap.
         idle_since: since when there have been no arrivals and no lag.
         changed_at: the time of the last change of replicas.
         lowered_at: the time of the last reduction.
-        patience: the factor of the stabilisation for scaling down.
-        failed_polls: the number of failed polls in a row.
-        decisions: the last different decisions, oldest first.
+        patience: the factor by which the stabilisation period for scaling down is multiplied.
+        failed_polls: how many polls in a row have failed.
+        decisions: the last decisions that differed from the one before, oldest first.
     """
 
     polled_at: float | None = None
@@ -94,7 +94,7 @@ class State:
 
     @classmethod
     def from_json(cls, text: str) -> State:
-        """Read the text of `to_json`. An invalid text, or a text of another version, gives an empty state."""
+        """Return the state from the text of `to_json`, or an empty state if it is invalid or of another version."""
         try:
             record = json.loads(text)
             return cls(

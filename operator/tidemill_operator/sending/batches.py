@@ -21,10 +21,10 @@ class Batch:
     """Events that are sent in one request.
 
     Attributes:
-        first: how many events of the file come before the batch.
-        lines: the line in the file at which each event begins.
+        first: how many events of the file precede the batch.
+        lines: for each event, the line of the file where it begins.
         body: the events as NDJSON.
-        key: the Idempotency-Key. The key is the same for the same events at the same position of the same file.
+        key: the Idempotency-Key. It is always the same for the same events at the same position of the same file.
     """
 
     first: int
@@ -41,10 +41,10 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
     """Yield the batches of a file.
 
     Args:
-        events: the events of the file. A None ends a batch early.
+        events: the events of the file. A None ends the current batch early.
         identity: identifies the file and the pipeline. This text is part of the keys.
-        first: how many events of the file come before `events`.
-        most: the greatest number of events in a batch. A different number leads to different keys.
+        first: how many events of the file precede `events`.
+        most: the maximum number of events in a batch. A different maximum changes the keys.
     """
     lines: list[int] = []
     data: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Sends batches over HTTP and reads ingest's answers. While ingest is busy or does not answer, it sends again."""
+"""Sends batches over HTTP, and reads ingest's answers. Retries while ingest is busy or does not answer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2
 
 
 class SendError(Exception):
-    """Ingest does not accept the events. The message has the reason and the remedy."""
+    """Ingest does not accept the events. The message contains the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An event that ingest made a dead letter."""
+    """An event that ingest rejected and stored as a dead letter."""
 
     index: int
     code: str
@@ -52,7 +52,10 @@ class Outcome:
 
 
 class _Again(Exception):
-    """The same request may succeed later. `after` is the number of seconds that ingest asks to wait."""
+    """A failure after which the same request may succeed later.
+
+    `after` is the number of seconds that ingest asks to wait.
+    """
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -66,8 +69,8 @@ class Client:
         url: URL of ingest, without a path.
         pipeline: the pipeline's name.
         api_key: the API key, if the pipeline needs one.
-        patience_seconds: how long the sending of a batch is retried.
-        transport: a transport of httpx, for tests.
+        patience_seconds: how long to retry sending a batch.
+        transport: a transport for httpx, for tests.
     """
 
     def __init__(
@@ -95,14 +98,14 @@ class Client:
         self._http.close()
 
     def stop(self) -> None:
-        """Do not retry failed requests any more."""
+        """Stop retrying failed requests."""
         self._stopped.set()
 
     def send(self, batch: Batch) -> Outcome:
         """Send a batch until ingest has accepted it.
 
         Raises:
-            SendError: ingest refuses it, or was busy or did not answer for too long.
+            SendError: ingest refuses it, or was busy or silent for too long.
         """
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Again),
@@ -171,10 +174,10 @@ def _retry_after(answer: httpx.Response) -> float:
     try:
         return min(60.0, max(0.0, float(answer.headers.get("retry-after", 0))))
     except ValueError:
-        return 1.0  # the header may be a date, which is not read
+        return 1.0  # the header may be a date, which is ignored
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Return the next pause: as long as ingest has asked for, but never shorter than the back-off."""
+    """Return the next pause: as long as ingest has asked for, but at least the back-off."""
     error = state.outcome.exception() if state.outcome is not None else None
     return max(_backoff(state), error.after if isinstance(error, _Again) else 0.0)

@@ -1,4 +1,4 @@
-"""Reads a slow stream of events, and marks when the events that have arrived should be sent."""
+"""Reads a slow stream of events, and marks the times at which the events so far should be sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | Non
         try:
             for event in events:
                 waiting.put(event)
-        except BaseException as error:  # passed on to the reader of the queue, which raises it
+        except BaseException as error:  # the reader of the queue raises it
             waiting.put(error)
         waiting.put(None)
 

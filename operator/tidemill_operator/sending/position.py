@@ -21,9 +21,9 @@ class Position:
     Attributes:
         file: the absolute path of the file.
         pipeline: the pipeline that the file is sent to.
-        sent: the number of events at the file's beginning that ingest has accepted.
-        batch: the greatest number of events in a batch. The next run needs this number to cut the same batches.
-        hashed: the number of bytes at the file's beginning from which `beginning` is made.
+        sent: how many events from the file's beginning ingest has accepted.
+        batch: the maximum number of events in a batch. The next run needs it to cut the same batches.
+        hashed: how many bytes from the file's beginning `beginning` is a hash of.
         beginning: the hash of these bytes.
     """
 
@@ -42,7 +42,7 @@ class Position:
 
     @classmethod
     def load(cls, resume: Path, path: Path, pipeline: str, batch: int) -> Position:
-        """Return the position in a resume file. If the file does not exist, return the beginning.
+        """Return the position in a resume file, or the beginning if the file does not exist.
 
         Raises:
             EventFileError: the resume file is for another file or pipeline, or cannot be read.
@@ -63,7 +63,7 @@ class Position:
         return known
 
     def after(self, events: int) -> Position:
-        """Return the position after more events."""
+        """Return the position after sending more events."""
         return replace(self, sent=self.sent + events)
 
     def save(self, resume: Path) -> None:

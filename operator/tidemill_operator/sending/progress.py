@@ -1,4 +1,4 @@
-"""Shows on a terminal how far a file has been sent. If the output is not a terminal, nothing is shown."""
+"""Shows on a terminal how much of a file has been sent. Shows nothing if the output is not a terminal."""
 
 from __future__ import annotations
 

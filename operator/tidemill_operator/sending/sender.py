@@ -38,10 +38,10 @@ class Order:
         path: the path of the file, or None for the standard input.
         pipeline: the pipeline's name.
         fields: the pipeline's fields, or empty if unknown.
-        rate: the greatest number of events per second, or None if there is no limit.
+        rate: the maximum number of events per second, or None if there is no limit.
         workers: the number of concurrent requests.
         resume: the path of the resume file, or None if there is none.
-        again: whether events that were sent before are counted again.
+        again: whether to count events again that were sent before.
     """
 
     path: Path | None
@@ -54,14 +54,14 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The greatest number of events in a batch. With a rate, it is the number of events in half a second."""
+        """The maximum number of events in a batch. With a rate, the number of events in half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
     def identity(self) -> str:
-        """The text from which the keys of the batches are made.
+        """The text from which the keys of the batches are computed.
 
-        For a pipe, or with `again`, the text is different each time.
+        For a pipe, or with `again`, it is different in each run.
         """
         lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
@@ -73,12 +73,12 @@ class Summary:
     """The counts of the events of a file.
 
     Attributes:
-        skipped: events that are not sent, because an earlier run sent them, according to the resume file.
+        skipped: events that are not sent, because an earlier run has sent them according to the resume file.
         accepted: events that ingest accepted.
         refused: events that became dead letters.
-        replayed: those of the accepted and refused events whose batch ingest had already received. They are not
-            counted again.
-        unsure: the events of all batches that may be in Kafka twice, as a whole or in part.
+        replayed: how many of the accepted and refused events are in batches that ingest had already received. They are
+            not counted again.
+        unsure: the events of all batches of which some events may be in Kafka twice.
         refusals: the first refused events, one line each.
         seconds: the duration.
     """
@@ -97,7 +97,7 @@ class Sender:
 
     Args:
         file: the open file, at its beginning.
-        client: the client of ingest.
+        client: the client for ingest.
         order: which pipeline gets the events, and how they are sent.
         progress: shows the counts.
 
@@ -113,7 +113,7 @@ class Sender:
         self.summary = Summary()
 
     def stop(self) -> None:
-        """Make `run` end soon with an error."""
+        """Make `run` stop soon, with an error."""
         self._stopped.set()
         self._client.stop()
 
@@ -157,7 +157,7 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            # Batches that workers have sent meanwhile are counted too.
+            # Also count the batches that workers have sent meanwhile.
             for batch, future in waiting:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())
@@ -188,7 +188,7 @@ class Sender:
             value = self._shown(batch.event(refusal.index), refusal.field)
             named = f", field {refusal.field}" if refusal.field else ""
             summary.refusals.append(f"{place}: {refusal.code}{named}{value}")
-        # The position never passes a batch that was not accepted, so that the next run sends this batch again.
+        # The position never goes beyond a batch that was not accepted, so the next run sends that batch again.
         if self._position is not None and self._order.resume is not None and self._position.sent == batch.first:
             self._position = self._position.after(events)
             self._position.save(self._order.resume)
@@ -196,7 +196,10 @@ class Sender:
         self._progress.show(summary.accepted, summary.refused, retries)
 
     def _shown(self, data: bytes, name: str | None) -> str:
-        """Return the value of a field in an event, for a message. Without a field, return the event's beginning."""
+        """Return the value of a field in an event, for a message.
+
+        Without a field, return the beginning of the event.
+        """
         try:
             value = msgspec.json.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -206,7 +209,7 @@ class Sender:
         return "" if value is None and name else f": {show(value)}"
 
     def _paced(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches when their events are due, until `stop` is called."""
+        """Yield each batch when its events are due, until `stop` is called."""
         rate, began, events = self._order.rate, time.monotonic(), 0
         for batch in batches:
             if rate is not None and self._stopped.wait(max(0.0, began + events / rate - time.monotonic())):

@@ -32,7 +32,7 @@ MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 
 
 class Server(HttpServer):
-    """Disconnects live listeners before it waits for its connections to end."""
+    """A server that disconnects live listeners before it waits for open connections to end."""
 
     def __init__(self, config: uvicorn.Config, services: Services, upkeep: Upkeep) -> None:
         super().__init__(config, services.settings, Status(upkeep.health, upkeep.ready, upkeep.alive))
@@ -77,7 +77,7 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # off, because every change would be compressed again for every listener
+        ws_per_message_deflate=False,  # otherwise, each change would be compressed again for every listener
     )
     # At a signal, uvicorn stops cleanly, then restores these handlers and raises the signal again. The handlers do
     # nothing, so the process ends normally and is not killed by the signal.

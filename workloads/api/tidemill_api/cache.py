@@ -1,7 +1,7 @@
-"""A cache of answers in the process' memory and in Redis.
+"""A cache of answers, in the memory of the process and in Redis.
 
-Concurrent requests for the same answer share one computation. Old answers are kept, so that they can be sent while the
-database is down. While Redis is down, only the memory is used.
+Concurrent requests for the same answer share one computation. Old answers are kept and sent while the database is down.
+While Redis is down, only the memory is used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
         etag: the ETag header.
         version: the version of the data. Answers with the same key and version are equal.
         rows: the number of rows.
-        final: whether no event can change the answer any more.
+        final: whether the answer is final. No later event can change it.
         computed_at: the Unix time at which the answer was last known to be current.
     """
 
@@ -63,7 +63,7 @@ It returns a new answer, or None if the known answer is still current.
 
 @dataclass
 class Slot:
-    """The cache entry of one query. The entry stays the same object as long as the cache keeps it.
+    """The cache entry of one query. A new answer replaces `answer` in the same object.
 
     Attributes:
         key: the key of the query.
@@ -84,9 +84,9 @@ class AnswerCache:
     Args:
         client: the Redis client, or None if Redis is not used.
         guard: the guard of Redis.
-        max_entries: the maximum number of answers in memory, or 0 if no answer is kept.
-        stale_seconds: the maximum age of an answer that is sent while the database is down, or 0 if no such answer is
-            sent.
+        max_entries: the maximum number of answers in memory. If it is 0, none are kept.
+        stale_seconds: the maximum age of an answer that is sent while the database is down. If it is 0, no old answers
+            are sent.
 
     Attributes:
         redis_error: the last error of Redis. Redis is not used until a background probe of Redis clears this error.
@@ -104,7 +104,7 @@ class AnswerCache:
         self.redis_error = ""
 
     def fresh(self, key: str) -> Slot | None:
-        """Return the entry of a key, or None if its answer is not in memory or not fresh."""
+        """Return the cache entry of a key if it has a fresh answer, or else None."""
         slot = self._slots.get(key)
         if slot is None or slot.fresh_until <= time.monotonic():
             return None
@@ -143,7 +143,7 @@ class AnswerCache:
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # the exception is retrieved, because asyncio would log it if no request waits for it
+            flight.exception()  # asyncio would log an exception that nobody retrieves
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -222,7 +222,7 @@ class AnswerCache:
     def note(self, error: Exception) -> None:
         """Store an error of Redis.
 
-        The error of an open breaker is not stored, because the cause of the open breaker is already stored.
+        The error of an open breaker is ignored, because the error that opened the breaker is already stored.
         """
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
@@ -236,14 +236,14 @@ class AnswerCache:
 
 
 def replace_time(answer: Answer, computed_at: float) -> Answer:
-    """Return the answer with a later time at which it was still current."""
+    """Return a copy of the answer that is known to be current at `computed_at`."""
     return msgspec.structs.replace(answer, computed_at=computed_at)
 
 
 def _redis_key(key: str) -> str:
     """Return the Redis key `<prefix>/cache/<hash>`.
 
-    `key` is the pipeline's prefix, a line break, and the hashed text.
+    `key` consists of the pipeline's prefix, a line break, and the text to hash.
     """
     prefix, _, rest = key.partition("\n")
     return f"{prefix}/cache/{hashlib.sha256(rest.encode()).hexdigest()[:40]}"

@@ -48,7 +48,7 @@ class AggregationModel:
 
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
-        """The metrics by name: the column of the answer, and its SQL over merged partials."""
+        """For each metric, by name: its column in answers, and the SQL that computes it from merged partials."""
         decode = decoders(self.layout)
         members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {
@@ -62,20 +62,17 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with metrics that are null in windows for which they lack events.
+        """Return the aggregation with metrics that are null in windows for which some of their events are missing.
 
         Args:
-            feeds: the periods in which each value column was filled.
+            feeds: the periods in which processors filled each value column.
         """
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
 
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
-    """Return the members of the objects in a metric's list.
-
-    If the metric's value is not a list of objects, return nothing.
-    """
+    """Return the members of each object in a metric's list, or nothing if the metric is not a list of objects."""
     item = FUNCTIONS[function].item if function in FUNCTIONS else None
     if item is None:
         return ()
@@ -83,7 +80,7 @@ def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
 
 
 def _kind(schema: Mapping[str, Any]) -> str | None:
-    """Return the type in a schema, or None if the schema has no type because it is the type of the metric's field."""
+    """Return the type in a member's schema, or None if the member has the type of the metric's field."""
     kinds = [one["type"] for one in schema.get("anyOf", [schema]) if "type" in one]
     return kinds[0] if kinds else None
 
@@ -124,7 +121,7 @@ class Catalog:
 
     Args:
         directory: the config files.
-        only: the name of the pipeline, if the API serves a single one, or an empty text if all pipelines are served.
+        only: the name of the pipeline to serve. If it is empty, all pipelines are served.
     """
 
     def __init__(self, directory: PipelineDirectory, only: str = "") -> None:
@@ -132,7 +129,7 @@ class Catalog:
         self._models: dict[str, PipelineModel] = {}
 
     def find(self, name: str) -> PipelineModel | None:
-        """Return a pipeline, or None if it is not served. The object stays the same until the config changes."""
+        """Return a pipeline, or None if it is not served. The object is the same until the config changes."""
         config = self._directory.get(name)
         if config is None or not config.spec.api.enabled or (self._only and name != self._only):
             self._models.pop(name, None)

@@ -1,4 +1,8 @@
-"""Reads from Postgres. Each pipeline has a few connections and a guard, and each request has a read-only snapshot."""
+"""Reads from Postgres.
+
+Each pipeline has a few connections and a guard. Each request reads one snapshot of the database, in a read-only
+transaction.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +48,14 @@ class Pool:
         """Run `work` in a read-only transaction with one snapshot of the database, and return its result.
 
         Raises:
-            psycopg.Error: Postgres cannot be reached, or refuses.
+            psycopg.Error: Postgres cannot be reached, or returns an error.
         """
         connection, used = await self._take()
         try:
             return await self._work(connection, work)
         except psycopg.OperationalError:
-            # An idle connection may have broken long ago, so its error does not show that the server is down now. The
-            # work is repeated on a new connection.
+            # The connection may have broken while it was idle, so this error does not prove that the server is down.
+            # Repeat the work on a new connection.
             if not used or not connection.closed:
                 raise
             await self.drop_idle()
@@ -84,7 +88,8 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres would have ended a single slow statement by its statement timeout. So Postgres does not answer.
+            # Postgres ends a slow statement at its statement timeout. If this has not happened, Postgres does not
+            # answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -229,7 +234,7 @@ class Database:
         """Return whether Postgres answers.
 
         The logins of the given pipelines are tried in turn, because some pipelines may not be set up yet. If no
-        pipeline is set up yet, it is enough that the port is open.
+        pipeline is set up yet, only check that Postgres accepts connections.
         """
         for pipeline in pipelines:
             try:
@@ -287,7 +292,9 @@ async def _nothing(connection: Connection) -> None:
 
 @asynccontextmanager
 async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIterator[None]:
-    """Hold one of a few slots. The wait is outside of the guard, because it is not a failure of Postgres.
+    """Hold one of the slots, which limit concurrent queries.
+
+    The guard does not include the wait for a slot, because a long wait is not a failure of Postgres.
 
     Raises:
         Problem: no slot became free in time (503).

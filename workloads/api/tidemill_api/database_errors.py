@@ -55,7 +55,10 @@ def retryable(error: BaseException) -> bool:
 
 
 def of_server(error: BaseException) -> bool:
-    """Return whether an error affects all pipelines, unlike damaged tables, resources or limits of a role."""
+    """Return whether an error affects all pipelines.
+
+    Damaged tables, a lack of resources, and the connection limit of a role do not count as such errors.
+    """
     own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
     return failed(error) and not own
 

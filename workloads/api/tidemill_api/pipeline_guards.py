@@ -45,6 +45,6 @@ class PipelineGuards:
                     family.remove(guard.name)
 
     def clear(self) -> None:
-        """Remove all guards, because their failures are out of date after an outage of the server."""
+        """Remove all guards. After an outage of the server, the failures that they have counted are out of date."""
         for pipeline in list(self._guards):
             self.forget(pipeline)

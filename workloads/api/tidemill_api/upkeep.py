@@ -1,7 +1,7 @@
 """The background tasks and the health of a process. The tasks probe Postgres and Redis, and close idle connections.
 
-/health uses the results of probes and of requests, so it is correct even without requests. Successful probes also close
-open breakers.
+/health shows the latest result of the probes and of requests, so it is correct even when there are no requests.
+Successful probes also close open breakers.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class Ingest:
         client = None
         if settings.redis_url:
             client = async_client(settings, seconds, max_connections=MAX_REDIS_CONNECTIONS)
-        # Each start has a unique name, because a restarted process does not have the queue of its predecessor.
+        # The name is new at each start: a restarted process has lost the queue of its predecessor, so it is another
+        # owner.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
         self._replays = Replays(self.keys, away=lambda: self.sink.away)

@@ -1,6 +1,6 @@
 """Splits request bodies into raw events. Bodies are NDJSON, JSON arrays, objects or CloudEvents, and may be compressed.
 
-Events are not validated here. Each event consists of the bytes that its sender wrote.
+Events are not validated here. They are the bytes that the client has sent.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def too_large() -> Problem:
 
 
 def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
-    """Unpack one frame after the other, until the end or until the limit is exceeded."""
+    """Decompress a body of one or more frames. Stop as soon as the output exceeds the limit."""
     plain = bytearray()
     unpacker, frames = new(), 1
     try:
@@ -117,8 +117,8 @@ def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Ev
     Args:
         body: the body.
         headers: the headers of the request.
-        whole: whether a CloudEvent with its attributes, in structured mode, is the event. Otherwise, its data is the
-            event.
+        whole: whether the event is the whole CloudEvent with its attributes, in structured mode. Otherwise, the event
+            is only the data of the CloudEvent.
 
     Raises:
         Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events (413).

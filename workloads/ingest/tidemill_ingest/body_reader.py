@@ -1,6 +1,6 @@
 """Reads request bodies, including bodies from slow or faulty clients.
 
-Each request and the whole process have a limit.
+It limits the size of each body, and the memory that the bodies of all requests take.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Memory:
         self._left = limit
 
     def hold(self) -> Held:
-        """Return the account of one request, which is released at the end of the context."""
+        """Return a context that counts the memory of one request, and releases it at the end."""
         return Held(self)
 
     def take(self, count: int) -> None:
@@ -81,7 +81,7 @@ async def read_body(request: Request, held: Held) -> bytes:
 
 
 async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
-    """Return the body of a request without the compression that its headers name.
+    """Return the body of a request, decompressed as its Content-Encoding header says.
 
     Raises:
         Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the limit of all

@@ -95,7 +95,7 @@ class Sent:
 
     @property
     def places(self) -> bool:
-        """Whether the answer needs the position of each event."""
+        """Whether the answer contains the partition and offset of each event."""
         return self.options.everything and self.options.wait
 
     def judged(self) -> Records:
@@ -113,14 +113,14 @@ class Sent:
 
 @dataclass(frozen=True)
 class Once:
-    """The key of a request that is executed once, and a hash that distinguishes requests with the same key."""
+    """The Idempotency-Key of a request, and a hash that distinguishes different requests with the same key."""
 
     key: str
     fingerprint: bytes
 
 
 class _NothingSentError(Exception):
-    """The error for a request of which nothing was sent. The error has the answer."""
+    """Raised if no event of a request was sent. It contains the answer to the request."""
 
     def __init__(self, found: Answer) -> None:
         super().__init__("nothing was sent")
@@ -153,7 +153,7 @@ class EventsHandler:
         return found.response()
 
     def room(self) -> Held:
-        """Return the account of a request's memory.
+        """Return a context that counts the memory of a request.
 
         Raises:
             Problem: the queue to Kafka is nearly full (503).
@@ -166,7 +166,8 @@ class EventsHandler:
         """Split a decompressed body into events.
 
         Raises:
-            Problem: the body is not what its headers say (400, 413, 415).
+            Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events
+                (413).
         """
         events = split(body, request.headers, whole=pipeline.judge.whole)
         metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
@@ -263,7 +264,7 @@ class EventsHandler:
         return answer(outcome, wait=True, everything=options.everything, signed=options.signed)
 
     def _see_through(self, pipeline: Pipeline, records: Records, pending: Pending) -> None:
-        """Watch the delivery of records whose client does not wait."""
+        """Watch the delivery of records in the background, for a client that does not wait."""
 
         async def attend() -> None:
             deadline = Deadline.after(self._sink.publish_seconds + FULL_SECONDS)

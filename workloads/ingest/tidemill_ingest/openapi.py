@@ -1,6 +1,6 @@
 """The OpenAPI description of the events route.
 
-The route is not a FastAPI route, because bodies are sent to Kafka without a model.
+FastAPI cannot generate this description, because the route does not parse bodies into a model.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ class Pipelines:
         """Check the API key, and return the pipeline.
 
         Raises:
-            Problem: the API key is not valid (401, 403). Or the pipeline does not exist or accepts no events over HTTP
-                (404).
+            Problem: the API key is missing or wrong (401) or lacks the scope (403), or the pipeline does not exist or
+                accepts no events over HTTP (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         try:
@@ -107,7 +107,7 @@ class Pipelines:
     def _guarded(self) -> bool:
         """Return whether any pipeline requires an API key.
 
-        If so, requests for unknown pipelines are refused like requests with a wrong key.
+        If so, a request for an unknown pipeline gets the same error as a request with a wrong key.
         """
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)

@@ -52,10 +52,10 @@ def _number(environ: Mapping[str, str], variable: str, default: float, unit: str
 
 
 class _Rate:
-    """A token bucket for each pipeline. A bucket has the tokens of one second.
+    """A token bucket for each pipeline. A bucket holds at most the tokens of one second.
 
-    If any token is left, a request of any size is accepted. Later requests are refused until the bucket is
-    positive again. So batches may be larger than the rate, and the average rate is still kept.
+    If any token is left, a request of any size is accepted, and the bucket can become negative. Later requests are
+    refused until it is positive again. So a single batch may exceed the rate, but the average rate does not.
     """
 
     def __init__(self, unit: str, rate: float) -> None:
@@ -72,7 +72,7 @@ class _Rate:
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Take tokens and return the remaining tokens. `left` must be called before."""
+        """Take tokens and return the remaining tokens. Call `left` first."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count
@@ -106,7 +106,7 @@ class Quota:
             size: the size of all events, in bytes.
 
         Returns:
-            The RateLimit headers of the answer. Without a quota, the list is empty.
+            The RateLimit headers of the answer. Without a quota, there are none.
 
         Raises:
             Problem: a quota is used up (429).

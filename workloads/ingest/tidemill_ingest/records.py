@@ -1,8 +1,8 @@
 """Converts raw events to Kafka records: validates events, adds record keys and marks invalid events.
 
-Invalid events are also sent to the events topic. The record of an invalid event begins with a byte with which no JSON
-text begins, and has the verdict in its headers. Only the processor writes dead letters, so each dead letter has a
-topic, a partition and an offset.
+Invalid events are also sent to the events topic. The record of an invalid event begins with a byte that no JSON text
+begins with, and its headers contain the verdict. Only the processor writes dead letters. So each dead letter has the
+topic, the partition and the offset of a record.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Records:
     """The records of a request, one per event, in order.
 
     Attributes:
-        values: the values of the records. The values of invalid events are marked.
+        values: the values of the records. The values of invalid events have the prefix QUARANTINE_PREFIX.
         keys: the record keys, or None if the pipeline has no record keys.
-        headers: the headers of records by index. Records of invalid events have headers, and all records have headers
-            if fields are read from the headers of requests.
+        headers: the headers of records, by index. Only records of invalid events have headers, unless fields are read
+            from request headers. In this case, all records have headers.
         invalid: the verdicts on invalid events, by index.
     """
 
@@ -59,7 +59,7 @@ class Records:
         )
 
     def shrunk(self, index: int, verdict: InvalidEvent) -> Records:
-        """Return one of the records as the record of an invalid event, with a truncated value."""
+        """Return one of the records, marked as an invalid event and with a truncated value."""
         value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:KEPT_BYTES]
         return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(verdict)}, {0: verdict})
 

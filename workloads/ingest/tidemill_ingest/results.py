@@ -33,7 +33,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer. If the answer is `final`, a repeated request can get the same answer."""
+    """An HTTP answer. If `final` is true, the same answer can be given to a repeated request."""
 
     status: int
     body: bytes
@@ -52,8 +52,8 @@ class Outcome:
 
     Attributes:
         records: the records.
-        delivery: the outcome of the delivery. The outcome is empty if it is not known yet (`wait=false`).
-        ids: the sender's ids of the events, or None if there are no ids.
+        delivery: the outcome of the delivery. It is empty if the client does not wait for the delivery (`wait=false`).
+        ids: the ids that the sender has given to the events, or None if there are none.
     """
 
     records: Records
@@ -100,8 +100,8 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = Fal
         outcome: the records and their delivery.
         wait: whether the client waits for the delivery.
         everything: whether each event has a row.
-        signed: whether a webhook received the events. Its sender reads only the status: 200 if all events are in Kafka,
-            valid or as dead letters, and 503 if any is to be sent again.
+        signed: whether a webhook received the events. The service that calls a webhook reads only the status: 200 if
+            all events are in Kafka, including invalid events, and 503 if any event has to be sent again.
     """
     counts = outcome.counts
     total = len(outcome.records.values)

@@ -1,6 +1,6 @@
 """Kafka, Postgres and Redis on one machine.
 
-Each server is either named by the environment or started as a child process.
+A server whose address is in the environment is used as it is. Other servers are started as child processes if needed.
 """
 
 from tidemill_operator.addresses import PostgresAddress

@@ -1,4 +1,4 @@
-"""A Kafka Connect worker on loopback, in distributed mode. Connectors and positions are kept in Kafka."""
+"""A Kafka Connect worker on loopback, in distributed mode. Connectors and source positions are stored in Kafka."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def secrets_folder(data_dir: Path) -> Path:
 
 
 def secret_reference(data_dir: Path) -> str:
-    """Return how configs of connectors refer to a key of a Secret."""
+    """Return the reference with which connector configs refer to a key of a Secret."""
     return f"${{{_PROVIDER}:{secrets_folder(data_dir)}/{{namespace}}/{{name}}:{{key}}}}"
 
 
@@ -43,7 +43,7 @@ def connect_worker(
     environ: Mapping[str, str] = os.environ,
     on_progress: Progress | None = None,
 ) -> Server:
-    """Return a worker, ready to be spawned.
+    """Return a worker that is ready to be started.
 
     Args:
         data_dir: the folder of settings, secrets and logs.
@@ -61,7 +61,7 @@ def connect_worker(
     java, jars = find_java(environ), find_connect_jars(environ, on_progress)
     port = ports.get(NAME)
     own = [path.strip() for path in environ.get("TIDEMILL_CONNECT_PLUGINS", "").split(",") if path.strip()]
-    # Connect logs configs of connectors as information, so that only warnings are logged.
+    # Connect logs connector configs at level INFO, so log only warnings.
     write_atomic(folder / "log4j2.properties", WARNINGS_TO_CONSOLE)
     properties = _properties(data_dir, port, brokers, [*map(str, plugins), *own], scan=bool(own))
     write_atomic(folder / "worker.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
@@ -82,12 +82,12 @@ def _properties(data_dir: Path, port: int, brokers: str, plugins: Iterable[str],
         **stored(GROUP, brokers=brokers, replicas=1, partitions={"offset": 4, "status": 1}),
         "listeners": f"http://127.0.0.1:{port}",
         "plugin.path": ",".join(plugins),
-        # Plugins of unknown age are also searched class by class, which takes seconds.
+        # Connect also scans every class of the plugins, which takes seconds, if a plugin may lack a service manifest.
         "plugin.discovery": "hybrid_warn" if scan else "service_load",
         "config.providers": _PROVIDER,
         f"config.providers.{_PROVIDER}.class": "org.apache.kafka.common.config.provider.DirectoryConfigProvider",
         f"config.providers.{_PROVIDER}.param.allowed.paths": str(secrets_folder(data_dir)),
-        # There is one worker, so that nothing is gained by waiting for another one.
+        # Do not wait for other workers before a rebalance: there is only this one.
         "scheduled.rebalance.max.delay.ms": "0",
         "session.timeout.ms": "6000",
         "heartbeat.interval.ms": "2000",

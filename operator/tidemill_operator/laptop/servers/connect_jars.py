@@ -1,4 +1,7 @@
-"""Finds the jars of a Kafka Connect worker, and the plugins of connectors. What is missing comes from Maven Central."""
+"""Finds the jars of a Kafka Connect worker, and the plugins of connectors.
+
+Missing files are downloaded from Maven Central.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 
 @dataclass(frozen=True)
 class Plugin:
-    """An archive or a jar with connectors.
+    """A plugin with connectors: an archive or a jar.
 
     Attributes:
         artifact: its coordinates in Maven Central.
         file: the name of its file.
         sha256: the checksum that the file must have.
-        says: what it is and its size, for the line of progress.
+        says: a description with its size, for the line of progress.
     """
 
     artifact: str
@@ -43,7 +46,7 @@ class Plugin:
 
     @property
     def folder(self) -> str:
-        """The name of its folder in the cache."""
+        """The name of the plugin's folder in the cache."""
         return self.file.removesuffix(".tar.gz").removesuffix(".jar")
 
 
@@ -66,7 +69,7 @@ PLUGINS: Mapping[str, Plugin] = {
 
 
 def find_connect_jars(environ: Mapping[str, str], on_progress: Progress | None = None) -> Path:
-    """Return the folder of a worker's jars. They are downloaded if KAFKA_HOME has none.
+    """Return the folder with the worker's jars. Download them if KAFKA_HOME does not contain them.
 
     Raises:
         ServerError: the jars cannot be downloaded.
@@ -80,7 +83,7 @@ def find_connect_jars(environ: Mapping[str, str], on_progress: Progress | None =
 
 
 def find_plugins(classes: Iterable[str], environ: Mapping[str, str], on_progress: Progress | None = None) -> list[Path]:
-    """Return the folders of the plugins of some classes. They are downloaded if missing. Unknown classes have none.
+    """Return the plugin folders that contain the given classes. Download missing plugins. Unknown classes have none.
 
     Raises:
         ServerError: a plugin cannot be downloaded, or is not the expected file.
@@ -90,7 +93,7 @@ def find_plugins(classes: Iterable[str], environ: Mapping[str, str], on_progress
 
 
 def _plugin(plugin: Plugin, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
-    # The checksum is a part of the path, so that another file of the same version is never taken for this one.
+    # The path contains the checksum, so that a different file with the same version number is never used instead.
     folder = cache_folder(environ) / "connect-plugins" / f"{plugin.folder}-{plugin.sha256[:12]}"
     if not folder.is_dir():
         with locked(folder.with_name(folder.name + ".lock"), wait_seconds=FETCH_SECONDS):

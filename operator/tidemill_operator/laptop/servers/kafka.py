@@ -47,7 +47,7 @@ def kafka_brokers(
 
     The brokers are named `kafka`, `kafka-2`, `kafka-3`, ….
 
-    All brokers use `<data_dir>/kafka`. The first use of a folder fixes its number of brokers.
+    All brokers use `<data_dir>/kafka`. A folder always keeps the number of brokers of its first use.
 
     Args:
         data_dir: the folder of data and logs.
@@ -138,7 +138,7 @@ def _properties(node: int, data: Path, voters: str, *, client: int, controller: 
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": "0",
-        # A killed broker can only register again after its former session has expired, by default after 9 s.
+        # A killed broker can register again only after its old session has expired, by default after 9 s.
         "broker.session.timeout.ms": "4000",
         "broker.heartbeat.interval.ms": "1000",
         "log.segment.delete.delay.ms": "1000",

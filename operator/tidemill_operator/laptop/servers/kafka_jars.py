@@ -63,7 +63,9 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 def fetched(libs: Path, pom: Path, *, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
-    """Return a folder of jars in the cache. It is downloaded if missing, by one process at a time.
+    """Return a folder of jars in the cache. Download it first if it is missing.
+
+    Only one process downloads at a time.
 
     Args:
         libs: the folder.

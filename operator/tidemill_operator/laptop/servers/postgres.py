@@ -29,7 +29,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# The data folder for root, if the user that runs Postgres may not enter the given folder (such as root's home).
+# Where root's data is kept if the user that runs Postgres may not enter the given folder (e.g. root's home).
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -64,8 +64,8 @@ def postgres_server(
         data_dir: the folder of data, password and logs.
         ports: assigns the port.
         environ: the environment that the server inherits. PATH is read from it.
-        durable: whether the server waits for the disk.
-        settings: settings of the server that differ from Tidemill's.
+        durable: whether commits wait until the data is on disk.
+        settings: server settings that override Tidemill's.
         on_progress: called with lines of progress.
 
     Raises:
@@ -123,7 +123,7 @@ def trouble(address: PostgresAddress) -> str:
 
 
 def _serves(address: PostgresAddress) -> bool:
-    """Return whether the server answers. At the server's first answer, create the database."""
+    """Return whether the server answers. When it answers for the first time, create the database."""
     if answers(address):
         return True
     maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)
@@ -136,7 +136,7 @@ def _serves(address: PostgresAddress) -> bool:
 
 
 def find_programs(environ: Mapping[str, str]) -> Path:
-    """Return the folder of `initdb` and `postgres`: on the PATH, of pg_config, or of the newest version on Debian.
+    """Return the folder of `initdb` and `postgres`: on the PATH, from pg_config, or Debian's newest version.
 
     Raises:
         ServerError: the programs are not installed.
@@ -159,7 +159,9 @@ def find_programs(environ: Mapping[str, str]) -> Path:
 
 
 def server_user() -> str | None:
-    """Return the user that runs the server. None means the current user. Postgres refuses to run as root.
+    """Return the user that runs the server.
+
+    None means the current user. Root needs another user, because Postgres refuses to run as root.
 
     Raises:
         ServerError: there is no suitable user.

@@ -1,4 +1,4 @@
-"""Starts a real Redis on loopback. Nothing is written to disk, because its data (caches, live changes) may be lost."""
+"""Starts a real Redis on loopback. It keeps nothing on disk, because its data (caches, live changes) may be lost."""
 
 from __future__ import annotations
 

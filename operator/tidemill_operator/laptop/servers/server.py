@@ -59,7 +59,7 @@ class Server:
         """Start the server if it does not run, and wait until it answers.
 
         Raises:
-            ServerError: the server ended, or did not answer in time. The message has the end of its log.
+            ServerError: the server ended, or did not answer in time. The message contains the end of its log.
         """
         if not self._child.running:
             self.spawn()
@@ -86,7 +86,7 @@ class Server:
             self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
 
     def _has_port(self) -> bool:
-        """Return whether this server's process, and not another one, listens on the port."""
+        """Return whether it is this server's own process that listens on the port."""
         pid = self.pid
         return pid is not None and is_served_by(self.port, [pid, *descendants(pid)])
 

@@ -1,4 +1,4 @@
-"""Starts Kafka, Postgres and Redis as child processes. A server that the environment names is not started."""
+"""Starts Kafka, Postgres and Redis as child processes. A server whose address is in the environment is not started."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Servers:
         kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
         postgres: the administrator's address, or None if Postgres is not needed.
         redis: the URL of Redis, or empty if Redis is not needed.
-        redis_ca: PEM file of the authorities that sign the certificate of Redis. Empty means those of the system.
+        redis_ca: PEM file of the certificate authorities for Redis. Empty means the system's authorities.
         handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`, and later `connect`.
     """
 
@@ -43,12 +43,15 @@ class Servers:
     handles: dict[str, Server] = field(default_factory=dict)
 
     def take_connect(self, server: Server | None) -> None:
-        """Add the worker of Kafka Connect to the handles, or remove it. Another thread may be reading the handles."""
+        """Add the worker of Kafka Connect to the handles, or remove it.
+
+        The dict is replaced, not changed, because another thread may be reading it.
+        """
         others = {name: handle for name, handle in self.handles.items() if name != _connect.NAME}
         self.handles = others if server is None else {**others, server.name: server}
 
     def stop(self) -> None:
-        """Stop all started servers at the same time, because brokers wait for each other."""
+        """Ask all started servers to stop before waiting for any, because brokers wait for each other."""
         for server in self.handles.values():
             server.terminate()
         for server in self.handles.values():
@@ -65,22 +68,22 @@ def start_servers(
     reserved: Collection[int] = (),
     on_progress: Progress | None = None,
 ) -> Servers:
-    """Start the needed servers that TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL do not name.
+    """Start the servers in `needs`, except those whose address is in the environment. Return once every server answers.
 
-    Returns once every server answers. Data, ports and logs are below `data_dir`. A later start uses the same data and
-    ports.
+    The variables are TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL and TIDEMILL_REDIS_URL. Data, ports and logs are
+    below `data_dir`. A later start uses the same data and ports.
 
     Args:
         data_dir: the folder of data, ports and logs. The folder is created if missing.
         environ: the environment that the servers inherit. The addresses and PATH are read from this environment.
         needs: which of kafka, postgres and redis are needed.
-        durable: whether Postgres waits for the disk. Tests set it to False.
+        durable: whether Postgres commits wait until the data is on disk. Tests set it to False.
         brokers: number of Kafka brokers.
         reserved: ports that are meant for other processes.
         on_progress: called with lines of progress.
 
     Raises:
-        ServerError: a server cannot be started. The others are stopped again.
+        ServerError: a server cannot be started. All others have been stopped again.
         ValueError: an address in the environment is wrong.
     """
     data_dir = data_dir.absolute()
@@ -155,7 +158,7 @@ class _Start:
 
 
 def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
-    """Run the jobs concurrently. The first failure stops the servers that the other jobs wait for."""
+    """Run the jobs concurrently. If one fails, stop the servers that the other jobs wait for."""
     with ThreadPoolExecutor(max_workers=len(NEEDS)) as pool:
         try:
             for future in [pool.submit(job) for job in jobs]:
@@ -166,7 +169,10 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
-    """Wait for Postgres and Redis if the environment names them. Kafka is left out, because its clients wait anyway."""
+    """Wait for Postgres and Redis if the environment names them.
+
+    Do not wait for Kafka, because its clients wait anyway.
+    """
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:

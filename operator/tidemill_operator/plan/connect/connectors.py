@@ -1,7 +1,7 @@
 """Pure: computes the configs of a pipeline's connectors, as Kafka Connect stores them.
 
-All records of a connector go to the pipeline's topic: the last transform of each connector sets the topic. Debezium's
-records that are no changes of rows (heartbeats, transactions, schema changes) are left out by the first transform.
+All records of a connector go to the pipeline's topic: the last transform of each connector sets the topic. The first
+transform drops Debezium's records that are not row changes (heartbeats, transactions, schema changes).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _SLOT_MAX = 63
 
 
 def desired_connectors(config: PipelineConfig, platform: Platform, owner: Owner) -> tuple[Connector, ...]:
-    """Return the connectors of a pipeline. A suspended pipeline has paused ones.
+    """Return the connectors of a pipeline. While the pipeline is suspended, they are paused.
 
     Args:
         config: the resolved config.
         platform: says how connectors refer to Secrets.
-        owner: the resource, which is noted in each connector's config.
+        owner: the resource, which is recorded in each connector's config.
     """
     return tuple(_connector(spec, config, platform, owner) for spec in config.spec.source.connectors or ())
 
@@ -68,7 +68,7 @@ def _connector(spec: ConnectorSpec, config: PipelineConfig, platform: Platform, 
 
 
 def owner_text(owner: Owner) -> str:
-    """Return the note that names a connector's owner."""
+    """Return the text that records the owner in a connector's config."""
     return f"{owner.cluster}/{owner.namespace}/{owner.name}/{owner.uid}"
 
 
@@ -82,15 +82,15 @@ def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef
 
 
 def secret_file(pipeline: str, name: str, key: str) -> str:
-    """Return the name of the file in which the operator's own workers find a key of a Secret.
+    """Return the name of the file from which the operator's own Connect workers read a key of a Secret.
 
-    It is a hash, because the names of a Secret and of its key together may be longer than a key may be.
+    The name is a hash, because the names of Secret and key together may be too long for a key of a Secret.
     """
     return f"{pipeline}.{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
 
 
 def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:
-    """Return the configs that apply unless the spec sets them."""
+    """Return the configs that apply if the spec does not set them."""
     found: dict[str, str] = {}
     if source.written.type == "json":
         for part in ("key", "value"):
@@ -102,13 +102,13 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
         exact = any(field.type == DECIMAL for field in source.fields)
         found |= {
             _PREFIX: name,
-            # The default of Debezium is bytes, which JSON without schemas does not explain.
+            # By default, Debezium writes decimals as bytes, which cannot be interpreted in JSON without a schema.
             "decimal.handling.mode": "string" if exact else "double",
-            # The topic is not compacted, so that tombstones have no use.
+            # Tombstones would be useless, because the topic is not compacted.
             "tombstones.on.delete": "false",
         }
     if spec.class_name == POSTGRES:
-        # The defaults of Debezium are the same for all connectors, and two of them cannot share a slot.
+        # Debezium's default names are the same for all connectors, but two connectors cannot share a slot.
         slot = re.sub(r"[^a-z0-9_]", "_", f"{RESERVED}_{name}")[:_SLOT_MAX]
         found |= {"plugin.name": "pgoutput", "slot.name": slot, "publication.name": slot}
         if "table.include.list" in spec.config:
@@ -117,7 +117,7 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
 
 
 def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> dict[str, str]:
-    """Return the configs of all transforms: those of the spec, between the ones that Tidemill adds."""
+    """Return the configs of all transforms: those of the spec, and around them those that Tidemill adds."""
     transforms, predicates = [*spec.transforms, _ROUTE], list(listed(given.get("predicates", "")))
     found = {
         f"transforms.{_ROUTE}.type": "org.apache.kafka.connect.transforms.RegexRouter",

@@ -1,4 +1,4 @@
-"""Pure: what the live state of a connector means, and the texts about it. No text contains a secret."""
+"""Pure: what the live state of a connector means, and the messages about it. No message contains a secret."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECRETS = (
 
 @dataclass(frozen=True)
 class LiveTask:
-    """A task of a live connector. `trace` is the Java stack trace of a failed task, else empty."""
+    """A task of a live connector. `trace` is the Java stack trace if the task failed, else empty."""
 
     id: int
     state: str
@@ -39,14 +39,14 @@ class LiveConnector:
     """A connector as Kafka Connect reports it.
 
     Attributes:
-        name: the name by which Connect knows it.
-        config: its stored configs. References to secrets are not resolved.
+        name: its name in Kafka Connect.
+        config: its configs as Connect stores them. References to secrets are not resolved.
         state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING; empty if Connect does not report it yet.
         tasks: its tasks.
-        trace: the Java stack trace of a failed connector, else empty.
-        asked: the state that was asked for, if it is stored apart from the reported state, else empty.
-        pending: what a change waits for that the reported state does not include yet, else empty.
-        refusal: why the connector is refused, else empty.
+        trace: the Java stack trace if the connector failed, else empty.
+        asked: the requested state, if it is stored separately from the reported state, else empty.
+        pending: what the last change is waiting for, if the reported state does not reflect it yet, else empty.
+        refusal: why the connector was refused, else empty.
     """
 
     name: str
@@ -79,7 +79,7 @@ def last_line(trace: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text of Connect's on one line, without what looks like a password."""
+    """Return a text from Connect on one line, with anything that looks like a password masked."""
     text = one_line(" ".join(text.split()))
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
@@ -87,7 +87,7 @@ def masked(text: str) -> str:
 
 
 def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
-    """Return the error about a connector that this pipeline does not own, or None if the pipeline owns it."""
+    """Return the error if this pipeline does not own the connector, or None if it does."""
     owner = live.config.get(OWNER, "")
     if owner == wanted.config[OWNER]:
         return None
@@ -114,7 +114,7 @@ def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
 
 
 def unfinished(live: LiveConnector, wanted: Connector) -> str:
-    """Return what a connector without failures waits for, or empty if it is in its desired state."""
+    """Return what a connector that has not failed is waiting for, or an empty text if it is in its desired state."""
     states: Sequence[str] = (live.state, *(task.state for task in live.tasks))
     if wanted.paused:
         waits = [state for state in states if state not in (PAUSED, STOPPED, FAILED)]

@@ -1,7 +1,8 @@
 """Pure: connectors as `KafkaConnector` resources of Strimzi, and what Strimzi reports in their status.
 
 Strimzi's operator creates a connector from each resource in the namespace of its `KafkaConnect`, and deletes connectors
-without a resource. The name of a resource is the name of the connector, so underscores become hyphens.
+without a resource. The resource is named after the connector, with hyphens for underscores, which names in Kubernetes
+must not contain.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _LONGEST_REFUSAL = 600
 def resource_name(name: str) -> str:
     """Return the name of a connector's resource. `connector_name` reverses it."""
     pipeline, _, own = name.rpartition(".")
-    # A name of Kubernetes cannot end with a hyphen, so that their number is added.
+    # A Kubernetes name cannot end with hyphens, so trailing underscores are replaced by their number.
     last = len(own) - len(own.rstrip("_"))
     return f"{pipeline}.{own.rstrip('_').replace('_', '-')}" + (f".{last}" if last else "")
 
 
 def connector_name(resource: str) -> str:
-    """Return the name of the connector that a resource of this name stands for."""
+    """Return the name of the connector to which a resource with this name belongs."""
     namespace, _, rest = resource.partition(".")
     pipeline, _, own = rest.partition(".")
     own, _, last = own.partition(".")
@@ -89,13 +90,13 @@ def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnect
 
 
 def asked(resource: Mapping[str, Any]) -> str:
-    """Return the state that a resource asks for: `running`, `paused` or `stopped`."""
+    """Return the state that a resource requests: `running`, `paused` or `stopped`."""
     spec = resource.get("spec") or {}
     return str(spec.get("state") or ("paused" if spec.get("pause") is True else "running"))
 
 
 def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
-    """Return the numbers of the failed tasks. The list is empty if the connector itself failed."""
+    """Return the numbers of the failed tasks, or an empty list if the connector itself failed."""
     reported = (resource.get("status") or {}).get("connectorStatus") or {}
     if (reported.get("connector") or {}).get("state") == states.FAILED:
         return []
@@ -105,7 +106,8 @@ def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
 def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
     """Return the configs, as Connect would store them.
 
-    A foreign member of the spec or another label is included as a config that is not wanted, so that it is repaired.
+    Members of the spec that others have added, or a different label, are included as unwanted configs, so that they get
+    repaired.
     """
     spec = resource.get("spec") or {}
     found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}
@@ -129,7 +131,7 @@ def _pending(name: str, resource: Mapping[str, Any]) -> str:
 
 
 def _refusal(status: Mapping[str, Any]) -> str:
-    """Return what Strimzi says about a connector that it cannot create or change."""
+    """Return Strimzi's report if it cannot create or change the connector, else an empty text."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "NotReady" and condition.get("status") == "True":
             told = masked(f"{condition.get('reason', '')}: {condition.get('message', '')}")

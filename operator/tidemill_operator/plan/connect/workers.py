@@ -28,7 +28,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """The log4j configuration of a JVM that only logs warnings. Connect logs configs of connectors as information."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
-# The name and the partitions of each setting's topic. Connect refuses several partitions of configs.
+# For each setting, the name and number of partitions of its topic. Connect requires a single partition for configs.
 _TOPICS = {"config": ("configs", 1), "offset": ("offsets", 25), "status": ("statuses", 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -45,12 +45,15 @@ _READ |= {"ssl.key.password", "ssl.endpoint.identification.algorithm"}
 
 
 def group(namespace: str, cluster_id: str) -> str:
-    """Return the group of a namespace's workers. Its topics have this prefix."""
+    """Return the group of a namespace's workers. The names of its topics start with the group."""
     return f"{namespace}.{NAME}-{cluster_id}"
 
 
 def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
-    """Return the topics of a namespace's workers. Pods of pipelines may not create topics, so the operator does."""
+    """Return the topics of a namespace's workers.
+
+    The operator creates them, because the pods of pipelines may not create topics.
+    """
     return tuple(
         Topic(
             name=f"{group(namespace, platform.cluster_id)}-{kind}",
@@ -64,20 +67,20 @@ def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
 
 
 def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
-    """Return the properties of every worker that Tidemill starts: its group, its topics and how it writes.
+    """Return the properties of every worker that Tidemill starts: its group, its topics and its write settings.
 
     Args:
         name: the group, which is also the prefix of the topics.
         brokers: the bootstrap brokers.
         replicas: the replication factor of the topics.
-        partitions: the partitions of the topics of offsets and statuses, under `offset` and `status`.
+        partitions: the numbers of partitions for the topics of offsets (`offset`) and statuses (`status`).
     """
     found = {
         "bootstrap.servers": brokers,
         "group.id": name,
         "key.converter": _JSON,
         "value.converter": _JSON,
-        # Records and positions are one transaction, so that a worker that is killed repeats nothing.
+        # Commit records and positions in one transaction, so that a killed worker repeats nothing.
         "exactly.once.source.support": "enabled",
     }
     for setting, (kind, _) in _TOPICS.items():
@@ -89,12 +92,12 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
 
 
 def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) -> str:
-    """Return the worker's file of properties.
+    """Return the text of the worker's properties file.
 
     Args:
         namespace: the namespace of the workers.
-        platform: has the brokers, the cluster's id and the replication factor.
-        client: client settings of Kafka in librdkafka's names, with the login of pods.
+        platform: provides the brokers, the cluster's id and the replication factor.
+        client: Kafka client settings under librdkafka's names, with the login that pods use.
 
     Raises:
         TidemillError: a setting cannot be translated for Java.
@@ -107,7 +110,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
             partitions={setting: partitions for setting, (_, partitions) in _TOPICS.items()},
         ),
         "listeners": f"http://0.0.0.0:{PORT}",
-        # A pod's name cannot be resolved, and workers forward requests to each other.
+        # Workers forward requests to each other, but a pod's name cannot be resolved, so advertise its address.
         "rest.advertised.host.name": f"${{env:{ADDRESS_VARIABLE}}}",
         "plugin.path": PLUGINS_DIR,
         "plugin.discovery": "hybrid_warn",
@@ -167,7 +170,7 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a value as files of properties write it."""
+    """Return a value as it is escaped in a Java properties file."""
     text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     text = "".join(sign if " " <= sign <= "~" else "".join(f"\\u{unit:04x}" for unit in _units(sign)) for sign in text)
     return f"\\{text}" if text.startswith(" ") else text

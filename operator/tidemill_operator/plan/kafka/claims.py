@@ -1,4 +1,4 @@
-"""Pure: decides which topics a pipeline owns, why others may not use them, and which are deleted with the pipeline.
+"""Pure: decides which topics a pipeline owns, why others may not use them, and which ones are deleted with it.
 
 Both the operator and `tidemill plan` use this module.
 """
@@ -44,9 +44,9 @@ def written_by_pipelines(
 ) -> Iterator[TidemillError]:
     """Yield an error for each source topic to which a pipeline writes results, anomalies or dead letters.
 
-    `listed` says that the sources are a list of topics in the spec.
+    `listed` tells whether the sources are a list of topics in the spec.
 
-    The check depends only on names. So nobody can take the topic of a pipeline that does not exist yet.
+    The check depends only on names. So nobody can take a topic whose pipeline does not exist yet.
     """
     for source in sources:
         derived = names.derived_topic(source)
@@ -66,8 +66,8 @@ def written_by_pipelines(
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
     """Yield the conflicting claims of other pipelines, each with its error.
 
-    A topic that one pipeline manages cannot be used by another. An unmanaged topic may be read by many. `claims` are on
-    topics of the platform's own Kafka.
+    A topic that one pipeline manages cannot be used by another. Many pipelines may read an unmanaged topic. All
+    `claims` are about topics of the platform's own Kafka.
     """
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
@@ -109,10 +109,9 @@ def _taken(claim: Claim) -> TidemillError:
 
 
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
-    """Return the topics to record as created by the operator.
+    """Return the topics to record as created by the operator: the managed topics that do not exist yet.
 
-    These are the managed topics that do not exist yet. If the pipeline was created before such records, existing topics
-    that are named after it are included.
+    A pipeline from before such records existed also gets its existing topics that are named after it.
     """
     if live.brokers is None:
         return ()
@@ -122,7 +121,10 @@ def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str)
 
 
 def only_made(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
-    """Return the topics of a deleted pipeline that the operator created, and therefore may delete."""
+    """Return the topics of a deleted pipeline, with only those still marked as managed that may be deleted.
+
+    These are the topics that the operator created.
+    """
     unnoted = TOPICS.name not in live.columns
     kept = [t for t in topics if t.name not in live.made and not (unnoted and _derived(t, namespace, name))]
     return [replace(topic, managed=topic.managed and topic not in kept) for topic in topics]

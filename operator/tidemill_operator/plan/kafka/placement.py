@@ -37,7 +37,7 @@ class Brokers:
 
 @dataclass
 class _Layout:
-    """A placement that is being computed."""
+    """The placement while it is being computed."""
 
     topic: str
     brokers: Brokers
@@ -49,7 +49,7 @@ class _Layout:
         return self.brokers.racks.get(broker) or f"broker {broker}"
 
     def crowd(self, partition: int, broker: int, besides: int | None = None) -> int:
-        """Return the number of the partition's other replicas in the broker's rack."""
+        """Return how many other replicas of the partition are in the broker's rack."""
         others = (held for held in self.replicas[partition] if held not in (broker, besides))
         return sum(self.rack(held) == self.rack(broker) for held in others)
 
@@ -60,7 +60,7 @@ class _Layout:
 
 @dataclass
 class _Choice:
-    """The replicas of a partition that may be replaced, and the brokers that may replace them."""
+    """For one partition, the replicas that may be replaced, and the brokers that may replace them."""
 
     movable: set[int]
     into: set[int]
@@ -77,14 +77,14 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
         current: the brokers by partition. The preferred leader comes first.
         factor: the number of replicas of each partition.
         brokers: the brokers of the cluster. A broker that does not answer keeps its replicas and gets no others.
-        rebalance: whether to move replicas to make shares equal. If False, replicas move only as far as the factor
+        rebalance: whether to move replicas to make shares equal. If False, only as many replicas move as the factor
             requires.
 
     Returns:
         The brokers by partition. The preferred leader comes first. A partition that needs no change keeps its brokers.
 
     Raises:
-        ValueError: there are too few brokers. `at_most` returns the possible number.
+        ValueError: there are too few brokers. `at_most` returns the highest possible factor.
     """
     layout = _Layout(topic, brokers, {partition: list(held) for partition, held in sorted(current.items())})
     if factor > at_most(current, brokers):
@@ -94,7 +94,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # Replicas that may still move: new replicas, and kept replicas that were an arbitrary choice.
+    # Replicas that may still move: the new ones, and kept ones where the choice of the removed replica was arbitrary.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)
@@ -113,7 +113,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
 
 
 def at_most(current: Assignment, brokers: Brokers) -> int:
-    """Return the maximum number of replicas: the brokers that may get a replica, or already have one."""
+    """Return the highest possible replication factor: the number of brokers that have or may get a replica."""
     hosts = brokers.hosts
     return min((len(hosts | (set(held) - brokers.leaving)) for held in current.values()), default=len(hosts))
 
@@ -169,7 +169,7 @@ def _part_racks(layout: _Layout, choices: Choices) -> None:
 def _even(layout: _Layout, choices: Choices) -> None:
     """Move replicas from full to empty brokers until no single move makes shares more equal.
 
-    Each move is from the fullest to the emptiest broker, because after any other move, this move would still be needed.
+    Each move goes from the fullest to the emptiest broker. Any other move would leave this one still to be done.
     """
     while True:
         hosts = sorted(layout.brokers.hosts, key=lambda b: (layout.load[b], layout.turn(b)))
@@ -207,7 +207,7 @@ def _swap(layout: _Layout, choices: Choices, partition: int, old: int, new: int)
 
 
 def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
-    """Balance leaders. Apply the shortest chain of handovers that helps, and repeat this until no chain helps.
+    """Balance leaders. Hand over leaderships along the shortest chain that helps, until no chain helps.
 
     A chain takes one leadership from a broker, and gives one leadership to a broker that leads at least two partitions
     fewer. If there is no such chain, the choice is optimal (optimal semi-matching; Harvey and others, 2006).
@@ -224,7 +224,10 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Return handovers (partition, new leader) from one broker to another that leads at least two partitions fewer."""
+    """Return the shortest chain of handovers that helps, each as (partition, new leader).
+
+    The chain ends at a broker that leads at least two partitions fewer than the first one.
+    """
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

@@ -1,7 +1,7 @@
 """Pure: computes the next step of a change of replicas. The only input is the state in Kafka.
 
-All state is in Kafka. A topic whose replicas we move has a list of throttled replicas, which is removed last. So any
-operator can continue after a pass that was killed at any point.
+A topic whose replicas the operator moves has a list of throttled replicas, which is removed last. So after a pass was
+killed at any point, any operator can continue.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEADERS, FOLLOWERS = "leader.replication.throttled.replicas", "follower.replicat
 
 @dataclass(frozen=True)
 class Held:
-    """The replicas of a live partition.
+    """The replicas of a partition as they are in Kafka.
 
     Attributes:
         replicas: the brokers with a replica, including added and removed ones. The preferred leader comes first.
@@ -45,7 +45,7 @@ class Held:
 
     @property
     def before(self) -> Replicas:
-        """The replicas after a cancellation of the reassignment."""
+        """The replicas as they would be after a cancellation of the reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.coming)
 
 
@@ -60,14 +60,14 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions. If all actions are empty, there is nothing to do.
+    """The next actions. If all are empty, there is nothing to do.
 
     Attributes:
-        cancel: the partitions whose reassignment is cancelled.
+        cancel: the partitions whose reassignment to cancel.
         start: the partitions to reassign, with their new replicas.
-        throttled: the topic's two configs of throttled replicas. These configs are set before any reassignment.
-        elect: the partitions whose preferred leader is elected, once all reassignments are complete.
-        finish: whether the change is complete, so that the throttle is removed.
+        throttled: the topic's two configs of throttled replicas, to set before any reassignment.
+        elect: the partitions for which to elect the preferred leader, once all reassignments are complete.
+        finish: whether to remove the throttle, because the change is complete.
         change: the change, for the status, or None if no change is under way.
     """
 
@@ -85,7 +85,7 @@ class Wish:
 
     Attributes:
         factor: the replication factor, or None to keep the current factor.
-        rebalance: whether to spread the replicas as well.
+        rebalance: whether to also spread the replicas evenly.
     """
 
     factor: int | None
@@ -106,7 +106,7 @@ class Spread:
     def asked(cls, text: str) -> Spread:
         """Parse a request.
 
-        Any new text is a request. A request may end with `without 2, 3`, which names brokers to empty.
+        Any new text counts as a new request. A request may end with `without 2, 3`, which names brokers to empty.
 
         `2026-03-01` uses all brokers. `2026-03-01 without 3` empties broker 3.
         """
@@ -115,7 +115,7 @@ class Spread:
 
 
 def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
-    """Return whether it is certain, without a request to Kafka, that nothing has to be done."""
+    """Return whether there is certainly nothing to do, as far as known without a request to Kafka."""
     if ours or wish.rebalance:
         return False
     return wish.factor is None or all(len(held.replicas) == wish.factor for held in partitions.values())
@@ -131,8 +131,8 @@ def next_step(
         partitions: the live partitions, with their reassignments.
         wish: the requested replicas.
         brokers: the brokers of the cluster.
-        ours: whether the topic has our mark, which means that our change is not complete.
-        batch: the greatest number of partitions that move at a time.
+        ours: whether the topic has Tidemill's throttle, which means that its change is not complete.
+        batch: how many partitions may move at a time.
     """
     moving = {number: held for number, held in partitions.items() if held.moving}
     after = {number: held.after for number, held in partitions.items()}
@@ -167,7 +167,7 @@ def replicas_in_sync(partitions: Mapping[int, Held]) -> int:
 
 
 def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[int, ...]:
-    """Return partitions that move to an unwanted broker, or to a silent broker while another broker is available."""
+    """Return the partitions that are moving to an unwanted broker, or to a silent one although another is available."""
 
     def unwanted(held: Held) -> bool:
         if len(held.after) != factor or brokers.leaving & set(held.after):
@@ -178,13 +178,13 @@ def _stale(moving: Mapping[int, Held], factor: int, brokers: Brokers) -> tuple[i
 
 
 def _throttled(partitions: Mapping[int, Held], moves: Assignment) -> Mapping[str, str]:
-    """Return the throttle configs as Kafka's own tool sets them: for current leaders and for new followers."""
+    """Return the throttle configs in the way of Kafka's own tool: for current leaders and for new followers."""
     senders, fetchers = [], []
     for number, wanted in sorted(moves.items()):
         there = partitions[number].before
         senders += [f"{number}:{broker}" for broker in there]
         fetchers += [f"{number}:{broker}" for broker in wanted if broker not in there]
-    # If no broker is added, FOLLOWERS gets the senders, so that neither list is empty. LEADERS marks the topic.
+    # If no broker is added, FOLLOWERS lists the senders, so that neither list is empty. LEADERS marks the topic.
     return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
 
 

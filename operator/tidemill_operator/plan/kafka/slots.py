@@ -1,6 +1,7 @@
-"""Pure: gives each partition of a list of topics a slot, and shows the facts about one topic of the list.
+"""Pure: assigns a slot to each partition of a list of topics, and shows the live facts from the view of one topic.
 
-The slots of a pipeline that had one topic before are its partitions, so its positions stay valid.
+If the pipeline read a single topic before, that topic's partition numbers become its slots, so its positions stay
+valid.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
 
 
 def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[Slot, ...]:
-    """Return all slots of a pipeline: those that exist, and new ones for partitions that have none.
+    """Return all slots of a pipeline: the existing ones, and new ones for partitions without a slot.
 
     Args:
         topics: the topics in the spec.
         live: the live facts.
-        former: the only topic of the accepted spec, or empty if that spec has a list, or if there is none.
+        former: the single topic of the accepted spec, or empty if that spec has a list of topics, or if no spec was
+            accepted.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
@@ -39,9 +41,9 @@ def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[
 
 
 def only_topic(schema: LiveSchema | None, default: str) -> str:
-    """Return the only topic of the accepted spec, or empty if it has several topics, or if there is none.
+    """Return the single topic of the accepted spec, or an empty text if it has several or if no spec was accepted.
 
-    `default` is the name of a topic without a name.
+    `default` is used for a topic without a name.
     """
     source = (schema.accepted or {}).get("source", {}) if schema is not None else {}
     if not source or source.get("topics") is not None or source.get("topicPattern") is not None:
@@ -51,7 +53,7 @@ def only_topic(schema: LiveSchema | None, default: str) -> str:
 
 
 def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
-    """Return the slots in a schema. If it has none, the partitions of the former only topic are its slots."""
+    """Return the slots in a schema. If it has none, these are the partitions of `former`, the single topic."""
     if schema.slots or not former:
         return schema.slots
     return tuple(
@@ -61,7 +63,7 @@ def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
 
 
 def view(schema: LiveSchema, topic: str) -> LiveSchema:
-    """Return a schema as if its pipeline only read one topic of its list, with the partitions of that topic."""
+    """Return the schema as it would be if its pipeline read only this topic of its list."""
     slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
     ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
     return replace(

@@ -21,12 +21,12 @@ def desired_topics(
     """Return the source topics, the topic of the Python stage if there is one, and the output topics.
 
     Args:
-        config: the config, in which partitions and replication factor are filled in.
-        platform: has the defaults of the output topics.
-        live: the live facts. An output topic keeps its partitions if it has more, and its replication factor if the
-            spec has none.
-        replicated: whether the spec sets the replication factor. A factor in the spec also applies to output topics.
-        all_kinds: whether to include outputs that only an earlier spec may have enabled, to release them.
+        config: the resolved config, with partitions and replication factor.
+        platform: provides the defaults of the output topics.
+        live: the live facts. An existing output topic keeps its partitions if it has more than planned, and its
+            replication factor if the spec sets none.
+        replicated: whether the spec sets the replication factor, which then also applies to output topics.
+        all_kinds: whether to include all outputs that an earlier spec may have enabled, in order to release them.
     """
     spec = config.spec
     wanted = [
@@ -48,10 +48,10 @@ def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Mark the source topic, and the topic of the Python stage, as lost if they were read and no longer exist.
+    """Mark the source topic, and the topic of the Python stage, as lost if they were read before and no longer exist.
 
-    Only these topics are marked, because events are stored nowhere else. Results are in Postgres, and output topics can
-    be created again.
+    Other topics are not marked. Only these two hold events that are stored nowhere else: results are in Postgres, and
+    output topics can be created again.
     """
     schema, looked = live.schema, live.brokers is not None
     if not looked or schema is None:
@@ -99,7 +99,10 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
 
 
 def _stage(config: PipelineConfig, source: Topic, live: LiveFacts, platform: Platform) -> Topic:
-    """Return the topic of the Python stage. Each partition of the source topic has one of the same number in it."""
+    """Return the topic of the Python stage.
+
+    Each of its partitions holds the records of the source partition with the same number.
+    """
     topic, name = config.spec.source.topic, config.topic("stage")
     known = live.topics.get(name)
     default = source.replication_factor if topic.managed else platform.replication_factor
@@ -120,7 +123,7 @@ def _output(name: str, config: PipelineConfig, platform: Platform, live: LiveFac
 
 
 def _settings(replicas: int, retention_ms: int) -> dict[str, str]:
-    # LogAppendTime is used, because under CreateTime a record with an old timestamp is past its retention at once.
+    # Under CreateTime, a record with an old timestamp would exceed the retention at once, so use LogAppendTime.
     return {
         "cleanup.policy": "delete",
         "max.message.bytes": str(MAX_RECORD_BYTES),

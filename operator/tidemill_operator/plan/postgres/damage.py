@@ -1,7 +1,7 @@
 """Pure: detects tables, columns and rows of a pipeline that somebody else removed.
 
-The loss of such an object is reported like that of a deleted source topic. The same annotation requests that the
-objects are created again, empty.
+Such a loss is reported like a deleted source topic. The same annotation as for topics requests that the objects are
+created again, empty.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _POSITIONS = "; events that the topic still holds are then counted a second time
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return descriptions of the objects that are gone, or nothing for a schema without an accepted spec.
+    """Return descriptions of the objects that are gone. A schema without an accepted spec has none.
 
     Args:
         schema: the schema in the plan.
@@ -40,10 +40,7 @@ def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
 
 
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
-    """Return the schema with descriptions of the objects that are gone.
-
-    These objects are only created again on request.
-    """
+    """Return the schema with descriptions of the objects that are gone, to be created again only on request."""
     return replace(schema, lost=damage(schema, live))
 
 
@@ -85,7 +82,10 @@ def _slots(live: LiveSchema) -> Iterator[str]:
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:
-    """Yield descriptions of lost windows of the versions in force. Versions that a replay fills again are left out."""
+    """Yield descriptions of lost windows of the versions in force.
+
+    Versions that a replay is filling again are left out.
+    """
     spared = {row.name for row in schema.aggregations if schema.replay and row.reader == schema.replay}
     for row in schema.aggregations:
         shape = live.shapes.get((row.name, row.version))

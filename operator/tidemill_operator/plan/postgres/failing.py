@@ -1,4 +1,4 @@
-"""Pure: makes the messages about failing duties and skipped data of processors."""
+"""Pure: writes the messages about processors whose duties fail or that skipped data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return failing duties and skipped data, the most severe first. Empty if the schema has another owner."""
+    """Return errors about failing duties and skipped data, the most severe first.
+
+    The list is empty if the schema has another owner.
+    """
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

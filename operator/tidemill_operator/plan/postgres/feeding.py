@@ -1,4 +1,4 @@
-"""Pure: computes which columns of each aggregation version get values once a plan is applied."""
+"""Pure: computes which columns of each aggregation version will get values once a plan is applied."""
 
 from __future__ import annotations
 

@@ -21,7 +21,10 @@ def kept_rows(spec: PipelineSpec) -> tuple[KeptRows, ...]:
 
 
 def used_up(spec: PipelineSpec, live: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return messages about quotas that had an effect recently. Empty if the schema has another owner."""
+    """Return messages about quotas that recently had an effect.
+
+    The list is empty if the schema has another owner.
+    """
     found = []
     for kept in live.kept if live is not None and live.owner == owner else ():
         text, remedy = told(kept, quota_of(spec, kept.kind))

@@ -1,4 +1,4 @@
-"""Pure: makes the outcomes of lookups from what processors store about lookups that they cannot read."""
+"""Pure: determines the outcomes of lookups from what processors store about lookups that they cannot read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_operator.plan.live import Failing, LiveSchema, Owner
 
 
 def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner) -> list[Outcome]:
-    """Return the outcome of each lookup. It is done unless a processor has stored that it cannot read the lookup."""
+    """Return the outcome of each lookup: Done, unless a processor has stored that it cannot read the lookup."""
     stored = schema.held_up if schema is not None and schema.owner == owner else ()
     return [_outcome(lookup.name, stored) for lookup in spec.lookups or ()]
 

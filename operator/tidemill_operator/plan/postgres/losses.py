@@ -1,6 +1,7 @@
-"""Pure: makes the messages about events that Kafka no longer had when they should have been read.
+"""Pure: writes the messages about events that were gone from Kafka before they were read.
 
-Processors record each loss and continue. A topic that was created again is detected earlier, by its id.
+Processors record each loss and continue. If a topic was deleted and created again, its new id shows that before any
+processor does.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[Tide
 
 
 def missed(found: Collection[Loss]) -> str:
-    """Describe the events that a replay no longer found in the topic. The text is empty if it found all."""
+    """Describe the events that a replay no longer found in the topic.
+
+    The text is empty if the replay found all events.
+    """
     if not found:
         return ""
     return f"events that the topic no longer holds are not counted, offsets {_ranges(found)}"
@@ -49,7 +53,7 @@ def _unnoted(known: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Yield a loss for each partition whose stored position belongs to a deleted topic of the same name."""
     if known is None or not known.id or not schema.read_from or schema.read_from == known.id:
         return
-    # The id of a former topic is no proof of a loss, because a broker with old metadata may still return it.
+    # If the topic now shows an earlier id, it proves no loss: a broker with old metadata may still return that id.
     if known.id in schema.read_before:
         return
     for partition, offset in schema.read_to.items():

@@ -58,10 +58,10 @@ SYSTEM_TABLES = (
 
 
 def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
-    """Return the shape of a version for `_aggregations`: its groups, its window and its columns.
+    """Return the shape of a version as `_aggregations` stores it: its groups, its window and its columns.
 
-    `types` has the field behind each column and the field's type. The column alone does not show the type: sketches of
-    numbers and of integers are both bytes.
+    `types` has, for each column, the field behind it and that field's type. The column alone does not show the type.
+    For example, sketches of doubles and of integers are both bytes.
     """
     shape = {
         "groupBy": [list(pair) for pair in plan.group_by],
@@ -83,7 +83,7 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
 
     Args:
         config: the resolved config.
-        replay: the current replay. The versions of the replay are created as well.
+        replay: the current replay, whose versions are created as well.
     """
     spec = config.spec
     schema_name = config.schema_name

@@ -1,4 +1,4 @@
-"""A planned schema as SQL: single statements for the actuator, and a whole script for people to read."""
+"""A planned schema as SQL: single statements for the actuator, and a complete script for people to read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rename_column(schema: str, table: str, before: str, after: str) -> str:
 
 
 def replace_key(schema: str, table: Table, former: str) -> str:
-    """Return the statement that replaces a table's former key by the planned one, which is its first constraint."""
+    """Return the statement that replaces a table's key by the planned one, which is the table's first constraint."""
     return f"ALTER TABLE {_name(schema, table)} DROP CONSTRAINT {quote(former)}, ADD {table.constraints[0]}"
 
 
@@ -66,7 +66,7 @@ def _statements(schema: Schema) -> Iterator[str]:
 
 
 def _rows(schema: Schema) -> Iterator[str]:
-    """Yield the inserts of rows that workloads update but never insert."""
+    """Yield statements that insert the rows that workloads only update."""
     yield f"\nINSERT INTO {quote(schema.name)}._generation (generation) VALUES ({schema.generation})"
     yield f"INSERT INTO {quote(schema.name)}._readers (reader) VALUES ('live')"
     partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"

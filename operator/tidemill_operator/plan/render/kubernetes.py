@@ -18,9 +18,9 @@ class Rendering:
     """The manifests of a workload.
 
     Attributes:
-        workload: the Deployment of the workload and related objects. The owners are the pipeline, or all pipelines that
-            share the workload.
-        own: objects of this pipeline only: its config, its Service, its Ingress.
+        workload: the Deployment of the workload and related objects. It is owned by the pipeline, or by all pipelines
+            that share the workload.
+        own: objects that belong only to this pipeline: its config, its Service, its Ingress.
     """
 
     workload: tuple[Manifest, ...]
@@ -41,10 +41,10 @@ def render(
     Args:
         workload: the workload of the plan.
         pipeline: the name of the pipeline.
-        owner: the pipeline as an owner.
+        owner: the pipeline as an owner reference.
         sharing: the pipelines that share a shared workload, including this one.
         placement: the cluster's settings.
-        revisions: hashes of settings whose changes need new pods.
+        revisions: hashes of files whose changes require new pods.
     """
     component = workload.component
 
@@ -62,7 +62,7 @@ def render(
     replicas = None if workload.scaled_elsewhere else workload.replicas
     deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
     belongings = []
-    # Replays, stages and bridges read the processors' ConfigMap.
+    # Replays, stages and bridges use the processors' ConfigMap.
     if workload.pipeline is not None and component not in ("replay", "stage", "mqtt"):
         belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
     if component in ("ingest", "api"):
@@ -74,7 +74,7 @@ def render(
 
 
 def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
-    """Render the files that all workloads of a namespace read. Configs and secrets of pipelines are not included."""
+    """Render the files that all workloads of a namespace read. They do not include configs and secrets of pipelines."""
     if not placement.resilience:
         return ()
     metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)

@@ -53,9 +53,9 @@ def credentials(pipeline: str) -> str:
 
 
 def shared_configs() -> list[str]:
-    """Return the names of the ConfigMaps with all configs of a namespace.
+    """Return the names of the ConfigMaps that together hold all configs of a namespace.
 
-    There are several, because one holds at most 1 MiB.
+    There are several, because a ConfigMap holds at most 1 MiB.
     """
     return [f"tidemill-pipelines-{shard}" for shard in range(_SHARDS)]
 
@@ -66,7 +66,7 @@ def shared_config(pipeline: str) -> str:
 
 
 def shared_secret(component: Component) -> str:
-    """Return the name of the Secret with the files of all pipelines that a shared workload may read."""
+    """Return the name of the Secret with the secret files that a shared workload may read, of all pipelines."""
     return f"tidemill-{component}-secrets"
 
 

@@ -18,7 +18,7 @@ _HISTORY = 3
 def deployment(
     workload: Workload, metadata: Manifest, placement: Placement, revisions: Revisions, *, replicas: int | None
 ) -> Manifest:
-    """Return the Deployment. If `replicas` is None, an autoscaler sets their number."""
+    """Return the Deployment. If `replicas` is None, an autoscaler sets the number of replicas."""
     return deployment_of(workload, metadata, pod_template(workload, placement, revisions), replicas=replicas)
 
 
@@ -26,7 +26,7 @@ def deployment_of(
     workload: Workload, metadata: Manifest, template: Mapping[str, Any], *, replicas: int | None
 ) -> Manifest:
     """Return the Deployment of pods with this template."""
-    # No pod may be unavailable, so that a new pod is ready before an old one ends.
+    # A new pod must be ready before an old one ends.
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}
     spec: dict[str, Any] = {
         "revisionHistoryLimit": _HISTORY,
@@ -50,7 +50,7 @@ def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
 def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: int, *, pipeline: str) -> Manifest:
     """Return the Ingress of a pipeline's ingest or API.
 
-    Ingest and API have a host each, because they serve the same paths.
+    Ingest and API each have a host of their own, because they serve the same paths.
     """
     host = f"{pipeline}-{workload.component}.{workload.namespace}.{exposure.domain}"
     backend = {"service": {"name": metadata["name"], "port": {"number": port}}}
@@ -67,7 +67,7 @@ def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: in
 
 
 def service_account(metadata: Manifest) -> Manifest:
-    """Return the workload's own service account, without a token."""
+    """Return the service account of this workload, without a token."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -77,7 +77,10 @@ def service_account(metadata: Manifest) -> Manifest:
 
 
 def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
-    """Return a disruption budget of one pod. With minAvailable, a single replica would stop a node from draining."""
+    """Return a disruption budget that allows one pod to be unavailable.
+
+    `minAvailable: 1` would keep a node with the only replica from being drained.
+    """
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(workload)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
 

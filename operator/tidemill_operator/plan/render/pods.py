@@ -20,7 +20,7 @@ STATUS_PORTS: Mapping[Component, int] = {
     "processor": 8080, "replay": 8080, "stage": 8080, "ingest": 8082, "api": 8082, "mqtt": 8080
 }  # fmt: skip
 CONFIG_DIR, SECRETS_DIR = "/etc/tidemill/pipelines", "/etc/tidemill/secrets"
-# The files of the Secret with connections, and the variable that names each file.
+# The files in the Secret with connections, each with the variable that contains its path.
 _FILES = {
     "kafka.json": "TIDEMILL_KAFKA_CONFIG",
     "postgres-ca.crt": "TIDEMILL_POSTGRES_CA",
@@ -28,7 +28,7 @@ _FILES = {
 }
 _RESILIENCE_DIR, _CONNECTIONS_DIR = "/etc/tidemill/resilience", "/etc/tidemill/connections"
 _CODE_DIR, _LOOKUPS_DIR = "/etc/tidemill/stage", "/etc/tidemill/lookups"
-# A Python stage runs a user's code, so its pods get no address and no login of Postgres and Redis.
+# A Python stage runs user code, so its pods get neither addresses nor logins of Postgres and Redis.
 _NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_")
 # The folders of the users' Secrets that a pod may mount, with the variables that name the folders.
 _REGISTRY, _SOURCE_KAFKA = ("registry", "TIDEMILL_REGISTRY_DIR"), ("source-kafka", "TIDEMILL_SOURCE_KAFKA_DIR")
@@ -40,11 +40,11 @@ CONTAINER_SECURITY: Mapping[str, Any] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-# The time that a pod needs to commit the last batch, or to answer accepted requests.
+# The time that a pod gets to commit the last batch, or to answer accepted requests.
 _GRACE_SECONDS: Mapping[Component, int] = {
     "processor": 60, "replay": 60, "stage": 60, "ingest": 45, "api": 45, "mqtt": 30, "connect": 60
 }  # fmt: skip
-# The start may take long, because modules are imported, which is slow with a small share of a core.
+# The start may take long, because importing modules is slow with a small share of a core.
 _START_SECONDS, _START_PERIOD = 120, 2
 _PROCESSOR: Mapping[str, Mapping[str, str]] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
@@ -91,7 +91,7 @@ def template(
     volumes: list[dict[str, Any]],
     annotations: dict[str, str],
 ) -> dict[str, Any]:
-    """Return the template of pods of one container, for the Pod Security level `restricted`."""
+    """Return a template of pods with one container, for the Pod Security level `restricted`."""
     labels = {**marks.OURS, marks.COMPONENT: workload.component, marks.WORKLOAD: workload.name}
     if workload.pipeline is not None:
         labels |= {marks.INSTANCE: workload.pipeline, marks.PIPELINE: workload.pipeline}
@@ -129,10 +129,10 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Return hashes of the files that a pod reads only at its start, so that a change replaces the pod.
+    """Return annotations with hashes of the files that a pod reads only at its start, so that changes replace it.
 
-    Ingest and API read changed configs and credentials while they run. So only processors, replays and bridges get
-    hashes of their config. Bridges have no login of the pipeline.
+    Ingest and API reread changed configs and credentials while they run. So only processors, replays and bridges get
+    hashes of their config. Bridges get no hash of credentials, because they have no login of the pipeline.
     """
     found = {
         "prometheus.io/scrape": "true",
@@ -211,7 +211,7 @@ def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any
         plain["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
     plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
-    # A restarted container keeps the name of its pod, and so the partitions assigned to that name.
+    # A restarted container keeps the name of its pod, and with it the partitions assigned to that name.
     found.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if "redis-url" in placement.connections and workload.component != "stage":
         reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
@@ -237,20 +237,20 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # The Secret is optional: without it the pods start, and their health says that the server refuses them.
+        # The Secret is optional: without it the pods start, and their health reports that the server refuses them.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         found.append({"name": name, "secret": secret})
     if workload.code:
-        # It is optional: without it the pods start, and their health says that the file is missing.
+        # It is optional: without it the pods start, and their health reports that the file is missing.
         found.append({"name": "code", "configMap": {"name": workload.code, "optional": True}})
     return found + [{"name": volume, **content} for volume, _, content in _lookups(workload).values()]
 
 
 def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Return the volume, its folder and its content of each lookup.
+    """Return the volume, its folder and its content for each lookup.
 
-    The ConfigMaps and Secrets are optional: without them the pods start, and their health says what is missing. They
-    are mounted as a whole, because a single file of a volume would not change with its ConfigMap.
+    The ConfigMaps and Secrets are optional: without them the pods start, and their health reports what is missing. They
+    are mounted as whole folders, because a single mounted file (subPath) would not change with its ConfigMap.
     """
     found = {}
     for number, (name, reference) in enumerate(workload.lookups.items()):
@@ -262,7 +262,7 @@ def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
 
 
 def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
-    """Return the users' Secrets that the pods mount, each with its folder and variable."""
+    """Return the users' Secrets that the pods mount, each with its folder and the variable that names the folder."""
     named = (
         (_REGISTRY, workload.registry_secret),
         (_SOURCE_KAFKA, workload.kafka_secret),
@@ -274,7 +274,7 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # The volume's sources do not depend on the pipelines, so that a new pipeline does not restart the shared ingest.
+    # The volume's sources must not depend on the pipelines, or each new pipeline would restart the shared ingest.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
@@ -300,7 +300,7 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 
 
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
-    """Return the resources in the spec, or else the component's defaults. A request never exceeds its limit."""
+    """Return the resources from the spec, or else the component's defaults. Requests are reduced to the limits."""
     found = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
     asked = workload.resources
     for kind, amounts in asked.items():

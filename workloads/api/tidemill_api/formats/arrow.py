@@ -65,7 +65,7 @@ class ArrowWriter:
 
 
 def _stream(frame: pl.DataFrame) -> bytes:
-    """Return a complete stream, with types that old readers also know."""
+    """Return a complete stream, with data types that old versions of Arrow can also read."""
     written = io.BytesIO()
     frame.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
     return written.getvalue()
@@ -134,7 +134,7 @@ def _items(column: Column, items: Sequence[Any]) -> list[Any]:
 
 
 def _member(member: Column, value: Any) -> Any:
-    """Convert a member of an object in a list for Arrow. Times and decimals arrive as strings."""
+    """Convert one value in a list of objects for Arrow. Times and decimals are strings before the conversion."""
     if scale_of(member.kind) is not None:
         return _decimal(member, value)
     return read_time(value) if member.kind == "timestamp" and isinstance(value, str) else value

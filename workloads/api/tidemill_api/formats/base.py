@@ -52,8 +52,8 @@ class Format:
         aliases: further media types of the format.
         content_type: the Content-Type header of answers, or an empty text if it is the media type.
         schema: the schema of the body, for the OpenAPI document.
-        of_items: whether the body is a sequence of rows. The OpenAPI document then describes one row (`itemSchema`),
-            not the whole body.
+        of_items: whether the body is a sequence of rows, such as lines. The OpenAPI document then describes one row
+            (`itemSchema`), not the whole body.
     """
 
     name: str

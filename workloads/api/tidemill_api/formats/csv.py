@@ -26,7 +26,7 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        # Decimals are written as numbers, because negative decimals that are texts would get an apostrophe.
+        # Write decimals as numbers. If they were texts, negative decimals would get an apostrophe.
         self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:

@@ -1,6 +1,7 @@
-"""Encodes rows in separate threads if encoding takes long, as for many rows and for sketches.
+"""Encodes rows in separate threads if this takes long, for example for many rows or for sketches.
 
-Python switches between threads every few milliseconds. There are only a few threads, so the event loop continues soon.
+Python switches between threads every few milliseconds. There are only two encoding threads, so the event loop soon gets
+its next turn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _WORKERS = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
 
 async def encoded(columns: Sequence[Column], rows: Sequence[Any], encode: Callable[[], T]) -> T:
-    """Return the result of `encode`, which encodes these rows, without blocking the event loop for long."""
+    """Call `encode`, which encodes `rows`, and return its result. If this may take long, call it in another thread."""
     if len(rows) <= QUICK_ROWS and not any(column.decode for column in columns):
         return encode()
     return await asyncio.get_running_loop().run_in_executor(_WORKERS, encode)

@@ -25,7 +25,7 @@ def _registered() -> dict[str, Format]:
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
-    # These two modules are left out, because they import the formats.
+    # Leave out these two modules. They are not formats, and they import the formats.
     return [found for found in pkgutil.iter_modules(formats.__path__) if found.name not in ("registry", "reference")]
 
 

@@ -19,7 +19,7 @@ def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[
 
     Args:
         column: the column.
-        numbers: whether decimals become numbers, or None if `numbers` of the column decides.
+        numbers: whether decimals become numbers. If it is None, `column.numbers` decides.
     """
     numbers = column.numbers if numbers is None else numbers
     decode, convert = column.decode, encoder(column.kind, numbers=numbers)
@@ -33,7 +33,7 @@ def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[
 
 
 def _members_converter(column: Column) -> Callable[[Any], Any] | None:
-    """Return the function that converts decimals in a list of objects from texts to numbers."""
+    """Return the function that converts the decimals in a list of objects to numbers, or None without decimals."""
     kinds = {member.name: member.kind for member in column.members if scale_of(member.kind) is not None}
     found = [(name, encoder(kind, numbers=True)) for name, kind in kinds.items()]
 

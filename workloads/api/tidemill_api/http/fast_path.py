@@ -28,7 +28,7 @@ MAX_LINE_BYTES = 4_096
 
 @dataclass
 class Known:
-    """The query of a request line.
+    """The query that a registered request line stands for.
 
     Attributes:
         model: the pipeline. If the catalog has a different object for the pipeline, the config has changed.

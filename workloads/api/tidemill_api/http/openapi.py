@@ -77,7 +77,7 @@ def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any
         name: the operation's id.
         summary: the operation's summary.
         row: the schema of a row.
-        parameters: the parameters for pages, and the parameters for streams.
+        parameters: two lists: the parameters of pages, and the parameters of streams.
     """
     page = f"{row}Page"
     found = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}

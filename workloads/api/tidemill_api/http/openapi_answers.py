@@ -67,7 +67,7 @@ def plain(schema: str, description: str) -> dict[str, Any]:
 
 
 def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
-    """Return a JSON answer from the cache. If it has rows, add the streamed formats that `Accept` can request."""
+    """Return a JSON answer from the cache. If `row` is given, add the streamed formats that clients can request."""
     forms = _forms(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
     text = f"A page of rows as JSON, or with `Accept` a stream of all rows up to `limit`: {STREAMED_NAMES}."

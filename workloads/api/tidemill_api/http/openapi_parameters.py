@@ -187,7 +187,7 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
 
 
 def _combined() -> list[Any]:
-    """Return the parameters that combine windows and add missing ones."""
+    """Return the parameters that combine windows into longer ones, and that add windows without events."""
     return [
         query(
             "granularity",

@@ -18,7 +18,7 @@ from tidemill_chassis.web.asgi import Receive, Scope, Send
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
-# Final answers are cached for a minute only, because they change when the new version of a replay comes into force.
+# Final answers are cached for only a minute, because they change when a replay replaces the current version.
 FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
@@ -31,7 +31,7 @@ STALE_WARNING = '110 - "Response is Stale"'
 
 
 def slot_headers(slot: Slot, *, shared: bool) -> Headers:
-    """Return the headers of a fresh answer. The headers are encoded once and stored in the slot.
+    """Return the headers of a fresh answer. They are encoded once and stored in the cache entry.
 
     Args:
         slot: the cache entry of the answer.
@@ -48,7 +48,7 @@ def slot_headers(slot: Slot, *, shared: bool) -> Headers:
 
 
 def validators(answer: Answer, *, shared: bool) -> Headers:
-    """Return the headers of an answer that a 304 also has."""
+    """Return the headers that a full answer and a 304 have in common."""
     control = f"{'public' if shared else 'private'}, {FINAL if answer.final else OPEN}"
     return [(b"etag", answer.etag.encode()), (b"cache-control", control.encode()), (b"vary", b"accept")]
 
@@ -102,15 +102,15 @@ def _stale_reply(answer: Answer) -> Response:
 
 
 class Slow(Exception):
-    """The error for the client of a stream that reads too slowly."""
+    """Raised if the client of a stream reads too slowly."""
 
 
 class Allowance:
-    """The time that a client has for reading.
+    """The time that a client has left for reading.
 
-    The time is PATIENCE_SECONDS at first. Every byte that is sent adds time, according to the slowest allowed rate. The
-    time never exceeds PATIENCE_SECONDS, because the network's buffers accept some data even if the client does not
-    read.
+    A client starts with PATIENCE_SECONDS. Each byte sent adds the time that it takes at the slowest allowed rate. The
+    time never exceeds PATIENCE_SECONDS. Otherwise, bytes that are only in network buffers, and that the client has not
+    read, would add more and more time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -120,7 +120,7 @@ class Allowance:
         """Await `send`, which sends `size` bytes to the client.
 
         Raises:
-            Slow: the client did not read the bytes in the time that is left.
+            Slow: the client did not read the bytes in the remaining time.
         """
         started = self._clock()
         try:
@@ -141,7 +141,10 @@ class PiecesReply(StreamingResponse):
         self._pieces = pieces
 
     async def stream_response(self, send: Send) -> None:
-        """Send the answer in small parts. If the client reads too slowly, the chunked body stops without its end."""
+        """Send the answer in small parts.
+
+        If the client reads too slowly, the last chunk is not sent, so the client can see that the answer is incomplete.
+        """
         allowance = Allowance()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:

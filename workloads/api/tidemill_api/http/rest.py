@@ -49,7 +49,7 @@ class Rest:
 
     Args:
         services: the shared services.
-        front: the middleware where answers are registered, which can then send them again.
+        front: the middleware that answers repeated requests from the cache. The handlers register answers there.
     """
 
     def __init__(self, services: Services, front: Front) -> None:
@@ -58,7 +58,8 @@ class Rest:
     def routes(self) -> list[TemplateRoute]:
         """Return all routes.
 
-        A path with a suffix comes before the same path without suffix, so the path with a suffix matches first.
+        A path with a suffix comes before the same path without a suffix, because the first match wins and the path
+        without a suffix may match both.
         """
         found = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
@@ -163,7 +164,7 @@ def _format(request: Request) -> Format:
 
 
 def _deadline(request: Request) -> Deadline | None:
-    """Return the request's deadline, minus the time for sending an error or an older answer."""
+    """Return a deadline before the request's deadline, which leaves time to send an error or an older answer."""
     found: Any = getattr(request.state, "deadline", None)
     if not isinstance(found, Deadline):
         return None

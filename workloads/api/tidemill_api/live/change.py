@@ -24,7 +24,10 @@ _WAITING = 16
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filters on group columns, for rows with JSON values. Listeners with equal filters share encoded messages."""
+    """Filters on group columns, for rows of JSON values.
+
+    Listeners with equal filters share encoded messages.
+    """
 
     filters: tuple[Filter, ...] = ()
 
@@ -63,18 +66,18 @@ class Entry(msgspec.Struct, frozen=True):
 
     Attributes:
         aggregation: the aggregation.
-        rev: the newest revision of the rows.
-        revs: the latest revisions of the rows.
+        rev: the newest of `revs`.
+        revs: the revisions of the commits that changed the rows.
         rows: the changed windows.
         watermark: the watermark (epoch ms).
         closed_until: the time up to which windows are closed (epoch ms).
         version: the version of the aggregation, or None if an old processor wrote the entry without a version.
         truncated: whether rows were left out.
-        begin: whether the processor starts to publish with this entry, so that its earlier commits were not published.
-        part_of: for a part of a split entry, the name of the aggregation, and otherwise empty. The rows of a part
-            belong to a later entry of this aggregation with the same `rev`.
-        parts: the number of earlier entries that are parts of this entry. Without these parts, this entry is
-            `truncated`.
+        begin: whether the processor starts to publish with this entry. Its earlier commits were not published.
+        part_of: the name of the aggregation if this entry is a part of a split entry, or else empty. The rows belong to
+            the later entry of this aggregation that has the same `rev`.
+        parts: the number of earlier entries that are parts of this entry. If any part is missing, this entry is
+            truncated.
     """
 
     aggregation: str = ""
@@ -108,7 +111,7 @@ def read_entry(data: bytes) -> Entry:
 
 
 class Parts:
-    """Joins the parts of entries that were split because they have too many rows."""
+    """Joins the parts of large entries that processors have split."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
@@ -137,7 +140,7 @@ def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
     """Return rows of one aggregation by group and window."""
     if not rows:
         return {}
-    # The key ends with window_start, because group columns come first in a row, and then window_start.
+    # A row starts with the group columns and window_start, which are the key.
     names = list(rows[0])
     key = names[: names.index("window_start") + 1]
     return {msgspec.json.encode([_plain(row[name]) for name in key]): row for row in rows}

@@ -71,13 +71,13 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Return the windows that have changed since a mark, oldest first. Return None for more than READ_LIMIT windows.
+    """Return the windows that have changed since a mark, oldest first, or None if there are more than READ_LIMIT.
 
     Args:
         connection: a connection in the transaction in which `state` was read.
         aggregation: the aggregation.
         state: the state of the aggregation.
-        mark: the mark. Revisions up to the mark are left out.
+        mark: the position in the changes. Revisions up to this position are left out.
         but: further revisions to leave out.
         filters: filters on group columns.
     """
@@ -91,7 +91,8 @@ async def read_changed(
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
         # A pane can get events until the last window with this pane is closed. So only panes that were open at the mark
-        # can have changed since. The condition limits the query to such panes, which are in few time partitions.
+        # can have changed since. With this condition, Postgres reads only the few time partitions that contain such
+        # panes.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

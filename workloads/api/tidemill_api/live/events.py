@@ -32,8 +32,8 @@ class EventStream(Response):
         upstream: the source of changes, to which the listener is subscribed.
         listener: the listener of this client.
         allowed: a function that returns the reason why the client must be disconnected, or None.
-        patience: the maximum waits for the client.
-        place: the context manager that counts the connection while the client is served.
+        patience: the time limits for the client.
+        place: the context manager that counts the connection while it is open.
     """
 
     def __init__(
@@ -68,8 +68,7 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # A client that does not read would not read the last part either, so its connection is closed without
-                # this part.
+                # Do not send the last part to a client that was too slow to read the messages.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:

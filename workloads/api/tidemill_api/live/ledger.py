@@ -1,6 +1,6 @@
 """Tracks which revisions of an aggregation were sent to listeners.
 
-With this record, no change is lost, and no row is sent after a newer row of the same window.
+This ensures that no change is lost, and that no row is sent after a newer row of the same window.
 
 Each commit increments the revision by one. If a revision never arrives, its commit was not published, for example
 because the processor was killed or could not reach Redis.
@@ -20,7 +20,8 @@ class Ledger:
     Attributes:
         complete: the revision up to which all revisions were sent.
         label: the highest revision that was sent.
-        expected: the revision up to which all revisions should have arrived before the next query to the database.
+        expected: the newest revision at the last query to the database. Revisions up to it that have not arrived by the
+            next query are read from the database.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -45,7 +46,7 @@ class Ledger:
 
         Args:
             revs: the revisions of the rows.
-            rows: the rows as they were after the newest of these revisions, or later.
+            rows: the rows in their state at the newest of these revisions, or in a later state.
         """
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
@@ -63,7 +64,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return rows from the database as a change. The change has all rows that were missing up to `rev`."""
+        """Return rows from the database as a change. They include all changes up to `rev` that the stream lacks."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:
@@ -71,7 +72,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Store the revision and the closed time that the database has reached."""
+        """Note the newest revision in the database, and the time up to which windows are closed there."""
         self.expected = rev
         if self.complete >= rev:
             # Later commits cannot change the windows that were closed at this revision.

@@ -54,7 +54,7 @@ class Message(NamedTuple):
 def error_message(code: str, detail: str, aggregation: str = "") -> Message:
     """Return an `error` message.
 
-    If the message names an aggregation, only this aggregation fails, and the connection continues.
+    If `aggregation` is given, the error concerns only this aggregation, and the connection continues.
     """
     about = {"aggregation": aggregation} if aggregation else {}
     return Message("error", msgspec.json.encode({"type": "error", "code": code, "detail": detail, **about}))
@@ -62,12 +62,12 @@ def error_message(code: str, detail: str, aggregation: str = "") -> Message:
 
 @dataclass
 class Pending:
-    """The changes of one aggregation that wait to be sent.
+    """The changes of one aggregation that have not been sent yet.
 
     Attributes:
         label: the highest revision of the changes.
-        only: the change, if there is only one change. The messages of a change are encoded once for all listeners.
-        rows: the revision and the encoded row by key, if there are several changes.
+        only: the change, as long as there is only one. Its messages are encoded once for all listeners.
+        rows: the revision and the encoded row by key, once there are several changes.
     """
 
     label: int = 0
@@ -149,7 +149,7 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Wake the listener, because all changes up to this progress were offered."""
+        """Wake the listener, which then sends the offered changes and the progress."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
@@ -166,8 +166,8 @@ class Listener:
     async def next(self) -> list[Message]:
         """Wait for the next messages and return them.
 
-        If nothing changes within HEARTBEAT_SECONDS, the message is a `progress`. If `ending` is set afterwards, no more
-        messages follow.
+        If nothing changes within HEARTBEAT_SECONDS, return a `progress`. If `ending` is set when this method returns,
+        these are the last messages.
         """
         if self._begun:
             with contextlib.suppress(TimeoutError):
@@ -211,7 +211,7 @@ class Listener:
         return Message("hello", msgspec.json.encode(hello))
 
     async def _resumed(self) -> dict[str, list[Message]]:
-        """Return the changes since the token, by aggregation. Aggregations whose changes are unknown are left out."""
+        """Return the changes since the token, by aggregation, without the aggregations that need a snapshot."""
         marks, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
@@ -228,7 +228,7 @@ class Listener:
                 except Exception as error:
                     if not of_one_table(error):
                         raise
-                    continue  # a snapshot is read instead; if the snapshot fails too, its error is sent
+                    continue  # a snapshot is read instead, and if this fails too, the client gets the error
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
@@ -265,9 +265,9 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._sent = None  # a new `progress` is needed, because its token contains the aggregation again
+                self._sent = None  # send `progress` again: its token now includes this aggregation
             if name in self._lost:
-                continue  # changes were dropped while the snapshot was read, so the next snapshot is needed
+                continue  # changes were lost while the snapshot was read, so another one is needed
             self._settle(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
@@ -289,9 +289,9 @@ class Listener:
         return messages
 
     def _leave_out(self, name: str, error: Exception) -> list[Message]:
-        """Continue without an unreadable aggregation.
+        """Continue without an aggregation that cannot be read.
 
-        Return an error message, unless the same message was sent before.
+        Return an error message, or nothing if the client already has the same message.
         """
         problem = as_problem(error, self._model.name)
         code = problem.code if problem else "unreadable"

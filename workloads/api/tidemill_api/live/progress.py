@@ -20,9 +20,9 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         table: the OID of the aggregation's table. The mark is not valid after this table was replaced.
-        rev: a revision. The listener has received this revision and all earlier ones.
-        closed_until: a time (epoch ms). Revisions after `rev` do not change windows that end at or before this time.
-            None if they may change any window.
+        rev: the listener has received this revision and all earlier ones.
+        closed_until: revisions after `rev` change no windows that end at or before this time (epoch ms). If it is None,
+            they may change any window.
     """
 
     table: int
@@ -40,7 +40,10 @@ def write_token(marks: Marks) -> str:
 
 
 def read_token(text: str) -> dict[str, Mark]:
-    """Return the marks in a token. An invalid token has no marks, so all aggregations start with a snapshot."""
+    """Return the marks in a token.
+
+    An invalid token has no marks, so each aggregation starts with a snapshot.
+    """
     if len(text) > _MAX_TOKEN:
         return {}
     try:

@@ -19,8 +19,8 @@ class Patience:
     Attributes:
         slow: the maximum time to read a message, after which the client is disconnected.
         last: the maximum time to read the last message.
-        auth: the maximum time until the first message arrives, which has the API key.
-        allowed: the interval between the checks whether the client's API key is still valid.
+        auth: the maximum wait for the first message, which contains the API key.
+        allowed: the interval at which the server checks that the client's API key is still valid.
     """
 
     slow: float = 20.0
@@ -68,7 +68,8 @@ async def serve(
     try:
         await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
-            # This leaves time for the current message and for the last message, which has the reason.
+            # The connection has to end. First leave time to send the current message, and the last one, which gives the
+            # reason.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
             return None if leaving.done() else listener.ending

@@ -37,7 +37,8 @@ def take_live(model: PipelineModel, parameters: Parameters, last_event_id: str |
     Args:
         model: the pipeline.
         parameters: the parameters of the request.
-        last_event_id: the token of an event source that reconnects, which is newer than the token in its URL.
+        last_event_id: the token that a reconnecting event source sends in a header. It is newer than the token in the
+            URL.
 
     Raises:
         Problem: an aggregation or a column is unknown, or a value is wrong.

@@ -11,9 +11,9 @@ LINGER_SECONDS = 30.0
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket that sends its close frame even if the buffer is full.
+    """A WebSocket that sends its close frame even if the client does not read and the buffer is full.
 
-    The client gets the frame after all messages.
+    The frame comes after all messages that are already in the buffer.
     """
 
     async def send(self, message: Any) -> None:

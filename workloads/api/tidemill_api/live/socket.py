@@ -127,8 +127,7 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # The subscription ends after the connection is closed, because a process that stops waits for all
-            # subscribers.
+            # Close the connection before the subscription ends: a process that stops waits only for its subscribers.
             await self._close(ending)
             return ending
 
@@ -175,7 +174,7 @@ class SocketSession:
     async def left(self) -> None:
         """Wait until the client disconnects.
 
-        Each message from the client is answered with an error, except for an API key.
+        Answer each message from the client with an error, unless the message is an API key.
         """
         with contextlib.suppress(Left):
             while True:

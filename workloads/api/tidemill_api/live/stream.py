@@ -1,4 +1,7 @@
-"""Reads the Redis stream of a pipeline's changes, and renews the Redis key that lets processors write the stream."""
+"""Reads the Redis stream of a pipeline's changes.
+
+Processors write to the stream only while a certain Redis key exists. This module renews the key.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class ChangeStream:
         return self._taken(_rows(found)), False
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Set the Redis key that shows processors that somebody reads changes."""
+        """Set the Redis key that tells processors that somebody reads the stream."""
         await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
         self._listened_at = time.monotonic()
 

@@ -66,13 +66,13 @@ class Subscriber(Protocol):
         """Handle a change."""
 
     def lose(self, aggregation: str) -> None:
-        """Read a snapshot of an aggregation, because some changes of the aggregation are not offered."""
+        """Handle a loss of changes. The subscriber needs a snapshot of the aggregation."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle the progress. All changes up to this progress were offered before."""
+        """Handle new progress. All changes up to it have already been offered."""
 
     def end(self, ending: Ending) -> None:
-        """Stop, because no more changes are offered."""
+        """Stop. No more changes will be offered."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class _Found:
 
     Attributes:
         standing: the state of the aggregation.
-        asked: whether missing changes were read.
-        rows: the changed windows that the stream lacks, or None if there are too many or they cannot be read.
+        asked: whether the query also read missing changes.
+        rows: the changed windows that are missing in the stream, or None if there are too many or they cannot be read.
     """
 
     standing: Standing
@@ -190,7 +190,8 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # Even urgent queries keep an interval, so that a stream with many gaps does not overload the database.
+        # There is a minimum interval even for urgent queries, so that a stream with many gaps does not overload the
+        # database.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})
@@ -233,7 +234,8 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # Unless the query is urgent, new changes may arrive by the stream until the next query.
+        # Unless the query is urgent, ignore changes that are newer than the last query: the stream may still deliver
+        # them.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -244,8 +246,8 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # Other aggregations continue. Listeners of this aggregation read a snapshot, which fails too and sends them
-            # the error.
+            # Continue with the other aggregations. Listeners of this one read a snapshot, and if this fails too, they
+            # get the error.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)

@@ -42,10 +42,9 @@ class AggregateQuery:
         metrics: the metrics of the answer.
         since: the earliest window_start, inclusive.
         until: the latest window_start, exclusive.
-        bucket: the roll-up to longer windows, or None if the answer has the stored windows.
-        fill: the values of metrics in windows without events: `null` or `zero`, or `none` if such windows are not
-            added.
-        closed: whether the answer has only closed (true) or only open (false) windows, or None if it has both kinds.
+        bucket: the roll-up into longer windows, or None to return the stored windows.
+        fill: the value of metrics in windows without events: `null` or `zero`. With `none`, such windows are not added.
+        closed: True to return only closed windows, False to return only open windows, or None to return both.
         filters: filters on group columns.
         having: filters on metrics.
         page: the order, the limit and the cursor.
@@ -80,7 +79,7 @@ class AggregateQuery:
 
     @property
     def fill_points(self) -> int:
-        """The number of windows between `from` and `to` that each group has with `fill`."""
+        """The number of windows that each group has if `fill` adds all windows between `from` and `to`."""
         if self.since is None or self.until is None:
             return 0
         step = self.model.layout.pane_ms if self.bucket is None else self.bucket.least_ms or 1
@@ -92,12 +91,12 @@ class AggregateQuery:
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
-        """Return whether no event can change the answer any more, because all its windows are closed for good."""
+        """Return whether all windows of the answer are closed for good, so that no event can change them."""
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # The last window or bucket starts before `until`. The last pane of a bucket can get events until all windows
-        # that contain the pane have ended, so the length of a window is added.
+        # The last window or bucket starts before `until`. The last pane of a bucket can get events until the last
+        # window that contains this pane has ended, so add the length of a window.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
@@ -125,8 +124,8 @@ def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool 
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
     numbers = parameters.choice("decimals", DECIMALS) == "number"
-    # Names are compared with group columns and metrics together, because `a__lt` is a filter on the metric `a__lt` if
-    # there is such a metric, and otherwise a filter on the column `a`.
+    # Look for names among the group columns and the metrics together. For example, `a__lt=1` means `a__lt = 1` if there
+    # is a metric `a__lt`, and otherwise `a < 1`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
     given_filters = take_filters(parameters, answered, RESERVED)
     filters = [wanted for wanted in given_filters if wanted.column in model.groups]
@@ -210,7 +209,7 @@ def _check_fill(query: AggregateQuery) -> None:
 
 
 def too_filled(query: AggregateQuery, groups: int) -> Problem:
-    """Return the problem (400) for a `fill` with too many rows. `groups` was counted by a query to Postgres."""
+    """Return the problem (400) for a `fill` with too many rows. `groups` is the number of groups."""
     rows = groups * query.fill_points
     return bad_parameter(
         "fill",

@@ -58,7 +58,10 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return the rows of a query, and the SQL. One additional row shows that there are more rows than the limit."""
+    """Return the rows of a query, and the SQL.
+
+    If there are more rows than the limit, return one more row than the limit.
+    """
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -76,10 +79,10 @@ async def read_windows(
 
 
 async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
-    """Check whether a query with `fill` returned no rows because there would be too many rows.
+    """Raise an error if a query with `fill` returned no rows because there would have been too many.
 
     Raises:
-        Problem: there would be too many rows.
+        Problem: there would have been too many rows.
     """
     if query.fill == "none":
         return
@@ -130,7 +133,8 @@ class Answers:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
                 # The version of a final answer does not include the watermark, although the answer shows it. A final
-                # answer only changes by retention, so a new watermark alone is no reason for a new query.
+                # answer changes only when retention removes rows, so a new watermark alone does not require a new
+                # query.
                 version = (
                     f"{state.identity}/final"
                     if final
@@ -152,7 +156,8 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # The cache key includes the version, because a new version can come into force without a change of the spec.
+        # The cache key includes the version, because a new version can become the current one without a change of the
+        # spec.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 
@@ -279,7 +284,7 @@ class Answers:
 
 
 async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
-    """Return the last row within the limit if more rows follow, or else None.
+    """Return the last row of the answer if the limit cuts off further rows, or else None.
 
     The last row is read before all other rows, in the same snapshot.
     """
@@ -289,7 +294,7 @@ async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -
 
 
 async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
-    """Yield the batches. If there are no batches, call `check`, which can raise the reason."""
+    """Yield the batches. If there are none, call `check`, which raises an error if it finds a reason for this."""
     empty = True
     async for batch in batches:
         empty = False

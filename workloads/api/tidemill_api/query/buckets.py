@@ -22,7 +22,7 @@ class Bucket:
     """A roll-up over time.
 
     Attributes:
-        grid: the starts of the buckets, or None if there is one bucket for everything.
+        grid: defines where buckets start, or None if a single bucket contains all windows.
         least_ms: the length of a bucket. If buckets have different lengths, this is a lower bound.
     """
 
@@ -65,7 +65,7 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
 
 
 def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: Calendar) -> Calendar:
-    """Return buckets for windows that are units of the calendar. Buckets are longer units in the same time zone."""
+    """Return buckets for windows that are calendar units. Buckets are longer calendar units in the same time zone."""
     if tz is not None and _zone(tz).removeprefix("Etc/") != grid.zone.removeprefix("Etc/"):
         text = f"the windows are cut in {grid.zone}, so they cannot be combined to days of {tz[:64]}"
         raise bad_parameter("tz", f"{text}; leave it out")

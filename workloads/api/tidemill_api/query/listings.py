@@ -33,8 +33,9 @@ class Listing:
         relation: a SELECT of `columns` and `hidden`. {schema} is replaced with the quoted schema.
         columns: the columns of answers.
         time: the column to which `from` and `to` apply.
-        unique: the columns that identify a row. These columns are appended to every order, so the order is total.
-        hidden: columns that filters can use, but that answers do not contain.
+        unique: the columns that identify a row. They are appended to every order, so that no two rows are equal in the
+            order.
+        hidden: columns that only filters can use. Answers do not contain them.
         converters: the converters of values, by column.
     """
 
@@ -115,7 +116,7 @@ ANOMALIES = Listing(
     unique=("window_start", "id"),
 )
 
-# A record can be larger than 1 MiB, so answers have only the start of the record, and its size in `value_bytes`.
+# A record can be larger than 1 MiB, so answers contain only its first bytes. Its size is in `value_bytes`.
 DEAD_LETTERS = Listing(
     kind="dead_letters",
     relation=dead_letters.listing("{schema}", key_bytes=SHOWN_KEY_BYTES, value_bytes=SHOWN_BYTES),

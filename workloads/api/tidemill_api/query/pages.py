@@ -27,11 +27,11 @@ class State:
     """The state of an aggregation, read in the same snapshot as its rows.
 
     Attributes:
-        identity: a text that changes if the table or the schema is created again, or if the spec changes.
+        identity: a text that changes whenever the table or the schema is created again, or the spec changes.
         rev: the number of merged batches.
         closed_until_ms: the time up to which windows are closed (epoch ms).
         watermark_ms: the watermark (epoch ms).
-        feeds: the periods in which each value column was filled.
+        feeds: the periods in which processors filled each value column.
     """
 
     identity: str
@@ -55,7 +55,7 @@ def window_answer(
     final: bool,
     started: float,
 ) -> Answer:
-    """Return the answer with a page of windows. With `final`, it can be cached, because it will not change."""
+    """Return the answer with a page of windows. If it is `final`, no event can change it any more."""
     shown = rows[: query.page.limit]
     cursor = query.page.cursor(sql.row_of(query, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(query.columns)
@@ -87,6 +87,6 @@ def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started
 def answer_of(
     body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
 ) -> Answer:
-    """Return an answer with its ETag, which is made from the version, or else from the body."""
+    """Return an answer. Its ETag is a hash of the version and the salt, or of the body if there is no version."""
     digest = hashlib.sha256(f"{version}\n{salt}".encode() if version else body).hexdigest()[:24]
     return Answer(body, f'W/"{digest}"', version, rows, final, started)

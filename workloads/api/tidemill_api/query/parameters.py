@@ -24,7 +24,7 @@ class Member:
 
     Attributes:
         types: the Python types of the decoded JSON values.
-        how: the remedy in error messages, which says what to write.
+        how: what to write, for error messages.
         listed: whether the value is a list of these types.
     """
 
@@ -33,7 +33,7 @@ class Member:
     listed: bool = False
 
     def texts(self, name: str, value: Any) -> list[str]:
-        """Return the values as they would be in a query string.
+        """Return the values in the form that they have in a query string.
 
         Raises:
             Problem: the value has the wrong type.
@@ -44,7 +44,7 @@ class Member:
 
     def _text(self, name: str, value: Any) -> str:
         if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
-            value = int(value)  # in JSON, 2 and 2.0 are the same number
+            value = int(value)  # JSON does not distinguish 2 from 2.0
         if type(value) not in self.types:
             raise bad_parameter(name, f"write {self.how}")
         if isinstance(value, bool):
@@ -87,7 +87,9 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Parse a JSON object. The object has the same names as a query string, and lists instead of commas.
+        """Parse a JSON object.
+
+        The names are the same as in a query string. Several values are a list, and are not separated by commas.
 
         Args:
             body: the JSON.

@@ -147,7 +147,7 @@ class Page:
     """A page of an ordered relation.
 
     Attributes:
-        order: a total order, which consists of the wanted columns and then the columns that identify a row.
+        order: the requested columns, and then the columns that identify a row. So no two rows are equal in the order.
         limit: the maximum number of rows.
         after: the values of the order's columns in the last row of the previous page, or None if this is the first
             page.
@@ -178,11 +178,11 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT. The limit is one row higher, which shows whether there are more rows."""
+        """Return ORDER BY and LIMIT. The LIMIT is one more than the limit, to find out whether there are more rows."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
-        """Return the cursor of the rows after `row`, which has unconverted values."""
+        """Return the cursor of the rows after `row`. The values of `row` are not converted for an answer."""
         values = [None if row[o.column.name] is None else to_text(row[o.column.name]) for o in self.order]
         packed = msgspec.msgpack.encode([1, self.fingerprint, values])
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
@@ -202,8 +202,8 @@ def take_page(
 
     Args:
         parameters: the parameters of the request.
-        columns: the columns that can be sorted by, by name.
-        default_order: the columns if the request has no order, each with whether it is descending.
+        columns: the columns by which rows can be sorted, by name.
+        default_order: the order if the request has none: pairs of a column and whether it is descending.
         unique: the columns that identify a row.
         default_limit: the limit if the request has none.
         max_limit: the highest limit.
@@ -239,7 +239,7 @@ def _take_order(
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
-    # The identifying columns have the direction of the last wanted column, so that one index can be used for all
+    # Sort the identifying columns in the direction of the last requested column, so that one index can serve all
     # columns.
     down = wanted[-1][1] if wanted else False
     wanted += [(name, down) for name in unique if name not in named]

@@ -30,7 +30,7 @@ _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false",
 
 
 def narrowed(query: AggregateQuery) -> AggregateQuery:
-    """Return the query with a range of times that starts at its cursor, so that later pages read fewer rows."""
+    """Return the query with its time range cut off at the cursor, so that later pages read fewer rows."""
     page = query.page
     if page.after is None or page.order[0].column.name != "window_start" or query.fill != "none":
         return query
@@ -46,9 +46,9 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     """Return SQL for the horizon of a page of hopping windows, or None if the query needs no horizon.
 
-    The horizon is the start of a pane up to which the page is certainly full. Each stored pane of a group is also the
-    start of a window of that group. So the first `limit` panes lead to at least `limit` windows, and later windows need
-    not be combined.
+    The horizon is a window_start. Windows beyond it are certainly not on the page, so they need not be combined. Each
+    stored pane of a group is also the start of a window of that group. So the first `limit` panes lead to at least
+    `limit` windows, which fill the page.
     """
     page, plan = query.page, query.model.layout
     first = page.order[0]
@@ -57,7 +57,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Rows with the cursor's window_start are not counted, because all of them may be before the cursor.
+    # Do not count rows with the cursor's window_start: the previous page may contain all of them.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -77,7 +77,7 @@ def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery
 
 
 def _bounds(query: AggregateQuery, binder: Binder, *, reach_ms: int) -> list[str]:
-    """Return the conditions on window_start. The upper bound is `reach_ms` later than `until`."""
+    """Return the conditions on window_start. The upper bound is `until` plus `reach_ms`."""
     found = []
     if query.since is not None:
         found.append(f"window_start >= {binder.bind(query.since, 'timestamp')}")
@@ -130,7 +130,7 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
 
 
 def _years(query: AggregateQuery) -> tuple[int, int]:
-    """Return the first and the last year in which the times of a query can be."""
+    """Return the first and the last year of the times that a query can return."""
     first = FIRST_YEAR if query.since is None else query.since.year
     last = dt.datetime.now(dt.UTC).year + YEARS_AHEAD
     if query.fill == "none":
@@ -160,7 +160,10 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
 
 
 def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: str) -> str:
-    """Return a SELECT that combines stored rows into buckets. Panes of hopping windows do not overlap."""
+    """Return a SELECT that combines stored rows into buckets.
+
+    The rows of hopping windows are panes. Unlike the windows, they do not overlap, so no event is counted twice.
+    """
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
     stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])
@@ -216,7 +219,7 @@ def _times(query: AggregateQuery, since: str, until: str) -> str:
 
 
 def filled_groups_sql(query: AggregateQuery, binder: Binder) -> str:
-    """Return a SELECT of the number of groups to which `fill` adds windows."""
+    """Return a SELECT that counts the groups to which `fill` adds windows."""
     merged = _merged(query, binder)
     return f"WITH d AS ({merged}), g AS ({_distinct(query)}) SELECT count(*) FROM g"
 

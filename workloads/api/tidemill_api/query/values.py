@@ -40,7 +40,7 @@ _HOW = {
 def parse_time(text: str) -> dt.datetime:
     """Parse a time in RFC 3339, a date (midnight in UTC) or epoch milliseconds.
 
-    A blank instead of the `+` of an offset is accepted, because `+` in URLs means a blank.
+    A space is accepted instead of the `+` of an offset, because an unescaped `+` in a URL is decoded as a space.
 
     Raises:
         ValueError: the text has none of these forms.
@@ -91,7 +91,7 @@ def _shown(text: str) -> str:
 
 
 def to_text(value: Any) -> str:
-    """Return a value in the text form of Postgres. For parsed values, this is the inverse of `parse_value`."""
+    """Return a value in the text form of Postgres. `parse_value` turns this text back into the value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dt.datetime):
@@ -104,8 +104,8 @@ def to_text(value: Any) -> str:
 def cast(value: Any, kind: str) -> str:
     """Return the SQL type to which a parameter of a spec type is cast."""
     if kind == "integer":
-        # Stored integers are bigint, except for sums. Parameters are cast to bigint where possible, because Postgres
-        # uses an index of a bigint column only if the parameter is a bigint too.
+        # Cast to bigint where possible. Most integer columns are bigint, and Postgres uses an index of such a column
+        # only if the parameter is a bigint too.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 

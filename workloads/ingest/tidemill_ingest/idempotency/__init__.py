@@ -1,1 +1,1 @@
-"""Handles requests with an Idempotency-Key. Each of their events is written once."""
+"""Handles requests with an Idempotency-Key. If such a request is repeated, its events are still written only once."""

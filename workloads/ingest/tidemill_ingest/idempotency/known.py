@@ -24,9 +24,11 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         total: the number of events in the batch.
         invalid: [reason, field, detail] of each invalid event, by index.
-        failed: the error code of Kafka for each unacknowledged event, by index. These events have to be sent again.
+        failed: the code of Kafka's error for each event that was not acknowledged, by index. These events must be sent
+            again.
         places: [partition, offset] of each event by index, if they were requested.
-        unsure: whether an event may have been written twice, or may be when the failed events are sent again.
+        unsure: whether an event may have been written twice, or may be written twice if the failed events are sent
+            again.
     """
 
     total: int
@@ -37,7 +39,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether it is certain that no event was written. Then the batch can be treated as a new batch."""
+        """Whether certainly no event was written. If so, the batch can be treated as new."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
@@ -74,14 +76,17 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the outcome of a batch whose process ended. Every unacknowledged event may have been written."""
+    """Return the outcome of a batch whose process ended during the attempt.
+
+    Events without an acknowledgement may have been written.
+    """
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome. If the outcome is too large, positions and details are left out."""
+    """Return the outcome. If it is too large, leave out positions and details."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

@@ -42,8 +42,8 @@ class Attempt:
     """A delivery attempt.
 
     Attributes:
-        queued: the outcome that is known once the events are queued.
-        end: an awaitable of the final outcome.
+        queued: what is known about the outcome as soon as the events are queued.
+        end: an awaitable that returns the final outcome.
     """
 
     queued: Known
@@ -122,8 +122,8 @@ class Replays:
         shared: the keys of all processes.
         max_bytes: the maximum size of stored outcomes for each pipeline.
         clock: a monotonic clock, in seconds.
-        away: a function that returns a future. The future is done once Kafka is known to be down, and then no request
-            waits for Kafka.
+        away: a function that returns a future, which is done once Kafka is known to be down. Requests then stop waiting
+            for Kafka.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class Replays:
         Args:
             batch: the request.
             begin: the function that queues the events.
-            deadline: the deadline of the request. An attempt that has begun continues after the deadline.
-            wait: whether to wait for the final outcome. Otherwise, wait only until the events are queued.
+            deadline: the deadline of the request. An attempt that has begun continues even after the deadline.
+            wait: whether to wait for the final outcome, and not only until the events are queued.
 
         Raises:
             Problem: the key was used for another request (422), is too long (400), or its batch is under way (503).
@@ -217,8 +217,8 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this process ends during the attempt, the process stays the owner of the key, because the outcome is
-        # unknown.
+        # If this process ends during the attempt, nothing releases the key: the process remains its owner, because the
+        # outcome is unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)

@@ -1,9 +1,9 @@
 """Shares Idempotency-Keys between all ingest processes of a namespace, through Redis.
 
 The value of a key is either its owner (the process of a running attempt), or the outcome of the last attempt. Values
-are written by compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that was
-silent for `LEASE_SECONDS` has lost its queue, and other processes may take over its keys. It is unknown whether the
-events of such a batch are in Kafka, so the batch is marked as unsure.
+are written by compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that has
+sent no heartbeat for `LEASE_SECONDS` is considered dead, and its queue lost. Other processes may then take over its
+keys. It is unknown whether the events of such a batch are in Kafka, so the batch is marked as unsure.
 
 While Redis is down, each process knows only its own keys. Each process writes missing values when Redis works again.
 """
@@ -85,7 +85,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     Attributes:
         known: the outcome of earlier attempts.
-        done: whether no event is left to send. Then the key has no owner.
+        done: whether there are no events left to send. If so, the key has no owner.
     """
 
     known: Known | None = None
@@ -100,7 +100,7 @@ class SharedKeys:
         guard: the guard of Redis.
         namespace: the namespace of the pipelines.
         owner: a unique name of this process.
-        lease_seconds: how long an owner may be silent.
+        lease_seconds: the time without a heartbeat after which an owner is considered dead.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class SharedKeys:
         self.error = ""
 
     def dependency(self) -> list[Dependency]:
-        """Return the dependency for /health. Without Redis, there is none."""
+        """Return the entry of Redis in /health, or nothing if there is no Redis."""
         if self._client is None:
             return []
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
@@ -142,7 +142,7 @@ class SharedKeys:
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._owed:  # the older value is written first, because a later write would overwrite the claim
+        if place in self._owed:  # write the older value first, or else it would later overwrite the claim
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
@@ -152,8 +152,8 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # Redis may already have the value, if the Redis client repeated the request because the first answer
-                # was lost.
+                # If the first answer was lost, the Redis client has repeated the request, and Redis already had the
+                # value.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -189,7 +189,7 @@ class SharedKeys:
     def settle(self, batch: Batch, known: Known | None) -> None:
         """Store the outcome of an attempt in the background.
 
-        None means that nothing was written. Then the key becomes free.
+        If `known` is None, nothing was written, and the key becomes free.
         """
         if self._client is None:
             return
@@ -201,7 +201,8 @@ class SharedKeys:
     async def run(self) -> None:
         """Send heartbeats and write missing values until the task is cancelled."""
         me = asyncio.current_task()
-        # The task's state is checked, because the client sometimes loses a cancellation during a read.
+        # Check whether the task was cancelled, because the Redis client sometimes swallows a cancellation during a
+        # read.
         while self._client is not None and not (me is not None and me.cancelling()):
             pause = BEAT_SECONDS
             try:
@@ -281,9 +282,9 @@ class SharedKeys:
     async def _beat(self) -> None:
         """Renew the owner key of this process, which shows that the process runs.
 
-        If Redis has lost the owner key, it has also lost the claims of running batches, so they are written again. An
-        owner key that was only set together with a batch (scripts.py) does not prove that other claims are there. This
-        method may send several requests to Redis.
+        If Redis has lost the owner key, it has also lost the claims of running batches, so this method writes them
+        again. It also writes them if the owner key was only set together with a batch (scripts.py), because this does
+        not prove that Redis still has the other claims. This method may send several requests to Redis.
         """
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)

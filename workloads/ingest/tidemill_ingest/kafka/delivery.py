@@ -1,6 +1,6 @@
 """Sends a request's records and waits for the delivery.
 
-A record that is too large is sent again as an invalid event.
+A record that is too large for the topic is shortened, and sent again as an invalid event.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # the record stays in `failed`, so the client sends it again
+            return  # the record remains in `failed`, so the client is told to send it again
         error = one.failed.get(0)
         if error is None:
             del delivery.failed[index]
@@ -105,5 +105,5 @@ async def _send_alone(
 
 
 async def _wait(pending: Pending, deadline: Deadline) -> Delivery:
-    # The future is shielded, so later reports still settle the breaker's ticket.
+    # Shield the future, so that it can still get its result after a timeout here.
     return await asyncio.wait_for(asyncio.shield(pending.future), max(0.0, deadline.remaining() - _ANSWER_SECONDS))

@@ -52,7 +52,7 @@ class Pending:
         self._refused: dict[bytes, list[KafkaError]] = defaultdict(list)
 
     def report(self, error: KafkaError | None, message: Any) -> None:
-        """Count a delivery report. A failed record is found by its value, because equal values are equal records."""
+        """Count a delivery report. A failed record is later found by its value. Records with equal values are equal."""
         if error is not None:
             self._refused[message.value()].append(error)
         self._left -= 1
@@ -93,7 +93,7 @@ class Pending:
 
 
 class Ticket:
-    """Reports the outcome of a request to the breaker once. A request that is retried for too long counts as failed."""
+    """Reports the outcome of a request to the breaker, once. A request without an outcome in time counts as failed."""
 
     def __init__(self, guard: Guard, ticket: int) -> None:
         self._guard, self._ticket = guard, ticket

@@ -1,11 +1,16 @@
 """The three producers of ingest, which differ in how long they retry a record.
 
-All producers are idempotent: if a producer repeats a record, Kafka still appends it once. But a record that is
-discarded after it was sent may have been written. For requests without an `Idempotency-Key`, the producer discards a
-record after the publish timeout. The response says so, and the client sends the record again. Otherwise, a copy of each
-attempt would wait in the queue during an outage. For requests with an `Idempotency-Key`, the outcome must be known
-before the next attempt, so a second producer retries until the outcome is known. A third producer sends records whose
-client does not wait, because records of waiting clients are discarded earlier if Kafka is down.
+All producers are idempotent: if a producer repeats a record, Kafka still appends it once. But a record that was sent
+and then discarded may be in Kafka.
+
+- For requests without an `Idempotency-Key`, the producer discards a record after the publish timeout. The response says
+  so, and the client sends the record again. If the producer kept the record, the queue would contain a copy for each
+  attempt during an outage.
+- For requests with an `Idempotency-Key`, the outcome must be known before the next attempt. So a second producer
+  retries until the outcome is known.
+- For requests whose client does not wait, there is a third producer. When Kafka goes down, the first producer discards
+  its records at once, because their clients send them again. The third producer keeps its records until the publish
+  timeout.
 """
 
 from __future__ import annotations
@@ -67,8 +72,8 @@ class Line:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        # The reference is weak, because a client keeps its callback, and with a strong reference neither this object
-        # nor the client would ever be released.
+        # Use a weak reference. The Kafka client keeps this callback, so with a strong reference neither this object nor
+        # the client would ever be released.
         told = weakref.WeakMethod(self.on_error)
         self._settings = {**settings, "error_cb": lambda error: (method := told()) and method(error)}
         self.producer = Producer(self._settings)
@@ -76,7 +81,7 @@ class Line:
         self._fatal = False
 
     def poll(self) -> bool:
-        """Call the callbacks of delivery reports. Return whether the producer was replaced."""
+        """Call the callbacks of delivery reports. Return whether the producer was replaced after a fatal error."""
         self.producer.poll(0)
         renewed = self._fatal
         if renewed:
@@ -95,14 +100,14 @@ class Line:
             producer.poll(0)
 
     def on_error(self, error: KafkaError) -> None:
-        """Record a fatal error of the client, or of a call that queues a record."""
+        """Note a fatal error, so that the next poll replaces the producer. Ignore other errors."""
         if kafka_fatal(error):
             self._fatal = True
 
     def replace(self) -> None:
         """Send further records through a new producer. The former producer still sends the records that it has.
 
-        Nothing is done while there is another former producer.
+        Do nothing if the producer has no records, or if there is already a former producer.
         """
         if len(self.producer) and not self._retired:
             self._retired.append(self.producer)
@@ -133,7 +138,7 @@ def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
         "delivery.timeout.ms": SURE_SECONDS * 1000,
         "retries": _MOST_RETRIES,
-        # Requests to a broker that does not answer are repeated after this time, because the default of a minute is too
+        # After this time, the client repeats a request that the broker has not answered. The default of a minute is too
         # long.
         "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
     }
@@ -153,7 +158,7 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "compression.type": "lz4",
         "message.max.bytes": MAX_RECORD_BYTES,
         "delivery.timeout.ms": int(publish_seconds * 1000),
-        # There is at least one retry, because idempotence needs it.
+        # An idempotent producer requires at least one retry.
         "retries": max(1, policy.retries),
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),

@@ -25,7 +25,7 @@ class Queue:
         topic_bytes: the maximum size of a topic's records in the queue, or 0 if only the whole queue is limited.
 
     Attributes:
-        records: the number of records of all requests that are not completely acknowledged.
+        records: the number of records in the queue. All records of a request count until the whole request is done.
     """
 
     def __init__(self, topic_bytes: int) -> None:

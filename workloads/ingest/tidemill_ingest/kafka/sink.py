@@ -1,4 +1,4 @@
-"""Sends records to Kafka with idempotent producers, a limited queue and a breaker. Each request has a future.
+"""Sends records to Kafka with idempotent producers, a limited queue and a breaker.
 
 The sink runs on the event loop, which also polls the producers. A separate thread for polling would compete with the
 event loop for Python's global lock at every delivery report. producers.py describes which producer sends a record.
@@ -40,13 +40,14 @@ class Sink:
 
     Args:
         settings: the settings, with Kafka's address.
-        guard: the guard `kafka_producer`, with the publish timeout and the number of the client's retries.
-        request_seconds: the maximum time of a request. The publish timeout without an Idempotency-Key is shorter.
+        guard: the guard `kafka_producer`. Its policy contains the publish timeout and the retries of the Kafka client.
+        request_seconds: the maximum time of a request. The publish timeout of requests without an Idempotency-Key is
+            shorter than this.
         in_flight_bytes: the maximum size of a topic's records in the queue, or 0 if only the whole queue is limited.
 
     Attributes:
-        publish_seconds: the publish timeout of records of requests without an Idempotency-Key.
-        down: the reason why Kafka counts as down, or an empty text if it does not count as down.
+        publish_seconds: the publish timeout of requests without an Idempotency-Key.
+        down: the reason why Kafka is considered down, or an empty text.
         acknowledged_at: the time at which Kafka last acknowledged records (monotonic seconds).
         asked_at: the time at which a request last tried to send records (monotonic seconds).
     """
@@ -137,7 +138,7 @@ class Sink:
 
     @property
     def queued(self) -> int:
-        """The number of records of all requests that are not completely acknowledged."""
+        """The number of records in the queue. All records of a request count until the whole request is done."""
         return self._queue.records
 
     @property
@@ -152,12 +153,15 @@ class Sink:
 
     @property
     def unheard(self) -> float:
-        """The seconds since Kafka stopped acknowledging requests, or 0 if it acknowledges them or no request came."""
+        """The seconds for which Kafka has acknowledged no request.
+
+        It is 0 if Kafka acknowledges requests, or if the sink is idle.
+        """
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property
     def _idles(self) -> bool:
-        """Whether no request waits, and no request came or ended lately."""
+        """Whether the sink is idle: no request is waiting, and none has started or ended in the last LATELY_SECONDS."""
         return not self._began and time.monotonic() - self._tried_at > LATELY_SECONDS
 
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
@@ -168,7 +172,7 @@ class Sink:
             records: the records.
             places: whether to store the partition and offset of each record.
             sure: whether to retry until the outcome of each record is known, however long this takes.
-            waited: whether a client waits, who can send the records again.
+            waited: whether a client waits for the outcome and can send the records again.
 
         Raises:
             BreakerOpen: Kafka has been failing. Nothing was sent.

@@ -48,7 +48,7 @@ class Watch:
 
     @property
     def up(self) -> bool:
-        """Whether Kafka has ever answered, and is not known to be down."""
+        """Whether Kafka has answered at least once and is not considered down now."""
         return self._seen and not self._sink.down
 
     @property
@@ -59,13 +59,13 @@ class Watch:
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Kafka may answer probes but acknowledge no records. `unheard` shows this even if the requests that waited have
-        # failed meanwhile.
+        # Kafka may answer probes but acknowledge no records. `waited` only covers requests that are still waiting.
+        # `unheard` also covers requests that have already failed.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # Brokers may answer probes but accept no records. If other records are acknowledged meanwhile, only a part of
-        # Kafka is down. Then the dependency is not marked as required.
+        # If other records were acknowledged during this time, only some brokers or partitions are down. Then do not
+        # mark the dependency as required.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
@@ -118,7 +118,7 @@ class Watch:
             self._answered(asked_at)
 
     def _trial(self) -> int | None:
-        """Return a ticket if the breaker waits for a trial and no request makes one, or else None.
+        """Return a ticket if the breaker is waiting for a trial and no recent request can be the trial, or else None.
 
         A trial by a request is better, because Kafka may answer probes but accept no records.
         """
@@ -135,7 +135,8 @@ class Watch:
         if self._sink.down or self._failures or self._was_away:
             # The earlier probes failed, so this answer is enough to close the breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
-            # A trial that failed after this probe began keeps the breaker open until the next probe.
+            # If a trial failed after this probe began, the breaker remains open. The next probe tries to close it
+            # again.
             self._was_away = self._guard.state != "closed"
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""

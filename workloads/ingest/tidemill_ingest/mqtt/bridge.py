@@ -83,7 +83,7 @@ class Bridge:
         self._outlet.close()
 
     def _connect(self) -> bool:
-        """Connect once, and return when the connection has ended. The result is whether it was stable."""
+        """Connect once, and serve the connection until it ends. Return whether it was stable."""
         try:
             login = read_login(self._secret, tls=self._spec.tls)
             connection = Connection(self._spec, self._client_id, login, self._receive)
@@ -138,7 +138,7 @@ class Bridge:
         self._outlet.write(Message(payload, key, [(TOPIC_HEADER, name)], written))
 
     def _wait(self, seconds: float) -> None:
-        """Wait, while messages of the former connection are written."""
+        """Wait before the next connection. Meanwhile, write the messages of the former connection."""
         until = time.monotonic() + seconds
         while not self._stopping.is_set() and time.monotonic() < until:
             self._outlet.poll()

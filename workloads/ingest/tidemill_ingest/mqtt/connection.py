@@ -149,7 +149,7 @@ class Connection:
         self._taken.append(taken)
         metrics.RECEIVED.inc()
         if not self._matches(message.topic):
-            # The session may still have subscriptions that an earlier spec made.
+            # The session may still have subscriptions from an earlier spec.
             metrics.SKIPPED.inc()
             self._written(taken)
             return

@@ -1,4 +1,7 @@
-"""Reads the credentials of a broker, from the files of a Secret. They are read for each connection."""
+"""Reads the credentials of a broker, from the files of a Secret.
+
+The files are read again for each connection, so the credentials can be changed at any time.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def read_login(folder: Path | None, *, tls: bool) -> Login:
         tls: whether the connection is encrypted.
 
     Raises:
-        OSError: a file cannot be read, or is no certificate or key (ssl.SSLError).
+        OSError: a file cannot be read, or is not a valid certificate or key (ssl.SSLError).
     """
     return Login(_text(folder, USERNAME), _text(folder, PASSWORD), _context(folder) if tls else None)
 

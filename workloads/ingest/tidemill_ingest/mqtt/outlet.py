@@ -55,7 +55,7 @@ class Outlet:
     """Writes messages to one topic. All calls come from one thread, except `dependency`.
 
     Attributes:
-        error: why Kafka refused the latest record, or empty if it has accepted a record since.
+        error: why Kafka refused the latest record, or an empty text if Kafka has accepted a record since then.
     """
 
     def __init__(self, topic: str, settings: dict[str, object]) -> None:
@@ -84,7 +84,7 @@ class Outlet:
         self._send(message)
 
     def poll(self) -> None:
-        """Call the callbacks of written messages, and send refused ones again."""
+        """Call the callbacks of written messages, and resend messages that Kafka has refused."""
         self._line.poll()
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:

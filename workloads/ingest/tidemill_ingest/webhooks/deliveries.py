@@ -1,4 +1,4 @@
-"""Reads the id of a delivery, and recognises requests that are no events."""
+"""Reads the id of a delivery, and recognises requests that contain no events, such as pings."""
 
 from __future__ import annotations
 

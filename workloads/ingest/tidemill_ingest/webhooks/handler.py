@@ -60,7 +60,8 @@ class WebhookHandler:
                     await asyncio.to_thread(verify, *work)
                 else:
                     verify(*work)
-                # A ping is refused too, so that the answer is seen when the webhook is set up.
+                # Refuse the form encoding even for a ping: GitHub sends a ping when the webhook is set up, and shows
+                # the error.
                 refuse_form(webhook, request.headers)
                 if is_ping(webhook, request.headers):
                     self._count(pipeline, webhook, "ping")

@@ -27,9 +27,9 @@ class Claim:
     """The signature of a request, read from its headers.
 
     Attributes:
-        signatures: the signatures in the header. At least one has to be right.
-        timestamp: the time of sending, as in the header, or empty if no time is signed.
-        identifier: the id of the delivery, or empty if no header has it.
+        signatures: the signatures in the header. At least one must be valid.
+        timestamp: the time of sending, as in the header, or an empty text if the signature does not cover a time.
+        identifier: the id of the delivery, or an empty text if no header contains it.
     """
 
     signatures: tuple[bytes, ...]
@@ -92,7 +92,7 @@ def verify(webhook: WebhookSpec, claim: Claim, secrets: Sequence[bytes], body: b
 
 
 def _around(webhook: WebhookSpec, claim: Claim) -> tuple[bytes, bytes]:
-    """Return the signed bytes before and after the body."""
+    """Return the bytes that are signed together with the body: those before it and those after it."""
     if webhook.signature == "github":
         return b"", b""
     template = f"{TIMESTAMP}.{BODY}" if webhook.signature == "stripe" else webhook.signed_text
