@@ -18,7 +18,7 @@ import msgspec
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
 from tidemill_contract.events.judge import EventJudge
-from tidemill_contract.events.members import BROKEN, may_be_rounded
+from tidemill_contract.events.members import may_be_rounded
 from tidemill_contract.events.shapes import Leaf
 from tidemill_contract.events.types import all_epoch_ms, micros_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
@@ -163,7 +163,7 @@ class EventDecoder:
         decode = self._decode
         try:
             events = [decode(raw) for raw in raws]
-        except (*BROKEN, ValueError, OverflowError):
+        except Exception:  # whatever the error is, the check of single events finds the event that causes it
             return None
         return self.plain(events, raws, now_ms, largest, whole=True)
 
@@ -218,7 +218,7 @@ class EventDecoder:
                 if values and not self._fields.times.surely(values, own=own, now_ms=now_ms):
                     return None
             self._fields.decimals.scale_all(self._fields.shape, events)
-        except (*BROKEN, ValueError, ArithmeticError):
+        except Exception:  # as in `decode_plain`
             return None
         return Decoded(events, {}, micros)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract.events.details import envelope_of, not_json, refused, with_path
+from tidemill_contract.events.details import envelope_of, failed, not_json, refused, with_path
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
 from tidemill_contract.events.members import BROKEN, as_object, may_be_rounded, members, mended
 from tidemill_contract.events.types import read_time
@@ -31,6 +31,14 @@ class EventJudge:
         Raises:
             InvalidEvent: the bytes are not a valid event at wall time `now_ms` (epoch milliseconds).
         """
+        try:
+            return self._judged(raw, now_ms)
+        except InvalidEvent:
+            raise
+        except Exception as error:
+            raise failed(error) from error
+
+    def _judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
         if len(raw) > MAX_EVENT_BYTES:
             raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are allowed")
         event = self._read(raw)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.details import undeclared
+from tidemill_contract.events.details import failed, undeclared
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, with_fields
 from tidemill_contract.events.formats.changes import EXPECTED, row_of
 from tidemill_contract.events.formats.csv_lines import flat
@@ -195,6 +195,8 @@ class SchemaReader(ABC):
                     one = plan.single(raw, now_ms)
                 except InvalidEvent as verdict:
                     one = Decoded([None], {0: verdict})
+                except Exception as error:
+                    one = Decoded([None], {0: failed(error)})
                 if one is None:
                     ignored.add(index)
                     one = Decoded([None], {})
