@@ -59,6 +59,7 @@ READ: list[tuple[dict[str, Any], str, int | None]] = [
     ({"format": "s"}, '"1700000000"', NOW),
     ({"format": "s"}, '"1700000000.9999999999"', NOW + 999),
     ({"format": "s"}, "1700000000.99999999999999999999", NOW + 999),
+    ({"format": "s"}, '"\\u0031.7e+9"', NOW),
     ({"format": "s"}, "-1", -1000),
     ({"format": "s"}, "-0.0001", -1),
     ({"format": "s"}, "null", None),
@@ -98,6 +99,14 @@ def test_a_time_is_read_as_its_field_says(time: dict[str, Any], text: str, expec
 REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
     ({"format": "s"}, '"soon"', Reason.MISTYPED, 'at: expected timestamp as s, got string "soon"; send this'),
     ({"format": "s"}, '"NaN"', Reason.MISTYPED, "at: expected timestamp as s, got number NaN"),
+    *(
+        ({"format": "s"}, f'"{text}"', Reason.MISTYPED, "at: expected timestamp as s, got string ")
+        for text in ("1_699_999_999", "\u0661\u0666\u0669\u0669", "+1699999999", "1699999999.", ".5", "01699999999")
+    ),
+    *(
+        ({"format": "s"}, f'"{text}"', Reason.MISTYPED, "at: expected timestamp as s, got string ")
+        for text in ("\\n1699999999", "1699999999 ", "\u20031699999999", "\\u20031699999999")
+    ),
     ({"format": "s"}, "true", Reason.MISTYPED, "at: expected timestamp as s, got boolean true"),
     ({"format": "s"}, "{}", Reason.MISTYPED, "at: expected timestamp as s, got object; send one value"),
     (
