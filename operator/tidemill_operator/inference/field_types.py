@@ -117,7 +117,8 @@ def _of_numeric_cells(name: str, column: Column, texts: Counter[str], numbers: d
         return None if number is None else float(number)
 
     whole = all(number.lstrip("-").isdigit() for number in numbers.values())
-    if whole and any(abs(int(number)) >= _LONGEST for number in numbers.values()):
+    # Python does not read numbers of more than 4,300 digits.
+    if whole and any(len(number) > 20 or abs(int(number)) >= _LONGEST for number in numbers.values()):
         return FieldDraft(name, STRING, column, note="numbers of more than 64 bits are kept as texts")
     if whole and len(numbers) > 1 and all(map(_COMPACT_DATE.fullmatch, numbers)):
         return _of_times(name, column, TimeForm("%Y%m%d", local=True, dates=True), texts, zone)
@@ -146,7 +147,8 @@ def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
             note = "numbers in quotes: TRY_CAST in a derive converts them to numbers"
         return FieldDraft(name, STRING, column, note=note, **told)  # type: ignore[arg-type]
     if kind in (INTEGER, NUMBER):
-        counted = find_count_form(list(map(float, fitting)), name)
+        # A decimal of hundreds of digits becomes an infinite float, but an integer raises an error.
+        counted = find_count_form([float(decimal.Decimal(value)) for value in fitting], name)
         if counted is not None:
             return _of_times(name, column, counted, fitting, zone)
         return FieldDraft(name, MONEY if kind == NUMBER else INTEGER, column, **told)  # type: ignore[arg-type]

@@ -26,12 +26,15 @@ USUAL: dict[str, list[str]] = {
     "paid": ["true", "false", " true"],
     "plan": ["pro"],
 }
+BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+"""Characters at which Python's `splitlines` splits, and CSV does not."""
 ODD = [
     "", " ", "1.", ".5", "01", "+1", "1_0", "1.0", "1e400", "-", "nan", "null", "true", "True",
     '"a"', '"a,b"', '""', "x\0",
     "\ufeff1", "1\n2", "1\n", "a\rb", "9223372036854775808", "1.234", "1e2", "123456789.5", "2023-11-14",
     "12:00", "99:99",
-    "2023-11-14T22:13:19", "4102444800000", "x" * 2000,
+    "2023-11-14T22:13:19", "4102444800000", "x" * 2000, f"-1{'0' * 330}",
+    *BREAKS, *(f"a{each}b" for each in BREAKS),
 ]  # fmt: skip
 FIELDS: list[dict[str, Any]] = [
     {"name": "at", "type": "timestamp", "required": True},
@@ -99,6 +102,19 @@ def test_usual_lines_are_read_at_once_and_an_unusual_one_only_slows_its_neighbou
     assert asked == [64]
     assert list(decoded.invalid) == [70]
     assert [event is None for event in decoded.events] == [index == 70 for index in range(200)]
+
+
+@pytest.mark.parametrize("each", BREAKS)
+def test_only_line_feeds_and_carriage_returns_end_lines(each: str) -> None:
+    """Also if another line of the batch cannot be read."""
+    usual = [cells[0] for cells in USUAL.values()]
+    usual[list(USUAL).index("shop")] = f"a{each}b"
+    raw = ",".join(usual).encode()
+    for raws in ([raw], [raw, b"nothing"], [raw, b"a\rb", raw + b"\r\n"]):
+        decoded = AT_ONCE.read(raws, NOW_MS, ())
+        assert list(decoded.invalid) == [1][: len(raws) - 1]
+        valid = [event for event in decoded.events if event is not None]
+        assert set(AT_ONCE.values(valid, "shop")) == {f"a{each}b"}
 
 
 def test_columns_may_be_skipped_reordered_and_absent() -> None:

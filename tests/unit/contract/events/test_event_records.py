@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from tidemill_contract.events import judge
 from tidemill_contract.events.decoder import InvalidEvent, Reason
+from tidemill_contract.events.event_times import EventTimes
+from tidemill_contract.events.formats.csv_lines import CsvLines
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.spec import PipelineSpec
 
@@ -54,8 +57,10 @@ class Sent:
         return 1, self.time
 
 
-def decoder(fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, group: str = "n") -> RecordDecoder:
-    source = {"fields": fields, "eventTime": {"field": time} if time else {}}
+def decoder(
+    fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, group: str = "n", written: str = "json"
+) -> RecordDecoder:
+    source = {"format": written, "fields": fields, "eventTime": {"field": time} if time else {}}
     window, metrics = {"type": "tumbling", "size": "1m"}, [{"name": "count", "function": "count"}]
     aggregations = [{"name": "a", "groupBy": [group], "window": window, "metrics": metrics}]
     spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
@@ -173,3 +178,39 @@ def test_without_such_fields_records_are_not_looked_at() -> None:
     of = decoder([{"name": "n", "type": "integer"}])
     decoded = of.decode_all([b'{"n": 1}'], NOW, records=[None])  # type: ignore[list-item]
     assert (of.beside, of.values(decoded.events, "n")) == (False, [1])
+
+
+def fails_with(word: str, real: Any) -> Any:
+    """A function that fails if an argument has this word in it."""
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        if any(word in str(each) for each in arguments):
+            raise OverflowError("too large for a float")
+        return real(*arguments, **named)
+
+    return failing
+
+
+PLACES: list[tuple[str, Any, str, str]] = [
+    ("json", judge, "read_time", "value"),
+    ("json", judge, "read_time", "header"),
+    ("csv", judge, "read_time", "value"),
+    ("csv", CsvLines, "document", "value"),
+    ("json", RecordDecoder, "_document", "header"),
+]
+
+
+@pytest.mark.parametrize(("written", "owner", "function", "origin"), PLACES)
+def test_an_event_on_which_tidemill_fails_is_a_dead_letter_and_the_others_count(
+    written: str, owner: Any, function: str, origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EventTimes, "surely", fails_with("", EventTimes.surely))
+    monkeypatch.setattr(owner, function, fails_with("1600000000000", getattr(owner, function)))
+    at = {"name": "at", "type": "timestamp", "from": origin}
+    of = decoder([at, {"name": "n", "type": "integer"}], written=written)
+    times = [1_500_000_000_000, 1_600_000_000_000, NOW]
+    raws = [b"%d,7" % time if written == "csv" else b'{"at": %d, "n": 7}' % time for time in times]
+    decoded = of.decode_all(raws, NOW, records=[Sent(None, [("at", b"%d" % time)]) for time in times])
+    assert {index: verdict.reason for index, verdict in decoded.invalid.items()} == {1: Reason.UNREADABLE}
+    assert "a fault in Tidemill (OverflowError: too large for a float)" in decoded.invalid[1].detail
+    assert of.values([decoded.events[0], decoded.events[2]], "at") == [times[0], NOW]

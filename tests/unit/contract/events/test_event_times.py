@@ -73,6 +73,8 @@ OTHER = [
     (1_795_773_600_000.0, 1_795_773_600_000),
 ]
 REFUSED = [
+    (10**330, Reason.OUT_OF_RANGE, "outside the years 1 to 9999; send a time between them"),
+    (-(10**330), Reason.OUT_OF_RANGE, "outside the years 1 to 9999; send a time between them"),
     ("2026-11-27T10:00:60Z", Reason.OUT_OF_RANGE, "send :59"),
     ("2026-11-27T24:00:00Z", Reason.OUT_OF_RANGE, "00:00:00 of the next day"),
     ("2026-02-30T10:00:00Z", Reason.OUT_OF_RANGE, "no valid time"),
@@ -129,7 +131,7 @@ def test_a_time_is_refused_with_the_remedy(field: str, value: Any, reason: Reaso
         DECODER.decode(raw, NOW)
     assert (caught.value.reason, caught.value.field) == (reason, field)
     assert detail in caught.value.detail
-    assert str(value).lower() in caught.value.detail.lower() or isinstance(value, float)
+    assert str(value).lower()[:59] in caught.value.detail.lower() or isinstance(value, float)
     _, verdicts = DECODER.decode_batch([b'{"ts": 1795800000000}', raw], NOW)
     assert {i: str(v) for i, v in verdicts.items()} == {1: str(caught.value)}
 

@@ -164,6 +164,11 @@ def test_the_unit_of_epoch_times_is_found_from_their_size_and_name(
     assert of_cells(name, [str(value), str(value)]) == expected
 
 
+def test_numbers_of_any_length_can_be_in_a_sample() -> None:
+    assert of_cells("n", ["5", "1" * 5000]) == {"type": "string"}
+    assert of_values("at", [10**330, -(10**330)]) == {"type": "integer"}
+
+
 def test_nested_members_are_read_by_paths() -> None:
     """Names are those of the last member, unless these are short or there twice; dots in names need a list."""
     event = {

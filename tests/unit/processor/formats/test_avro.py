@@ -191,6 +191,19 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
     assert verdict.detail.startswith("id: expected string, got number 1")
 
 
+def test_a_member_that_no_field_reads_is_not_checked_whatever_is_read_with_it(registry: SchemaRegistry) -> None:
+    date = {"type": "int", "logicalType": "date"}
+    write = Writer(
+        registry, [{"name": "id", "type": "long"}, {"name": "note", "type": "string"}, {"name": "day", "type": date}]
+    )
+    good = write(id=1, note="ab", day=AT.date())
+    no_text, no_date = good.replace(b"ab", b"\xff\xfe"), good[:9] + b"\xfe\xff\xff\xff\x0f"
+    of = decoder(registry, [{"name": "id", "type": "integer"}])
+    found = read_alike(of, no_text, good[:-1], no_date, good)
+    assert [found[0], found[2], found[3]] == [{"id": 1}] * 3
+    assert str(found[1].reason) == "unreadable"
+
+
 def test_strict_refuses_a_schema_with_members_that_no_field_reads(registry: SchemaRegistry) -> None:
     write = Writer(registry, [{"name": "id", "type": "long"}, {"name": "extra", "type": "int"}])
     fields = [{"name": "id", "type": "integer"}]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from typing import Any
 
@@ -18,8 +19,9 @@ import msgspec
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
 from tidemill_contract.events.judge import EventJudge
-from tidemill_contract.events.members import BROKEN, may_be_rounded
+from tidemill_contract.events.members import may_be_rounded
 from tidemill_contract.events.shapes import Leaf
+from tidemill_contract.events.timestamps import may_be_lenient
 from tidemill_contract.events.types import all_epoch_ms, micros_of
 from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
@@ -163,7 +165,7 @@ class EventDecoder:
         decode = self._decode
         try:
             events = [decode(raw) for raw in raws]
-        except (*BROKEN, ValueError, OverflowError):
+        except Exception:  # whatever the error is, the check of single events finds the event that causes it
             return None
         return self.plain(events, raws, now_ms, largest, whole=True)
 
@@ -218,12 +220,12 @@ class EventDecoder:
                 if values and not self._fields.times.surely(values, own=own, now_ms=now_ms):
                     return None
             self._fields.decimals.scale_all(self._fields.shape, events)
-        except (*BROKEN, ValueError, ArithmeticError):
+        except Exception:  # as in `decode_plain`
             return None
         return Decoded(events, {}, micros)
 
     def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
-        """Return whether an event may contain NUL, have a group column that is too long, or be an envelope."""
+        """Return whether an event may be an envelope, or contain a value that `EventJudge` refuses."""
         # The search for a single backslash comes first, because it is much faster than the search for an escape of six
         # bytes, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
@@ -232,6 +234,10 @@ class EventDecoder:
             return True
         if self._fields.takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
             return True
+        for name in self._fields.counts:
+            kinds = set(map(type, self._fields.shape.values(events, name)))
+            if Decimal in kinds and any(map(may_be_lenient, parts)):
+                return True
         if largest <= MAX_KEY_BYTES:
             return False
         keys = chain.from_iterable(self._fields.shape.values(events, name) for name in self._fields.group_strings)

@@ -28,6 +28,8 @@ AS_WRITTEN = "timestamp as "
 """The words before the format of a timestamp in messages, for example in "timestamp as %d.%m.%Y"."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = (("seconds", 1), ("microseconds", 10**6), ("nanoseconds", 10**9))
+_LARGEST = 10**21
+"""No number beyond this, in any unit, is between 1990 and 2100. Python cannot divide much larger numbers as floats."""
 _SHOWN = 60
 _AT = re.compile(r" - at `\$\.([^`.\[]+)")
 _NAMED = re.compile(r"field `([^`]+)`")
@@ -51,6 +53,20 @@ _STARTS = (
 )
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(?:NaN|Infinity|inf|nan)\b")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def failed(error: Exception) -> InvalidEvent:
+    """Return the verdict on an event for which a decoder raised an error that it should not raise.
+
+    So an event that no rule provides for becomes a dead letter, and the events after it are processed.
+
+    Raises:
+        MemoryError: the error was a MemoryError, which is no fault of the event.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    detail = f"the event cannot be read, because of a fault in Tidemill ({type(error).__name__}: {str(error)[:120]})"
+    return InvalidEvent(Reason.UNREADABLE, None, f"{detail}; please report it with the event")
 
 
 def not_json(raw: bytes, error: Exception) -> InvalidEvent:
@@ -176,6 +192,8 @@ def unit_hint(value: int | float) -> str | None:
 
     A timestamp is probably in another unit if, in that unit, it lies between 1990 and 2100.
     """
+    if not -_LARGEST < value < _LARGEST:
+        return None
     for unit, scale in _UNITS:
         seconds = value / scale
         if SECONDS_FROM <= seconds <= SECONDS_TO:

@@ -49,6 +49,7 @@ class EventFields:
         timestamps: the fields of type timestamp. Timestamps without a format come first: while they are converted, the
             event may be read again, which would undo conversions of timestamps with a format.
         formats: the format of each timestamp that has a format.
+        counts: the timestamps whose format is a unit.
         decimals: the fields of type decimal.
         strings: the fields of type string.
         lists: the fields of type strings.
@@ -87,6 +88,7 @@ class EventFields:
         formats = {field.name: TimeFormat.of(field) for field in fields if field.type == "timestamp"}
         self.timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
         self.formats = {name: written for name, written in formats.items() if written is not None}
+        self.counts = tuple(name for name, written in self.formats.items() if written.counts)
         self.decimals = Decimals(spec.source.fields, first)
         self.strings = tuple(field.name for field in fields if field.type == "string")
         self.lists = tuple(field.name for field in fields if field.type == STRINGS)

@@ -6,13 +6,15 @@ msgspec refuses or rounds some values that have only one possible meaning. Such 
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from tidemill_contract.events.details import envelope_of, not_json, refused, with_path
+from tidemill_contract.events.details import envelope_of, failed, miswritten, not_json, refused, with_path
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
 from tidemill_contract.events.members import BROKEN, as_object, may_be_rounded, members, mended
+from tidemill_contract.events.timestamps import is_number, may_be_lenient
 from tidemill_contract.events.types import read_time
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
@@ -31,9 +33,19 @@ class EventJudge:
         Raises:
             InvalidEvent: the bytes are not a valid event at wall time `now_ms` (epoch milliseconds).
         """
+        try:
+            return self._judged(raw, now_ms)
+        except InvalidEvent:
+            raise
+        except Exception as error:
+            raise failed(error) from error
+
+    def _judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
         if len(raw) > MAX_EVENT_BYTES:
             raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are allowed")
         event = self._read(raw)
+        if self._fields.counts:
+            self._check_counts(raw, event)
         micros = 0
         for name in self._fields.timestamps:
             value = self._value(event, name)
@@ -116,6 +128,17 @@ class EventJudge:
             raise with_path(refusal, self._fields.steps.get(refusal.field or "")) from None
         except BROKEN as error:
             raise not_json(raw, error) from None
+
+    def _check_counts(self, raw: bytes, event: Any) -> None:
+        names = [name for name in self._fields.counts if isinstance(self._value(event, name), Decimal)]
+        if not names or not may_be_lenient(raw):
+            return
+        found = self._fields.shape.extracted(raw)
+        for name in names:
+            if (written := found.get(name, b""))[:1] == b'"':
+                text = msgspec.json.decode(written, type=str)
+                if not is_number(text):
+                    raise miswritten(name, self._fields.kinds[name], text)
 
     def _check_nul(self, event: Any) -> None:
         texts = [(name, [self._value(event, name)]) for name in self._fields.strings]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.details import failed
 from tidemill_contract.events.elements import LIST, ElementDecoder, ExplodedArray
 from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.formats.opened import joined
@@ -145,6 +146,9 @@ class RecordDecoder:
             except InvalidEvent as verdict:
                 invalid[index] = verdict
                 documents.append(b"")  # also refused below, but the first verdict counts
+            except Exception as error:
+                invalid[index] = failed(error)
+                documents.append(b"")
         return self._beside.decode_all(documents, now_ms)
 
     def _document(self, record: Record) -> bytes:

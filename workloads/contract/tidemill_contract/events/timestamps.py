@@ -16,6 +16,8 @@ from functools import lru_cache
 from types import NoneType
 from typing import Any
 
+import msgspec
+
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.times import read_local
 
@@ -26,6 +28,9 @@ _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(micr
 _TEXTS_KEPT = 16_384
 _MOST_DIGITS, _BEYOND = 25, 10**40
 """Numbers with more digits are beyond the year 9999 in every unit. `_BEYOND` replaces them, to limit the memory."""
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+# Finds JSON strings that may be numbers in the eyes of Python: it takes any digits of Unicode, and ignores blanks.
+_MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')
 _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _TRIED = dt.datetime(2000, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
@@ -71,6 +76,7 @@ class TimeFormat:
     Attributes:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
+        counts: whether the values are numbers in a unit. They may be texts.
         guesses: whether numbers that are probably seconds are refused. They are accepted if the format is a unit or a
             pattern.
     """
@@ -81,6 +87,7 @@ class TimeFormat:
         self._pattern = text if "%" in text else None
         self._zone: dt.tzinfo = zoneinfo.ZoneInfo(zone) if zone else dt.UTC
         self._read_text = lru_cache(maxsize=_TEXTS_KEPT)(self._micros_of_text)
+        self.counts = self._unit is not None
         self.guesses = text == RFC3339
         self.name = text if zone is None else f"{text} in {zone}"
         # The type includes decimals, because the JSON reader would otherwise read a number with a point as a float.
@@ -134,12 +141,33 @@ class TimeFormat:
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
-        for name, digits in UNITS.items():
+        # Python cannot divide much larger numbers as floats.
+        for name, digits in UNITS.items() if -_BEYOND < micros < _BEYOND else ():
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:
                 day = (_EPOCH + dt.timedelta(seconds=seconds)).date().isoformat()
                 return f"as {_NAMES[name]} it is {day}: set the field's format to {name}"
         return "send a time between them"
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number as JSON writes it."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def may_be_lenient(raw: bytes) -> bool:
+    """Return whether these bytes (one or more events) have a text that only the typed decoder reads as a number.
+
+    Such texts are `1_000`, `+1`, `007` and digits of other scripts.
+    """
+    for found in _MAYBE_NUMBERS.finditer(raw):
+        try:
+            text = msgspec.json.decode(found.group(), type=str)
+            if not is_number(text) and decimal.Decimal(text).is_finite():
+                return True
+        except (msgspec.MsgspecError, UnicodeDecodeError, decimal.InvalidOperation):
+            continue
+    return False
 
 
 def _scaled(value: int | decimal.Decimal | str, digits: int) -> int:
@@ -151,9 +179,11 @@ def _scaled(value: int | decimal.Decimal | str, digits: int) -> int:
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)
+    if isinstance(value, str) and not is_number(value):
+        raise ValueError("it is not a number")
     try:
         number = decimal.Decimal(value)
-    except decimal.InvalidOperation:
+    except decimal.InvalidOperation:  # the exponent has too many digits
         raise ValueError("it is not a number") from None
     if not number.is_finite():
         raise ValueError("it is not a number")

@@ -136,7 +136,7 @@ def default_of(field: FieldSpec) -> Any:
         whole = mended(text, {field.name: kind_of(field)}) or as_object(text)
         value = msgspec.json.decode(members(whole)[field.name], type=type_of(field))
         if written is not None:
-            written.micros(value)
+            written.micros(field.default if written.counts and isinstance(field.default, str) else value)
         if (decimal := DecimalFormat.of(field)) is not None:
             decimal.all_scaled([value])
     except (msgspec.MsgspecError, ArithmeticError, ValueError):

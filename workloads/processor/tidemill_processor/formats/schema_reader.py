@@ -1,8 +1,8 @@
 """Reads records whose schemas are in a registry, with one plan for each schema id.
 
 A plan first tries to decode all records of a batch together, reading only the needed fields. If one of them is unusual,
-the plan decodes smaller groups together. In the groups with an unusual record, it reads the records one by one and
-converts them to JSON, which is validated like any other event.
+the plan decodes smaller groups together. In the groups with an unusual record, it reads the records one by one, and
+converts the unusual ones to JSON, which is validated like any other event.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.details import undeclared
+from tidemill_contract.events.details import failed, undeclared
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, with_fields
 from tidemill_contract.events.formats.changes import EXPECTED, row_of
 from tidemill_contract.events.formats.csv_lines import flat
@@ -190,11 +190,7 @@ class SchemaReader(ABC):
                 micros += found.micros or [0] * len(group)
                 continue
             for index, raw in enumerate(group, start):
-                try:
-                    _check_size(raw)
-                    one = plan.single(raw, now_ms)
-                except InvalidEvent as verdict:
-                    one = Decoded([None], {0: verdict})
+                one = _alone(plan, raw, now_ms)
                 if one is None:
                     ignored.add(index)
                     one = Decoded([None], {})
@@ -255,6 +251,21 @@ def with_changed(spec: PipelineSpec, fields: Mapping[str, FieldSpec]) -> Pipelin
 
 def _moved(field: FieldSpec) -> FieldSpec:
     return field.model_copy(update={"taken_from": None}) if field.origin == "envelope" else field
+
+
+def _alone(plan: Plan, raw: bytes, now_ms: int) -> Decoded | None:
+    """Decode one record, or return None if the policy for deletes ignores it.
+
+    The fast reader comes first here too, because it does not check the members that it skips. So the verdict on a
+    record never depends on the other records of its batch.
+    """
+    try:
+        _check_size(raw)
+        return plan.together([raw], now_ms) or plan.single(raw, now_ms)
+    except InvalidEvent as verdict:
+        return Decoded([None], {0: verdict})
+    except Exception as error:
+        return Decoded([None], {0: failed(error)})
 
 
 def _check_size(raw: bytes) -> None:

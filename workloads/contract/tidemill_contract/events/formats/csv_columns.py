@@ -89,7 +89,7 @@ class CsvReader(OpenedReader):
             columns = [
                 repeat(None, len(raws)) if found is None else found[1](cells[found[0]]) for found in self._makers
             ]
-        except (UnusualError, ValueError):
+        except Exception:  # mostly UnusualError; in any case, the lines are then read one by one
             return None
         return self._typed.judged(list(map(self._typed.row, *columns)), now_ms)
 

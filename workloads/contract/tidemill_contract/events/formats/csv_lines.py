@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -69,7 +70,8 @@ class CsvLines(Opener):
         """
         try:
             text = raw.decode().removeprefix(_BOM)
-            rows = self._rows(text.splitlines(keepends=True))
+            # `splitlines` would also split at other characters that may occur in cells, such as U+2028.
+            rows = self._rows(io.StringIO(text, newline=""))
         except UnicodeDecodeError as error:
             detail = f"is not UTF-8 ({error}); send CSV in UTF-8"
             raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
@@ -90,7 +92,7 @@ class CsvLines(Opener):
         document = self.document(row)
         return Content(document, document)
 
-    def _rows(self, lines: Sequence[str]) -> list[list[str]]:
+    def _rows(self, lines: Iterable[str]) -> list[list[str]]:
         return list(csv.reader(lines, delimiter=self.delimiter, strict=True))
 
     def document(self, row: Sequence[str]) -> bytes:

@@ -11,8 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from tidemill_contract.events.details import TOMBSTONE
-from tidemill_contract.events.members import BROKEN
+from tidemill_contract.events.details import TOMBSTONE, failed
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 
 T = TypeVar("T")
@@ -102,7 +101,7 @@ class Opener(ABC):
         if not tombstones:
             try:
                 documents, envelopes = self.together(raws)
-            except BROKEN:
+            except Exception:  # for example, the bytes are not JSON; the records are then opened one by one
                 documents = []
             if documents and not any(nothing in documents for nothing in NOTHING):
                 return Opened(range(len(raws)), documents, envelopes)
@@ -119,6 +118,9 @@ class Opener(ABC):
             except InvalidEvent as verdict:
                 invalid[index] = verdict
                 continue
+            except Exception as error:
+                invalid[index] = failed(error)
+                continue
             if content is None:
                 ignored.append(index)
             else:
@@ -133,7 +135,7 @@ class Opener(ABC):
         If the list of events is empty, or contains one of `NOTHING`, the caller opens the records one by one.
 
         Raises:
-            msgspec.MsgspecError, UnicodeDecodeError, RecursionError: at least one record cannot be read.
+            Exception: at least one record cannot be read.
         """
 
     @abstractmethod
