@@ -203,6 +203,10 @@ class NamespaceConnect:
         )
         for manifest in manifests:
             live = children.ensure(manifest)
+        made = {manifest["kind"] for manifest in manifests}
+        for kind in _OBJECTS:
+            if kind.kind not in made:  # such as the NetworkPolicy, if the chart's networkPolicy.enabled is false
+                children.drop(kind, workers.NAME)
         mark = marks.digest(str(written["metadata"].get("resourceVersion", "")))
         reload_files(self._api, self._namespace, workers.NAME, mark=mark, shown=self._locks.shown)
         return live
