@@ -6,13 +6,13 @@ The workers are started with the first such pipeline, and removed with the last 
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import secrets as randomness
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tidemill_contract.resource.connectors.worker_files import worker_folder
 from tidemill_operator.actuators.base import Topics
 from tidemill_operator.actuators.connect.client import ConnectClient
 from tidemill_operator.actuators.connect.connectors import KafkaConnect, refused
@@ -173,18 +173,17 @@ class NamespaceConnect:
         return connect.workload(self._namespace, self._settings.workers)
 
     def _values(self, connectors: Sequence[Connector]) -> tuple[dict[str, str], dict[str, TidemillError]]:
-        """Return the values of the connectors' secrets by file, and an error for each connector that lacks one."""
+        """Return the values of the connectors' secrets by file, and an error for each connector with a bad secret."""
         asked = {name for connector in connectors for name, _ in connector.secrets}
         found = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
         values: dict[str, str] = {}
         missing: dict[str, TidemillError] = {}
         for connector in connectors:
             for name, key in connector.secrets:
-                with contextlib.suppress(KeyError, ValueError):
-                    values[secret_file(self._owner.name, name, key)] = base64.b64decode(found[name][key]).decode()
-                    continue
-                message, remedy = f"Secret {name} has no key {key} that is text", "add it to the pipeline's namespace"
-                missing[connector.name] = TidemillError(Reason.REFUSED, message, remedy)
+                try:
+                    values[secret_file(self._owner.name, name, key)] = _value(name, key, found[name])
+                except TidemillError as error:
+                    missing[connector.name] = error
         return values, missing
 
     def _apply(self, children: Children, alive: dict[str, str], properties: str, values: dict[str, str]) -> Document:
@@ -251,3 +250,21 @@ class NamespaceConnect:
                     if attempt == _ATTEMPTS - 1:
                         raise
         raise AssertionError("the last attempt returns or raises")
+
+
+def _value(secret: str, key: str, data: Mapping[str, str]) -> str:
+    """Return the text of a key of a Secret.
+
+    Raises:
+        TidemillError: there is no such key, or its value is a path that no connector may read.
+    """
+    try:
+        text = base64.b64decode(data[key]).decode()
+    except (KeyError, ValueError):
+        message, remedy = f"Secret {secret} has no key {key} that is text", "add it to the pipeline's namespace"
+        raise TidemillError(Reason.REFUSED, message, remedy) from None
+    folder = worker_folder(text)
+    if folder is not None:
+        message = f"key {key} of Secret {secret} refers to {folder}, where Connect's workers have their own files"
+        raise TidemillError(Reason.REFUSED, message, "name a file outside of this folder")
+    return text

@@ -1,6 +1,6 @@
 """The files of Connect's workers that no connector may read, because they contain logins and other pipelines' secrets.
 
-A file connector could write such a file, such as the worker's properties with the Kafka password, into the pipeline's topic.
+A file connector could write such a file into the pipeline's topic, such as the worker's properties with its login.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _SEPARATORS = re.compile(r"[\s,;:=?&|\"'()<>\[\]{}]+")
 
 
 def worker_folder(value: str) -> str | None:
-    """Return the folder of a worker's own files to which a config's value refers, or None if it refers to no such folder.
+    """Return the folder with a worker's own files to which a config's value refers, or None if there is no such folder.
 
-    Paths are normalised (`/x/../proc`). A relative path counts as one from the root, which is the worker's usual working
-    directory.
+    Paths are normalised (`/x/../proc`). A relative path counts as one from the root, which is usually the worker's
+    working directory.
     """
     for path in _paths(value):
         for folder in FOLDERS:
