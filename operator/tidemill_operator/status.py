@@ -180,6 +180,23 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
     return {**previous, "conditions": [told if c["type"] == "Ready" else c for c in previous["conditions"]]}
 
 
+def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
+    """Return the status of a resource that cannot be deleted yet: Ready is false, and says why.
+
+    Args:
+        previous: the current status. Without conditions, it is returned unchanged.
+        error: why the deletion waits.
+        now: the current time, as an aware datetime.
+    """
+    before = {condition["type"]: condition for condition in previous.get("conditions", ())}
+    if "Ready" not in before:
+        return dict(previous)
+    generation = int(before["Ready"].get("observedGeneration", 0))
+    told = _condition("Ready", "False", error.reason, f"its data cannot be deleted yet: {error}")
+    dated = _dated(told, before, generation, now)
+    return {**previous, "conditions": [dated if c["type"] == "Ready" else c for c in previous["conditions"]]}
+
+
 def concerned(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
     """Return the components that have a condition in the previous status."""
     kinds = {condition["type"] for condition in (previous or {}).get("conditions", ())}

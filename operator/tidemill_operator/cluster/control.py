@@ -58,7 +58,7 @@ class Controller:
         self._world, self._recorder, self._observer = world, recorder, observer
         self._measures, self._scaling, self._progress, self._now = measures, scaling, progress, now
         self._locks = NamespaceLocks()
-        self._finalizing = Finalizing(world, recorder, self._locks)
+        self._finalizing = Finalizing(world, recorder, self._locks, write=self._write)
 
     def work(self, key: Key) -> Result:
         """Run a pass over a resource.

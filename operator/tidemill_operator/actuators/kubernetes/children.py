@@ -151,6 +151,24 @@ class Children:
             elif _label(live) == marks.SHARED:
                 self.leave(KINDS[kind], name)
 
+    def shared(self, component: str) -> list[tuple[Kind, str]]:
+        """Return the kinds and names of a component's shared objects, without Secrets."""
+        return [
+            (KINDS[kind], name)
+            for (kind, name), live in self._live.items()
+            if KINDS[kind] in LISTED and _component(live) == component and _label(live) == marks.SHARED
+        ]
+
+    def drop(self, kind: Kind, name: str) -> None:
+        """Delete a shared object, even if other pipelines own it too."""
+        live = self.known(kind.kind, name) if kind in LISTED else self.get(kind, name)
+        if live is None or _label(live) != marks.SHARED:
+            return
+        self._api.delete(kind, self._namespace, name, uid=live["metadata"]["uid"])
+        log.info("%s/%s: deleted %s %s", self._namespace, self._owner.name, kind.kind, name)
+        self.changed += 1
+        del self._live[kind.kind, name]
+
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
         """Withdraw the pipeline from a shared object. The object is deleted if it has no other owner.
 

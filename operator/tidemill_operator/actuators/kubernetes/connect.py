@@ -1,18 +1,19 @@
 """The Connect workers of a namespace: a Deployment that the pipelines with connectors share.
 
 The workers are started with the first such pipeline, and removed with the last one, after its connectors are deleted.
+Workers that do not run are removed without deleting connectors. The next workers delete those that are left.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import secrets as randomness
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tidemill_contract.resource.connectors.worker_files import worker_folder
 from tidemill_operator.actuators.base import Topics
 from tidemill_operator.actuators.connect.client import ConnectClient
 from tidemill_operator.actuators.connect.connectors import KafkaConnect, refused
@@ -20,6 +21,7 @@ from tidemill_operator.actuators.kubernetes.api import (
     DEPLOYMENT,
     DISRUPTION_BUDGET,
     NETWORK_POLICY,
+    PIPELINE,
     SECRET,
     SERVICE,
     SERVICE_ACCOUNT,
@@ -44,6 +46,7 @@ from tidemill_operator.plan.render.marks import OwnerReference
 from tidemill_operator.settings import Platform
 
 _ATTEMPTS = 3
+_MOST_NAMED = 3
 _SALT = "salt"
 _OBJECTS = (DEPLOYMENT, SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET, SERVICE_ACCOUNT)
 
@@ -130,7 +133,7 @@ class NamespaceConnect:
         values, missing = self._values(connectors)
         live = self._retried(lambda children, alive: self._apply(children, alive, properties, values))
         started = rollout(self._workload, live, changed=0)
-        if not int(live.get("status", {}).get("availableReplicas", 0)):
+        if not _available(live):
             raise TidemillError(started.reason, f"Kafka Connect starts: {started.message}")
         without = [refused(connector, missing[connector.name]) for connector in connectors if connector.name in missing]
         wanted = [connector for connector in connectors if connector.name not in missing]
@@ -140,10 +143,14 @@ class NamespaceConnect:
         return [*outcomes, *without, *([] if started.rank is Rank.DONE else [started])]
 
     def _sweep(self, live: Document) -> None:
-        """Delete what former workers left behind, such as those of a namespace that was deleted as a whole."""
+        """Delete what former workers left behind, such as those of a namespace that was deleted as a whole.
+
+        Connectors are also left behind if workers that did not run were removed. So those of pipelines whose specs have
+        no connectors are deleted too.
+        """
         uid = live["metadata"]["uid"]
         if self._settings.clients.swept.get(self._namespace) != uid:
-            alive = self._api.alive(self._namespace, sure=True)
+            alive = {found["metadata"]["uid"] for found in self._needing()}
             cluster = self._settings.platform.cluster_id
             self._connect.sweep(cluster=cluster, namespace=self._namespace, alive={*alive, self._owner.uid})
             self._settings.clients.swept[self._namespace] = uid
@@ -160,31 +167,57 @@ class NamespaceConnect:
         """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them.
 
         Raises:
-            TidemillError: the workers do not answer.
+            TidemillError: the workers do not answer, or they do not run and another pipeline needs them.
         """
         # Without workers, no connector runs. Those that are stored are deleted before the workers are.
-        there = self._api.get(DEPLOYMENT, self._namespace, workers.NAME) is not None
-        outcomes = self._connect.remove(owner=owner) if there else []
+        live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
+        if live is not None and not _available(live):
+            self._retried(self._remove_idle)
+            return []
+        outcomes = self._connect.remove(owner=owner) if live is not None else []
         self._retried(self._leave)
         return outcomes
+
+    def _remove_idle(self, children: Children, _: dict[str, str]) -> Document:
+        """Delete workers that do not run, unless another pipeline needs them."""
+        live = children.known(DEPLOYMENT.kind, workers.NAME)
+        needing = [found["metadata"] for found in self._needing()]
+        others = sorted(
+            metadata["name"]
+            for metadata in needing
+            if metadata["uid"] != self._owner.uid and not metadata.get("deletionTimestamp")
+        )
+        if live is not None and others:
+            started = rollout(self._workload, live, changed=0)
+            message = f"the connectors cannot be deleted, because Kafka Connect does not run: {started.message}"
+            remedy = f"let its pods start (connect.image of the chart); {', '.join(others[:_MOST_NAMED])} need them too"
+            raise TidemillError(started.reason, message, remedy)
+        for kind in _OBJECTS:
+            children.drop(kind, workers.NAME)
+        for secret in (connect.SECRETS, connect.WORKER):
+            children.drop(SECRET, secret)
+        return {}
+
+    def _needing(self) -> list[Document]:
+        """Return the pipelines of the namespace whose specs have connectors."""
+        return [found for found in self._api.list(PIPELINE, self._namespace) if workers.needs_workers(found)]
 
     @property
     def _workload(self) -> Workload:
         return connect.workload(self._namespace, self._settings.workers)
 
     def _values(self, connectors: Sequence[Connector]) -> tuple[dict[str, str], dict[str, TidemillError]]:
-        """Return the values of the connectors' secrets by file, and an error for each connector that lacks one."""
+        """Return the values of the connectors' secrets by file, and an error for each connector with a bad secret."""
         asked = {name for connector in connectors for name, _ in connector.secrets}
         found = {name: (self._api.get(SECRET, self._namespace, name) or {}).get("data") or {} for name in asked}
         values: dict[str, str] = {}
         missing: dict[str, TidemillError] = {}
         for connector in connectors:
             for name, key in connector.secrets:
-                with contextlib.suppress(KeyError, ValueError):
-                    values[secret_file(self._owner.name, name, key)] = base64.b64decode(found[name][key]).decode()
-                    continue
-                message, remedy = f"Secret {name} has no key {key} that is text", "add it to the pipeline's namespace"
-                missing[connector.name] = TidemillError(Reason.REFUSED, message, remedy)
+                try:
+                    values[secret_file(self._owner.name, name, key)] = _value(name, key, found[name])
+                except TidemillError as error:
+                    missing[connector.name] = error
         return values, missing
 
     def _apply(self, children: Children, alive: dict[str, str], properties: str, values: dict[str, str]) -> Document:
@@ -203,6 +236,10 @@ class NamespaceConnect:
         )
         for manifest in manifests:
             live = children.ensure(manifest)
+        made = {manifest["kind"] for manifest in manifests}
+        for kind in _OBJECTS:
+            if kind.kind not in made:  # such as the NetworkPolicy, if the chart's networkPolicy.enabled is false
+                children.drop(kind, workers.NAME)
         mark = marks.digest(str(written["metadata"].get("resourceVersion", "")))
         reload_files(self._api, self._namespace, workers.NAME, mark=mark, shown=self._locks.shown)
         return live
@@ -247,3 +284,26 @@ class NamespaceConnect:
                     if attempt == _ATTEMPTS - 1:
                         raise
         raise AssertionError("the last attempt returns or raises")
+
+
+def _available(live: Document) -> bool:
+    """Return whether at least one worker of a Deployment is available."""
+    return int(live.get("status", {}).get("availableReplicas", 0)) > 0
+
+
+def _value(secret: str, key: str, data: Mapping[str, str]) -> str:
+    """Return the text of a key of a Secret.
+
+    Raises:
+        TidemillError: there is no such key, or its value is a path that no connector may read.
+    """
+    try:
+        text = base64.b64decode(data[key]).decode()
+    except (KeyError, ValueError):
+        message, remedy = f"Secret {secret} has no key {key} that is text", "add it to the pipeline's namespace"
+        raise TidemillError(Reason.REFUSED, message, remedy) from None
+    folder = worker_folder(text)
+    if folder is not None:
+        message = f"key {key} of Secret {secret} refers to {folder}, where Connect's workers have their own files"
+        raise TidemillError(Reason.REFUSED, message, "name a file outside of this folder")
+    return text

@@ -116,8 +116,20 @@ class Pass:
             self.children.leave(SECRET, marks.shared_secret(component), files=files)
         if all_of_it:
             self.children.leave(SECRET, marks.CONNECTIONS)
-        # Connect's workers are removed after their connectors, and not here.
-        self.children.prune(self.kept, spared=(connect.COMPONENT,) if self.placement.connect else ())
+        if self.placement.connect is None:
+            self._drop_workers()
+        # Workers that the operator runs are removed after their connectors, and not here.
+        self.children.prune(self.kept, spared=(connect.COMPONENT,))
+
+    def _drop_workers(self) -> None:
+        """Delete the namespace's Connect workers and their Secrets, because the operator runs no workers any more."""
+        found = self.children.shared(connect.COMPONENT)
+        if found:
+            # The Secrets are not listed. They are deleted first, so that a pass that fails here finds them again.
+            for secret in (connect.SECRETS, connect.WORKER):
+                self.children.drop(SECRET, secret)
+        for kind, name in found:
+            self.children.drop(kind, name)
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
         """Make one workload match the plan. An error of this workload is returned as its outcome."""

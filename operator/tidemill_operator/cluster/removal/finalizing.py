@@ -5,7 +5,9 @@ Kubernetes deletes the objects of a pipeline by their owner references.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from tidemill_operator.actuators.kubernetes.api import PIPELINE
@@ -13,11 +15,13 @@ from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
 from tidemill_operator.cluster.events import Recorder
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.world import World
-from tidemill_operator.errors import Reason, TidemillError
+from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 from tidemill_operator.keys import Key
+from tidemill_operator.observer import figures
 from tidemill_operator.outcome import Component
+from tidemill_operator.plan.connect.workers import needs_workers
 from tidemill_operator.reconcile import PAUSE, release
-from tidemill_operator.status import concerned
+from tidemill_operator.status import concerned, detained
 
 log = logging.getLogger(__name__)
 FINALIZER = "tidemill.dev/reclaim"
@@ -32,10 +36,18 @@ class Finalizing:
         world: the cluster, Kafka and Postgres.
         recorder: writes Events.
         locks: the locks of the namespaces, which passes use too.
+        write: writes the status of a resource, or None to write none.
     """
 
-    def __init__(self, world: World, recorder: Recorder, locks: NamespaceLocks) -> None:
-        self._world, self._recorder, self._locks = world, recorder, locks
+    def __init__(
+        self,
+        world: World,
+        recorder: Recorder,
+        locks: NamespaceLocks,
+        *,
+        write: Callable[[Document, Document], None] | None = None,
+    ) -> None:
+        self._world, self._recorder, self._locks, self._write = world, recorder, locks, write
 
     def prepared(self, document: Document) -> Document:
         """Return the resource.
@@ -71,10 +83,20 @@ class Finalizing:
         except TidemillError as error:
             if error.reason != Reason.WAITING:
                 self._recorder.tell(document, "Warning", error.reason, f"its data cannot be deleted yet: {error}")
+            self._report(document, error)
             log.info("%s: not released yet: %s", key, error)
             return Result.WAITING if error.reason == Reason.WAITING else Result.FAILED
         self._finalize(document, wanted=False)
         return Result.WAITING
+
+    def _report(self, document: Document, error: TidemillError) -> None:
+        """Write into the status why the deletion waits, unless it only waits for something that ends by itself."""
+        if isinstance(error, NotOurTurn) or (error.reason == Reason.WAITING and not error.remedy):
+            return
+        previous = figures.others(document.get("status") or {})
+        status = detained(previous, error, dt.datetime.now(dt.UTC))
+        if self._write is not None and status != previous:
+            self._write(document, status)
 
     def _finalize(self, document: Document, wanted: bool) -> Document:
         metadata = document["metadata"]
@@ -89,10 +111,8 @@ def needed(document: Document) -> bool:
 
     Connectors count until the status no longer has their condition.
     """
-    spec = document.get("spec") or {}
-    source = spec.get("source")
-    has = bool(source.get("connectors")) if isinstance(source, dict) else False
-    return spec.get("reclaimPolicy") == "Delete" or has or Component.CONNECTORS in concerned(document.get("status"))
+    deletes = (document.get("spec") or {}).get("reclaimPolicy") == "Delete"
+    return deletes or needs_workers(document) or Component.CONNECTORS in concerned(document.get("status"))
 
 
 def held(document: Document) -> bool:

@@ -49,6 +49,12 @@ def group(namespace: str, cluster_id: str) -> str:
     return f"{namespace}.{NAME}-{cluster_id}"
 
 
+def needs_workers(document: Mapping[str, Any]) -> bool:
+    """Return whether the spec of a resource, which may be invalid, has connectors."""
+    source = (document.get("spec") or {}).get("source")
+    return bool(source.get("connectors")) if isinstance(source, dict) else False
+
+
 def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
     """Return the topics of a namespace's workers.
 

@@ -1,4 +1,4 @@
-"""The rules of `spec.source.connectors`: configs that only Tidemill may set, secrets in plain text, and formats.
+"""The rules of `spec.source.connectors`: configs that only Tidemill may set, secrets in plain text, files, and formats.
 
 No message shows the value of a config that could be a secret.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tidemill_contract.resource.connectors.worker_files import worker_folder
 from tidemill_contract.resource.faults import ABSENT, Fault
 from tidemill_contract.resource.kinds.connectors import ConnectorSpec, listed
 from tidemill_contract.resource.kinds.formats import FormatSpec
@@ -65,7 +66,7 @@ def connector_faults(parts: Parts, _columns: object, _limits: object) -> Iterato
             yield from _owned(key, f"{part.path}.secrets.{key}")
             if key in part.model.config:
                 yield Fault(f"{part.path}.config.{key}", ABSENT, "the config is in secrets too", "take one of them out")
-        yield from _plain_secrets(part.model, f"{part.path}.config")
+        yield from _values(part.model, f"{part.path}.config")
         yield from _names(part.model, f"{part.path}.config")
         if parts.format is not None:
             yield from _format(part.model, parts.format, part.path)
@@ -83,7 +84,7 @@ def _owned(key: str, path: str) -> Iterator[Fault]:
             yield Fault(path, ABSENT, message, remedy)
 
 
-def _plain_secrets(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
+def _values(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
     for key, value in connector.config.items():
         if _REFERENCE.search(value):
             message = "refers to a file or variable of Connect's workers"
@@ -94,6 +95,9 @@ def _plain_secrets(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
         elif _SECRET_IN_VALUE.search(value):
             message = "contains a password, which everybody who reads the pipeline could see"
             yield Fault(f"{path}.{key}", ABSENT, message, f"move it to secrets: {{{key}: {{name: …, key: …}}}}")
+        elif (folder := worker_folder(value)) is not None:
+            message = f"is in {folder}, where Connect's workers have their own files"
+            yield Fault(f"{path}.{key}", value, message, "name a file outside of this folder")
 
 
 def _names(connector: ConnectorSpec, path: str) -> Iterator[Fault]:
