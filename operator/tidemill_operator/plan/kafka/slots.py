@@ -15,6 +15,8 @@ from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
 def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[Slot, ...]:
     """Return all slots of a pipeline: the existing ones, and new ones for partitions without a slot.
 
+    Numbers that have a position, but whose slot was deleted, get a slot without a topic. So they are never used again.
+
     Args:
         topics: the topics in the spec.
         live: the live facts.
@@ -23,6 +25,8 @@ def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
+    deleted = set(range(schema.partitions)) - {slot.slot for slot in slots.values()}
+    slots |= {("", number): Slot(number, "", number, reading=False) for number in sorted(deleted)}
     following = max([schema.partitions, *(slot.slot + 1 for slot in slots.values())])
     for topic in topics:
         found = live.topics.get(topic)
