@@ -21,6 +21,7 @@ from tidemill_operator.plan.replay import asked, finished
 from tidemill_operator.plan.versions import retyped
 
 _OWN = "the platform's own Kafka"
+_LET_CLOSE = "let windows close without it with the annotation tidemill.dev/recreate-topics: 'true', or"
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
@@ -257,11 +258,12 @@ def missing(topic: Topic) -> TidemillError:
     """Return the error for an unmanaged topic that does not exist. A topic of a list may also have existed before."""
     path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
     if topic.lost:
+        waits = topic.kafka is not None or topic.of_others
         return TidemillError(
             Reason.DATA_LOSS,
             f"{path}: topic {topic.name} is gone, and with it every event that was not counted ({topic.lost}); the"
-            " other topics are still counted",
-            "create it again, or take it out of the list; counted events stay counted",
+            f" other topics are still counted{', but their windows may wait for it' if waits else ''}",
+            f"create it again, {_LET_CLOSE if waits else 'or'} take it out of the list; counted events stay counted",
         )
     if topic.kafka is not None:
         return TidemillError(

@@ -90,7 +90,7 @@ class Cluster:
                 f"spec.source.kafka.bootstrapServers: {self.connection.servers} is the platform's own Kafka",
                 "take out spec.source.kafka",
             )
-        described = self.session.described([name]).get(name)
+        described = self.session.existing([name]).get(name)
         return None if described is None else live_topic(described)
 
 
