@@ -58,7 +58,8 @@ def build_plan(
         config = config.model_copy(update={"generation": kept})
     replay = planned_replay(pipeline, config, facts.schema)
     switched = ""
-    slots = _slots(config, facts)
+    asked = (pipeline.metadata.annotations or {}).get(RECREATE) == "true"
+    slots = _slots(config, platform, facts, asked=asked)
     read = sum(slot.reading for slot in slots) or config.spec.source.topic.partitions or 1
     if switch and replay and replay.handed and replay.handed >= read:
         # Every processor already counts the events of all partitions for these versions, so they can come into force.
@@ -73,7 +74,7 @@ def build_plan(
     topics = desired_topics(
         config, platform, facts, replicated=pipeline.spec.source.topic.replication_factor is not None
     )
-    if (pipeline.metadata.annotations or {}).get(RECREATE) != "true":
+    if not asked:
         schema = bereaved(schema, facts.schema)
         topics = topics if platform.recreate_topics else bereave(topics, facts)
     return Plan(
@@ -104,11 +105,18 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
     )
 
 
-def _slots(config: PipelineConfig, facts: LiveFacts) -> tuple[Slot, ...]:
-    """Return the slots of a list or a pattern of topics, or none if the pipeline reads a single topic."""
-    if not config.spec.source.several:
+def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, asked: bool) -> tuple[Slot, ...]:
+    """Return the slots of a list or a pattern of topics, or none if the pipeline reads a single topic.
+
+    A topic that seems to be gone is no longer waited for if the controller has confirmed it, or if `asked` is true. The
+    controller only answers about topics that the login may create: those of the namespace on the platform's own Kafka.
+    """
+    source, limits, topics = config.spec.source, platform.limits, config.source_topics
+    if not source.several:
         return ()
-    return desired_slots(config.source_topics, facts, only_topic(facts.schema, config.events_topic))
+    former = only_topic(facts.schema, config.events_topic)
+    certain = [name for name in topics if asked or (source.kafka is None and limits.own(name, config.namespace))]
+    return desired_slots(topics, facts, former, certain=certain)
 
 
 def _with_slots(schema: Schema, slots: tuple[Slot, ...], config: PipelineConfig) -> Schema:

@@ -131,7 +131,8 @@ ANNOTATIONS = {
     PAUSE: '`"true"`: nothing is changed, not even on deletion, until the annotation is removed.',
     REBALANCE: "Spread the topics' replicas over the brokers, once for each new value; `without 3` empties a broker"
     " ([how](../scaling.md#replicas-of-the-topics)).",
-    RECREATE: '`"true"`: create a source topic again that was deleted with unread events.',
+    RECREATE: '`"true"`: create a source topic again that was deleted with unread events; with several topics, go on'
+    " without it.",
     REPLAY: "Fill new versions of aggregations from the topic ([how](../evolution.md)).",
     ROTATE: "Rotate passwords, once for each new value ([how](../DEPLOYMENT.md#rotating-passwords)).",
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from confluent_kafka import KafkaError, TopicPartition
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.spec import AnalyticsPipeline
@@ -81,8 +82,12 @@ class Consumer:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
+        self.failures = 0
 
     def subscribe(self, topics: list[str], **_: Any) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise KafkaException(KafkaError(KafkaError._FAIL))
         self.calls.append(("subscribe", topics))
 
     def unsubscribe(self) -> None:
@@ -124,3 +129,12 @@ def test_other_topics_are_subscribed_to() -> None:
     one.learn(SeveralTopics({0: ("a", 0)}))
     one.learn(SeveralTopics())
     assert consumer.calls == [("unsubscribe", []), ("subscribe", ["a", "b"]), ("subscribe", ["a"]), ("unsubscribe", [])]
+
+
+def test_topics_that_could_not_be_subscribed_to_are_tried_again() -> None:
+    one, consumer = source(SeveralTopics({0: ("a", 0)}))
+    consumer.failures = 1
+    with pytest.raises(KafkaException):
+        one.learn(AB)
+    one.learn(AB)
+    assert (consumer.calls, one.slots) == ([("subscribe", ["a", "b"])], AB)

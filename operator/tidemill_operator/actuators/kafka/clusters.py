@@ -104,7 +104,7 @@ class Cluster:
 
     def _topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
         self._check(own_id)
-        described = self.session.described([name]).get(name)
+        described = self.session.existing([name]).get(name)
         return None if described is None else live_topic(described)
 
     def _check(self, own_id: Callable[[], str]) -> None:

@@ -138,6 +138,31 @@ class KafkaSession:
         with self.told("listing topics"):
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
+    def existing(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the client's descriptions of the topics that exist, by name, after asking the controller as well.
+
+        A broker learns of new topics a moment later than the controller, and a broker with outdated metadata does not
+        know topics for longer. The controller is asked about topics that the broker does not know.
+
+        Raises:
+            TidemillError: Kafka does not answer, refuses, or its brokers disagree on which topics exist.
+        """
+        found = self.described(names)
+        late = self.known_to_controller([name for name in names if name not in found])
+
+        def all_found() -> bool:
+            found.update(self.described(sorted(late)))
+            return late <= found.keys()
+
+        if not self.settle(all_found):
+            unknown = ", ".join(sorted(late - found.keys()))
+            raise TidemillError(
+                Reason.UNREACHABLE,
+                f"topic {unknown} exists, but the broker that was asked does not know it yet",
+                "check that all brokers are up to date with the controller",
+            )
+        return found
+
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of topics or brokers that exist.
 

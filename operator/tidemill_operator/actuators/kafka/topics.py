@@ -76,28 +76,13 @@ class KafkaTopics:
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist, by name.
 
-        A broker learns of new topics a moment later than the controller. So the controller is asked about topics that
-        the broker does not know. Otherwise, the operator would record an existing topic as its own, and might delete it
-        later.
+        The controller is asked about topics that the broker does not know. Otherwise, the operator would record an
+        existing topic as its own, and might delete it later.
 
         Raises:
             TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
         """
-        found = self._session.described(names)
-        late = self._session.known_to_controller([name for name in names if name not in found])
-
-        def all_found() -> bool:
-            found.update(self._session.described(sorted(late)))
-            return late <= found.keys()
-
-        if not self._session.settle(all_found):
-            unknown = ", ".join(sorted(late - found.keys()))
-            raise TidemillError(
-                Reason.UNREACHABLE,
-                f"topic {unknown} exists, but the broker that was asked does not know it yet",
-                "check that all brokers are up to date with the controller",
-            )
-        return {name: live_topic(described) for name, described in found.items()}
+        return {name: live_topic(described) for name, described in self._session.existing(names).items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of existing topics.

@@ -17,7 +17,7 @@ def topics_of(source: SourceSpec, live: LiveFacts) -> tuple[list[str], list[str]
     """
     if source.topic_pattern is None:
         return list(source.topics or ()), []
-    known = [slot.topic for slot in live.schema.slots] if live.schema is not None else []
+    known = [slot.topic for slot in live.schema.slots if slot.topic] if live.schema is not None else []
     return chosen(source.topic_pattern, live.found, known, MOST_TOPICS)
 
 

@@ -6,23 +6,30 @@ valid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Slot
 
 
-def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[Slot, ...]:
+def desired_slots(
+    topics: Sequence[str], live: LiveFacts, former: str, *, certain: Collection[str] = ()
+) -> tuple[Slot, ...]:
     """Return all slots of a pipeline: the existing ones, and new ones for partitions without a slot.
+
+    Numbers that have a position, but whose slot was deleted, get a slot without a topic. So they are never used again.
 
     Args:
         topics: the topics in the spec.
         live: the live facts.
         former: the single topic of the accepted spec, or empty if that spec has a list of topics, or if no spec was
             accepted.
+        certain: topics that do not exist if they are missing in `live`. Slots of other missing topics stay as they are.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
+    deleted = set(range(schema.partitions)) - {slot.slot for slot in slots.values()}
+    slots |= {("", number): Slot(number, "", number, reading=False) for number in sorted(deleted)}
     following = max([schema.partitions, *(slot.slot + 1 for slot in slots.values())])
     for topic in topics:
         found = live.topics.get(topic)
@@ -32,12 +39,25 @@ def desired_slots(topics: Sequence[str], live: LiveFacts, former: str) -> tuple[
                 following += 1
     if live.brokers is None:
         return tuple(slots.values())
+    return tuple(
+        replace(slot, reading=slot.topic in topics and _reads(slot, live, schema, certain)) for slot in slots.values()
+    )
 
-    def reads(slot: Slot) -> bool:
-        found = live.topics.get(slot.topic) if slot.topic in topics else None
-        return found is not None and slot.partition < found.partitions
 
-    return tuple(replace(slot, reading=reads(slot)) for slot in slots.values())
+def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[str]) -> bool:
+    """Return whether to read a partition of a topic in the spec.
+
+    If not, the watermark does not wait for it. So an answer of a broker with outdated metadata must not stop it: the
+    events that it still holds would be late.
+    """
+    found = live.topics.get(slot.topic)
+    if found is None:
+        return slot.reading and slot.topic not in certain
+    if slot.partition < found.partitions:
+        return True
+    # A topic only has fewer partitions than before if it was created again, so that it has another id.
+    known = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
+    return slot.reading and found.id in known
 
 
 def only_topic(schema: LiveSchema | None, default: str) -> str:

@@ -120,3 +120,28 @@ def test_what_was_never_there_is_no_loss(document: dict[str, Any], world: Memory
     assert conditions(apply(document, world, before))["Ready"][0] == "True"
     world.postgres.schemas[SCHEMA] = LiveSchema(owner=known.owner)
     assert conditions(apply(document, world, None))["Ready"][0] == "True"
+
+
+def test_deleted_slots_are_reported_until_they_are_created_again(document: dict[str, Any], world: MemoryWorld) -> None:
+    topics = ["shop.a", "shop.b"]
+    document["spec"]["source"] |= {"topic": {"managed": False}, "topics": topics}
+    document["spec"].pop("ingest", None)
+    for topic in topics:
+        world.kafka.put(topic, 1)
+    before = apply(document, world)
+    assert conditions(before)["Ready"][0] == "True"
+    live = world.postgres.schemas[SCHEMA]
+    world.postgres.schemas[SCHEMA] = replace(live, slots=live.slots[:1])
+    told = apply(document, world, before)
+    assert "rows of table _slots are gone (slots 1)" in conditions(told)["SchemaReady"][2]
+    document["metadata"]["annotations"] = {"tidemill.dev/recreate-topics": "true"}
+    told = apply(document, world, told)
+    del document["metadata"]["annotations"]
+    assert conditions(apply(document, world, told))["Ready"][:2] == ("True", "Applied")
+    # The former position keeps its number, and the partition is read with a new one.
+    slots = world.postgres.schemas[SCHEMA].slots
+    assert {slot.slot: (slot.topic, slot.reading) for slot in slots} == {
+        0: ("shop.a", True),
+        1: ("", False),
+        2: ("shop.b", True),
+    }

@@ -17,7 +17,7 @@ from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic, Loss, 
 from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.damage import damage
 from tidemill_operator.plan.postgres.losses import losses
-from tidemill_operator.plan.refusals import refusals
+from tidemill_operator.plan.refusals import missing, refusals
 from tidemill_operator.scaling import PartitionFigures
 from tidemill_operator.settings import Platform
 
@@ -62,9 +62,44 @@ def test_what_leaves_keeps_its_slot() -> None:
 
 def test_a_topic_that_is_gone_or_smaller_is_not_read_there() -> None:
     first = desired_slots(["a", "b"], facts(a=2, b=2), "")
-    assert placed(desired_slots(["a", "b"], facts(ran(*first), a=1), "")) == {0: ("a", 0)}
+    assert placed(desired_slots(["a", "b"], facts(ran(*first), a=1), "", certain=["b"])) == {0: ("a", 0)}
     unknown = LiveFacts(schema=ran(*first))
     assert desired_slots(["a", "b"], unknown, "") == first
+
+
+def test_an_answer_that_may_be_outdated_stops_no_slot() -> None:
+    """Else the watermark would pass unread events. One topic is missing, and one has fewer partitions than before."""
+    read = [Slot(n, "a", n, topic_id="A", next_offset=9) for n in range(2)]
+    one = ran(*read, Slot(2, "b", 0, topic_id="B", next_offset=9), Slot(3, "c", 0, reading=False))
+    assert desired_slots(["a", "b", "c"], facts(one, a=1), "") == one.slots
+    assert placed(desired_slots(["a", "c"], facts(one, a=1), ""), reading=False) == {2: ("b", 0), 3: ("c", 0)}
+    again = LiveFacts({"a": LiveTopic(1, 1, "A2")}, 1, one)
+    assert placed(desired_slots(["a", "b"], again, "")) == {0: ("a", 0), 2: ("b", 0)}
+    moved = replace(one, slots=(replace(read[0], topic_id="A2"), *one.slots[1:]), read_before=frozenset({"A"}))
+    assert placed(desired_slots(["a", "b"], replace(again, schema=moved), "")) == {0: ("a", 0), 2: ("b", 0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "asked", "waits"),
+    [
+        ("shop.b", {}, False, False),
+        ("crm.b", {}, False, True),
+        ("shop.b", {"kafka": {"bootstrapServers": "a:9092"}}, False, True),
+        ("shop.b", {"kafka": {"bootstrapServers": "a:9092"}}, True, False),
+    ],
+    ids=["own", "of others", "another cluster", "asked"],
+)
+def test_windows_wait_for_a_topic_unless_it_is_certainly_gone(
+    name: str, more: dict[str, Any], asked: bool, waits: bool
+) -> None:
+    schema = ran(Slot(0, "shop.a", 0, topic_id="A", next_offset=4), Slot(1, name, 0, topic_id="B", next_offset=5))
+    one = pipeline(topics=["shop.a", name], **more)
+    annotations = {"tidemill.dev/recreate-topics": "true"} if asked else {}
+    one = one.model_copy(update={"metadata": one.metadata.model_copy(update={"annotations": annotations})})
+    plan = build_plan(one, Platform(), 1, LiveFacts({"shop.a": LiveTopic(1, 1, "A")}, 1, schema))
+    assert [slot.reading for slot in plan.schema.slots] == [True, waits]
+    if waits:
+        assert "but their windows may wait for it; create it again, let windows close" in str(missing(plan.topics[1]))
 
 
 def test_the_partitions_of_a_former_only_topic_are_its_slots() -> None:

@@ -23,7 +23,9 @@ TABLE = Table(
 )
 """One row for each slot. Only the operator writes it.
 
-- `reading`: whether the partition is read. It is not if its topic was taken out of the list, or does not exist.
+- `topic`: empty if the slot was deleted and created again, so that nobody knows which partition it was.
+- `reading`: whether the partition is read. It is not if its topic was taken out of the list, or certainly does not
+  exist.
 - `added`: whether the pipeline ran before the slot existed, so that the partition is read from its start, whatever
   `startFrom` says.
 """

@@ -99,25 +99,25 @@ class Source:
         self.lost_at: float | None = None
         self._had: frozenset[int] = frozenset({0})
 
-    def subscribe(self) -> None:
-        """Join the consumer group. A process that is already a member joins again, without leaving first."""
-        if not self.slots.topics:  # a list of topics, none of which is known or exists so far
+    def subscribe(self, slots: Slots | None = None) -> None:
+        """Join the group for the topics of `slots` (by default the current ones). A member joins without leaving."""
+        topics = list((self.slots if slots is None else slots).topics)
+        if not topics:  # a list of topics, none of which is known or exists so far
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             return
-        topics = list(self.slots.topics)
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
         """For a list of topics, use these slots. If they differ, all partitions stop until `start` is called again."""
         if slots == self.slots:
             return
+        if slots.topics != self.slots.topics:
+            self.subscribe(slots)  # if this fails, the slots stay as they are, and the next call tries again
         log.info("topics: %s", ", ".join(slots.topics) or "none")
         self.stop()
-        before, self.slots = self.slots, slots
+        self.slots = slots
         self.assigned = numbers(self.slots, self._held)
         self._forget()
-        if slots.topics != before.topics:
-            self.subscribe()
 
     def follow_login(self) -> None:
         """Use changed client settings: at once for requests, and from the next `poll` for reading.
