@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import threading
 from collections import Counter
@@ -20,6 +21,7 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSe
 from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
 from tidemill_processor.source.staged import StagedMessage
 from tidemill_processor.stage.__main__ import Stage
+from tidemill_processor.stage.application import StageApplication
 from tidemill_processor.stage.attempts import Attempts, Place
 from tidemill_processor.stage.calls import Call, CallClock, CallMemory
 from tidemill_processor.stage.function import LoadError, NotAnEvent, UserFunction
@@ -243,6 +245,26 @@ def test_a_record_is_given_up_after_three_attempts_and_tried_again_after_an_edit
     attempts.forget()
     assert attempts.given_up == {}
     assert attempts.failed(other, "it ran for 30 s").startswith("attempt 1 of 3")
+
+
+@pytest.mark.parametrize(("partitions", "each"), [(1, 300), (150, 2)])
+def test_however_many_records_hang_each_is_given_up_after_three_attempts(partitions: int, each: int) -> None:
+    """All are in one transaction, which each hang aborts. A record that is given up is committed at once."""
+    attempts, committed, ended = Attempts(), dict.fromkeys(range(partitions), 0), 0
+    while min(committed.values()) < each:
+        stage, at = object.__new__(StageApplication), dict(committed)
+        stage._given_up = {(place.partition, place.offset): why for place, why in attempts.given_up.items()}
+        stage._context = cast(Any, SimpleNamespace(commit_checkpoint=lambda at=at, **_: committed.update(at)))
+        for partition in random.Random(ended).sample(range(partitions), partitions):
+            while (partition, offset := at[partition]) in stage._given_up:
+                at[partition] += 1
+                stage._processed("events", partition, offset)
+            if offset < each:
+                attempts.failed(Place("t", partition, offset), "it ran for 1 s")
+                ended += 1
+                break
+        assert ended <= 3 * partitions * each
+    assert len(attempts.given_up) <= partitions
 
 
 @pytest.mark.parametrize(
