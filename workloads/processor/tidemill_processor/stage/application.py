@@ -194,8 +194,7 @@ class StageApplication:
                 rewritten = self._rewriter.rewrite(value, key, headers, origin)
             finally:
                 self._calls.end()
-        metrics.FUNCTION_SECONDS.inc(time.perf_counter() - began)
-        metrics.STAGE_RECORDS.labels(rewritten.outcome).inc()
+        seconds = time.perf_counter() - began
         for record in rewritten.records:
             self._producer.produce(
                 topic=self._target,
@@ -204,4 +203,4 @@ class StageApplication:
                 headers=cast(Any, record.headers),  # a header may be null, despite the annotation
                 partition=at.partition,
             )
-        metrics.STAGE_WRITTEN.inc(len(rewritten.records))
+        metrics.note(rewritten.outcome, len(rewritten.records), seconds)
