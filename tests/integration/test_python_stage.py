@@ -268,6 +268,33 @@ def test_an_event_from_which_the_function_never_returns_becomes_a_dead_letter(ma
     assert "tidemill_stage_ended_calls_total 6.0" in bench.metrics(0)
 
 
+ENDS = """
+import os
+
+
+def enrich(event):
+    if event["number"] in (0, 3):
+        os._exit(7)
+    return {"ts": event["ts"], "shop": "north", "double": 2 * event["number"]}
+"""
+
+
+@pytest.mark.matrix
+def test_event_after_event_that_ends_the_process_becomes_a_dead_letter(make_bench: MakeBench) -> None:
+    """Each gets three attempts, because the stage commits right after an event that is given up.
+
+    Both are in partition 0.
+    """
+    bench = make_bench(config("ended", timeout="1s"))
+    start_stage(bench, ENDS)
+    bench.start()
+    bench.produce([record(number) for number in range(60)])
+    right = {"north": (58, 2 * (sum(range(60)) - 3))}
+    bench.eventually(lambda: shops(bench) == right, seconds=60, what=lambda: f"{shops(bench)} is {right}")
+    assert sum(letters(bench).values()) == 2
+    assert "tidemill_stage_ended_calls_total 6.0" in bench.metrics(0)
+
+
 def test_positions_outlive_the_group_and_begin_where_the_spec_says(make_bench: MakeBench) -> None:
     """Kafka forgets the positions of a group without members after a week, and tools set them back.
 

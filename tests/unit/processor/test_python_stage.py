@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +20,13 @@ from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
+from tidemill_operator.processes.child import start_time
 from tidemill_processor.source.staged import StagedMessage
 from tidemill_processor.stage.__main__ import Stage
+from tidemill_processor.stage.application import StageApplication
 from tidemill_processor.stage.attempts import Attempts, Place
 from tidemill_processor.stage.calls import Call, CallClock, CallMemory
+from tidemill_processor.stage.child import Child
 from tidemill_processor.stage.function import LoadError, NotAnEvent, UserFunction
 from tidemill_processor.stage.rewriting import Rewriter
 from tidemill_processor.stage.watch import Watch
@@ -245,6 +250,26 @@ def test_a_record_is_given_up_after_three_attempts_and_tried_again_after_an_edit
     assert attempts.failed(other, "it ran for 30 s").startswith("attempt 1 of 3")
 
 
+@pytest.mark.parametrize(("partitions", "each"), [(1, 300), (150, 2)])
+def test_however_many_records_hang_each_is_given_up_after_three_attempts(partitions: int, each: int) -> None:
+    """All are in one transaction, which each hang aborts. A record that is given up is committed at once."""
+    attempts, committed, ended = Attempts(), dict.fromkeys(range(partitions), 0), 0
+    while min(committed.values()) < each:
+        stage, at = object.__new__(StageApplication), dict(committed)
+        stage._given_up = {(place.partition, place.offset): why for place, why in attempts.given_up.items()}
+        stage._context = cast(Any, SimpleNamespace(commit_checkpoint=lambda at=at, **_: committed.update(at)))
+        for partition in random.Random(ended).sample(range(partitions), partitions):
+            while (partition, offset := at[partition]) in stage._given_up:
+                at[partition] += 1
+                stage._processed("events", partition, offset)
+            if offset < each:
+                attempts.failed(Place("t", partition, offset), "it ran for 1 s")
+                ended += 1
+                break
+        assert ended <= 3 * partitions * each
+    assert len(attempts.given_up) <= partitions
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -276,6 +301,42 @@ def test_an_import_that_does_not_end_is_reported_and_ended(
         stage.stop()
         thread.join(30)
     assert not thread.is_alive()
+
+
+FORKS = """
+import multiprocessing, os, pathlib, subprocess, time
+
+ended = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+ended.start()
+ended.terminate()
+ended.join()  # SIGTERM ends it, and does not only stop a copy of the worker
+pids = [subprocess.Popen(["sleep", "600"]).pid, os.fork()]
+if not pids[-1]:
+    time.sleep(600)
+pathlib.Path(__file__).with_name("pids").write_text(" ".join(map(str, pids)) + " end")
+"""
+
+
+@pytest.mark.parametrize("last", ["while True: pass", "os._exit(3)"])
+def test_the_processes_that_a_function_starts_end_with_the_worker(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "enrich.py").write_text(FORKS + last)
+    (tmp_path / "orders.json").write_text(CONFIG.to_json())
+    environment = {"PIPELINE": "orders", "CONFIG_DIR": tmp_path, "STAGE_DIR": tmp_path, "KAFKA_BROKERS": "127.0.0.1:9"}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"TIDEMILL_{name}", str(value))
+    child, pids = Child({}, lambda _: None), tmp_path / "pids"
+    try:
+        eventually(lambda: pids.exists() and pids.read_text().endswith("end"), what="it has forked", seconds=30)
+        eventually(lambda: child.exit_code == 3 or child.call.runs, what="it hangs or has ended")
+        began = time.monotonic()
+    finally:
+        child.kill()
+    assert time.monotonic() - began < 3  # a process that lives on does not keep the reader of the reports
+    assert not child._reader.is_alive()
+    for pid in pids.read_text().split()[:-1]:
+        eventually(lambda pid=pid: start_time(int(pid)) is None, what=f"{pid} is gone", seconds=3)
 
 
 def watched(file: Path, changes: Counter[str]) -> Watch:

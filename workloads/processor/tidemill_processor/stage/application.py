@@ -132,6 +132,7 @@ class StageApplication:
             use_changelog_topics=False,
             state_dir=tempfile.gettempdir(),
             loglevel=None,
+            on_message_processed=self._processed if given_up else None,
             consumer_extra_config={
                 **connection,
                 **_CONSUMER,
@@ -154,7 +155,8 @@ class StageApplication:
         topic = self._application.topic(config.events_topic, value_deserializer="bytes", key_deserializer="bytes")
         frame = self._application.dataframe(topic)
         # `to_topic` cannot choose the partition, and each record has to keep its source record's partition.
-        self._producer = frame.processing_context.producer
+        self._context = frame.processing_context
+        self._producer = self._context.producer
         frame.update(self._rewrite, metadata=True)
 
     def run(self) -> None:
@@ -175,6 +177,11 @@ class StageApplication:
         self._application.leaves = leave
         self._application.stop()
 
+    def _processed(self, _topic: str, partition: int, offset: int) -> None:
+        """Commit right after a record that was given up, so that it does not come again if the next call is ended."""
+        if (partition, offset) in self._given_up:
+            self._context.commit_checkpoint(force=True)
+
     def _rewrite(self, value: bytes | None, key: bytes | None, timestamp: int, headers: Any) -> None:
         at = message_context()
         began = time.perf_counter()
@@ -187,8 +194,7 @@ class StageApplication:
                 rewritten = self._rewriter.rewrite(value, key, headers, origin)
             finally:
                 self._calls.end()
-        metrics.FUNCTION_SECONDS.inc(time.perf_counter() - began)
-        metrics.STAGE_RECORDS.labels(rewritten.outcome).inc()
+        seconds = time.perf_counter() - began
         for record in rewritten.records:
             self._producer.produce(
                 topic=self._target,
@@ -197,4 +203,4 @@ class StageApplication:
                 headers=cast(Any, record.headers),  # a header may be null, despite the annotation
                 partition=at.partition,
             )
-        metrics.STAGE_WRITTEN.inc(len(rewritten.records))
+        metrics.note(rewritten.outcome, len(rewritten.records), seconds)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 ATTEMPTS = 3
 """After this number of failed attempts, a record becomes a dead letter."""
-_MOST = 100
-"""The number of records that are remembered. Earlier ones have been passed on meanwhile."""
+_MOST = 10_000
+"""The number of records whose failed attempts are counted. A transaction has no more records."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ class Place:
     topic_id: str
     partition: int
     offset: int
+
+    def before(self, other: Place) -> bool:
+        """Return whether this record comes before another one of its partition. A topic created anew comes later."""
+        if self.partition != other.partition:
+            return False
+        return self.topic_id != other.topic_id or self.offset < other.offset
 
 
 class Attempts:
@@ -42,23 +48,28 @@ class Attempts:
             place: the record.
             what: what happened in this attempt.
         """
-        self._failed[place] += 1
-        number = self._failed[place]
+        self._pass_before(place)
+        number = self._failed.pop(place, 0) + 1
         if number < ATTEMPTS:
+            self._failed[place] = number
+            for known in list(self._failed)[:-_MOST]:
+                del self._failed[known]
             return f"attempt {number} of {ATTEMPTS}; after the last one, the event becomes a dead letter"
-        del self._failed[place]
         self.given_up[place] = f"{what}, as in {ATTEMPTS - 1} attempts before"
-        for known in list(self.given_up)[:-_MOST]:
-            del self.given_up[known]
-        for known in list(self._failed)[:-_MOST]:
-            del self._failed[known]
         return f"attempt {number} of {ATTEMPTS}; the event becomes a dead letter"
+
+    def _pass_before(self, place: Place) -> None:
+        """Forget the records before the last given-up one that the worker has passed to reach a place.
+
+        The worker commits right after each record that is given up, so these records do not come again. Without the
+        commit, nothing could be forgotten: each call that is ended aborts the transaction of the records before it.
+        """
+        for passed in [at for at in self.given_up if at.before(place)]:
+            for known in [at for at in self._failed if at.before(passed)]:
+                del self._failed[known]
+            del self.given_up[passed]
 
     def forget(self) -> None:
         """Forget all attempts, because the function has changed."""
         self._failed.clear()
         self.given_up.clear()
-
-    def of(self, topic_id: str) -> dict[tuple[int, int], str]:
-        """Return why records of a topic are given up, by partition and offset."""
-        return {(at.partition, at.offset): why for at, why in self.given_up.items() if at.topic_id == topic_id}

@@ -22,11 +22,15 @@ from tidemill_processor.stage.reports import Order, Refusal, Report, encoded, re
 _LINE_SECONDS, _PAUSE_SECONDS = 1.0, 0.02
 _KILLED_SECONDS = 5.0
 _STACK_BYTES = 65_536
+_NO_MORE = b"end\n"
+"""A line after the last report."""
 _FRAME = re.compile(r'File "(.*)", line (\d+)')
 
 
 class Child:
-    """A worker. The thread that creates it has to outlive it, because Linux ends the worker with this thread.
+    """A worker. The processes that the user's function starts are in its process group, and end with it.
+
+    The thread that creates it has to outlive it, because Linux ends the worker with this thread.
 
     Args:
         given_up: the records that the function does not get, with the reasons.
@@ -41,18 +45,19 @@ class Child:
         self._reported = reported
         self._calls = CallMemory()
         self._stack, stack = os.pipe()
-        self._reports, reports = os.pipe()
+        # This end for writing stays open in this process too, see `_end_reports`.
+        self._reports, self._reports_end = os.pipe()
         refused = tuple(Refusal(place, why) for place, why in given_up.items())
-        order = Order(os.getpid(), self._calls.descriptor, reports, stack, refused)
+        order = Order(os.getpid(), self._calls.descriptor, self._reports_end, stack, refused)
         os.set_blocking(self._stack, False)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tidemill_processor.stage.worker"],
                 stdin=subprocess.PIPE,
-                pass_fds=(self._calls.descriptor, reports, stack),
+                pass_fds=(self._calls.descriptor, self._reports_end, stack),
+                process_group=0,
             )
         finally:
-            os.close(reports)
             os.close(stack)
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         with contextlib.suppress(BrokenPipeError), self._process.stdin as order_pipe:
@@ -101,17 +106,37 @@ class Child:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process if it is alive, take its last report, and release everything."""
-        if self._process.poll() is None:
-            self._process.kill()
+        """Kill what is alive of the process and its group, take its last report, and release everything."""
+        # macOS refuses to signal a group that has only processes which have ended.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.wait(_KILLED_SECONDS)
-        self._reader.join(_KILLED_SECONDS)
+        self._reap()
+        self._end_reports()
         os.close(self._stack)
         self._calls.close()
+
+    def _reap(self) -> None:
+        """Reap the other processes of the group. As process 1 of a container, this process has become their parent."""
+        deadline = time.monotonic() + _KILLED_SECONDS
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                if os.waitpid(-self._process.pid, os.WNOHANG)[0] == 0:
+                    time.sleep(_PAUSE_SECONDS)
+
+    def _end_reports(self) -> None:
+        """Let the reader end. The pipe itself may not: a process that has left the group may have it open."""
+        # The first line ends a part of a line, which a killed process may leave.
+        os.write(self._reports_end, b"\n" + _NO_MORE)
+        self._reader.join(_KILLED_SECONDS)
+        os.close(self._reports_end)
 
     def _read(self) -> None:
         with os.fdopen(self._reports, "rb") as lines:
             for line in lines:
+                if line == _NO_MORE:
+                    return
                 # A killed process may leave a part of a line.
                 with contextlib.suppress(msgspec.MsgspecError):
                     self.report = read_report(line)

@@ -134,7 +134,7 @@ class UserFunction:
                 raise _failed(f"{self.place} returned a list with {kind}; {remedy}")
             raise _failed(f"{self.place} returned {kind}; return an event (dict), a list of events, or None")
         try:
-            text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+            text = _ENCODER.encode(event).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise _failed(f"{self.place} returned an event that is no JSON: {_last_line(error)}") from error
         if len(text) > MAX_EVENT_BYTES:
@@ -150,7 +150,7 @@ class UserFunction:
 
 def _event(raw: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(raw.decode(), parse_constant=_no_number)
+        event = _DECODER.decode(raw.decode())
     except (ValueError, RecursionError) as error:
         raise NotAnEvent(str(error)) from error
     if not isinstance(event, dict):
@@ -160,6 +160,11 @@ def _event(raw: bytes) -> dict[str, Any]:
 
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
+
+
+# `json.loads` and `json.dumps` would make a decoder and an encoder for each event.
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def _last_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tidemill_contract.events import quarantine
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_RECORD_BYTES
@@ -16,8 +16,7 @@ _ROOM_BYTES = 4 * 1024
 """Space in a record for the origin and a verdict."""
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A record for the stage topic."""
 
     value: bytes | None
@@ -25,8 +24,7 @@ class Written:
     headers: list[tuple[str, bytes | None]]
 
 
-@dataclass(frozen=True)
-class Rewritten:
+class Rewritten(NamedTuple):
     """The result for one record of the source topic.
 
     Attributes:

@@ -155,12 +155,12 @@ class Worker:
         return str(found.topic_id), len(found.partitions)
 
     def _reports(self) -> None:
-        """Report until the process ends. If the stage has gone, end at once."""
+        """Report until the process ends. If the stage has gone, end at once, with the processes of the function."""
         while True:
             try:
                 self._report()
             except OSError:
-                os._exit(1)
+                os.killpg(0, signal.SIGKILL)
             time.sleep(REPORT_SECONDS)
 
     def _report(self) -> None:
@@ -185,11 +185,40 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
+def _part_from_forks(order: Order) -> None:
+    """Keep the worker's pipes and signals out of the processes that the function starts.
+
+    Otherwise, SIGTERM would not end a process of `multiprocessing`, but would only stop its copy of the worker.
+    """
+    for descriptor in (order.calls, order.reports, order.stack):
+        os.set_inheritable(descriptor, False)
+
+    # A signal that comes right after the fork waits until the child has taken the worker's handlers off.
+    signals, former = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), threading.local()
+
+    def before() -> None:
+        former.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def after() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former.mask)
+
+    def in_child() -> None:
+        for number in signals:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        faulthandler.unregister(signal.SIGUSR1)
+        os.close(order.reports)
+        os.close(order.stack)
+        after()
+
+    os.register_at_fork(before=before, after_in_parent=after, after_in_child=in_child)
+
+
 def main() -> int:
     """Run the worker and return the exit code."""
     order = read_order(sys.stdin.buffer.readline())
     _end_with(order.parent)
     faulthandler.register(signal.SIGUSR1, file=order.stack, all_threads=True)
+    _part_from_forks(order)
     settings = WorkloadSettings.from_env()
     log_to_stderr(settings)
     worker = Worker(settings, settings.load_pipeline(settings.pipeline), order)
