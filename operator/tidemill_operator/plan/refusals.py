@@ -174,7 +174,7 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
     if before is None or live is None or live.accepted is None:
         return []
     if live.accepted.get("source", {}).get("topicPattern") is not None:
-        return list(dict.fromkeys(slot.topic for slot in live.slots))
+        return list(dict.fromkeys(slot.topic for slot in live.slots if slot.topic))
     listed: list[str] | None = live.accepted.get("source", {}).get("topics")
     return [before.get("name") or names.topic(plan.namespace, plan.name, "events")] if listed is None else listed
 
