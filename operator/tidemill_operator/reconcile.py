@@ -1,7 +1,6 @@
 """One reconcile pass: validates the spec, observes, plans, makes the changes in order, and returns the new status.
 
-Secrets come first. The schema comes next, because `_offsets` must have a row for every partition before the partition
-exists in Kafka. Topics and workloads follow. Each failure becomes a condition. Only differences are written.
+Secrets come first, then the schema (`_offsets` has a row for a partition before Kafka has it), topics, and workloads.
 """
 
 from __future__ import annotations
