@@ -16,7 +16,7 @@ import polars as pl
 import psycopg
 from bench_catch_up import Bench, end_process, has_ended, prepared
 from bench_engines import SOURCES, Peer
-from bench_job import BASE, FLUSH, Comparison, Job, Results, compare, end_offsets, read_plain
+from bench_job import BASE, FLUSH, PRODUCER, Comparison, Job, Results, compare, end_offsets, read_plain
 from bench_support import Cpu, Pipeline, await_condition
 from bench_tidemill import Meter, consumed
 from bench_written import Needs, Written, exact_numbers
@@ -26,10 +26,6 @@ STAGE_FOLDER = SOURCES / "flink-sql"
 _NUMBERS: dict[str, Any] = {"n": pl.Int64, "total": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 _SCHEMA: dict[str, Any] = {"page": pl.String, "start": pl.Int64, **_NUMBERS}
 _EXACT = _SCHEMA | dict.fromkeys(("total", "low", "high"), pl.Int64)
-_PRODUCER = {
-    "linger.ms": 5, "batch.size": 262_144, "queue.buffering.max.messages": 500_000, "partitioner": "murmur2_random",
-    "acks": "all",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def fill_topic(
     bench: Bench, row: str, written: Written, *, job: Job, topic: str, events: pl.DataFrame, number: int
 ) -> int:
     """Fill an empty topic with the events of a job, and return its number of records."""
-    producer = Producer({"bootstrap.servers": bench.servers.kafka, **_PRODUCER})
+    producer = Producer({"bootstrap.servers": bench.servers.kafka, **PRODUCER})
     step = 10_000 * written.elements
     for frame in events.iter_slices(step):
         keys = frame["page"].gather_every(written.elements)

@@ -22,7 +22,7 @@ BASE = 1_763_900_000_000 // 86_400_000 * 86_400_000
 FLUSH = "/flush"
 """The page of the events that push every window shut; it is in no comparison."""
 _FUTURE_MS = 600_000
-_PRODUCER = {
+PRODUCER = {
     "linger.ms": 5, "batch.size": 262_144, "queue.buffering.max.messages": 500_000, "partitioner": "murmur2_random",
     "acks": "all",
 }  # fmt: skip
@@ -142,7 +142,7 @@ def fill(brokers: str, job: Job) -> None:
     Raises:
         RuntimeError: not everything is in it afterwards.
     """
-    producer = Producer({"bootstrap.servers": brokers, **_PRODUCER})
+    producer = Producer({"bootstrap.servers": brokers, **PRODUCER})
     for frame in drawn(job).iter_slices(50_000):
         texts = frame.select(
             "page",

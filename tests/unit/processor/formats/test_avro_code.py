@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from typing import Any
 
 import fastavro
@@ -12,12 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avro_records import row_of, schema_of, written
 from tidemill_contract.resource.paths import Steps
 from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
-from tidemill_processor.formats.avro_types import AvroSchema
-from tidemill_processor.formats.registry import Schema
 
-FRAME = b"\0\0\0\0\7"
 INNER = {
     "type": "record", "name": "Inner",
     "fields": [
@@ -66,20 +63,6 @@ VALUES = st.fixed_dictionaries(
         "after": INNERS, "text": TEXTS, "either": st.none() | LONGS,
     }
 )  # fmt: skip
-
-
-def schema_of(document: Any) -> AvroSchema:
-    return AvroSchema.of(Schema(json.dumps(document)))
-
-
-def row_of(number: int) -> type:
-    return msgspec.defstruct("Row", [(f"c{place}", Any, None) for place in range(number)])
-
-
-def written(schema: AvroSchema, value: Any) -> bytes:
-    stream = io.BytesIO()
-    fastavro.schemaless_writer(stream, schema.parsed, value)
-    return FRAME + stream.getvalue()
 
 
 SCHEMA = schema_of(OUTER)

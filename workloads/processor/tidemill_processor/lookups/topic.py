@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -18,7 +17,6 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
-    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -35,6 +33,7 @@ from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.rows import PIECE_BYTES, PIECE_ROWS, RowDecoder, key_field, row_spec
 from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, Table
+from tidemill_processor.source.topic_admin import describe_topic, result_of
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +163,7 @@ class TopicLookup:
             LookupFault: there are too many rows.
         """
         admin = AdminClient(self._connection)
-        topic_id, count = _describe(admin, self._topic)
+        topic_id, count = describe_topic(admin, self._topic)
         reader = self._reader()
         contents = Contents(reader.schema)
         reached = dict.fromkeys(range(count), 0)
@@ -228,11 +227,11 @@ class TopicLookup:
             _Again: the topic was deleted and created again, or its number of partitions has changed.
         """
         try:
-            found, count = _describe(admin, self._topic)
+            found, count = describe_topic(admin, self._topic)
             asked = {TopicPartition(self._topic, p): OffsetSpec.latest() for p in reached}
             level = IsolationLevel.READ_COMMITTED
             futures = admin.list_offsets(asked, isolation_level=level, request_timeout=ASK_SECONDS)
-            ends = {partition.partition: _result(future).offset for partition, future in futures.items()}
+            ends = {partition.partition: result_of(future).offset for partition, future in futures.items()}
         except KafkaException as error:
             self.error = self._text(error)
             return False
@@ -249,24 +248,6 @@ def _consumed(consumer: Consumer) -> list[Message]:
         messages += more
         size += sum(map(len, more))
     return messages
-
-
-def _describe(admin: AdminClient, topic: str) -> tuple[str, int]:
-    described = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_SECONDS)
-    found = _result(described[topic])
-    return str(found.topic_id), len(found.partitions)
-
-
-def _result(future: Future[Any]) -> Any:
-    """Return the result of an admin client request.
-
-    Raises:
-        KafkaException: the request failed, or there was no answer in time.
-    """
-    try:
-        return future.result(timeout=ASK_SECONDS + 1)
-    except TimeoutError:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
 
 
 def _unreadable(found: dict[bytes, str]) -> str:

@@ -44,7 +44,7 @@ class TopicAdmin:
         found = {}
         for name, future in described.items():
             try:
-                topic = _result(future)
+                topic = result_of(future)
             except KafkaException as error:
                 if several and error.args[0].code() in GONE:
                     continue
@@ -61,7 +61,7 @@ class TopicAdmin:
             KafkaException: no end is known, or, if `places` is empty, Kafka is not reachable.
         """
         if not places:
-            _result(self._admin.describe_cluster(request_timeout=ASK_SECONDS))
+            result_of(self._admin.describe_cluster(request_timeout=ASK_SECONDS))
             return {}
         asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
@@ -70,9 +70,20 @@ class TopicAdmin:
             # Replace the client: leaders may have changed, and it would keep using outdated metadata for minutes.
             self.connect(self._connection)
         if not found_ends:
-            _result(next(iter(futures.values())), 0.0)
+            result_of(next(iter(futures.values())), 0.0)
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no leader reported the end of its partition"))
         return {places[place]: end for place, end in found_ends.items()}
+
+
+def describe_topic(admin: AdminClient, topic: str) -> tuple[str, int]:
+    """Return the id of a topic and its number of partitions.
+
+    Raises:
+        KafkaException: the topic does not exist, or Kafka does not answer in time.
+    """
+    described = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_SECONDS)
+    found = result_of(described[topic])
+    return str(found.topic_id), len(found.partitions)
 
 
 def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:
@@ -83,7 +94,7 @@ def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:
     return {(at.topic, at.partition): end for at, future in answered.items() if (end := future.result().offset) >= 0}
 
 
-def _result(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
+def result_of(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
     """Return the result of an admin client request.
 
     Raises:

@@ -17,13 +17,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from tidemill_chassis.service import log_to_stderr
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.source.staged import connection_of
+from tidemill_processor.source.topic_admin import describe_topic
 from tidemill_processor.stage import metrics
 from tidemill_processor.stage.application import StageApplication
 from tidemill_processor.stage.calls import CallMemory
@@ -37,7 +37,6 @@ log = logging.getLogger("tidemill_processor.stage")
 REPORT_SECONDS = 0.5
 _AGAIN_SECONDS = 2.0
 _LOAD_AGAIN_SECONDS = 60.0
-_ASK_SECONDS = 5.0
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
 
@@ -111,7 +110,9 @@ class Worker:
         self._waits = text
 
     def _process(self) -> None:
-        topic_id, partitions = self._describe()
+        topic_id, partitions = describe_topic(
+            AdminClient({**self._connection, "log_level": 3}), self._config.events_topic
+        )
         places = Places(
             self._connection,
             group=names.consumer_group(self._config.namespace, self._config.name, "stage"),
@@ -141,18 +142,6 @@ class Worker:
     def _given_up(self, topic_id: str) -> Mapping[tuple[int, int], str]:
         places = ((each.place, each.why) for each in self._order.refused)
         return {(at.partition, at.offset): why for at, why in places if at.topic_id == topic_id}
-
-    def _describe(self) -> tuple[str, int]:
-        """Return the id of the source topic and the number of its partitions.
-
-        Raises:
-            KafkaException: the topic does not exist, or Kafka does not answer.
-        """
-        topic = self._config.events_topic
-        admin = AdminClient({**self._connection, "log_level": 3})
-        asked = admin.describe_topics(TopicCollection([topic]), request_timeout=_ASK_SECONDS)[topic]
-        found = asked.result(timeout=_ASK_SECONDS + 1)
-        return str(found.topic_id), len(found.partitions)
 
     def _reports(self) -> None:
         """Report until the process ends. If the stage has gone, end at once, with the processes of the function."""
