@@ -59,6 +59,11 @@ class Scalable(Generic[P]):
         return f"{self.pipeline} ({self.component})"
 
 
+def targets(pipeline: P) -> list[Scalable[P]]:
+    """Return the components of a pipeline that may be scaled."""
+    return [Scalable(pipeline, component) for component in COMPONENTS]
+
+
 @dataclass(frozen=True)
 class Running:
     """A component that runs.

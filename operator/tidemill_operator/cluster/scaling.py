@@ -27,7 +27,6 @@ from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 from tidemill_operator.scaler import (
-    COMPONENTS,
     STATUS_MEMBERS,
     Memory,
     Reader,
@@ -35,6 +34,7 @@ from tidemill_operator.scaler import (
     Scalable,
     Scaler,
     change_text,
+    targets,
 )
 from tidemill_operator.scaling import Decision
 
@@ -339,8 +339,3 @@ class ClusterScaling:
         log.info("%s: %s (%s)", key, text, decision.reason)
         self._recorder.tell(document, "Normal", decision.reason, text, at=str(decision.at))
         self._wake(key)
-
-
-def targets(key: Key) -> list[Target]:
-    """Return the components of a pipeline that may be scaled."""
-    return [Scalable(key, component) for component in COMPONENTS]

@@ -17,7 +17,7 @@ from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.supervisor import ReplicaState
-from tidemill_operator.scaler import COMPONENTS, STATUS_MEMBERS, Memory, Reader, Running, Scalable, Scaler, change_text
+from tidemill_operator.scaler import STATUS_MEMBERS, Memory, Reader, Running, Scalable, Scaler, change_text, targets
 from tidemill_operator.scaling import Decision
 
 _log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class LocalScaling:
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
         """Poll only the given pipelines (namespace, name), as far as they use scaling."""
-        wanted = {target for pipeline in pipelines for target in _targets(pipeline)}
+        wanted = {target for pipeline in pipelines for target in targets(pipeline)}
         with self._lock:
             gone, new = self._due.keys() - wanted, wanted - self._due.keys()
             self._due = {key: self._due.get(key, 0.0) for key in wanted}
@@ -121,18 +121,18 @@ class LocalScaling:
 
     def forget(self, namespace: str, name: str) -> None:
         """Delete the stored decisions of a pipeline that was released."""
-        for target in _targets((namespace, name)):
+        for target in targets((namespace, name)):
             self._files.path(target).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
         """Return the decided numbers of replicas by component. Components without a decision are left out."""
-        found = {target.component: self._scaler.replicas(target) for target in _targets((namespace, name))}
+        found = {target.component: self._scaler.replicas(target) for target in targets((namespace, name))}
         return {component: replicas for component, replicas in found.items() if replicas is not None}
 
     def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
         """Return the status members with the last decisions. Components without a decision are left out."""
-        targets = _targets((namespace, name))
-        return {STATUS_MEMBERS[one.component]: told for one in targets if (told := self._scaler.status(one))}
+        known = targets((namespace, name))
+        return {STATUS_MEMBERS[one.component]: told for one in known if (told := self._scaler.status(one))}
 
     def decisions(self) -> Mapping[_Target, int | None]:
         """Return the decided numbers of replicas of all pipelines. The caller compares them to notice a change."""
@@ -176,7 +176,3 @@ class LocalScaling:
                 self._due[key] = time.monotonic() + seconds
         if not watched:  # the pipeline was released meanwhile
             self._scaler.forget(key)
-
-
-def _targets(pipeline: _Key) -> list[_Target]:
-    return [Scalable(pipeline, component) for component in COMPONENTS]

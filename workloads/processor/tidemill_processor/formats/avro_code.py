@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
+from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.resource.paths import Steps
 from tidemill_processor.formats.avro_types import AvroSchema, Node
 
-_DAY_MS = 86_400_000
 _SIZES = {"float": 4, "double": 8}
 MOST_BRANCHES = 64
 """If a union has at most this many branches, or an enum has at most this many symbols, an index is one byte."""
@@ -252,7 +252,7 @@ class _Maker:
                 if wanted.type == "number":
                     found = f"float({found})"
                 elif node.get("logicalType") == "date":
-                    found = f"({found}) * {_DAY_MS}"
+                    found = f"({found}) * {DAY_MS}"
                 self._add(f"{name} = {found}")
             case "number", ("float" | "double"):
                 self._add(f"{name}, = {kind}s(x, p); p += {_SIZES[kind]}")

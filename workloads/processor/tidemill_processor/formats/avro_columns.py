@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.resource.paths import Steps
 from tidemill_processor.formats.avro_code import (
@@ -34,7 +35,6 @@ Found = dict[int, list[Any]]
 Step = Callable[["_Records", Places], tuple[Places, Found]]
 """Reads a value of each record at an index. Returns the indexes after the values, and what was found."""
 
-_DAY_MS = 86_400_000
 _MOST_DAYS = 2**31
 _MOST_STEPS = 2_000
 _THERE = -1
@@ -219,7 +219,7 @@ def _leaf(node: Node, slot: int, wanted: Wanted) -> Step:
         case "number", ("int" | "long"):
             return partial(_number, slot, np.float64, 1)
         case (("integer" | "timestamp"), ("int" | "long")):
-            return partial(_number, slot, np.int64, _DAY_MS if node.get("logicalType") == "date" else 1)
+            return partial(_number, slot, np.int64, DAY_MS if node.get("logicalType") == "date" else 1)
         case "number", ("float" | "double"):
             return partial(_float, slot, kind == "double")
         case "boolean", "boolean":

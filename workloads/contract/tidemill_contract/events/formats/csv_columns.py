@@ -17,6 +17,7 @@ from tidemill_contract.events.decoder import Decoded
 from tidemill_contract.events.formats.csv_lines import CsvLines, flat
 from tidemill_contract.events.formats.opened import OpenedReader
 from tidemill_contract.events.formats.typed import TypedDecoder
+from tidemill_contract.events.timestamps import UNITS
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
@@ -32,7 +33,6 @@ _COLUMNS = {
     }.items()
 }
 _BOOLEANS = {"true": True, "false": False, "": None}
-_COUNTS = ("s", "ms", "us", "ns")
 _UNUSUAL = ('"', "\r", "\0", "\ufeff")
 _MOST_BYTES = 64 * 1024
 """The size of the largest record that is read together with others. The CSV reader refuses cells of twice this size."""
@@ -121,7 +121,7 @@ def column_maker(field: FieldSpec) -> Callable[[list[str]], Sequence[Any]]:
     if field.type == DECIMAL:
         scale = field.scale or 0
         return lambda cells: _decimals(cells, scale)
-    if field.type == "timestamp" and field.format in _COUNTS:
+    if field.type == "timestamp" and field.format in UNITS:
         return _integers  # texts are valid for these formats too, but only in some forms
     return makers[field.type]
 
