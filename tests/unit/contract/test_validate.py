@@ -204,6 +204,11 @@ def test_scalars_are_read_as_kubectl_reads_them(text: str, expected: Any) -> Non
             + "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)),
             "aliases that multiply",
         ),
+        (
+            "a0: &a0 {k: 1}\n"
+            + "\n".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 9)),
+            "merges that multiply",
+        ),
         ("a: 1\n" * 300_000, "too long"),
     ],
     ids=lambda value: value[:12],

@@ -27,7 +27,7 @@ from tidemill_processor.stage.application import StageApplication
 from tidemill_processor.stage.attempts import Attempts, Place
 from tidemill_processor.stage.calls import Call, CallClock, CallMemory
 from tidemill_processor.stage.child import Child
-from tidemill_processor.stage.function import LoadError, NotAnEvent, UserFunction
+from tidemill_processor.stage.function import LoadError, UserFunction
 from tidemill_processor.stage.rewriting import Rewriter
 from tidemill_processor.stage.watch import Watch
 from waiting import eventually
@@ -152,10 +152,39 @@ def test_the_line_of_the_users_file_is_named_not_that_of_a_library(tmp_path: Pat
     assert verdict.value.detail.endswith("(enrich.py, line 4)")
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"3", b"{", b"\xff{}", b'{"a": NaN}', b"[" * 100_000, b"\xef\xbb\xbf{}"])
-def test_what_is_no_event_is_not_given_to_the_function(tmp_path: Path, raw: bytes) -> None:
-    with pytest.raises(NotAnEvent):
-        returning(tmp_path, "1 / 0").results(raw)
+NOT_EVENTS = {
+    b"": "not_json",
+    b"[]": "not_an_object",
+    b"3": "not_an_object",
+    b"{": "not_json",
+    b"\xff{}": "not_json",
+    b'{"a": NaN}': "not_json",
+    b"[" * 100_000: "not_json",
+    b"\xef\xbb\xbf{}": "not_json",
+    # Processors skip members that no field reads, so they would count these two.
+    b'{"a": 1, "x": "\xff"}': "not_json",
+    b'{"a": 1, "x": %b}' % (b"9" * 5_000): "transform_failed",
+}
+
+
+@pytest.mark.parametrize(("raw", "reason"), NOT_EVENTS.items(), ids=range(len(NOT_EVENTS)))
+def test_a_record_that_python_cannot_read_is_refused_and_never_passed_on(
+    tmp_path: Path, raw: bytes, reason: str
+) -> None:
+    (written,) = Rewriter(returning(tmp_path, "1 / 0")).rewrite(raw, b"key", None, ORIGIN).records
+    assert written.value == QUARANTINE_PREFIX + raw
+    assert dict(written.headers)["reason"] == reason.encode()
+
+
+@pytest.mark.parametrize("returned", ["Odd(a=1)", "[Odd(a=1)]", "Many([event])"])
+def test_objects_whose_own_code_fails_are_dead_letters(tmp_path: Path, returned: str) -> None:
+    code = (
+        "class Odd(dict):\n    def items(self):\n        raise KeyError('items')\n"
+        "class Many(list):\n    def __iter__(self):\n        raise KeyError('iter')\n"
+        f"def enrich(event):\n    return {returned}\n"
+    )
+    with pytest.raises(InvalidEvent, match=r"transform_failed.*KeyError"):
+        loaded(tmp_path, code).results(b'{"a": 1}')
 
 
 def test_records_keep_key_and_headers(tmp_path: Path) -> None:
@@ -167,13 +196,13 @@ def test_records_keep_key_and_headers(tmp_path: Path) -> None:
     assert read_origin(kept) == ORIGIN
 
 
-def test_what_fails_is_marked_and_what_has_no_event_is_passed_on(tmp_path: Path) -> None:
+def test_what_fails_is_marked_and_what_ingest_refused_is_passed_on(tmp_path: Path) -> None:
     rewriter = Rewriter(returning(tmp_path, "1 / 0"))
     (failed,) = rewriter.rewrite(b'{"a":1}', None, None, ORIGIN).records
     assert failed.value == QUARANTINE_PREFIX + b'{"a":1}'
     assert dict(failed.headers)["reason"] == b"transform_failed"
     assert dict(failed.headers)["detail"] == b"ZeroDivisionError: division by zero (enrich.py, line 2)"
-    for value in (None, b"no JSON", QUARANTINE_PREFIX + b"{}"):
+    for value in (None, QUARANTINE_PREFIX + b"{}"):
         (passed,) = rewriter.rewrite(value, None, None, ORIGIN).records
         assert (passed.value, [name for name, _ in passed.headers]) == (value, [ORIGIN_HEADER])
 

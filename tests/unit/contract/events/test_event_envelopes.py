@@ -121,6 +121,9 @@ DELETE = change("d", {"id": 7, "amount": 12.5, "at": ROW["at"]})
 DELETES = [
     ("ignore", DELETE, None),
     ("ignore", None, None),
+    ("ignore", {"schema": {}, "payload": None}, None),
+    ("deadLetter", {"schema": {}, "payload": None}, "the record has no value: it is a tombstone"),
+    ("event", {"schema": {}, "payload": None}, None),
     ("ignore", change("t"), None),
     ("deadLetter", DELETE, "the change event deletes a row (op d); set source.format.deletes: ignore to skip"),
     ("deadLetter", None, "the record has no value: it is a tombstone"),
@@ -199,7 +202,6 @@ def test_the_data_of_a_cloud_event_is_the_event_and_its_attributes_are_around_it
 REFUSED = [
     ("debezium", ROW, Reason.NOT_AN_ENVELOPE, "a Debezium change event (op, before, after), got the members id"),
     ("debezium", {}, Reason.NOT_AN_ENVELOPE, "got an empty object; correct source.format.envelope (none:"),
-    ("debezium", {"schema": {}, "payload": None}, Reason.NOT_AN_ENVELOPE, "got the members schema, payload;"),
     ("debezium", change("c"), Reason.NOT_AN_ENVELOPE, "the change event with op c has no row in after"),
     ("debezium", change("m"), Reason.NOT_AN_ENVELOPE, "a change event with op m has no row"),
     ("debezium", {"op": 5}, Reason.MISTYPED, "op: expected string, got number 5"),
@@ -230,6 +232,27 @@ def test_a_wrong_member_of_an_envelope_names_its_field_and_path() -> None:
     (found,) = read(DEBEZIUM, change("c", None, ROW) | {"source": {"ts_ms": "soon"}})
     assert (found.reason, found.field) == (Reason.MISTYPED, "committed")
     assert found.detail.endswith("; it is read from the envelope's source.ts_ms")
+    assert found.detail.count("it is read from") == 1
+
+
+@pytest.mark.parametrize(
+    ("envelope", "path", "sent"),
+    [
+        ("debezium", "before.amount", change("c", None, ROW)),
+        ("debezium", "before.amount", {"schema": {}, "payload": change("c", None, ROW)}),
+        ("connect", "schema.name", {"schema": None, "payload": ROW}),
+        ("cloudevents", "subject", {**ATTRIBUTES, "data": {**ROW, "op": "x", "before": 1}}),
+    ],
+)
+def test_an_event_is_valid_if_its_envelope_lacks_all_fields(envelope: str, path: str, sent: Any) -> None:
+    of = decoder(envelope, {"name": "extra", "type": "string", "from": "envelope", "path": path})
+    assert read(of, sent) == [{**READ, "extra": None}]
+
+
+def test_no_envelope_is_suggested_where_one_is_opened() -> None:
+    of = decoder("debezium", at={"from": "envelope", "path": "source.at"})
+    (found,) = read(of, change("c", None, ROW))
+    assert found.detail == "at is missing; send it; it is read from the envelope's source.at"
 
 
 def test_json_is_kept_from_the_row() -> None:

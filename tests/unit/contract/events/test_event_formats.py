@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import tracemalloc
 from contextlib import nullcontext
 from decimal import Decimal
 from fractions import Fraction
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.events.decoder import EventDecoder, InvalidEvent, Reason
+from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.types import check_default
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
@@ -206,3 +208,14 @@ def test_many_times_are_read_as_each_alone() -> None:
         of.values(one.events, "at")[0] for one in alone if not one.invalid
     ]
     assert list(batch.invalid) == [len(texts)]
+
+
+def test_long_texts_are_not_kept_in_memory() -> None:
+    time_format = TimeFormat("rfc3339", BERLIN)
+    texts = [f"2026-03-01T10:00:00.{number}{'0' * 100_000}" for number in range(100)]
+    tracemalloc.start()
+    try:
+        assert len(time_format.all_micros(texts)) == len(list(map(time_format.micros, texts)))
+        assert tracemalloc.get_traced_memory()[0] < 2**20
+    finally:
+        tracemalloc.stop()

@@ -31,6 +31,8 @@ def kept(raw: bytes, of: EventDecoder | None = None) -> Any:
     """The text that is kept of an event, or the verdict on it."""
     of = of or decoder()
     batch = of.decode_all([raw, b"{}"], NOW)
+    beside = of.decode_all([raw, b'{"k": "\\u0000"}'], NOW).invalid.get(0)
+    assert (beside and beside.detail) == (batch.invalid.get(0) and batch.invalid[0].detail)
     verdict = of.refusal(raw, NOW)
     if verdict is not None:
         assert batch.invalid[0].detail == verdict.detail
@@ -44,6 +46,7 @@ def kept(raw: bytes, of: EventDecoder | None = None) -> Any:
 KEPT: list[tuple[str, str, str]] = [
     ("an object, of which a field is read too", '{"size": 3, "b": [1.50, 1e5]}', '{"size": 3, "b": [1.50, 1e5]}'),
     ("digits that no float has", '{"n": 12345678901234567890.123456789}', '{"n": 12345678901234567890.123456789}'),
+    ("numbers beyond a double", '{"n": [1e400, -1e400]}', '{"n": [1e400, -1e400]}'),
     ("null", "null", "null"),
     ("text beyond ASCII", '{"a": "Süd"}', '{"a": "Süd"}'),
     ("escapes", '{"a": "\\ud83c\\udf0a \\\\u0000"}', '{"a": "\\ud83c\\udf0a \\\\u0000"}'),

@@ -186,3 +186,10 @@ def test_seconds_never_count_as_milliseconds(seconds: int, field: str) -> None:
     assert events[1] is None
     assert (verdicts[1].reason, verdicts[1].field) == (Reason.OUT_OF_RANGE, field)
     assert f"{seconds} reads as 1970-0" in verdicts[1].detail
+
+
+def test_a_long_text_is_refused_without_trying_its_remedies() -> None:
+    """The patterns of the remedies would take hours for this text, during which nothing else could run."""
+    refusal = DECODER.refusal(json.dumps({"ts": "T24:60+" * 100_000 + "\n"}).encode(), NOW)
+    assert refusal is not None
+    assert "send RFC 3339" in refusal.detail

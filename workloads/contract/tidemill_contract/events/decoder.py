@@ -65,7 +65,7 @@ class EventDecoder:
     """
 
     def __init__(
-        self, spec: PipelineSpec, *, exact: bool = False, array: Leaf | None = None, element: bool = False
+        self, spec: PipelineSpec, *, exact: bool = False, array: Leaf | None = None, part: bool = False
     ) -> None:
         """Create the decoder of a pipeline.
 
@@ -73,9 +73,10 @@ class EventDecoder:
             spec: the pipeline's spec.
             exact: whether to compute `Decoded.micros`.
             array: the exploded array, if the decoder reads the records that contain it.
-            element: whether the events are elements of an exploded array. Elements are not checked for envelopes.
+            part: whether the events are parts of records, such as headers or elements of an exploded array. Parts are
+                not checked for envelopes.
         """
-        self._fields = fields = EventFields(spec, exact=exact, array=array, element=element)
+        self._fields = fields = EventFields(spec, exact=exact, array=array, part=part)
         self._judge = EventJudge(fields)
         self.names, self.event_time_field, self.times = fields.names, fields.event_time, fields.times
         self.type = fields.shape.type

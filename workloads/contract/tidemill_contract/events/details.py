@@ -111,17 +111,17 @@ def refused(
         raw: the event.
         error: the decoder's error.
         kinds: the spec types of the fields by name.
-        envelope: the detail of `envelope_of`, if it is known already.
+        envelope: the detail of `envelope_of`. Empty if the event is not an envelope, and None if this is unknown.
     """
     text = str(error)
     at, named = _AT.search(text), _NAMED.search(text)
     if at is None and named is None:
-        return InvalidEvent(Reason.NOT_AN_OBJECT, None, _not_an_object(raw, text))
+        return not_an_object(raw, text)
     try:
         found = members(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
         return not_json(raw, broken)  # the typed decoder stopped before it reached the invalid JSON
-    envelope = envelope or envelope_of(found, kinds)
+    envelope = envelope_of(found, kinds) if envelope is None else envelope
     hint = f"; {envelope}" if envelope else ""
     if named is not None:
         name = named.group(1)
@@ -161,9 +161,20 @@ def with_path(verdict: InvalidEvent, steps: Steps | None) -> InvalidEvent:
     """
     if steps is None or steps == (verdict.field,):
         return verdict
-    return InvalidEvent(
-        verdict.reason, verdict.field, f"{verdict.detail}; it is read from {_shortened(show_path(steps))}"
-    )
+    return InvalidEvent(verdict.reason, verdict.field, verdict.detail + _read_from(_shortened(show_path(steps))))
+
+
+def with_place(verdict: InvalidEvent, steps: Steps, place: str) -> InvalidEvent:
+    """Return the verdict with `place` in the detail, for example "the envelope's op".
+
+    It replaces the path `steps`, if `with_path` has added that.
+    """
+    detail = verdict.detail.removesuffix(_read_from(_shortened(show_path(steps))))
+    return InvalidEvent(verdict.reason, verdict.field, detail + _read_from(place))
+
+
+def _read_from(place: str) -> str:
+    return f"; it is read from {place}"
 
 
 def envelope_of(found: Members, kinds: Container[str]) -> str | None:
@@ -235,13 +246,15 @@ def _day(milliseconds: float) -> str:
     return (_EPOCH + dt.timedelta(milliseconds=milliseconds)).date().isoformat()
 
 
-def _not_an_object(raw: bytes, text: str) -> str:
+def not_an_object(raw: bytes, text: str = "") -> InvalidEvent:
+    """Return the verdict on JSON that is not an object. `text` is the reader's error, used if `raw` is empty."""
     got = raw.lstrip()
+    detail = f"expected an object, got {shown(got)}" if got else text
     if got[:1] == b"[":
-        return "expected an object, got an array; send each event as a record of its own"
-    if got[:1] == b'"' and got[1:].lstrip()[:1] == b"{":
-        return "expected an object, got JSON in a string: it was encoded twice; encode it once"
-    return f"expected an object, got {shown(got)}" if got else text
+        detail = "expected an object, got an array; send each event as a record of its own"
+    elif got[:1] == b'"' and got[1:].lstrip()[:1] == b"{":
+        detail = "expected an object, got JSON in a string: it was encoded twice; encode it once"
+    return InvalidEvent(Reason.NOT_AN_OBJECT, None, detail)
 
 
 def _misfit(name: str, value: bytes, kind: str, text: str) -> tuple[Reason, str]:
@@ -276,7 +289,9 @@ def _mistimed(came: str, value: bytes, got: str) -> tuple[Reason, str]:
     if got != "string":
         return Reason.MISTYPED, f"{came}; {_TIME}"
     text = _unquoted(value)
-    remedy = next((remedy for pattern, remedy in _TIME_REMEDIES if pattern.fullmatch(text)), _TIME)
+    # The patterns would take quadratic time for some long texts.
+    known = _TIME_REMEDIES if len(text) <= _SHOWN else ()
+    remedy = next((remedy for pattern, remedy in known if pattern.fullmatch(text)), _TIME)
     if _WELL_FORMED.fullmatch(text):
         return Reason.OUT_OF_RANGE, f"{came}, which is no valid time in the years 1 to 9999; {remedy}"
     return Reason.MISTYPED, f"{came}; {remedy}"

@@ -157,7 +157,7 @@ class ElementDecoder:
         whole = sorted((field for field in inside if not _within(field)), key=lambda field: field.type == JSON)
         self._member = whole[0].name if whole else None
         own = [field.model_copy(update={"path": self._path(field)}) for field in inside]
-        self._decoder = EventDecoder(with_fields(spec, own), exact=exact, element=True)
+        self._decoder = EventDecoder(with_fields(spec, own), exact=exact, part=True)
         self.names = frozenset(field.name for field in inside)
         self.has_time = spec.source.event_time.field in self.names
         self.kind: Any = None

@@ -55,13 +55,14 @@ class EventFields:
         lists: the fields of type strings.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
         times: the check of event times.
+        may_be_envelope: whether the detail of a refused event says if the event is an envelope.
         takes_any: whether an event without any of the fields is checked for being an envelope.
         kept: the fields of type json, or None if there is no such field.
         shape: the structs that events are read into.
         decode: reads JSON bytes into these structs.
     """
 
-    def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, element: bool) -> None:
+    def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, part: bool) -> None:
         """Prepare the fields. The arguments are those of `EventDecoder`."""
         fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
         kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
@@ -70,8 +71,9 @@ class EventFields:
         time = spec.source.event_time.field
         leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
         # A Python stage may receive envelopes, because its function can unwrap them.
-        checks = not element and spec.transform.python is None
-        self.takes_any = checks and not any(leaf.required for leaf in leaves)
+        unwraps = spec.transform.python is not None or spec.source.written.envelope != "none"
+        self.may_be_envelope = not part and not unwraps
+        self.takes_any = self.may_be_envelope and not any(leaf.required for leaf in leaves)
         leaves += [array] if array is not None else []
         beside = [field for field in spec.source.fields if field.origin != "value"]
         leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]

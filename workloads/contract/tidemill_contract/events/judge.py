@@ -110,24 +110,27 @@ class EventJudge:
             error = still
         except BROKEN:
             pass  # the error of the first attempt is reported
-        raise refused(raw, error, self._fields.kinds) from None
+        raise self._refused(raw, error) from None
 
     def _read_extracted(self, raw: bytes) -> Any:
         """Read an event that the nested structs refused: find each field by its path, and read them as a flat event."""
         try:
             found = self._fields.shape.extracted(raw)
         except msgspec.ValidationError as error:
-            raise refused(raw, error, self._fields.kinds) from None  # the event is not an object
+            raise self._refused(raw, error) from None  # the event is not an object
         except BROKEN as error:
             raise not_json(raw, error) from None
         try:
             return self._fields.shape.read_flat(mended(found, self._fields.kinds) or as_object(found))
         except msgspec.ValidationError as error:
-            envelope = envelope_of(members(raw), self._fields.shape.tops)
+            envelope = envelope_of(members(raw), self._fields.shape.tops) if self._fields.may_be_envelope else ""
             refusal = refused(as_object(found), error, self._fields.kinds, envelope=envelope)
             raise with_path(refusal, self._fields.steps.get(refusal.field or "")) from None
         except BROKEN as error:
             raise not_json(raw, error) from None
+
+    def _refused(self, raw: bytes, error: msgspec.ValidationError) -> InvalidEvent:
+        return refused(raw, error, self._fields.kinds, envelope=None if self._fields.may_be_envelope else "")
 
     def _check_counts(self, raw: bytes, event: Any) -> None:
         names = [name for name in self._fields.counts if isinstance(self._value(event, name), Decimal)]

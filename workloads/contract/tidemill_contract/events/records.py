@@ -72,7 +72,8 @@ class RecordDecoder:
         self._known: dict[tuple[bytes | None, ...], bytes] = {}
         self.headers = tuple(field.header for field in self._texts.values() if field.origin == "header")
         texts = [field.model_copy(update={"taken_from": None, "path": None}) for field in self._texts.values()]
-        self._beside = EventDecoder(with_fields(spec, texts, strict=False, format=None), exact=exact) if texts else None
+        texts_alone = with_fields(spec, texts, strict=False, format=None)
+        self._beside = EventDecoder(texts_alone, exact=exact, part=True) if texts else None
         self.beside = bool(self._own or self._texts)
 
     @cached_property

@@ -25,7 +25,8 @@ RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 """The power of ten by which a number in each unit is multiplied to get microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
-_TEXTS_KEPT = 16_384
+_TEXTS_KEPT, _LONGEST_KEPT = 16_384, 64
+"""The maximum number of cached texts, and the length of the longest cached text."""
 _MOST_DIGITS, _BEYOND = 25, 10**40
 """Numbers with more digits are beyond the year 9999 in every unit. `_BEYOND` replaces them, to limit the memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -86,7 +87,7 @@ class TimeFormat:
         self._unit = UNITS.get(text)
         self._pattern = text if "%" in text else None
         self._zone: dt.tzinfo = zoneinfo.ZoneInfo(zone) if zone else dt.UTC
-        self._read_text = lru_cache(maxsize=_TEXTS_KEPT)(self._micros_of_text)
+        self._read_known = lru_cache(maxsize=_TEXTS_KEPT)(self._micros_of_text)
         self.counts = self._unit is not None
         self.guesses = text == RFC3339
         self.name = text if zone is None else f"{text} in {zone}"
@@ -123,10 +124,14 @@ class TimeFormat:
             factor, divisor = 10 ** max(self._unit, 0), 10 ** max(-self._unit, 0)
             return [value * factor // divisor for value in values]
         if self._unit is None and kinds == {str}:
-            return list(map(self._read_text, values))
+            short = max(map(len, values)) <= _LONGEST_KEPT
+            return list(map(self._read_known if short else self._read_text, values))
         if NoneType not in kinds:
             return list(map(self.micros, values))
         return [None if value is None else self.micros(value) for value in values]
+
+    def _read_text(self, text: str) -> int:
+        return self._read_known(text) if len(text) <= _LONGEST_KEPT else self._micros_of_text(text)
 
     def _micros_of_text(self, text: str) -> int:
         if self._pattern is None:

@@ -37,6 +37,7 @@ from tidemill_contract.expressions.values import (
 DECIMAL_NAMES = ("DECIMAL", "NUMERIC")
 """The names of decimal types in TRY_CAST."""
 _TYPE = re.compile(r"(?:DECIMAL|NUMERIC)\((\d{1,4})(?:,(\d{1,4}))?\)", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 _ROUNDING = Context(prec=400, rounding=ROUND_HALF_UP)
 """A double has at most 309 digits before the point. With a precision of 400 digits, it is rounded only once, to the
@@ -142,7 +143,12 @@ def _number(written: float | str) -> Decimal:
 
     A double becomes the shortest decimal that identifies it (0.1, for example).
     """
-    return Decimal(written.strip() if isinstance(written, str) else repr(written))
+    if isinstance(written, float):
+        return Decimal(repr(written))
+    # Decimal also reads digits of other scripts, and underscores.
+    if not _NUMBER.fullmatch(text := written.strip(" \t\n\r\f\v")):
+        raise InvalidOperation
+    return Decimal(text)
 
 
 def _converted(read: Callable[[Any], Decimal], precision: int, scale: int, value: Any) -> int | None:

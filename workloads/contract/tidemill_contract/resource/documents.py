@@ -46,6 +46,19 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.repeated: list[yaml.Node] = []
+        self._merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Add the members of merged mappings (`<<`).
+
+        Raises:
+            yaml.constructor.ConstructorError: the merges of the text have too many members.
+        """
+        super().flatten_mapping(node)
+        self._merged += len(node.value)
+        if self._merged > _MAX_NODES:
+            problem = f"more than {_MAX_NODES} values after `<<` is expanded"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return a mapping, and note repeated keys in `repeated`."""

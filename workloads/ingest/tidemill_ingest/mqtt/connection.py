@@ -58,7 +58,7 @@ class Connection:
         """Prepare the connection. Nothing is sent before `open`."""
         self._spec, self._receive, self._later = spec, receive, spec.version == "v5"
         self._taken: deque[_Taken] = deque()
-        self._matches = lru_cache(maxsize=10_000)(self._is_wanted)
+        self._matches = lru_cache(maxsize=1_000)(self._is_wanted)
         self._opened_at = 0.0
         self.subscribed, self.error = False, ""
         client = self._client = paho.Client(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from tidemill_contract.events.details import not_an_object, not_json
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.files import read_bytes
@@ -21,13 +22,6 @@ _MODULE = "tidemill_user_function"
 
 class LoadError(Exception):
     """Raised if the file cannot be imported, or has no usable function. The message says what to correct."""
-
-
-class NotAnEvent(Exception):
-    """Raised for a record that is not a JSON object, so it has no event.
-
-    The processors report what is wrong with it.
-    """
 
 
 class UserFunction:
@@ -111,20 +105,20 @@ class UserFunction:
             raw: the event, as JSON in UTF-8.
 
         Raises:
-            NotAnEvent: the bytes are not a JSON object.
-            InvalidEvent: the function failed, or returned something other than events. The reason is transform_failed.
+            InvalidEvent: the bytes are not a JSON object, or the function failed or returned something other than
+                events. The reason is not_json, not_an_object or transform_failed.
         """
         assert self._call is not None  # noqa: S101 - the file is loaded first
         event = _event(raw)
         try:
             returned = self._call(event)
+            # A subclass of list may run the user's code here.
+            results = [] if returned is None else list(returned) if isinstance(returned, list) else None
         except BaseException as error:  # panics in polars and cancellations in asyncio are not subclasses of Exception
             raise _failed(self._told(error)) from error
-        if returned is None:
-            return []
-        if isinstance(returned, list):
-            return [self._written(each, listed=True) for each in returned]
-        return [self._written(returned, listed=False)]
+        if results is None:
+            return [self._written(returned, listed=False)]
+        return [self._written(each, listed=True) for each in results]
 
     def _written(self, event: Any, *, listed: bool) -> bytes:
         if not isinstance(event, dict):
@@ -135,7 +129,7 @@ class UserFunction:
             raise _failed(f"{self.place} returned {kind}; return an event (dict), a list of events, or None")
         try:
             text = _ENCODER.encode(event).encode()
-        except (TypeError, ValueError, RecursionError) as error:
+        except BaseException as error:  # a subclass of dict may run the user's code here
             raise _failed(f"{self.place} returned an event that is no JSON: {_last_line(error)}") from error
         if len(text) > MAX_EVENT_BYTES:
             raise _failed(f"{self.place} returned an event of {len(text):,} bytes; at most {MAX_EVENT_BYTES:,} fit")
@@ -152,9 +146,11 @@ def _event(raw: bytes) -> dict[str, Any]:
     try:
         event = _DECODER.decode(raw.decode())
     except (ValueError, RecursionError) as error:
-        raise NotAnEvent(str(error)) from error
+        if "int_max_str_digits" in str(error):
+            raise _failed("a number has more than 4,300 digits, which Python does not read; send it as text") from None
+        raise not_json(raw, error) from error
     if not isinstance(event, dict):
-        raise NotAnEvent(f"{type(event).__name__} is no object")
+        raise not_an_object(raw)
     return event
 
 

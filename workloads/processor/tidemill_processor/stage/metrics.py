@@ -13,8 +13,8 @@ OUTCOMES = ("staged", "dropped", "failed", "unread")
 
 STAGE_RECORDS = Counter(
     "tidemill_stage_records_total",
-    "Records of the source topic by what happened to them: staged, dropped, failed (a dead letter) or unread (no event,"
-    " passed on unchanged). Records that are read again after a failure count again.",
+    "Records of the source topic by what happened to them: staged, dropped, failed (a dead letter) or unread (not an"
+    " event). Records that are read again after a failure count again.",
     ("outcome",),
 )
 STAGE_WRITTEN = Counter("tidemill_stage_written_records_total", "Records written to the stage topic.")

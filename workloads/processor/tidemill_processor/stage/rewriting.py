@@ -8,7 +8,7 @@ from tidemill_contract.events import quarantine
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_RECORD_BYTES
 from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
-from tidemill_processor.stage.function import NotAnEvent, UserFunction
+from tidemill_processor.stage.function import UserFunction
 
 KEPT_BYTES = 64 * 1024
 """The size to which an event that is too large is truncated. Dead letters have the same limit."""
@@ -29,8 +29,7 @@ class Rewritten(NamedTuple):
 
     Attributes:
         records: the records for the stage topic. Empty if the event was dropped.
-        outcome: what happened to the record: staged, dropped, failed or unread. An unread record is
-            passed on unchanged.
+        outcome: what happened to the record: staged, dropped, failed or unread. An unread record has no event.
     """
 
     records: list[Written]
@@ -46,18 +45,22 @@ class Rewriter:
     def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
         """Return the records for the stage topic that replace one record of the source topic.
 
-        Records without an event and records that ingest has refused are passed on unchanged, and processors turn them
-        into dead letters. If the function fails, the record gets the mark and headers of a refused event.
+        Records without a value and records that ingest has refused are passed on unchanged. If a record is not an
+        event, or the function fails, the record gets the mark and headers of a refused event. Such a record is never
+        passed on unchanged: processors skip members that they do not read, so they may accept what Python refuses.
         """
         kept = list(headers or ())
         if value is None or value.startswith(QUARANTINE_PREFIX):
-            return _unread(value, key, kept, origin)
+            return Rewritten([_record(value, key, kept, origin)], "unread")
         try:
             values = self._function.results(value)
-        except NotAnEvent:
-            return _unread(value, key, kept, origin)
         except InvalidEvent as verdict:
-            return Rewritten([_refused(value, key, kept, origin, verdict)], "failed")
+            if verdict.reason == Reason.TRANSFORM_FAILED:
+                return Rewritten([_refused(value, key, kept, origin, verdict)], "failed")
+            if len(value) > MAX_EVENT_BYTES:
+                detail = f"has {len(value):,} bytes, and {MAX_EVENT_BYTES:,} are allowed; send smaller events"
+                verdict = InvalidEvent(Reason.TOO_LARGE, None, detail)
+            return Rewritten([_refused(value, key, kept, origin, verdict)], "unread")
         if not values:
             return Rewritten([], "dropped")
         return Rewritten([_record(each, key, kept, origin) for each in values], "staged")
@@ -68,13 +71,6 @@ class Rewriter:
         """Return the dead letter of a record that the function did not return from."""
         verdict = InvalidEvent(Reason.TRANSFORM_FAILED, None, why)
         return Rewritten([_refused(value or b"", key, list(headers or ()), origin, verdict)], "failed")
-
-
-def _unread(value: bytes | None, key: bytes | None, kept: list[tuple[str, bytes | None]], origin: Origin) -> Rewritten:
-    if value is not None and len(value) > MAX_EVENT_BYTES and not value.startswith(QUARANTINE_PREFIX):
-        detail = f"has {len(value):,} bytes, and {MAX_EVENT_BYTES:,} are allowed; send smaller events"
-        return Rewritten([_refused(value, key, kept, origin, InvalidEvent(Reason.TOO_LARGE, None, detail))], "unread")
-    return Rewritten([_record(value, key, kept, origin)], "unread")
 
 
 def _record(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], origin: Origin) -> Written:

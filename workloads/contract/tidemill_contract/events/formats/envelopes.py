@@ -49,6 +49,9 @@ class _Debezium(Opener):
         if change.op is None and bytes(change.payload) not in NOTHING:
             envelope = bytes(change.payload)
             change = _read(_change, envelope)
+        if change.op is None and bytes(change.payload) == b"null":
+            self.deletes.check_tombstone()
+            return None
         if change.op is None:
             raise no_envelope(list(members(raw)), EXPECTED)
         row = row_of(change.op, _row(change.before), _row(change.after), self.deletes)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
+from tidemill_contract.events.details import with_place
 from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.formats.opening import Opened, Opener
 from tidemill_contract.events.kept_json import JSON
@@ -37,9 +38,8 @@ class OpenedReader:
         self._fields = {field.name: field for field in spec.source.fields if field.origin == "envelope"}
         members = [field.model_copy(update={"taken_from": None}) for field in self._fields.values()]
         self._keeps_json = any(field.type == JSON for field in spec.source.fields)
-        self._around = (
-            EventDecoder(with_fields(spec, members, strict=False, format=None), exact=exact) if members else None
-        )
+        envelope = with_fields(spec, members, strict=False, format=None)
+        self._around = EventDecoder(envelope, exact=exact, part=True) if members else None
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
         """Open the values of records, and decode the events in them, as in `Reader.read`."""
@@ -111,7 +111,7 @@ def _located(verdict: InvalidEvent, fields: Mapping[str, FieldSpec]) -> InvalidE
     field = fields.get(verdict.field or "")
     if field is None:
         return verdict
-    return InvalidEvent(verdict.reason, verdict.field, f"{verdict.detail}; it is read from {field.place}")
+    return with_place(verdict, field.member, field.place)
 
 
 def _spread(decoded: Decoded, opened: Opened, records: int) -> Decoded:
