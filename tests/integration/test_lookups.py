@@ -253,7 +253,7 @@ def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: Make
         for name, source in sources.items()
     ]
     folders = json.dumps({name: str(tmp_path) for name in ("by_table", "by_query", "by_file")})
-    bench = make_bench(config("unread", lookups, ["by_table"]), TIDEMILL_LOOKUP_DIRS=folders)
+    bench = make_bench(config("unread", lookups, ["by_table", "by_topic"]), TIDEMILL_LOOKUP_DIRS=folders)
     at = bench.servers.postgres
     login = {"host": "127.0.0.1", "port": at.port, "database": at.database, "user": at.user, "password": at.password}
     for name, value in login.items():
@@ -284,9 +284,22 @@ def test_a_lookup_that_was_never_read_is_named_for_the_operator(make_bench: Make
         connection.execute("ALTER TABLE lookups_shop.products ADD nothing text")
         (tmp_path / "plans.csv").write_text("sku,category\n1,a\n")
         kafka = AdminClient({"bootstrap.servers": bench.servers.kafka})
-        kafka.create_topics([NewTopic("default.absent", 1, 1)])["default.absent"].result(20)
+        kafka.create_topics([NewTopic("default.absent", 2, 1)])["default.absent"].result(20)
         bench.await_consumed(10)
         bench.eventually(lambda: told() == {}, what=lambda: f"nothing is told: {told()}")
+
+        # The topic is created again, with fewer partitions than it had.
+        delete_topics(kafka, ["default.absent"])
+        kafka.create_topics([NewTopic("default.absent", 1, 1)])["default.absent"].result(20)
+        producer = Producer({"bootstrap.servers": bench.servers.kafka})
+        producer.produce("default.absent", b'{"category": "anew"}', key="1")
+        assert producer.flush(30) == 0
+
+        def joined() -> list[Any]:
+            bench.produce([json.dumps({"ts": BASE, "sku": 1}).encode()])
+            return bench.query("SELECT 1 FROM {s}.by_v1 WHERE by_topic = 'anew'")
+
+        bench.eventually(joined, what="the new topic's rows are joined")
 
 
 def test_the_last_rows_are_used_while_postgres_hangs(make_bench: MakeBench, tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.formats import reference
 from tidemill_api.formats.arrow import ArrowWriter
+from tidemill_api.formats.csv import CsvWriter
+from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.formats.registry import FORMATS
 from tidemill_api.http import openapi
 from tidemill_api.query import answers
-from tidemill_api.query.listings import DEAD_LETTERS
+from tidemill_api.query.listings import DEAD_LETTERS, EVENT_DATA
 from tidemill_api.query.selection import Column
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
@@ -139,6 +141,12 @@ def test_dead_letters_as_arrow() -> None:
 def _rest(columns: list[Column], row: tuple[Any, ...]) -> bytes:
     writer = ArrowWriter(columns, DEAD_LETTERS.converters)
     return writer.batch([row]) + writer.tail()
+
+
+@pytest.mark.parametrize("writer", [ArrowWriter, CsvWriter, NdjsonWriter])
+def test_numbers_of_stored_events_keep_all_their_digits(writer: type[ArrowWriter | CsvWriter | NdjsonWriter]) -> None:
+    written = writer([Column("data", "object")], EVENT_DATA).batch([('{"n": 1.10000000000000000001, "m": [1e2, 7]}',)])
+    assert written.replace(b'""', b'"').count(b'{"n":1.10000000000000000001,"m":[1e2,7]}') == 1
 
 
 @pytest.mark.parametrize("kind", ["string", "integer", "number", "boolean", "timestamp"])

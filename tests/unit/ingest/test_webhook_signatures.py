@@ -115,6 +115,7 @@ def test_hmac_in_all_its_forms(algorithm: str, encoding: str) -> None:
     text = made.hex() if encoding == "hex" else base64.b64encode(made).decode()
     check(webhook, {"x-sign": f"v1={text}"})
     check(webhook, {"x-sign": f"v1=AAAA v1={text}".replace("AAAA", text[::1])})
+    check(webhook, {"x-sign": f"v1=00 v1={text}"})
     assert refusal(webhook, {"x-sign": text}).code == "malformed_signature"
     assert refusal(webhook, {"x-sign": f"v1={text}"}, b"other").code == "wrong_signature"
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import codecs
 import datetime as dt
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.query.parameters import Parameters
@@ -75,6 +78,11 @@ def _decoded(value: bytes) -> str | None:
         return codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
     except UnicodeDecodeError:
         return None
+
+
+def _data(text: str) -> Any:
+    """Return the data of an event. Numbers keep all their digits, because fractions are not read as floats."""
+    return json.loads(text, parse_float=lambda digits: msgspec.Raw(digits.encode()))
 
 
 def _times(values: list[int] | None) -> list[str] | None:
@@ -150,6 +158,8 @@ EVENT_COLUMNS = (
     Column("offset", "integer", nullable=False),
     Column("data", "object", nullable=False),
 )
+EVENT_DATA = {"data": _data}
+"""The converter of `data`, which the SELECT returns as text."""
 EVENT_ELEMENT = Column("element", "integer", nullable=False)
 """The additional column for pipelines that explode an array."""
 
@@ -176,6 +186,7 @@ def events_listing(model: PipelineModel) -> Listing:
         time="event_time",
         unique=("event_time", "epoch", "partition", "offset", *(column.name for column in place)),
         hidden=tuple(Column(f.name, f.kind) for f in fields),
+        converters=EVENT_DATA,
     )
 
 

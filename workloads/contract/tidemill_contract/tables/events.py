@@ -30,5 +30,5 @@ def copy(schema: str) -> str:
 
 
 def listing(schema: str, further: str) -> str:
-    """Select all events. `further` is SQL for additional columns, each preceded by a comma."""
-    return f'SELECT event_time, epoch, partition, "offset", data{further} FROM {schema}._events'
+    """Select all events, with `data` as text. `further` is SQL for additional columns, each preceded by a comma."""
+    return f'SELECT event_time, epoch, partition, "offset", data::text AS data{further} FROM {schema}._events'

@@ -119,7 +119,7 @@ def _of_stripe(webhook: WebhookSpec, text: str) -> Claim:
     found = [value for name, _, value in parts if name == "v1"][:_MOST_SIGNATURES]
     if len(times) != 1 or not found:
         raise _malformed(webhook, "has not the form t=…,v1=…")
-    return Claim(tuple(_digest(webhook, one, "sha256", "hex") for one in found), _time(webhook, times[0], "t"))
+    return Claim(_digests(webhook, found, "sha256", "hex"), _time(webhook, times[0], "t"))
 
 
 def _of_hmac(webhook: WebhookSpec, text: str, headers: Mapping[str, str]) -> Claim:
@@ -128,7 +128,7 @@ def _of_hmac(webhook: WebhookSpec, text: str, headers: Mapping[str, str]) -> Cla
     found = [word[len(prefix) :] for word in words if word.startswith(prefix)]
     if not found:
         raise _malformed(webhook, f"does not start with {prefix}")
-    signatures = tuple(_digest(webhook, one, algorithm, encoding) for one in found)
+    signatures = _digests(webhook, found, algorithm, encoding)
     timestamp = identifier = ""
     if webhook.timestamp_header is not None:
         timestamp = _time(webhook, _given(webhook, headers, webhook.timestamp_header), webhook.timestamp_header)
@@ -151,6 +151,23 @@ def _time(webhook: WebhookSpec, text: str, name: str) -> str:
         detail = f"the time in {name} is not a number: send seconds or milliseconds since 1970"
         raise _refused(webhook, "malformed_signature", detail)
     return text
+
+
+def _digests(webhook: WebhookSpec, texts: Sequence[str], algorithm: str, encoding: str) -> tuple[bytes, ...]:
+    """Return the well-formed signatures of a request.
+
+    Raises:
+        Problem: no signature is well-formed (401).
+    """
+    found, refusals = [], []
+    for text in texts:
+        try:
+            found.append(_digest(webhook, text, algorithm, encoding))
+        except Problem as refusal:
+            refusals.append(refusal)
+    if not found:
+        raise refusals[0]
+    return tuple(found)
 
 
 def _digest(webhook: WebhookSpec, text: str, algorithm: str, encoding: str) -> bytes:

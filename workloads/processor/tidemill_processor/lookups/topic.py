@@ -100,7 +100,7 @@ class TopicReader:
                 verdict = decoded.invalid.get(index)
                 kind = self._field.type
                 text = "has no key" if verdict is None else f"its key is no {kind} written as text"
-                self._note(records[index], f"{text}; let the key of the record be a {kind} as text")
+                self._note(records[index], f"{text}; write the key of the record as text of type {kind}")
         return found
 
     def _note(self, record: Message, fault: str | None) -> None:
@@ -227,7 +227,8 @@ class TopicLookup:
             _Again: the topic was deleted and created again, or its number of partitions has changed.
         """
         try:
-            found, count = describe_topic(admin, self._topic)
+            if describe_topic(admin, self._topic) != (topic_id, len(reached)):
+                raise _Again("it was created again, or has other partitions")
             asked = {TopicPartition(self._topic, p): OffsetSpec.latest() for p in reached}
             level = IsolationLevel.READ_COMMITTED
             futures = admin.list_offsets(asked, isolation_level=level, request_timeout=ASK_SECONDS)
@@ -235,8 +236,6 @@ class TopicLookup:
         except KafkaException as error:
             self.error = self._text(error)
             return False
-        if (found, count) != (topic_id, len(reached)):
-            raise _Again("it was created again, or has other partitions")
         return all(0 <= end <= reached[partition] for partition, end in ends.items())
 
 
@@ -253,4 +252,4 @@ def _consumed(consumer: Consumer) -> list[Message]:
 def _unreadable(found: dict[bytes, str]) -> str:
     if not found:
         return ""
-    return f"{len(found)} keys have no row, because their last record cannot be read; {found[next(reversed(found))]}"
+    return f"keys without a row, because their last record cannot be read: {len(found)}; {found[next(reversed(found))]}"
