@@ -17,6 +17,13 @@ _TIME = re.compile(
 )
 
 
+class BeyondYears(ValueError):
+    """A time is outside the years 1 to 9999."""
+
+    def __init__(self) -> None:
+        super().__init__("it is outside the years 1 to 9999")
+
+
 def rfc3339(moment: dt.datetime) -> str:
     """Return a time as `2013-01-01T05:00:00Z`, or with milliseconds as `2013-01-01T05:00:00.250Z`."""
     moment = moment.astimezone(dt.UTC)
@@ -35,7 +42,8 @@ def read_time(text: str) -> dt.datetime:
     Fractions are truncated to microseconds and never rounded, so that no time moves into a later window.
 
     Raises:
-        ValueError: the text has neither form, or the time is outside the years 1 to 9999.
+        BeyondYears: the time is outside the years 1 to 9999.
+        ValueError: the text has neither form.
     """
     match = _TIME.fullmatch(text)
     if match is None:
@@ -46,7 +54,7 @@ def read_time(text: str) -> dt.datetime:
         moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}{hours or '+00'}:{minutes or '00'}")
         return moment.astimezone(dt.UTC)
     except OverflowError:
-        raise ValueError("it is outside the years 1 to 9999") from None
+        raise BeyondYears from None
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
@@ -56,7 +64,8 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
     the first occurrence. A local time that a clock change skips is read with the offset before the change.
 
     Raises:
-        ValueError: the text is not a time, or the time is outside the years 1 to 9999.
+        BeyondYears: the time is outside the years 1 to 9999.
+        ValueError: the text is not a time.
     """
     match = _LOCAL.fullmatch(text)
     if match is None:
@@ -67,7 +76,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
         moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}")
         return moment.replace(tzinfo=zone).astimezone(dt.UTC)
     except OverflowError:
-        raise ValueError("it is outside the years 1 to 9999") from None
+        raise BeyondYears from None
 
 
 def read_start(text: str) -> dt.datetime:

@@ -121,7 +121,10 @@ REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
     ({"format": "%d.%m.%Y"}, "1.5", Reason.MISTYPED, "at: expected timestamp as %d.%m.%Y, got number 1.5"),
     ({"format": "%d.%m.%Y"}, '"31.02.2023"', Reason.MISTYPED, "at: expected timestamp as %d.%m.%Y, got string"),
     ({"zone": BERLIN}, '"2023-11-14T24:00:00"', Reason.MISTYPED, f"at: expected timestamp as rfc3339 in {BERLIN}, got"),
-    ({"zone": BERLIN}, '"0001-01-01"', Reason.MISTYPED, f"at: expected timestamp as rfc3339 in {BERLIN}, got"),
+    *(
+        ({"zone": BERLIN}, f'"{text}"', Reason.OUT_OF_RANGE, f"at: {text} is outside the years 1 to 9999; send a time")
+        for text in ("0001-01-01", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00")
+    ),
     ({"zone": BERLIN}, f"1{'0' * 330}", Reason.OUT_OF_RANGE, "at: 1000"),
     ({"zone": BERLIN}, f"-1{'0' * 330}", Reason.OUT_OF_RANGE, "at: -1000"),
     ({"zone": BERLIN}, "1700000000", Reason.OUT_OF_RANGE, "at: 1700000000 reads as 1970-01-20 in milliseconds"),

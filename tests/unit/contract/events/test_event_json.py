@@ -70,7 +70,7 @@ def test_what_is_not_there_is_null() -> None:
 REFUSED = [
     ("a NUL", b'{"payload": {"a": "x\\u0000"}}', Reason.BAD_STRING, "payload", "holds a NUL"),
     ("no UTF-8", b'{"payload": {"a": "\xff"}}', Reason.BAD_STRING, "payload", "payload is not JSON in UTF-8"),
-    ("half a surrogate pair", b'{"payload": {"a": "\\ud83c"}}', Reason.NOT_JSON, None, "is not JSON"),
+    ("half a surrogate pair", b'{"payload": {"a": "\\ud83c"}}', Reason.NOT_JSON, None, "holds half a surrogate"),
 ]
 
 

@@ -52,6 +52,7 @@ _STARTS = (
     (b"\xfe\xff", "is UTF-16", "write UTF-8"),
 )
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(?:NaN|Infinity|inf|nan)\b")
+_HALF_PAIR = re.compile(rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -71,12 +72,15 @@ def failed(error: Exception) -> InvalidEvent:
 
 def not_json(raw: bytes, error: Exception) -> InvalidEvent:
     """Return the verdict on bytes that are not JSON. The verdict's detail names the probable format."""
+    if not raw:
+        return InvalidEvent(Reason.NOT_JSON, None, "the record is empty; send a JSON object")
+    if found := _HALF_PAIR.search(raw):
+        detail = f"holds half a surrogate pair ({found.group().decode()}); send both halves, or the character itself"
+        return InvalidEvent(Reason.NOT_JSON, None, detail)
     return InvalidEvent(Reason.NOT_JSON, None, f"{_looks_like(raw)} ({error})")
 
 
 def _looks_like(raw: bytes) -> str:
-    if not raw:
-        return "the record is empty; send a JSON object"
     if raw[0] == 0 and len(raw) > 5:
         number = int.from_bytes(raw[1:5])
         what = "JSON" if raw[5:].lstrip()[:1] == b"{" else "Avro or Protobuf"
@@ -308,10 +312,12 @@ def _decimal_remedy(value: bytes, got: str) -> str:
 def _remedy(value: bytes, kind: str, got: str) -> str:
     if kind == "string":
         return f"send it in quotes, or declare the field as {got}"
+    text = _unquoted(value) if got == "string" else ""
     if kind == "boolean":
-        return "send true or false, without quotes"
+        return "send it without quotes" if text in ("true", "false") else "send true or false"
     if got == "string":
-        text = _unquoted(value)
+        if text.startswith("+"):
+            return "send it without the plus sign"
         if re.fullmatch(r"[+-]?\d+,\d+", text, re.ASCII):
             return "send a number with a decimal point and without quotes, such as 12.5"
         if re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text, re.ASCII):

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.resource.source import FieldSpec
-from tidemill_contract.times import read_local
+from tidemill_contract.times import BeyondYears, read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
@@ -142,7 +142,7 @@ class TimeFormat:
         try:
             return (moment - _EPOCH) // _MICROSECOND
         except OverflowError:
-            raise ValueError("it is outside the years 1 to 9999") from None
+            raise BeyondYears from None
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""

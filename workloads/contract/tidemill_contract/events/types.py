@@ -24,6 +24,7 @@ from tidemill_contract.events.members import as_object, members, mended
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.source import FieldSpec
+from tidemill_contract.times import BeyondYears
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -97,6 +98,8 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
     if written is not None:
         try:
             exact = written.micros(value)
+        except BeyondYears:
+            raise beyond_years(name, value, "send a time between them") from None
         except ValueError:
             raise miswritten(name, f"{AS_WRITTEN}{written.name}", value) from None
         time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
