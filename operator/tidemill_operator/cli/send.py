@@ -167,6 +167,9 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
     except KeyboardInterrupt:
         problem = "interrupted"
     print(_told(sender.summary, file.name, order, api), flush=True)
+    if file.unfinished is not None:
+        told = f"{file.place} {file.unfinished} is not complete and was not sent; the same command sends it once it is"
+        print(f"tidemill send: {told}", file=sys.stderr, flush=True)
     if problem:
         print(f"tidemill send: {problem}; {_how_to_go_on(order)}", file=sys.stderr, flush=True)
         return EXIT_ERROR

@@ -15,7 +15,7 @@ DELIMITERS = (",", ";", "\t", "|")
 MOST_COLUMNS = 1000
 _LOOKED_AT = 500
 _LEAST_FITTING = 0.2
-_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r"sep=([^\r\n\"])\r?\n", re.IGNORECASE)
 _NEVER = re.compile(r'["\\\x00-\x1f\x7f]+')
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ].*)?", re.ASCII)
 

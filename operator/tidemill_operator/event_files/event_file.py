@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -19,6 +20,8 @@ from tidemill_operator.event_files.numbers import COMMA
 
 if TYPE_CHECKING:
     from tidemill_operator.event_files.parquet_file import ParquetFile
+
+T = TypeVar("T")
 
 CSV, NDJSON, JSON, PARQUET = "csv", "ndjson", "json", "parquet"
 FORMATS = (CSV, NDJSON, JSON, PARQUET)
@@ -132,6 +135,11 @@ class EventFile:
         """The word for the position of an event in this file, such as `line`."""
         return "row" if self.format == PARQUET else "item" if self.format == JSON else "line"
 
+    @property
+    def unfinished(self) -> int | None:
+        """The number of a last line that `events` left out, because it is not JSON yet, or None."""
+        return self._lines.unfinished if isinstance(self._lines, NdjsonFile) else None
+
     def members(self) -> Iterator[tuple[int, Any]]:
         """Yield the events as Python values, with their positions. The value is None if a line is not JSON.
 
@@ -140,6 +148,34 @@ class EventFile:
         Raises:
             EventFileError: the file cannot be read to its end.
         """
+        return self._to_end(self._members())
+
+    def events(self, fields: Sequence[FieldSpec], skip: int = 0, *, growing: bool = False) -> Iterator[Event]:
+        """Yield the events in the form in which they are sent, after the first `skip` events.
+
+        Args:
+            fields: the pipeline's fields. The types of the fields define how the cells of CSV are read.
+            skip: the number of events to leave out at the beginning.
+            growing: whether another program may still write the file. Then an incomplete last line of NDJSON is left
+                out, and `unfinished` is its number.
+
+        Raises:
+            EventFileError: the file cannot be read to its end.
+        """
+        return self._to_end(self._events(fields, skip, growing))
+
+    def _to_end(self, found: Iterator[T]) -> Iterator[T]:
+        try:
+            yield from found
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            remedy = "check that the file is complete; events before this place were read"
+            raise EventFileError(f"{self.name}: cannot be read to its end ({reason}); {remedy}") from None
+        except UnicodeEncodeError as error:
+            remedy = "it holds half a surrogate pair; correct the file, or check --encoding"
+            raise EventFileError(f"{self.name}: cannot be written as UTF-8 ({error.reason}); {remedy}") from None
+
+    def _members(self) -> Iterator[tuple[int, Any]]:
         if self.table is not None:
             columns = self.table.columns
             for line, row in self.table.rows():
@@ -150,16 +186,7 @@ class EventFile:
             for line, data in self._lines.lines():
                 yield line, _decoded(data)
 
-    def events(self, fields: Sequence[FieldSpec], skip: int = 0) -> Iterator[Event]:
-        """Yield the events in the form in which they are sent, after the first `skip` events.
-
-        Args:
-            fields: the pipeline's fields. The types of the fields define how the cells of CSV are read.
-            skip: the number of events to leave out at the beginning.
-
-        Raises:
-            EventFileError: the file cannot be read to its end.
-        """
+    def _events(self, fields: Sequence[FieldSpec], skip: int, growing: bool) -> Iterator[Event]:
         if self.table is not None:
             writer = self.writer(fields)
             for line, row in itertools.islice(self.table.rows(), skip, None):
@@ -169,7 +196,8 @@ class EventFile:
             for line, data in self._rows.lines(skip, {str(name) for name in local}):
                 yield Event(line, data)
         elif self._lines is not None:
-            for line, data in itertools.islice(self._lines.lines(), skip, None):
+            lines = self._lines.lines(growing=growing) if isinstance(self._lines, NdjsonFile) else self._lines.lines()
+            for line, data in itertools.islice(lines, skip, None):
                 yield Event(line, data)
 
     def writer(self, fields: Sequence[FieldSpec]) -> RowWriter:

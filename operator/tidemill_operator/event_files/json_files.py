@@ -9,6 +9,7 @@ from typing import BinaryIO
 import msgspec
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
+from tidemill_contract.events.members import BROKEN
 from tidemill_operator.event_files.content import Content, EventFileError
 
 MOST_ARRAY_BYTES = 256 * 1024 * 1024
@@ -26,6 +27,7 @@ class NdjsonFile:
 
     Attributes:
         encoding: the encoding of the text.
+        unfinished: the number of a last line that was left out (see `lines`), or None.
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None) -> None:
@@ -37,24 +39,33 @@ class NdjsonFile:
         self._content = content
         found = content.known_encoding(encoding)
         self.encoding = "utf-8" if encoding is None and found == "cp1252" else found
+        self.unfinished: int | None = None
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
+    def lines(self, *, growing: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the lines that are not blank, in UTF-8, with their numbers.
 
         Lines that exceed the maximum size of an event are cut. A cut line is still too long, so ingest refuses it.
+
+        Args:
+            growing: whether to leave out a last line that has no line feed and is not JSON, because another program may
+                still write it. Only in UTF-8.
 
         Raises:
             EventFileError: a line cannot be decoded.
         """
         if self.encoding in _UTF8:
-            yield from _binary_lines(self._content.stream)
+            for number, line, ended in _binary_lines(self._content.stream):
+                if growing and not ended and not _is_json(line):
+                    self.unfinished = number
+                else:
+                    yield number, line
             return
         text = io.TextIOWrapper(self._content.stream, self.encoding, newline="\n")
         number = 0
         try:
-            for number, line in enumerate(text, 1):
-                if line.strip():
-                    yield number, line.strip().encode()
+            for number, decoded in enumerate(text, 1):
+                if decoded.strip():
+                    yield number, decoded.strip().encode()
         except UnicodeError as error:
             where = f"{self._content.name}, line {number + 1}"
             raise EventFileError(f"{where}: is not {self.encoding} ({error}); check --encoding") from None
@@ -62,7 +73,16 @@ class NdjsonFile:
             text.detach()
 
 
-def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except BROKEN:
+        return False
+    return True
+
+
+def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield the lines that are not blank, with their numbers, and whether they end with a line feed."""
     number, limit = 0, MAX_EVENT_BYTES + 1
     while line := stream.readline(limit):
         number += 1
@@ -71,7 +91,7 @@ def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
             line = stream.readline(limit)
         data = (whole.removeprefix(_BOM) if number == 1 else whole).strip(_BLANK)
         if data:
-            yield number, data
+            yield number, data, line.endswith(b"\n")
 
 
 class JsonFile:
@@ -97,6 +117,6 @@ class JsonFile:
             values = _raws.decode(body) if body.startswith(b"[") else [msgspec.Raw(body)]
             for number, value in enumerate(values, 1):
                 yield number, msgspec.json.format(bytes(value), indent=-1)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except BROKEN as error:
             remedy = "write valid JSON, or one event per line in a file called .ndjson"
             raise EventFileError(f"{name}: is not JSON ({error}); {remedy}") from None

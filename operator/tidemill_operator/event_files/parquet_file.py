@@ -13,6 +13,8 @@ import polars as pl
 from tidemill_operator.event_files.content import EventFileError
 
 _ROWS = 10_000
+_DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, OverflowError)
+"""The errors that polars raises for files and values that it cannot read."""
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -34,7 +36,7 @@ class ParquetFile:
             self._frame = pl.scan_parquet(path)
             self.columns = tuple(self._frame.collect_schema().names())
             self.total = int(self._frame.select(pl.len()).collect().item())
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except _DAMAGED as error:
             raise self._unreadable(error) from None
 
     def rows(self, skip: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -44,20 +46,32 @@ class ParquetFile:
             EventFileError: the file is damaged.
         """
         for start in range(skip, self.total, _ROWS):
-            try:
-                part = self._frame.slice(start, _ROWS).collect()
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise self._unreadable(error) from None
-            yield from enumerate(part.iter_rows(named=True), start + 1)
+            rows = self._part(start)
+            number = start
+            while True:
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    break
+                except _DAMAGED as error:  # for example, a time outside the years 1 to 9999
+                    raise self._unreadable(error, f", row {number + 1:,}") from None
+                number += 1
+                yield number, row
+
+    def _part(self, start: int) -> Iterator[dict[str, Any]]:
+        try:
+            return iter(self._frame.slice(start, _ROWS).collect().iter_rows(named=True))
+        except _DAMAGED as error:
+            raise self._unreadable(error) from None
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
         """Yield the rows as JSON. Times without a zone are taken as UTC, except in the columns named by `local`."""
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 
-    def _unreadable(self, error: Exception) -> EventFileError:
+    def _unreadable(self, error: BaseException, place: str = "") -> EventFileError:
         reason = str(error).partition("\n")[0]
-        return EventFileError(f"{self._path}: cannot be read as Parquet ({reason}); check the path and the file")
+        return EventFileError(f"{self._path}{place}: cannot be read as Parquet ({reason}); check the path and the file")
 
 
 def _known(value: Any, local: bool) -> Any:

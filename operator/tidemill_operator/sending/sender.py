@@ -130,7 +130,7 @@ class Sender:
             self._position = Position.load(order.resume, order.path, order.pipeline, order.batch)
             batch, self.summary.skipped = self._position.batch, self._position.sent
         first = self.summary.skipped
-        events = self._file.events(order.fields, first)
+        events = self._file.events(order.fields, first, growing=self._position is not None)
         timely = with_pauses(events, 1 / _STEPS_A_SECOND) if order.path is None else events
         batches = cut(timely, identity=order.identity, first=first, most=batch)
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import gzip
 import io
 import json
 import os
+import random
 import threading
 from pathlib import Path
 
@@ -129,3 +131,40 @@ def test_parquet_is_not_read_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sys.stdin", Stdin)
     with pytest.raises(EventFileError, match="write it to a file first"):
         sent(None)
+
+
+def test_an_unfinished_last_line_of_a_growing_file_waits(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    for last, complete in ((b'{"a": ', False), (b'{"a": 2}', True), (b'{"a": \n', True)):
+        path.write_bytes(b'{"a": 1}\n' + last)
+        with EventFile(path) as file:
+            lines = [event.line for event in file.events([], growing=True)]
+            assert (lines, file.unfinished) == (([1, 2], None) if complete else ([1], 2))
+
+
+def test_a_file_that_is_cut_off_is_read_to_that_place(tmp_path: Path) -> None:
+    random.seed(1)
+    lines = b"".join(b'{"a": %d}\n' % random.getrandbits(400) for _ in range(12_000))
+    path = tmp_path / "a.ndjson.gz"
+    path.write_bytes(gzip.compress(lines)[:-1_000])
+    with EventFile(path) as file:
+        events = file.events([])
+        assert next(events).line == 1
+        with pytest.raises(EventFileError, match="cannot be read to its end"):
+            list(events)
+
+
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(EventFileError, match="is not JSON"):
+        sent(path)
+
+
+@pytest.mark.parametrize("value", [2**62, -(2**62)])
+def test_a_time_that_python_cannot_hold_is_named_by_its_row(tmp_path: Path, value: int) -> None:
+    path = tmp_path / "a.parquet"
+    times = pl.Series("at", [0, value]).cast(pl.Datetime("us"))
+    pl.DataFrame([times]).write_parquet(path)
+    with EventFile(path) as file, pytest.raises(EventFileError, match="parquet, row"):
+        list(file.members())
