@@ -50,3 +50,18 @@ def test_the_signed_text_has_the_time_if_there_is_one() -> None:
     assert WebhookSpec.model_validate(base).signed_text == "{body}"
     timed = WebhookSpec.model_validate({**base, "timestampHeader": "T", "tolerance": "90s"})
     assert (timed.signed_text, timed.tolerance_seconds) == ("{timestamp}.{body}", 90)
+
+
+@pytest.mark.parametrize(
+    ("topics", "subscriptions"),
+    [
+        (["plant/+/temp", "plant/+/temp/#"], ("plant/+/temp/#",)),
+        (["#", "a", "$SYS/load"], ("#", "$SYS/load")),
+        (["a/+", "a/b", "a", "a/b/c"], ("a/+", "a", "a/b/c")),
+        (["a/+/c", "a/b/+"], ("a/+/c", "a/b/+")),
+        (["a/#", "a/b/#", "a"], ("a/#",)),
+        (["+/b", "#"], ("#",)),
+    ],
+)
+def test_a_topic_that_another_includes_is_not_subscribed_to(topics: list[str], subscriptions: tuple[str, ...]) -> None:
+    assert MqttSpec(broker="mqtt://b", topics=topics).subscriptions == subscriptions

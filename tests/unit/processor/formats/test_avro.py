@@ -127,6 +127,18 @@ def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> 
     assert read_alike(decoder(registry, oslo), raw) == [{"local": AT_MS - 3_600_000}]
 
 
+def test_a_value_beyond_its_logical_type_is_refused_only_if_a_field_reads_it(registry: SchemaRegistry) -> None:
+    kinds = {"timestamp-millis": 1, "timestamp-micros": 1_000, "local-timestamp-millis": 1}
+    for kind, per_millisecond in kinds.items():
+        typed = [{"name": "id", "type": "long"}, {"name": "at", "type": {"type": "long", "logicalType": kind}}]
+        write = Writer(registry, typed)
+        far = 253_402_300_800_000  # the year 10000
+        raw = write(id=1, at=far * per_millisecond)
+        assert read_alike(decoder(registry, [{"name": "id", "type": "integer"}]), raw) == [{"id": 1}]
+        (verdict,) = read_alike(decoder(registry, [{"name": "at", "type": "timestamp"}]), raw)
+        assert (str(verdict.reason), verdict.field) == ("out_of_range", "at")
+
+
 def test_decimals_of_avro_keep_every_digit(registry: SchemaRegistry) -> None:
     """The logical type decimal, and numbers and texts; one with more digits than the field is refused."""
     money = {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 4}

@@ -144,6 +144,10 @@ def test_members_of_all_types_are_values_of_fields(registry: SchemaRegistry) -> 
     assert read_alike(decoder(registry, [{"name": "t", "type": "string", "path": "tags[1]"}]), raw, write()) == [
         {"t": "t"}, {"t": None},
     ]  # fmt: skip
+    odd = write(at={"seconds": AT_MS // 1_000, "nanos": -5_000_000}), write(at={"seconds": 2**60})
+    before, beyond = read_alike(decoder(registry, [{"name": "at", "type": "timestamp"}]), *odd)
+    assert before == {"at": AT_MS // 1_000 * 1_000 - 5}
+    assert (str(beyond.reason), beyond.field) == ("out_of_range", "at")
     (verdict,) = read_alike(decoder(registry, [{"name": "big", "type": "integer"}]), raw)
     assert (str(verdict.reason), verdict.field) == ("out_of_range", "big")
 

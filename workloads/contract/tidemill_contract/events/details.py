@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.decimals import DECIMAL
-from tidemill_contract.events.members import Members, members
+from tidemill_contract.events.members import Members, is_utf8, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
 from tidemill_contract.functions.base import STRINGS
 from tidemill_contract.resource.paths import Steps, show_path
@@ -93,17 +93,9 @@ def _looks_like(raw: bytes) -> str:
             return f"{what}; {remedy}"
     if _NOT_A_NUMBER.search(raw):
         return "JSON has no NaN and no Infinity; send null"
-    if _CONTROL.search(raw[:256]) or not _is_text(raw):
+    if _CONTROL.search(raw[:256]) or not is_utf8(raw):
         return "is binary, such as Avro, Protobuf or MessagePack, or holds bytes that are not UTF-8; send JSON in UTF-8"
     return "is not JSON; send one JSON object per record"
-
-
-def _is_text(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def refused(

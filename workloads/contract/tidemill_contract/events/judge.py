@@ -43,6 +43,8 @@ class EventJudge:
     def _judged(self, raw: bytes, now_ms: int) -> tuple[Any, int]:
         if len(raw) > MAX_EVENT_BYTES:
             raise InvalidEvent(Reason.TOO_LARGE, None, f"{len(raw)} bytes; at most {MAX_EVENT_BYTES} are allowed")
+        if not raw.isascii():
+            _check_utf8(raw)
         event = self._read(raw)
         if self._fields.counts:
             self._check_counts(raw, event)
@@ -157,3 +159,11 @@ class EventJudge:
                 raise InvalidEvent(
                     Reason.KEY_TOO_LONG, name, f"{length} bytes; a group column can hold at most {MAX_KEY_BYTES}"
                 )
+
+
+def _check_utf8(raw: bytes) -> None:
+    # The JSON reader accepts any bytes in members that it skips.
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise not_json(raw, error) from None

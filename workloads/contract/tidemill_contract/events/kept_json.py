@@ -7,7 +7,6 @@ it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from tidemill_contract.events.members import BROKEN, Members, items, members
 from tidemill_contract.events.verdicts import InvalidEvent, Reason
@@ -25,28 +24,13 @@ class KeptJson:
         """Prepare the fields. `places` has the path of each field by name."""
         self._places = places
 
-    def unusual(self, parts: Sequence[bytes]) -> bool:
-        """Return whether some events must be checked one by one. Each of `parts` is the bytes of many events."""
-        # UTF-8 is checked here, because the JSON reader accepts any bytes in members that it skips.
-        try:
-            for part in parts:
-                part.decode()
-        except UnicodeDecodeError:
-            return True
-        return False
-
     def check(self, raw: bytes) -> None:
         """Check that Postgres can store the json fields of a valid event.
 
         Raises:
-            InvalidEvent: a field is not UTF-8, or has a NUL character.
+            InvalidEvent: a field has a NUL character.
         """
         for name, text in self._texts(raw).items():
-            try:
-                text.decode()
-            except UnicodeDecodeError as error:
-                detail = f"{name} is not JSON in UTF-8 ({error}); send JSON in UTF-8"
-                raise InvalidEvent(Reason.BAD_STRING, name, detail) from None
             if _NUL.search(text):
                 raise InvalidEvent(Reason.BAD_STRING, name, "holds a NUL character, which Postgres cannot store")
 

@@ -36,6 +36,15 @@ _read_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
 
 
+def is_utf8(raw: bytes) -> bool:
+    """Return whether the bytes are UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def members(raw: bytes) -> Members:
     """Return the members of an event.
 

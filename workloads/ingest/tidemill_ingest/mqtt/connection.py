@@ -127,15 +127,20 @@ class Connection:
         if code.is_failure:
             self.error = f"the broker refuses the connection: {code}"
             return
-        qos = self._spec.qos
-        wanted: list[Any] = [(topic, qos) for topic in self._spec.topics]
+        qos, topics = self._spec.qos, self._spec.subscriptions
+        wanted: list[Any] = [(topic, qos) for topic in topics]
         if self._later:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
-            wanted = [(topic, options) for topic in self._spec.topics]
+            wanted = [(topic, options) for topic in topics]
         self._client.subscribe(wanted)
+        # The session may have these subscriptions from an earlier version of the bridge or of the spec.
+        if included := [topic for topic in self._spec.topics if topic not in topics]:
+            self._client.unsubscribe(included)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
-        refused = [topic for topic, code in zip(self._spec.topics, codes, strict=False) if code.value >= _FAILURE]
+        refused = [
+            topic for topic, code in zip(self._spec.subscriptions, codes, strict=False) if code.value >= _FAILURE
+        ]
         if refused:
             reason = next(code for code in codes if code.value >= _FAILURE)
             self.error = f"the broker refuses the topic {refused[0]}: {reason}"

@@ -6,12 +6,14 @@ import datetime as dt
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 import fastavro
 import msgspec
+from fastavro.read import LOGICAL_READERS
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
 from tidemill_contract.events.details import misplaced, shown
@@ -44,6 +46,24 @@ def _other(value: Any) -> Any:
 _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
 
 
+@cache
+def _keep_values_without_a_type() -> None:
+    """Let fastavro return a value as it is written if its logical type does not allow it.
+
+    An example is a time after the year 9999. Otherwise, a member that no field reads could make an event invalid.
+    """
+    for name, read in list(LOGICAL_READERS.items()):
+        LOGICAL_READERS[name] = partial(_read_leniently, read, 1000 if name.endswith("timestamp-micros") else 1)
+
+
+def _read_leniently(read: Callable[..., Any], per_millisecond: int, data: Any, *schemas: Any) -> Any:
+    try:
+        return read(data, *schemas)
+    except Exception:
+        # Of a time, the decoder reads milliseconds, and refuses those outside the years 1 to 9999.
+        return data // per_millisecond if isinstance(data, int) else data
+
+
 class AvroReader(SchemaReader):
     """Reads Avro records with the framing of a registry's serializers."""
 
@@ -55,6 +75,7 @@ class AvroReader(SchemaReader):
         """
         if schema.kind != "AVRO":
             raise ValueError(f"it is of the type {schema.kind}, not AVRO")
+        _keep_values_without_a_type()
         parsed = AvroSchema.of(schema)
         if parsed.record(parsed.parsed) is None:
             raise ValueError("it is not a record")

@@ -255,4 +255,10 @@ def _at(message: Any, field: FieldSpec) -> Any:
         else:
             shown = _encode(None if found is None else plain(value, found, single=single))
             raise misplaced(field.name, field.member[:depth], shown, array=isinstance(step, int))
-    return None if value is None or found is None else plain(value, found, single=single)
+    if value is None or found is None:
+        return None
+    try:
+        return plain(value, found, single=single)
+    except ValueError as error:  # for example, a Duration beyond its limits within a message
+        detail = f"{field.name}: has no form in JSON ({str(error)[:120]}); send a value within the limits of its type"
+        raise InvalidEvent(Reason.OUT_OF_RANGE, field.name, detail) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from google.protobuf.message import Message
 from tidemill_contract.resource.paths import Steps
 from tidemill_processor.formats.registry import Schema
 
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 TIMESTAMP = "google.protobuf.Timestamp"
 _WRAPPERS = {f"google.protobuf.{name}Value" for name in (
     "Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes",
@@ -190,10 +192,24 @@ def plain(value: Any, field: FieldDescriptor, *, single: bool = False) -> Any:
     return value
 
 
+def _moment(message: Any) -> str | int:
+    """Return a Timestamp whose nanoseconds or year are out of range as RFC 3339, or else as epoch milliseconds."""
+    micros = message.seconds * 10**6 + message.nanos // 1000
+    try:
+        return (_EPOCH + dt.timedelta(microseconds=micros)).isoformat()
+    except OverflowError:
+        return int(micros // 1000)
+
+
 def _of_message(message: Message) -> Any:
     name = message.DESCRIPTOR.full_name
     if name in _TEXTS:
-        return message.ToJsonString()
+        try:
+            return message.ToJsonString()
+        except ValueError:
+            if name != TIMESTAMP:
+                raise
+            return _moment(message)
     if name in _WRAPPERS:
         return message.value
     return json_format.MessageToDict(message, preserving_proto_field_name=True)

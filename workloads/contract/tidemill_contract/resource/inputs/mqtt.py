@@ -65,6 +65,11 @@ class MqttSpec(Model):
         parts = urlsplit(self.broker)
         return parts.port or _PORTS.get(parts.scheme, 1883)
 
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """The topics without those that another topic includes, for which a broker may send each message twice."""
+        return tuple(each for each in self.topics if not any(_includes(o, each) for o in self.topics if o != each))
+
     def faults(self, path: str) -> Iterator[Fault]:
         """Yield the faults of the address and of the topics."""
         yield from _address(self.broker, f"{path}.broker")
@@ -74,6 +79,19 @@ class MqttSpec(Model):
                 yield Fault(f"{path}.topics[{index}]", topic, *fault)
             elif topic in self.topics[:index]:
                 yield Fault(f"{path}.topics[{index}]", topic, "the topic is listed twice", "take one of them out")
+
+
+def _includes(wide: str, narrow: str) -> bool:
+    """Return whether the topic filter `wide` matches each topic that `narrow` matches."""
+    levels, others = wide.split("/"), narrow.split("/")
+    if others[0].startswith("$") and levels[0] in ("+", "#"):
+        return False
+    for at, level in enumerate(levels):
+        if level == "#":  # it also matches the level above
+            return True
+        if at == len(others) or others[at] == "#" or level not in ("+", others[at]):
+            return False
+    return len(levels) == len(others)
 
 
 def _address(broker: str, path: str) -> Iterator[Fault]:
