@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_operator.event_files.event_file import Event
 
 MOST_EVENTS = 5_000
@@ -50,14 +51,16 @@ def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: 
     data: list[bytes] = []
     size = 0
     for event in events:
-        if lines and (event is None or len(lines) >= most or size + len(event.data) > MOST_BYTES):
+        if lines and (event is None or len(lines) >= most or size + min(len(event.data), MAX_EVENT_BYTES) > MOST_BYTES):
             yield _batch(lines, data, identity, first)
             first += len(lines)
             lines, data, size = [], [], 0
         if event is not None:
+            # Ingest refuses a longer event as a dead letter. Uncut, it could exceed the limit for a request.
+            whole = event.data[: MAX_EVENT_BYTES + 1]
             lines.append(event.line)
-            data.append(event.data)
-            size += len(event.data) + 1
+            data.append(whole)
+            size += len(whole) + 1
     if lines:
         yield _batch(lines, data, identity, first)
 

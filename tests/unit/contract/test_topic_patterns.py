@@ -40,9 +40,18 @@ def test_a_pattern_that_backtracks_elsewhere_is_fast() -> None:
 
 
 def test_only_topics_that_the_pipeline_may_read_can_match() -> None:
-    names = ["shop.a", "shop.orders.results", "shop.orders.events", "__consumer_offsets", "crm.a", "other.a", "own.a"]
+    names = [
+        "shop.a",
+        "shop.orders.results",
+        "shop.orders.events",
+        "__consumer_offsets",
+        "crm.a",
+        "other.a",
+        "own.a",
+    ]
     limits = Limits(topic_prefixes=("own.",), readable_topics=("crm.*", "__*"))
-    assert candidates(names, namespace="shop", limits=limits) == ["shop.a", "crm.a", "own.a"]
+    connect = ["shop.tidemill-connect-1a-configs", "crm.tidemill-connect-1a-offsets"]
+    assert candidates([*names, *connect], namespace="shop", limits=limits) == ["shop.a", "crm.a", "own.a"]
     assert candidates_elsewhere(names, ["shop.orders.results"]) == [
         "shop.a", "shop.orders.events", "crm.a", "other.a", "own.a",
     ]  # fmt: skip

@@ -237,6 +237,8 @@ def test_a_platform_may_allow_more_topics() -> None:
         # A pattern opens no results of pipelines. The name itself does.
         ("crm.orders.results", False, "add the topic to the platform's list of readable topics"),
         ("bank.loans.anomalies", False, None),
+        ("analytics.tidemill-connect-1a-configs", False, "the topic belongs to Kafka Connect workers"),
+        ("crm.tidemill-connect-1a-offsets", True, "the topic belongs to Kafka Connect workers"),
     ],
 )
 def test_topics_of_others_are_readable_if_the_platform_lists_them(topic: str, managed: bool, fault: str | None) -> None:

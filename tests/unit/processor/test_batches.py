@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import pytest
+
 from kafka_records import KafkaRecord
 from tidemill_contract.functions.partials import field_types, layout
 from tidemill_contract.resource.spec import PipelineSpec
@@ -77,6 +79,14 @@ def test_each_string_of_an_array_counts() -> None:
     assert found == [[("a", 3), ("b", 3)], [("x", 2), ("y", 1)]]
     assert [read["distinct"](stored) for stored in rows["_uniques_tags"]] == [2, 2]
     assert rows["_count"].to_list() == [4, 4]
+
+
+@pytest.mark.parametrize("at", [-1, -(2**63) + 1_770_000_000_000])
+def test_a_record_with_a_negative_timestamp_arrives_now(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres subtracts the arrival from its clock, which would overflow."""
+    monkeypatch.setattr(Record, "timestamp", lambda _: (1, at))
+    arrived = BatchReader(SPEC).read([Record(0.0, 7)], 1_770_000_000_000).arrived
+    assert arrived[0] > 1_770_000_000_000
 
 
 def test_both_zeros_are_one_group_sent_or_derived() -> None:

@@ -16,6 +16,11 @@ SERVICE_MAX = 63
 OUTPUT_TOPICS = ("results", "anomalies", "dead-letters", "stage")
 
 
+CONNECT_WORKERS = "tidemill-connect"
+"""The name of the Kafka Connect workers that the operator runs in a namespace."""
+_CONNECT_TOPICS = ("-configs", "-offsets", "-statuses")
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
 
@@ -57,6 +62,20 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
     if len(parts) != 3 or not all(parts) or parts[2] not in ("events", *OUTPUT_TOPICS):
         return None
     return parts[0], parts[1], parts[2]
+
+
+def connect_workers(namespace: str, cluster_id: str) -> str:
+    """Return the group of a namespace's Kafka Connect workers. The names of its topics start with the group."""
+    return f"{namespace}.{CONNECT_WORKERS}-{cluster_id}"
+
+
+def of_connect_workers(topic_name: str) -> bool:
+    """Return whether a topic has the name of a topic of Tidemill's Kafka Connect workers.
+
+    Only the workers use these topics: who writes to them controls the connectors.
+    """
+    name = topic_name.rpartition(".")[2]
+    return name.startswith(f"{CONNECT_WORKERS}-") and name.endswith(_CONNECT_TOPICS)
 
 
 def consumer_group(namespace: str, name: str, reader: str = "live") -> str:

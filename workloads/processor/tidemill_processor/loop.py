@@ -154,6 +154,7 @@ class Loop:
             self.link.close()
 
     def _turn(self) -> None:
+        self._side_inputs.begin_turn()
         if self._may_store():
             self.assignment.take_up(self._waiting_for_schemas())
         else:
@@ -183,6 +184,7 @@ class Loop:
         if pieces:
             self._process(pieces)
         self._turned_at = time.monotonic()
+        self._side_inputs.begin_turn()
 
     def _gather(self, seconds: float) -> list[Piece]:
         """Consume and decode records until the batch is full, for at most `seconds`."""

@@ -13,7 +13,7 @@ from tidemill_operator.plan.connect.connectors import OWNER
 from tidemill_operator.plan.model import Connector
 
 RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED = "RUNNING", "PAUSED", "STOPPED", "FAILED", "UNASSIGNED"
-_LONGEST_TRACE = 300
+_LONGEST_TRACE, _LONGEST_TEXT = 300, 2_000
 _MASK = "…"
 _SECRETS = (
     (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), rf"\g<1>{_MASK}@"),
@@ -80,7 +80,8 @@ def last_line(trace: str) -> str:
 
 def masked(text: str) -> str:
     """Return a text from Connect on one line, with anything that looks like a password masked."""
-    text = one_line(" ".join(text.split()))
+    # The patterns would take quadratic time for some long texts.
+    text = one_line(" ".join(text[:_LONGEST_TEXT].split()))
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text

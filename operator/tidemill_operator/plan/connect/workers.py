@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tidemill_contract.names import CONNECT_WORKERS, connect_workers
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import Topic
 from tidemill_operator.settings import Platform
 
-NAME, PORT = "tidemill-connect", 8083
+NAME, PORT = CONNECT_WORKERS, 8083
 ADDRESS_VARIABLE = "POD_IP"
 SECRETS_DIR, CONFIG_DIR, PLUGINS_DIR = "/etc/tidemill/secrets", "/etc/tidemill/connect", "/opt/kafka/plugins"
 PROPERTIES, LOGGING = "worker.properties", "log4j2.properties"
@@ -44,11 +45,6 @@ _READ = {"security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.usernam
 _READ |= {"ssl.key.password", "ssl.endpoint.identification.algorithm"}
 
 
-def group(namespace: str, cluster_id: str) -> str:
-    """Return the group of a namespace's workers. The names of its topics start with the group."""
-    return f"{namespace}.{NAME}-{cluster_id}"
-
-
 def needs_workers(document: Mapping[str, Any]) -> bool:
     """Return whether the spec of a resource, which may be invalid, has connectors."""
     source = (document.get("spec") or {}).get("source")
@@ -62,7 +58,7 @@ def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
     """
     return tuple(
         Topic(
-            name=f"{group(namespace, platform.cluster_id)}-{kind}",
+            name=f"{connect_workers(namespace, platform.cluster_id)}-{kind}",
             partitions=partitions,
             replication_factor=platform.replication_factor,
             config={"cleanup.policy": "compact"},
@@ -110,7 +106,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
     """
     found = {
         **stored(
-            group(namespace, platform.cluster_id),
+            connect_workers(namespace, platform.cluster_id),
             brokers=platform.kafka_brokers,
             replicas=platform.replication_factor,
             partitions={setting: partitions for setting, (_, partitions) in _TOPICS.items()},

@@ -164,3 +164,8 @@ def test_the_last_cause_of_a_trace(trace: str, expected: str) -> None:
 
 def test_texts_of_connect_are_one_line() -> None:
     assert masked("one\n\ttwo token: abc, x") == "one two token: …, x"
+
+
+@pytest.mark.parametrize("text", ["secret" * 20_000, "Invalid value a" * 8_000, "password=" + "x" * 100_000])
+def test_a_long_text_of_connect_is_cut_before_it_is_searched_for_secrets(text: str) -> None:
+    assert len(masked(text)) <= 2_000

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.event_file import Event, EventFile
@@ -289,6 +290,11 @@ def test_batches_are_bounded_in_bytes() -> None:
     big = b"x" * (MOST_BYTES // 3)
     sizes = [len(batch.lines) for batch in cut((Event(n, big) for n in range(7)), identity="a")]
     assert sizes == [2, 2, 2, 1] or sizes == [3, 3, 1]
+
+
+def test_an_event_beyond_the_limit_of_a_request_is_cut_so_that_ingest_refuses_it_alone() -> None:
+    (first, second) = cut([Event(1, b"x" * 20_000_000), Event(2, b"y")], identity="a", most=1)
+    assert (len(first.body), len(second.body)) == (MAX_EVENT_BYTES + 1, 1)
 
 
 def test_progress_is_only_shown_on_a_terminal() -> None:

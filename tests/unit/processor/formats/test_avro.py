@@ -22,8 +22,9 @@ from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.kinds.formats import RegistrySpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches.reader import BatchReader
+from tidemill_processor.formats import registry as registry_client
 from tidemill_processor.formats.avro import AvroReader
-from tidemill_processor.formats.registry import Registry, RegistryAwayError
+from tidemill_processor.formats.registry import Registry, RegistryAwayError, UnknownSchemaError
 
 AT = dt.datetime(2026, 11, 1, 10, 0, 0, 123456, tzinfo=dt.UTC)
 AT_MS = 1_793_527_200_123
@@ -293,6 +294,22 @@ def test_each_schema_is_asked_for_once(registry: SchemaRegistry) -> None:
     registry.asked.clear()
     read_alike(of, *(write(once=number) for number in range(5)))
     assert len(registry.asked) == 1
+
+
+def test_requests_for_unknown_schemas_are_spread_over_turns_of_the_loop(
+    registry: SchemaRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, a few thousand records with random ids would keep the loop from ever committing."""
+    monkeypatch.setattr(registry_client, "TURN_SECONDS", 1e-9)
+    asked = Registry(RegistrySpec(url=registry.url))
+    for number in (1_001, 1_003):
+        asked.begin_turn()
+        with pytest.raises(UnknownSchemaError):
+            asked.schema(number)
+        with pytest.raises(RegistryAwayError):
+            asked.schema(number + 1)
+        assert not asked.error
+        assert not asked.missing
 
 
 def test_records_wait_while_the_registry_is_away() -> None:

@@ -20,7 +20,7 @@ from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import field_faults
 from tidemill_contract.resource.format_rules import format_faults
 from tidemill_contract.resource.inputs.rules import input_faults
-from tidemill_contract.resource.inputs.topics import READABLE, topics_faults
+from tidemill_contract.resource.inputs.topics import OF_CONNECT_WORKERS, READABLE, topics_faults
 from tidemill_contract.resource.kept_rules import kept_faults
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS
@@ -61,14 +61,16 @@ class Limits:
 
     def own(self, topic: str, namespace: str) -> bool:
         """Return whether the pipelines of a namespace may manage a topic."""
-        return topic.startswith((f"{namespace}.", *self.topic_prefixes))
+        return not names.of_connect_workers(topic) and topic.startswith((f"{namespace}.", *self.topic_prefixes))
 
     def readable(self, topic: str) -> bool:
         """Return whether all pipelines may read a topic.
 
         A topic whose name is that of a pipeline's output is readable only if the list contains exactly this name. So no
-        pattern makes the results of other namespaces readable.
+        pattern makes the results of other namespaces readable. Topics of Kafka Connect workers are never readable.
         """
+        if names.of_connect_workers(topic):
+            return False
         derived = names.derived_topic(topic)
         if derived is not None and derived[2] in names.OUTPUT_TOPICS:
             return topic in self.readable_topics
@@ -170,7 +172,9 @@ def _topic(parts: Parts, _columns: Columns, limits: Limits) -> Iterator[Fault]:
 def _foreign(topic: TopicSpec, limits: Limits, path: str, namespace: str) -> Iterator[Fault]:
     """Yield the fault of a topic without an allowed prefix. There is none if the topic is readable and not managed."""
     assert topic.name is not None  # noqa: S101 - the caller has checked it
-    if not limits.readable(topic.name):
+    if names.of_connect_workers(topic.name):
+        yield Fault(path, topic.name, OF_CONNECT_WORKERS, "name another topic")
+    elif not limits.readable(topic.name):
         remedy = f"start it with '{namespace}.', or leave it out"
         if not topic.managed:
             remedy = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,13 +42,15 @@ class Piece:
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
     """Return dictionaries by partition: the next offset, the number of records, the first record's arrival.
 
-    Offsets must ascend.
+    Offsets must ascend. If the producer set a negative timestamp, the record arrives now: Postgres computes with the
+    arrival, and a number near -2^63 would overflow.
     """
+    now_ms = time.time_ns() // 1_000_000
     place = pl.col(INDEX)
     found = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
     rows = found.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
     return (
         {p: messages[last].offset() + 1 for p, _, _, last in rows},
         {p: count for p, count, _, _ in rows},
-        {p: messages[first].timestamp()[1] for p, _, first, _ in rows},
+        {p: at if (at := messages[first].timestamp()[1]) >= 0 else now_ms for p, _, first, _ in rows},
     )

@@ -25,6 +25,11 @@ class SideInputs:
         """Whether all lookups have been read at least once."""
         return self.lookups is None or self.lookups.ready
 
+    def begin_turn(self) -> None:
+        """Note that a turn of the loop begins."""
+        if self.registry is not None:
+            self.registry.begin_turn()
+
     @property
     def registry_answers(self) -> bool:
         """Whether the last request to the registry was answered. True without a registry."""

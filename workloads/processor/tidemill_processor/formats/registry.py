@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 ASK_SECONDS = 3.0
 """The timeout of a request to the registry."""
+TURN_SECONDS = 5.0
+"""The time that requests may take in one turn of the loop."""
+_MOST_UNKNOWN = 10_000
 _UNKNOWN_SECONDS = 10.0
 """The time after which an unknown id is requested again."""
 _NOT_FOUND = 40403
@@ -81,14 +84,23 @@ class Registry:
         self._known: dict[int, Schema] = {}
         self._unknown: dict[int, float] = {}
         self._missing: set[int] = set()
+        self._spent, self._limited = 0.0, False
         self.error = ""
+
+    def begin_turn(self) -> None:
+        """Allow requests for further TURN_SECONDS.
+
+        Records with many unknown ids, for example of a producer without schemas, must not keep the loop from turning.
+        """
+        self._spent, self._limited = 0.0, True
 
     def schema(self, number: int) -> Schema:
         """Return the schema with this id.
 
         Raises:
             UnknownSchemaError: the registry does not have the schema.
-            RegistryAwayError: the registry does not answer, and the schema has not been read before.
+            RegistryAwayError: the schema has not been read before, and the registry does not answer, or the requests of
+                this turn have taken TURN_SECONDS.
         """
         known = self._known.get(number)
         if known is not None:
@@ -100,7 +112,13 @@ class Registry:
             if self.error:
                 self._missing.add(number)
                 raise RegistryAwayError(self.error)
-            return self._fetch(number)
+            if self._limited and self._spent >= TURN_SECONDS:
+                raise RegistryAwayError("the requests of this turn have taken too long")
+            began = time.monotonic()
+            try:
+                return self._fetch(number)
+            finally:
+                self._spent += time.monotonic() - began
 
     def away(self, numbers: Iterable[int]) -> frozenset[int]:
         """Return those of the ids whose schemas are unknown because the registry does not answer."""
@@ -149,6 +167,8 @@ class Registry:
             referred = list(self._referred(client, found))
         except SchemaRegistryError as error:
             if error.error_code == _NOT_FOUND:
+                if len(self._unknown) >= _MOST_UNKNOWN:
+                    self._unknown.clear()
                 self._unknown[number] = time.monotonic()
                 raise UnknownSchemaError(self._says_unknown(number)) from None
             raise self._lost(number, f"HTTP {error.http_status_code}: {error.error_message}") from None

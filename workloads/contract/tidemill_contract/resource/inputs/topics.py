@@ -10,6 +10,7 @@ from tidemill_contract.resource.inputs.limits import Names
 from tidemill_contract.resource.inputs.patterns import MOST_CHARACTERS, pattern_error
 from tidemill_contract.resource.parts import Parts
 
+OF_CONNECT_WORKERS = "the topic belongs to Kafka Connect workers"
 READABLE = "TIDEMILL_READABLE_TOPICS (chart: defaults.readableTopics)"
 _PATH, _PATTERN = "spec.source.topics", "spec.source.topicPattern"
 
@@ -70,6 +71,8 @@ def _readable(topic: str, path: str, parts: Parts, limits: Names) -> Iterator[Fa
         if topic in (names.topic(parts.namespace, parts.name or "", kind) for kind in names.OUTPUT_TOPICS):
             message = "this pipeline writes to a topic of the same name on the platform's own Kafka"
             yield Fault(path, topic, message, "give the pipeline another name")
+    elif names.of_connect_workers(topic):
+        yield Fault(path, topic, OF_CONNECT_WORKERS, "take it out")
     elif not limits.own(topic, parts.namespace) and not limits.readable(topic):
         remedy = f"add the topic to the platform's list of readable topics, {READABLE}"
         yield Fault(path, topic, "the topic belongs to another namespace", remedy)

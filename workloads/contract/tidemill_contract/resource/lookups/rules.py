@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 from tidemill_contract.decimals import DECIMAL
 from tidemill_contract.duration import parse_ms
+from tidemill_contract.names import of_connect_workers
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.field_rules import written_faults
+from tidemill_contract.resource.inputs.topics import OF_CONNECT_WORKERS
 from tidemill_contract.resource.lookups.model import SUFFIXES, LookupField, LookupSource, LookupSpec
 from tidemill_contract.resource.parts import Part, Parts
 from tidemill_contract.resource.paths import EACH, show_path
@@ -125,7 +127,9 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
         yield Fault(f"{path}.file", source.file, message, f"let it end with {', '.join(SUFFIXES)}")
     if source.refresh is not None and not parse_ms(LEAST_REFRESH) <= source.refresh_ms <= parse_ms(MOST_REFRESH):
         yield Fault(f"{path}.refresh", source.refresh, "is out of bounds", f"write {LEAST_REFRESH} to {MOST_REFRESH}")
-    if source.topic is not None and not source.topic.startswith((f"{namespace}.", *limits.topic_prefixes)):
+    if source.topic is not None and of_connect_workers(source.topic):
+        yield Fault(f"{path}.topic", source.topic, OF_CONNECT_WORKERS, "name another topic")
+    elif source.topic is not None and not source.topic.startswith((f"{namespace}.", *limits.topic_prefixes)):
         remedy = f"name a topic that starts with '{namespace}.', or allow the prefix in the platform's settings"
         yield Fault(f"{path}.topic", source.topic, "the topic belongs to another namespace", remedy)
 
