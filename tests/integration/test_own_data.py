@@ -163,7 +163,7 @@ def test_each_row_of_a_file_is_counted_or_says_why_not(small: Small) -> None:
     run.wait_for(rf"sent 1,000 events to .*: {small.accepted} accepted, {refused} refused", seconds=1)
     run.wait_for(r"^  line \d+: missing_field, field datum$", seconds=1)
     run.wait_for(r'^  line \d+: mistyped, field betrag_eur: "auf Anfrage"$', seconds=1)
-    run.wait_for(r"^  line \d+: not_json: .line \d+ has 10 cells, there are 8 columns", seconds=1)
+    run.wait_for(r"^  line \d+: not_an_object: .line \d+ has 10 cells, there are 8 columns", seconds=1)
     assert_each_row_is_there(run, small.shop)
     assert tidemill("validate", f"{run.name}.yaml", folder=run.folder).returncode == 0
 

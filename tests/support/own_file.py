@@ -60,7 +60,7 @@ def write_shop(path: Path, rows: int, seed: int = 1) -> Shop:
             case 217:
                 cells[4], reason = "auf Anfrage", "mistyped"
             case 317:
-                cells, reason = [*cells, "zu", "viel"], "not_json"
+                cells, reason = [*cells, "zu", "viel"], "not_an_object"
         lines.append(";".join(cells))
         if reason is not None:
             shop.refused[reason] += 1

@@ -165,6 +165,8 @@ def _of_file(args: argparse.Namespace, path: Path | None, name: str, zone: str) 
         decimals = None if table is None else dict(zip(table.columns, table.dialect.decimals, strict=True))
         sample = collect((value for _, value in file.members()), decimals=decimals)
         described = file.described
+        for warning in file.warnings:
+            print(f"tidemill init: {file.name}: {warning}", file=sys.stderr)
     written = shlex.quote(str(args.output or f"{name}.yaml"))
     hints = f"tidemill up -f {written}", f"tidemill send -f {shlex.quote(args.source)} --pipeline {name}"
     origin = Origin(

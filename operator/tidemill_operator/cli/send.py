@@ -167,6 +167,8 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
     except KeyboardInterrupt:
         problem = "interrupted"
     print(_told(sender.summary, file.name, order, api), flush=True)
+    for warning in file.warnings:
+        print(f"tidemill send: {file.name}: {warning}", file=sys.stderr, flush=True)
     if file.unfinished is not None:
         told = f"{file.place} {file.unfinished} is not complete and was not sent; the same command sends it once it is"
         print(f"tidemill send: {told}", file=sys.stderr, flush=True)

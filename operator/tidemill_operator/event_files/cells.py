@@ -62,11 +62,11 @@ class RowWriter:
         """Return the event of a row. Cells that are missing at the row's end count as empty.
 
         A row with more cells than there are columns is broken, because its values may be in the wrong columns. Such a
-        row is sent as plain text instead of JSON, so that it becomes a dead letter.
+        row is sent as a JSON text that says so, and becomes a dead letter.
         """
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
-            return told.encode()
+            return msgspec.json.encode(told)
         width = len(row)
         if self._flat:
             return msgspec.json.encode(

@@ -88,9 +88,14 @@ class Content:
 
     def _read_on(self, source: Any) -> None:
         """Read the head from a pipe, and make a stream that begins with the head and continues with the pipe."""
-        self.head = source.read1(HEAD_BYTES)
-        rejoined: Any = _Rejoined(self.head, source)
+        first = source.read1(HEAD_BYTES)
+        rejoined: Any = _Rejoined(first, source)
         self.stream = io.BufferedReader(rejoined)
+        self.head = first
+        if first.startswith(_GZIP):
+            unpacked: Any = gzip.GzipFile(fileobj=self.stream)
+            self.head = unpacked.read1(HEAD_BYTES)
+            self.stream = io.BufferedReader(_Rejoined(self.head, unpacked))  # type: ignore[arg-type]
 
     @property
     def share(self) -> float | None:

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tidemill_operator.event_files.content import Content, EventFileError
 from tidemill_operator.event_files.csv_dialect import Dialect, find_dialect
 
+_MANY_LINES, _MOST_WARNINGS = 50, 10
 _MOST_CELL = 1024 * 1024
 """The maximum length of a cell. It is the same as the maximum length of an event."""
+
+
+class _Lines:
+    """Passes lines on, and finds out whether the last row ends within quotes.
+
+    Attributes:
+        open_at: the line of the last row if it ends within quotes, else None.
+    """
+
+    def __init__(self, text: Iterator[str]) -> None:
+        self._text, self._quotes = text, 0
+        self.open_at: int | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self._quotes += line.count('"')
+            yield line
+
+    def row(self, row: Sequence[str], line: int) -> None:
+        """Note the end of a row that begins in `line`."""
+        # A cell in quotes that are not closed contains the line's end. A cell without quotes may contain any quotes.
+        is_open = self._quotes % 2 == 1 and bool(row) and row[-1].endswith(("\n", "\r"))
+        self.open_at, self._quotes = line if is_open else None, 0
 
 
 class CsvFile:
@@ -19,6 +43,7 @@ class CsvFile:
     Attributes:
         dialect: how the file is written.
         encoding: the encoding of its text.
+        warnings: what may be wrong with the rows that were read, such as a quote that is not closed.
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
@@ -29,6 +54,7 @@ class CsvFile:
         """
         self._content = content
         self.encoding = content.known_encoding(encoding)
+        self.warnings: list[str] = []
         csv.field_size_limit(_MOST_CELL)
         try:
             self.dialect: Dialect = find_dialect(self._head(), delimiter)
@@ -47,15 +73,24 @@ class CsvFile:
             EventFileError: a line cannot be decoded, or a quote is not closed.
         """
         text = io.TextIOWrapper(self._content.stream, self.encoding, newline="")
-        reader = csv.reader(text, delimiter=self.dialect.delimiter)
+        lines = _Lines(text)
+        reader = csv.reader(lines, delimiter=self.dialect.delimiter)
         line, skipped = 1, 0
+        self.warnings.clear()
         try:
             for row in reader:
+                if reader.line_num - line >= _MANY_LINES and len(self.warnings) < _MOST_WARNINGS:
+                    self.warnings.append(
+                        f"the row in line {line} has {reader.line_num - line + 1:,} lines: check its quotes"
+                    )
                 if row:
                     skipped += 1
                     if skipped > self.dialect.skipped:
                         yield line, row
+                lines.row(row, line)
                 line = reader.line_num + 1
+            if lines.open_at is not None:
+                self.warnings.append(f"the file ends within the quotes of the row in line {lines.open_at}: close them")
         except UnicodeDecodeError as error:
             name, byte = self._content.name, error.object[error.start]
             remedy = "write --encoding cp1252 if it is from Windows" if self.encoding == "utf-8" else "check the file"

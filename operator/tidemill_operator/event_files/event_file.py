@@ -136,6 +136,11 @@ class EventFile:
         return "row" if self.format == PARQUET else "item" if self.format == JSON else "line"
 
     @property
+    def warnings(self) -> Sequence[str]:
+        """What may be wrong with the events that were read."""
+        return self.table.warnings if self.table is not None else ()
+
+    @property
     def unfinished(self) -> int | None:
         """The number of a last line that `events` left out, because it is not JSON yet, or None."""
         return self._lines.unfinished if isinstance(self._lines, NdjsonFile) else None

@@ -65,7 +65,8 @@ def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
     """
     if not sample.events:
         broken = f"; {sample.broken:,} are not JSON objects" if sample.broken else ""
-        raise NothingFound(f"{origin.label} has no event{broken}; name a file or topic with at least one")
+        remedy = "; check the format, and --encoding if it is not UTF-8" if sample.broken else ""
+        raise NothingFound(f"{origin.label} has no event{broken}; name a file or topic with at least one{remedy}")
     fields = _drafts(sample, origin)
     if not any(field.type for field in fields):
         raise NothingFound(

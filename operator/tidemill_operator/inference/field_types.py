@@ -34,6 +34,8 @@ MONEY = NUMBER
 _CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
 _LONGEST = 2**63
+_CODES = 0.01
+"""The least share of cells with leading zeros or a plus from which a column has codes, such as postal codes."""
 _UNREAD = {OBJECT: "an object without members", ARRAY: "an array of objects or numbers", OTHER: "of no type"}
 
 
@@ -106,7 +108,8 @@ def _of_cells(name: str, column: Column, zone: str) -> FieldDraft:
 
 
 def _of_numeric_cells(name: str, column: Column, texts: Counter[str], numbers: dict[str, str], zone: str) -> FieldDraft:
-    if any(_CODE.fullmatch(text) for text in numbers):
+    codes = sum(texts[text] for text in numbers if _CODE.fullmatch(text))
+    if codes and codes >= _CODES * texts.total():
         return FieldDraft(name, STRING, column, note="digits with leading zeros or a plus: a code, not a number")
     misfits = [text for text in texts if text not in numbers]
     told = {"misfits": sum(texts[text] for text in misfits), "misfit": misfits[0] if misfits else ""}
@@ -151,6 +154,9 @@ def _of_values(name: str, column: Column, zone: str) -> FieldDraft:
         counted = find_count_form([float(decimal.Decimal(value)) for value in fitting], name)
         if counted is not None:
             return _of_times(name, column, counted, fitting, zone)
+        if kind == INTEGER and any(abs(value) >= _LONGEST for value in fitting):
+            told["note"] = "some integers have more than 64 bits, and are rounded to numbers"
+            return FieldDraft(name, NUMBER, column, **told)  # type: ignore[arg-type]
         return FieldDraft(name, MONEY if kind == NUMBER else INTEGER, column, **told)  # type: ignore[arg-type]
     if kind == TIMESTAMP:
         naive = any(not isinstance(value, dt.datetime) or value.tzinfo is None for value in fitting)

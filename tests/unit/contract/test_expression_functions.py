@@ -91,6 +91,8 @@ def values(text: str, *rows: dict[str, Any]) -> list[Any]:
         ("TO_TIMESTAMP(s, '%Y-%m-%d %H:%M:%S.%f', 'CET')", {"s": "2026-03-29 02:30:00"}, None),
         ("TO_TIMESTAMP(s, '%Y-%m-%d %H:%M:%S.%f', 'CET')", {"s": "2026-10-25 02:30:00"}, utc(2026, 10, 25, 0, 30)),
         ("TO_TIMESTAMP(s, '%Y-%m-%d')", {"s": "soon"}, None),
+        ("TO_TIMESTAMP(s, '%Y-%m-%d %H')", {"s": "2026-02-01 13"}, utc(2026, 2, 1, 13)),
+        ("TO_TIMESTAMP(s, '%Y-%m-%d %I %p')", {"s": "2026-02-01 01 PM"}, utc(2026, 2, 1, 13)),
     ],
 )  # fmt: skip
 def test_a_function_gives_its_value_and_null_of_null(text: str, row: dict[str, Any], expected: Any) -> None:
@@ -116,6 +118,7 @@ def test_a_function_gives_its_value_and_null_of_null(text: str, row: dict[str, A
         ("TO_TIMESTAMP(s)", "TO_TIMESTAMP takes numbers, not a string"),
         ("TO_TIMESTAMP(s, '%Q')", "TO_TIMESTAMP: in the pattern '%Q' %Q is unknown; write a pattern such as"),
         ("TO_TIMESTAMP(s, '%H:%M')", "TO_TIMESTAMP: in the pattern '%H:%M' there is no complete date; write"),
+        ("TO_TIMESTAMP(s, '%Y-%m-%d %M')", "TO_TIMESTAMP: the pattern '%Y-%m-%d %M' cannot be used (Invalid format"),
         ("TO_TIMESTAMP(s, '%Y-%m-%d', 'Mars/Olympus')", "TO_TIMESTAMP: 'Mars/Olympus' is not a time zone"),
         ("TO_TIMESTAMP(s, '%Y-%m-%d %z', 'UTC')", "TO_TIMESTAMP: the text has its own offset"),
     ],

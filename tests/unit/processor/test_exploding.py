@@ -20,6 +20,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches import exploding
 from tidemill_processor.batches.batch import DATA, ELEMENT, INDEX, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.batches.exploding import ExplodingReader, batch_reader
+from tidemill_processor.batches.side_inputs import SideInputs
 from tidemill_processor.letters import DeadLetter
 from tidemill_processor.loop import Loop
 from tidemill_processor.merge.aggregate import aggregate
@@ -257,6 +258,7 @@ def test_what_is_left_of_a_call_is_read_again_after_a_failure(ready: set[int], s
     loop.__dict__.update(
         _source=source, _stopping=stopping, superseded="", _rest=records({"id": 1}, {"id": 2}), _limit=10,
         _pace=Pace(0), _reader=batch_reader(spec()), _process=processed.append,
+        _side_inputs=SideInputs(),
     )  # fmt: skip
     loop._process_rest(frozenset({0, 1}))
     assert (len(processed), source.stopped, len(loop._rest)) == (goes_on, not goes_on, 0)

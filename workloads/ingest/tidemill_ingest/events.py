@@ -27,6 +27,7 @@ from tidemill_ingest.pipelines import Pipeline, Pipelines
 from tidemill_ingest.quota import Quota
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Answer, Outcome, answer, refusal
+from tidemill_ingest.webhooks.deliveries import KEY_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -288,6 +289,9 @@ def _once(request: Request, sent: Sent, body: bytes) -> Once | None:
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
+    if key.startswith(KEY_PREFIX):
+        remedy = f"begin it otherwise: keys that begin with {KEY_PREFIX} are those of webhooks"
+        raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key: {remedy}")
     query = "&".join(sorted(request.url.query.split("&")))
     passed_on = (f"{name}: {value!r}" for name, value in sent.headers)
     parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""), *passed_on)

@@ -13,6 +13,7 @@ from tidemill_contract.events.decoder import Reason
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_ingest.body import CLOUD_EVENT, CLOUD_EVENTS, MAX_BODY_BYTES, MAX_EVENTS
 from tidemill_ingest.idempotency.requests import MAX_KEY_CHARACTERS
+from tidemill_ingest.webhooks.deliveries import KEY_PREFIX
 
 EVENTS_PATH = "/v1/pipelines/{pipeline}/events"
 WEBHOOK_PATH = "/v1/pipelines/{pipeline}/webhooks/{webhook}"
@@ -138,7 +139,12 @@ _PARAMETERS = [
         "name": "Idempotency-Key",
         "in": "header",
         "description": "A name for this batch. The sender chooses a new name for each batch.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": "^[!-~]+$"},
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_KEY_CHARACTERS,
+            "pattern": f"^(?!{KEY_PREFIX})[!-~]+$",
+        },
     },
 ]
 _BODY = {

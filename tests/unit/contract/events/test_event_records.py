@@ -122,6 +122,7 @@ REFUSED: list[tuple[Sent, Reason, str, str]] = [
         " as string; it is read from header tries",
     ),
     (Sent(None, [("X-Region", b"eu"), ("ce.time", b"1700000000")]), Reason.OUT_OF_RANGE, "sent", "sent: 1700000000"),
+    (Sent(time=2**62), Reason.OUT_OF_RANGE, "came", "came: 4611686018427387904 ms is outside"),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -224,7 +225,23 @@ def test_rows_with_too_many_cells_are_no_events(tmp_path: Path) -> None:
     text = "Nr,note\n1\n2,a,\n3,a,b\n"
     short, empty, long = events(written(tmp_path, text.encode()), FIELDS)
     assert (short, empty) == ('{"Nr":1}', '{"Nr":2,"note":"a"}')
-    assert long == "line 4 has 3 cells, there are 2 columns: ['3', 'a', 'b']"
+    assert json.loads(long) == "line 4 has 3 cells, there are 2 columns: ['3', 'a', 'b']"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ('a,b\n1,"x\n2,y\n', "the file ends within the quotes of the row in line 2: close them"),
+        ('a,b\n1,"x\n', "the file ends within the quotes of the row in line 2: close them"),
+        ('a,b\n1,"x\n' + "2,y\n" * 60 + '3,z"\n4,u\n', "the row in line 2 has 62 lines: check its quotes"),
+        ('a,b\n1,"x\ny"\n2,5" pipe\n', None),
+        ('a,b\n1,5" pipe\n2,"x"\n', None),
+    ],
+)
+def test_quotes_that_are_probably_wrong_are_named(tmp_path: Path, text: str, warning: str | None) -> None:
+    with EventFile(written(tmp_path, text.encode())) as file:
+        assert list(file.members())
+        assert list(file.warnings) == ([] if warning is None else [warning])
 
 
 def test_columns_fill_objects_by_the_path_that_they_are_called_by(tmp_path: Path) -> None:

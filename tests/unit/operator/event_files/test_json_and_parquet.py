@@ -80,6 +80,14 @@ def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> 
     assert sent(None) == [(1, '{"a":1}'), (2, '{"a":2}')]
 
 
+def test_packed_standard_input_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BufferedReader(io.BytesIO(gzip.compress(b'{"a":1}\n{"a":2}\n')))
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    assert sent(None) == [(1, '{"a":1}'), (2, '{"a":2}')]
+
+
 def test_a_pipe_with_a_name_is_read_once(tmp_path: Path) -> None:
     """As the shell makes of `<(producer)`."""
     pipe = tmp_path / "pipe"

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import msgspec
 
 from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.details import failed
+from tidemill_contract.events.details import beyond_years, failed
 from tidemill_contract.events.elements import LIST, ElementDecoder, ExplodedArray
+from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS
 from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.formats.opened import joined
 from tidemill_contract.events.formats.readers import Reader, reader_for
@@ -132,6 +133,8 @@ class RecordDecoder:
             at = [index for index in at if index not in decoded.invalid]
         for field in self._own:
             values = [self._own_value(records[index], field.origin) for index in at]
+            if field.origin == "timestamp":
+                decoded, at, values = _without_far_times(decoded, at, values, field.name)
             self._events.put([decoded.events[index] for index in at], field.name, values)
         return decoded
 
@@ -203,6 +206,27 @@ def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
     if b"" not in raws:
         return []
     return [index for index, record in enumerate(records) if not raws[index] and record.value() is None]
+
+
+def _without_far_times(
+    decoded: Decoded, at: Sequence[int], times: Sequence[int | None], name: str
+) -> tuple[Decoded, list[int], list[int | None]]:
+    """Refuse the events whose records have a timestamp after the year 9999.
+
+    Args:
+        decoded: the events.
+        at: the indexes of the events to check.
+        times: the timestamps of their records.
+        name: the field that is read from the timestamp.
+    """
+    far = {index for index, time in zip(at, times, strict=True) if time is not None and time > MAX_TIMESTAMP_MS}
+    if not far:
+        return decoded, list(at), list(times)
+    kept = [(index, time) for index, time in zip(at, times, strict=True) if index not in far]
+    refused = {index: beyond_years(name, time) for index, time in zip(at, times, strict=True) if index in far}
+    events = [None if index in far else event for index, event in enumerate(decoded.events)]
+    invalid = dict(sorted((decoded.invalid | refused).items()))
+    return replace(decoded, events=events, invalid=invalid), [i for i, _ in kept], [time for _, time in kept]
 
 
 def _own_in_topic(record: Record, origin: str) -> int | None:

@@ -122,10 +122,15 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
     Raises:
         ExpressionError: the expression is not valid, or is not a condition although it must be.
     """
-    if as_filter:
-        compile_condition(text, types)
-        return "boolean"
-    return _derive(text, types)[1]
+    expression, kind = (compile_condition(text, types), "boolean") if as_filter else _derive(text, types)
+    known = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
+    try:
+        # What polars refuses whatever the values are would stop a processor at its first event.
+        pl.DataFrame(schema=known).select(expression)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ExpressionError(f"cannot be computed ({reason[:200]}); write it differently") from None
+    return kind
 
 
 def compile_condition(text: str, types: Mapping[str, str]) -> pl.Expr:

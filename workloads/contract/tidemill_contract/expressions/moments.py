@@ -118,6 +118,15 @@ def _read(name: str, args: Sequence[Typed]) -> pl.Expr:
             f"{name}: in the pattern '{form}' {wrong}; write a pattern such as '%d.%m.%Y %H:%M:%S', with {known}"
         )
     form = form.replace(".%f", "%.f")  # polars' notation of a fraction
+    if used & {"%H", "%I"} and "%M" not in used:
+        value, form = value + " 00", f"{form} %M"  # polars does not read an hour without minutes
+    try:
+        pl.Series(["0"]).str.to_datetime(form, strict=False)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise ExpressionError(
+            f"{name}: the pattern '{form}' cannot be used ({reason}); write the hour too, such as '%d.%m.%Y %H:%M:%S'"
+        ) from None
     if "%z" in used:
         if len(args) > 2:
             raise ExpressionError(f"{name}: the text has its own offset (%z); leave the zone out")

@@ -153,12 +153,14 @@ class Connection:
         taken = _Taken(message.mid, message.qos)
         self._taken.append(taken)
         metrics.RECEIVED.inc()
-        if not self._matches(message.topic):
+        # `message.topic` raises an error for a topic that is not UTF-8, which some brokers accept.
+        topic = message._topic.decode("utf-8", "surrogateescape")
+        if not self._matches(topic):
             # The session may still have subscriptions from an earlier spec.
             metrics.SKIPPED.inc()
             self._written(taken)
             return
-        self._receive(message.topic, bytes(message.payload), lambda: self._written(taken))
+        self._receive(topic, bytes(message.payload), lambda: self._written(taken))
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         self.error = self.error or f"the connection has ended: {code}"

@@ -11,6 +11,8 @@ from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_ingest.webhooks.signatures import Claim
 
+KEY_PREFIX = "webhooks/"
+"""How the Idempotency-Keys of deliveries begin. Requests with events may not use such keys."""
 _MOST_CHARACTERS = 200
 _FORM = "application/x-www-form-urlencoded"
 
@@ -64,4 +66,4 @@ def delivery_key(webhook: WebhookSpec, claim: Claim, headers: Mapping[str, str],
         return None
     if len(identifier) > _MOST_CHARACTERS:
         identifier = hashlib.sha256(identifier.encode()).hexdigest()
-    return f"webhooks/{webhook.name}/{identifier}"
+    return f"{KEY_PREFIX}{webhook.name}/{identifier}"

@@ -225,7 +225,7 @@ class BatchReader:
         """
         try:
             return self._transform.apply(frame), []
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             if frame.height <= 1:
                 return self._transform.apply(frame.clear()), [(i, str(error)) for i in frame[INDEX].to_list()]
             half = frame.height // 2
