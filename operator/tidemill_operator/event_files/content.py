@@ -95,7 +95,8 @@ class Content:
         if first.startswith(_GZIP):
             unpacked: Any = gzip.GzipFile(fileobj=self.stream)
             self.head = unpacked.read1(HEAD_BYTES)
-            self.stream = io.BufferedReader(_Rejoined(self.head, unpacked))  # type: ignore[arg-type]
+            again: Any = _Rejoined(self.head, unpacked)
+            self.stream = io.BufferedReader(again)
 
     @property
     def share(self) -> float | None:
