@@ -146,6 +146,13 @@ def test_a_record_is_refused_as_a_whole(record: Any, expected: str) -> None:
     assert str(verdict).startswith(expected)
 
 
+def test_a_record_whose_only_fields_are_in_its_array_may_look_like_an_envelope() -> None:
+    (found,) = Pipeline(TAGS).read({"op": "c", "before": None, "tags": ["a"]})
+    assert [event["tag"] for event in found] == ["a"]
+    (verdict,) = Pipeline(TAGS).read({"op": "c", "before": None, "after": {"tags": ["a"]}})
+    assert "this is a Debezium change event" in str(verdict)
+
+
 def test_elements_are_refused_one_by_one() -> None:
     items = [{"sku": "a"}, {"sku": 7}, 5, [1], {"price": 3}, {"sku": "b\0"}, {"sku": "z"}]
     (answers,) = Pipeline(ITEMS, time="ts").read({"ts": NOW, "order": {"items": items}})

@@ -55,6 +55,7 @@ class EventFields:
         lists: the fields of type strings.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
         times: the check of event times.
+        checked: the fields that are null in an envelope: `names`, and the exploded array.
         may_be_envelope: whether the detail of a refused event says if the event is an envelope.
         takes_any: whether an event without any of the fields is checked for being an envelope.
         kept: the fields of type json, or None if there is no such field.
@@ -74,6 +75,7 @@ class EventFields:
         unwraps = spec.transform.python is not None or spec.source.written.envelope != "none"
         self.may_be_envelope = not part and not unwraps
         self.takes_any = self.may_be_envelope and not any(leaf.required for leaf in leaves)
+        self.checked = self.names if array is None else (*self.names, array.name)
         leaves += [array] if array is not None else []
         beside = [field for field in spec.source.fields if field.origin != "value"]
         leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]

@@ -95,7 +95,7 @@ class EventJudge:
             return self._read_mended(raw, error)
         except BROKEN as error:
             raise not_json(raw, error) from None
-        if self._fields.takes_any and all(self._value(event, name) is None for name in self._fields.names):
+        if self._fields.takes_any and all(self._value(event, name) is None for name in self._fields.checked):
             envelope = envelope_of(members(raw), self._fields.shape.tops)
             if envelope is not None:
                 raise InvalidEvent(Reason.MISSING_FIELD, None, f"the event has no field of the spec; {envelope}")
