@@ -172,7 +172,7 @@ def test_a_file_that_is_sent_again_is_counted_once(small: Small) -> None:
     """By hand after `init`, and from the position that a resume file keeps."""
     resume = ("--resume", "position", "--workers", "3")
     again = small.send("orders.csv", *resume)
-    assert (again.returncode, "1,000 of them were sent before" in again.stdout) == (3, True), again
+    assert (again.returncode, "1,000 events were sent before" in again.stdout) == (3, True), again
     nothing = small.send("orders.csv", *resume)
     assert (nothing.returncode, "sent 0 events" in nothing.stdout) == (0, True), nothing
     assert_each_row_is_there(small.run, small.shop)
@@ -203,7 +203,7 @@ def test_a_killed_send_goes_on_where_it_was(small: Small) -> None:
     sent = json.loads(position.read_text())["sent"]
     assert 0 < sent < 2_000
     rest = small.send("more.csv", *options)
-    assert f"{sent:,} before them were sent earlier" in rest.stdout, rest
+    assert f"{sent:,} events were sent earlier" in rest.stdout, rest
     after = before + 2_000 - sum(more.refused.values())
     eventually(lambda: run.counted("overall") >= after, seconds=60, what="all are counted")
     assert run.counted("overall") == after

@@ -54,10 +54,10 @@ def _bad(operation: str, detail: str, why: str, *, code: str = "invalid_paramete
 
 
 EXCEPTED = (
-    _bad(_ROWS, "to: it must be later than from", "a bound against another parameter"),
+    _bad(_ROWS, "to: the end must be later than from", "a bound against another parameter"),
     _bad(
         _ROWS,
-        "cursor: it (is not a cursor|belongs to another query)",
+        "cursor: the (value is not a cursor|cursor belongs to another query)",
         "a cursor is opaque, and bound to its query",
         code="bad_cursor",
     ),
@@ -69,7 +69,7 @@ EXCEPTED = (
     _bad(_WINDOWS, "tz: .* is not a time zone", "zones are the machine's"),
     _bad(
         _WINDOWS,
-        "tz: it (needs a granularity in whole days|has no meaning with granularity=all)",
+        "tz: a time zone (needs a granularity in whole days|has no meaning with granularity=all)",
         "against granularity",
     ),
     _bad(_WINDOWS, "fill: ", "against from, to, granularity and filters on metrics"),

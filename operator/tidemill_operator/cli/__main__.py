@@ -1,4 +1,4 @@
-"""`python -m tidemill_operator.cli` is the `tidemill` command."""
+"""Starts the `tidemill` command with `python -m tidemill_operator.cli`."""
 
 from __future__ import annotations
 

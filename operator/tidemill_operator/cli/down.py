@@ -1,4 +1,4 @@
-"""`tidemill down`: stops the `up` of a data folder, and optionally deletes the folder's data."""
+"""The command `tidemill down`, which stops the `up` of a data folder and can delete its data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tidemill_operator.laptop.servers.postgres import remove_data
 from tidemill_operator.processes.files import LockTaken, locked
 
 _STOP_SECONDS = 60.0
-# Everything that `up` creates in its folder. Other files in the folder are kept.
+# everything that `up` creates in its folder; other files in the folder are kept
 _OURS = ("kafka", "redis", "pipelines", "secrets", "state", "logs", "run")
 _OUR_FILES = ("ports.json", "status.json", "postgres-admin.password", "lock")
 
@@ -41,11 +41,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Stop `up`, and delete the data if requested.
-
-    Raises:
-        CommandError: `up` does not stop in time, or the folder is in use.
-    """
+    """Stop `up`, and delete the data if requested."""
     data_dir: Path = args.data_dir
     state = read_state(data_dir)
     if state is not None and is_running(state):

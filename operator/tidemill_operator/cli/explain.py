@@ -1,4 +1,4 @@
-"""`tidemill explain`: explains a pipeline's numbers of replicas, with the last scaling decisions of `up`."""
+"""The command `tidemill explain`, which explains a pipeline's numbers of replicas."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "explain",
         help="explain a pipeline's number of processors",
-        description="Show a pipeline's last scaling decision: how many processors, and processes of its Python stage,"
-        " why, and what would change it.",
+        description="Show a pipeline's last scaling decision about processors and the Python stage, with its reason.",
         epilog="examples:\n  tidemill explain flights\n  tidemill explain analytics/flights --output json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,11 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
-    """Find a pipeline of a running `up` by its name or key, and return both.
-
-    Raises:
-        CommandError: no pipeline has that name, or several have it.
-    """
+    """Return the key and the state of a pipeline, found by its name or key."""
     found = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
     if len(found) == 1:
         return found[0], pipelines[found[0]]

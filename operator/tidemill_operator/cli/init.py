@@ -1,4 +1,4 @@
-"""`tidemill init`: drafts a pipeline from a file or a topic, and runs it if the user asks for that."""
+"""The command `tidemill init`, which drafts a pipeline from a file or a topic, and can run it."""
 
 from __future__ import annotations
 
@@ -64,18 +64,21 @@ def add_parser(subparsers: Any) -> None:
         help="CSV, NDJSON, JSON or Parquet file, - for standard input, or the name of a topic in Kafka",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="PATH", help="file to write; an existing file is never overwritten; with --run"
-        " default: NAME.yaml"
+        "--output", type=Path, metavar="PATH", help="file to write; an existing file is never overwritten; default"
+        " with --run: NAME.yaml"
     )  # fmt: skip
     parser.add_argument("--name", metavar="NAME", help="the pipeline's name; default: from the file's or topic's name")
     parser.add_argument(
         "--zone", metavar="ZONE", help="time zone of times without a zone, e.g. Europe/Berlin; default: this machine's"
     )
     parser.add_argument(
-        "--run", action="store_true", dest="go_on", help="then run the pipeline (`up`) and send it the events (`send`)"
+        "--run",
+        action="store_true",
+        dest="go_on",
+        help="also run the pipeline (`up`) and send the events to it (`send`)",
     )
     add_data_dir(parser, "data folder of the running `up`, or of the `up` that --run starts")
-    ports.add_options(parser.add_argument_group("with --run, as for `up`"))
+    ports.add_options(parser.add_argument_group("options of `up`, for --run"))
     add_reading(parser)
 
 
@@ -93,11 +96,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_of(args: argparse.Namespace) -> Reading:
-    """Return the options for reading a file.
-
-    Raises:
-        CommandError: the delimiter is not a single character.
-    """
+    """Return the options for reading a file."""
     delimiter = "\t" if args.delimiter in ("\\t", "tab") else args.delimiter
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise CommandError(f"--delimiter {args.delimiter!r}: write one character, or tab", code=EXIT_USAGE)
@@ -105,11 +104,7 @@ def reading_of(args: argparse.Namespace) -> Reading:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draft the pipeline, print or write it, and run it if the user asks for that.
-
-    Raises:
-        CommandError: there is no such file or topic, or it has no event; or the output exists with different content.
-    """
+    """Draft the pipeline, write or print it, and run it if requested."""
     if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
         problem = "--run reads the file twice, and a pipe can be read only once: write its content to a file"
         raise CommandError(problem, code=EXIT_USAGE)
@@ -136,17 +131,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"wrote {output}: types, event time, groups and metrics are guesses, so check them", flush=True)
     if not args.go_on:
         return 0
-    from tidemill_operator.cli.init_run import run_and_send  # imported here to avoid an import cycle
+    from tidemill_operator.cli.init_run import run_and_send  # avoids an import cycle
 
     return run_and_send(args, output, name, path)
 
 
 def _path(source: str) -> Path | None:
-    """Return the file that `source` names, or None if it names the standard input or a topic.
-
-    Raises:
-        CommandError: `source` is a folder, or can only be a file but does not exist.
-    """
+    """Return the file that `source` names, or None for the standard input or a topic."""
     if source == "-":
         return None
     path = Path(source)
@@ -181,13 +172,7 @@ def _of_file(args: argparse.Namespace, path: Path | None, name: str, zone: str) 
 
 
 def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
-    """Draft a pipeline that reads an existing topic.
-
-    Raises:
-        CommandError: no Kafka is known, or a setting of the environment is wrong.
-        TidemillError: there is no such topic, or it cannot be read.
-        NothingFound: the topic has no event.
-    """
+    """Draft a pipeline that reads an existing topic."""
     topic, state = args.source, read_state(args.data_dir)
     platform = _platform()
     brokers = platform.kafka_brokers
@@ -217,11 +202,6 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
 
 
 def _platform() -> Platform:
-    """Return the settings of the environment.
-
-    Raises:
-        CommandError: one of the settings is wrong.
-    """
     try:
         return Platform.from_env(os.environ)
     except ValueError as error:
@@ -241,21 +221,15 @@ def _now_ms() -> int:
 
 
 def _stem(path: Path) -> str:
-    """Return the name of a file without its suffixes, such as `.csv` or `.csv.gz`."""
     return path.name.partition(".")[0] or path.name
 
 
 def _words(topic: str) -> str:
-    """Return the part of a topic's name that describes its content. For `shop.orders.events` it is `orders`."""
+    """Return the content part of a topic's name, such as `orders` for `shop.orders.events`."""
     return topic.partition(".")[2].removesuffix(".events") or topic
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the pipeline, unless the file exists with different content.
-
-    Raises:
-        CommandError: the file exists with different content, or cannot be written.
-    """
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -268,7 +242,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _content(path: Path) -> str | None:
-    """Return the text of a file, or None if there is no such file, or if the file is too large for a pipeline."""
     try:
         return read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError):

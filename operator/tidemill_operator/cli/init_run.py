@@ -1,4 +1,4 @@
-"""Runs `up` in this thread, and `send` in a second thread once the pipeline is ready, for `tidemill init --run`."""
+"""Runs `up` and `send` in one process, for `tidemill init --run`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,7 @@ _END_SECONDS = 10.0
 
 
 def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path | None) -> int:
-    """Run the pipeline until a signal arrives, and send the file as soon as the pipeline is ready.
-
-    Args:
-        args: the arguments of `init`.
-        output: the file with the pipeline.
-        name: the pipeline's name.
-        path: the file with the events, or None if the events are already in the topic.
-
-    Returns:
-        The exit code of `send`, or of `up` if there was nothing to send.
-    """
+    """Run the pipeline until a signal arrives, and send the file as soon as the pipeline is ready."""
     with tempfile.TemporaryDirectory(prefix="tidemill-init-") as folder:
         ready = Path(folder) / "ready.json"
         arguments = ["up", "-f", str(output), "--data-dir", str(args.data_dir), "--ready-file", str(ready)]
@@ -53,12 +43,6 @@ def run_and_send(args: argparse.Namespace, output: Path, name: str, path: Path |
 
 
 class _Sending(threading.Thread):
-    """Waits for the pipeline, and sends the file to it.
-
-    Attributes:
-        code: the exit code of sending. It is 0 until sending has ended.
-    """
-
     def __init__(self, args: argparse.Namespace, output: Path, name: str, path: Path | None, ready: Path) -> None:
         super().__init__(name="send", daemon=True)
         self._args, self._output, self._name, self._path, self._ready = args, output, name, path, ready
@@ -67,13 +51,13 @@ class _Sending(threading.Thread):
         self.code = 0
 
     def run(self) -> None:
-        """Send the file once the pipeline is ready."""
         while not self._ready.exists():
             if self._stopped.wait(_LOOK_SECONDS):
                 return
         told = json.loads(read_text(self._ready))
         if self._name not in told["pipelines"]:
-            # `up` has printed why the pipeline is not ready. The user can send the file after correcting the pipeline.
+            # `up` has printed why the pipeline is not ready, so the user can correct the pipeline and send the file
+            # later.
             send = f"tidemill send -f {self._args.source}"
             self._say(f"nothing was sent, because {self._name} is not ready; correct it, then run: {send}")
             self.code = EXIT_ERROR
@@ -81,10 +65,9 @@ class _Sending(threading.Thread):
         endpoints = told["pipelines"][self._name]
         if self._path is not None:
             self._send(self._path, endpoints)
-        self._say(f"dashboard: {endpoints.get('api', '')}/ (Ctrl-C stops, the data is kept)")
+        self._say(f"dashboard: {endpoints.get('api', '')}/ (press Ctrl-C to stop; the data is kept)")
 
     def stop(self) -> None:
-        """End the thread, even in the middle of the file."""
         self._stopped.set()
         if self._sender is not None:
             self._sender.stop()

@@ -1,4 +1,4 @@
-"""Entry point of `tidemill`: combines the subcommands, and turns errors into messages and exit codes."""
+"""Entry point of `tidemill`, which combines the subcommands and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ examples:
 
 
 class CommandError(Exception):
-    """A command failed. The message gives the reason and the remedy."""
+    """The error of a failed command, with the reason and the remedy in its message."""
 
     def __init__(self, message: str, *, code: int = EXIT_ERROR) -> None:
         super().__init__(message)
@@ -36,10 +36,7 @@ class CommandError(Exception):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all subcommands.
-
-    The attribute `run` of the parsed arguments is the subcommand's function.
-    """
+    """Return the parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="tidemill",
         description="Streaming analytics from a YAML resource: Kafka events in, exact windowed answers out.",

@@ -1,7 +1,6 @@
-"""Reads the servers that pipelines run on, or would run on, without writing to them.
+"""Reads the servers of pipelines without writing to them.
 
-The address of each server comes from the environment, or else from a running `tidemill up`. A server without an address
-is not read, and its content counts as unknown.
+Addresses come from the environment, or else from a running `tidemill up`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ class World:
     """The servers that can be read.
 
     Attributes:
-        platform: the platform with the addresses.
         uids: the uids of the pipelines of a running `up`, by `namespace/name`, or None if no `up` runs.
         references: the folder with the users' Secrets.
     """
@@ -57,7 +55,7 @@ class World:
         return self.platform.postgres.public_url if self.platform.postgres.host else None
 
     def schema(self, name: str) -> LiveSchema | None:
-        """Return a live schema. Return None if it does not exist, or if Postgres is unknown.
+        """Return a live schema, or None if it does not exist or Postgres is unknown.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -77,7 +75,7 @@ class World:
         return PostgresSchemas(self.platform.postgres, read_only=True).conflicts(schema, owner)
 
     def found(self, pipeline: AnalyticsPipeline) -> tuple[str, ...]:
-        """Return the names of the existing topics that a pattern of the pipeline may match.
+        """Return the existing topics that the pipeline's topic pattern may match.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -88,13 +86,7 @@ class World:
         return elsewhere.found(pipeline, self.platform, kafka, self._clusters())
 
     def facts(self, plan: Plan, schema: LiveSchema | None, found: tuple[str, ...] = ()) -> tuple[LiveFacts, Configs]:
-        """Return the live facts about a plan's topics, and their configs.
-
-        `found` is what the method `found` has returned.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return the live facts about a plan's topics, and their configs."""
         if self.kafka is None:
             return LiveFacts(schema=schema), {}
         kafka = KafkaTopics(self.kafka, config=self.platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
@@ -103,7 +95,6 @@ class World:
         return LiveFacts({**topics, **self._elsewhere(plan)}, kafka.brokers(), schema, found=found), configs
 
     def _elsewhere(self, plan: Plan) -> dict[str, LiveTopic]:
-        """Return the source topic of a plan if it is on another Kafka cluster and exists."""
         clusters = self._clusters()
         topics = [(topic.name, topic.kafka) for topic in plan.topics if topic.kafka is not None]
         found = {name: clusters.topic(plan.namespace, kafka, name) for name, kafka in topics}
@@ -115,16 +106,7 @@ class World:
 
 
 def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
-    """Find the servers to read.
-
-    Args:
-        data_dir: the data folder of a possibly running `up`.
-        environ: TIDEMILL_ variables. Addresses in these variables take precedence.
-
-    Raises:
-        CommandError: the login of the Postgres that the running `up` uses is unknown.
-        ValueError: a variable has a wrong value.
-    """
+    """Return the servers that the environment names, or else the servers of a running `up`."""
     platform, references = Platform.from_env(environ), data_dir / "secret-refs"
     state = read_state(data_dir)
     if state is None or not is_running(state):
@@ -140,7 +122,7 @@ def find_world(data_dir: Path, environ: Mapping[str, str]) -> World:
 def _postgres(data_dir: Path, state: Mapping[str, Any]) -> PostgresAddress:
     if "postgres" not in state["servers"]:
         raise CommandError(
-            f"the running `up` uses {state['addresses']['postgres']}, whose login it does not publish;"
+            f"the running `up` does not publish the login of {state['addresses']['postgres']};"
             " set TIDEMILL_POSTGRES_URL"
         )
     return administrator(data_dir, int(state["servers"]["postgres"]["port"]))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def add_data_dir(parser: argparse.ArgumentParser, what: str = "data folder of the running `up`") -> None:
-    """Declare --data-dir. `what` describes the folder in the help."""
+    """Declare --data-dir, with `what` as the description of the folder."""
     parser.add_argument(
         "--data-dir", type=Path, default=Path(".tidemill"), metavar="DIR", help=f"{what}; default: .tidemill"
     )
 
 
 def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
-    """Declare --output. The first form is the default."""
+    """Declare --output, with the first form as the default."""
     parser.add_argument("--output", choices=forms, default=forms[0], help=f"form of the output; default: {forms[0]}")

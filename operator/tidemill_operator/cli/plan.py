@@ -1,4 +1,4 @@
-"""`tidemill plan`: shows what applying a file would create or change, without changing anything."""
+"""The command `tidemill plan`, which shows what applying a file would create or change."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Planned:
     """One pipeline's plan, compared with the servers.
 
     Attributes:
-        refused: why the plan cannot be applied, or empty if it can. A refused plan changes nothing.
+        refused: why the plan cannot be applied, or empty if it can.
         runs_on: whether the pipeline keeps running with the accepted spec if the plan is refused.
     """
 
@@ -76,11 +76,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and print.
-
-    Raises:
-        CommandError: the file is invalid, or a server does not answer.
-    """
+    """Plan the pipelines of a file, and print the plans."""
     try:
         world = find_world(args.data_dir, os.environ)
     except ValueError as error:
@@ -97,11 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
-    """Plan all pipelines of a file. If two pipelines want to manage the same topic, the first pipeline gets it.
-
-    Raises:
-        TidemillError: a server does not answer.
-    """
+    """Plan all pipelines of a file. If two pipelines claim the same topic, the first pipeline gets it."""
     planned, taken = [], list[Claim]()
     for document in documents:
         one = plan_document(document, world, taken)
@@ -113,16 +105,7 @@ def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list
 
 
 def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Claim] = ()) -> Planned:
-    """Plan one pipeline and compare it with the servers.
-
-    Args:
-        document: the resource.
-        world: the known servers.
-        taken: the topics that are claimed by pipelines applied before this one.
-
-    Raises:
-        TidemillError: a server does not answer.
-    """
+    """Plan one pipeline and compare it with the servers."""
     metadata = document["metadata"]
     schema = world.schema(names.schema(metadata.get("namespace", "default"), metadata["name"]))
     document = {**document, "status": None, "metadata": {**metadata, "uid": _uid(metadata, world, schema)}}
@@ -141,10 +124,7 @@ def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Cla
 
 
 def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
-    """Return the resource's uid.
-
-    Files rarely have a uid. Without one, the uid is taken from a running `up`, or else from the schema's owner.
-    """
+    """Return the pipeline's uid from the file, the running `up` or the schema's owner."""
     if metadata.get("uid"):
         return str(metadata["uid"])
     if world.uids is not None:
@@ -166,7 +146,7 @@ def _refused(
     yield from (error for _, error in disputes(plan.schema, owner, taken))
     if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
         strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
-        # Topic and roles have the same owner as the schema, so one message is enough.
+        # topic and roles have the same owner as the schema, so one message is enough
         yield from strange or world.conflicts(plan.schema, owner)
     yield from refusals(pipeline, plan, live)
     if world.kafka is not None:
@@ -225,7 +205,6 @@ def _changes(one: Planned) -> list[str]:
 
 
 def _summary(item: Change) -> str:
-    """Describe a new object in one line. The other output formats show all its members."""
     if item.action != "create":
         return ""
     told = {difference.member: _value(difference.after) for difference in item.differences}

@@ -1,4 +1,4 @@
-"""`tidemill replay`: fills the next version of aggregations from the topic, and switches to it."""
+"""The command `tidemill replay`, which fills the next version of aggregations from the topic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
 EXIT_MISSED = 3
 _LOOK_SECONDS = 0.5
 _TELL_SECONDS = 5.0
-# The limit is long, because the pass that handles the request may have to wait for another pass.
+# This limit is long, because the pass that handles the request may wait for another pass.
 _BEGIN_SECONDS = 60.0
 _DESCRIPTION = """\
 Fill the next version of aggregations from the events that the topic still holds, with the current spec, and switch to
@@ -59,8 +59,8 @@ def add_parser(subparsers: Any) -> None:
         dest="start",
         default="earliest",
         metavar="WHERE",
-        help="start of the replay: earliest, or a time (RFC 3339), for the events that arrived in"
-        " Kafka since then; default: earliest",
+        help="start of the replay: earliest, or the time (RFC 3339) at which the first event arrived"
+        " in Kafka; default: earliest",
     )
     parser.add_argument(
         "--rate", type=int, default=0, metavar="N", help="at most N events per second; default: no limit"
@@ -71,11 +71,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Request a replay from the running `up`, and print its progress.
-
-    Raises:
-        CommandError: no `up` runs, there is no such pipeline or aggregation, or the replay was cancelled.
-    """
+    """Request a replay from the running `up`, and print its progress."""
     key, pipeline = _pipeline(args.data_dir, args.pipeline)
     requests, (namespace, _, name) = Requests(args.data_dir / "requests"), key.partition("/")
     if args.cancel:
@@ -84,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     running = pipeline["replay"]
     if running and running["phase"] != DONE:
-        raise CommandError(f"{key} is being replayed: {how_far(running)}; wait for it, or cancel it with --cancel")
+        raise CommandError(
+            f"{key} is being replayed: {how_far(running)}; wait for the replay, or cancel it with --cancel"
+        )
     request = {"from": args.start, "rate": args.rate, "at": dt.datetime.now(dt.UTC).isoformat()}
     if args.aggregations:
         request["aggregations"] = args.aggregations
@@ -108,7 +106,6 @@ def _pipeline(data_dir: Path, wanted: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int:
-    """Print the progress until the replay is done or cancelled."""
     began, said, text, seen = time.monotonic(), -_TELL_SECONDS, "", False
     while True:
         pipeline = look()

@@ -1,4 +1,4 @@
-"""`tidemill status --retained`: lists and removes data of deleted pipelines in Kafka and Postgres."""
+"""Lists and removes data of deleted pipelines in Kafka and Postgres, for `tidemill status --retained`."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Retained:
 
     @property
     def key(self) -> str:
-        """`namespace/name`."""
+        """The key `namespace/name` of the deleted pipeline."""
         return f"{self.owner.namespace}/{self.owner.name}"
 
 
 class _NothingRuns:
-    """The runtime of a deleted pipeline, which has no workloads."""
+    """A runtime without workloads, for deleted pipelines."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return []
@@ -64,11 +64,7 @@ class _NothingRuns:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List retained data, or remove the data of one pipeline.
-
-    Raises:
-        CommandError: the existing pipelines are unknown, or a server does not answer.
-    """
+    """List retained data, or remove the data of one pipeline."""
     try:
         world = find_world(args.data_dir, os.environ)
         if not world.postgres or not world.kafka:
@@ -86,15 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
-    """Yield the retained data of this cluster's deleted pipelines.
-
-    Args:
-        world: the servers to read.
-        living: the uids of the existing pipelines, by `namespace/name`.
-
-    Raises:
-        TidemillError: a server does not answer.
-    """
+    """Yield the retained data of this cluster's deleted pipelines."""
     kafka = _topics(world)
     for schema, owner in owned_schemas(world.platform.postgres).items():
         if owner.cluster != world.platform.cluster_id or living.get(f"{owner.namespace}/{owner.name}") == owner.uid:
@@ -110,7 +98,7 @@ def _topics(world: World) -> KafkaTopics:
 
 def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
     if "KUBERNETES_SERVICE_HOST" in environ:
-        # Import the API client only here, because importing it is slow.
+        # importing the API client is slow
         from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 
         metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]
@@ -157,4 +145,4 @@ def _text(found: Sequence[Retained]) -> str:
             f"  roles: {', '.join(one.roles)}",
             f"  topics: {', '.join(one.topics) or 'none'}",
         ]
-    return "\n".join([*lines, "remove: tidemill status --retained --remove NAMESPACE/NAME"])
+    return "\n".join([*lines, "to remove the data of a pipeline: tidemill status --retained --remove NAMESPACE/NAME"])

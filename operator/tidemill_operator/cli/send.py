@@ -1,4 +1,4 @@
-"""`tidemill send`: sends the events of a file to a pipeline."""
+"""The command `tidemill send`, which sends the events of a file to a pipeline."""
 
 from __future__ import annotations
 
@@ -83,7 +83,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say where events are sent."""
     parser.add_argument("--url", metavar="INGEST", help="URL of ingest; default: the URL of the running `up`")
     parser.add_argument(
         "--spec",
@@ -96,14 +95,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """Where events are sent.
-
-    Attributes:
-        url: URL of ingest.
-        api: URL of the API, or empty if it is unknown.
-        pipeline: the pipeline's name.
-        fields: the pipeline's fields, or empty if they are unknown.
-    """
+    """The pipeline and the services to which events are sent."""
 
     url: str
     pipeline: str
@@ -112,11 +104,7 @@ class Target:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send the file, and print how many of its events were accepted.
-
-    Raises:
-        CommandError: the file, the pipeline or ingest does not exist, or an option is wrong.
-    """
+    """Send the file, and print how many of its events were accepted."""
     _check(args)
     path = None if args.file == "-" else Path(args.file)
     reading = reading_of(args)
@@ -147,15 +135,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sender | None = None) -> int:
-    """Send an open file, and print the summary. Return the exit code.
-
-    Args:
-        file: the open file.
-        client: the client of ingest.
-        order: which pipeline gets the events, and how they are sent.
-        api: URL of the API, for the message about dead letters, or empty if it is unknown.
-        sender: sends the events, or None to create one from `client` and `order`.
-    """
+    """Send an open file, print the summary, and return the exit code."""
     if file.table is not None:
         _tell_columns(file, order)
     sender = sender or Sender(file, client, order, Progress(lambda: file.share))
@@ -179,11 +159,6 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Check the options.
-
-    Raises:
-        CommandError: an option is wrong.
-    """
     wrong = ""
     if args.rate is not None and not 0 < args.rate < 1e9:
         wrong = f"--rate {args.rate:g}: write a number of events above 0"
@@ -198,11 +173,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    """Find ingest from the options, or else from the running `up`.
-
-    Raises:
-        CommandError: there is no such pipeline, or it takes no events over HTTP.
-    """
+    """Return where to send events, from the options or else from the running `up`."""
     spec = None if args.spec is None else _fields_of(args.spec, args.pipeline)
     if args.url is not None:
         return Target(args.url, args.pipeline.rpartition("/")[2], spec or ())
@@ -228,11 +199,6 @@ def _target(args: argparse.Namespace) -> Target:
 
 
 def _fields_of(path: Path, wanted: str | None) -> Sequence[FieldSpec]:
-    """Return the fields of a pipeline that a file describes.
-
-    Raises:
-        CommandError: the file is invalid, or does not describe the pipeline.
-    """
     reading = Sources([path]).poll()
     if reading is None or reading.faults:
         raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
@@ -251,7 +217,6 @@ def _api_key(path: Path | None) -> str | None:
 
 
 def _tell_columns(file: EventFile, order: Order) -> None:
-    """Print which columns no field reads, and which fields no column fills."""
     writer = file.writer(order.fields)
     if writer.unread:
         print(f"columns that no field reads are left out: {', '.join(writer.unread)}", file=sys.stderr)
@@ -267,17 +232,21 @@ def _told(summary: Summary, name: str, order: Order, api: str) -> str:
         f" {summary.accepted:,} accepted, {summary.refused:,} refused"
     ]
     if summary.skipped:
-        lines.append(f"  {summary.skipped:,} before them were sent earlier, as {order.resume} says")
+        lines.append(f"  {summary.skipped:,} events were sent earlier, according to {order.resume}")
     if summary.replayed:
-        lines.append(f"  {summary.replayed:,} of them were sent before and are not counted again; --again counts them")
+        lines.append(
+            f"  {summary.replayed:,} events were sent before and are not counted again; --again counts all events again"
+        )
     if summary.unsure:
-        lines.append(f"  {summary.unsure:,} were in requests during which ingest was killed: some may be counted twice")
+        lines.append(
+            f"  {summary.unsure:,} events were sent while ingest was killed, so some of them may be counted twice"
+        )
     lines += [f"  {refusal}" for refusal in summary.refusals]
     if summary.refused > len(summary.refusals):
         lines.append(f"  … and {summary.refused - len(summary.refusals):,} more")
     if summary.refused:
         where = f"{api}/v1/pipelines/{order.pipeline}/dead-letters" if api else "the API's list of dead letters"
-        lines.append(f"  {where} has the reason for each")
+        lines.append(f"  {where} shows the reason of each refusal")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""`tidemill status`: shows the state of a running `up`, from its `status.json` and from its processes."""
+"""The command `tidemill status`, which shows the state of a running `up`."""
 
 from __future__ import annotations
 
@@ -40,15 +40,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the state.
-
-    Raises:
-        CommandError: no `up` runs with the data folder.
-    """
+    """Print the state of a running `up`."""
     if args.remove and not args.retained:
         raise CommandError("--remove deletes retained data; write --retained as well")
     if args.retained:
-        from tidemill_operator.cli import retained  # imported here to avoid an import cycle
+        from tidemill_operator.cli import retained  # avoids an import cycle
 
         return retained.run(args)
     state = read_state(args.data_dir)
@@ -63,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """Return the last report of an `up` on a data folder, or None if there is none."""
+    """Return the last report of the `up` that uses a data folder, or None without a report."""
     try:
         state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
     except FileNotFoundError:
@@ -77,7 +73,7 @@ def is_running(state: Mapping[str, Any]) -> bool:
 
 
 def _add_telemetry(state: dict[str, Any]) -> None:
-    """Add to each process its status, failing dependencies, lag, freshness and watermark, as in its /health."""
+    """Add the status, lag, freshness and watermark of each process, as in its /health."""
     with httpx.Client(timeout=2.0, trust_env=False) as client:
         for process in state["workloads"].values():
             try:
@@ -91,7 +87,6 @@ def _add_telemetry(state: dict[str, Any]) -> None:
 
 
 def _reasons(health: Mapping[str, Any]) -> dict[str, str]:
-    """Return the details of a process' failing dependencies by name, required dependencies first."""
     rows = {name: row for name, row in health.get("dependencies", {}).items() if row.get("detail")}
     down = [name for name, row in rows.items() if row.get("status") != "up"]
     return {name: rows[name]["detail"] for name in sorted(down, key=lambda name: not rows[name].get("required"))}
@@ -108,7 +103,7 @@ def how_far(replay: Mapping[str, Any]) -> str:
 
 
 def _text(state: Mapping[str, Any]) -> str:
-    lines = [f"up: {'pid ' + str(state['pid']) if state['running'] else 'not running (this is its last report)'}"]
+    lines = [f"up: {'pid ' + str(state['pid']) if state['running'] else 'not running; this is the last report'}"]
     lines += [f"{name}: {address}" for name, address in state["addresses"].items()]
     for name, pipeline in state["pipelines"].items():
         lines.append(f"\npipeline {name}, generation {pipeline['generation']}")

@@ -1,8 +1,6 @@
-"""`tidemill up`: runs pipelines on this machine until it is stopped.
+"""The command `tidemill up`, which runs pipelines on this machine until it is stopped.
 
-`up` starts Kafka, Postgres and Redis unless the environment names them. Each pipeline of the given files is reconciled
-with the same `reconcile()` as in Kubernetes, and edits of the files are applied. At the end, `up` stops everything that
-it started.
+`up` starts Kafka, Postgres and Redis unless the environment names them, and applies edits of the pipelines' files.
 """
 
 from __future__ import annotations
@@ -71,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address where the processes listen; default: 127.0.0.1 (in containers 0.0.0.0, with auth.required)",
+        help="address where the processes listen; default: 127.0.0.1 (in containers, use 0.0.0.0 and auth.required)",
     )
     parser.add_argument("--targets-file", type=Path, metavar="PATH", help="file for Prometheus' scrape targets")
     parser.add_argument(
@@ -83,11 +81,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until a signal arrives.
-
-    Raises:
-        CommandError: a file is invalid, the data folder or a port is in use, or a server cannot be started.
-    """
+    """Run the pipelines until a signal arrives."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     options = Options.of(args)
     try:
@@ -106,14 +100,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Stopped(BaseException):
-    """Raised when a signal arrives while `up` is still starting."""
+    """The exception for a signal that arrives while `up` is still starting."""
 
 
 class _Stopping:
-    """Turns SIGINT and SIGTERM into a clean stop.
-
-    While `up` starts, a signal raises `_Stopped`. After that, a signal sets a flag.
-    """
+    """Turns SIGINT and SIGTERM into a clean stop."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -130,11 +121,9 @@ class _Stopping:
         return kind is _Stopped
 
     def started(self) -> None:
-        """Make signals set the flag from now on, instead of raising."""
         self._starting = False
 
     def wait(self, seconds: float) -> bool:
-        """Wait, and return whether a signal has arrived."""
         return self._asked.wait(seconds)
 
     def _handle(self, _number: int, _frame: object) -> None:
@@ -145,7 +134,6 @@ class _Stopping:
 
 
 def _run(options: Options, sources: Sources, reading: Reading, stopping: _Stopping) -> None:
-    """Start the servers, run the pipelines, and stop the servers."""
     _remove(options.ready_file)
     current = Run.start(options, environ=os.environ, say=_say)
     try:

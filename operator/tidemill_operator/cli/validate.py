@@ -1,4 +1,4 @@
-"""`tidemill validate`: validates resource files, and prints one line per fault."""
+"""The command `tidemill validate`, which validates resource files and prints one line per fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Validate every file. Return 0, or 2 if a file has a fault. Valid specs that are not supported cause a warning."""
+    """Validate every file, and return 0, or 2 if a file has a fault."""
     limits = Limits(tuple(args.allow_topic_prefix), tuple(args.allow_topic))
     results = [_file(name, limits) for name in args.files]
     return 0 if all(results) else 2

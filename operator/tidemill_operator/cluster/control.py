@@ -1,4 +1,4 @@
-"""One pass over one resource of a cluster: reads it, reconciles or releases it, and writes its status if it changed."""
+"""A pass over a resource of a cluster: reads it, reconciles or releases it, and writes its status."""
 
 from __future__ import annotations
 
@@ -32,17 +32,7 @@ Document = dict[str, Any]
 
 
 class Controller:
-    """Runs passes. Several threads may call it at once, each for a different resource.
-
-    Args:
-        world: the cluster, Kafka and Postgres.
-        recorder: writes Events.
-        observer: measures the lag of pipelines.
-        measures: the operator's own metrics.
-        scaling: decides on the numbers of processors and of processes of Python stages.
-        progress: watches continuously whether events are counted, or None if nothing watches.
-        now: returns the current time, with a time zone.
-    """
+    """Runs passes, in several threads at once for different resources."""
 
     def __init__(
         self,
@@ -61,12 +51,7 @@ class Controller:
         self._finalizing = Finalizing(world, recorder, self._locks, write=self._write)
 
     def work(self, key: Key) -> Result:
-        """Run a pass over a resource.
-
-        Raises:
-            TidemillError: the cluster's API does not answer, or somebody else has written the resource since it was
-                read.
-        """
+        """Run a pass over a resource, and return how the pass ended."""
         with self._measures.pass_of(key) as doing:
             try:
                 doing.result = self._work(key)
@@ -94,7 +79,7 @@ class Controller:
 
     def _reconcile(self, document: Document, key: Key) -> Result:
         progress = self._progress
-        # The observer's fields of the status are left out, because the observer writes them itself.
+        # the observer writes its own fields of the status
         previous = figures.others(document["status"]) if document.get("status") else None
         actuators, runtime = self._world.actuators(key, self._locks)
         status = reconcile(
@@ -120,7 +105,7 @@ class Controller:
         return verdict(status)
 
     def interrupt(self, key: Key, error: TidemillError) -> None:
-        """Report at once that a pipeline's events are not being counted, without waiting for a running pass."""
+        """Report at once that a pipeline's events are not being counted."""
         try:
             document = self._world.api.get(PIPELINE, key.namespace, key.name)
             if document is None or document["metadata"]["uid"] != key.uid or not document.get("status"):
@@ -132,10 +117,9 @@ class Controller:
                 self._recorder.changes(document, previous, status)
                 self._measures.state_of(key, status)
         except TidemillError as failure:
-            log.info("%s: the next pass reports it: %s", key, failure)
+            log.info("%s: the next pass reports this error: %s", key, failure)
 
     def _write(self, document: Document, status: Document) -> None:
-        """Apply the whole status, unless the resource has changed since it was read."""
         metadata = {name: document["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
         body = {"apiVersion": document["apiVersion"], "kind": document["kind"], "metadata": metadata, "status": status}
         try:
@@ -151,7 +135,7 @@ class Controller:
             log.info("%s/%s was deleted during its pass", metadata["namespace"], metadata["name"])
 
     def _forget(self, key: Key) -> None:
-        """Withdraw a deleted resource from shared objects. Kubernetes deletes the objects that had no other owner."""
+        """Withdraw a deleted resource from shared objects."""
         _, runtime = self._world.actuators(key, self._locks)
         try:
             runtime.remove(key.namespace, key.name)
@@ -166,10 +150,7 @@ class Controller:
 
 
 def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of running replicas, as the pass saw them.
-
-    They are kept even while a server does not answer, because autoscalers read them.
-    """
+    """Return the numbers of running replicas."""
     scale = {name: known for name, known in previous.items() if name in ("replicas", "selector", "stageReplicas")}
     if runtime.scale:
         scale |= {"replicas": runtime.scale.replicas, "selector": runtime.scale.selector}
@@ -179,16 +160,15 @@ def _scale(runtime: KubernetesRuntime, previous: Mapping[str, Any]) -> dict[str,
 
 
 def _repairs(runtime: KubernetesRuntime, previous: Document | None, status: Document) -> list[str]:
-    """Return the reverted changes, and the objects that were created again because somebody had deleted them."""
+    """Return the reverted changes, and the deleted objects that were created again."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     settled = before.get(PROGRESSING, {}).get("reason") == Reason.APPLIED
     same = (previous or {}).get("observedGeneration") == status["observedGeneration"]
-    anew = [f"created {what} again, because it was gone" for what in runtime.made] if settled and same else []
+    anew = [f"created {what} again after its deletion" for what in runtime.made] if settled and same else []
     return [*runtime.repairs, *anew]
 
 
 def _essence(document: Document) -> tuple[Any, ...]:
-    """Return the parts of a resource that a pass reads or writes."""
     metadata = document["metadata"]
     looked_at = (metadata.get(member) for member in ("uid", "generation", "annotations", "deletionTimestamp"))
     return (*looked_at, figures.others(document.get("status") or {}))

@@ -1,7 +1,4 @@
-"""The leader's tasks, which run every 30 seconds.
-
-They check that the watches work, and find changes for which no event arrived.
-"""
+"""The leader's regular tasks, which check the watches and find missed changes."""
 
 from __future__ import annotations
 
@@ -23,16 +20,7 @@ CANARY = "tidemill-watchdog"
 
 
 class Duties:
-    """Runs the tasks in a thread until it is stopped.
-
-    Args:
-        api: the API of the cluster.
-        queue: the queue, which gets resources that no event has announced.
-        watchdog: the watchdog, which gets the existing versions.
-        namespaces: the watched namespaces, or empty if all are watched.
-        home: the operator's own namespace.
-        more: additional tasks.
-    """
+    """Runs the leader's tasks in a thread until it is stopped."""
 
     def __init__(
         self,
@@ -76,7 +64,7 @@ class Duties:
             self._stopping.wait(self._interval)
 
     def touch(self) -> None:
-        """Write the canary object, and let the watchdog wait for its event."""
+        """Write the canary object, and make the watchdog wait for its event."""
         moment = dt.datetime.now(dt.UTC).isoformat()
         written = self._api.apply({
             "apiVersion": "v1",
@@ -92,10 +80,7 @@ class Duties:
         self._watchdog.exists("canary", {metadata["uid"]: metadata["resourceVersion"]})
 
     def list(self) -> None:
-        """List all resources.
-
-        The watchdog then expects an event for each listed version. Unknown resources are queued.
-        """
+        """List all resources, queue unknown ones, and make the watchdog wait for an event of each version."""
         found: list[Document] = []
         for namespace in self._namespaces or (None,):
             found += self._api.list(PIPELINE, namespace, metadata_only=True)

@@ -1,4 +1,4 @@
-"""Writes core v1 Events for changed conditions, with a reason from the closed set in `tidemill_operator.errors`."""
+"""Writes Kubernetes Events for changed conditions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tidemill_operator.status import CONDITIONS, PROGRESSING, new_versions
 log = logging.getLogger(__name__)
 _COMPONENT = "tidemill-operator"
 _MAX_MESSAGE = 1024
-# Reasons of normal progress. They cause no warning.
+# reasons of normal progress, which cause no warning
 _CALM = frozenset({Reason.APPLIED, Reason.WAITING, Reason.BLOCKED, Reason.SUSPENDED, Reason.NOT_NEEDED, "Paused"})
-# These conditions often change together. Only the first of them that changed gets an Event.
+# These conditions often change together, and only the first changed condition gets an Event.
 _ONE_OF = ("Ready", "Stalled", PROGRESSING, *CONDITIONS.values())
 _ABNORMAL = frozenset({
     "Stalled",
@@ -33,12 +33,7 @@ Document = Mapping[str, Any]
 
 
 class Recorder:
-    """Writes Events of resources. Failures to write are only logged.
-
-    Args:
-        api: the API of the cluster.
-        instance: the name of the replica that reports.
-    """
+    """Writes Events of resources."""
 
     def __init__(self, api: Api, instance: str) -> None:
         self._api, self._instance = api, instance
@@ -57,27 +52,13 @@ class Recorder:
             self.tell(document, "Normal", "NewVersion", text)
 
     def repaired(self, document: Document, repairs: Iterable[str], *, at: str) -> None:
-        """Write Events for changes by others that were reverted.
-
-        Args:
-            document: the resource.
-            repairs: descriptions of the reverted changes.
-            at: the time of the repair, so that a later repair of the same kind gets its own Event.
-        """
+        """Write Events for changes by others that were reverted."""
         for text in repairs:
             _log_of(document, text)
             self.tell(document, "Normal", "Repaired", text, at=at)
 
     def tell(self, document: Document, kind: str, reason: str, message: str, *, at: str = "") -> None:
-        """Write an Event.
-
-        Args:
-            document: the resource.
-            kind: Normal or Warning.
-            reason: one CamelCase word.
-            message: for people.
-            at: distinguishes Events with the same text. One Event is written for each value of `at`.
-        """
+        """Write a Kubernetes Event, unless the same Event with this `at` exists."""
         metadata = document["metadata"]
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         mark = hashlib.sha256("\0".join((metadata["uid"], reason, message, at)).encode()).hexdigest()[:16]
@@ -114,7 +95,7 @@ def _log_of(document: Document, text: str) -> None:
 
 
 def changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions to report. A transition that shows in several conditions is reported only once."""
+    """Yield the conditions to report. Only one of several conditions that change together is reported."""
     found = list(_changed(previous, status))
     speaks = min((_ONE_OF.index(one["type"]) for one in found if one["type"] in _ONE_OF), default=None)
     for condition in found:
@@ -123,14 +104,14 @@ def changed(previous: Document | None, status: Document) -> Iterator[dict[str, A
 
 
 def _changed(previous: Document | None, status: Document) -> Iterator[dict[str, Any]]:
-    """Yield the conditions whose status has changed. Removed conditions are reported as False."""
+    """Yield the conditions with a changed status. A removed condition has the status False."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     now = {condition["type"]: condition for condition in status.get("conditions", ())}
     for kind, condition in now.items():
         if kind == "Reconciling":
             continue  # the same as Progressing
         known = before.get(kind)
-        # If there was no status before, only unusual conditions are reported.
+        # a new resource reports only unusual conditions
         if known is None and condition["status"] != "True" and condition["reason"] in _CALM:
             continue
         if known is None or known["status"] != condition["status"] or _graver(known, condition):

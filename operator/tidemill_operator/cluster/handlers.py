@@ -1,8 +1,4 @@
-"""Watches the cluster with kopf. An event only puts the key of its pipeline into the queue.
-
-kopf's own handling of changes is not used: it may run several handlers of one object at once, and has its own retries,
-timers and annotations. So kopf writes nothing.
-"""
+"""Watches the cluster with kopf, and puts the keys of changed pipelines into the queue."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ from tidemill_operator.keys import Key
 from tidemill_operator.plan.render import marks
 from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
 
-# The delay merges events into one pass, because an apply and the controllers' reactions cause several events.
+# This delay merges the several events of one change into one pass.
 _SETTLE_SECONDS = 0.3
 _REQUEST_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
@@ -32,14 +28,11 @@ Body = Mapping[str, Any]
 
 
 def settings() -> kopf.OperatorSettings:
-    """Return kopf's settings.
-
-    With these settings, kopf only watches. kopf stores nothing in objects and posts no events.
-    """
+    """Return settings that make kopf only watch the cluster."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.peering.standalone = True
-    # Neither CRDs nor namespaces are watched, so that the operator needs no permission for them.
+    # Without scanning, the operator needs no permission for CRDs and namespaces.
     found.scanning.disabled = True
     found.networking.request_timeout = _REQUEST_SECONDS
     found.networking.connect_timeout = _CONNECT_SECONDS
@@ -52,14 +45,7 @@ def settings() -> kopf.OperatorSettings:
 def registry(
     queue: WorkQueue[Key], watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
 ) -> kopf.OperatorRegistry:
-    """Return the handlers.
-
-    Args:
-        queue: the queue, which gets the keys.
-        watchdog: the watchdog, which gets every event.
-        mirror: the mirror, which gets every object before its pass is queued.
-        configuration: the API's address and credentials.
-    """
+    """Return the handlers of the events."""
     found = kopf.OperatorRegistry()
     known: dict[str, str] = {}
 
@@ -74,7 +60,7 @@ def registry(
         watchdog.saw(metadata["uid"], metadata["resourceVersion"], gone=type == "DELETED")
         mark = "" if type == "DELETED" else fingerprint(body)
         if known.get(metadata["uid"]) == mark:
-            return  # our own status
+            return  # the operator itself has written the status
         if type == "DELETED":
             known.pop(metadata["uid"], None)
         else:
@@ -97,13 +83,12 @@ def registry(
 
 
 def _place(kind: Kind) -> tuple[str, str, str]:
-    """Return group, version and plural of a kind."""
     group, _, version = kind.api_version.rpartition("/")
     return group, version, kind.plural
 
 
 def fingerprint(body: Body) -> str:
-    """Return, as JSON, the fields of a resource that a pass depends on. The status is left out."""
+    """Return the fields of a resource that a pass depends on, as JSON."""
     metadata = body["metadata"]
     members = ("generation", "annotations", "finalizers", "deletionTimestamp")
     return json.dumps([metadata.get(member) for member in members], sort_keys=True, default=dict)
@@ -118,7 +103,7 @@ def owners(body: Body) -> Iterator[Key]:
 
 
 def connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
-    """Return kopf's connection, made from the operator's own configuration."""
+    """Return a connection for kopf with the operator's own configuration."""
     header = configuration.get_api_key_with_prefix("BearerToken") or ""
     scheme, _, token = header.partition(" ")
     return kopf.ConnectionInfo(

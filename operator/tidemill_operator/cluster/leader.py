@@ -1,10 +1,6 @@
-"""Leader election.
+"""Leader election by a Lease.
 
-The replica that holds the Lease is the leader, and runs passes. A leader that cannot renew the Lease in time ends its
-process.
-
-`Term` is pure: it decides from the Lease and the time. The clocks of other machines are not used: a Lease counts as
-expired if our own clock shows that it has not changed for its duration.
+A leader that cannot renew the Lease in time ends its process.
 """
 
 from __future__ import annotations
@@ -25,19 +21,12 @@ from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 3
-_TIMEOUT_SECONDS = 4.0
+_TIMEOUT_SECONDS = 4.0  # must be less than `Timing.deadline`
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of the leader election, in seconds.
-
-    Attributes:
-        duration: how long a Lease is valid without a renewal.
-        deadline: how long a holder may fail to renew the Lease. This time is less than `duration`, so that a holder
-            ends before another replica begins.
-        retry: interval between two attempts.
-    """
+    """Times of the leader election, in seconds."""
 
     duration: float = 15.0
     deadline: float = 10.0
@@ -45,12 +34,7 @@ class Timing:
 
 
 class Term:
-    """One replica's view of the Lease. Only one thread may use it.
-
-    Args:
-        identity: the name of this replica.
-        timing: the times of the Lease.
-    """
+    """A replica's view of the Lease, which uses only the replica's own clock."""
 
     def __init__(self, identity: str, timing: Timing) -> None:
         self._identity, self._timing = identity, timing
@@ -68,12 +52,7 @@ class Term:
         return self._renewed_at is not None and now - self._renewed_at >= self._timing.deadline
 
     def may_take(self, lease: Document | None, now: float) -> bool:
-        """Return whether the Lease is free, ours, or expired.
-
-        Args:
-            lease: the live Lease, or None if it does not exist.
-            now: monotonic seconds.
-        """
+        """Return whether the Lease is free, expired, or held by this replica."""
         spec = (lease or {}).get("spec") or {}
         sign = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if sign != self._seen:
@@ -83,21 +62,12 @@ class Term:
         return now - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
 
     def renewed(self, asked_at: float) -> None:
-        """Note that we hold the Lease, counted from the time of the request."""
+        """Store that this replica holds the Lease since `asked_at`, in monotonic seconds."""
         self._renewed_at = asked_at
 
 
 class Elector:
-    """Acquires and renews the Lease in its own thread.
-
-    Args:
-        api: the API of the cluster. The client's timeout must be less than the deadline.
-        namespace: the namespace of the Lease.
-        name: the name of the Lease.
-        identity: the name of this replica, different at each start.
-        end: ends the process at once, except in tests.
-        timing: the times of the Lease.
-    """
+    """Acquires and renews the Lease in its own thread."""
 
     def __init__(
         self,
@@ -144,13 +114,10 @@ class Elector:
         return self._epoch
 
     def outbid(self, seen: int) -> int:
-        """Handle an epoch that is greater than ours.
-
-        If we still hold the Lease, its counter must have been reset, so our epoch is raised.
+        """Return a new epoch greater than `seen`.
 
         Raises:
-            NotOurTurn: another operator leads.
-            TidemillError: the API does not answer.
+            NotOurTurn: another replica holds the Lease.
         """
         for _ in range(_ATTEMPTS):
             lease = self._api.get(LEASE, self._namespace, self._name)
@@ -160,13 +127,13 @@ class Elector:
             try:
                 self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
             except Conflict:
-                continue  # this replica's renewal thread has just written the Lease
+                continue  # the renewal thread of this replica has just written the Lease
             self._epoch = max(self._epoch, seen + 1)
             return self._epoch
         raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the Lease, and return whether it was acquired."""
+        """Wait for the Lease, and return whether this replica has it."""
         return self._won.wait(seconds)
 
     def stop(self) -> None:
@@ -193,7 +160,7 @@ class Elector:
 
     def _try(self) -> None:
         if self._held is not None:
-            # Replace the version that we wrote last. The Lease is read only if this fails.
+            # The Lease is read only if replacing its last written version fails.
             held, self._held, asked_at = self._held, None, time.monotonic()
             self._hold(self._api.replace(self._wanted(held)))
             self._term.renewed(asked_at)

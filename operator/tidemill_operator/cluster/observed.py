@@ -1,7 +1,4 @@
-"""Writes the observer's figures into the status of resources, in fields that passes do not write.
-
-So the figures stay current while passes wait for a server or are paused. Figures are written only if they have changed.
-"""
+"""Writes the observer's figures, such as the lag, into the status of resources."""
 
 from __future__ import annotations
 
@@ -19,17 +16,11 @@ from tidemill_operator.observer.figures import Observation
 
 log = logging.getLogger(__name__)
 OBSERVER = "tidemill-observer"
-"""The field manager of the observer's fields."""
+"""Field manager of the observer's fields."""
 
 
 class ObservedStatus:
-    """Writes the figures of an observer. Only one thread may use it.
-
-    Args:
-        api: the API of the cluster.
-        recorder: writes an Event when figures become unknown, and when they are known again.
-        clock: returns monotonic seconds.
-    """
+    """Writes the figures of an observer."""
 
     def __init__(self, api: Api, recorder: Recorder, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._recorder, self._clock = api, recorder, clock
@@ -37,11 +28,7 @@ class ObservedStatus:
         self._shown: set[Key] = set()
 
     def show(self, key: Key, seen: Observation) -> None:
-        """Write the figures if they have changed.
-
-        Raises:
-            TidemillError: the cluster's API does not answer.
-        """
+        """Write the figures if they have changed."""
         document = self._api.get(PIPELINE, key.namespace, key.name)
         if document is None or document["metadata"]["uid"] != key.uid or document["metadata"].get("deletionTimestamp"):
             self._written.pop(key, None)
@@ -59,7 +46,7 @@ class ObservedStatus:
             self._tell(document, shown, found)
 
     def blank(self, *, seconds: float = 5.0) -> None:
-        """Remove the figures from all statuses within the given time, because nothing will update them from now on."""
+        """Remove the figures from all statuses within the given time, because nothing updates them any more."""
         deadline = self._clock() + seconds
         try:
             for key in sorted(self._shown, key=str):

@@ -1,8 +1,4 @@
-"""The queue of passes. Each key has one pass at a time. Requests are merged, and failed passes are delayed.
-
-A key is a pipeline, or a component of a pipeline that is polled for scaling. `Schedule` is pure and gets the time as an
-argument; `WorkQueue` adds threads. Neither class knows what a pass does.
-"""
+"""The queue of passes, with one pass at a time for each key."""
 
 from __future__ import annotations
 
@@ -20,12 +16,12 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Result(Enum):
-    """How a pass ended."""
+    """The result of a pass."""
 
     SETTLED = "settled"
     """Everything is as specified, or a user has to act."""
     WAITING = "waiting"
-    """The change is under way. Usually an event announces its end."""
+    """The change is under way, and an event usually announces its end."""
     FAILED = "failed"
     """A server does not answer, or refuses a request."""
     GONE = "gone"
@@ -37,8 +33,7 @@ class Delays:
     """Seconds until the next pass.
 
     Attributes:
-        drift: the delay of a pipeline that has no change under way. It varies by a tenth, so that passes are spread
-            over time.
+        drift: the delay of a pipeline without a change under way, varied by a tenth.
         waiting: the delay of a pipeline with a change under way.
         first, most: the delay after the first failure, and the longest delay. Each failure doubles the delay.
     """
@@ -49,7 +44,7 @@ class Delays:
     most: float = 60.0
 
     def after(self, result: Result, failures: int, *, chance: float) -> float:
-        """Return the delay after a pass. `chance` is a random number between 0 and 1."""
+        """Return the delay after a pass."""
         match result:
             case Result.FAILED:
                 return min(self.most, self.first * 2.0 ** min(failures - 1, 16)) * (0.9 + 0.2 * chance)
@@ -60,12 +55,7 @@ class Delays:
 
 
 class Schedule(Generic[K]):
-    """Tracks when each key is due. Only one thread at a time may use it.
-
-    Args:
-        delays: the delays between passes.
-        chance: returns random numbers between 0 and 1.
-    """
+    """Tracks when each key is due."""
 
     def __init__(self, delays: Delays, *, chance: Callable[[], float] = random.random) -> None:
         self._delays, self._chance = delays, chance
@@ -80,13 +70,7 @@ class Schedule(Generic[K]):
         return len(self._due.keys() | self._running)
 
     def add(self, key: K, at: float, *, fresh: bool = False) -> None:
-        """Request a pass.
-
-        Args:
-            key: the key.
-            at: the earliest time of the pass.
-            fresh: whether the resource itself has changed. If so, the pass does not wait for a delay after failures.
-        """
+        """Request a pass."""
         if fresh:
             self._failures.pop(key, None)
         if key in self._running:
@@ -95,14 +79,11 @@ class Schedule(Generic[K]):
             self._due[key] = min(at, self._due.get(key, at))
 
     def take(self, now: float) -> K | None:
-        """Take the key that has been due longest and has no running pass, and mark it as running.
-
-        New pipelines and pipelines with a change under way are taken in turn. So if hundreds of pipelines are created
-        at once, the first ones become ready early. And pipelines that never become ready do not delay others.
-        """
+        """Take the key that has been due longest and has no running pass, and mark it as running."""
         ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
             return None
+        # New pipelines and pipelines with a change under way take turns, so that neither kind delays the other.
         if len({fresh for fresh, _, _ in ready}) == 2:
             self._fresh_next = not self._fresh_next
             ready = [item for item in ready if item[0] is not self._fresh_next]
@@ -116,7 +97,7 @@ class Schedule(Generic[K]):
         return min(self._due.values(), default=None)
 
     def done(self, key: K, result: Result, now: float) -> None:
-        """Note the end of a pass."""
+        """Record the end of a pass."""
         self._running.discard(key)
         again = self._again.pop(key, None)
         if result is Result.FAILED:
@@ -134,13 +115,7 @@ class Schedule(Generic[K]):
 
 
 class WorkQueue(Generic[K]):
-    """A schedule with a few worker threads.
-
-    Args:
-        work: runs one pass. An exception counts as a failure.
-        delays: the delays between passes.
-        workers: maximum number of concurrent passes.
-    """
+    """A schedule with a few worker threads."""
 
     def __init__(self, work: Callable[[K], Result], delays: Delays, *, workers: int = 4) -> None:
         self._work = work

@@ -1,7 +1,4 @@
-"""The minimal permissions of the operator.
-
-The chart's roles grant these permissions, and the tests run with exactly these permissions.
-"""
+"""The minimal permissions of the operator, as the chart's roles grant them."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from tidemill_operator.actuators.kubernetes.api import KAFKA_CONNECTOR, WEBHOOKS
 from tidemill_operator.resource.crd import GROUP, PLURAL
 
 Rule = dict[str, Any]
-# A server-side apply is a PATCH, and also needs `create` if the object does not exist yet. A PUT (`update`) removes
-# fields of other managers.
+# A server-side apply of a new object needs `create` and `patch`. A PUT needs `update`, and removes fields of other
+# managers.
 _CHILD = ["get", "list", "watch", "create", "patch", "update", "delete"]
 
 
@@ -22,7 +19,7 @@ def _rule(group: str, resources: list[str], verbs: list[str], *, names: list[str
 
 
 def pipeline_rules() -> list[Rule]:
-    """Return the rules for namespaces with pipelines: for a ClusterRole, or for a Role in each watched namespace."""
+    """Return the rules for namespaces with pipelines."""
     return [
         _rule(GROUP, [PLURAL], ["get", "list", "watch", "patch"]),
         _rule(GROUP, [f"{PLURAL}/status"], ["patch"]),
@@ -30,9 +27,9 @@ def pipeline_rules() -> list[Rule]:
         _rule("", ["configmaps", "services", "serviceaccounts"], _CHILD),
         _rule("policy", ["poddisruptionbudgets"], _CHILD),
         _rule("networking.k8s.io", ["networkpolicies", "ingresses"], _CHILD),
-        # The operator reads Secrets by name only. So it has neither `list` nor `watch`, and cannot find other Secrets.
+        # The operator reads Secrets by name only. Without `list` and `watch`, the operator cannot find other Secrets.
         _rule("", ["secrets"], ["get", "create", "patch", "update", "delete"]),
-        # `list` finds out whether a pipeline's last pods have ended. `patch` annotates pods to make them reload files.
+        # `list` shows whether a pipeline's last pods have ended. `patch` annotates pods, which then reload files.
         _rule("", ["pods"], ["list", "patch"]),
         _rule("", ["events"], ["create"]),
     ]
@@ -45,7 +42,7 @@ def home_rules(*, lease: str, webhook_secret: str) -> list[Rule]:
         _rule("coordination.k8s.io", ["leases"], ["get", "update"], names=[lease]),
         _rule("", ["secrets"], ["create"]),
         _rule("", ["secrets"], ["get", "patch"], names=[webhook_secret]),
-        # The watchdog writes its canary object.
+        # the watchdog writes its canary object
         _rule("", ["configmaps"], ["create", "patch"]),
     ]
 
@@ -57,6 +54,6 @@ def webhook_rules(configuration: str) -> list[Rule]:
 
 
 def strimzi_rules() -> list[Rule]:
-    """Return the rules for the namespace of Strimzi's `KafkaConnect`, if connectors are its resources."""
+    """Return the rules for the namespace of Strimzi's `KafkaConnect`."""
     group = KAFKA_CONNECTOR.api_version.partition("/")[0]
     return [_rule(group, [KAFKA_CONNECTOR.plural], ["get", "list", "create", "patch", "update", "delete"])]

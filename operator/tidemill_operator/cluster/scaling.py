@@ -1,9 +1,6 @@
 """Scaling in a cluster.
 
-The processors and the Python stage of each pipeline are polled from a separate queue. The decisions about each of them
-are stored in a ConfigMap.
-
-A poll never writes a Deployment or a status. A poll requests a pass, and the pass writes the Deployment and the status.
+A poll only requests a pass, and the pass writes the Deployment and the status.
 """
 
 from __future__ import annotations
@@ -43,19 +40,13 @@ Target = Scalable[Key]
 INTERVAL_SECONDS = 60.0
 _FILE = "memory.json"
 _WORKERS = 4
-# A poll schedules the next poll itself. These delays apply only if it did not.
+# These delays apply only if a poll has not scheduled the next poll itself.
 _DELAYS = Delays(drift=3600.0, most=15.0)
 _SAID = ("mode", "desired", "reason")
 
 
 class ClusterSite:
-    """Reads Deployments, and stores decisions in the ConfigMap `marks.scaling(…)`, which the pipeline owns.
-
-    Args:
-        api: the API of the cluster.
-        decided: called with each decision that changes replicas.
-        clock: returns monotonic seconds.
-    """
+    """Reads Deployments, and stores decisions in a ConfigMap of the pipeline."""
 
     def __init__(
         self, api: Api, decided: Callable[[Target, Decision], None], *, clock: Callable[[], float] = time.monotonic
@@ -84,9 +75,9 @@ class ClusterSite:
         return memory
 
     def remember(self, key: Target, memory: Memory, *, changed: bool) -> None:
-        """Store a state if it has changed, but not at every poll. The next poll repeats a failed write."""
+        """Store a changed state, but not at every poll."""
         if memory.replicas is None:
-            self.forget(key)  # a pass deletes the ConfigMap
+            self.forget(key)  # the next pass deletes the ConfigMap
             return
         with self._lock:
             at, written = self._written.get(key, (-INTERVAL_SECONDS, Memory()))
@@ -124,7 +115,6 @@ class ClusterSite:
         return self._own(DEPLOYMENT, key.pipeline, f"{key.pipeline.name}-{key.component}")
 
     def _own(self, kind: Kind, key: Key, name: str) -> Document | None:
-        """Return an object of this pipeline. An object of an earlier pipeline with the same name is not returned."""
         found = self._api.get(kind, key.namespace, name)
         return found if found and found["metadata"].get("labels", {}).get(marks.OWNER_UID) == key.uid else None
 
@@ -149,7 +139,7 @@ def manifest(key: Target, memory: Memory) -> Document:
 
 
 def essence(memory: Memory) -> Memory:
-    """Return the part of a state that has to be stored when it changes. Times are left out."""
+    """Return a scaling state without its times. Only a change of this part must be stored."""
     state = memory.state
     wanted = tuple((0.0, replicas) for _, replicas in state.wanted)
     return replace(memory, state=replace(state, polled_at=None, samples=(), wanted=wanted, failed_polls=0))
@@ -158,12 +148,7 @@ def essence(memory: Memory) -> Memory:
 def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: float) -> bool:
     """Return whether to write a decision to the status.
 
-    A new decision is written at once. Changed figures are written at most once per INTERVAL_SECONDS.
-
-    Args:
-        told: the `status.scaling` that was written last, or None.
-        found: the `status.scaling` of the current decision.
-        seconds: the time since the last write.
+    A new decision is written at once, and changed figures at most once per INTERVAL_SECONDS.
     """
     if told is None or any(found.get(name) != told.get(name) for name in _SAID):
         return True
@@ -172,14 +157,7 @@ def is_news(told: Mapping[str, Any] | None, found: Mapping[str, Any], seconds: f
 
 @dataclass
 class _Component:
-    """The state of a component that passes and polls share.
-
-    Attributes:
-        scales: whether the accepted spec scales it.
-        paused: whether the resource is paused.
-        told: the decision in the status that passes write.
-        told_at: when `told` last changed.
-    """
+    """The scaling state of a component, shared by passes and polls."""
 
     scales: bool = False
     paused: bool = False
@@ -188,16 +166,7 @@ class _Component:
 
 
 class ClusterScaling:
-    """Scales all pipelines. Polls begin with `start`. Safe to share between threads.
-
-    Args:
-        api: the API of the cluster.
-        reader: reads figures.
-        recorder: writes Events of changes.
-        measures: the operator's own metrics.
-        wake: requests a pass over a pipeline.
-        clock: returns monotonic seconds.
-    """
+    """Scales all pipelines, once `start` was called."""
 
     def __init__(
         self,
@@ -225,11 +194,7 @@ class ClusterScaling:
         self._queue.stop()
 
     def replicas(self, key: Key, running: AnalyticsPipeline) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas. Components without scaling, or without a decision, are left out.
-
-        Raises:
-            TidemillError: the stored state cannot be read.
-        """
+        """Return the decided numbers of replicas, for components with a decision."""
         found: dict[ScaledComponent, int] = {}
         for target in targets(key):
             scaling = running.spec.scaling_of(target.component)
@@ -242,7 +207,7 @@ class ClusterScaling:
         return found
 
     def watch(self, key: Key, *, paused: bool = False) -> None:
-        """Note the end of a pass. If the pipeline is not paused, its scaled components are polled when they are due."""
+        """Record the end of a pass."""
         for target in targets(key):
             with self._lock:
                 known = self._known.get(target)
@@ -254,14 +219,7 @@ class ClusterScaling:
                 self._queue.add(target, delay=self._scaler.rest(target))
 
     def status(self, key: Key, previous: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Return the members of the status with the last decisions. A member without a decision is empty.
-
-        A member changes at once with a new decision. Other changes show after a minute.
-
-        Args:
-            key: the pipeline's key.
-            previous: the status in the cluster.
-        """
+        """Return the last scaling decisions as members of the status."""
         members = ((target, STATUS_MEMBERS[target.component]) for target in targets(key))
         return {member: self._told(target, previous.get(member) or {}) for target, member in members}
 
@@ -275,7 +233,10 @@ class ClusterScaling:
                 known.told = None
                 return {}
             if known.told is None and previous:
-                known.told, known.told_at = dict(previous), self._clock()  # an earlier operator has written it
+                known.told, known.told_at = (
+                    dict(previous),
+                    self._clock(),
+                )  # an earlier operator has written this decision
             if not found:
                 return previous
             if self._is_news(known, found):
@@ -283,7 +244,7 @@ class ClusterScaling:
             return known.told or previous
 
     def poll(self, key: Key, component: ScaledComponent = "processor") -> Result:
-        """Decide on a component that is due, and request a pass if something has to be written."""
+        """Decide on a component that is due, and request a pass if the decision has to be written."""
         return self._poll(Scalable(key, component))
 
     def _poll(self, target: Target) -> Result:
@@ -306,7 +267,7 @@ class ClusterScaling:
         return Result.SETTLED
 
     def forget(self, key: Key) -> None:
-        """Forget a deleted pipeline. Kubernetes deletes its ConfigMaps."""
+        """Forget a deleted pipeline."""
         for target in targets(key):
             with self._lock:
                 self._known.pop(target, None)
@@ -315,7 +276,6 @@ class ClusterScaling:
             self._measures.unscaled(key, target.component)
 
     def _decided(self, target: Target, known: _Component) -> None:
-        """Update the metrics with a decision, and request a pass if the status has to change."""
         found = self._scaler.status(target)
         with self._lock:
             gone, news = target not in self._known, self._is_news(known, found)
@@ -330,7 +290,6 @@ class ClusterScaling:
         return is_news(known.told, found, self._clock() - known.told_at)
 
     def _changed(self, target: Target, decision: Decision) -> None:
-        """Write an Event for a change of replicas, and request a pass that makes the change."""
         key = target.pipeline
         metadata = {"namespace": key.namespace, "name": key.name, "uid": key.uid}
         limit = f", limited by {decision.limited_by}" if decision.limited_by else ""

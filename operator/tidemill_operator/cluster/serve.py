@@ -1,4 +1,4 @@
-"""The operator's process. Every replica serves its status and the webhook. Only the leader runs passes."""
+"""The operator's process. Only the leader runs passes."""
 
 from __future__ import annotations
 
@@ -44,12 +44,7 @@ _WORKERS = 4
 
 
 class Operator:
-    """One replica of the operator. `run` runs it until SIGTERM.
-
-    Args:
-        platform: addresses and defaults of pipelines.
-        settings: the operator's settings in its cluster.
-    """
+    """One replica of the operator."""
 
     def __init__(self, platform: Platform, settings: ClusterSettings) -> None:
         self._platform, self._settings = platform, settings
@@ -90,11 +85,7 @@ class Operator:
         self._status = StatusServer("0.0.0.0", settings.status_port, self._health, self._ready, self._live)  # noqa: S104
 
     def run(self) -> int:
-        """Run until SIGTERM.
-
-        Returns:
-            The exit code.
-        """
+        """Run the operator until SIGTERM, and return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         for text in self._settings.warnings():
@@ -132,7 +123,7 @@ class Operator:
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        """Watch until SIGTERM. While kopf runs, it handles the signal itself. An earlier SIGTERM is relayed to it."""
+        """Watch until SIGTERM, even if the signal arrives before kopf starts."""
         namespaces, stopping = self._settings.namespaces, asyncio.Event()
         where: dict[str, Any] = {"namespaces": list(namespaces)} if namespaces else {"clusterwide": True}
 
@@ -154,7 +145,6 @@ class Operator:
             relaying.cancel()
 
     def _require_resource(self) -> None:
-        """Raise NotFound if the CRD does not exist, and TidemillError if the API does not answer, or refuses."""
         namespaces = self._settings.namespaces or (None,)
         self._api.list(PIPELINE, namespaces[0], metadata_only=True)
 
@@ -190,7 +180,7 @@ class Operator:
         )
 
     def _ready(self) -> bool:
-        """Return whether requests can be answered. A replica that does not lead can be ready too."""
+        """Return whether the replica can answer requests."""
         return not self._stopping.is_set() and (self._webhook is None or self._webhook.ready)
 
     def _live(self) -> bool:
@@ -206,7 +196,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     """Run the operator.
 
     Returns:
-        The exit code: 0 after SIGTERM, 1 if the operator cannot run. The log has the reason.
+        The exit code: 0 after SIGTERM, 1 if the operator cannot run.
     """
     try:
         platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})

@@ -1,4 +1,4 @@
-"""The operator's own Prometheus metrics: passes, failures, durations of phases, states and conditions."""
+"""The operator's own Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECONCILIATIONS = Counter("tidemill_operator_reconciliations_total", "Passes ove
 _PIPELINE = ("namespace", "pipeline")
 FAILED = Counter(
     "tidemill_operator_reconciliations_failed_total",
-    "Passes that failed because a server was away or refused.",
+    "Passes that failed because a server did not answer, or refused a request.",
     _PIPELINE,
 )
 DURATION = Histogram(
@@ -64,7 +64,7 @@ class Doing:
 
 
 class Measures:
-    """Updates the metrics. Several threads may use it."""
+    """Updates the operator's metrics, in several threads at once."""
 
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
@@ -92,20 +92,20 @@ class Measures:
         self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
 
     def scaled(self, key: Key, decided: Mapping[str, Any], component: ScaledComponent = "processor") -> None:
-        """Update the metrics with a decision. `decided` has the form of `status.scaling`."""
+        """Update the metrics with a decision."""
         DECISIONS.labels(decided["reason"]).inc()
         desired, current = _REPLICAS[component]
         desired.labels(key.namespace, key.name).set(decided["desired"])
         current.labels(key.namespace, key.name).set(decided["current"])
 
     def unscaled(self, key: Key, component: ScaledComponent = "processor") -> None:
-        """Remove the scaling metrics of a component of a pipeline."""
+        """Remove a component's scaling metrics."""
         for gauge in _REPLICAS[component]:
             with suppress(KeyError):
                 gauge.remove(key.namespace, key.name)
 
     def forget(self, key: Key) -> None:
-        """Remove the metrics of a deleted pipeline."""
+        """Remove a pipeline's metrics."""
         self._note(key, None)
         self._conditions.tell(key, key.namespace, key.name, ())
         with suppress(KeyError):
@@ -131,8 +131,6 @@ def state(status: Mapping[str, Any]) -> str:
 
 
 class _Timed:
-    """Wraps an actuator to time its calls and count its changes."""
-
     def __init__(self, inner: Any, phase: str) -> None:
         self._inner, self._phase = inner, phase
 

@@ -1,8 +1,4 @@
-"""Checks that the watches work. Each write has to come back as an event. Otherwise the process ends.
-
-There are two checks. A canary object is written regularly, and its events have to arrive. All resources are listed, and
-the watch must have seen the listed versions. If either check fails for two minutes, the watches count as broken.
-"""
+"""Checks that expected events of the cluster arrive. After two minutes, a missing event fails the liveness probe."""
 
 from __future__ import annotations
 
@@ -16,12 +12,7 @@ LIMIT_SECONDS = 120.0
 
 
 class Watchdog:
-    """Compares the existing versions with the versions seen in events. Safe to share between threads.
-
-    Args:
-        clock: returns monotonic seconds.
-        limit_seconds: how long a version may stay unseen.
-    """
+    """Compares the existing versions with the versions seen in events."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, limit_seconds: float = LIMIT_SECONDS) -> None:
         self._clock, self._limit = clock, limit_seconds
@@ -30,7 +21,7 @@ class Watchdog:
         self._lock = threading.Lock()
 
     def saw(self, uid: str, version: str, *, gone: bool = False) -> None:
-        """Note an event of an object."""
+        """Record an event of an object."""
         number = _number(version)
         with self._lock:
             if gone:
@@ -43,12 +34,7 @@ class Watchdog:
                 del self._missing[uid]
 
     def exists(self, source: str, versions: Mapping[str, str]) -> None:
-        """Note which objects exist. An event must arrive for each version that was not seen yet.
-
-        Args:
-            source: the name of the list. An object that is missing in a newer list of this name no longer exists.
-            versions: the versions that the API returned, by UID.
-        """
+        """Record the existing versions of objects. An event must arrive for each version."""
         with self._lock:
             now = self._clock()
             gone = [uid for uid, missing in self._missing.items() if missing[0] == source and uid not in versions]
@@ -61,7 +47,7 @@ class Watchdog:
 
     @property
     def alive(self) -> bool:
-        """Whether all events arrived in time."""
+        """Whether all expected events have arrived in time."""
         with self._lock:
             oldest = min((since for _, _, since in self._missing.values()), default=None)
             silent = 0.0 if oldest is None else self._clock() - oldest
@@ -71,8 +57,5 @@ class Watchdog:
 
 
 def _number(version: str) -> int:
-    """Return a resource version as a number.
-
-    If the version is not a number, return 0, so that the version counts as never seen.
-    """
+    """Return a resource version as a number, or 0 (never seen) if it is not a number."""
     return int(version) if version.isascii() and version.isdigit() else 0

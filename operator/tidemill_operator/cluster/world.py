@@ -24,15 +24,7 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class World:
-    """The servers and settings of passes. Several threads may use it.
-
-    Attributes:
-        platform: addresses and defaults.
-        placement: settings of every workload in the cluster.
-        clusters: the Kafka clusters of sources elsewhere.
-        connect: the connectors of a Kafka Connect that all pipelines share, or None if there is none.
-        workers: the clients of the operator's own Connect workers, which `placement.connect` describes.
-    """
+    """The servers and settings of passes."""
 
     api: Api
     kafka: Topics
@@ -53,7 +45,7 @@ class World:
         elector: Elector,
         clusters: OtherClusters | None = None,
     ) -> Self:
-        """Create the world from settings. Its actuators write only while the elector leads."""
+        """Create the world from settings, with actuators that write only while the elector leads."""
         postgres = PostgresSchemas(platform.postgres, leadership=elector)
         return cls(
             api=api,
@@ -83,7 +75,6 @@ class World:
         )
 
     def _connect(self, key: Key, locks: NamespaceLocks) -> Connectors | None:
-        """Return the connectors of one resource, or None if the platform has no Kafka Connect."""
         if self.placement.connect is None:
             return self.connect
         settings = WorkerSettings(self.platform, self.placement, self.placement.connect, self.kafka, self.workers)
@@ -92,7 +83,6 @@ class World:
 
 
 def _connect(platform: Platform, api: Api) -> Connectors | None:
-    """Return the connectors of the Connect cluster that all pipelines share, or None if they share none."""
     if platform.connect_strimzi:
         namespace, _, cluster = platform.connect_strimzi.partition("/")
         return KafkaConnect(StrimziConnectors(api, namespace=namespace, cluster=cluster))

@@ -1,1 +1,1 @@
-"""Users' files of events: CSV, NDJSON, JSON arrays and Parquet, with or without gzip."""
+"""Files of events: CSV, NDJSON, JSON arrays and Parquet, with or without gzip."""

@@ -1,7 +1,6 @@
-"""Makes events from the rows of a CSV file. The types of a pipeline's fields define how cells are read.
+"""Makes events from the rows of a CSV file, according to the types of a pipeline's fields.
 
-A cell that does not fit the type of its field is sent as text. Then the event becomes a dead letter that shows this
-text.
+A cell that does not fit its field's type is sent as text, so that the event becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -19,22 +18,21 @@ from tidemill_operator.event_files.csv_dialect import Dialect
 from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
 
 Cell = Callable[[str], Any]
-"""The value of a cell in the form that the encoder takes, or None if the cell has no value."""
+"""A function that returns the value of a cell for the JSON encoder, or None if the cell has no value."""
 
 
 class RowWriter:
     """Writes rows as JSON objects.
 
     Attributes:
-        unread: the columns that no field reads. These columns are left out.
+        unread: the columns that no field reads.
         unfilled: the fields that no column fills.
     """
 
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match columns to fields by the path of a field, or else by its name."""
         own = [field for field in fields if field.origin == "value"]
-        # If several fields read the same column, the first field whose type is not json determines how its cells are
-        # read.
+        # If several fields read the same column, the first field with a type other than json reads its cells.
         own.sort(key=lambda field: field.type != JSON)
         by_path = {show_path(field.steps): field for field in own}
         by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
@@ -59,11 +57,7 @@ class RowWriter:
         return not self._cells
 
     def write(self, row: Sequence[str], line: int) -> bytes:
-        """Return the event of a row. Cells that are missing at the row's end count as empty.
-
-        A row with more cells than there are columns is broken, because its values may be in the wrong columns. Such a
-        row is sent as a JSON text that says so, and becomes a dead letter.
-        """
+        """Return the event of a row. A row with too many cells becomes a JSON text, and so a dead letter."""
         if len(row) > self._width and any(cell.strip() for cell in row[self._width :]):
             told = f"line {line} has {len(row)} cells, there are {self._width} columns: {row}"
             return msgspec.json.encode(told)
@@ -84,7 +78,6 @@ class RowWriter:
 
 
 def _reader(field: FieldSpec, decimal: str) -> Cell:
-    """Return the function that reads the cells of a field."""
     match field.type:
         case "string":
             return _text
@@ -94,11 +87,10 @@ def _reader(field: FieldSpec, decimal: str) -> Cell:
             return _counted(decimal) if _counts(field) else _moment
         case "strings" | "json":
             return _json
-    return _counted(decimal)  # the remaining types are numbers
+    return _counted(decimal)  # all remaining types are numbers
 
 
 def _counts(field: FieldSpec) -> bool:
-    """Return whether a timestamp may be a number."""
     return field.format in (None, RFC3339, *UNITS)
 
 
@@ -122,7 +114,7 @@ def _counted(decimal: str) -> Cell:
         if text.lower() in NULLS:
             return None
         number = read_number(text, decimal)
-        # The digits are kept unchanged, because a float would round them.
+        # a float would round the digits
         return text if number is None else msgspec.Raw(number.encode())
 
     return read

@@ -1,7 +1,4 @@
-"""Opens a file of events: unpacks gzip, and finds the encoding.
-
-If a file of another kind is given, the error names the kind.
-"""
+"""Opens a file of events: unpacks gzip, and finds the encoding."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 HEAD_BYTES = 1024 * 1024
-"""The number of bytes of a file that are read to find its format."""
+"""Number of bytes of a file that are read to find its format."""
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -36,27 +33,18 @@ _FOREIGN = (
 )
 _WHITE = frozenset(b"\t\n\r\f")
 _MOST_CONTROL = 0.002
-"""The maximum share of control characters in a text."""
+"""Maximum share of control characters in a text."""
 
 
 class EventFileError(Exception):
-    """A file of events cannot be read. The message names the file, the position in it, and the remedy."""
+    """The error for an unreadable file of events, with the position and the remedy in its message."""
 
 
 class Content:
-    """The bytes of a file or of the standard input, unpacked.
-
-    Attributes:
-        name: the name of the file, for messages.
-        head: the first bytes. The stream also begins with these bytes.
-    """
+    """The unpacked bytes of a file or of the standard input."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open the file, or the standard input if `path` is None.
-
-        Raises:
-            EventFileError: the file cannot be read, or is empty.
-        """
+        """Open the file, or the standard input if `path` is None."""
         self.name = str(path) if path is not None else "standard input"
         self.path = path
         self._raw: io.BufferedReader | None = None
@@ -100,7 +88,7 @@ class Content:
 
     @property
     def share(self) -> float | None:
-        """How much of the file has been read, from 0 to 1, or None if that is unknown."""
+        """The share of the file that has been read, from 0 to 1, or None if it is unknown."""
         return min(1.0, self._raw.tell() / self._size) if self._raw is not None and self._size else None
 
     @property
@@ -114,11 +102,7 @@ class Content:
             self._raw.close()
 
     def encoding(self) -> str:
-        """Return the encoding that a byte order mark names. Without one: UTF-8, or cp1252 if the text is not UTF-8.
-
-        Raises:
-            EventFileError: the file is not text.
-        """
+        """Return the encoding of a byte order mark, or else UTF-8, or cp1252 if the text is not UTF-8."""
         for start, what in _FOREIGN:
             if self.head.startswith(start):
                 raise EventFileError(f"{self.name} {what}")
@@ -128,7 +112,7 @@ class Content:
         control = sum(byte < 32 and byte not in _WHITE for byte in self.head[:65536])
         if control > _MOST_CONTROL * min(len(self.head), 65536):
             at = next(i for i, byte in enumerate(self.head) if byte < 32 and byte not in _WHITE)
-            remedy = "write --encoding if it is a text, such as --encoding utf-16; else convert it to CSV or NDJSON"
+            remedy = "for a text, write --encoding, such as --encoding utf-16; convert other files to CSV or NDJSON"
             raise EventFileError(f"{self.name} is binary: byte {at} is {self.head[at]:#04x}; {remedy}")
         try:
             codecs.getincrementaldecoder("utf-8")().decode(self.head)
@@ -137,11 +121,7 @@ class Content:
         return "utf-8"
 
     def known_encoding(self, encoding: str | None) -> str:
-        """Return the encoding that the user has named, or else the encoding that `encoding` finds.
-
-        Raises:
-            EventFileError: there is no such encoding, or the file is not text.
-        """
+        """Return the given encoding, or the detected encoding if it is None."""
         if encoding is None:
             return self.encoding()
         try:
@@ -152,7 +132,7 @@ class Content:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read before. The stream returns these bytes again, and then the rest."""
+    """A stream of bytes that were read before, followed by the rest of another stream."""
 
     def __init__(self, first: bytes, rest: Any) -> None:
         self._first, self._rest = first, rest

@@ -1,4 +1,4 @@
-"""Finds how a CSV file is written: its delimiter, its header, and the decimal mark of each column."""
+"""Detects the form of a CSV file: its delimiter, its header, and the decimal mark of each column."""
 
 from __future__ import annotations
 
@@ -22,13 +22,10 @@ _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ].*)?", re.ASCII)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written.
+    """The form of a CSV file.
 
     Attributes:
-        delimiter: the character between cells.
-        columns: the names of the columns, without duplicates. In a file without header, the names are `column_1` and so
-            on.
-        decimals: the decimal mark of each column.
+        columns: the unique names of the columns, such as `column_1` in a file without header.
         skipped: the number of lines before the first row of data.
     """
 
@@ -44,15 +41,7 @@ class Dialect:
 
 
 def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
-    """Return the dialect of a CSV file, detected from its first lines.
-
-    Args:
-        text: the whole lines at the beginning of the file.
-        delimiter: the delimiter that the user has named, or None to find it.
-
-    Raises:
-        csv.Error: a cell is too long, perhaps because a quote is not closed.
-    """
+    """Return the dialect of a CSV file, detected from its first lines."""
     named = _SEPARATOR_LINE.match(text)
     if named is not None:  # Excel writes `sep=;` above the header
         text, delimiter = text[named.end() :], delimiter or named[1]
@@ -70,7 +59,7 @@ def find_dialect(text: str, delimiter: str | None = None) -> Dialect:
 
 
 def unique_names(cells: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of columns. Each is unique and not empty, and has only characters that are allowed in a path."""
+    """Return unique names of columns, which are not empty and are allowed in a path."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
         name = _NEVER.sub(" ", cell).strip()[:200] or f"column_{number}"
@@ -85,14 +74,11 @@ def _find_delimiter(text: str) -> str:
     fitness = {each: _fitness(text, each) for each in DELIMITERS}
     if max(fitness.values()) > 0:
         return max(DELIMITERS, key=lambda each: fitness[each])
-    return min(DELIMITERS, key=text.count)  # the file has a single column: take the rarest delimiter
+    return min(DELIMITERS, key=text.count)  # the rarest delimiter is right for a file with a single column
 
 
 def _fitness(text: str, delimiter: str) -> float:
-    """Return how well a delimiter fits.
-
-    With the right delimiter, rows have equal length, and cells contain no other delimiter.
-    """
+    """Return how well a delimiter fits a CSV text."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row, _ in zip((row for row in reader if row), range(_LOOKED_AT), strict=False)]
@@ -101,8 +87,7 @@ def _fitness(text: str, delimiter: str) -> float:
     ((width, often),) = Counter(map(len, rows)).most_common(1) or [(1, 0)]
     if width == 1 or width > MOST_COLUMNS or len(rows[0]) == 1:
         return 0.0
-    # A first row of another length only halves the fitness, because rows may end with a delimiter that the header
-    # lacks.
+    # Rows may end with a delimiter that the header lacks, so a first row of another length only halves the fitness.
     fitting = often / len(rows) * (1.0 if len(rows[0]) == width else 0.5)
     if fitting < _LEAST_FITTING:
         return 0.0
@@ -117,7 +102,7 @@ def _is_clean(cell: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first row is a header: one with no cell that resembles the values below it."""
+    """Return whether the first row is a header, because its cells do not resemble the values below them."""
     if not rows:
         return False
     below = rows[1 : 1 + _LOOKED_AT]
@@ -137,10 +122,7 @@ def _is_value(cell: str) -> bool:
 
 
 def _decimals(rows: Sequence[Sequence[str]], width: int, delimiter: str) -> tuple[str, ...]:
-    """Return the decimal mark of each column.
-
-    If the values of a column do not show its decimal mark, use the decimal mark of the other columns.
-    """
+    """Return the decimal mark of each column. Unclear columns get the mark of the other columns."""
     columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(width)]
     found = [find_decimal(text for text in column if text.lower() not in NULLS) for column in columns]
     votes = Counter(mark for mark in found if mark is not None)

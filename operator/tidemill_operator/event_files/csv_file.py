@@ -1,4 +1,4 @@
-"""Reads CSV files: rows as lists of texts, each with the line that it begins in."""
+"""Reads CSV files as rows of texts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from tidemill_operator.event_files.csv_dialect import Dialect, find_dialect
 
 _MANY_LINES, _MOST_WARNINGS = 50, 10
 _MOST_CELL = 1024 * 1024
-"""The maximum length of a cell. It is the same as the maximum length of an event."""
+"""Maximum length of a cell, the same as the maximum length of an event."""
 
 
 class _Lines:
-    """Passes lines on, and finds out whether the last row ends within quotes.
-
-    Attributes:
-        open_at: the line of the last row if it ends within quotes, else None.
-    """
+    """Passes lines on, and finds out whether the last row ends within quotes."""
 
     def __init__(self, text: Iterator[str]) -> None:
         self._text, self._quotes = text, 0
@@ -31,7 +27,6 @@ class _Lines:
             yield line
 
     def row(self, row: Sequence[str], line: int) -> None:
-        """Note the end of a row that begins in `line`."""
         # A cell in quotes that are not closed contains the line's end. A cell without quotes may contain any quotes.
         is_open = self._quotes % 2 == 1 and bool(row) and row[-1].endswith(("\n", "\r"))
         self.open_at, self._quotes = line if is_open else None, 0
@@ -41,17 +36,11 @@ class CsvFile:
     """A CSV file.
 
     Attributes:
-        dialect: how the file is written.
-        encoding: the encoding of its text.
         warnings: what may be wrong with the rows that were read, such as a quote that is not closed.
     """
 
     def __init__(self, content: Content, *, encoding: str | None = None, delimiter: str | None = None) -> None:
-        """Detect the dialect. The encoding and the delimiter are detected only if they are None.
-
-        Raises:
-            EventFileError: the file is not a CSV file, or has no column.
-        """
+        """Open a CSV file. An encoding or a delimiter that is None is detected."""
         self._content = content
         self.encoding = content.known_encoding(encoding)
         self.warnings: list[str] = []
@@ -67,11 +56,7 @@ class CsvFile:
         return self.dialect.columns
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows that are not blank, each with the number of its first line.
-
-        Raises:
-            EventFileError: a line cannot be decoded, or a quote is not closed.
-        """
+        """Yield the rows that are not blank, each with the number of its first line."""
         text = io.TextIOWrapper(self._content.stream, self.encoding, newline="")
         lines = _Lines(text)
         reader = csv.reader(lines, delimiter=self.dialect.delimiter)
@@ -93,7 +78,7 @@ class CsvFile:
                 self.warnings.append(f"the file ends within the quotes of the row in line {lines.open_at}: close them")
         except UnicodeDecodeError as error:
             name, byte = self._content.name, error.object[error.start]
-            remedy = "write --encoding cp1252 if it is from Windows" if self.encoding == "utf-8" else "check the file"
+            remedy = "write --encoding cp1252 for a file from Windows" if self.encoding == "utf-8" else "check the file"
             problem = f"byte {byte:#04x} is not {self.encoding}"
             raise EventFileError(f"{name}, near line {line}: {problem}; {remedy}") from None
         except csv.Error as error:

@@ -1,4 +1,4 @@
-"""A file of events in any of the formats. Events are returned as Python values or as JSON."""
+"""A file of events in any of the formats."""
 
 from __future__ import annotations
 
@@ -36,13 +36,7 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read. If an attribute is None, it is detected.
-
-    Attributes:
-        format: one of FORMATS.
-        encoding: the encoding of a text.
-        delimiter: the delimiter of CSV.
-    """
+    """Options for reading a file. An option that is None is detected."""
 
     format: str | None = None
     encoding: str | None = None
@@ -51,32 +45,17 @@ class Reading:
 
 @dataclass(frozen=True)
 class Event:
-    """An event in the form in which it is sent.
-
-    Attributes:
-        line: the line in which the event begins. In Parquet and JSON arrays, `line` is the event's number.
-        data: the event as JSON, on one line.
-    """
+    """An event as JSON on one line, with its line or number in the file."""
 
     line: int
     data: bytes
 
 
 class EventFile:
-    """An open file of events.
-
-    Attributes:
-        name: the name of the file, for messages.
-        format: one of FORMATS.
-        table: the CSV file, or None if the file has a different format.
-    """
+    """An open file of events."""
 
     def __init__(self, path: Path | None, reading: Reading = Reading()) -> None:
-        """Open a file, or the standard input if `path` is None.
-
-        Raises:
-            EventFileError: the file cannot be read, or has none of the formats.
-        """
+        """Open a file, or the standard input if `path` is None."""
         self._content = Content(path)
         self.name = self._content.name
         self.format = reading.format or _form(self._content)
@@ -96,7 +75,7 @@ class EventFile:
             case "parquet":
                 if path is None:
                     raise EventFileError("Parquet cannot be read from standard input; write it to a file first")
-                # Imported only here, because polars takes a while to load.
+                # polars takes a while to load
                 from tidemill_operator.event_files.parquet_file import ParquetFile
 
                 self._rows = ParquetFile(path)
@@ -113,7 +92,7 @@ class EventFile:
 
     @property
     def share(self) -> float | None:
-        """How much of the file has been read, from 0 to 1, or None if that is unknown."""
+        """The share of the file that has been read, from 0 to 1, or None if it is unknown."""
         return None if self._rows is not None else self._content.share
 
     @property
@@ -137,7 +116,7 @@ class EventFile:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What may be wrong with the events that were read."""
+        """Warnings about the events that were read."""
         return self.table.warnings if self.table is not None else ()
 
     @property
@@ -146,26 +125,13 @@ class EventFile:
         return self._lines.unfinished if isinstance(self._lines, NdjsonFile) else None
 
     def members(self) -> Iterator[tuple[int, Any]]:
-        """Yield the events as Python values, with their positions. The value is None if a line is not JSON.
-
-        Cells of CSV stay texts, because their type can be told only from the whole column.
-
-        Raises:
-            EventFileError: the file cannot be read to its end.
-        """
+        """Yield the events with their positions as Python values, or as None for a line that is not JSON."""
         return self._to_end(self._members())
 
     def events(self, fields: Sequence[FieldSpec], skip: int = 0, *, growing: bool = False) -> Iterator[Event]:
         """Yield the events in the form in which they are sent, after the first `skip` events.
 
-        Args:
-            fields: the pipeline's fields. The types of the fields define how the cells of CSV are read.
-            skip: the number of events to leave out at the beginning.
-            growing: whether another program may still write the file. Then an incomplete last line of NDJSON is left
-                out, and `unfinished` is its number.
-
-        Raises:
-            EventFileError: the file cannot be read to its end.
+        If another program may still write the file (`growing`), an incomplete last line of NDJSON is left out.
         """
         return self._to_end(self._events(fields, skip, growing))
 
@@ -177,7 +143,7 @@ class EventFile:
             remedy = "check that the file is complete; events before this place were read"
             raise EventFileError(f"{self.name}: cannot be read to its end ({reason}); {remedy}") from None
         except UnicodeEncodeError as error:
-            remedy = "it holds half a surrogate pair; correct the file, or check --encoding"
+            remedy = "the file holds half a surrogate pair; correct the file, or check --encoding"
             raise EventFileError(f"{self.name}: cannot be written as UTF-8 ({error.reason}); {remedy}") from None
 
     def _members(self) -> Iterator[tuple[int, Any]]:
@@ -206,11 +172,7 @@ class EventFile:
                 yield Event(line, data)
 
     def writer(self, fields: Sequence[FieldSpec]) -> RowWriter:
-        """Return the writer that makes events from the rows of a CSV file.
-
-        Raises:
-            EventFileError: no field reads any column of the file.
-        """
+        """Return the writer that makes events from the rows of a CSV file."""
         assert self.table is not None  # noqa: S101 - the caller has checked it
         writer = RowWriter(self.table.dialect, fields)
         if writer.fills_nothing:
@@ -223,7 +185,7 @@ class EventFile:
 
 
 def _form(content: Content) -> str:
-    """Return the format of a file. The format is found from the beginning and the name of the file."""
+    """Return the format of a file, found from the beginning and the name of the file."""
     if content.head.startswith(_PARQUET):
         return PARQUET
     suffixes = [suffix.lower() for suffix in content.path.suffixes] if content.path is not None else []
@@ -235,7 +197,7 @@ def _form(content: Content) -> str:
         return JSON
     if not start.startswith(b"{"):
         return CSV
-    # A .json file may hold a single object that spans many lines.
+    # a .json file may hold a single object that spans many lines
     return NDJSON if _decoded(start.partition(b"\n")[0]) is not None or ".json" not in suffixes else JSON
 
 

@@ -1,4 +1,4 @@
-"""Reads NDJSON, which has one event per line, and JSON files that hold one array."""
+"""Reads NDJSON, with one event per line, and JSON files with one array."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_contract.events.members import BROKEN
 from tidemill_operator.event_files.content import Content, EventFileError
 
 MOST_ARRAY_BYTES = 256 * 1024 * 1024
-"""The maximum size of a file that holds one array. The size is limited because the whole file is read into memory."""
+"""Maximum size of a file with one array, because the whole file is read into memory."""
 _UTF8 = ("utf-8", "utf-8-sig")
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
@@ -21,21 +21,10 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class NdjsonFile:
-    """A file with one JSON object per line.
-
-    Other lines are kept too, because ingest reports what is wrong with them.
-
-    Attributes:
-        encoding: the encoding of the text.
-        unfinished: the number of a last line that was left out (see `lines`), or None.
-    """
+    """A file with one JSON object per line."""
 
     def __init__(self, content: Content, *, encoding: str | None = None) -> None:
-        """Find the encoding, which is UTF-8 unless there is a byte order mark or the user has named another encoding.
-
-        Raises:
-            EventFileError: the file is not text.
-        """
+        """Find the encoding, which is UTF-8 by default."""
         self._content = content
         found = content.known_encoding(encoding)
         self.encoding = "utf-8" if encoding is None and found == "cp1252" else found
@@ -44,14 +33,7 @@ class NdjsonFile:
     def lines(self, *, growing: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the lines that are not blank, in UTF-8, with their numbers.
 
-        Lines that exceed the maximum size of an event are cut. A cut line is still too long, so ingest refuses it.
-
-        Args:
-            growing: whether to leave out a last line that has no line feed and is not JSON, because another program may
-                still write it. Only in UTF-8.
-
-        Raises:
-            EventFileError: a line cannot be decoded.
+        If another program may still write the file (`growing`), an incomplete last line is left out.
         """
         if self.encoding in _UTF8:
             for number, line, ended in _binary_lines(self._content.stream):
@@ -98,15 +80,10 @@ class JsonFile:
     """A file with one JSON array of events, or with one event."""
 
     def __init__(self, content: Content) -> None:
-        """Prepare to read the file."""
         self._content = content
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the events, each on one line, with their positions in the array. The first position is 1.
-
-        Raises:
-            EventFileError: the file is too large, or is not JSON.
-        """
+        """Yield the events, each on one line, with their positions in the array from 1."""
         name = self._content.name
         body = self._content.stream.read(MOST_ARRAY_BYTES + 1)
         if len(body) > MOST_ARRAY_BYTES:

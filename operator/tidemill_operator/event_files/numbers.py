@@ -1,4 +1,4 @@
-"""Reads numbers in the forms that people write: with a decimal comma, with groups of digits, with a currency."""
+"""Reads numbers with a decimal comma, with groups of digits, or with a currency."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 POINT, COMMA = ".", ","
 NULLS = frozenset({"", "-", "n/a", "na", "nan", "null", "none", "nil", "\\n", "#n/a", "#na", "?"})
-"""The texts, in lower case, that count as no value in a column whose type is not string."""
+"""Lower-case texts that mean no value, such as `n/a`, except in string columns."""
 BOOLEANS = {
     **dict.fromkeys(("true", "yes", "ja", "wahr", "oui", "y", "t", "1"), True),
     **dict.fromkeys(("false", "no", "nein", "falsch", "non", "n", "f", "0"), False),
@@ -25,12 +25,7 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 
 
 def read_number(text: str, decimal: str) -> str | None:
-    """Return the number in JSON's form, with unchanged digits, or None if the text is not a number.
-
-    Args:
-        text: the text in the file, e.g. `1.234,56 €`.
-        decimal: the decimal mark, a comma or a point.
-    """
+    """Return the number in JSON's form, with unchanged digits, or None if the text is not a number."""
     if decimal == POINT and _PLAIN.fullmatch(text):
         return text
     match = _NUMBER[decimal].fullmatch(text.strip(_UNITS))
@@ -44,10 +39,7 @@ def read_number(text: str, decimal: str) -> str | None:
 
 
 def find_decimal(texts: Iterable[str]) -> str | None:
-    """Return the decimal mark that the texts show, or None if they show none.
-
-    `12,5` shows a comma, and `1,234.5` shows a point. `1,234` shows neither, because the comma may separate thousands.
-    """
+    """Return the decimal mark of the texts, or None if it is unclear, as in `1,234`."""
     votes = {POINT: 0, COMMA: 0}
     for text in texts:
         if POINT not in text and COMMA not in text:

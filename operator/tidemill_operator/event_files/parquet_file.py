@@ -19,18 +19,10 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ParquetFile:
-    """A Parquet file. Columns become members of events, and structs become objects.
-
-    Attributes:
-        total: the number of rows.
-    """
+    """A Parquet file."""
 
     def __init__(self, path: Path) -> None:
-        """Read the schema of the file.
-
-        Raises:
-            EventFileError: the file is not a Parquet file.
-        """
+        """Read the schema of the file."""
         self._path = path
         try:
             self._frame = pl.scan_parquet(path)
@@ -40,11 +32,7 @@ class ParquetFile:
             raise self._unreadable(error) from None
 
     def rows(self, skip: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield the rows after the first `skip` rows, with their numbers.
-
-        Raises:
-            EventFileError: the file is damaged.
-        """
+        """Yield the rows after the first `skip` rows, with their numbers."""
         for start in range(skip, self.total, _ROWS):
             rows = self._part(start)
             number = start
@@ -65,7 +53,7 @@ class ParquetFile:
             raise self._unreadable(error) from None
 
     def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows as JSON. Times without a zone are taken as UTC, except in the columns named by `local`."""
+        """Yield the rows as JSON. In all columns except `local`, times without a zone count as UTC."""
         for number, row in self.rows(skip):
             yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
 

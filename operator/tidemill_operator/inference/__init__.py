@@ -1,1 +1,1 @@
-"""Drafts a pipeline from sampled events: fields, paths, types, formats, key, event time, window and metrics."""
+"""Drafts a pipeline from sampled events."""

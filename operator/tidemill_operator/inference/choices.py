@@ -19,7 +19,7 @@ _NICE_MS = (
 )  # fmt: skip
 _WINDOWS_MS = (10 * _SECOND, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY)
 _MOST_WINDOWS = 200
-"""The window is the shortest one with which the sample has at most this many windows."""
+"""Maximum number of drafted windows in a sample, which determines their length."""
 _MOST_GROUPS = 200
 _TOLERATED_EMPTY = 0.1
 _MOST_NUMBERS = 4
@@ -46,16 +46,15 @@ _CALENDAR = re.compile(
 
 @dataclass(frozen=True)
 class Clock:
-    """The event times that a sample has.
+    """The event times of a sample.
 
     Attributes:
-        field: the field with the event times, or None if events have no time and the timestamp of the Kafka record is
-            used.
-        disorder_ms: how far an event's time lies, at most, behind the newest time of the events before it.
-        advance_ms: the longest step by which an event exceeds the newest time of the events before it.
+        field: the field with the event times, or None for the timestamp of the Kafka record.
+        disorder_ms: the longest time by which an event is older than the newest event before it.
+        advance_ms: the longest time by which an event is newer than all events before it.
         window_ms: the length of the drafted window.
         span_ms: the time from the oldest event to the newest.
-        ahead: the number of events that would become dead letters, because their times lie too far in the future.
+        ahead: the number of events with a time in the future.
     """
 
     field: FieldDraft | None
@@ -68,13 +67,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Choices:
-    """The event time, the groups and the metrics of the drafted pipeline.
-
-    Attributes:
-        clock: the event time.
-        group: the field that events are grouped by, or None if no field is suitable.
-        metrics: the metrics in the form of the spec.
-    """
+    """The event time, the groups and the metrics of the drafted pipeline."""
 
     clock: Clock
     group: FieldDraft | None
@@ -82,17 +75,14 @@ class Choices:
 
 
 def choose(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Choices:
-    """Choose event time, groups and metrics for a sample with `events` events.
-
-    Times after `now_ms` are in the future.
-    """
+    """Choose event time, groups and metrics for a sample of `events` events."""
     clock = _clock(fields, events, now_ms)
     group = _group(fields, events)
     return Choices(clock, group, tuple(_metrics(fields, group, events)))
 
 
 def nice_ms(least_ms: float) -> int:
-    """Return the first common duration that is not shorter than `least_ms`."""
+    """Return the shortest common duration of at least `least_ms`."""
     return next((nice for nice in _NICE_MS if nice >= least_ms), _NICE_MS[-1])
 
 
@@ -123,7 +113,6 @@ def _clock(fields: Sequence[FieldDraft], events: int, now_ms: int) -> Clock:
 
 
 def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: int) -> float:
-    """Return a score for how likely the field holds the event time."""
     if not moments:
         return -10.0
     score = 2.0 * (len(moments) / events) - 5.0 * (sum(ms > latest for ms in moments) / len(moments))
@@ -135,10 +124,7 @@ def _time_score(field: FieldDraft, moments: Sequence[int], events: int, latest: 
 
 
 def _disorder(moments: Iterable[int]) -> int:
-    """Return how far an event lies, at most, behind the newest event before it.
-
-    The worst 0.1 % of the events are ignored.
-    """
+    """Return the maximum delay of an event behind the newest earlier event, without the worst 0.1 %."""
     newest, behind = 0, []
     for ms in moments:
         newest = max(newest, ms)
@@ -148,7 +134,7 @@ def _disorder(moments: Iterable[int]) -> int:
 
 
 def _group(fields: Sequence[FieldDraft], events: int) -> FieldDraft | None:
-    """Return the field that is best to group by: its values make a few groups, each with many events."""
+    """Return the field that divides the events into a few large groups."""
     fit = [(score, -at, field) for at, field in enumerate(fields) if (score := _group_score(field, events)) > 0]
     return max(fit, key=lambda each: each[:2])[2] if fit else None
 

@@ -15,7 +15,7 @@ from tidemill_operator.event_files.numbers import POINT
 
 MOST_EVENTS = 50_000
 MOST_VALUES = 1_000_000
-"""A sample ends at this number of events, or at this number of values, whichever comes first."""
+"""Maximum number of values in a sample."""
 MOST_FIELDS = 100
 STRING, INTEGER, NUMBER, BOOLEAN, TIMESTAMP = "string", "integer", "number", "boolean", "timestamp"
 STRINGS, ARRAY, OBJECT, OTHER = "strings", "array", "object", "other"
@@ -23,15 +23,7 @@ STRINGS, ARRAY, OBJECT, OTHER = "strings", "array", "object", "other"
 
 @dataclass(eq=False)
 class Column:
-    """The values of one member.
-
-    Attributes:
-        steps: the path to the member in an event.
-        cells: whether the values are texts of a file without types, such as CSV.
-        decimal: the decimal mark of the cells.
-        values: the values of the events that have the member, in the order of the events.
-        kinds: the number of values of each kind.
-    """
+    """The values of one member."""
 
     steps: Steps
     cells: bool = False
@@ -41,7 +33,7 @@ class Column:
 
     @cached_property
     def distinct(self) -> Counter[Any]:
-        """The number of times that each value occurs. Blanks around texts are removed."""
+        """The number of times that each value occurs, without blanks around texts."""
         return Counter(value.strip() if isinstance(value, str) else value for value in self.values)
 
 
@@ -50,10 +42,7 @@ class Sample:
     """Columns that were collected from events of a file or a topic.
 
     Attributes:
-        columns: the columns, in the order in which their members occur first.
-        events: how many objects were read.
         broken: how many lines were not JSON objects.
-        whole: whether all events were read.
         left_out: the members that no path can name, and those beyond the limit.
     """
 
@@ -65,12 +54,7 @@ class Sample:
 
 
 def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None) -> Sample:
-    """Return the columns of the first events.
-
-    Args:
-        events: decoded events. A value that is not an object counts as broken.
-        decimals: the decimal marks of the columns of CSV, or None if the values have types.
-    """
+    """Return the columns of the first events."""
     columns: dict[Steps, Column] = {}
     if decimals is not None:
         columns = {(name,): Column((name,), True, mark) for name, mark in decimals.items()}
@@ -132,10 +116,7 @@ def _kind(value: Any) -> str:
 
 
 def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    """Return the columns that fields can be read from, and the names of the others.
-
-    If a member is an object in some events and a plain value in others, the more frequent form is kept.
-    """
+    """Return the usable columns, and the names of the other columns."""
     left_out: list[str] = []
     usable: list[Column] = []
     for column in columns:
@@ -156,6 +137,5 @@ def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, .
 
 
 def _overlap(steps: Steps, other: Steps) -> bool:
-    """Return whether the paths are equal, or one of them is a prefix of the other."""
     short, long = sorted((steps, other), key=len)
     return long[: len(short)] == short

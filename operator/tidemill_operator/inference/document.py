@@ -1,4 +1,4 @@
-"""Writes the drafted pipeline as YAML, with comments about the findings and about what the user should check."""
+"""Writes the drafted pipeline as YAML, with comments about what the user should check."""
 
 from __future__ import annotations
 
@@ -30,17 +30,13 @@ _KEPT_MS = 60 * _DAY_MS
 
 @dataclass(frozen=True)
 class Origin:
-    """The file or topic that the events come from, and the facts about it that the draft needs.
+    """The file or topic of the events, with the facts that the draft needs.
 
     Attributes:
-        label: the file or the topic, for the comment.
-        described: the format of the file or topic, e.g. "CSV with semicolons".
-        name: the pipeline's name.
-        namespace: the pipeline's namespace. None means the default.
+        described: the format of the file or topic.
+        namespace: the pipeline's namespace, or None for the default.
         topic: the existing topic, or None if events will be sent.
-        zone: the time zone of times that are written without one.
         assumed: whether the zone is a default, not named by the user.
-        hints: the commands to run next.
     """
 
     label: str
@@ -54,15 +50,11 @@ class Origin:
 
 
 class NothingFound(Exception):
-    """A pipeline cannot be drafted from the sample. The message has the remedy."""
+    """The error if no pipeline can be drafted from the sample."""
 
 
 def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
-    """Return the YAML of a pipeline for sampled events. The pipeline is valid.
-
-    Raises:
-        NothingFound: there is no event, or no member of the events can become a field.
-    """
+    """Return the YAML of a valid pipeline for sampled events."""
     if not sample.events:
         broken = f"; {sample.broken:,} are not JSON objects" if sample.broken else ""
         remedy = "; check the format, and --encoding if it is not UTF-8" if sample.broken else ""
@@ -88,7 +80,6 @@ def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
 
 
 def _assert_valid(text: str, origin: Origin) -> None:
-    """Check that the validator accepts the text. If it does not, this module has a bug."""
     topics = (origin.topic,) if origin.topic else ()
     for document in load_documents(text):
         faults = check(document, Limits(readable_topics=topics))[1]
@@ -103,7 +94,7 @@ def _head(sample: Sample, origin: Origin) -> Iterator[str]:
     if sample.broken:
         yield f"# {sample.broken:,} lines are not JSON objects: they become dead letters."
     if sample.left_out:
-        yield f"# Not read (rare, or with names not possible in a path): {one_line(', '.join(sample.left_out[:20]))}"
+        yield f"# Left out (rare members, or names that no path can have): {one_line(', '.join(sample.left_out[:20]))}"
     yield "# Check the draft: types, event time, groups and metrics are guesses. Then:"
     for hint in origin.hints:
         yield f"#   {hint}"
@@ -122,7 +113,7 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
         yield "    topic: {partitions: 1}  # can be increased later, but not reduced; a processor reads one or more"
     yield "    fields:"
     if origin.assumed and any(field.form is not None and field.form.local for field in fields):
-        yield f"      # Times without a zone are read as {origin.zone}: correct `zone` if that is wrong."
+        yield f"      # Times without a zone are read as {origin.zone}: correct a wrong `zone`."
     clock = choices.clock.field
     for field in fields:
         yield _field(field, required=clock is not None and field.name == clock.name, zone=origin.zone)
@@ -158,7 +149,6 @@ def _path(field: FieldDraft) -> Any:
 
 
 def _remark(field: FieldDraft) -> str:
-    """Return the facts about a field that the sample shows, as a comment."""
     parts = []
     if field.type:
         shown = list(dict.fromkeys(map(_example, list(field.column.distinct)[: _EXAMPLES * 4])))[:_EXAMPLES]
@@ -184,7 +174,7 @@ def _event_time(choices: Choices, origin: Origin) -> Iterator[str]:
         return
     if clock.ahead:
         yield f"    # {clock.ahead:,} times are in the future: such events become dead letters; see maxFuture."
-    later = ", so windows close that much later" if clock.disorder_ms > _HOUR_MS else ""
+    later = ", which delays the closing of windows" if clock.disorder_ms > _HOUR_MS else ""
     yield f"    # In the sample, events are at most {format_ms(clock.disorder_ms)} out of order{later}."
     settings = {"field": clock.field.name, "maxDisorder": format_ms(clock.disorder_ms)}
     if clock.advance_ms > _DAY_MS:
@@ -221,7 +211,6 @@ def _aggregation(
 
 
 def _flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
     match value:
         case bool():
             return str(value).lower()
@@ -235,6 +224,5 @@ def _flow(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text as YAML. The text is quoted as in JSON, unless YAML reads it as a text without quotes."""
     plain = _PLAIN.fullmatch(text) is not None and text.lower() not in YAML_WORDS and text == text.strip()
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

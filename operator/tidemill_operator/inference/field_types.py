@@ -1,7 +1,4 @@
-"""Decides the type of each field.
-
-The type of a CSV cell is found from its text, that of a JSON value from its JSON type.
-"""
+"""Decides the type of each field, from the text of CSV cells, or from the type of JSON values."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from tidemill_operator.inference.columns import (
 from tidemill_operator.inference.time_forms import FITTING, TimeForm, find_count_form, find_text_form, seems_time
 
 MONEY = NUMBER
-"""The type of numbers with a fraction. It is an exact type, because such numbers may be amounts of money."""
+"""Type of numbers with a fraction. An exact type suits amounts of money."""
 _CODE = re.compile(r"\+\d+|-?0\d+", re.ASCII)
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])", re.ASCII)
 _LONGEST = 2**63
@@ -41,17 +38,11 @@ _UNREAD = {OBJECT: "an object without members", ARRAY: "an array of objects or n
 
 @dataclass(frozen=True, eq=False)
 class FieldDraft:
-    """A field of the pipeline, and the facts about it that the sample shows.
+    """A drafted field of the pipeline, with facts from the sample.
 
     Attributes:
-        name: the field's name.
-        type: the field's type, or empty if no field can be read from this member; `note` then says why.
-        column: the values of the member.
-        form: the form of a timestamp.
-        empty: the number of events without a value.
-        misfits: the number of values that do not fit the type. Their events would become dead letters.
-        misfit: one of these values.
-        note: a remark for the reader of the pipeline.
+        type: the field's type, or empty if no field can be read from this member.
+        misfits: the number of values that do not fit the type.
         read: converts a value of the column to a number or a time, or to None if that is not possible.
     """
 
@@ -72,14 +63,7 @@ class FieldDraft:
 
 
 def draft_field(name: str, column: Column, events: int, zone: str) -> FieldDraft:
-    """Return the field that is read from a column.
-
-    Args:
-        name: the field's name.
-        column: the values of the member.
-        events: the number of events in the sample.
-        zone: the time zone of times that are written without one.
-    """
+    """Return the drafted field of a column."""
     found = _of_cells(name, column, zone) if column.cells else _of_values(name, column, zone)
     present = sum(column.distinct.values()) if column.cells else column.kinds.total()
     nulls = _nulls(column) if column.cells and found.type != STRING else 0
@@ -94,7 +78,7 @@ def _of_cells(name: str, column: Column, zone: str) -> FieldDraft:
     texts = Counter({text: often for text, often in column.distinct.items() if text.lower() not in NULLS})
     total = sum(texts.values())
     if not total:
-        return FieldDraft(name, STRING, column, note="empty in all sampled rows: correct the type if that is wrong")
+        return FieldDraft(name, STRING, column, note="empty in all sampled rows: check the type")
     words = {text.lower() for text in texts}
     if words <= set(BOOLEANS) - {"0", "1"} and (
         len({BOOLEANS[word] for word in words}) == 2 or words <= {"true", "false"}
@@ -196,9 +180,9 @@ def _of_times(name: str, column: Column, form: TimeForm, values: Counter[Any], z
             return None
 
     misfits = [value for value in values if read(value) is None]
-    note = "day and month may be in the other order: the sample does not show it" if form.unclear else ""
+    note = "the sample does not show whether the day or the month comes first" if form.unclear else ""
     if seems_time(name) is False and form.format in ("s", "us", "ns") and not note:
-        note = "its values look like times"
+        note = "the values look like times"
     return FieldDraft(
         name,
         TIMESTAMP,

@@ -23,23 +23,21 @@ _WRITTEN_OUT = {
     "&": " and ",
 }
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
-"""Words that YAML reads as something other than a string, unless they are in quotes."""
-# Names that fields cannot have: words with a meaning in YAML, reserved names, and columns that every answer or table
-# has.
+"""Words without quotes that YAML does not read as strings."""
+# reserved names, which fields cannot have
 _TAKEN = YAML_WORDS.union(RESERVED, SYSTEM_COLUMNS)
 
 
 def field_names(paths: Sequence[Steps]) -> list[str]:
-    """Return a name for the field at each path. No name is used twice.
+    """Return a unique name for the field at each path.
 
-    The name of the last member is used, unless several paths end with it.
+    A name is the last member of the path, or the whole path if the last member is short or not unique.
     """
     last = [_word(str(steps[-1])) for steps in paths]
     names: list[str] = []
     for steps, short in zip(paths, last, strict=True):
         long = _word("_".join(map(str, steps)))
-        # Short names such as `id`, and `name`, are not clear without the object that has them, so the whole path is
-        # used.
+        # short names such as `id`, and `name`, are not clear without the whole path
         name = short if last.count(short) == 1 and len(short) > 2 and short != "name" else long
         names.append(_once(name, names))
     return names
@@ -59,7 +57,6 @@ def _word(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the text in lower-case letters and digits, with single underscores between them."""
     lowered = "".join(_WRITTEN_OUT.get(character, character) for character in text.lower())
     ascii_only = unicodedata.normalize("NFKD", lowered).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_")

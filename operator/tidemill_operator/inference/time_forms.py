@@ -1,4 +1,4 @@
-"""Finds the form of times: RFC 3339, a pattern of strptime, or a count of a unit since 1970."""
+"""Finds the form of times, such as RFC 3339, a strptime pattern, or a count since 1970."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tidemill_contract.times import read_local, read_time
 
 FITTING = 0.9
-"""The smallest share of values that must fit a type or a form."""
+"""Smallest share of values that must fit a type or a form."""
 _TRIED = 2000
 _FIRST = 20
 _DATES = tuple(
@@ -64,7 +64,7 @@ class TimeForm:
     """The form in which times are written.
 
     Attributes:
-        format: the format, as written in the spec. None means RFC 3339, or epoch milliseconds.
+        format: the format, as written in the spec, or None for RFC 3339 and epoch milliseconds.
         local: whether the times have no zone.
         dates: whether the values are dates without a time of day.
         unclear: whether the order of day and month is unknown.
@@ -107,8 +107,7 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
 def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
     """Return the unit of numbers that count from 1970, or None if they are not times.
 
-    If the name suggests a time, any plausible time is accepted. Otherwise, only recent times are accepted, in
-    milliseconds or finer units.
+    Unless the name suggests a time, only recent times in milliseconds or finer units are accepted.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
     named = seems_time(name)
@@ -129,7 +128,6 @@ def _seems_time(text: str) -> bool:
 
 
 def _share(texts: Mapping[str, int], read: Callable[[str], Any]) -> float:
-    """Return the share of values that `read` can read."""
     fitting = 0
     for text, often in texts.items():
         try:
@@ -151,7 +149,6 @@ def _reader(pattern: str) -> Callable[[str], dt.datetime]:
 
 
 def _patterns(text: str) -> list[str]:
-    """Return the patterns of strptime that may fit a text."""
     found = [form for shape, form in _COMPACT if shape.fullmatch(text)]
     for shape, forms in _DATES:
         match = shape.fullmatch(text)
@@ -164,7 +161,6 @@ def _patterns(text: str) -> list[str]:
 
 
 def _clock(text: str) -> str | None:
-    """Return the pattern of a time of day, with the characters between it and the date, or None if none fits."""
     match = _CLOCK.fullmatch(text)
     if match is None:
         return None

@@ -1,1 +1,1 @@
-"""`tidemill up`: runs pipelines on one machine."""
+"""The command `tidemill up`, which runs pipelines on one machine."""

@@ -1,8 +1,4 @@
-"""Kafka Connect for `tidemill up`: a worker that is started when a pipeline first names a connector.
-
-Fetching its jars and starting it take longer than a pass may take, so a thread does both. Until the worker answers,
-passes report that it is starting.
-"""
+"""A Kafka Connect worker for `tidemill up`, which starts when a pipeline first names a connector."""
 
 from __future__ import annotations
 
@@ -30,17 +26,7 @@ _RETRY_SECONDS = 15.0
 
 
 class LocalConnect:
-    """The worker of one data folder. Passes may call it from any thread.
-
-    Args:
-        data_dir: the folder of settings, secrets and logs.
-        environ: the environment of the worker.
-        brokers: the bootstrap brokers.
-        secured: whether the brokers need TLS or a login. The worker supports neither.
-        references_root: the folder of the users' Secrets `<namespace>/<secret>/<key>`.
-        running: called with the worker once it answers, and with None before it is stopped.
-        say: prints a line of progress.
-    """
+    """The Kafka Connect worker of one data folder."""
 
     def __init__(
         self,
@@ -61,7 +47,7 @@ class LocalConnect:
         self._running = running
         self._say = say
         self._lock = threading.Lock()
-        # The connector classes that pipelines use, and those whose plugins the running worker has loaded.
+        # classes of the pipelines' connectors, and connector classes that the running worker has loaded
         self._classes: frozenset[str] = frozenset()
         self._loaded: frozenset[str] = frozenset()
         self._server: Server | None = None
@@ -72,11 +58,7 @@ class LocalConnect:
         self._closed = False
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make a pipeline's connectors match the plan. The worker gets copies of their secrets.
-
-        Raises:
-            TidemillError: the worker is still starting, cannot be started, or does not answer.
-        """
+        """Make a pipeline's connectors match the plan."""
         connect = self._worker(connectors)
         wanted, without, renewed = [], [], set()
         for connector in connectors:
@@ -92,19 +74,11 @@ class LocalConnect:
         return [*connect.ensure(wanted, owner=owner, adopt=adopt, renewed=renewed, keep=keep), *without]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors.
-
-        Raises:
-            TidemillError: the worker is still starting, cannot be started, or does not answer.
-        """
+        """Return the outcomes of the live connectors."""
         return self._worker(connectors).observe(connectors)
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
-        """Delete all connectors of a pipeline.
-
-        Raises:
-            TidemillError: the worker is still starting, cannot be started, or does not answer.
-        """
+        """Delete all connectors of a pipeline."""
         return self._worker(()).remove(owner=owner)
 
     def close(self) -> None:
@@ -118,10 +92,9 @@ class LocalConnect:
             self._client.close()
 
     def _copy(self, namespace: str, name: str, key: str) -> bool:
-        """Copy a key of a Secret for the worker. Return whether it has changed."""
         file = self._references_root / namespace / name / key
         try:
-            # Editors end a file with a line feed. Connect would take it as part of the value.
+            # a line feed at the end of the file is not part of the value
             text = read_text(file).rstrip("\r\n")
         except (OSError, ValueError) as error:
             message = f"Secret {name} has no key {key}: {type(error).__name__}"
@@ -131,10 +104,12 @@ class LocalConnect:
         return write_atomic(copy, text, mode=0o600) and existed
 
     def _worker(self, connectors: Sequence[Connector]) -> KafkaConnect:
-        """Return the worker's connectors. Start the worker if it does not run, or lacks a plugin."""
+        """Return the worker's connectors."""
         if self._secured:
             message = "tidemill up starts no Kafka Connect for a Kafka with TLS or a login"
-            raise TidemillError(Reason.NOT_SUPPORTED, message, "start one, and set TIDEMILL_CONNECT_URL")
+            raise TidemillError(
+                Reason.NOT_SUPPORTED, message, "start Kafka Connect yourself, and set TIDEMILL_CONNECT_URL"
+            )
         classes = {connector.config["connector.class"] for connector in connectors}
         with self._lock:
             if self._starting is None and self._connect is not None and classes <= self._loaded:
@@ -148,7 +123,6 @@ class LocalConnect:
         raise TidemillError(Reason.WAITING, "Kafka Connect starts")
 
     def _start(self) -> None:
-        """Fetch what is missing, and start the worker, or restart it with further plugins."""
         try:
             classes = self._classes
             plugins = find_plugins(classes, self._environ, self._say)

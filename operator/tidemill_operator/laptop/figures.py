@@ -1,4 +1,4 @@
-"""Measures, in a thread, how far the pipelines of `up` lag behind, for `status.json` and Prometheus."""
+"""Measures how far the pipelines of `up` lag behind, for `status.json` and Prometheus."""
 
 from __future__ import annotations
 
@@ -18,16 +18,7 @@ from tidemill_operator.observer.observers import Observers
 
 
 class LocalFigures:
-    """The figures of one run. Measuring begins with `start`.
-
-    Args:
-        log: reads the topics of the platform's own Kafka.
-        clusters: connects to the clusters of sources elsewhere.
-        postgres: the database and its administrator's login.
-        host: the address on which the metrics are served.
-        say: prints when figures become unknown, and when they are known again.
-        progress: gets the progress of each pipeline at each measurement.
-    """
+    """Measures the figures of one run of `up`, such as the lag, in a thread."""
 
     def __init__(
         self,
@@ -61,7 +52,7 @@ class LocalFigures:
         self._server.stop()
 
     def watch(self, pipelines: Iterable[Stored]) -> None:
-        """Measure these pipelines and no others, if they have a schema and a topic."""
+        """Measure exactly these pipelines, if they have a schema and a topic."""
         wanted = {key_of(stored): stored.status for stored in pipelines}
         for key, status in wanted.items():
             self._observer.watch(key, status)
@@ -71,11 +62,11 @@ class LocalFigures:
         self._watched = set(wanted)
 
     def status(self, stored: Stored) -> Mapping[str, Any]:
-        """Return a pipeline's figures for its status, or empty if it was not measured yet."""
+        """Return a pipeline's figures for its status, or nothing before the first measurement."""
         return self._told.get(key_of(stored), {})
 
     def target(self, host: str) -> dict[str, object]:
-        """Return the scrape target. The target's component is `operator`, as in a cluster."""
+        """Return the scrape target, with the component `operator` as in a cluster."""
         return {"targets": [f"{host}:{self.port}"], "labels": {"component": "operator"}}
 
     def _show(self, key: Key, seen: Observation) -> None:

@@ -1,4 +1,4 @@
-"""The command-line options of `up`, and the platform settings and workload variables that follow from them."""
+"""The command-line options of `up`, and the settings that follow from them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,9 @@ class Options:
     """The command-line options of `up`.
 
     Attributes:
-        data_dir: the folder for data, state and logs.
-        ready_file: the file to which the endpoints are written, as soon as each pipeline is ready or has failed; None
-            writes no file.
-        ports: the requested ports of ingest and API.
-        host: the address at which the processes listen.
-        targets_file: the file to which the scrape targets for Prometheus are written; None writes no file.
-        resilience_file: the file with the workloads' policies. None means `TIDEMILL_RESILIENCE_FILE` if it is set, else
-            `config/resilience.yaml` if it exists.
+        ready_file: the file for the endpoints of ready pipelines, or None for no file.
+        targets_file: the file for the scrape targets of Prometheus, or None for no file.
+        resilience_file: the file with the workloads' policies, or None for the default file.
     """
 
     data_dir: Path
@@ -51,11 +46,7 @@ class Options:
 
 
 def platform_of(options: Options, servers: Servers, environ: Mapping[str, str]) -> Platform:
-    """Return the platform's settings with the addresses of the running servers.
-
-    Raises:
-        ValueError: a TIDEMILL_ variable has a wrong value.
-    """
+    """Return the platform's settings with the addresses of the running servers."""
     given = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
     return replace(
         given,
@@ -68,7 +59,7 @@ def platform_of(options: Options, servers: Servers, environ: Mapping[str, str]) 
 
 
 def workload_addresses(options: Options, servers: Servers, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that all workloads get: the servers' addresses, without the administrator's login."""
+    """Return the environment variables of all workloads: the servers' addresses, without the administrator's login."""
     resilience_file = _resilience_file(options, environ)
     postgres = servers.postgres
     addresses = {

@@ -1,7 +1,4 @@
-"""Runs the passes of `up` in a separate thread.
-
-Otherwise the status would not stay current while a pass waits for a server.
-"""
+"""Runs the passes of `up` in a thread, so that the status stays current while a pass waits for a server."""
 
 from __future__ import annotations
 
@@ -12,11 +9,7 @@ _END_SECONDS = 20.0
 
 
 class Passes:
-    """Runs one pass at a time.
-
-    Args:
-        act: runs a pass. If it raises an exception, the next `start` raises that exception.
-    """
+    """Runs one pass at a time."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act

@@ -1,4 +1,4 @@
-"""The ports of ingest and API on this machine: which ones the command line requests, and whether they are free."""
+"""The ports of ingest and API on this machine."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ def _port(text: str) -> int:
 
 @dataclass(frozen=True)
 class WantedPorts:
-    """The ports by component.
-
-    None means the default port, or the next free port if the default is in use. 0 means any free port.
-    """
+    """The requested ports. None means the default port, or the next free port. 0 means any free port."""
 
     ingest: int | None = None
     api: int | None = None
@@ -61,19 +58,7 @@ class WantedPorts:
         return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
 
     def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:
-        """Check that the requested ports are free.
-
-        First end the processes that a killed run with the same folder has left.
-
-        Args:
-            data_dir: the folder of the run.
-            host: address at which the processes will listen.
-            say: prints a line for each default port that another process uses.
-
-        Raises:
-            ServerError: a requested port is in use; the message names the port, the process that uses it, and the
-                option.
-        """
+        """End leftover processes of a killed run, and check that the requested ports are free."""
         if self.ingest and self.ingest == self.api:
             raise ServerError(f"--port-ingest and --port-api are both {self.api}: write two different ports")
         for pid_file in (data_dir / "run").glob("*.*-*.pid"):
@@ -81,7 +66,7 @@ class WantedPorts:
         for component, port in self.first.items():
             why = obstacle(port, host) if port else ""
             if why and component in self.named:
-                remedy = f"stop it, or write another --port-{component} (0: any free port)"
+                remedy = f"stop that process, or write another --port-{component} (0: any free port)"
                 raise ServerError(f"--port-{component} {port}: {why}; {remedy}")
             if why:
                 say(f"port {port}: {why}; {component} takes the next free port (to choose one: --port-{component} N)")

@@ -1,4 +1,4 @@
-"""What `up` reports: conditions, `status.json`, the scrape targets of Prometheus and the ready file."""
+"""Reports of `up`: conditions, `status.json`, the scrape targets of Prometheus and the ready file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ from tidemill_operator.status import interrupted
 
 
 class CurrentConditions:
-    """The conditions of the last passes, with interruptions of counting since then.
-
-    Args:
-        progress: says whether events are counted.
-    """
+    """The conditions of the last passes, updated when the counting of events stops."""
 
     def __init__(self, progress: ProgressWatch) -> None:
         self._progress = progress
@@ -35,7 +31,7 @@ class CurrentConditions:
         self._interrupted: dict[str, datetime] = {}
 
     def export(self, pipelines: Mapping[str, Stored]) -> None:
-        """Export the conditions of these pipelines (by `namespace/name`) to Prometheus, and of no others."""
+        """Export the conditions of exactly these pipelines (by `namespace/name`) to Prometheus."""
         self._metrics.keep(pipelines)
         for key, stored in pipelines.items():
             self._metrics.tell(key, stored.namespace, stored.name, self.of(stored))
@@ -50,22 +46,12 @@ class CurrentConditions:
         return list(interrupted(stored.status, error, since).get("conditions", ()))
 
     def interrupted(self, stored: Stored) -> bool:
-        """Return whether the last call of `of` found that events of the pipeline are no longer counted."""
+        """Return whether the last call of `of` found that events are no longer counted."""
         return stored.key in self._interrupted
 
 
 class Reports:
-    """Writes the files of one run about its state.
-
-    Args:
-        options: the options of the command line.
-        servers: the running servers.
-        runtime: the processes.
-        session: the pipelines.
-        figures: how far the pipelines are behind.
-        scaling: the decisions about replicas.
-        conditions: the conditions of the pipelines.
-    """
+    """Writes the files of one run about its state."""
 
     def __init__(
         self,
@@ -87,7 +73,7 @@ class Reports:
         (self._options.data_dir / "status.json").unlink(missing_ok=True)
 
     def announce(self) -> None:
-        """Print the endpoints and failures, and write the ready file, if there is anything new."""
+        """Print the endpoints and failures, and write the ready file, if anything has changed."""
         pipelines = list(self._session.pipelines.values())
         names = [stored.name for stored in pipelines]
         called = {stored.key: stored.name if names.count(stored.name) == 1 else stored.key for stored in pipelines}
@@ -110,7 +96,7 @@ class Reports:
         print("ready" if not failed else f"ready, except for {', '.join(failed)}", flush=True)
 
     def write(self, *, current: bool) -> None:
-        """Write `status.json`, which `tidemill status` and tests read, and the scrape targets of Prometheus."""
+        """Write `status.json` and the scrape targets of Prometheus."""
         if self._options.targets_file is not None:
             targets = [*self._runtime.targets(), self._figures.target(self._runtime.target_host)]
             write_atomic(self._options.targets_file, json.dumps(targets, indent=1))

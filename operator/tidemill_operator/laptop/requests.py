@@ -1,7 +1,4 @@
-"""Passes requests from commands to a running `up`.
-
-A request is an annotation of a pipeline. Each pipeline has one file of requests.
-"""
+"""Passes requests from commands to a running `up`, as annotations of pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from tidemill_operator.processes.files import write_atomic
 
 
 class Requests:
-    """Annotations by pipeline: `<folder>/<namespace>/<name>.json`."""
+    """Annotations by pipeline, in the files `<folder>/<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,7 +25,7 @@ class Requests:
         return {}
 
     def write(self, namespace: str, name: str, annotation: str, value: str | None) -> None:
-        """Set a requested annotation; None removes it."""
+        """Set a requested annotation, or remove it if the value is None."""
         asked = {key: known for key, known in self.read(namespace, name).items() if key != annotation}
         if value is not None:
             asked[annotation] = value

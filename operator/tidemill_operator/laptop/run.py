@@ -1,4 +1,4 @@
-"""One run of `up`: starts servers, workloads and the session, and reports their state in files."""
+"""One run of `up`: starts servers and workloads, and reports their state in files."""
 
 from __future__ import annotations
 
@@ -35,14 +35,7 @@ _PASS_SECONDS = 0.2
 
 
 class Run:
-    """A running `up` with its servers, processes and session. Only one thread may use it.
-
-    Args:
-        options: the options of the command line.
-        servers: the running servers.
-        environ: environment variables, which the processes inherit.
-        say: prints a line of progress.
-    """
+    """A running `up` with its servers, processes and session."""
 
     def __init__(self, options: Options, servers: Servers, *, environ: Mapping[str, str], say: Say) -> None:
         self._options, self._servers, self._say = options, servers, say
@@ -82,12 +75,7 @@ class Run:
 
     @classmethod
     def start(cls, options: Options, *, environ: Mapping[str, str], say: Say) -> Run:
-        """Start servers and supervision.
-
-        Raises:
-            ServerError: another process uses a requested port, or a server cannot be started.
-            ValueError: a TIDEMILL_ variable has a wrong value.
-        """
+        """Start the servers and the supervision of the workloads."""
         Platform.from_env(environ)  # reports wrong settings before anything is started
         options.ports.check(options.data_dir, options.host, say)
         reserved = options.ports.named.values()
@@ -110,9 +98,7 @@ class Run:
         if not self._session.pipelines:
             for stored in self._store:
                 if stored.key not in reading.documents:
-                    self._say(
-                        f"{stored.key} ran here before, but is not in these files: it is not run, and its data is kept"
-                    )
+                    self._say(f"{stored.key} is not in these files, so this pipeline does not run; its data is kept")
         for key, folder in reading.folders.items():
             self._runtime.references.place(key, folder)
         self._session.take(reading)
@@ -131,25 +117,25 @@ class Run:
                 self._seen = seen
                 self._session.nudge()
             self._passes.start()
-            # Most passes are short, so wait a moment to report the result in this round.
+            # Most passes are short, so this wait lets the same round report the result.
             self._passes.wait(_PASS_SECONDS)
             self._passed = self._seen if self._passes.idle else self._passed
         self._figures.watch(self._session.pipelines.values())
         self._conditions.export(self._session.pipelines)
-        # Use the result of the last pass only if nothing has changed since the pass began.
+        # The result of the last pass counts only if nothing has changed since the pass began.
         current = self._passed == seen
         self._reports.write(current=current)
         if current and self._passes.idle and self._session.settled:
             self._reports.announce()
 
     def _sees(self) -> object:
-        """Return the facts, apart from specs, whose change makes a pass due."""
+        """Return the facts, apart from specs, that make a pass due when they change."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
         asked = {key: self._requests.read(one.namespace, one.name) for key, one in self._session.pipelines.items()}
         return ready, self._scaling.decisions(), asked, self._progress.errors()
 
     def close(self) -> None:
-        """End everything that was started. Workloads end first, so that they can still commit."""
+        """End the workloads first, so that they can still commit, and then the servers."""
         self._passes.wait()
         self._figures.close()
         self._scaling.close()
@@ -159,10 +145,7 @@ class Run:
         self._reports.close()
 
     def _revive_servers(self) -> None:
-        """Restart servers whose process has ended.
-
-        A frozen server (SIGSTOP) is left alone, because it may be resumed.
-        """
+        """Restart servers with a process that has ended."""
         for name, server in self._servers.handles.items():
             if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue
@@ -191,7 +174,6 @@ class Run:
 
 
 def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
-    """Return the pipeline's document, with the annotations that commands have requested."""
     metadata = stored.document["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **requests.read(stored.namespace, stored.name)}
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document

@@ -1,7 +1,4 @@
-"""Scaling in `up`: polls processors and Python stages in a separate thread.
-
-Decisions are stored in files between runs.
-"""
+"""Scaling in `up`: polls processors and Python stages in a thread, and stores decisions in files."""
 
 from __future__ import annotations
 
@@ -40,10 +37,7 @@ class Runtime(Protocol):
 
 
 class _Files:
-    """Looks at local processes, and stores decisions.
-
-    The file is `<namespace>/<name>.json` for processors and `<namespace>/<name>.stage.json` for a Python stage.
-    """
+    """Looks at local processes, and stores decisions in files."""
 
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
@@ -76,19 +70,12 @@ class _Files:
 
     def path(self, key: _Target) -> Path:
         namespace, name = key.pipeline
-        # Names of pipelines contain no dots, so the two file names cannot collide.
+        # names of pipelines contain no dots, so the two file names cannot collide
         return self._folder / namespace / (f"{name}.json" if key.component == "processor" else f"{name}.stage.json")
 
 
 class LocalScaling:
-    """The decisions of one run. Polls begin with `start`. Any thread may call the methods.
-
-    Args:
-        folder: the folder in which decisions are stored.
-        reader: reads figures.
-        runtime: the runtime of the processors, with the config files that contain the scaling settings.
-        say: prints each change of replicas.
-    """
+    """The scaling decisions of one run of `up`."""
 
     def __init__(self, folder: Path, *, reader: Reader, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._files = _Files(folder, runtime, say)
@@ -103,7 +90,7 @@ class LocalScaling:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop polling. The decisions are kept."""
+        """Stop polling, and keep the decisions."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -125,17 +112,17 @@ class LocalScaling:
             self._files.path(target).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
-        """Return the decided numbers of replicas by component. Components without a decision are left out."""
+        """Return the decided numbers of replicas by component, without components that have no decision."""
         found = {target.component: self._scaler.replicas(target) for target in targets((namespace, name))}
         return {component: replicas for component, replicas in found.items() if replicas is not None}
 
     def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
-        """Return the status members with the last decisions. Components without a decision are left out."""
+        """Return the status members with the last decisions, without components that have no decision."""
         known = targets((namespace, name))
         return {STATUS_MEMBERS[one.component]: told for one in known if (told := self._scaler.status(one))}
 
     def decisions(self) -> Mapping[_Target, int | None]:
-        """Return the decided numbers of replicas of all pipelines. The caller compares them to notice a change."""
+        """Return the decided numbers of replicas of all pipelines."""
         return self._scaler.decisions()
 
     def history(self, namespace: str, name: str, component: ScaledComponent = "processor") -> list[dict[str, Any]]:
@@ -143,7 +130,7 @@ class LocalScaling:
         return self._scaler.history(Scalable((namespace, name), component))
 
     def described(self, namespace: str, name: str) -> dict[str, Any]:
-        """Return the decisions for `status.json`: the last ones, and the history of each component."""
+        """Return the last decisions and their history, for `status.json`."""
         return {
             "scaling": {},
             **self.status(namespace, name),
@@ -161,7 +148,6 @@ class LocalScaling:
                 self._again(key, self._poll(key))
 
     def _poll(self, key: _Target) -> float:
-        """Decide, and return the seconds until the next poll."""
         try:
             seconds = self._scaler.poll(key)
         except Exception:  # the thread must survive every error, e.g. a full disk or a half-written file

@@ -1,7 +1,4 @@
-"""The control loop of `up`: accepts the pipelines of the files, and reconciles them regularly.
-
-This module knows neither servers nor processes. The functions that apply and release a pipeline are arguments.
-"""
+"""The control loop of `up`: accepts the pipelines of the files, and reconciles them regularly."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ from tidemill_operator.status import PROGRESSING, new_versions
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
 DRIFT_SECONDS = 30.0
-# How often a replay's progress is checked. Once it is complete, the pipeline switches to the replayed versions.
+# interval at which the progress of a replay is checked
 REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
-# A pipeline that has been failing for this time no longer delays the ready file.
+# time after which a failing pipeline no longer delays the ready file
 FAILED_SECONDS = 10.0
 _COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
@@ -31,7 +28,7 @@ Release = Callable[[Stored], None]
 
 
 class Session:
-    """The pipelines of one run, by `namespace/name`. Only one thread may use it."""
+    """The pipelines of one run of `up`, by `namespace/name`."""
 
     def __init__(self, store: Store, *, apply: Apply, release: Release, say: Callable[[str], None]) -> None:
         self._store = store
@@ -44,7 +41,7 @@ class Session:
         self._backoff: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
-        # The pipelines that this run has reconciled. A status stored by an earlier run does not count.
+        # pipelines that this run has reconciled; a status from an earlier run does not count
         self._looked_at: set[str] = set()
 
     @property
@@ -54,15 +51,12 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether all pipelines are ready, and no removed pipeline is still to be released."""
+        """Whether all pipelines are ready, and all removed pipelines are released."""
         return self._all_ready(self._pipelines)
 
     @property
     def failed(self) -> dict[str, str]:
-        """The pipelines that have been failing for at least `FAILED_SECONDS`, with the reason.
-
-        A change under way does not count as a failure.
-        """
+        """The pipelines that have been failing for at least `FAILED_SECONDS`, with the reason."""
         before = time.monotonic() - FAILED_SECONDS
         return {
             key: text
@@ -83,14 +77,11 @@ class Session:
         return self._pipelines[key].ready and key in self._looked_at
 
     def take(self, reading: Reading) -> None:
-        """Accept the files' current content.
-
-        New and changed pipelines are due at once. Missing pipelines are released.
-        """
+        """Accept the files' content: start new and changed pipelines, and release missing ones."""
         for fault in reading.faults:
             self._say(f"error: {fault}")
         if reading.faults and self._pipelines:
-            self._say("these pipelines keep running with their last valid version")
+            self._say("the running pipelines keep their last valid version")
         for key, document in reading.documents.items():
             known = self._pipelines.get(key)
             stored = self._store.accept(document)
@@ -107,10 +98,7 @@ class Session:
             self._due[key] = 0.0
 
     def nudge(self) -> None:
-        """Make all pipelines due, because something that they depend on has changed.
-
-        Failing pipelines keep their retry delay.
-        """
+        """Make all pipelines due. Failing pipelines keep their retry delay."""
         for key in self._pipelines:
             if key not in self._backoff:
                 self._due[key] = 0.0
@@ -157,20 +145,17 @@ class Session:
         self._tell(key, "released")
 
     def _note_failure(self, key: str, text: str) -> None:
-        """Note why a pipeline fails, and since when. An empty text removes the note."""
         since, _ = self._failing.pop(key, (time.monotonic(), ""))
         if text:
             self._failing[key] = since, text
 
     def _tell(self, key: str, text: str) -> None:
-        """Print a line about a pipeline, unless it equals the last line about that pipeline."""
         if self._told.get(key) != text:
             self._told[key] = text
             self._say(f"{key}: {text}")
 
 
 def _failure(stored: Stored) -> str:
-    """Return why a user has to act on the pipeline, or an empty text if it is ready or a change is under way."""
     for condition in stored.status.get("conditions", ()):
         if condition["type"] == "Ready" and condition["status"] != "True":
             return "" if condition.get("reason") in _COMES_BY_ITSELF else str(condition.get("message", ""))
@@ -178,7 +163,7 @@ def _failure(stored: Stored) -> str:
 
 
 def describe(stored: Stored) -> str:
-    """Describe a pipeline's state in one line: that it is ready, or the first conditions that explain why it is not."""
+    """Describe in one line that a pipeline is ready, or why it is not."""
     if stored.ready:
         refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
         return "ready" + (f", but {refused[0]}" if refused else "")

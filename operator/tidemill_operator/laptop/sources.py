@@ -1,4 +1,4 @@
-"""Reads, validates and watches the YAML files of `up`. If a file is invalid, its last valid content is used."""
+"""Reads, validates and watches the YAML files of `up`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Reading:
     """The content of the files.
 
     Attributes:
-        documents: the documents by `namespace/name`. For an invalid file, its last valid documents are used.
+        documents: the documents by `namespace/name`, with the last valid documents of invalid files.
         faults: one line `file: fault` for each fault.
         folders: the folder of each document's file, by `namespace/name`.
     """
@@ -40,23 +40,14 @@ class _File:
 
 
 class Sources:
-    """A fixed list of files.
-
-    Args:
-        paths: the files. Duplicates are ignored.
-        limits: the allowed names of source topics.
-    """
+    """A fixed list of files."""
 
     def __init__(self, paths: Iterable[Path], *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._files = [_File(path) for path in dict.fromkeys(path.absolute() for path in paths)]
 
     def poll(self) -> Reading | None:
-        """Read the files that have changed since the last call.
-
-        Returns:
-            The content of all files, or None if no file has changed.
-        """
+        """Read the changed files, and return the content of all files, or None if no file has changed."""
         changed = [file for file in self._files if _refresh(file, self._limits)]
         if not changed:
             return None
@@ -73,7 +64,6 @@ class Sources:
 
 
 def _refresh(file: _File, limits: Limits) -> bool:
-    """Read a file if it was modified, and return whether its content is new."""
     try:
         status = file.path.stat()
         seen = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -101,7 +91,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def parse(text: str, limits: Limits | None = None) -> tuple[dict[str, Document], tuple[str, ...]]:
-    """Return the valid documents of a YAML text by `namespace/name`, and all faults of the invalid documents."""
+    """Return the valid documents of a YAML text by `namespace/name`, and the faults of invalid documents."""
     try:
         loaded = load_documents(text)
     except DocumentError as error:

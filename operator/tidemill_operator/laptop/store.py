@@ -1,4 +1,4 @@
-"""Stores the pipelines of `up` between runs: the last accepted document, its generation and its status."""
+"""Stores the last accepted document, generation and status of each pipeline of `up` between runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ from tidemill_operator.processes.files import write_atomic
 
 @dataclass(frozen=True)
 class Stored:
-    """The last accepted version of a pipeline.
-
-    Attributes:
-        document: the resource, with `metadata.namespace`, `uid` and `generation` filled in.
-        status: the status that the last reconcile returned. Empty before the first reconcile.
-    """
+    """The last accepted version of a pipeline."""
 
     document: Mapping[str, Any]
     status: Mapping[str, Any]
@@ -38,7 +33,7 @@ class Stored:
 
     @property
     def key(self) -> str:
-        """`namespace/name`."""
+        """The key `namespace/name` of the pipeline."""
         return f"{self.namespace}/{self.name}"
 
     @property
@@ -50,7 +45,7 @@ class Stored:
 
 
 class Store:
-    """The stored pipelines. Each pipeline has a file `<folder>/<namespace>/<name>.json`."""
+    """The stored pipelines, in files `<folder>/<namespace>/<name>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,7 +56,7 @@ class Store:
                 yield stored
 
     def accept(self, document: Mapping[str, Any]) -> Stored:
-        """Store a valid document. If the spec has changed, the generation is increased by one."""
+        """Store a valid document. A changed spec increases the generation by one."""
         metadata = {"namespace": "default", **document["metadata"]}
         path = self._path(metadata["namespace"], metadata["name"])
         known = self._read(path)

@@ -1,7 +1,4 @@
-"""One child process. The child has a pid file and a log, is stopped and reaped, and ends when this process ends.
-
-This module does not depend on what the process does. The pid file also has the start time, because a pid may be reused.
-"""
+"""A child process with a pid file and a log. The child ends when its parent ends."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
 _SHIM = str(Path(__file__).with_name("shim.py"))
-# One permanent thread forks all children, because Linux sends the death signal when the *thread* that forked them ends.
+# Linux sends the death signal when the *thread* that forked a child ends, so one permanent thread forks all children.
 _KEPT_LOGS = 3
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidemill-fork")
 
@@ -48,10 +45,7 @@ class Command:
 
 
 def start_time(pid: int) -> str | None:
-    """Return a text that identifies the start time of a process, or None if it is not alive.
-
-    The text stays the same for its life.
-    """
+    """Return a text that identifies the start time of a process, or None if it is not alive."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -66,7 +60,7 @@ def start_time(pid: int) -> str | None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the descendants of a process. Works on Linux only."""
+    """Return the descendants of a process (on Linux only)."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -90,13 +84,7 @@ def _wait_gone(pids: Mapping[int, str], seconds: float) -> bool:
 
 
 def end_leftover(pid_file: Path) -> bool:
-    """End the process of a pid file if it is still alive, and remove the file.
-
-    A different process that has reused the pid is left alone.
-
-    Returns:
-        Whether the process was alive.
-    """
+    """End the process of a pid file, remove the file, and return whether the process was alive."""
     try:
         record = json.loads(read_text(pid_file))
         pid, started = int(record["pid"]), str(record["started"])
@@ -116,7 +104,7 @@ def end_leftover(pid_file: Path) -> bool:
 
 
 class Child:
-    """A child process. Only `pid` and `running` may be used by several threads."""
+    """A child process. Threads can share only `pid` and `running`."""
 
     def __init__(self, command: Command, *, run_dir: Path, log_dir: Path) -> None:
         self.command = command
@@ -127,7 +115,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive. A process that was stopped with SIGSTOP counts as alive."""
+        """Whether the process is alive, or frozen by SIGSTOP."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -137,17 +125,11 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the number of the signal that ended it.
-
-        None while the process is alive or before its first start.
-        """
+        """The exit status, or minus the number of the signal that ended the process, or None while it is alive."""
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
-        """Start the process.
-
-        First end the process that a killed run has left, if any. Former logs are kept as `<name>.log.1`, `.2`, ….
-        """
+        """Start the process, after ending a leftover process of a killed run."""
         command = self.command
         end_leftover(self.pid_file)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> bool:
-    """Replace a file atomically, unless it already has the given text.
-
-    Returns:
-        Whether the file was written.
-    """
+    """Replace a file atomically if its text differs, and return whether the file was written."""
     data = text.encode()
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == data:
@@ -32,17 +28,15 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> bool:
 
 
 class LockTaken(RuntimeError):
-    """Another process holds the lock."""
+    """The error if another process holds the lock."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on a file during the block.
 
-    The file is created if missing. The lock ends with the process.
-
     Raises:
-        LockTaken: another process still holds the lock after `wait_seconds`. The message names its pid.
+        LockTaken: another process still holds the lock after `wait_seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds

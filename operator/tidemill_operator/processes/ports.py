@@ -1,4 +1,4 @@
-"""Finds free ports, and the process that uses a port. Ports are stored, so that the next start uses them again."""
+"""Finds free ports, and the process that uses a port."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 from tidemill_operator.processes.files import write_atomic
 
-# These ports are below Linux' ephemeral range (32768 to 60999), so that no outgoing connection takes a port that we
-# want.
+# Linux gives outgoing connections ports from 32768 to 60999, so these ports are never taken by them.
 _LOWEST, _HIGHEST = 20_000, 32_000
 HIGHEST_PORT = 65_535
 _LISTEN = "0A"
-"""The state of a listening socket in /proc/net/tcp."""
+"""State of a listening socket in /proc/net/tcp."""
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -29,7 +28,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str:
-    """Return why no server could listen on the port (e.g. which process uses it), or an empty text if one could."""
+    """Return why no server could listen on the port, or an empty text if a server could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -37,8 +36,8 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return f"{_listener(port)} listens there"
-            return f"nothing can listen there ({error.strerror})"
+                return f"{_listener(port)} listens on this port"
+            return f"no process can listen on this port ({error.strerror})"
     return ""
 
 
@@ -49,7 +48,6 @@ def is_served_by(port: int, pids: Iterable[int]) -> bool:
 
 
 def _listener(port: int) -> str:
-    """Describe the process that listens on a port."""
     sockets = _listening(port)
     for entry in Path("/proc").glob("[0-9]*") if sockets else ():
         if _sockets(int(entry.name)) & sockets:
@@ -60,7 +58,6 @@ def _listener(port: int) -> str:
 
 
 def _listening(port: int) -> set[str]:
-    """Return the listening sockets of a port, as `socket:[inode]`."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -72,10 +69,6 @@ def _listening(port: int) -> set[str]:
 
 
 def _sockets(pid: int) -> set[str]:
-    """Return the names of a process's open files, as Linux writes them.
-
-    The set is empty if the process has ended, or belongs to another user.
-    """
     found = set()
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
@@ -85,12 +78,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 class Ports:
-    """The ports of one data folder by name. The ports are stored in a JSON file.
-
-    Args:
-        path: the path of the file.
-        reserved: ports that were requested by number. They are only given to names that request them.
-    """
+    """The ports of one data folder by name. Reserved ports are only given to names that request them."""
 
     def __init__(self, path: Path, *, reserved: Collection[int] = ()) -> None:
         self._path = path
@@ -102,13 +90,7 @@ class Ports:
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
 
     def get(self, name: str, *, wanted: int = 0) -> int:
-        """Return the stored port of a name if it is free, else the first free port from `wanted` upwards (0: any port).
-
-        A reserved port is given to the first name that requests it, even if another port is stored for that name.
-
-        Raises:
-            RuntimeError: no port is free, or another process listens on the reserved port.
-        """
+        """Return the stored port of a name if it is free, or else the first free port from `wanted` (0: any port)."""
         with self._lock:
             self._given[name] = port = self._choose(name, wanted)
             if self._ports.get(name) != port:
@@ -133,9 +115,7 @@ class Ports:
             candidates = range(wanted, min(wanted + 200, HIGHEST_PORT + 1))
         port = next((port for port in candidates if port not in taken and is_free(port)), None)
         if port is None:
-            raise RuntimeError(
-                f"no free loopback port for {name} among {len(candidates)} tried; stop a process that uses one of them"
-            )
+            raise RuntimeError(f"no free loopback port for {name} among {len(candidates)} ports; stop another process")
         return port
 
     def forget(self, name: str) -> None:

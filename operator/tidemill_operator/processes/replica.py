@@ -1,7 +1,6 @@
-"""One supervised process: its desired and current state, and its restarts.
+"""A supervised process with its desired and current state, and its restarts.
 
-A process that ended is restarted after a delay. The delay doubles each time. It is reset once the process has been
-ready for some time. A frozen process (SIGSTOP) is not restarted, but reported as not ready, because it may be resumed.
+A process that ended is restarted after a delay, which doubles each time until the process is healthy.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tidemill_operator.processes.ports import is_served_by
 
 FIRST_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 30.0
-# A process that has been ready for this time counts as healthy, so its restart delay is reset.
+# time of readiness after which the restart delay is reset
 HEALTHY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 1.5
 _READY_PERIOD_SECONDS = 2.0
@@ -26,7 +25,7 @@ _UNREADY_PERIOD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """The desired state of a replica. If the spec changes, the process is replaced.
+    """The desired state of a replica.
 
     Attributes:
         revision: a hash of the settings that the process reads only at its start.
@@ -39,7 +38,7 @@ class ReplicaSpec:
 
 
 class Replica:
-    """A replica. `tick` and `want` must be called under the supervisor's lock. `probe` may run concurrently."""
+    """A supervised replica. The caller of `tick` and `want` must hold the supervisor's lock."""
 
     def __init__(self, child: Child, spec: ReplicaSpec) -> None:
         self._child = child
@@ -76,19 +75,15 @@ class Replica:
         return str(self._child.log_file)
 
     def want(self, spec: ReplicaSpec | None) -> bool:
-        """Set how the replica should run. None means that it should not run.
-
-        Returns:
-            Whether this changes the desired state.
-        """
+        """Set how the replica should run, or None to stop it, and return whether this is a change."""
         news = spec != self._wanted
         self._wanted = spec
-        if news:  # start at once, because the cause of earlier failures may be fixed by now
+        if news:  # the cause of earlier failures may be fixed, so the process starts at once
             self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
         return news
 
     def tick(self, now: float) -> None:
-        """Do the next step towards the desired state. Takes no longer than starting a process."""
+        """Do the next step towards the desired state."""
         if self._child.running:
             if self._kill_at is not None:
                 if now >= self._kill_at:
@@ -134,7 +129,6 @@ class Replica:
         self._child.terminate()
 
     def _ended(self, now: float) -> None:
-        """Note the end of the process, and schedule the next start."""
         asked = self._kill_at is not None
         self.last_exit = self._child.exit_code
         useful = self._ready_since is not None and (

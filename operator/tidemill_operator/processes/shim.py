@@ -1,7 +1,7 @@
-"""Runs in a child before its program: changes the user, sets the death signal, and replaces itself by the program.
+"""Runs in a child process before its program: changes the user, sets the death signal, and starts the program.
 
-It is a separate file that runs with `python -I -S`, because code between fork and exec can deadlock if the parent has
-threads. The user is changed first, because a change of credentials clears the death signal on Linux.
+This file runs with `python -I -S`, because code between fork and exec can deadlock if the parent has threads. The user
+is changed first, because a change of credentials clears the death signal on Linux.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Replace this process by a command. The arguments are PARENT_PID DEATH_SIGNAL USER-or-empty COMMAND…."""
+    """Replace this process by a command, given as PARENT_PID DEATH_SIGNAL USER-or-empty COMMAND…."""
     parent, death_signal, user, *command = arguments
     if user:
         entry = pwd.getpwnam(user)
@@ -28,7 +28,10 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != int(parent):  # the parent died before the death signal was set, so no signal will come
         sys.exit(1)
-    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and the program would inherit that
+    for name in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+    ):  # Python ignores these signals, and the program would inherit this setting
         signal.signal(name, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606
 

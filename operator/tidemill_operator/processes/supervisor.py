@@ -1,7 +1,4 @@
-"""Keeps replicas in their desired state.
-
-One thread starts and ends replicas, and another thread probes their readiness.
-"""
+"""Keeps replicas in their desired state, and probes their readiness."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class ReplicaState:
 
 
 class Supervisor:
-    """The replicas by name. Logs and pid files are below a data folder."""
+    """Supervises replicas by name. Logs and pid files are below a data folder."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -52,18 +49,14 @@ class Supervisor:
         ]
 
     def start(self) -> None:
-        """Start supervising. First end the replicas that a killed run has left."""
+        """Start supervising, after ending the replicas that a killed run has left."""
         for pid_file in (self._data_dir / "run").glob("*.*-*.pid"):
             end_leftover(pid_file)
         for thread in self._threads:
             thread.start()
 
     def want(self, name: str, spec: ReplicaSpec | None) -> bool:
-        """Set how a replica should run. None means that it should not run.
-
-        Returns:
-            Whether this changes the desired state.
-        """
+        """Set how a replica should run, or None to stop it, and return whether this is a change."""
         with self._lock:
             replica = self._replicas.get(name)
             if replica is not None:

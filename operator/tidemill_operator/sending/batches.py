@@ -1,4 +1,4 @@
-"""Cuts the events of a file into batches. Ingest recognises a batch by its key."""
+"""Cuts the events of a file into batches, which ingest recognises by their keys."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from tidemill_operator.event_files.event_file import Event
 
 MOST_EVENTS = 5_000
 MOST_BYTES = 4 * 1024 * 1024
-"""The maximum numbers of events and of bytes in a batch.
-
-They are below ingest's limits for a request, which are 10,000 events and 10 MiB.
-"""
+"""Maximum numbers of events and of bytes in a batch, which are below ingest's limits for a request."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,7 @@ class Batch:
     Attributes:
         first: how many events of the file precede the batch.
         lines: for each event, the line of the file where it begins.
-        body: the events as NDJSON.
-        key: the Idempotency-Key. It is always the same for the same events at the same position of the same file.
+        key: the Idempotency-Key, which is the same whenever these events of the file are sent.
     """
 
     first: int
@@ -39,14 +35,7 @@ class Batch:
 
 
 def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: int = MOST_EVENTS) -> Iterator[Batch]:
-    """Yield the batches of a file.
-
-    Args:
-        events: the events of the file. A None ends the current batch early.
-        identity: identifies the file and the pipeline. This text is part of the keys.
-        first: how many events of the file precede `events`.
-        most: the maximum number of events in a batch. A different maximum changes the keys.
-    """
+    """Yield the batches of a file."""
     lines: list[int] = []
     data: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Sends batches over HTTP, and reads ingest's answers. Retries while ingest is busy or does not answer."""
+"""Sends batches over HTTP, and retries while ingest is busy or does not answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2
 
 
 class SendError(Exception):
-    """Ingest does not accept the events. The message contains the reason and the remedy."""
+    """The error for events that ingest does not accept, with the reason and the remedy in its message."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Outcome:
     """The result of sending a batch.
 
     Attributes:
-        accepted: the number of events that ingest accepted.
-        refused: the events that became dead letters.
-        replayed: whether ingest had already received the batch. Its events are not counted again.
+        replayed: whether ingest had already received the batch, so that its events are not counted again.
         unsure: whether events of the batch may be in Kafka twice.
     """
 
@@ -52,10 +50,7 @@ class Outcome:
 
 
 class _Again(Exception):
-    """A failure after which the same request may succeed later.
-
-    `after` is the number of seconds that ingest asks to wait.
-    """
+    """The error for a request that may succeed after `after` seconds."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -63,15 +58,7 @@ class _Again(Exception):
 
 
 class Client:
-    """Sends batches of one pipeline. Threads may share it.
-
-    Args:
-        url: URL of ingest, without a path.
-        pipeline: the pipeline's name.
-        api_key: the API key, if the pipeline needs one.
-        patience_seconds: how long to retry sending a batch.
-        transport: a transport for httpx, for tests.
-    """
+    """Sends batches of one pipeline."""
 
     def __init__(
         self,
@@ -102,11 +89,7 @@ class Client:
         self._stopped.set()
 
     def send(self, batch: Batch) -> Outcome:
-        """Send a batch until ingest has accepted it.
-
-        Raises:
-            SendError: ingest refuses it, or was busy or silent for too long.
-        """
+        """Send a batch until ingest has accepted it."""
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Again),
             wait=_wait,
@@ -174,10 +157,9 @@ def _retry_after(answer: httpx.Response) -> float:
     try:
         return min(60.0, max(0.0, float(answer.headers.get("retry-after", 0))))
     except ValueError:
-        return 1.0  # the header may be a date, which is ignored
+        return 1.0  # a date in the header is ignored
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Return the next pause: as long as ingest has asked for, but at least the back-off."""
     error = state.outcome.exception() if state.outcome is not None else None
     return max(_backoff(state), error.after if isinstance(error, _Again) else 0.0)

@@ -1,4 +1,4 @@
-"""Reads a slow stream of events, and marks the times at which the events so far should be sent."""
+"""Reads a slow stream of events, and marks when the waiting events should be sent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MOST_WAITING = 10_000
 
 
 def with_pauses(events: Iterable[Event], seconds: float) -> Iterator[Event | None]:
-    """Yield the events. Yield None every `seconds`, even while no event arrives."""
+    """Yield the events, and yield None every `seconds`, even while no event arrives."""
     waiting: queue.Queue[Event | BaseException | None] = queue.Queue(_MOST_WAITING)
 
     def read() -> None:
         try:
             for event in events:
                 waiting.put(event)
-        except BaseException as error:  # the reader of the queue raises it
+        except BaseException as error:  # the reader of the queue raises this error
             waiting.put(error)
         waiting.put(None)
 

@@ -16,16 +16,7 @@ _HASHED_BYTES = 4096
 
 @dataclass(frozen=True)
 class Position:
-    """How far a file has been sent.
-
-    Attributes:
-        file: the absolute path of the file.
-        pipeline: the pipeline that the file is sent to.
-        sent: how many events from the file's beginning ingest has accepted.
-        batch: the maximum number of events in a batch. The next run needs it to cut the same batches.
-        hashed: how many bytes from the file's beginning `beginning` is a hash of.
-        beginning: the hash of these bytes.
-    """
+    """The position up to which a file has been sent."""
 
     file: str
     pipeline: str
@@ -42,11 +33,7 @@ class Position:
 
     @classmethod
     def load(cls, resume: Path, path: Path, pipeline: str, batch: int) -> Position:
-        """Return the position in a resume file, or the beginning if the file does not exist.
-
-        Raises:
-            EventFileError: the resume file is for another file or pipeline, or cannot be read.
-        """
+        """Return the position in a resume file, or the file's beginning without a resume file."""
         fresh = cls.start(path, pipeline, batch)
         try:
             known = cls(**json.loads(read_text(resume)))
@@ -58,8 +45,8 @@ class Position:
         if (known.file, known.pipeline) != (fresh.file, fresh.pipeline):
             raise EventFileError(f"{resume} belongs to {known.file} and pipeline {known.pipeline}; name another file")
         if _beginning(path, known.hashed) != (known.hashed, known.beginning):
-            remedy = f"remove {resume} to send it from the beginning"
-            raise EventFileError(f"{path}: its beginning has changed since it was sent; {remedy}")
+            remedy = f"remove {resume} to send the file from the beginning"
+            raise EventFileError(f"{path}: the beginning of the file has changed since it was sent; {remedy}")
         return known
 
     def after(self, events: int) -> Position:

@@ -1,4 +1,4 @@
-"""Shows on a terminal how much of a file has been sent. Shows nothing if the output is not a terminal."""
+"""Shows on a terminal how much of a file has been sent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class Progress:
-    """One line on standard error that is rewritten every half second.
-
-    Args:
-        share: returns how much of the file has been read, or None if that is unknown.
-        out: the output. Nothing is shown if it is not a terminal.
-    """
+    """A line on standard error that is rewritten every half second."""
 
     def __init__(self, share: Callable[[], float | None], out: TextIO | None = None) -> None:
         self._share, self._out = share, out or sys.stderr

@@ -1,7 +1,4 @@
-"""Sends a file.
-
-Events are read, cut into batches, paced, and sent by several workers. Outcomes are counted in the file's order.
-"""
+"""Sends a file in batches, with several workers."""
 
 from __future__ import annotations
 
@@ -32,17 +29,7 @@ _STEPS_A_SECOND = 2
 
 @dataclass(frozen=True)
 class Order:
-    """Which file is sent to which pipeline, and how.
-
-    Attributes:
-        path: the path of the file, or None for the standard input.
-        pipeline: the pipeline's name.
-        fields: the pipeline's fields, or empty if unknown.
-        rate: the maximum number of events per second, or None if there is no limit.
-        workers: the number of concurrent requests.
-        resume: the path of the resume file, or None if there is none.
-        again: whether to count events again that were sent before.
-    """
+    """The order to send a file to a pipeline."""
 
     path: Path | None
     pipeline: str
@@ -54,15 +41,12 @@ class Order:
 
     @property
     def batch(self) -> int:
-        """The maximum number of events in a batch. With a rate, the number of events in half a second."""
+        """The maximum number of events in a batch. A rate limits a batch to the events of half a second."""
         return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
 
     @property
     def identity(self) -> str:
-        """The text from which the keys of the batches are computed.
-
-        For a pipe, or with `again`, it is different in each run.
-        """
+        """The text in batch keys that identifies the file and the pipeline."""
         lasting = self.path is not None and self.path.is_file() and not self.again
         source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
         return f"{source}\n{self.pipeline}"
@@ -73,14 +57,9 @@ class Summary:
     """The counts of the events of a file.
 
     Attributes:
-        skipped: events that are not sent, because an earlier run has sent them according to the resume file.
-        accepted: events that ingest accepted.
-        refused: events that became dead letters.
-        replayed: how many of the accepted and refused events are in batches that ingest had already received. They are
-            not counted again.
-        unsure: the events of all batches of which some events may be in Kafka twice.
-        refusals: the first refused events, one line each.
-        seconds: the duration.
+        skipped: events that an earlier run has sent, according to the resume file.
+        replayed: accepted and refused events of batches that ingest had already received.
+        unsure: events of batches that may be in Kafka twice.
     """
 
     skipped: int = 0
@@ -93,17 +72,7 @@ class Summary:
 
 
 class Sender:
-    """Sends one file.
-
-    Args:
-        file: the open file, at its beginning.
-        client: the client for ingest.
-        order: which pipeline gets the events, and how they are sent.
-        progress: shows the counts.
-
-    Attributes:
-        summary: the counts of the events so far.
-    """
+    """Sends one file."""
 
     def __init__(self, file: EventFile, client: Client, order: Order, progress: Progress) -> None:
         self._file, self._client, self._order, self._progress = file, client, order, progress
@@ -118,12 +87,7 @@ class Sender:
         self._client.stop()
 
     def run(self) -> None:
-        """Send the file. Even after a failure, `summary` and the resume file show how much was sent.
-
-        Raises:
-            EventFileError: the file cannot be read to its end, or the resume file is for another file.
-            SendError: ingest does not accept the events, or `stop` was called.
-        """
+        """Send the file."""
         order, began = self._order, time.monotonic()
         batch = order.batch
         if order.resume is not None and order.path is not None:
@@ -157,17 +121,12 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            # Also count the batches that workers have sent meanwhile.
+            # the batches that workers have finished by now are also counted
             for batch, future in waiting:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())
 
     def _take(self, waiting: deque[tuple[Batch, Future[Outcome]]]) -> None:
-        """Wait for the outcome of the oldest batch, and count it.
-
-        Raises:
-            SendError: ingest did not accept it.
-        """
         batch, future = waiting[0]
         try:
             outcome = future.result()
@@ -196,10 +155,7 @@ class Sender:
         self._progress.show(summary.accepted, summary.refused, retries)
 
     def _shown(self, data: bytes, name: str | None) -> str:
-        """Return the value of a field in an event, for a message.
-
-        Without a field, return the beginning of the event.
-        """
+        """Return the value of a field in an event, or the beginning of the event if there is no field."""
         try:
             value = msgspec.json.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -209,7 +165,6 @@ class Sender:
         return "" if value is None and name else f": {show(value)}"
 
     def _paced(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield each batch when its events are due, until `stop` is called."""
         rate, began, events = self._order.rate, time.monotonic(), 0
         for batch in batches:
             if rate is not None and self._stopped.wait(max(0.0, began + events / rate - time.monotonic())):

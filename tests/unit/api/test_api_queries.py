@@ -144,7 +144,7 @@ def test_windows_are_put_together_to_multiples_and_longer_units(
             "granularity",
             "window size 1d; write e.g. 2d",
         ),
-        ({**OSLO, "size": "1d"}, "granularity=1d&tz=UTC", "tz", "the windows are cut in Europe/Oslo"),
+        ({**OSLO, "size": "1d"}, "granularity=1d&tz=UTC", "tz", "the windows follow the time zone Europe/Oslo"),
         ({**OSLO, "size": "2d"}, "granularity=1w", "granularity", "not a multiple of the window size 2d"),
         (
             {**OSLO, "size": "2w"},
@@ -205,7 +205,7 @@ def test_sessions_are_not_put_together(text: str) -> None:
     with pytest.raises(Problem) as caught:
         query(text, model(SESSIONS))
     assert caught.value.extra["parameter"] == text.split("=")[0]
-    assert "session windows, whose times differ in each group" in caught.value.detail
+    assert "session windows" in caught.value.detail
 
 
 def test_what_sessions_can_be_asked() -> None:

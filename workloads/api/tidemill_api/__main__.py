@@ -1,4 +1,4 @@
-"""Runs the API: `python -m tidemill_api`. The variables TIDEMILL_… configure it."""
+"""Run the query API with `python -m tidemill_api`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ log = logging.getLogger("tidemill_api")
 
 DEFAULT_PORT = 8081
 GRACE_SECONDS = 10
-"""Maximum time for current requests to finish after SIGTERM. Kubernetes kills the process after 30 s."""
+"""Maximum time for running requests to finish after SIGTERM."""
 
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""Maximum size of a message from a WebSocket client. Clients only send a message with the API key."""
+"""Maximum size of a message from a WebSocket client, which is an API key."""
 
 
 class Server(HttpServer):
@@ -39,7 +39,7 @@ class Server(HttpServer):
         self._services = services
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving."""
+        """Disconnect live listeners, then stop the server."""
         await self._services.upstreams.leave()
         await super().shutdown(sockets)
 
@@ -77,10 +77,10 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # otherwise, each change would be compressed again for every listener
+        ws_per_message_deflate=False,  # compression would be repeated for every listener
     )
-    # At a signal, uvicorn stops cleanly, then restores these handlers and raises the signal again. The handlers do
-    # nothing, so the process ends normally and is not killed by the signal.
+    # After a signal, uvicorn stops cleanly and raises the signal again. These handlers ignore the repeated signal, so
+    # the process ends normally.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(config, services, upkeep)

@@ -1,7 +1,6 @@
 """A cache of answers, in the memory of the process and in Redis.
 
-Concurrent requests for the same answer share one computation. Old answers are kept and sent while the database is down.
-While Redis is down, only the memory is used.
+Old answers are sent while the database is down.
 """
 
 from __future__ import annotations
@@ -26,18 +25,15 @@ log = logging.getLogger(__name__)
 MAX_MEMORY_BYTES = 128 * 1024 * 1024
 MAX_SHARED_BYTES = 1024 * 1024
 SLOW_SECONDS = 3.0
-"""Maximum wait for the database if there is an older answer. Then the older answer is sent."""
+"""Maximum wait for the database before an older answer from the cache is sent."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     """An encoded JSON answer.
 
     Attributes:
-        body: the body.
-        etag: the ETag header.
         version: the version of the data. Answers with the same key and version are equal.
-        rows: the number of rows.
-        final: whether the answer is final. No later event can change it.
+        final: whether no later event can change the answer.
         computed_at: the Unix time at which the answer was last known to be current.
     """
 
@@ -55,21 +51,17 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 Compute = Callable[[Answer | None], Awaitable[Answer | None]]
-"""A function that is called with the known answer, or with None if there is no known answer.
-
-It returns a new answer, or None if the known answer is still current.
+"""A function that takes the known answer, or None, and returns a new answer, or None if the known answer is still
+current.
 """
 
 
 @dataclass
 class Slot:
-    """The cache entry of one query. A new answer replaces `answer` in the same object.
+    """The cache entry of one query.
 
     Attributes:
-        key: the key of the query.
-        answer: the latest answer.
         fresh_until: the time up to which the answer is used without a query to the database (monotonic clock).
-        headers: encoded HTTP headers, which are added when the answer is first sent.
     """
 
     key: str
@@ -79,18 +71,7 @@ class Slot:
 
 
 class AnswerCache:
-    """The cache in memory and in Redis.
-
-    Args:
-        client: the Redis client, or None if Redis is not used.
-        guard: the guard of Redis.
-        max_entries: the maximum number of answers in memory. If it is 0, none are kept.
-        stale_seconds: the maximum age of an answer that is sent while the database is down. If it is 0, no old answers
-            are sent.
-
-    Attributes:
-        redis_error: the last error of Redis. Redis is not used until a background probe of Redis clears this error.
-    """
+    """The cache of answers in memory and in Redis."""
 
     def __init__(
         self, client: redis.asyncio.Redis | None, guard: Guard, *, max_entries: int, stale_seconds: float
@@ -112,17 +93,7 @@ class AnswerCache:
         return slot
 
     async def get(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
-        """Return the answer to a query, and whether it is stale.
-
-        Args:
-            key: identifies the pipeline and the query.
-            operation: label of the cache metrics.
-            ttl_seconds: how long an answer is used without a query to the database.
-            compute: the function that queries the database.
-
-        Raises:
-            Exception: the error of `compute`, if there is no older answer.
-        """
+        """Return the cache entry of a query, and whether its answer is stale."""
         slot = self.fresh(key)
         if slot is not None:
             metrics.CACHE_HITS.labels(operation).inc()
@@ -137,13 +108,13 @@ class AnswerCache:
             await asyncio.wait({flight}, timeout=SLOW_SECONDS)
             if not flight.done():
                 return old, True
-        # The computation is shielded, so a cancelled request does not cancel it for the other requests.
+        # A cancelled request must not cancel the shared computation, because other requests wait for its result.
         return await asyncio.shield(flight)
 
     def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # asyncio would log an exception that nobody retrieves
+            flight.exception()  # retrieves the exception, so that asyncio does not log it
 
     def _old(self, key: str) -> Slot | None:
         slot = self._slots.get(key)
@@ -220,10 +191,7 @@ class AnswerCache:
             self.note(error)
 
     def note(self, error: Exception) -> None:
-        """Store an error of Redis.
-
-        The error of an open breaker is ignored, because the error that opened the breaker is already stored.
-        """
+        """Store an error of Redis, unless the error only says that the breaker is open."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 
@@ -241,9 +209,5 @@ def replace_time(answer: Answer, computed_at: float) -> Answer:
 
 
 def _redis_key(key: str) -> str:
-    """Return the Redis key `<prefix>/cache/<hash>`.
-
-    `key` consists of the pipeline's prefix, a line break, and the text to hash.
-    """
     prefix, _, rest = key.partition("\n")
     return f"{prefix}/cache/{hashlib.sha256(rest.encode()).hexdigest()[:40]}"

@@ -1,4 +1,4 @@
-"""The pipelines of the API. The columns and the SQL of aggregations are compiled once for each config."""
+"""The pipelines of the API, with the compiled columns and SQL of their aggregations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,7 @@ from tidemill_contract.windows import answer_columns, decoders
 
 @dataclass(frozen=True)
 class AggregationModel:
-    """An aggregation.
-
-    Attributes:
-        spec: the aggregation in the spec.
-        version: the current version.
-        layout: the columns of the version's table.
-        table: the quoted name of the version's table, with the schema.
-    """
+    """An aggregation of a pipeline, with the columns of its table."""
 
     spec: AggregationSpec
     version: int
@@ -48,7 +41,7 @@ class AggregationModel:
 
     @cached_property
     def metrics(self) -> dict[str, tuple[Column, str]]:
-        """For each metric, by name: its column in answers, and the SQL that computes it from merged partials."""
+        """Columns of metrics by name, with the SQL that computes each metric from merged partials."""
         decode = decoders(self.layout)
         members = {metric.name: _members(metric.function, kind) for metric, kind in self.layout.metrics}
         return {
@@ -62,17 +55,12 @@ class AggregationModel:
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
     def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation with metrics that are null in windows for which some of their events are missing.
-
-        Args:
-            feeds: the periods in which processors filled each value column.
-        """
+        """Return an aggregation in which metrics are null for windows that lack some of their events."""
         plan = guarded(self.layout, feeds)
         return self if plan is self.layout else replace(self, layout=plan)
 
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
-    """Return the members of each object in a metric's list, or nothing if the metric is not a list of objects."""
     item = FUNCTIONS[function].item if function in FUNCTIONS else None
     if item is None:
         return ()
@@ -80,7 +68,6 @@ def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
 
 
 def _kind(schema: Mapping[str, Any]) -> str | None:
-    """Return the type in a member's schema, or None if the member has the type of the metric's field."""
     kinds = [one["type"] for one in schema.get("anyOf", [schema]) if "type" in one]
     return kinds[0] if kinds else None
 
@@ -117,19 +104,14 @@ class PipelineModel:
 
 
 class Catalog:
-    """The pipelines that this process serves.
-
-    Args:
-        directory: the config files.
-        only: the name of the pipeline to serve. If it is empty, all pipelines are served.
-    """
+    """The pipelines that this process serves, or a single pipeline if `only` is not empty."""
 
     def __init__(self, directory: PipelineDirectory, only: str = "") -> None:
         self._directory, self._only = directory, only
         self._models: dict[str, PipelineModel] = {}
 
     def find(self, name: str) -> PipelineModel | None:
-        """Return a pipeline, or None if it is not served. The object is the same until the config changes."""
+        """Return a pipeline, or None if it is not served. An unchanged config leads to the same object."""
         config = self._directory.get(name)
         if config is None or not config.spec.api.enabled or (self._only and name != self._only):
             self._models.pop(name, None)

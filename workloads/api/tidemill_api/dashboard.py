@@ -1,4 +1,4 @@
-"""Serves the dashboard, a page of static files in this package. The page uses the API like any other client."""
+"""Serves the dashboard, a page of static files in this package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# Inline code and code from other hosts are forbidden, so that code in a pipeline's data can never run.
+# Inline code and code from other hosts are forbidden, so code in a pipeline's data never runs.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"
@@ -56,10 +56,7 @@ def load_assets() -> dict[str, Asset]:
 
 
 def dashboard_router() -> APIRouter:
-    """Return the routes of the page `/` and of its files.
-
-    The routes need no API key, because the files contain no data.
-    """
+    """Return the routes of the dashboard's page and files, which need no API key."""
     router, assets = APIRouter(), load_assets()
 
     async def page(request: Request) -> Response:

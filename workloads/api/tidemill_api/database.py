@@ -1,7 +1,6 @@
 """Reads from Postgres.
 
-Each pipeline has a few connections and a guard. Each request reads one snapshot of the database, in a read-only
-transaction.
+Each request reads one snapshot of the database in a read-only transaction.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ MAX_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5
 MAX_STREAMS, SLOT_SECONDS = 2, 10.0
-"""The maximum number of concurrent streams of a pipeline, and the maximum wait of a request for a connection. Streams
-have separate connections."""
+"""Maximum number of concurrent streams of a pipeline, and maximum wait of a request for a connection."""
 QUERY_SHARE = 0.8
-"""The share of the guard's timeout after which a query is ended, which leaves time to see whether Postgres answers."""
+"""Share of the guard's timeout after which a query is ended. The remaining time shows whether Postgres still answers.
+"""
 
 
 class Pool:
-    """The connections of one pipeline, with the login of the pipeline's reader."""
+    """The connections of one pipeline's reader role to Postgres."""
 
     def __init__(self, settings: WorkloadSettings, pipeline: str, query_seconds: float) -> None:
         self._settings, self._pipeline, self._query_seconds = settings, pipeline, query_seconds
@@ -45,17 +44,13 @@ class Pool:
         self._closed = False
 
     async def run(self, work: Work[T]) -> T:
-        """Run `work` in a read-only transaction with one snapshot of the database, and return its result.
-
-        Raises:
-            psycopg.Error: Postgres cannot be reached, or returns an error.
-        """
+        """Run `work` in a read-only transaction with one snapshot of the database, and return its result."""
         connection, used = await self._take()
         try:
             return await self._work(connection, work)
         except psycopg.OperationalError:
-            # The connection may have broken while it was idle, so this error does not prove that the server is down.
-            # Repeat the work on a new connection.
+            # The error may only mean that the connection broke while it was idle, so the work is repeated on a new
+            # connection.
             if not used or not connection.closed:
                 raise
             await self.drop_idle()
@@ -72,8 +67,8 @@ class Pool:
             healthy = not connection.closed
             raise
         finally:
-            # A connection whose statement was interrupted is not reused, because the next answer could belong to the
-            # interrupted statement.
+            # A connection with an interrupted statement is not reused, because the next answer could belong to that
+            # statement.
             await self._give_back(connection, healthy)
 
     async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
@@ -88,8 +83,8 @@ class Pool:
             async with timer:
                 return await work(connection)
         except TimeoutError:
-            # Postgres ends a slow statement at its statement timeout. If this has not happened, Postgres does not
-            # answer.
+            # Postgres ends a slow statement at its statement timeout. A statement that runs longer means that Postgres
+            # does not answer.
             if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
@@ -160,7 +155,7 @@ class Pool:
             await self._close(connection)
 
     async def close(self) -> None:
-        """Close the idle connections now, and all other connections when they are returned."""
+        """Close all idle connections now, and all other connections when they are returned."""
         self._closed = True
         await self.drop_idle()
 
@@ -169,7 +164,6 @@ class Database:
     """The connections to Postgres of all pipelines, with their guards.
 
     Attributes:
-        guard: the guard of the server.
         error: the latest failure of Postgres, or an empty text after a success.
         seen: whether Postgres has ever answered.
     """
@@ -192,7 +186,6 @@ class Database:
         """Run `work` on a connection of a pipeline, through its guard, and return its result.
 
         Raises:
-            BreakerOpen, DeadlineExceeded, TimeoutError, psycopg.Error: see `Guard.acall`.
             QueryTooLong: the query took too long.
             OSError: the pipeline's credentials do not exist.
             Problem: there are too many concurrent queries (503).
@@ -212,7 +205,6 @@ class Database:
         """Yield a connection for an answer that is read in batches, and report its outcome to the guard.
 
         Raises:
-            BreakerOpen, psycopg.Error: Postgres cannot be reached, or returns an error.
             OSError: the pipeline's credentials do not exist.
             Problem: there are too many concurrent queries (503).
         """
@@ -233,8 +225,7 @@ class Database:
     async def answers(self, pipelines: Sequence[str]) -> bool:
         """Return whether Postgres answers.
 
-        The logins of the given pipelines are tried in turn, because some pipelines may not be set up yet. If no
-        pipeline is set up yet, only check that Postgres accepts connections.
+        Before any pipeline is set up, an accepted connection is enough.
         """
         for pipeline in pipelines:
             try:
@@ -293,8 +284,6 @@ async def _nothing(connection: Connection) -> None:
 @asynccontextmanager
 async def _slot(slots: asyncio.Semaphore, deadline: Deadline | None) -> AsyncIterator[None]:
     """Hold one of the slots, which limit concurrent queries.
-
-    The guard does not include the wait for a slot, because a long wait is not a failure of Postgres.
 
     Raises:
         Problem: no slot became free in time (503).

@@ -12,21 +12,20 @@ DATABASE_UNAVAILABLE = "database_unavailable"
 """The problem code of answers while Postgres does not answer."""
 _STATEMENT_TIMEOUT = "57014"
 _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "42501"})
-"""Error codes that occur while the operator is still setting up a pipeline. A role, database, schema, table or column
-does not exist yet, or a privilege is missing."""
+"""Postgres error codes that occur while the operator still sets up a pipeline."""
 
 
 def not_ready(error: BaseException) -> bool:
     """Return whether a pipeline's login, schema or tables do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
-    text = str(error)  # the error of a refused connection has no SQLSTATE
+    text = str(error)  # a refused connection has an error without SQLSTATE
     refused = "authentication failed" in text or ("FATAL:" in text and "does not exist" in text)
     return isinstance(error, psycopg.OperationalError) and refused
 
 
 class QueryTooLong(Exception):
-    """The error for a query that took too long and was ended, although Postgres works."""
+    """The error for a query that ran too long and was ended, although Postgres works."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the query was not answered within {seconds:g} s")
@@ -38,40 +37,31 @@ def too_long(error: BaseException) -> bool:
 
 
 def failed(error: BaseException) -> bool:
-    """Return whether the error means that Postgres or the connection to it has failed.
-
-    A missing schema or login is not such a failure, nor is a query that takes too long.
-    """
+    """Return whether an error means that Postgres or the connection to it has failed."""
     return not not_ready(error) and not too_long(error) and database_failed(error)
 
 
 def retryable(error: BaseException) -> bool:
-    """Return whether the work is likely to succeed if it is retried soon.
-
-    Work is not retried if the server does not answer, because the retry would wait just as long again.
-    """
+    """Return whether the work is likely to succeed on a retry. Timeouts are not retried."""
     silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
     return not silent and not not_ready(error) and not too_long(error) and database_retryable(error)
 
 
 def of_server(error: BaseException) -> bool:
-    """Return whether an error affects all pipelines.
-
-    Damaged tables, a lack of resources, and the connection limit of a role do not count as such errors.
-    """
+    """Return whether an error affects all pipelines, not just the pipeline of the query."""
     own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
     return failed(error) and not own
 
 
 def outage(error: BaseException) -> bool:
-    """Return whether an older answer should be sent instead of this error."""
+    """Return whether the API should send an older answer instead of this error."""
     if isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or not_ready(error):
         return True
     return too_long(error) or failed(error)
 
 
 def of_one_table(error: BaseException) -> bool:
-    """Return whether an error, such as an unreadable value, comes from the table and not from the whole database."""
+    """Return whether an error, such as an unreadable value, comes from one table and not from the whole database."""
     return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
 
 

@@ -97,10 +97,6 @@ def _field(field: FieldSpec) -> dict[str, Any]:
 
 
 def _anomaly_rule(rule: AnomalySpec) -> dict[str, Any]:
-    """Return an anomaly rule.
-
-    `detector` has the settings of all kinds of detectors. Settings that the rule's detector does not use are null.
-    """
     return {**rule.model_dump(by_alias=True), "detector": DETECTORS.widen(rule.detector).model_dump(by_alias=True)}
 
 

@@ -1,8 +1,4 @@
-"""The guards of pipelines. Each pipeline has a guard, so that failures of one pipeline do not block others.
-
-Failures that affect all pipelines are reported to the guard of the server. While the server's breaker is open, no calls
-are made.
-"""
+"""Guards of pipelines. Each pipeline has its own guard, so that failures of one pipeline do not block others."""
 
 from __future__ import annotations
 
@@ -13,11 +9,7 @@ from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 
 class PipelineGuards:
-    """The guards of all pipelines.
-
-    Args:
-        server: the guard of the server. The guards of pipelines have the same policy.
-    """
+    """The guards of all pipelines, with the same policy as the guard of the server."""
 
     def __init__(self, server: Guard) -> None:
         self._server = server
@@ -45,6 +37,6 @@ class PipelineGuards:
                     family.remove(guard.name)
 
     def clear(self) -> None:
-        """Remove all guards. After an outage of the server, the failures that they have counted are out of date."""
+        """Remove all guards with their counts, which are out of date after an outage of the server."""
         for pipeline in list(self._guards):
             self.forget(pipeline)

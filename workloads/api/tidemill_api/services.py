@@ -1,4 +1,4 @@
-"""The services that all requests of a process share. The services are created once, when the process starts."""
+"""The services that all requests of a process share."""
 
 from __future__ import annotations
 
@@ -47,15 +47,7 @@ class Services:
 
 
 def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Services:
-    """Create the services of a process, without connecting to servers.
-
-    Args:
-        settings: the addresses of servers, and the directories of configs and secrets.
-        environ: the environment variables, which can override resilience settings.
-
-    Raises:
-        ConfigError: the resilience settings are wrong.
-    """
+    """Create the services of a process, without connecting to servers."""
     resilience = ResilienceConfig.load(settings.resilience_file, environ)
     guards = resilience.guards(is_failure={"database": failed}, is_retryable={"database": retryable})
     fallbacks = resilience.fallbacks

@@ -1,8 +1,4 @@
-"""The background tasks and the health of a process. The tasks probe Postgres and Redis, and close idle connections.
-
-/health shows the latest result of the probes and of requests, so it is correct even when there are no requests.
-Successful probes also close open breakers.
-"""
+"""The background tasks of a process, which probe Postgres and Redis, and close idle connections."""
 
 from __future__ import annotations
 
@@ -22,10 +18,9 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
-"""The interval of probes of a server that did not answer the last probe, or that has an open breaker."""
+"""Interval of probes after a failed probe, or while the breaker is open."""
 PROBED_PIPELINES = 5
-"""The maximum number of logins that a probe tries. A probe tries several logins, because some pipelines may not be set
-up yet."""
+"""Maximum number of pipelines with a login that a probe of Postgres tries."""
 
 
 class Upkeep:
@@ -40,7 +35,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Start the background tasks."""
-        # Each server has a separate task, so a hung server does not delay the probes of the other server.
+        # Each server has its own task, so a hung server does not delay the probes of the other server.
         works = (self._probe_postgres, self._probe_redis, self._tidy)
         self._tasks = [asyncio.create_task(self._repeat(work)) for work in works]
 
@@ -87,10 +82,7 @@ class Upkeep:
         return True
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """Return the status code and the body of /health.
-
-        Postgres is required, because without it the API can only repeat older answers. Redis is optional.
-        """
+        """Return the status code and the body of /health."""
         services, guards = self._services, self._services.guards
         database, cache = services.database, services.cache
         silent = database.error or ("" if database.seen else "no answer yet")
@@ -105,15 +97,9 @@ class Upkeep:
         return report("api", found, extra)
 
     def ready(self) -> bool:
-        """Return whether the process can take requests.
-
-        If Postgres fails later, the process stays ready, because it can send older answers.
-        """
+        """Return whether the process can take requests."""
         return self._services.database.seen and not self.stopping
 
     def alive(self) -> bool:
-        """Return whether the background tasks run.
-
-        This method is called on the event loop, so an answer proves that the loop runs.
-        """
+        """Return whether the background tasks run."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)

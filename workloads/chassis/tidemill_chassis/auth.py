@@ -1,7 +1,4 @@
-"""Checks API keys, `tm_<id>_<secret>`, and their scopes against the pipeline's key file.
-
-Keys can be rotated while workloads run, because a changed file is read again within a second.
-"""
+"""Checks API keys (`tm_<id>_<secret>`) and their scopes."""
 
 from __future__ import annotations
 
@@ -29,15 +26,11 @@ _UNKNOWN = f"this pipeline has no such API key, or there is no such pipeline: {_
 
 
 class Unauthorized(Exception):
-    """Raised if a request has no API key or an unknown one (401).
-
-    The message says what to send, but not what is wrong with the key, because details would help an attacker to guess
-    keys.
-    """
+    """The error for a request without a valid API key (401)."""
 
 
 class Forbidden(Exception):
-    """Raised if the API key is valid, but lacks the scope (403)."""
+    """The error for a valid API key that lacks the scope (403)."""
 
 
 @dataclass
@@ -48,13 +41,7 @@ class _KeyFile:
 
 
 class Authenticator:
-    """Checks API keys. Instances are safe to share between threads and tasks.
-
-    Args:
-        settings: the settings, with the directory of the key files.
-        poll_seconds: the minimum time between two checks of the same file.
-        clock: a monotonic clock, in seconds.
-    """
+    """Checks API keys, in any thread or task."""
 
     def __init__(
         self, settings: WorkloadSettings, *, poll_seconds: float = 1.0, clock: Callable[[], float] = time.monotonic
@@ -66,13 +53,7 @@ class Authenticator:
     def check(self, pipeline: PipelineConfig, authorization_header: str | None, scope: str) -> None:
         """Check that the API key in the header allows access to the pipeline.
 
-        A pipeline with `auth.required: false` accepts requests without a key. If `auth.required` is missing, a key is
-        required, so that no pipeline becomes public by mistake.
-
-        Args:
-            pipeline: the pipeline of the request.
-            authorization_header: the value of the Authorization header, `Bearer tm_<id>_<secret>`.
-            scope: `events:append` or `query:read`.
+        A key is required unless the pipeline has `auth.required: false`.
 
         Raises:
             Unauthorized: the API key is missing, malformed or unknown.
@@ -84,7 +65,7 @@ class Authenticator:
             raise Unauthorized(_NEEDED)
         key_id, secret = _parse(authorization_header)
         key = self._keys(pipeline.name).get(key_id, _NOBODY)
-        # The hash is compared for unknown ids too, so that the response time does not reveal which ids exist.
+        # Comparing the hash for unknown ids too hides from attackers which ids exist.
         same = hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), key.sha256.lower())
         if not same or key is _NOBODY:
             raise Unauthorized(_UNKNOWN)
@@ -92,9 +73,7 @@ class Authenticator:
             raise Forbidden(f"the API key {key_id} lacks the scope {scope}; it has {', '.join(key.scopes) or 'none'}")
 
     def refuse(self, authorization_header: str | None) -> NoReturn:
-        """Reject a request for a pipeline that does not exist.
-
-        The answer is the same as for a wrong API key, so that it does not reveal which pipelines exist.
+        """Reject a request for a pipeline that does not exist, with the same answer as for a wrong API key.
 
         Raises:
             Unauthorized: always.
@@ -128,10 +107,8 @@ class Authenticator:
         try:
             keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
-            # Log only the path and the kind of error: pydantic's message would quote the file, including its keys.
-            log.warning(
-                "%s is not a file of API keys (%s); the keys read before stay in use", path, type(error).__name__
-            )
+            # Only the path and the kind of error are logged, because pydantic's message would quote the keys.
+            log.warning("%s is not a file of API keys (%s); the earlier keys stay in use", path, type(error).__name__)
             return _KeyFile(stamp, now, before.keys if before else {})
         return _KeyFile(stamp, now, {key.id: key for key in keys})
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
-# Leave out the `_created` series of counters: they would double the storage, and Prometheus detects counter resets
-# without them.
+# The `_created` series of counters would double the storage, and Prometheus detects counter resets without them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -23,8 +23,7 @@ class Dependency:
         ok: whether the latest call succeeded.
         required: whether the component cannot work without the server.
         detail: the latest error, from which `report` removes credentials.
-        breaker: the state of the circuit breaker: closed, half_open or open. While it is open, the dependency counts as
-            down.
+        breaker: the state of the circuit breaker: closed, half_open or open.
         latency_ms: the duration of the latest call, or None if it was not measured.
     """
 
@@ -37,7 +36,7 @@ class Dependency:
 
     @property
     def up(self) -> bool:
-        """Whether the dependency can be used, because the latest call succeeded and the breaker is not open."""
+        """Whether the latest call succeeded and the breaker is not open."""
         return self.ok and self.breaker != "open"
 
 
@@ -50,17 +49,9 @@ def report(
 ) -> tuple[int, dict[str, Any]]:
     """Return the status code and the body of /health.
 
-    The status is `unhealthy` (503) while a required dependency is down. It is `degraded` (200) while only optional
-    dependencies are down, or if the argument `degraded` is true. Otherwise, it is `healthy` (200).
-
-    Args:
-        component: the name of the component.
-        dependencies: the servers that the component uses.
-        extra: additional members of the body.
-        degraded: whether the component itself works only in part.
-
-    Raises:
-        ValueError: `extra` contains `status`, `component` or `dependencies`.
+    The status is `unhealthy` (503) while a required dependency is down. The status is `degraded` (200) while only
+    optional dependencies are down, or if the argument `degraded` is true. In all other cases, the status is `healthy`
+    (200).
     """
     if taken := _RESERVED & set(extra or ()):
         raise ValueError(f"extra holds {', '.join(sorted(taken))}, which /health writes itself: choose another name")
@@ -77,7 +68,7 @@ def report(
 
 
 def public(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a report that everybody may see: statuses without names, counts and error texts."""
+    """Return the public part of a report: statuses without names, counts and error texts."""
     rows = {
         name: {member: row[member] for member in ("status", "required", "breaker")}
         for name, row in body["dependencies"].items()

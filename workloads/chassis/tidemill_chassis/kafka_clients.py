@@ -10,9 +10,8 @@ from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
 
 RECONNECTING: Mapping[str, Any] = {
-    # While a broker's packets are lost, a new connection gets no answer, and the client waits until a timeout. With
-    # librdkafka's defaults for the first two settings (10 s and 30 s), a client that connects just before the broker
-    # recovers would keep waiting long after the recovery.
+    # A connection attempt to a frozen broker waits for a timeout. These timeouts are shorter than librdkafka's
+    # defaults, so that the client reconnects soon after the broker recovers.
     "api.version.request.timeout.ms": 5000,
     "socket.connection.setup.timeout.ms": 10_000,
     "reconnect.backoff.max.ms": 2000,
@@ -21,10 +20,6 @@ RECONNECTING: Mapping[str, Any] = {
 
 
 def own_connection(settings: WorkloadSettings) -> dict[str, Any]:
-    """Return the client settings for the platform's own Kafka.
-
-    Raises:
-        OSError, ValueError: the file with client settings cannot be read.
-    """
+    """Return the client settings for the platform's own Kafka."""
     extra = json.loads(read_text(settings.kafka_config)) if settings.kafka_config else {}
     return {"bootstrap.servers": settings.kafka_brokers, **extra}

@@ -1,8 +1,4 @@
-"""Prometheus metrics of circuit breakers and retries, common to all workloads.
-
-Each Python package declares its metrics in its own module `metrics`, so a process exposes only its own metrics.
-Labels have a limited number of values, such as route templates, statuses and names in a spec.
-"""
+"""Prometheus metrics of circuit breakers and retries, common to all workloads."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from prometheus_client import Counter, Gauge
 
 BREAKER_STATE = Gauge(
     "tidemill_breaker_state",
-    "State of a circuit breaker: 0 closed, 1 half open, 2 open. After a failed trial, later trials are shown as open.",
+    "State of a circuit breaker: 0 closed, 1 half open, 2 open.",
     ("name",),
 )
 BREAKER_TRANSITIONS = Counter(

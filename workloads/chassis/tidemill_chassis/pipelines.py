@@ -1,4 +1,4 @@
-"""Reads the config files of pipelines. New, changed and deleted files are detected when a config is requested."""
+"""Reads the config files of pipelines, and detects new, changed and deleted files."""
 
 from __future__ import annotations
 
@@ -32,16 +32,8 @@ class _Entry:
 class PipelineDirectory:
     """The pipeline configs in a directory, one file `<name>.json` for each pipeline.
 
-    Instances are safe to share between threads and tasks.
-
-    While a file is unchanged, callers get the same PipelineConfig object, so they can cache what they compile from it
-    by the object's identity. If a file becomes invalid, its last valid config stays in use, and `faults` contains the
-    error.
-
-    Args:
-        config_dir: the directory.
-        poll_seconds: the minimum time between two checks of the directory.
-        clock: a monotonic clock, in seconds.
+    Callers get the same PipelineConfig object until the file changes. An invalid file leaves its last valid config in
+    use.
     """
 
     def __init__(
@@ -68,7 +60,7 @@ class PipelineDirectory:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The errors of config files, by pipeline name. The key `.` stands for an error of the directory itself."""
+        """The errors of config files by pipeline name, and of the directory by `.`."""
         self._refresh()
         return dict(self._faults)
 
@@ -85,7 +77,8 @@ class PipelineDirectory:
     def _scan(self) -> None:
         try:
             found = dict(self._stamps())
-            # A listing may miss a file that is being replaced, so look up previously known files by name too.
+            # A listing may miss a file that is being replaced, so the files of known pipelines are also looked up by
+            # name.
             for name in self._entries.keys() - found.keys():
                 with contextlib.suppress(FileNotFoundError):
                     found[name] = _stamp((self._dir / f"{name}{_SUFFIX}").stat())
@@ -94,7 +87,7 @@ class PipelineDirectory:
             fault = f"{self._dir} cannot be read: {error.strerror}"
         if fault is not None:
             if fault != self._dir_fault:
-                log.warning("%s; the pipelines read before stay in force", fault)
+                log.warning("%s; the earlier pipelines stay in use", fault)
             self._dir_fault = fault
             self._faults = {**self._faults, ".": fault}
             return
@@ -106,8 +99,7 @@ class PipelineDirectory:
         for name in before.keys() - entries.keys():
             log.info("the config of pipeline %s was removed", name)
         self._entries = entries
-        # Replace the dictionaries instead of changing them, because readers hold no lock. A reader sees either the old
-        # or the new dictionary.
+        # Readers hold no lock, so the dictionaries are replaced and never changed.
         self._configs = {name: entry.config for name, entry in entries.items() if entry.config is not None}
         self._faults = {name: entry.fault for name, entry in entries.items() if entry.fault is not None}
 
@@ -131,7 +123,7 @@ class PipelineDirectory:
                 raise ValueError(f"holds the pipeline {config.name!r}; name the file like its pipeline")
         except (OSError, ValueError) as error:
             fault = _first_line(error)
-            log.warning("%s%s: %s%s", name, _SUFFIX, fault, "; the last valid config stays in force" if last else "")
+            log.warning("%s%s: %s%s", name, _SUFFIX, fault, "; the last valid config stays in use" if last else "")
             return _Entry(stamp, last, fault)
         log.info("pipeline %s, generation %d", name, config.generation)
         return _Entry(stamp, config, None)

@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 MARGIN_SECONDS = 2.0
-"""How much longer than the statement timeout the client waits, so that a working server reports the timeout first."""
+"""Time that the client waits longer than the statement timeout, so that a working server reports the timeout first."""
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
 }  # fmt: skip
@@ -33,14 +33,14 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.
-        heard_at: when the client last stopped waiting for the server, with or without an answer (`time.monotonic()`).
+        heard_at: the end of the client's latest wait for the server (`time.monotonic()`).
     """
 
     answer_seconds = _ANSWER_SECONDS
     heard_at = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
-        """Wait for an answer. psycopg calls this for each statement.
+        """Wait for an answer.
 
         Raises:
             psycopg.errors.ConnectionTimeout: no answer came in time, and the connection was closed.
@@ -58,16 +58,13 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             self.heard_at = time.monotonic()
 
     def hurry(self, seconds: float) -> None:
-        """Limit the duration of later statements, on the server and, in case the server hangs, on the client too."""
+        """Limit the duration of later statements, on the server and on the client."""
         self.answer_seconds = seconds + MARGIN_SECONDS
         self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
 
 
 class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """A connection that closes itself if the server does not answer in time, or when its task is cancelled.
-
-    psycopg would ask the server to cancel the statement, and would wait up to ten seconds for the cancellation. This
-    class sends the request in the background, so that nobody waits for it.
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.
@@ -83,7 +80,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         interval: float = INTERVAL_SECONDS,
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own
     ) -> T:
-        """Wait for an answer. psycopg calls this for each statement.
+        """Wait for an answer.
 
         Raises:
             psycopg.errors.ConnectionTimeout: no answer came in time, and the connection was closed.
@@ -101,7 +98,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             raise
 
     def _close_now(self) -> None:
-        """Close the connection, and cancel a running statement in the background."""
+        # psycopg itself would wait up to ten seconds for the cancellation of a statement.
         if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
             with contextlib.suppress(psycopg.Error):
                 task = asyncio.get_running_loop().create_task(_cancel(self.pgconn.cancel_conn()))
@@ -115,7 +112,6 @@ def _no_answer(seconds: float) -> psycopg.errors.ConnectionTimeout:
 
 
 async def _cancel(request: Any) -> None:
-    """Ask the server to end a statement. If the request is lost, the server's statement timeout ends the statement."""
     with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
         request.start()
         async with asyncio.timeout(CANCEL_SECONDS):

@@ -14,23 +14,12 @@ from tidemill_contract.runtime import WorkloadSettings
 
 
 def sync_client(settings: WorkloadSettings, timeout_seconds: float) -> redis.Redis:
-    """Return a client that is not connected yet.
-
-    Args:
-        settings: the settings, with the address and TLS.
-        timeout_seconds: the maximum time for a connection, and for an answer.
-    """
+    """Return a client that is not connected yet."""
     return redis.Redis.from_url(settings.redis_url, **_options(settings, timeout_seconds, redis.retry.Retry))
 
 
 def async_client(settings: WorkloadSettings, timeout_seconds: float, *, max_connections: int) -> redis.asyncio.Redis:
-    """Return a client that is not connected yet.
-
-    Args:
-        settings: the settings, with the address and TLS.
-        timeout_seconds: the maximum time for a connection, and for an answer.
-        max_connections: the maximum number of simultaneous connections.
-    """
+    """Return a client that is not connected yet."""
     options = _options(settings, timeout_seconds, redis.asyncio.retry.Retry)
     return redis.asyncio.Redis.from_url(settings.redis_url, max_connections=max_connections, **options)
 
@@ -40,8 +29,7 @@ def _options(settings: WorkloadSettings, timeout_seconds: float, retry: Any) -> 
         **settings.redis_tls,
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        # Retry once without a pause after a lost connection: a pooled connection may have been lost before the command
-        # was sent. Do not retry after a timeout, because waiting for a hung server twice would take twice as long. The
-        # guard makes all other retries.
+        # A pooled connection may have been lost before the command was sent, so a lost connection is retried once.
+        # Guards make all other retries.
         "retry": retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }

@@ -1,4 +1,4 @@
-"""Runs a service that takes no requests: its work in the main thread, its status server, its signals and its log."""
+"""Runs a service that takes no requests: its work, its status server, its signals and its log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tidemill_contract.runtime import WorkloadSettings
 
 
 class Service(Protocol):
-    """The methods of a service. Any thread may call them, except `run`."""
+    """The methods of a service, which any thread may call, except `run`."""
 
     def run(self) -> None:
         """Work until `stop` is called."""
 
     def stop(self) -> None:
-        """Let `run` return soon. Signal handlers call this, so it must not block."""
+        """Let `run` return soon. Signal handlers call this method, so it must not block."""
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Return the status code and the body of /health."""
@@ -32,21 +32,14 @@ class Service(Protocol):
 
 
 def log_to_stderr(settings: WorkloadSettings) -> None:
-    """Log to standard error, from the level in the settings."""
+    """Log to standard error, at the level in the settings."""
     logging.basicConfig(
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
 
 
 def run_service(service: Service, settings: WorkloadSettings, *, log: logging.Logger, doing: str) -> None:
-    """Run a service and its status server until SIGTERM or SIGINT. Only the main thread may call this.
-
-    Args:
-        service: the service.
-        settings: the settings, with the address of the status server.
-        log: the logger for the line that names the port.
-        doing: what the service does, for the same line, for example "processing flights".
-    """
+    """Run a service and its status server until SIGTERM or SIGINT."""
     hosts = Hosts.parse(settings.allowed_hosts)
     server = StatusServer(settings.host, settings.port, service.health, service.ready, service.live, hosts=hosts)
     server.start()

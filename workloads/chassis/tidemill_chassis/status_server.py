@@ -21,10 +21,7 @@ _JSON = "application/json"
 
 
 class _Probe:
-    """Calls a callback in a thread and waits at most `limit_seconds`.
-
-    While a call hangs, later requests wait for the same call.
-    """
+    """Calls a callback in a thread and waits at most `limit_seconds`."""
 
     def __init__(self, callback: Callable[[], Any], limit_seconds: float) -> None:
         self._callback, self._limit = callback, limit_seconds
@@ -35,7 +32,7 @@ class _Probe:
         with self._lock:
             if self._pending is None or self._pending.done():
                 self._pending = concurrent.futures.Future()
-                # Use a daemon thread: the threads of an executor would delay the exit of the process.
+                # A daemon thread does not delay the exit of the process, unlike the threads of an executor.
                 threading.Thread(target=self._run, args=(self._pending,), name="status-probe", daemon=True).start()
             pending = self._pending
         try:
@@ -56,12 +53,8 @@ class StatusServer:
     """An HTTP server in daemon threads.
 
     Args:
-        host: the address to listen on.
         port: the port to listen on, or 0 to choose a free port.
-        health: a function that returns the status code and the body of /health.
-        ready: a function that returns whether /readyz answers 200 (else 503).
-        live: a function that returns whether /livez answers 200 (else 503).
-        limit_seconds: the timeout of a callback; after it, the answer is 503.
+        limit_seconds: the timeout of a callback, after which the answer is 503.
         hosts: the host names that requests may contain, or None to accept all.
     """
 
@@ -100,11 +93,11 @@ class StatusServer:
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Start serving."""
+        """Start the server."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving. May be called twice, or without `start`."""
+        """Stop the server. Repeated calls, and a call without `start`, are allowed."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -142,7 +135,7 @@ def _json(code: int, body: Any) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     owner: ClassVar[StatusServer]
     timeout = 5
-    """After this many seconds, a client that sends nothing is disconnected."""
+    """Seconds after which a client that sends nothing is disconnected."""
     server_version, sys_version = "tidemill", ""
 
     def do_GET(self) -> None:

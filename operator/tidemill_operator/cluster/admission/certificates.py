@@ -1,8 +1,4 @@
-"""The webhook's certificate and its authority.
-
-A Secret holds the certificate and the authority. Both are renewed long before they expire. The first replica creates
-both. If several replicas try at the same time, all but one get a conflict and use what that one created.
-"""
+"""The webhook's certificate and its authority, which are stored in a Secret."""
 
 from __future__ import annotations
 
@@ -61,15 +57,7 @@ class Certificates:
 
 
 class CertificateKeeper:
-    """Keeps the Secret up to date. Every replica may run a keeper.
-
-    Args:
-        api: the API of the cluster.
-        namespace: the namespace of the Secret.
-        name: the name of the Secret.
-        hosts: host names of the webhook.
-        now: returns the current time, with a time zone.
-    """
+    """Keeps the webhook's Secret up to date."""
 
     def __init__(
         self,
@@ -84,12 +72,7 @@ class CertificateKeeper:
         self._hosts, self._now = tuple(hosts), now
 
     def ensure(self) -> Certificates:
-        """Return the certificates, created or renewed if necessary.
-
-        Raises:
-            Conflict: another replica wrote first at every attempt.
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return the certificates, created or renewed if necessary."""
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._ensure()
@@ -121,16 +104,7 @@ class CertificateKeeper:
 
 
 def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
-    """Return the known certificates, and replace those that are due.
-
-    A certificate is due in the last third of its lifetime. The certificate of the server is also replaced if the hosts
-    have changed.
-
-    Args:
-        known: the existing certificates, or None if there are no usable certificates.
-        hosts: host names of the server.
-        now: the current time, with a time zone.
-    """
+    """Return the known certificates, and replace each certificate in the last third of its lifetime."""
     if known is None or _is_due(known.authority, now):
         authority = new_authority(now)
         before = known.bundle if known else ""
@@ -141,7 +115,7 @@ def renewed(known: Certificates | None, *, hosts: Sequence[str], now: dt.datetim
 
 
 def new_authority(now: dt.datetime) -> Pair:
-    """Create a new authority."""
+    """Create a new certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tidemill-webhook-ca")])
     built = (
@@ -154,7 +128,7 @@ def new_authority(now: dt.datetime) -> Pair:
 
 
 def issue(authority: Pair, hosts: Sequence[str], now: dt.datetime) -> Pair:
-    """Create a server's certificate."""
+    """Create a certificate for the server."""
     parent = x509.load_pem_x509_certificate(authority.certificate.encode())
     parent_key = serialization.load_pem_private_key(authority.key.encode(), None)
     if not isinstance(parent_key, ec.EllipticCurvePrivateKey):
@@ -209,7 +183,6 @@ def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair
 
 
 def _read(live: Document) -> Certificates | None:
-    """Return the content of a Secret, or None if it cannot be used."""
     try:
         files = decoded(live)
         authorities = x509.load_pem_x509_certificates(files[CA].encode())
@@ -243,7 +216,7 @@ def _hosts(pair: Pair) -> set[str]:
 
 
 def _unexpired(bundle: str, now: dt.datetime) -> str:
-    """Return the unexpired authorities of a bundle, because replicas may still use certificates that they signed."""
+    """Return the authorities of a bundle that have not expired."""
     found = x509.load_pem_x509_certificates(bundle.encode()) if bundle else []
     kept = [one for one in found if one.not_valid_after_utc > now]
     return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in kept)

@@ -1,10 +1,6 @@
-"""The admission webhook. The webhook refuses invalid AnalyticsPipelines with the messages of `tidemill validate`.
+"""The admission webhook, which refuses invalid AnalyticsPipelines.
 
-The webhook runs on every replica. The API server calls it twice. The first call is to a mutating webhook, which changes
-nothing. This call comes before the API server's own validation, whose messages are less helpful, e.g. for a boolean
-instead of a name. The second call is to a validating webhook, after all mutations.
-
-The webhook serves HTTPS in its own threads. A verdict depends only on the resource and on the platform's limits.
+The API server calls the webhook before its own validation, because the webhook's messages are more helpful.
 """
 
 from __future__ import annotations
@@ -36,17 +32,12 @@ _RETRY_SECONDS = 2.0
 
 
 def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """Return the response to an admission request.
-
-    Args:
-        request: the request of an AdmissionReview.
-        limits: the platform's limits.
-    """
+    """Return the response to an admission request."""
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
     metadata = document.get("metadata") or {}
-    # Always allow a change that leaves the spec as it was. Even if a newer rule forbids that spec, finalizers, labels
-    # and annotations must remain changeable.
+    # A change that leaves the spec as it was is always allowed. Finalizers, labels and annotations stay changeable even
+    # if a newer rule forbids the spec.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
     named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
@@ -62,15 +53,7 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
 
 
 class Webhook:
-    """The webhook's server and its certificate.
-
-    Args:
-        api: the API of the cluster.
-        keeper: keeps the certificate up to date.
-        port: the listening port, or 0 for a free port.
-        configuration: name of the webhook's configurations.
-        limits: the platform's limits.
-    """
+    """The webhook's server and its certificate."""
 
     def __init__(self, api: Api, keeper: CertificateKeeper, *, port: int, configuration: str, limits: Limits) -> None:
         self._api, self._keeper, self._configuration = api, keeper, configuration
@@ -93,16 +76,16 @@ class Webhook:
 
     @property
     def ready(self) -> bool:
-        """Whether the webhook has a certificate and serves."""
+        """Whether the webhook has a certificate and serves requests."""
         return self._serving.is_set()
 
     def start(self) -> None:
-        """Get a certificate and start serving as soon as the cluster answers."""
+        """Start the server as soon as it has a certificate."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Stop serving."""
+        """Stop the server."""
         self._stopping.set()
         if self._serving.is_set():
             self._server.shutdown()
@@ -110,11 +93,7 @@ class Webhook:
         self._server.server_close()
 
     def publish(self) -> None:
-        """Write the authority into the webhook's configurations. Only the leader calls this method.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Write the authority into the webhook's configurations."""
         if self._certificates is None:
             return
         bundle = base64.b64encode(self._certificates.bundle.encode()).decode()
@@ -132,7 +111,6 @@ class Webhook:
             log.info("the webhook's authority was published in %s %s", kind.kind, self._configuration)
 
     def _keep(self) -> None:
-        """Load the certificate now, and again whenever a replica has renewed it."""
         while not self._stopping.is_set():
             try:
                 found = self._keeper.ensure()
@@ -154,7 +132,7 @@ class Webhook:
 
 
 def load(context: ssl.SSLContext, certificates: Certificates) -> None:
-    """Use the certificates for new connections."""
+    """Use the certificates for new TLS connections."""
     with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read this folder
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
@@ -163,7 +141,7 @@ def load(context: ssl.SSLContext, certificates: Certificates) -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Does the TLS handshake in the thread that serves the client, so that a silent client does not block others."""
+    """Does each TLS handshake in the thread of its client, so that a silent client does not block others."""
 
     daemon_threads, block_on_close = True, False
 

@@ -1,7 +1,4 @@
-"""The operator's finalizer. A resource has it if its topics, schema or connectors must be deleted with it.
-
-Kubernetes deletes the objects of a pipeline by their owner references.
-"""
+"""The operator's finalizer, for resources with topics, schema or connectors that must be deleted with them."""
 
 from __future__ import annotations
 
@@ -30,14 +27,7 @@ Document = dict[str, Any]
 
 
 class Finalizing:
-    """Sets the finalizer, deletes topics and schema, and then removes the finalizer. Safe to call from several threads.
-
-    Args:
-        world: the cluster, Kafka and Postgres.
-        recorder: writes Events.
-        locks: the locks of the namespaces, which passes use too.
-        write: writes the status of a resource, or None to write none.
-    """
+    """Sets the finalizer, deletes topics and schema, and then removes the finalizer."""
 
     def __init__(
         self,
@@ -50,31 +40,19 @@ class Finalizing:
         self._world, self._recorder, self._locks, self._write = world, recorder, locks, write
 
     def prepared(self, document: Document) -> Document:
-        """Return the resource.
-
-        Add the finalizer if topics, schema or connectors must be deleted with the resource, else remove it.
-
-        Raises:
-            Conflict: somebody else has written the resource since it was read.
-            TidemillError: the API refuses or does not answer.
-        """
+        """Add or remove the finalizer as needed, and return the resource."""
         if is_paused(document):
             return document
         wanted = needed(document)
         return document if wanted == held(document) else self._finalize(document, wanted)
 
     def let_go(self, document: Document) -> Result:
-        """Delete the topics and schema of a resource that is being deleted, then remove the finalizer.
-
-        Raises:
-            Conflict: somebody else has written the resource since it was read.
-            TidemillError: the API refuses or does not answer.
-        """
+        """Delete the topics and schema of a resource that is being deleted, then remove the finalizer."""
         key = Key.of(document["metadata"])
         if not held(document):
             return Result.WAITING  # another finalizer blocks the deletion
         if is_paused(document):
-            text = f"it is paused; what belongs to it is deleted when the annotation {PAUSE} is removed"
+            text = f"the pipeline is paused; its data is deleted when the annotation {PAUSE} is removed"
             self._recorder.tell(document, "Warning", "Paused", text)
             return Result.WAITING
         actuators, _ = self._world.actuators(key, self._locks)
@@ -82,15 +60,17 @@ class Finalizing:
             release(document, platform=self._world.platform, actuators=actuators)
         except TidemillError as error:
             if error.reason != Reason.WAITING:
-                self._recorder.tell(document, "Warning", error.reason, f"its data cannot be deleted yet: {error}")
+                self._recorder.tell(
+                    document, "Warning", error.reason, f"the pipeline's data cannot be deleted yet: {error}"
+                )
             self._report(document, error)
-            log.info("%s: not released yet: %s", key, error)
+            log.info("%s: the pipeline is not released yet: %s", key, error)
             return Result.WAITING if error.reason == Reason.WAITING else Result.FAILED
         self._finalize(document, wanted=False)
         return Result.WAITING
 
     def _report(self, document: Document, error: TidemillError) -> None:
-        """Write into the status why the deletion waits, unless it only waits for something that ends by itself."""
+        """Write into the status why the deletion waits, unless the wait ends by itself."""
         if isinstance(error, NotOurTurn) or (error.reason == Reason.WAITING and not error.remedy):
             return
         previous = figures.others(document.get("status") or {})
@@ -107,10 +87,7 @@ class Finalizing:
 
 
 def needed(document: Document) -> bool:
-    """Return whether a resource leaves something behind that Kubernetes would not delete.
-
-    Connectors count until the status no longer has their condition.
-    """
+    """Return whether a resource leaves something behind that Kubernetes would not delete."""
     deletes = (document.get("spec") or {}).get("reclaimPolicy") == "Delete"
     return deletes or needs_workers(document) or Component.CONNECTORS in concerned(document.get("status"))
 

@@ -1,9 +1,4 @@
-"""Deletes the topics and schemas of pipelines that are being deleted while no operator runs.
-
-The chart's CronJob starts this task. Without it, the finalizers would keep a namespace in Terminating. The task ends at
-once if an operator holds the Lease, or if no pipeline is waiting. While the task works, it holds the Lease, so that no
-operator works at the same time. The task reconciles nothing.
-"""
+"""Deletes the topics and schemas of pipelines that are being deleted while no operator runs."""
 
 from __future__ import annotations
 
@@ -25,22 +20,14 @@ from tidemill_operator.keys import Key
 from tidemill_operator.settings import Platform
 
 log = logging.getLogger("tidemill_operator.cluster.removal.reclaim")
-# The Lease of a dead holder expires in less than this time. A live holder renews the Lease every two seconds.
+# A dead holder's Lease expires in less than this time. A live holder renews the Lease every two seconds.
 _ELECTION_SECONDS = 25.0
 _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0
 
 
 def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
-    """Return the pipelines that are being deleted and have the finalizer, except paused pipelines.
-
-    Args:
-        api: the API of the cluster.
-        namespaces: the namespaces to search, or empty to search all.
-
-    Raises:
-        TidemillError: the API refuses or does not answer.
-    """
+    """Return the pipelines that are being deleted and have the finalizer, except paused pipelines."""
     found = [item for namespace in namespaces or (None,) for item in api.list(PIPELINE, namespace)]
     leaving = [item for item in found if item["metadata"].get("deletionTimestamp") and held(item)]
     return [item for item in leaving if not is_paused(item)]
@@ -51,16 +38,8 @@ def reclaim(
 ) -> list[str]:
     """Release the waiting pipelines repeatedly, until none is left or the time is over.
 
-    Args:
-        find: returns the waiting pipelines.
-        let_go: releases a pipeline, as far as that is possible now.
-        seconds: the longest duration.
-
     Returns:
-        The pipelines that still wait, as `namespace/name`.
-
-    Raises:
-        TidemillError: the waiting pipelines cannot be listed.
+        The pipelines that are still waiting to be released, as `namespace/name`.
     """
     deadline = time.monotonic() + seconds
     while left := find():
@@ -79,11 +58,7 @@ def reclaim(
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run the task.
-
-    Returns:
-        The exit code: 1 if a pipeline is still waiting and no operator runs.
-    """
+    """Run the task, and return 1 if a pipeline is still waiting and no operator runs, or else 0."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})

@@ -1,8 +1,4 @@
-"""Uninstalls the operator: stops it, and removes its finalizers, its webhook and its own objects.
-
-Without an operator, its finalizers would block the deletion of pipelines and their namespaces for ever. Topics, schemas
-and workloads are kept. To remove these as well, delete the pipelines first.
-"""
+"""Uninstalls the operator and its own objects. Topics, schemas and workloads are kept."""
 
 from __future__ import annotations
 
@@ -39,15 +35,7 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class Installation:
-    """The installation to remove.
-
-    Attributes:
-        namespace: the operator's namespace.
-        deployment: the name of its Deployment.
-        webhook: the name of the webhook's configurations, or empty if there are none.
-        namespaces: the watched namespaces, or empty if all are watched.
-        lease, secret: the names of the Lease and the Secret that the operator created in its namespace, or empty.
-    """
+    """The installation to remove."""
 
     namespace: str
     deployment: str
@@ -58,11 +46,7 @@ class Installation:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Installation:
-        """Read TIDEMILL_OPERATOR_NAMESPACE, TIDEMILL_OPERATOR_DEPLOYMENT, …_WEBHOOK_CONFIGURATION, …_WATCH_NAMESPACES.
-
-        Raises:
-            ValueError: one of the first two variables is missing.
-        """
+        """Read the installation from the environment variables that the chart sets."""
         needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
         for name, value in needed.items():
             if not value:
@@ -78,19 +62,7 @@ class Installation:
 
 
 def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END_SECONDS) -> list[str]:
-    """Remove an installation. If the removal is interrupted, it can be repeated.
-
-    Args:
-        api: the cluster.
-        installation: the installation to remove.
-        end_seconds: how long the operator's pods may take to end.
-
-    Returns:
-        The pipelines that lost a finalizer, as `namespace/name`.
-
-    Raises:
-        TidemillError: the API refuses or does not answer, or pods do not end.
-    """
+    """Remove an installation, and return the pipelines that lost a finalizer, as `namespace/name`."""
     stop_operator(api, installation, seconds=end_seconds)
     freed = [found for namespace in installation.namespaces or (None,) for found in free_pipelines(api, namespace)]
     for kind in WEBHOOKS if installation.webhook else ():
@@ -101,11 +73,7 @@ def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END
 
 
 def remove_own(api: Api, installation: Installation) -> None:
-    """Remove the objects that the operator created for itself, because the chart does not contain them.
-
-    Raises:
-        TidemillError: the API refuses or does not answer.
-    """
+    """Remove the objects that the operator created for itself."""
     home, watched = installation.namespace, installation.namespaces
     canaries = watched[0] if watched and home not in watched else home
     own = [(LEASE, home, installation.lease), (SECRET, home, installation.secret), (CONFIG_MAP, canaries, CANARY)]
@@ -115,11 +83,7 @@ def remove_own(api: Api, installation: Installation) -> None:
 
 
 def stop_operator(api: Api, installation: Installation, *, seconds: float) -> None:
-    """Scale the operator to zero and wait until no pod is left, because a running pod would set finalizers again.
-
-    Raises:
-        TidemillError: pods are left after `seconds`.
-    """
+    """Scale the operator to zero and wait until no pod is left, because a running pod would set finalizers again."""
     try:
         deployment = api.merge(DEPLOYMENT, installation.namespace, installation.deployment, {"spec": {"replicas": 0}})
     except NotFound:
@@ -138,11 +102,7 @@ def stop_operator(api: Api, installation: Installation, *, seconds: float) -> No
 
 
 def free_pipelines(api: Api, namespace: str | None) -> list[str]:
-    """Remove the operator's finalizers from the pipelines of one namespace or of all. Other finalizers are kept.
-
-    Raises:
-        TidemillError: the API refuses or does not answer.
-    """
+    """Remove the operator's finalizers from the pipelines of a namespace, or of all namespaces (None)."""
     try:
         pipelines = api.list(PIPELINE, namespace, metadata_only=True)
     except NotFound:
@@ -159,7 +119,6 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
 
 
 def _free(api: Api, namespace: str, name: str) -> None:
-    """Remove the finalizer. If somebody else writes the resource at the same time, read it again and retry."""
     for attempt in range(_ATTEMPTS):
         live = api.get(PIPELINE, namespace, name)
         if live is None:

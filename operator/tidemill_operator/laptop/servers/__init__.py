@@ -1,7 +1,4 @@
-"""Kafka, Postgres and Redis on one machine.
-
-A server whose address is in the environment is used as it is. Other servers are started as child processes if needed.
-"""
+"""Kafka, Postgres and Redis on one machine, started unless the environment names their addresses."""
 
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.laptop.servers.errors import ServerError

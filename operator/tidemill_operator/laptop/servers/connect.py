@@ -1,4 +1,4 @@
-"""A Kafka Connect worker on loopback, in distributed mode. Connectors and source positions are stored in Kafka."""
+"""A Kafka Connect worker on loopback, which stores connectors and source positions in Kafka."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _READY_SECONDS = 120.0
 
 
 def secrets_folder(data_dir: Path) -> Path:
-    """Return the folder from which the worker reads secrets: `<namespace>/<secret>/<key>`."""
+    """Return the folder from which the worker reads secrets (`<namespace>/<secret>/<key>`)."""
     return data_dir / NAME / "secrets"
 
 
@@ -43,25 +43,13 @@ def connect_worker(
     environ: Mapping[str, str] = os.environ,
     on_progress: Progress | None = None,
 ) -> Server:
-    """Return a worker that is ready to be started.
-
-    Args:
-        data_dir: the folder of settings, secrets and logs.
-        ports: assigns the port.
-        brokers: the bootstrap brokers, without TLS and login.
-        plugins: the folders of the plugins.
-        environ: the environment that the worker inherits. `TIDEMILL_CONNECT_PLUGINS` names further folders.
-        on_progress: called with lines of progress.
-
-    Raises:
-        ServerError: Java or the jars are missing.
-    """
+    """Return a worker that is ready to be started."""
     folder = data_dir / NAME
     secrets_folder(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     java, jars = find_java(environ), find_connect_jars(environ, on_progress)
     port = ports.get(NAME)
     own = [path.strip() for path in environ.get("TIDEMILL_CONNECT_PLUGINS", "").split(",") if path.strip()]
-    # Connect logs connector configs at level INFO, so log only warnings.
+    # Connect logs connector configs at level INFO, so only warnings are logged.
     write_atomic(folder / "log4j2.properties", WARNINGS_TO_CONSOLE)
     properties = _properties(data_dir, port, brokers, [*map(str, plugins), *own], scan=bool(own))
     write_atomic(folder / "worker.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
@@ -82,12 +70,12 @@ def _properties(data_dir: Path, port: int, brokers: str, plugins: Iterable[str],
         **stored(GROUP, brokers=brokers, replicas=1, partitions={"offset": 4, "status": 1}),
         "listeners": f"http://127.0.0.1:{port}",
         "plugin.path": ",".join(plugins),
-        # Connect also scans every class of the plugins, which takes seconds, if a plugin may lack a service manifest.
+        # Connect scans all classes of a plugin that may lack a service manifest, which takes seconds.
         "plugin.discovery": "hybrid_warn" if scan else "service_load",
         "config.providers": _PROVIDER,
         f"config.providers.{_PROVIDER}.class": "org.apache.kafka.common.config.provider.DirectoryConfigProvider",
         f"config.providers.{_PROVIDER}.param.allowed.paths": str(secrets_folder(data_dir)),
-        # Do not wait for other workers before a rebalance: there is only this one.
+        # a single worker need not wait for other workers before a rebalance
         "scheduled.rebalance.max.delay.ms": "0",
         "session.timeout.ms": "6000",
         "heartbeat.interval.ms": "2000",

@@ -1,7 +1,4 @@
-"""Finds the jars of a Kafka Connect worker, and the plugins of connectors.
-
-Missing files are downloaded from Maven Central.
-"""
+"""Finds the jars of a Kafka Connect worker and its plugins, and downloads missing files from Maven Central."""
 
 from __future__ import annotations
 
@@ -30,14 +27,7 @@ _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin with connectors: an archive or a jar.
-
-    Attributes:
-        artifact: its coordinates in Maven Central.
-        file: the name of its file.
-        sha256: the checksum that the file must have.
-        says: a description with its size, for the line of progress.
-    """
+    """A plugin with connectors (an archive or a jar file)."""
 
     artifact: str
     file: str
@@ -65,15 +55,11 @@ PLUGINS: Mapping[str, Plugin] = {
         f"the file connectors of Kafka {KAFKA_VERSION} from Maven Central (once)",
     ),
 }
-"""The plugins that are fetched, by the class of the connector."""
+"""Downloadable plugins by the class of the connector."""
 
 
 def find_connect_jars(environ: Mapping[str, str], on_progress: Progress | None = None) -> Path:
-    """Return the folder with the worker's jars. Download them if KAFKA_HOME does not contain them.
-
-    Raises:
-        ServerError: the jars cannot be downloaded.
-    """
+    """Return the folder with the worker's jars, from KAFKA_HOME or else downloaded."""
     libs = Path(environ.get("KAFKA_HOME") or "/nonexistent") / "libs"
     if any(libs.glob("connect-runtime-*.jar")):
         return libs
@@ -83,17 +69,13 @@ def find_connect_jars(environ: Mapping[str, str], on_progress: Progress | None =
 
 
 def find_plugins(classes: Iterable[str], environ: Mapping[str, str], on_progress: Progress | None = None) -> list[Path]:
-    """Return the plugin folders that contain the given classes. Download missing plugins. Unknown classes have none.
-
-    Raises:
-        ServerError: a plugin cannot be downloaded, or is not the expected file.
-    """
+    """Return the plugin folders of the given connector classes."""
     wanted = {PLUGINS[name].folder: PLUGINS[name] for name in classes if name in PLUGINS}
     return [_plugin(plugin, environ, on_progress) for _, plugin in sorted(wanted.items())]
 
 
 def _plugin(plugin: Plugin, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
-    # The path contains the checksum, so that a different file with the same version number is never used instead.
+    # The path contains the checksum, so a different file with the same version number is never used.
     folder = cache_folder(environ) / "connect-plugins" / f"{plugin.folder}-{plugin.sha256[:12]}"
     if not folder.is_dir():
         with locked(folder.with_name(folder.name + ".lock"), wait_seconds=FETCH_SECONDS):

@@ -1,4 +1,4 @@
-"""Starts real Kafka brokers on loopback, with KRaft: each process is broker and controller."""
+"""Starts Kafka brokers on loopback, each of which is broker and controller."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOG_CONFIG = f"""{WARNINGS_TO_CONSOLE}\
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = INFO
 """
-# These options make the JVM start fast: the serial garbage collector, and a shared class archive.
+# These options make the JVM start fast.
 _JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true")
 _HEAP, _HEAP_OF_MANY = ("-Xms256m", "-Xmx512m"), ("-Xms128m", "-Xmx384m")
 _FORMAT_SECONDS = 120.0
@@ -43,23 +43,7 @@ def kafka_brokers(
     advertised: Sequence[int] = (),
     on_progress: Progress | None = None,
 ) -> list[Server]:
-    """Return brokers with formatted storage, ready to be started.
-
-    The brokers are named `kafka`, `kafka-2`, `kafka-3`, ….
-
-    All brokers use `<data_dir>/kafka`. A folder always keeps the number of brokers of its first use.
-
-    Args:
-        data_dir: the folder of data and logs.
-        ports: assigns the listening ports.
-        environ: the environment that the brokers inherit. PATH is read from this environment.
-        count: number of brokers.
-        advertised: advertised loopback ports, such as a proxy's, or empty to advertise the listening ports.
-        on_progress: called with lines of progress.
-
-    Raises:
-        ServerError: Java, Maven or the jars are missing, or formatting failed.
-    """
+    """Return brokers with formatted storage, ready to be started."""
     home = data_dir / "kafka"
     home.mkdir(parents=True, exist_ok=True)
     java, jars = find_java(environ), find_jars(environ, on_progress)
@@ -102,7 +86,7 @@ def _cluster(home: Path, count: int) -> str:
     path = home / "cluster.json"
     if not path.exists():
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # The id must not begin with a hyphen, because StorageTool would read it as an option.
+        # StorageTool would read an id that begins with a hyphen as an option.
         write_atomic(path, json.dumps({"id": "A" + cluster[1:], "brokers": count}))
     record = json.loads(read_text(path))
     if record["brokers"] != count:
@@ -154,7 +138,6 @@ def _configure(folder: Path, properties: Mapping[str, str]) -> None:
 
 
 def _java_command(java: str, jars: Path, folder: Path, count: int) -> list[str]:
-    """Return the command of a broker's JVM, without the class to run."""
     heap = _HEAP if count == 1 else _HEAP_OF_MANY
     logging = f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}"
     return [java, *heap, *_JVM, logging, "-cp", f"{jars}/*"]
@@ -165,7 +148,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
     done = folder / "formatted"
     if done.exists():
         return
-    # If formatting was interrupted, the data is deleted, because it never contained a record.
+    # An interrupted formatting has left no record, so its data can be deleted.
     shutil.rmtree(data, ignore_errors=True)
     command = [
         *java_command,
@@ -183,7 +166,7 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
 
 
 def _answers(port: int, bootstrap: str, count: int) -> bool:
-    if is_free(port):  # nothing listens yet, so a client would only log refused connections
+    if is_free(port):  # without a listener, a client would only log refused connections
         return False
     try:
         admin = AdminClient(

@@ -1,4 +1,4 @@
-"""Finds the broker's jars: in KAFKA_HOME, in an installation on the PATH, or in Maven Central (cached)."""
+"""Finds the broker's jars in KAFKA_HOME, in an installation on the PATH, or in Maven Central."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ FETCH_SECONDS = 600.0
 
 
 def find_java(environ: Mapping[str, str]) -> str:
-    """Return the path of the Java launcher.
-
-    Raises:
-        ServerError: Java is not on the PATH.
-    """
+    """Return the path of the Java launcher."""
     home = environ.get("JAVA_HOME")
     if home and (Path(home) / "bin" / "java").exists():
         return str(Path(home) / "bin" / "java")
@@ -36,13 +32,7 @@ def find_java(environ: Mapping[str, str]) -> str:
 
 
 def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None) -> Path:
-    """Return the folder of the broker's jars.
-
-    The jars are downloaded if necessary. Several processes may call this function at once.
-
-    Raises:
-        ServerError: the jars are missing and cannot be downloaded.
-    """
+    """Return the folder of the broker's jars, which are downloaded if necessary."""
     home = environ.get("KAFKA_HOME")
     if home:
         libs = Path(home) / "libs"
@@ -63,20 +53,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 def fetched(libs: Path, pom: Path, *, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
-    """Return a folder of jars in the cache. Download it first if it is missing.
-
-    Only one process downloads at a time.
-
-    Args:
-        libs: the folder.
-        pom: names the jars.
-        what: the jars and their size, for the line of progress.
-        environ: the environment of Maven.
-        on_progress: called with a line of progress.
-
-    Raises:
-        ServerError: the jars cannot be downloaded.
-    """
+    """Return a folder of jars in the cache, which is downloaded first if it is missing."""
     if not libs.is_dir():
         with locked(libs.with_name(libs.name + ".lock"), wait_seconds=FETCH_SECONDS):
             if not libs.is_dir():
@@ -101,7 +78,7 @@ def run_maven(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
     """Run Maven.
 
     Raises:
-        ServerError: Maven is not on the PATH, failed, or did not end in time.
+        ServerError: the program `mvn` is missing, fails, or does not end in time.
     """
     maven = shutil.which("mvn", path=environ.get("PATH"))
     if maven is None:
@@ -119,7 +96,9 @@ def run_maven(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ServerError(f"Maven did not fetch Kafka's jars within {FETCH_SECONDS:.0f} s: is it reachable?") from None
+        raise ServerError(
+            f"Maven did not fetch Kafka's jars within {FETCH_SECONDS:.0f} s: check the repository"
+        ) from None
     if done.returncode != 0:
         raise ServerError(
             f"fetching Kafka's jars failed (is the Maven repository reachable?):\n{(done.stdout + done.stderr)[-2000:]}"

@@ -1,7 +1,4 @@
-"""Starts a real Postgres on loopback, with SCRAM passwords and no socket file.
-
-If the current user is root, Postgres runs as another user.
-"""
+"""Starts Postgres on loopback, with SCRAM passwords."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from tidemill_operator.processes.ports import Ports
 
 _ADMIN = "postgres"
 _DATABASE = "tidemill"
-# Where root's data is kept if the user that runs Postgres may not enter the given folder (e.g. root's home).
+# data folder of root if the user that runs Postgres may not enter the given folder
 _ROOT_HOME = Path("/var/lib/tidemill")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -58,19 +55,7 @@ def postgres_server(
     settings: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Server, PostgresAddress]:
-    """Return a Postgres server, ready to be started, and its address with the administrator's login.
-
-    Args:
-        data_dir: the folder of data, password and logs.
-        ports: assigns the port.
-        environ: the environment that the server inherits. PATH is read from it.
-        durable: whether commits wait until the data is on disk.
-        settings: server settings that override Tidemill's.
-        on_progress: called with lines of progress.
-
-    Raises:
-        ServerError: the programs are missing, or the data folder cannot be created.
-    """
+    """Return a Postgres server, ready to be started, and its address with the administrator's login."""
     programs = find_programs(environ)
     user = server_user()
     home = _home(data_dir, user)
@@ -86,7 +71,7 @@ def postgres_server(
         environment=environ,
         user=user,
         working_dir=home,
-        death_signal=signal.SIGINT,  # shuts down fast and cleanly; after SIGKILL, child processes would run on
+        death_signal=signal.SIGINT,  # a fast, clean shutdown; after SIGKILL, child processes would run on
         stop_signal=signal.SIGINT,
         grace_seconds=20.0,
     )
@@ -109,7 +94,7 @@ def remove_data(data_dir: Path) -> None:
 
 
 def answers(address: PostgresAddress) -> bool:
-    """Return whether the database currently accepts the login."""
+    """Return whether the database accepts the login."""
     return not trouble(address)
 
 
@@ -123,7 +108,7 @@ def trouble(address: PostgresAddress) -> str:
 
 
 def _serves(address: PostgresAddress) -> bool:
-    """Return whether the server answers. When it answers for the first time, create the database."""
+    """Return whether the server answers, and create the database if it does not exist yet."""
     if answers(address):
         return True
     maintenance = PostgresAddress(address.host, address.port, "postgres", address.user, address.password)
@@ -136,11 +121,7 @@ def _serves(address: PostgresAddress) -> bool:
 
 
 def find_programs(environ: Mapping[str, str]) -> Path:
-    """Return the folder of `initdb` and `postgres`: on the PATH, from pg_config, or Debian's newest version.
-
-    Raises:
-        ServerError: the programs are not installed.
-    """
+    """Return the folder of `initdb` and `postgres`, from the PATH, pg_config or Debian's newest version."""
     folders: list[Path] = []
     path = environ.get("PATH")
     if found := shutil.which("postgres", path=path):
@@ -159,13 +140,7 @@ def find_programs(environ: Mapping[str, str]) -> Path:
 
 
 def server_user() -> str | None:
-    """Return the user that runs the server.
-
-    None means the current user. Root needs another user, because Postgres refuses to run as root.
-
-    Raises:
-        ServerError: there is no suitable user.
-    """
+    """Return the user that runs the server, or None for the current user."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -177,7 +152,6 @@ def server_user() -> str | None:
 
 
 def _home(data_dir: Path, user: str | None) -> Path:
-    """Return the folder of the server's files. The user that runs the server owns it."""
     link = data_dir / "postgres"
     home = link
     if link.is_symlink():
@@ -209,7 +183,6 @@ def _password(path: Path) -> str:
 
 
 def _initialise(programs: Path, home: Path, password: str, *, user: str | None) -> None:
-    """Run initdb once. If an earlier run was interrupted, its incomplete folder is created again."""
     data, partial, password_file = home / "data", home / "data.partial", home / "initdb.password"
     if data.exists():
         return

@@ -1,4 +1,4 @@
-"""Starts a real Redis on loopback. It keeps nothing on disk, because its data (caches, live changes) may be lost."""
+"""Starts Redis on loopback, without storage on disk, because its data (caches, live changes) may be lost."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ from tidemill_operator.processes.ports import Ports
 def redis_server(
     data_dir: Path, ports: Ports, *, environ: Mapping[str, str] = os.environ, on_progress: Progress | None = None
 ) -> Server:
-    """Return a Redis server, ready to be started.
-
-    Raises:
-        ServerError: `redis-server` is not on the PATH.
-    """
+    """Return a Redis server, ready to be started."""
     program = shutil.which("redis-server", path=environ.get("PATH"))
     if program is None:
         raise ServerError(
@@ -58,11 +54,7 @@ def answers(url: str) -> bool:
 
 
 def trouble(url: str, ca: str = "") -> str:
-    """Return why no Redis answers at the URL, or an empty text if one answers.
-
-    Raises:
-        ValueError: a file of certificate authorities is given, but the URL does not use TLS.
-    """
+    """Return why no Redis answers at the URL, or an empty text if Redis answers."""
     options = trust.redis_options(url, ca)
     client = redis.Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0, **options)
     try:

@@ -1,4 +1,4 @@
-"""A server process with a readiness check. `start` waits until the server answers. Port and data survive restarts."""
+"""A server process with a readiness check."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ _POLL_SECONDS = 0.1
 
 
 class Server:
-    """One server process.
-
-    Attributes:
-        port: the port for clients.
-        log_file: the file with the server's output.
-    """
+    """One server process."""
 
     def __init__(
         self,
@@ -56,11 +51,7 @@ class Server:
         return self._child.exit_code
 
     def start(self) -> None:
-        """Start the server if it does not run, and wait until it answers.
-
-        Raises:
-            ServerError: the server ended, or did not answer in time. The message contains the end of its log.
-        """
+        """Start the server if it does not run, and wait until it answers."""
         if not self._child.running:
             self.spawn()
         self.wait_ready()
@@ -70,11 +61,7 @@ class Server:
         self._child.spawn()
 
     def wait_ready(self) -> None:
-        """Wait until the server answers.
-
-        Raises:
-            ServerError: the server ended, or did not answer in time.
-        """
+        """Wait until the server answers."""
         began = time.monotonic()
         while not (self._ready() and self._has_port()):
             if not self._child.running:
@@ -86,7 +73,7 @@ class Server:
             self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
 
     def _has_port(self) -> bool:
-        """Return whether it is this server's own process that listens on the port."""
+        """Return whether the server's own process listens on the port."""
         pid = self.pid
         return pid is not None and is_served_by(self.port, [pid, *descendants(pid)])
 
@@ -99,19 +86,15 @@ class Server:
         self._child.terminate()
 
     def stop(self) -> None:
-        """Ask the process to end, and SIGKILL it after its grace period."""
+        """Ask the process to end, and kill it after its grace period."""
         self._child.stop()
 
     def kill(self) -> None:
-        """End the process and its children with SIGKILL. The data is left as after a crash."""
+        """Kill the process and its children with SIGKILL."""
         self._child.kill()
 
     def restart(self) -> None:
-        """Stop the server (if it runs), and start it with the same port and data.
-
-        Raises:
-            ServerError: the server did not become ready.
-        """
+        """Stop the server, and start it with the same port and data."""
         self.stop()
         self.start()
 

@@ -1,4 +1,4 @@
-"""Starts Kafka, Postgres and Redis as child processes. A server whose address is in the environment is not started."""
+"""Starts Kafka, Postgres and Redis as child processes, unless the environment names their addresses."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ class Servers:
 
     Attributes:
         kafka: bootstrap brokers, `host:port,…`, or empty if Kafka is not needed.
-        postgres: the administrator's address, or None if Postgres is not needed.
         redis: the URL of Redis, or empty if Redis is not needed.
-        redis_ca: PEM file of the certificate authorities for Redis. Empty means the system's authorities.
-        handles: the started servers: `kafka` (and `kafka-2`, …), `postgres`, `redis`, and later `connect`.
+        redis_ca: PEM file of the certificate authorities for Redis, or empty for the system's authorities.
+        handles: the started servers by name.
     """
 
     kafka: str = ""
@@ -43,10 +42,7 @@ class Servers:
     handles: dict[str, Server] = field(default_factory=dict)
 
     def take_connect(self, server: Server | None) -> None:
-        """Add the worker of Kafka Connect to the handles, or remove it.
-
-        The dict is replaced, not changed, because another thread may be reading it.
-        """
+        """Add or remove the Kafka Connect worker in a copy, because other threads may read the old dict."""
         others = {name: handle for name, handle in self.handles.items() if name != _connect.NAME}
         self.handles = others if server is None else {**others, server.name: server}
 
@@ -68,23 +64,21 @@ def start_servers(
     reserved: Collection[int] = (),
     on_progress: Progress | None = None,
 ) -> Servers:
-    """Start the servers in `needs`, except those whose address is in the environment. Return once every server answers.
+    """Start the servers in `needs`, and return once every server answers.
 
-    The variables are TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL and TIDEMILL_REDIS_URL. Data, ports and logs are
-    below `data_dir`. A later start uses the same data and ports.
+    A server is not started if TIDEMILL_KAFKA_BROKERS, TIDEMILL_POSTGRES_URL or TIDEMILL_REDIS_URL names its address.
 
     Args:
-        data_dir: the folder of data, ports and logs. The folder is created if missing.
-        environ: the environment that the servers inherit. The addresses and PATH are read from this environment.
+        data_dir: the folder of data, ports and logs, which a later start uses again.
+        environ: the environment of the servers, with addresses and PATH.
         needs: which of kafka, postgres and redis are needed.
-        durable: whether Postgres commits wait until the data is on disk. Tests set it to False.
+        durable: whether Postgres commits wait until the data is on disk.
         brokers: number of Kafka brokers.
         reserved: ports that are meant for other processes.
         on_progress: called with lines of progress.
 
     Raises:
-        ServerError: a server cannot be started. All others have been stopped again.
-        ValueError: an address in the environment is wrong.
+        ServerError: a server cannot be started, and all others have been stopped again.
     """
     data_dir = data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -118,8 +112,6 @@ def start_servers(
 
 
 class _Start:
-    """One call of `start_servers`, with the servers that it has started so far."""
-
     def __init__(self, data_dir: Path, environ: Mapping[str, str], ports: Ports, on_progress: Progress | None) -> None:
         self.servers = Servers()
         self.started: list[Server] = []
@@ -158,7 +150,6 @@ class _Start:
 
 
 def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
-    """Run the jobs concurrently. If one fails, stop the servers that the other jobs wait for."""
     with ThreadPoolExecutor(max_workers=len(NEEDS)) as pool:
         try:
             for future in [pool.submit(job) for job in jobs]:
@@ -169,10 +160,7 @@ def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
 
 
 def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
-    """Wait for Postgres and Redis if the environment names them.
-
-    Do not wait for Kafka, because its clients wait anyway.
-    """
+    """Wait for Postgres and Redis if the environment names them."""
     names = {server.name for server in ours}
     checks = {}
     if servers.postgres.host and "postgres" not in names:
@@ -186,7 +174,7 @@ def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 3
                 raise ServerError(f"{what}: {trouble}: {remedy}")
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"{what} does not answer within {seconds:.0f} s ({trouble}): check that it runs, and its address"
-                    " and password"
+                    f"{what} does not answer within {seconds:.0f} s ({trouble}): check the server, its address"
+                    " and its password"
                 )
             time.sleep(0.2)

@@ -298,7 +298,9 @@ def test_the_environment_comes_before_a_running_up(tmp_path: Path) -> None:
 def test_a_postgres_that_up_was_given_has_to_be_given_again(tmp_path: Path) -> None:
     """Its login is kept nowhere."""
     running(tmp_path)
-    with pytest.raises(CommandError, match=r"postgresql://db:5432/tidemill, whose login .* set TIDEMILL_POSTGRES_URL"):
+    with pytest.raises(
+        CommandError, match=r"does not publish the login of postgresql://db:5432/tidemill; set TIDEMILL_POSTGRES_URL"
+    ):
         find_world(tmp_path, {})
 
 

@@ -140,7 +140,9 @@ def test_which_number_is_the_month_is_assumed_and_told() -> None:
     assert of_cells("date", cells, mark=COMMA)["format"] == "%d/%m/%Y"
     assert of_cells("date", cells, mark=POINT)["format"] == "%m/%d/%Y"
     sample = collect(({"date": cell} for cell in cells), decimals={"date": POINT})
-    assert "day and month may be in the other order" in draft(sample, Origin("a", "CSV", "a", "UTC"), NOW_MS)
+    assert "the sample does not show whether the day or the month comes first" in draft(
+        sample, Origin("a", "CSV", "a", "UTC"), NOW_MS
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_what_cannot_be_read_is_told_in_comments() -> None:
     events = [{"a": 1, "rows": [{"b": 1}], 'q"q': 2}] * 3
     text = draft(collect(events), Origin("a", "NDJSON", "a", "UTC"), NOW_MS)
     assert "# rows: an array of objects or numbers: left out" in text
-    assert '# Not read (rare, or with names not possible in a path): q"q' in text
+    assert '# Left out (rare members, or names that no path can have): q"q' in text
 
 
 def test_broken_lines_and_misfits_are_told() -> None:

@@ -50,7 +50,10 @@ def test_a_worker_that_cannot_start_is_said_and_no_pass_waits_for_it(tmp_path: P
 def test_a_kafka_with_a_login_needs_a_connect_of_its_own(tmp_path: Path) -> None:
     actuator, _ = connect(tmp_path, secured=True)
     error = failure(actuator)
-    assert (error.reason, error.remedy) == (Reason.NOT_SUPPORTED, "start one, and set TIDEMILL_CONNECT_URL")
+    assert (error.reason, error.remedy) == (
+        Reason.NOT_SUPPORTED,
+        "start Kafka Connect yourself, and set TIDEMILL_CONNECT_URL",
+    )
 
 
 def test_the_key_of_a_secret_that_is_missing_is_named(tmp_path: Path) -> None:

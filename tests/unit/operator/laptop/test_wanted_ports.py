@@ -54,7 +54,7 @@ def test_one_port_for_two_components_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_address_of_another_machine_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match="nothing can listen there"):
+    with pytest.raises(ServerError, match="no process can listen on this port"):
         WantedPorts(9000).check(tmp_path, "192.0.2.1", print)
 
 

@@ -194,7 +194,7 @@ def test_a_resume_file_of_something_else_is_refused(ingest: Ingest, numbers: Pat
     with pytest.raises(EventFileError, match=r"belongs to .* name another file"):
         send(ingest, order_of(other, resume=position))
     numbers.write_text('{"b":1}\n' + numbers.read_text())
-    with pytest.raises(EventFileError, match="its beginning has changed since it was sent"):
+    with pytest.raises(EventFileError, match="the beginning of the file has changed since it was sent"):
         send(ingest, order_of(numbers, resume=position))
     position.write_text("{}")
     with pytest.raises(EventFileError, match="is not a resume file"):

@@ -1,4 +1,4 @@
-"""Writes Arrow IPC streams, with typed columns in record batches of limited size, for pyarrow, pandas, polars and R."""
+"""Writes Arrow IPC streams with typed columns and record batches."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _TYPES: dict[str, Any] = {
 }  # fmt: skip
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 _DIGITS = 38
-"""The number of digits of Arrow's 128-bit decimals."""
-# A stream is a sequence of messages and an end mark of eight bytes. The first message is the schema. A message begins
-# with four bytes 0xff and the length of its metadata (Arrow's "encapsulated message format").
+"""Number of digits of Arrow's 128-bit decimals."""
+# A stream is a sequence of messages and an end mark of eight bytes. The first message is the schema. Each message
+# begins with four bytes 0xff and the length of its metadata.
 _MARK_BYTES = 4
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class ArrowWriter:
-    """Writes one stream: the schema, a record batch for each batch of rows, and the end mark."""
+    """Writes one Arrow stream: the schema, a record batch for each batch of rows, and the end mark."""
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
@@ -43,11 +43,11 @@ class ArrowWriter:
         self._schema = empty[: 2 * _MARK_BYTES + described]
 
     def head(self) -> bytes:
-        """Return the schema message."""
+        """Return the schema message of the stream."""
         return self._schema
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return a record batch.
+        """Return a record batch with some rows.
 
         Raises:
             Problem: an integer has more than 64 bits, or a decimal more than 38 digits.
@@ -65,14 +65,12 @@ class ArrowWriter:
 
 
 def _stream(frame: pl.DataFrame) -> bytes:
-    """Return a complete stream, with data types that old versions of Arrow can also read."""
     written = io.BytesIO()
     frame.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
     return written.getvalue()
 
 
 def _decoder(column: Column) -> Callable[[Any], Any] | None:
-    """Return the function that decodes a column, or None. Values are not converted to JSON, because Arrow has types."""
     return column.decode
 
 
@@ -88,7 +86,6 @@ def _data_type(column: Column) -> Any:
 
 
 def _shaper(column: Column) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """Return the function that converts a column's values for its data type."""
     match family(column.kind):
         case "decimal":
             return lambda values: [None if value is None else _decimal(column, value) for value in values]
@@ -123,7 +120,6 @@ def _too_large(column: Column, why: str) -> Problem:
 
 
 def _text(value: Any) -> str | None:
-    """Return texts unchanged, and objects and lists as JSON."""
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -134,7 +130,6 @@ def _items(column: Column, items: Sequence[Any]) -> list[Any]:
 
 
 def _member(member: Column, value: Any) -> Any:
-    """Convert one value in a list of objects for Arrow. Times and decimals are strings before the conversion."""
     if scale_of(member.kind) is not None:
         return _decimal(member, value)
     return read_time(value) if member.kind == "timestamp" and isinstance(value, str) else value
@@ -144,9 +139,8 @@ FORMAT = Format(
     "Arrow", "arrow", "application/vnd.apache.arrow.stream",
     "An uncompressed Arrow IPC stream (`pyarrow.ipc.open_stream`, `polars.read_ipc_stream`) with record batches of at"
     " most 2,000 rows. Timestamps are microseconds in UTC, integers have 64 bits, numbers are doubles, and decimals"
-    " have 38 digits. Lists of frequent values are lists of structs, and objects are JSON texts. If an integer, such as"
-    " a large sum, has more than 64 bits, or a decimal has more than 38 digits, the status is 400 `value_too_large`. If"
-    " rows were sent already, the answer then stops without its end mark.",
+    " have 38 digits. Lists of frequent values are lists of structs, and objects are JSON texts. A longer integer or"
+    " decimal leads to the status 400 `value_too_large`, or, after the first rows, to an answer without end mark.",
     ArrowWriter,
     schema={"type": "string", "format": "binary"},
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The definition of a format of answers. A format has a suffix, a media type, and a writer that streams rows."""
+"""The definition of a format of answers, with its suffix, media type and writer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Converters = Mapping[str, Callable[[Any], Any]]
 
 
 class Writer(Protocol):
-    """Writes one answer, batch by batch."""
+    """Writes one answer in batches of rows."""
 
     columns: Sequence[Column]
 
@@ -21,22 +21,14 @@ class Writer(Protocol):
         """Return the bytes before the first row."""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return the bytes of some rows.
-
-        Args:
-            rows: the rows from psycopg, with values in the order of `columns`.
-
-        Raises:
-            Problem: the format cannot express a value.
-        """
+        """Return the bytes of some rows."""
 
     def tail(self) -> bytes:
         """Return the bytes after the last row."""
 
 
 WriterOf = Callable[[Sequence[Column], Converters], Writer]
-"""A function that creates the writer for some columns. The function also gets converters by column name, which replace
-the converters of the format."""
+"""A function that takes columns, and converters by column name, and returns the writer of an answer."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +36,9 @@ class Format:
     """A format of answers.
 
     Attributes:
-        name: the format's name, as messages and pages show it.
         suffix: the suffix of paths in this format, without the dot.
-        media_type: the media type in Accept headers.
-        description: the description in Markdown, for the reference page and the OpenAPI document.
         writer: the function that creates the writer of a streamed answer, or None if answers are pages.
-        aliases: further media types of the format.
-        content_type: the Content-Type header of answers, or an empty text if it is the media type.
-        schema: the schema of the body, for the OpenAPI document.
-        of_items: whether the body is a sequence of rows, such as lines. The OpenAPI document then describes one row
-            (`itemSchema`), not the whole body.
+        of_items: whether the body is a sequence of rows, such as lines.
     """
 
     name: str

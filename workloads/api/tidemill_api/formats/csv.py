@@ -1,4 +1,4 @@
-"""Writes CSV as in RFC 4180. The files are safe to open in spreadsheets."""
+"""Writes CSV as in RFC 4180, in files that are safe to open in spreadsheets."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from tidemill_api.formats.rows import RowEncoder, json_converter
 from tidemill_api.query.selection import Column
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""A spreadsheet runs a text that begins with one of these characters as a formula. The last four are the full-width
-forms of the first four."""
+"""First characters of texts that a spreadsheet runs as a formula, with their full-width forms."""
 
 
 class CsvWriter:
-    """Writes a line of column names, and then one line for each row.
-
-    A null is an empty cell, and an empty text is quoted. A text that a spreadsheet would run as a formula gets a
-    leading apostrophe.
-    """
+    """Writes a line of column names, and then one line for each row."""
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        # Write decimals as numbers. If they were texts, negative decimals would get an apostrophe.
+        # Negative decimals are written as numbers, because texts that begin with a minus sign get an apostrophe.
         self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
 
     def head(self) -> bytes:
@@ -34,11 +29,11 @@ class CsvWriter:
         return _lines([self._encoder.names])
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return one line for each row."""
+        """Return one line of CSV for each row."""
         return _lines(map(self._encoder.values, rows))
 
     def tail(self) -> bytes:
-        """Return nothing."""
+        """Return nothing, because the file ends with its last row."""
         return b""
 
 
@@ -68,7 +63,7 @@ def _csv_text(value: Any) -> str:
 
 FORMAT = Format(
     "CSV", "csv", "text/csv",
-    'A line of column names, then one line for each row (RFC 4180). A null is an empty cell, an empty text is `""`.'
+    'A line of column names, then one line for each row (RFC 4180). A null is an empty cell, and an empty text is `""`.'
     " Lists and objects are JSON in a cell. A text that a spreadsheet would run as a formula has a leading apostrophe.",
     CsvWriter,
     content_type="text/csv; charset=utf-8; header=present",

@@ -1,4 +1,4 @@
-"""Writes pages in JSON, with names and types of the columns, rows as objects, and the cursor of the next page."""
+"""Writes pages in JSON, with names and types of the columns, rows, and the cursor of the next page."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tidemill_contract.decimals import family, scale_of
 JSON = "application/json"
 FORMAT = Format(
     "JSON", "json", JSON,
-    "The default. An answer is a page of at most `limit` rows: `meta` has the names and types of the columns, `data`"
-    " has the rows as objects, and `next_cursor` leads to the next page. Integers of any size have all their digits."
-    " Decimals are texts with all their digits. With `decimals=number`, they are numbers with all their digits.",
+    "The default format. An answer is a page of at most `limit` rows: `meta` has the names and types of the columns,"
+    " `data` has the rows as objects, and `next_cursor` leads to the next page. Integers and decimals have all their"
+    " digits. Decimals are texts, or numbers with `decimals=number`.",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def meta(columns: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def described(kind: str) -> dict[str, Any]:
-    """Return the type of a column for JSON. For a decimal, the scale is added."""
+    """Return the type of a column for JSON, with the scale of a decimal."""
     scale = scale_of(kind)
     return {"type": kind} if scale is None else {"type": family(kind), "scale": scale}
 
@@ -34,7 +34,7 @@ def described(kind: str) -> dict[str, Any]:
 def page_body(
     columns: Sequence[Column], records: Sequence[dict[str, Any]], next_cursor: str | None, **further: Any
 ) -> bytes:
-    """Return the body of a page. `further` are additional members."""
+    """Return the body of a page, with the additional members `further`."""
     return msgspec.json.encode({
         "meta": meta(columns),
         "data": records,

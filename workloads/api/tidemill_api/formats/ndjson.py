@@ -1,4 +1,4 @@
-"""Writes NDJSON, which has one line of JSON for each row."""
+"""Writes NDJSON, with one line of JSON for each row."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from tidemill_api.query.selection import Column
 
 
 class NdjsonWriter:
-    """Writes rows as lines of JSON. Each line is an object like the objects in `data` of a JSON page."""
+    """Writes each row as a JSON object on its own line."""
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
         self._encoder = RowEncoder(columns, converters)
 
     def head(self) -> bytes:
-        """Return nothing."""
+        """Return nothing, because NDJSON has no header."""
         return b""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """Return one line for each row."""
+        """Return one line of JSON for each row."""
         return b"".join(msgspec.json.encode(self._encoder.record(row)) + b"\n" for row in rows)
 
     def tail(self) -> bytes:
-        """Return nothing."""
+        """Return nothing, because the file ends with its last row."""
         return b""
 
 
 FORMAT = Format(
     "NDJSON", "ndjson", "application/x-ndjson",
-    "One line for each row. A line is the same object as in `data` of a JSON answer.",
+    "Each row is a line with the same object as in `data` of a JSON answer.",
     NdjsonWriter,
     aliases=("application/ndjson",),
     of_items=True,

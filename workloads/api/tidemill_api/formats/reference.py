@@ -1,4 +1,4 @@
-"""Writes the reference page of the formats: `python -m tidemill_api.formats.reference`."""
+"""Writes the reference page of the formats with `python -m tidemill_api.formats.reference`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _sections() -> Iterator[str]:
 
 
 def render() -> str:
-    """Return the text of the page."""
+    """Return the Markdown of the reference page."""
     rows = "\n".join(map(_row, FORMATS.values()))
     header = NEXT_CURSOR.title()
     return _PAGE.format(streamed=STREAMED_NAMES, header=header, rows=rows, sections="\n".join(_sections()))

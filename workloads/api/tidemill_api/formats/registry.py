@@ -1,7 +1,6 @@
 """Finds the formats of answers, which are the modules of this package with a `FORMAT`.
 
-To add a format, add a module. The suffixes, the media types, the OpenAPI document and docs/reference/formats.md then
-include the new format.
+To add a format, add a module to this package.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ def _registered() -> dict[str, Format]:
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
-    # Leave out these two modules. They are not formats, and they import the formats.
+    # the modules `registry` and `reference` are not formats
     return [found for found in pkgutil.iter_modules(formats.__path__) if found.name not in ("registry", "reference")]
 
 
 FORMATS = _registered()
-"""The formats by suffix. The first format is JSON, the default."""
+"""Formats by suffix, with the default format JSON first."""
 STREAMED = [found for found in FORMATS.values() if found.writer is not None]
 STREAMED_NAMES = listed([found.name for found in STREAMED])
-"""The names of the streamed formats as part of a sentence, such as `A, B and C`."""
+"""Names of the streamed formats as part of a sentence, such as `A, B and C`."""
 _BY_MEDIA_TYPE = {media: found for found in FORMATS.values() for media in (found.media_type, *found.aliases)}
 
 
 @lru_cache(maxsize=1024)
 def negotiate(suffix: str | None, accept: str | None) -> Format:
-    """Return the format of an answer. The path's suffix decides, then the Accept header, and the default is JSON."""
+    """Return the format of an answer: by the path's suffix, or else by the Accept header, or else JSON."""
     if suffix is not None:
         return FORMATS[suffix]
     ranked: list[tuple[float, Format]] = []

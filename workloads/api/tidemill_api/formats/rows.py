@@ -15,12 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[Any], Any] | None:
-    """Return the function that converts a column's values from psycopg for msgspec, or None if none is needed.
-
-    Args:
-        column: the column.
-        numbers: whether decimals become numbers. If it is None, `column.numbers` decides.
-    """
+    """Return the function that converts a column's values from psycopg for msgspec, or None if none is needed."""
     numbers = column.numbers if numbers is None else numbers
     decode, convert = column.decode, encoder(column.kind, numbers=numbers)
     if column.kind == "array" and numbers and decode is not None:
@@ -33,7 +28,6 @@ def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[
 
 
 def _members_converter(column: Column) -> Callable[[Any], Any] | None:
-    """Return the function that converts the decimals in a list of objects to numbers, or None without decimals."""
     kinds = {member.name: member.kind for member in column.members if scale_of(member.kind) is not None}
     found = [(name, encoder(kind, numbers=True)) for name, kind in kinds.items()]
 
@@ -46,13 +40,7 @@ def _members_converter(column: Column) -> Callable[[Any], Any] | None:
 
 
 class RowEncoder:
-    """Converts rows from psycopg to the values of answers.
-
-    Args:
-        columns: the columns, in the order of the rows' values.
-        converters: converters by column name, which replace the default converters.
-        of_column: a function that returns the default converter of a column, or None if its values stay unchanged.
-    """
+    """Converts rows from psycopg to the values of answers."""
 
     def __init__(
         self,
@@ -67,13 +55,13 @@ class RowEncoder:
         self._converters = [(index, convert) for index, convert in found if convert is not None]
 
     def values(self, row: Row) -> list[Any]:
-        """Return the converted values of a row. A value that cannot be converted becomes null."""
+        """Return the converted values of a row, with null for each value that cannot be converted."""
         values = list(row)
         for index, convert in self._converters:
             try:
                 values[index] = convert(values[index])
             except Exception as error:
-                # The value becomes null, because one damaged value, such as a sketch, must not prevent the answer.
+                # A damaged value, such as a sketch, becomes null, because it must not prevent the answer.
                 log.warning("%s of a row cannot be read: %s: %s", self.names[index], type(error).__name__, error)
                 values[index] = None
         return values

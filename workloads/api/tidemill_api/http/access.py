@@ -1,8 +1,4 @@
-"""Checks the access to pipelines.
-
-If any pipeline requires an API key, a request for an unknown pipeline gets the same answer as a request with a wrong
-key. So nobody can find out the names of pipelines.
-"""
+"""Checks the access to pipelines."""
 
 from __future__ import annotations
 
@@ -22,8 +18,7 @@ def open_pipeline(services: Services, name: str, authorization: str | None) -> P
     """Check the API key, and return the pipeline.
 
     Raises:
-        Unauthorized: the API key is missing or wrong. The same error is raised for an unknown pipeline if any pipeline
-            requires a key.
+        Unauthorized: the API key is missing or wrong.
         Forbidden: the key is valid, but lacks the scope.
         Problem: there is no such pipeline (404).
     """

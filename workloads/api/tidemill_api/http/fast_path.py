@@ -1,8 +1,4 @@
-"""Sends fresh answers from the cache, without routing, parsing and encoding.
-
-The application answers the first request of each request line, and registers the line here. Later requests with this
-line are answered from the cache. API keys are checked for every request.
-"""
+"""Sends fresh answers from the cache without routing, parsing and encoding."""
 
 from __future__ import annotations
 
@@ -28,15 +24,7 @@ MAX_LINE_BYTES = 4_096
 
 @dataclass
 class Known:
-    """The query that a registered request line stands for.
-
-    Attributes:
-        model: the pipeline. If the catalog has a different object for the pipeline, the config has changed.
-        key: the key of the answer in the cache.
-        operation: the label for metrics.
-        shared: whether everybody may see the answer, so that shared caches may store it.
-        route: the route of the request, for its metrics.
-    """
+    """A query with a registered request line, which the cache can answer."""
 
     model: PipelineModel
     key: str
@@ -56,7 +44,7 @@ class Known:
 
 
 class Front:
-    """ASGI middleware before the application. The middleware identifies request lines by path and query string."""
+    """ASGI middleware that answers registered request lines from the cache."""
 
     def __init__(self, services: Services) -> None:
         self._catalog, self._authenticator, self._cache = services.catalog, services.authenticator, services.cache
@@ -64,7 +52,7 @@ class Front:
         self.app: App | None = None
 
     def learn(self, scope: Scope, known: Known) -> None:
-        """Register a request line, so that it is answered from the cache while the answer is fresh."""
+        """Register a request line, which is answered from the cache while the answer is fresh."""
         line = (scope["path"], scope["query_string"])
         if len(line[0]) + len(line[1]) > MAX_LINE_BYTES:
             return
@@ -74,7 +62,7 @@ class Front:
         self._known[line] = known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle an ASGI connection."""
         if scope["type"] == "http" and scope["method"] == "GET":
             known = self._known.get((scope["path"], scope["query_string"]))
             if known is not None and await self._answered(scope, send, known):

@@ -22,7 +22,7 @@ Operation = dict[str, Any]
 
 
 def document() -> dict[str, Any]:
-    """Return the document. OpenAPI 3.2 is the first version that can describe the items of a stream."""
+    """Return the OpenAPI document. Version 3.2 is the first version that can describe the items of a stream."""
     return {
         "openapi": "3.2.0",
         "info": {
@@ -70,15 +70,6 @@ def _rest_paths() -> dict[str, Any]:
 
 
 def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any]]) -> dict[str, Any]:
-    """Return a path, and the same path with the suffix of each format.
-
-    Args:
-        at: the path.
-        name: the operation's id.
-        summary: the operation's summary.
-        row: the schema of a row.
-        parameters: two lists: the parameters of pages, and the parameters of streams.
-    """
     page = f"{row}Page"
     found = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
     for suffix, wanted in FORMATS.items():
@@ -101,7 +92,6 @@ def _pipelines() -> Operation:
 
 
 def _get(name: str, summary: str, parameters: list[Any], answer: Any, *, cached: bool = True) -> Operation:
-    """Return a GET operation. If `cached` is true, the operation accepts If-None-Match and can answer 304."""
     condition = {
         "name": "If-None-Match", "in": "header", "schema": STRING,
         "description": "The ETag of an earlier answer. If the earlier answer is still current, the status is 304.",

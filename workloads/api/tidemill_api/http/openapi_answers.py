@@ -17,31 +17,31 @@ _PROBLEMS = {
     403: "The API key lacks the scope query:read.",
     404: "There is no such pipeline, aggregation or path.",
     413: "The body is too large.",
-    503: "The database does not answer, and the cache has no earlier answer. See Retry-After.",
+    503: "The database does not answer, and the cache has no earlier answer. Retry after the time in Retry-After.",
     504: "There was no answer in time.",
 }
 _SECONDS: Schema = {"type": "integer", "minimum": 1}
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Age": ("Seconds since a stale answer was last known to be current.", {"type": "integer", "minimum": 0}),
     "Cache-Control": (
-        "How long the answer can be cached. The time is longer if no event can change the answer.",
+        "How long the answer can be cached, which is longer if no event can change the answer.",
         STRING,
     ),
     "Content-Disposition": ("A file name for the answer.", {"type": "string", "pattern": "^attachment; filename="}),
     "ETag": ("The version of the data.", {"type": "string", "pattern": '^W/"[0-9a-f]+"$'}),
     "Retry-After": ("Seconds to wait before the next attempt.", _SECONDS),
     "Tidemill-Next-Cursor": ("The `cursor` for the rows after `limit`.", {"type": "string", "minLength": 1}),
-    "Tidemill-Stale": ("Present if the answer is stale.", {"const": "true"}),
+    "Tidemill-Stale": ("This header is present if the answer is stale.", {"const": "true"}),
     "Vary": ("The request headers on which the answer depends.", STRING),
     "WWW-Authenticate": ("How to send the API key.", STRING),
-    "Warning": ("110 if the answer is stale.", {"type": "string", "pattern": "^110 "}),
+    "Warning": ("A warning with code 110 if the answer is stale.", {"type": "string", "pattern": "^110 "}),
 }
 _STALE = ("Age", "Warning", "Tidemill-Stale")
 _OF_PROBLEMS = {401: "WWW-Authenticate", 503: "Retry-After"}
 
 
 def headers(*names: str, required: Collection[str] = ()) -> dict[str, Any]:
-    """Return the headers of an answer. The headers in `required` are always present."""
+    """Return the headers of an answer."""
     return {
         name: {"description": _HEADERS[name][0], "schema": _HEADERS[name][1], "required": name in required}
         for name in (*names, *required)
@@ -49,7 +49,7 @@ def headers(*names: str, required: Collection[str] = ()) -> dict[str, Any]:
 
 
 def problems(*statuses: int) -> dict[str, Any]:
-    """Return references to problems, by status."""
+    """Return references to problem answers, by status."""
     return {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in statuses}
 
 
@@ -67,7 +67,7 @@ def plain(schema: str, description: str) -> dict[str, Any]:
 
 
 def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
-    """Return a JSON answer from the cache. If `row` is given, add the streamed formats that clients can request."""
+    """Return a JSON answer from the cache."""
     forms = _forms(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
     text = f"A page of rows as JSON, or with `Accept` a stream of all rows up to `limit`: {STREAMED_NAMES}."

@@ -1,4 +1,4 @@
-"""The live routes in the OpenAPI document: server-sent events, and the description of the WebSocket on this path."""
+"""The live routes in the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The parameters in the OpenAPI document, for query strings and for the body of a query.
-
-Columns depend on the pipeline, so the document only has patterns for names and values of columns.
-"""
+"""The parameters in the OpenAPI document, for query strings and for the body of a query."""
 
 from __future__ import annotations
 
@@ -21,21 +18,20 @@ from tidemill_contract.functions.registry import ZERO_FILLED
 from tidemill_contract.functions.registry import listed as joined
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
-"""The first and the last millisecond of the years 1 to 9999."""
+"""First and last millisecond of the years 1 to 9999."""
 _TIMES = "RFC 3339, a date (midnight in UTC), or epoch milliseconds"
 _COLUMN = "[a-z][a-z0-9_]{0,40}"
 _FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
 
 
 def _durations() -> str:
-    """Return a pattern for durations up to the longest allowed duration."""
     lengths = UNITS_MS | {unit: DAY_MS * days for unit, days in {"w": 7, "mo": 31, "q": 93, "y": 372}.items()}
     units = (f"{_up_to(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in lengths.items())
     return f"0({'|'.join(UNITS_MS)})|{'|'.join(units)}"
 
 
 def _up_to(most: int) -> str:
-    """Return a pattern for the numbers from 1 to `most`."""
+    """Return a regular expression for the numbers from 1 to `most`."""
     digits = str(most)
     found = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
     for at, digit in enumerate(digits):
@@ -81,14 +77,14 @@ def path(name: str, description: str) -> Any:
 
 
 def query(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
-    """Return a parameter of the query string. The values of a list are separated by commas."""
+    """Return a parameter of the query string."""
     found = {"name": name, "in": "query", "description": description, "schema": schema}
     listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
     return {**found, **listed, **({} if example is None else {"example": example})}
 
 
 def filters(what: str, schema: Schema) -> Any:
-    """Return the filters. The name of each filter is a column, or a column and an operator."""
+    """Return the filter parameters. The name of a filter is a column, or a column and an operator."""
     operators = ", ".join(f"`__{name}`" for name in OPERATORS if name != "eq")
     how = f"`column=value`, or `column` with an operator: {operators}. The values of `__in` are separated by commas."
     return {
@@ -104,7 +100,7 @@ def any_filters(reserved: Iterable[str]) -> Schema:
 
 
 def column_filters(columns: Iterable[Column]) -> Schema:
-    """Return the schema of filters on certain columns only."""
+    """Return the schema of filters on the given columns."""
     kinds: dict[str, list[str]] = {}
     for column in columns:
         if column.comparable:
@@ -118,7 +114,7 @@ def column_filters(columns: Iterable[Column]) -> Schema:
 
 
 def _listed(kind: str) -> Schema:
-    """Return the schema for values of a type that are separated by commas."""
+    """Return the schema for a comma-separated list of values of a type."""
     one = {"integer": "[+-]?[0-9]{1,40}", "number": r"[+-]?[0-9]{1,40}(\.[0-9]+)?", "boolean": "(true|false)"}.get(kind)
     if kind == "timestamp":
         one = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?Z)?"
@@ -142,7 +138,7 @@ def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
         ),
         query(
             "limit",
-            f"Maximum number of rows, in JSON of a page. {STREAMED_NAMES}: of the answer; default and maximum: {most}.",
+            f"Maximum number of rows of a JSON page, or of a stream ({STREAMED_NAMES}). Default of streams: {most}.",
             limit,
         ),
         query(
@@ -154,11 +150,7 @@ def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
 
 
 def window_parameters(*, stream: bool = False) -> list[Any]:
-    """Return the parameters for windows of an aggregation.
-
-    Args:
-        stream: whether the path has the suffix of a streamed format.
-    """
+    """Return the parameters for windows of an aggregation."""
     most = aggregate_query.MAX_STREAM_ROWS
     limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
     return [
@@ -178,8 +170,8 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
         query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
         query(
             "closed",
-            "true: only closed windows. false: only open windows. A combined window is closed when all stored windows"
-            " that share events with it are closed.",
+            "`true` returns only closed windows, and `false` only open windows. A combined window is closed when all"
+            " stored windows that share events with it are closed.",
             BOOLEAN,
         ),
         filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
@@ -187,7 +179,6 @@ def window_parameters(*, stream: bool = False) -> list[Any]:
 
 
 def _combined() -> list[Any]:
-    """Return the parameters that combine windows into longer ones, and that add windows without events."""
     return [
         query(
             "granularity",
@@ -203,15 +194,15 @@ def _combined() -> list[Any]:
         ),
         query(
             "fill",
-            "Adds windows without events between `from` and `to`. `null`: their metrics are null. `zero`: metrics with"
-            f" the functions {joined(sorted(ZERO_FILLED))} are 0, and all other metrics are null.",
+            "Adds windows without events between `from` and `to`. With `null`, their metrics are null. With `zero`,"
+            f" metrics with the functions {joined(sorted(ZERO_FILLED))} are 0, and all other metrics are null.",
             FILL,
         ),
     ]
 
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
-    """Return the parameters of a listing. None means the listing of kept events."""
+    """Return the parameters of a listing, or of kept events if `listing` is None."""
     time = listing.time if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]
@@ -232,7 +223,7 @@ def live_parameters(reserved: Collection[str]) -> list[Any]:
         query("resume", "The `resume` of the latest `progress` message."),
         {
             "name": "Last-Event-ID", "in": "header", "schema": STRING,
-            "description": "The same as `resume`. Browsers send this header when an event source reconnects.",
+            "description": "The same value as `resume`. Browsers send this header when an event source reconnects.",
         },
         found,
     ]  # fmt: skip

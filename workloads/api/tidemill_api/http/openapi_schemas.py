@@ -15,7 +15,7 @@ TYPES = get_args(FieldType)
 
 
 def structure(description: str, required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
-    """Return the schema of an object with these members."""
+    """Return the schema of an object with the given members."""
     return {
         "type": "object",
         "description": description,
@@ -51,7 +51,7 @@ _SCALE: Schema = {"type": "integer", "minimum": 0, "description": "The number of
 _COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}}, {"scale": _SCALE})
 _STALE: Schema = {
     "type": "boolean",
-    "description": "True if this is an older answer, because the database does not answer. Absent otherwise.",
+    "description": "True in an older answer, which is sent because the database does not answer.",
 }
 _CELL: dict[str, Schema] = {
     "string": STRING, "integer": INTEGER, "number": maybe(NUMBER), "boolean": BOOLEAN, "timestamp": TIME,
@@ -60,7 +60,6 @@ _CELL: dict[str, Schema] = {
 
 
 def _row(description: str, columns: Iterable[Column], optional: Iterable[Column] = ()) -> Schema:
-    """Return the schema of a row as an object. Numbers that JSON cannot express, such as infinity, are null."""
     return structure(description, _cells(columns), _cells(optional))
 
 
@@ -116,7 +115,10 @@ _AGGREGATION = structure(
                 {"scale": _SCALE},
             )
         ),
-        "window": {**OBJECT, "description": "The window as in the resource: type, size, zone, offset, hop, grace."},
+        "window": {
+            **OBJECT,
+            "description": "The window of the resource, with type, size, zone, offset, hop and grace.",
+        },
         "late_policy": {"enum": ["deadLetter", "drop", "reopen"]},
         "retention": STRING,
     },
@@ -173,7 +175,7 @@ SCHEMAS: dict[str, Schema] = {
             "status": INTEGER,
             "code": {
                 "type": "string",
-                "description": "The kind of problem. The code is stable, so clients can compare it.",
+                "description": "The stable code of the kind of problem, which clients can compare.",
             },
         },
         {"detail": STRING, "parameter": STRING},
@@ -181,7 +183,7 @@ SCHEMAS: dict[str, Schema] = {
     "Column": _COLUMN,
     "Window": {
         **structure(
-            f"Group columns, window_start, window_end, closed, then the metrics; {_LISTS}.",
+            f"A row with the group columns, window_start, window_end, closed and the metrics; {_LISTS}.",
             {"window_start": TIME, "window_end": TIME, "closed": BOOLEAN},
         ),
         "additionalProperties": _VALUE,

@@ -1,4 +1,4 @@
-"""Serves /openapi.json and the page /docs, which shows the document. The page loads nothing from other hosts."""
+"""Serves /openapi.json, and the page /docs that shows this document."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEADERS = {
 
 
 def reference_routes() -> list[TemplateRoute]:
-    """Return the routes."""
+    """Return the routes of the OpenAPI document and its page."""
     encoded = msgspec.json.encode(document())
 
     async def openapi(_: Request) -> Response:

@@ -18,25 +18,19 @@ from tidemill_chassis.web.asgi import Receive, Scope, Send
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
-# Final answers are cached for only a minute, because they change when a replay replaces the current version.
+# Final answers are cached for only a minute, because a replay that replaces the current version changes them.
 FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
 PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""The longest pause and the lowest rate of a client that reads a stream. Another request waits a little longer for a
-free stream (`database.SLOT_SECONDS`), so a client that does not read does not make the other request fail."""
+"""Longest pause, and lowest rate, of a client that reads a stream."""
 NEXT_CURSOR = "tidemill-next-cursor"
-"""The header of a stream after which more rows follow. Its value is the same as `next_cursor` in JSON."""
+"""Header of an incomplete stream, with the cursor of the following rows."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
 def slot_headers(slot: Slot, *, shared: bool) -> Headers:
-    """Return the headers of a fresh answer. They are encoded once and stored in the cache entry.
-
-    Args:
-        slot: the cache entry of the answer.
-        shared: whether everybody may see the answer, so that shared caches may store it.
-    """
+    """Return the headers of a fresh answer, which are encoded once."""
     if not slot.headers:
         answer = slot.answer
         slot.headers = [
@@ -66,14 +60,7 @@ def matches(if_none_match: str | None, etag: str) -> bool:
 def json_reply(
     found: tuple[Slot, bool], if_none_match: str | None, *, shared: bool, cacheable: bool = True
 ) -> Response:
-    """Return the HTTP response with a JSON answer.
-
-    Args:
-        found: the cache entry, and whether its answer is stale.
-        if_none_match: the header If-None-Match of the request.
-        shared: whether everybody may see the answer, so that shared caches may store it.
-        cacheable: whether the answer can be cached; false for answers to POST.
-    """
+    """Return the HTTP response with a JSON answer."""
     slot, stale = found
     if stale:
         return _stale_reply(slot.answer)
@@ -102,22 +89,20 @@ def _stale_reply(answer: Answer) -> Response:
 
 
 class Slow(Exception):
-    """Raised if the client of a stream reads too slowly."""
+    """The error for a client that reads a stream too slowly."""
 
 
 class Allowance:
     """The time that a client has left for reading.
 
-    A client starts with PATIENCE_SECONDS. Each byte sent adds the time that it takes at the slowest allowed rate. The
-    time never exceeds PATIENCE_SECONDS. Otherwise, bytes that are only in network buffers, and that the client has not
-    read, would add more and more time.
+    Each byte that is sent adds time, up to PATIENCE_SECONDS.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._left = clock, PATIENCE_SECONDS
 
     async def take(self, send: Awaitable[None], size: int) -> None:
-        """Await `send`, which sends `size` bytes to the client.
+        """Send `size` bytes to the client by awaiting `send`.
 
         Raises:
             Slow: the client did not read the bytes in the remaining time.
@@ -133,7 +118,7 @@ class Allowance:
 
 
 class PiecesReply(StreamingResponse):
-    """A streamed answer. If the client disconnects or reads too slowly, the connection to Postgres is freed at once."""
+    """A streamed answer that frees its Postgres connection as soon as the client disconnects or reads too slowly."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]) -> None:
         super().__init__(pieces, headers={"cache-control": "no-store", "vary": "accept", **headers})
@@ -141,10 +126,7 @@ class PiecesReply(StreamingResponse):
         self._pieces = pieces
 
     async def stream_response(self, send: Send) -> None:
-        """Send the answer in small parts.
-
-        If the client reads too slowly, the last chunk is not sent, so the client can see that the answer is incomplete.
-        """
+        """Send the answer in small parts, without the last chunk if the client reads too slowly."""
         allowance = Allowance()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:

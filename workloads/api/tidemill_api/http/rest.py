@@ -1,7 +1,4 @@
-"""The REST routes: access, queries, and the formats of answers.
-
-The routes parse query strings themselves instead of declaring parameters, because the filters depend on the pipeline.
-"""
+"""The REST routes: access, queries, and the formats of answers."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, denied, not_found
 
 ANSWER_SECONDS, ANSWER_SHARE = 1.0, 0.1
-"""How long before a request's deadline its queries are ended: at most this share of the remaining time."""
+"""Time that queries leave for sending the answer, and its maximum share of the request's remaining time."""
 PIPELINES = "/v1/pipelines"
 PIPELINE = f"{PIPELINES}/{{pipeline}}"
 AGGREGATE = f"{PIPELINE}/aggregates/{{aggregation}}"
@@ -45,12 +42,7 @@ _LISTINGS: dict[str, Callable[[PipelineModel], Listing]] = {
 
 
 class Rest:
-    """The handlers of the REST routes.
-
-    Args:
-        services: the shared services.
-        front: the middleware that answers repeated requests from the cache. The handlers register answers there.
-    """
+    """The handlers of the REST routes."""
 
     def __init__(self, services: Services, front: Front) -> None:
         self._services, self._front = services, front
@@ -58,8 +50,7 @@ class Rest:
     def routes(self) -> list[TemplateRoute]:
         """Return all routes.
 
-        A path with a suffix comes before the same path without a suffix, because the first match wins and the path
-        without a suffix may match both.
+        A path with a suffix comes before the same path without a suffix, because the first match wins.
         """
         found = [
             TemplateRoute(PIPELINES, self.pipelines, methods=["GET"]),
@@ -99,7 +90,7 @@ class Rest:
         return await self._windows(request, parameters, _format(request))
 
     async def query(self, request: Request) -> Response:
-        """Answer with windows of an aggregation. The parameters are in the body."""
+        """Answer with windows of an aggregation, for parameters in the request body."""
         Parameters.from_query(request.scope["query_string"]).refuse_rest([])
         self._model(request)
         return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _format(request))
@@ -130,11 +121,7 @@ class Rest:
         return listing
 
     def _model(self, request: Request) -> PipelineModel:
-        """Return the pipeline of the path, if the caller may query it.
-
-        Raises:
-            Problem: there is no such pipeline (404), no valid API key (401), or the key lacks the scope (403).
-        """
+        """Return the pipeline of the path, if the caller may query it."""
         try:
             return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
         except (Unauthorized, Forbidden) as error:
@@ -164,7 +151,7 @@ def _format(request: Request) -> Format:
 
 
 def _deadline(request: Request) -> Deadline | None:
-    """Return a deadline before the request's deadline, which leaves time to send an error or an older answer."""
+    """Return a deadline shortly before the request's deadline."""
     found: Any = getattr(request.state, "deadline", None)
     if not isinstance(found, Deadline):
         return None
@@ -177,7 +164,6 @@ def _stream_reply(request: Request, stream: Stream, wanted: Format, name: str) -
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:
-    """Return the header that makes browsers save the answer as a file, if the path has a suffix."""
     suffix = request.scope["path"].rpartition(".")[2]
     return {"content-disposition": f'attachment; filename="{name}.{suffix}"'} if suffix in FORMATS else {}
 
@@ -206,5 +192,5 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
 
 
 async def answer_defect(request: Request, error: Exception) -> Response:
-    """Answer an unexpected error. The server logs the error with its traceback."""
+    """Answer an unexpected error with status 500."""
     return Problem(500, "internal_error", "this is a defect of the service; see its log").response()

@@ -1,7 +1,4 @@
-"""A route that puts itself into the request's ASGI scope.
-
-The HTTP metrics read the route's path template from the scope.
-"""
+"""A route that HTTP metrics can identify by its path template."""
 
 from __future__ import annotations
 
@@ -10,10 +7,7 @@ from starlette.types import Scope
 
 
 class TemplateRoute(Route):
-    """A route that puts itself into the ASGI scope.
-
-    FastAPI's router only puts routes of its own class into the scope.
-    """
+    """A route that puts itself into the request's ASGI scope, where HTTP metrics read its path template."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return whether the route matches a request, and the scope with the path's parameters."""

@@ -1,4 +1,4 @@
-"""The public routes /health, /livez and /readyz. The full /health is on the status port only."""
+"""Public routes /health, /livez and /readyz."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_STORE = {"cache-control": "no-store"}
 
 
 def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
-    """Return the routes, which need no API key."""
+    """Return the status routes, which need no API key."""
 
     async def health(_: Request) -> Response:
         status, body = upkeep.health()

@@ -1,4 +1,4 @@
-"""The changes of aggregations for live listeners. A change is encoded once for all listeners with equal filters."""
+"""The changes of aggregations, encoded once for all live listeners with equal filters."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from tidemill_contract.decimals import scale_of
 Key = bytes
 Row = dict[str, Any]
 MESSAGE_BYTES = 256 * 1024
-"""Maximum size of the rows in a message, unless a single row is larger. Common clients refuse messages over 1 MiB."""
+"""Maximum size of the rows in a message, because common clients refuse messages over 1 MiB."""
 
 _WAITING = 16
-"""Maximum number of split entries whose parts are collected at the same time."""
+"""Maximum number of split entries that wait for their missing parts."""
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filters on group columns, for rows of JSON values.
-
-    Listeners with equal filters share encoded messages.
-    """
+    """Filters on group columns, for rows of JSON values."""
 
     filters: tuple[Filter, ...] = ()
 
@@ -37,7 +34,6 @@ class RowFilter:
 
 
 def _fits(wanted: Filter, value: Any) -> bool:
-    """Return whether a value passes a filter, by the same rules as in SQL (`selection.condition`)."""
     if wanted.operator == "isnull":
         return bool((value is None) == wanted.values[0])
     if value is None:
@@ -62,22 +58,14 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry of the Redis stream. Processors write an entry after they have committed a batch or closed windows.
+    """An entry of the Redis stream, which a processor writes after a commit.
 
     Attributes:
-        aggregation: the aggregation.
-        rev: the newest of `revs`.
         revs: the revisions of the commits that changed the rows.
-        rows: the changed windows.
-        watermark: the watermark (epoch ms).
-        closed_until: the time up to which windows are closed (epoch ms).
-        version: the version of the aggregation, or None if an old processor wrote the entry without a version.
         truncated: whether rows were left out.
-        begin: whether the processor starts to publish with this entry. Its earlier commits were not published.
-        part_of: the name of the aggregation if this entry is a part of a split entry, or else empty. The rows belong to
-            the later entry of this aggregation that has the same `rev`.
-        parts: the number of earlier entries that are parts of this entry. If any part is missing, this entry is
-            truncated.
+        begin: whether the processor starts to publish with this entry.
+        part_of: the name of the aggregation if this entry is a part of a later, split entry with the same `rev`.
+        parts: the number of earlier entries that are parts of this entry.
     """
 
     aggregation: str = ""
@@ -97,11 +85,7 @@ _entry = msgspec.json.Decoder(Entry)
 
 
 def read_entry(data: bytes) -> Entry:
-    """Decode an entry of the stream.
-
-    Raises:
-        ValueError: the data is not an entry, or a row has no window.
-    """
+    """Decode an entry of the stream."""
     entry = _entry.decode(data)
     if not all("window_start" in row for row in entry.rows):
         raise ValueError("a row without window_start")
@@ -117,10 +101,7 @@ class Parts:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
     def take(self, entry: Entry) -> Entry | None:
-        """Return an entry of the stream with the rows of its parts, or None if the entry is a part itself.
-
-        If parts were missed, the returned entry is truncated.
-        """
+        """Return an entry with the rows of its parts, or None if the entry is a part itself."""
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
             self._waiting.setdefault(key, []).append(entry.rows)
@@ -140,14 +121,13 @@ def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
     """Return rows of one aggregation by group and window."""
     if not rows:
         return {}
-    # A row starts with the group columns and window_start, which are the key.
+    # A row starts with the group columns and window_start, which are its key.
     names = list(rows[0])
     key = names[: names.index("window_start") + 1]
     return {msgspec.json.encode([_plain(row[name]) for name in key]): row for row in rows}
 
 
 def _plain(value: Any) -> Any:
-    """Return 0.0 for -0.0, because both values are the same group. Return other values unchanged."""
     return value + 0.0 if value.__class__ is float else value
 
 
@@ -156,11 +136,7 @@ class Change:
     """The changed rows of one aggregation.
 
     Attributes:
-        aggregation: the aggregation.
-        rev: the newest revision of the rows.
-        label: the revision that is sent to listeners. This number never decreases within an aggregation, although
-            entries of several processors may not arrive in the order of their commits.
-        rows: the rows by group and window.
+        label: the revision that listeners see, which never decreases within an aggregation.
     """
 
     aggregation: str
@@ -194,13 +170,13 @@ class Change:
 
 
 def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
-    """Return the `upsert` messages for encoded rows. Without rows, the list is empty."""
+    """Return the `upsert` messages for encoded rows."""
     head = {"type": "upsert", "aggregation": aggregation, "rev": rev}
     return [with_rows(head, piece) for piece in pieces(rows)]
 
 
 def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
-    """Split encoded rows into lists that each fit into one message. A row that is too large gets its own message."""
+    """Split encoded rows into lists that each fit into one message, unless a single row is larger."""
     found: list[list[bytes]] = []
     room = 0
     for row in rows:
@@ -213,5 +189,5 @@ def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
 
 
 def with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:
-    """Return a message with encoded rows. `head` has the other members of the message."""
+    """Return a message with encoded rows and the members in `head`."""
     return msgspec.json.encode(head)[:-1] + b',"rows":[' + b",".join(rows) + b"]}"

@@ -1,4 +1,4 @@
-"""Reads rows for live listeners from the database: the latest windows, or the windows changed since a revision."""
+"""Reads rows for live listeners from the database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Standing:
 
 
 async def read_standings(connection: Connection, model: PipelineModel) -> dict[str, Standing]:
-    """Read the states of all aggregations. Aggregations that are not set up yet are absent."""
+    """Read the states of all aggregations, without those that are not set up yet."""
     cursor = await connection.execute(aggregations.standings(model.schema), (model.config.schema_name,))
     found = {
         (name, version): Standing(State(str(id_), rev, closed_until, watermark, Feeds.read(*fed)), table or 0)
@@ -48,7 +48,6 @@ async def read_standings(connection: Connection, model: PipelineModel) -> dict[s
 
 
 def _latest(model: AggregationModel, filters: tuple[Filter, ...], limit: int) -> AggregateQuery:
-    """Return the query for the latest windows of an aggregation."""
     query = take_query(model, Parameters({"order": ["-window_start"], "limit": [str(limit)]}, split=True))
     return replace(query, filters=filters)
 
@@ -71,16 +70,7 @@ async def read_changed(
     but: Sequence[int] = (),
     filters: tuple[Filter, ...] = (),
 ) -> list[Row] | None:
-    """Return the windows that have changed since a mark, oldest first, or None if there are more than READ_LIMIT.
-
-    Args:
-        connection: a connection in the transaction in which `state` was read.
-        aggregation: the aggregation.
-        state: the state of the aggregation.
-        mark: the position in the changes. Revisions up to this position are left out.
-        but: further revisions to leave out.
-        filters: filters on group columns.
-    """
+    """Return the windows that have changed since a mark, oldest first, or None if there are more than READ_LIMIT."""
     aggregation = aggregation.fed(state.feeds)
     plan, table = aggregation.layout, aggregation.table
     binder = Binder()
@@ -90,9 +80,7 @@ async def read_changed(
         changed += f" AND _rev NOT IN ({listed})"
     stored = changed
     if mark.closed_until is not None and aggregation.spec.late_policy != "reopen":
-        # A pane can get events until the last window with this pane is closed. So only panes that were open at the mark
-        # can have changed since. With this condition, Postgres reads only the few time partitions that contain such
-        # panes.
+        # Only panes that were open at the mark can have changed since, so Postgres reads only their time partitions.
         reach = EPOCH + (mark.closed_until - plan.size_ms) * _MS
         stored += f" AND window_start > {binder.bind(reach, 'timestamp')}"
     edges = f"SELECT min(window_start), max(window_start) FROM {table} WHERE {stored}"

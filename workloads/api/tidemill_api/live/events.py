@@ -20,21 +20,13 @@ _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no", "content-typ
 
 
 def event(message: Message) -> bytes:
-    """Return a message as an event. A client that reconnects sends the event's id as Last-Event-ID."""
+    """Return a message as a server-sent event."""
     identity = f"id: {message.resume}\n" if message.resume else ""
     return f"event: {message.kind}\n{identity}data: ".encode() + message.data + b"\n\n"
 
 
 class EventStream(Response):
-    """Serves a listener until the client disconnects or is disconnected.
-
-    Args:
-        upstream: the source of changes, to which the listener is subscribed.
-        listener: the listener of this client.
-        allowed: a function that returns the reason why the client must be disconnected, or None.
-        patience: the time limits for the client.
-        place: the context manager that counts the connection while it is open.
-    """
+    """Serves a listener until the client disconnects or is disconnected."""
 
     def __init__(
         self,
@@ -50,7 +42,7 @@ class EventStream(Response):
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the client, or answer with the problem if the limit of connections is reached."""
+        """Serve the client, or answer with a problem if the limit of connections is reached."""
         with ExitStack() as held:
             try:
                 held.enter_context(self._place)
@@ -68,7 +60,7 @@ class EventStream(Response):
             with self._upstream.subscribed(self._listener):
                 carrier = _Carrier(receive, send)
                 ending = await serve(self._listener, carrier, self._allowed, self._patience)
-                # Do not send the last part to a client that was too slow to read the messages.
+                # The last part is not sent to a client that reads too slowly.
                 if ending is not None and ending.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:
@@ -81,13 +73,11 @@ class _Carrier:
         self._receive, self._send = receive, send
 
     async def put(self, message: Message) -> None:
-        """Send a message."""
         try:
             await self._send({"type": "http.response.body", "body": event(message), "more_body": True})
         except OSError:
             raise Left from None
 
     async def left(self) -> None:
-        """Wait until the client disconnects."""
         while (await self._receive())["type"] != "http.disconnect":
             pass

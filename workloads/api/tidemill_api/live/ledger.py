@@ -1,9 +1,6 @@
 """Tracks which revisions of an aggregation were sent to listeners.
 
-This ensures that no change is lost, and that no row is sent after a newer row of the same window.
-
-Each commit increments the revision by one. If a revision never arrives, its commit was not published, for example
-because the processor was killed or could not reach Redis.
+Each commit increments the revision by one, so a gap means that a commit was not published.
 """
 
 from __future__ import annotations
@@ -15,13 +12,12 @@ from tidemill_api.live.progress import Mark
 
 
 class Ledger:
-    """The revisions of one aggregation.
+    """The revisions of one aggregation that were sent to listeners.
 
     Attributes:
         complete: the revision up to which all revisions were sent.
         label: the highest revision that was sent.
-        expected: the newest revision at the last query to the database. Revisions up to it that have not arrived by the
-            next query are read from the database.
+        expected: the newest revision at the last query to the database.
     """
 
     def __init__(self, aggregation: str, table: int, rev: int, closed_until_ms: int | None) -> None:
@@ -33,21 +29,16 @@ class Ledger:
 
     @property
     def seen(self) -> list[int]:
-        """The revisions that were sent after `complete`."""
+        """The revisions after `complete` that were sent."""
         return sorted(self._seen)
 
     @property
     def mark(self) -> Mark:
-        """The mark from which a listener can resume if it received everything so far."""
+        """The mark from which a listener can resume if it has received everything so far."""
         return Mark(self.table, self.complete, self._closed_until_ms)
 
     def take(self, revs: Iterable[int], rows: dict[Key, Row]) -> Change | None:
-        """Return published rows as a change, or None if all their revisions were sent already.
-
-        Args:
-            revs: the revisions of the rows.
-            rows: the rows in their state at the newest of these revisions, or in a later state.
-        """
+        """Return published rows as a change, or None if all their revisions were sent already."""
         fresh = {rev for rev in revs if rev > self.complete}
         if not fresh:
             return None
@@ -64,7 +55,7 @@ class Ledger:
         return self._change(rev, rows)
 
     def fill(self, rev: int, rows: dict[Key, Row]) -> Change | None:
-        """Return rows from the database as a change. They include all changes up to `rev` that the stream lacks."""
+        """Return rows from the database as a change, with all changes up to `rev` that the stream lacks."""
         self.complete = max(self.complete, rev)
         self._seen = {seen for seen in self._seen if seen > self.complete}
         if not self._seen:
@@ -72,10 +63,10 @@ class Ledger:
         return self._change(rev, rows)
 
     def look(self, rev: int, closed_until_ms: int | None) -> None:
-        """Note the newest revision in the database, and the time up to which windows are closed there."""
+        """Store the newest revision in the database, and the time up to which windows are closed there."""
         self.expected = rev
         if self.complete >= rev:
-            # Later commits cannot change the windows that were closed at this revision.
+            # later commits cannot change the windows that were closed at this revision
             self._closed_until_ms = closed_until_ms
 
     def _change(self, rev: int, rows: dict[Key, Row]) -> Change | None:

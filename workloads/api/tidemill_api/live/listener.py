@@ -1,8 +1,4 @@
-"""The state of one live connection, which determines the next messages. WebSockets and events both use this state.
-
-If changes arrive while the client is busy, only the newest row of each group and window is kept. So the client always
-gets the newest rows, and the memory for a client is limited.
-"""
+"""The state of one live connection, which determines the next messages."""
 
 from __future__ import annotations
 
@@ -32,18 +28,15 @@ PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
 UNREAD_SECONDS = 5.0
-"""The time after which an unreadable aggregation is read again."""
+"""Time after which an unreadable aggregation is read again."""
 _UNAVAILABLE = 1013
 
 
 class Message(NamedTuple):
-    """A message.
+    """A message for a live client.
 
     Attributes:
-        kind: the type of the message.
-        data: the JSON text of the message.
-        resume: the token with which a client that received the message can resume. The text is empty if the message
-            does not change the token.
+        resume: the token with which a client resumes after this message, or an empty text if the token is unchanged.
     """
 
     kind: str
@@ -52,10 +45,7 @@ class Message(NamedTuple):
 
 
 def error_message(code: str, detail: str, aggregation: str = "") -> Message:
-    """Return an `error` message.
-
-    If `aggregation` is given, the error concerns only this aggregation, and the connection continues.
-    """
+    """Return an `error` message about one aggregation, or about the whole connection if `aggregation` is empty."""
     about = {"aggregation": aggregation} if aggregation else {}
     return Message("error", msgspec.json.encode({"type": "error", "code": code, "detail": detail, **about}))
 
@@ -66,7 +56,7 @@ class Pending:
 
     Attributes:
         label: the highest revision of the changes.
-        only: the change, as long as there is only one. Its messages are encoded once for all listeners.
+        only: the change, as long as there is only one.
         rows: the revision and the encoded row by key, once there are several changes.
     """
 
@@ -75,7 +65,7 @@ class Pending:
     rows: dict[Key, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, change: Change, wanted: RowFilter) -> None:
-        """Add a change. The change's rows replace older rows of the same windows."""
+        """Add a change, with rows that replace older rows of the same windows."""
         self.label = max(self.label, change.label)
         if not self.rows and self.only is None:
             self.only = change
@@ -89,7 +79,7 @@ class Pending:
         self.rows = {key: row for key, row in self.rows.items() if row[0] > rev}
 
     def messages(self, aggregation: str, wanted: RowFilter) -> list[bytes]:
-        """Return the `upsert` messages."""
+        """Return the `upsert` messages with the waiting rows."""
         if self.only is not None:
             return self.only.messages(wanted)
         return upserts(aggregation, self.label, (text for _, text in self.rows.values()))
@@ -106,14 +96,7 @@ class Pending:
 
 
 class Listener:
-    """The state of one live connection.
-
-    Args:
-        upstream: the source of changes, to which the caller subscribes the listener.
-        database: the database, for snapshots and for the changes since a token.
-        model: the pipeline.
-        query: the client's query.
-    """
+    """The state of one live connection."""
 
     def __init__(self, upstream: Upstream, database: Database, model: PipelineModel, query: LiveQuery) -> None:
         self._upstream, self._database, self._model, self._query = upstream, database, model, query
@@ -140,8 +123,8 @@ class Listener:
             self.lose(change.aggregation, "too many changes waited to be read")
         self._wake.set()
 
-    def lose(self, aggregation: str, reason: str = "too much has changed at once") -> None:
-        """Drop the waiting changes of an aggregation. The client gets a snapshot instead."""
+    def lose(self, aggregation: str, reason: str = "there were too many changes at once") -> None:
+        """Drop the waiting changes of an aggregation, for which the client gets a snapshot instead."""
         if aggregation in self._query.wanted:
             self._pending.pop(aggregation, None)
             self._floors.pop(aggregation, None)
@@ -149,11 +132,11 @@ class Listener:
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
-        """Wake the listener, which then sends the offered changes and the progress."""
+        """Wake the listener, which then sends the waiting changes and the progress."""
         self._wake.set()
 
     def end(self, ending: Ending) -> None:
-        """End the connection."""
+        """End the connection with a reason."""
         self.ending = self.ending or ending
         self.ended.set()
         self._wake.set()
@@ -164,11 +147,7 @@ class Listener:
         self._wake.set()
 
     async def next(self) -> list[Message]:
-        """Wait for the next messages and return them.
-
-        If nothing changes within HEARTBEAT_SECONDS, return a `progress`. If `ending` is set when this method returns,
-        these are the last messages.
-        """
+        """Wait for the next messages and return them."""
         if self._begun:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), HEARTBEAT_SECONDS)
@@ -211,7 +190,7 @@ class Listener:
         return Message("hello", msgspec.json.encode(hello))
 
     async def _resumed(self) -> dict[str, list[Message]]:
-        """Return the changes since the token, by aggregation, without the aggregations that need a snapshot."""
+        """Return the changes since the token by aggregation, without aggregations that need a snapshot."""
         marks, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
@@ -228,7 +207,7 @@ class Listener:
                 except Exception as error:
                     if not of_one_table(error):
                         raise
-                    continue  # a snapshot is read instead, and if this fails too, the client gets the error
+                    continue  # the client gets a snapshot instead of the changes
                 if rows is not None:
                     rev = standing.state.rev
                     texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
@@ -243,7 +222,6 @@ class Listener:
         return {name: messages for name, (_, messages) in read.items()}
 
     def _settle(self, name: str, rev: int) -> None:
-        """Record that the client has the rows of this revision, so that earlier changes are not sent."""
         self._floors[name] = rev
         if name in self._pending:
             self._pending[name].drop(rev, self._query.wanted[name])
@@ -253,7 +231,7 @@ class Listener:
         self._fault = None
         now = time.monotonic()
         for name in [name for name, (_, again_at) in self._unread.items() if now >= again_at]:
-            self._lost.setdefault(name, "it could not be read")
+            self._lost.setdefault(name, "the aggregation could not be read")
         for name in list(self._lost):
             reason = self._lost.pop(name)
             rev = self._upstream.delivered(name)
@@ -265,16 +243,15 @@ class Listener:
                 messages += self._leave_out(name, error)
                 continue
             if self._unread.pop(name, None):
-                self._sent = None  # send `progress` again: its token now includes this aggregation
+                self._sent = None  # the next `progress` has a token that includes this aggregation
             if name in self._lost:
-                continue  # changes were lost while the snapshot was read, so another one is needed
+                continue  # changes were lost while the snapshot was read, so the client needs another snapshot
             self._settle(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
             messages += [Message(kind, data) for kind, data in snapshot.messages]
-        # There is no await between this line and the return, so the progress matches exactly the changes that are sent
-        # before it.
+        # Without an await before the return, the progress matches exactly the changes that are sent before it.
         pending, self._pending = self._pending, {}
         for name, waiting in pending.items():
             messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
@@ -289,10 +266,6 @@ class Listener:
         return messages
 
     def _leave_out(self, name: str, error: Exception) -> list[Message]:
-        """Continue without an aggregation that cannot be read.
-
-        Return an error message, or nothing if the client already has the same message.
-        """
         problem = as_problem(error, self._model.name)
         code = problem.code if problem else "unreadable"
         text = f"{type(error).__name__}: {error}" if problem is None else problem.detail

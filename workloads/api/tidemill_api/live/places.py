@@ -1,7 +1,4 @@
-"""Limits the number of live connections without an API key, for each address and in total.
-
-A client with an API key can be stopped by removing the key. For a client without a key, only the address is known.
-"""
+"""Limits the number of live connections without an API key, for each address and in total."""
 
 from __future__ import annotations
 
@@ -16,13 +13,7 @@ MOST, MOST_OF_ADDRESS = 500, 100
 
 
 class Places:
-    """Counts the live connections of a process that have no API key.
-
-    Args:
-        most: the maximum number in total.
-        most_of_address: the maximum number for one address. Behind a proxy, all clients have the proxy's address,
-            unless uvicorn is configured to trust the proxy.
-    """
+    """Counts the live connections of a process that have no API key."""
 
     def __init__(self, most: int = MOST, most_of_address: int = MOST_OF_ADDRESS) -> None:
         self._most, self._most_of_address = most, most_of_address
@@ -31,11 +22,7 @@ class Places:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Places:
-        """Read the limits from TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS.
-
-        Raises:
-            ValueError: a variable is not a whole number of at least 0.
-        """
+        """Read the limits from TIDEMILL_API_KEYLESS_CONNECTIONS and TIDEMILL_API_KEYLESS_PER_ADDRESS."""
         found = []
         for name, usual in (("CONNECTIONS", MOST), ("PER_ADDRESS", MOST_OF_ADDRESS)):
             text = environ.get(f"TIDEMILL_API_KEYLESS_{name}") or str(usual)
@@ -47,9 +34,6 @@ class Places:
     @contextmanager
     def taken(self, client: tuple[str, int] | None) -> Iterator[None]:
         """Count a connection while the context lasts.
-
-        Args:
-            client: the address and the port of the client, or None if they are unknown.
 
         Raises:
             Problem: the limit for the address (429) or the total limit (503) is reached.

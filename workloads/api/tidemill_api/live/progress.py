@@ -1,4 +1,4 @@
-"""The progress of a pipeline for live listeners, and the token with which they resume."""
+"""The progress of a pipeline for live listeners, and the token with which a listener resumes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     """A position in the changes of an aggregation, up to which a listener has received everything.
 
     Attributes:
-        table: the OID of the aggregation's table. The mark is not valid after this table was replaced.
-        rev: the listener has received this revision and all earlier ones.
-        closed_until: revisions after `rev` change no windows that end at or before this time (epoch ms). If it is None,
-            they may change any window.
+        table: the OID of the aggregation's table.
+        rev: the newest revision that the listener has received.
+        closed_until: later revisions change no window that ends at or before this time (epoch ms).
     """
 
     table: int
@@ -40,10 +39,7 @@ def write_token(marks: Marks) -> str:
 
 
 def read_token(text: str) -> dict[str, Mark]:
-    """Return the marks in a token.
-
-    An invalid token has no marks, so each aggregation starts with a snapshot.
-    """
+    """Return the marks in a token, or no marks if the token is invalid."""
     if len(text) > _MAX_TOKEN:
         return {}
     try:
@@ -56,7 +52,7 @@ def read_token(text: str) -> dict[str, Mark]:
 
 @dataclass(frozen=True)
 class Progress:
-    """The content of a `progress` message, which is encoded once for all listeners.
+    """The content of a `progress` message.
 
     Attributes:
         watermark_ms: the watermark (epoch ms).
@@ -72,7 +68,7 @@ class Progress:
 
     @cached_property
     def resume(self) -> str:
-        """The token for a listener that received everything up to this progress."""
+        """The token for a listener that has received everything up to this progress."""
         return write_token(self.marks)
 
     @cached_property

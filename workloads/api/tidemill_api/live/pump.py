@@ -1,4 +1,4 @@
-"""Sends a listener's messages to its client, until either side ends. WebSockets and events both use this module."""
+"""Sends a listener's messages to its client, by WebSocket or as server-sent events."""
 
 from __future__ import annotations
 
@@ -52,12 +52,6 @@ async def serve(
 ) -> Ending | None:
     """Send messages until the client disconnects or is disconnected.
 
-    Args:
-        listener: the listener, which is subscribed already.
-        carrier: the connection.
-        allowed: a function that returns the reason why the client must be disconnected, or None.
-        patience: the time limits for the client.
-
     Returns:
         The reason why the client has to be disconnected, or None if the client disconnected itself.
     """
@@ -68,7 +62,7 @@ async def serve(
     try:
         await asyncio.wait({sending, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not (sending.done() or leaving.done()):
-            # The connection has to end. First leave time to send the current message, and the last one, which gives the
+            # The connection must end. This wait leaves time to send the current message, and a last message with the
             # reason.
             await asyncio.wait({sending, leaving}, timeout=patience.last, return_when=asyncio.FIRST_COMPLETED)
         if not sending.done():
@@ -107,9 +101,6 @@ async def _watch(listener: Listener, allowed: Callable[[], Ending | None], patie
 
 
 def count_ending(ending: Ending | None) -> None:
-    """Count a connection that the server ended.
-
-    None means that the client ended the connection, which is not counted.
-    """
+    """Count a connection that the server ended."""
     if ending is not None:
         metrics.LIVE_DROPPED.labels(ending.code).inc()

@@ -29,20 +29,7 @@ class LiveQuery:
 
 
 def take_live(model: PipelineModel, parameters: Parameters, last_event_id: str | None = None) -> LiveQuery:
-    """Return the live query of a request.
-
-    A filter applies to the aggregations that have its column. An invalid token is not an error, but leads to snapshots.
-    After an error, a client that reconnects automatically would send the same token again and again.
-
-    Args:
-        model: the pipeline.
-        parameters: the parameters of the request.
-        last_event_id: the token that a reconnecting event source sends in a header. It is newer than the token in the
-            URL.
-
-    Raises:
-        Problem: an aggregation or a column is unknown, or a value is wrong.
-    """
+    """Return the live query of a request."""
     names = parameters.many("aggregations")
     token = parameters.one("resume")
     chosen = list(model.aggregations) if names is None else list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""The live routes. A WebSocket and server-sent events are on the same path and have the same messages."""
+"""The live routes: a WebSocket and server-sent events on the same path, with the same messages."""
 
 from __future__ import annotations
 
@@ -29,21 +29,13 @@ def live_router(
     patience: Patience | None = None,
     places: Places | None = None,
 ) -> APIRouter:
-    """Return the live routes.
-
-    Args:
-        services: the shared services.
-        origins: the origins whose pages can open a WebSocket. Pages of the same host always can.
-        patience: the time limits for clients, or None for the default limits.
-        places: the limits of connections without an API key, or None for the default limits.
-    """
+    """Return the live routes."""
     router, patience, places = APIRouter(), patience or Patience(), places or Places()
 
     async def socket(websocket: WebSocket, pipeline: str) -> None:
         await SocketSession(services, origins, websocket, patience, places).run(pipeline)
 
     async def events(request: Request, pipeline: str) -> Response:
-        """Answer with the live changes of a pipeline, as server-sent events."""
         if services.upstreams.stopping:
             raise unavailable("going_away", "this process stops; connect again", 1)
         authorization = request.headers.get("authorization")

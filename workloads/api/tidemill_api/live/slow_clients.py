@@ -1,4 +1,4 @@
-"""Changes uvicorn's WebSocket protocol, so that a client that does not read can be disconnected with a reason."""
+"""Changes uvicorn's WebSocket protocol, so that slow clients can be disconnected with a reason."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ LINGER_SECONDS = 30.0
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket that sends its close frame even if the client does not read and the buffer is full.
-
-    The frame comes after all messages that are already in the buffer.
-    """
+    """A WebSocket that sends its close frame even if the client does not read and the buffer is full."""
 
     async def send(self, message: Any) -> None:
         """Send a message to the client."""

@@ -1,4 +1,4 @@
-"""Reads snapshots of the latest windows for live listeners. Concurrent requests for a snapshot share one query."""
+"""Reads snapshots of the latest windows for live listeners."""
 
 from __future__ import annotations
 
@@ -41,20 +41,14 @@ class Snapshots:
         self._flights: dict[Wanted, _Flight] = {}
 
     async def get(self, model: PipelineModel, aggregation: str, wanted: RowFilter, *, rev: int) -> Snapshot:
-        """Return a snapshot of the latest windows. The snapshot's revision is `rev` or later.
-
-        Raises:
-            Exception: the error of the database.
-            Problem: the aggregation's tables do not exist yet.
-        """
+        """Return a snapshot of the latest windows, at revision `rev` or later."""
         now = time.monotonic()
         self._flights = {key: f for key, f in self._flights.items() if now - f.started_at < KEEP_SECONDS}
         key = (model, aggregation, wanted)
         flight = self._flights.get(key)
         if flight is not None:
             found = await asyncio.shield(flight.task)
-            # The revision is checked, because an older snapshot may lack changes that were already offered to the
-            # listener.
+            # An older snapshot may lack changes that were already offered to the listener.
             if found.rev >= rev:
                 return found
         task = asyncio.create_task(self._read(model, model.aggregations[aggregation], wanted))
@@ -82,6 +76,6 @@ class Snapshots:
 
 
 def _heard(task: asyncio.Task[Snapshot]) -> None:
-    # The exception is retrieved here, because asyncio would log it if no request waits for the snapshot.
+    # Retrieve the exception, so that asyncio does not log it if no request waits for the snapshot.
     if not task.cancelled():
         task.exception()

@@ -36,16 +36,11 @@ class Refused(Exception):
 
 
 class _Auth(msgspec.Struct, tag="auth", tag_field="type"):
-    """The first message of a client that cannot send headers."""
-
     token: str
 
 
 def origin_allowed(origin: str | None, host: str | None, allowed: Collection[str]) -> bool:
-    """Return whether a page of this origin can connect, because it is from the same host or in the list.
-
-    A client without origin is not a page, and can connect.
-    """
+    """Return whether a page of this origin, or a client without origin, can connect."""
     if origin is None or origin in allowed or "*" in allowed:
         return True
     return bool(host) and urlsplit(origin).netloc.lower() == (host or "").lower()
@@ -63,7 +58,7 @@ def refusal(services: Services, model: PipelineModel, authorization: str | None)
 
 
 class SocketSession:
-    """A WebSocket, from its handshake to its end."""
+    """A WebSocket connection, from its handshake to its end."""
 
     def __init__(
         self, services: Services, origins: Collection[str], socket: WebSocket, patience: Patience, places: Places
@@ -74,10 +69,10 @@ class SocketSession:
         self._listener: Listener | None = None
 
     async def run(self, pipeline: str) -> None:
-        """Serve the client."""
+        """Serve the client until the connection ends."""
         headers = self._socket.headers
         if not origin_allowed(headers.get("origin"), headers.get("host"), self._origins):
-            detail = "pages of this origin may not listen; add the origin to TIDEMILL_API_CORS_ORIGINS"
+            detail = "pages of this origin cannot open live connections; add the origin to TIDEMILL_API_CORS_ORIGINS"
             await self._socket.send_denial_response(Problem(403, "origin_refused", detail).response())
             return
         with self._keyless:
@@ -106,7 +101,6 @@ class SocketSession:
         count_ending(ending)
 
     def _has_key(self, pipeline: str) -> bool:
-        """Return whether the pipeline requires an API key, and the handshake has a valid key."""
         if self._authorization is None or not wants_key(self._services, pipeline):
             return False
         try:
@@ -127,7 +121,8 @@ class SocketSession:
         listener = self._listener = Listener(upstream, services.database, model, query)
         with upstream.subscribed(listener):
             ending = await serve(listener, self, lambda: refusal(services, model, self._authorization), self._patience)
-            # Close the connection before the subscription ends: a process that stops waits only for its subscribers.
+            # Close the connection before the subscription ends, because a process that stops waits only for its
+            # subscribers.
             await self._close(ending)
             return ending
 
@@ -165,32 +160,28 @@ class SocketSession:
         return text.encode() if text is not None else message.get("bytes") or b""
 
     async def put(self, message: Message) -> None:
-        """Send a message."""
+        """Send a message to the client."""
         try:
             await self._socket.send_text(message.data.decode())
         except (WebSocketDisconnect, RuntimeError, OSError):
             raise Left from None
 
     async def left(self) -> None:
-        """Wait until the client disconnects.
-
-        Answer each message from the client with an error, unless the message is an API key.
-        """
+        """Wait until the client disconnects, and answer its messages with errors."""
         with contextlib.suppress(Left):
             while True:
                 text = await self._receive()
                 try:
-                    msgspec.json.decode(text, type=_Auth)  # clients may send an API key although it is not needed
+                    msgspec.json.decode(text, type=_Auth)  # clients may send an API key although none is needed
                 except msgspec.DecodeError:
                     assert self._listener is not None  # noqa: S101 - set before the client is served
                     self._listener.object_to("messages are not accepted here; use the parameters of the URL")
 
     async def _close(self, ending: Ending | None) -> None:
         if ending is not None:
-            # The reason of a close frame has at most 123 bytes, so the reason is the code without the detail.
+            # The reason of a close frame has at most 123 bytes, so the reason is only the code.
             await self._last(self._socket.close(ending.close_code, ending.code))
 
     async def _last(self, saying: object) -> None:
-        """Send a last message, with a short wait for a client that does not read."""
         with contextlib.suppress(TimeoutError, Left, WebSocketDisconnect, RuntimeError, OSError):
             await asyncio.wait_for(saying, self._patience.last)  # type: ignore[arg-type]

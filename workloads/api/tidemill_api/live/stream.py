@@ -1,6 +1,6 @@
 """Reads the Redis stream of a pipeline's changes.
 
-Processors write to the stream only while a certain Redis key exists. This module renews the key.
+Processors write to the stream only while a certain Redis key exists, which the reader renews.
 """
 
 from __future__ import annotations
@@ -28,14 +28,7 @@ class Unreachable(Exception):
 
 
 class ChangeStream:
-    """Reads the stream from its current end. After an outage of Redis, reading starts at the end again.
-
-    Args:
-        client: the Redis client, or None if Redis is not configured.
-        guard: the guard of Redis.
-        namespace: the namespace of the pipeline.
-        pipeline: the name of the pipeline.
-    """
+    """Reads the stream of changes from its current end."""
 
     def __init__(self, client: redis.asyncio.Redis | None, guard: Guard, namespace: str, pipeline: str) -> None:
         self._client, self._guard = client, guard
@@ -45,9 +38,7 @@ class ChangeStream:
         self._listened_at = 0.0
 
     async def read(self) -> tuple[list[Entry], bool]:
-        """Wait at most BLOCK_MS for the next entries.
-
-        Return these entries, and whether earlier entries may have been missed.
+        """Wait at most BLOCK_MS, and return the next entries, and whether earlier entries may be missing.
 
         Raises:
             Unreachable: Redis does not answer.
@@ -74,7 +65,6 @@ class ChangeStream:
         return self._taken(_rows(found)), False
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Set the Redis key that tells processors that somebody reads the stream."""
         await self._guard.acall(lambda: client.set(self._listeners, b"1", ex=LISTEN_SECONDS), retry=False)
         self._listened_at = time.monotonic()
 
@@ -85,18 +75,17 @@ class ChangeStream:
             try:
                 entries.append(read_entry(fields.get(b"d", b"")))
             except ValueError as error:
-                # The entry is skipped, because the next query to the database finds its changes.
+                # the next query to the database finds the changes of the skipped entry
                 log.warning("%s: entry %s cannot be read: %s", self._stream, position.decode(), error)
         return entries
 
 
 def _rows(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Return the entries of an XREAD answer, in protocol version 2 or 3."""
     if not found:
         return []
     streams = found.items() if isinstance(found, dict) else found
     rows: list[tuple[bytes, dict[bytes, bytes]]] = []
     for _, listed in streams:
-        # In protocol version 3, the entries of a stream are in an additional list.
+        # In version 3 of the Redis protocol, an additional list contains the entries of a stream.
         rows += listed[0] if listed and isinstance(listed[0], list) else listed
     return rows

@@ -1,7 +1,6 @@
 """Reads the changes of a pipeline once in each process, and offers them to all live listeners of the pipeline.
 
-Changes come from the Redis stream, which is fast. Revisions that are missing in the stream are read from Postgres.
-While Redis is down, Postgres is polled. The reader runs while there are listeners.
+Changes come from the Redis stream, or from Postgres if the stream lacks them.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 5.0
-"""The interval of queries to the database for changes that the stream lacks. The second query after a commit certainly
-finds its changes."""
+"""Interval of queries to the database for changes that the stream lacks."""
 LINGER_SECONDS = 10.0
 READY_SECONDS = 5.0
 LEAVE_SECONDS = 3.0
@@ -41,13 +39,7 @@ LEAVE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Ending:
-    """The reason why listeners are disconnected.
-
-    Attributes:
-        code: the code of the error.
-        detail: the description and the remedy.
-        close_code: the close code of a WebSocket.
-    """
+    """The reason why listeners are disconnected."""
 
     code: str
     detail: str
@@ -60,19 +52,19 @@ STOPPING = Ending("going_away", "this process stops; connect again", 1001)
 
 
 class Subscriber(Protocol):
-    """A receiver of changes. The methods of a receiver must not block."""
+    """A receiver of changes, with methods that must not block."""
 
     def offer(self, change: Change) -> None:
         """Handle a change."""
 
     def lose(self, aggregation: str) -> None:
-        """Handle a loss of changes. The subscriber needs a snapshot of the aggregation."""
+        """Handle a loss of changes, after which the subscriber needs a snapshot of the aggregation."""
 
     def advance(self, progress: Progress) -> None:
-        """Handle new progress. All changes up to it have already been offered."""
+        """Handle new progress, after all changes up to this progress were offered."""
 
     def end(self, ending: Ending) -> None:
-        """Stop. No more changes will be offered."""
+        """Stop, because no more changes will be offered."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +72,8 @@ class _Found:
     """The result of a query to the database for one aggregation.
 
     Attributes:
-        standing: the state of the aggregation.
-        asked: whether the query also read missing changes.
-        rows: the changed windows that are missing in the stream, or None if there are too many or they cannot be read.
+        asked: whether the query also read the changed windows.
+        rows: the changed windows, or None if there are too many or they cannot be read.
     """
 
     standing: Standing
@@ -127,7 +118,7 @@ class Upstream:
                 self._deserted.set()
 
     async def ready(self) -> bool:
-        """Wait at most READY_SECONDS until the reader works. Return whether it works."""
+        """Wait at most READY_SECONDS until the reader works, and return whether it works."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), READY_SECONDS)
         return self._ready.is_set()
@@ -190,14 +181,12 @@ class Upstream:
                 log.warning("%s: live changes are polled from Postgres; Redis: %s", self._pipeline, error)
             self._stream_error, self._urgent = str(error), True
             await asyncio.sleep(POLL_SECONDS if self._ready.is_set() else 0)
-        # There is a minimum interval even for urgent queries, so that a stream with many gaps does not overload the
-        # database.
+        # Even urgent queries have a minimum interval, so a stream with many gaps does not overload the database.
         if time.monotonic() - self._looked_at >= (POLL_SECONDS if self._urgent else LOOK_SECONDS):
             await self._look(model)
         self._advance(None, {})
 
     def _take(self, entry: Entry) -> None:
-        """Offer the changes of an entry."""
         self._urgent |= entry.begin or entry.truncated
         ledger = self._ledgers.get(entry.aggregation)
         if ledger is None or entry.begin:
@@ -207,7 +196,6 @@ class Upstream:
         self._advance(entry.watermark, {entry.aggregation: entry.closed_until})
 
     async def _look(self, model: PipelineModel) -> None:
-        """Read from the database the changes that the stream lacks."""
         self._looked_at = time.monotonic()
 
         async def work(connection: Connection) -> dict[str, _Found]:
@@ -234,8 +222,7 @@ class Upstream:
         ledger = self._ledgers.get(name)
         if ledger is None or _replaced(ledger, standing):
             return _Found(standing)
-        # Unless the query is urgent, ignore changes that are newer than the last query: the stream may still deliver
-        # them.
+        # The stream may still deliver changes that are newer than the last query, so only urgent queries read them.
         until = standing.state.rev if self._urgent else ledger.expected
         if ledger.complete >= until:
             return _Found(standing)
@@ -246,8 +233,7 @@ class Upstream:
         except Exception as error:
             if not of_one_table(error):
                 raise
-            # Continue with the other aggregations. Listeners of this one read a snapshot, and if this fails too, they
-            # get the error.
+            # The listeners of an unreadable aggregation read a snapshot instead.
             log.warning("%s: changes of %s cannot be read: %s", self._pipeline, name, error)
             return _Found(standing, True)
         return _Found(standing, True, rows)
@@ -277,7 +263,6 @@ class Upstream:
             subscriber.lose(name)
 
     def _advance(self, watermark_ms: int | None, closed_until_ms: dict[str, int | None]) -> None:
-        """Pass the progress to subscribers. The watermark and the closed times never decrease."""
         before = self.progress
         closed = dict(before.closed_until_ms)
         for name, value in closed_until_ms.items():
@@ -299,21 +284,16 @@ def _later(one: int | None, other: int | None) -> int | None:
 
 
 def _replaced(ledger: Ledger, standing: Standing) -> bool:
-    """Return whether the tables were created again, or restored from an older state."""
     return standing.table != ledger.table or standing.state.rev < ledger.complete
 
 
 def of_another_version(entry: Entry, model: PipelineModel) -> bool:
-    """Return whether an entry belongs to another version than the current version.
-
-    Entries of another version occur after a switch of versions, while old and new processors run at the same time.
-    """
+    """Return whether an entry belongs to another version of the aggregation than the current version."""
     aggregation = model.aggregations.get(entry.aggregation)
     return aggregation is not None and entry.version not in (None, aggregation.version)
 
 
 def _differ(before: PipelineModel, after: PipelineModel) -> bool:
-    """Return whether listeners have to connect again, because aggregations or access have changed."""
     one, other = before.config, after.config
     return (one.aggregations, one.spec.aggregations, one.spec.auth) != (
         other.aggregations,
@@ -323,7 +303,7 @@ def _differ(before: PipelineModel, after: PipelineModel) -> bool:
 
 
 class Upstreams:
-    """The upstreams of all pipelines. An upstream is created on its first use."""
+    """The readers of changes (`Upstream`) of all pipelines."""
 
     def __init__(self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard) -> None:
         self._parts = (catalog, database, client, guard)
@@ -337,10 +317,7 @@ class Upstreams:
         return self._upstreams[pipeline]
 
     async def leave(self) -> None:
-        """Disconnect all listeners, and wait at most LEAVE_SECONDS until they are gone. Later listeners are refused.
-
-        The server calls this method before it waits for its connections to end.
-        """
+        """Disconnect all listeners, and wait at most LEAVE_SECONDS until they are gone."""
         self.stopping = True
         for upstream in self._upstreams.values():
             upstream.leave(STOPPING)

@@ -1,4 +1,4 @@
-"""Queries over windows of an aggregation, and the parameters of these queries. The SQL is in sql.py."""
+"""Queries over windows of an aggregation, and the parameters of these queries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidemill_chassis.web.problems import Problem, bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
 MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
-"""The maximum number of windows between `from` and `to` with `fill`: for one group, and for all groups together."""
+"""Maximum number of windows between `from` and `to` with `fill`, for one group, and for all groups together."""
 RESERVED = (
     "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "decimals", "order", "limit", "cursor",
 )  # fmt: skip
@@ -28,7 +28,7 @@ MEMBERS = {
     "closed": Member((bool,), "true or false"),
     "limit": Member((int,), "a whole number"),
 }
-"""The types of the parameters in a JSON body."""
+"""Types of the parameters in a JSON body."""
 _TIMES = {name: Column(name, "timestamp", nullable=False) for name in ("window_start", "window_end")}
 
 
@@ -37,18 +37,10 @@ class AggregateQuery:
     """A query over windows of an aggregation.
 
     Attributes:
-        model: the aggregation.
-        group_by: the group columns of the answer.
-        metrics: the metrics of the answer.
-        since: the earliest window_start, inclusive.
-        until: the latest window_start, exclusive.
         bucket: the roll-up into longer windows, or None to return the stored windows.
-        fill: the value of metrics in windows without events: `null` or `zero`. With `none`, such windows are not added.
-        closed: True to return only closed windows, False to return only open windows, or None to return both.
-        filters: filters on group columns.
+        fill: the value of metrics in windows without events, or `none` to add no windows.
+        closed: True for closed windows only, False for open windows only, or None for all windows.
         having: filters on metrics.
-        page: the order, the limit and the cursor.
-        numbers: whether decimals are JSON numbers. Otherwise, they are texts.
     """
 
     model: AggregationModel
@@ -74,7 +66,7 @@ class AggregateQuery:
 
     @property
     def key(self) -> str:
-        """The key of the query. Queries with the same key have the same answer."""
+        """The cache key, which is the same for queries with the same answer."""
         return repr((self.page.fingerprint, self.page.limit, self.page.after, self.numbers))
 
     @property
@@ -91,41 +83,30 @@ class AggregateQuery:
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
     def final_by(self, closed_until_ms: int | None) -> bool:
-        """Return whether all windows of the answer are closed for good, so that no event can change them."""
+        """Return whether no later event can change the windows of the answer."""
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
         plan = self.model.layout
-        # The last window or bucket starts before `until`. The last pane of a bucket can get events until the last
-        # window that contains this pane has ended, so add the length of a window.
+        # A pane gets events until the last window with this pane has ended, so the length of a window is added.
         reach = 0 if self.bucket is None else self.bucket.reach_ms
         last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
         return last <= closed_until_ms
 
 
 def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool = False) -> AggregateQuery:
-    """Return the query of a request.
-
-    Args:
-        model: the aggregation.
-        parameters: the parameters of the request.
-        stream: whether the answer is streamed. A streamed answer can have more rows.
-
-    Raises:
-        Problem: a parameter is unknown or wrong.
-    """
+    """Return the query of a request."""
     given = Parameters(dict(parameters.given), split=True)
     group_by = _take_group_by(model, parameters)
     _refuse_session_roll_up(model, given, group_by)
     metrics = _take_metrics(model, parameters)
     since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
     if since is not None and until is not None and since >= until:
-        raise bad_parameter("to", "it must be later than from")
+        raise bad_parameter("to", "the end must be later than from")
     bucket = take_bucket(parameters.one("granularity"), parameters.one("tz"), model.layout)
     fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
     closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
     numbers = parameters.choice("decimals", DECIMALS) == "number"
-    # Look for names among the group columns and the metrics together. For example, `a__lt=1` means `a__lt = 1` if there
-    # is a metric `a__lt`, and otherwise `a < 1`.
+    # With a metric `a__lt`, the parameter `a__lt=1` means `a__lt = 1`, and otherwise `a < 1`.
     answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
     given_filters = take_filters(parameters, answered, RESERVED)
     filters = [wanted for wanted in given_filters if wanted.column in model.groups]
@@ -181,24 +162,24 @@ def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str,
 def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, group_by: tuple[str, ...]) -> None:
     if not model.layout.sessions:
         return
-    why = f"{model.name} has session windows, whose times differ in each group, so they cannot be combined"
+    why = f"{model.name} has session windows, which cannot be combined, because their times differ in each group"
     for name in ("granularity", "tz"):
         if parameters.given.get(name):
-            raise bad_parameter(name, f"{why}; leave it out, or ask an aggregation with tumbling windows")
+            raise bad_parameter(name, f"{why}; leave {name} out, or query an aggregation with tumbling windows")
     if group_by != tuple(model.groups):
-        raise bad_parameter("group_by", f"{why}; leave it out, or filter by a dimension")
+        raise bad_parameter("group_by", f"{why}; leave group_by out, or filter by a dimension")
     if parameters.given.get("fill", ["none"]) != ["none"]:
-        raise bad_parameter("fill", f"{why} or filled; leave it out")
+        raise bad_parameter("fill", f"{model.name} has session windows, to which fill adds nothing; leave fill out")
 
 
 def _check_fill(query: AggregateQuery) -> None:
     if query.fill == "none":
         return
     if query.since is None or query.until is None:
-        raise bad_parameter("fill", "windows are added between from and to; give both")
+        raise bad_parameter("fill", "windows are added between from and to; give both parameters")
     if query.having or (query.bucket is not None and query.bucket.grid is None):
         raise bad_parameter(
-            "fill", "it cannot be combined with filters on metrics or with granularity=all; leave one of them out"
+            "fill", "this parameter cannot be combined with filters on metrics or granularity=all; leave fill out"
         )
     if query.fill_points > MAX_FILL_POINTS:
         raise bad_parameter(
@@ -209,7 +190,7 @@ def _check_fill(query: AggregateQuery) -> None:
 
 
 def too_filled(query: AggregateQuery, groups: int) -> Problem:
-    """Return the problem (400) for a `fill` with too many rows. `groups` is the number of groups."""
+    """Return the problem (400) for a `fill` with too many rows."""
     rows = groups * query.fill_points
     return bad_parameter(
         "fill",

@@ -1,4 +1,4 @@
-"""Answers queries from the cache, or from one snapshot of the database. Each answer is encoded once."""
+"""Answers queries from the cache, or from one snapshot of the database."""
 
 from __future__ import annotations
 
@@ -36,15 +36,11 @@ T = TypeVar("T")
 FETCH_ROWS = 2_000
 READ_LIMIT = 5_000
 QUICK_SECONDS = 1.0
-"""The time for which descriptions and listings are used without a query to the database."""
+"""Time for which descriptions and listings are used without a query to the database."""
 
 
 async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
-    """Read the state of an aggregation.
-
-    Raises:
-        Problem: the tables of the aggregation do not exist yet.
-    """
+    """Read the state of an aggregation."""
     cursor = await connection.execute(aggregations.state(model.schema), (aggregation, version))
     row = await cursor.fetchone()
     if row is None:
@@ -58,10 +54,7 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
 async def read_windows(
     connection: Connection, query: AggregateQuery, state: State
 ) -> tuple[list[tuple[Any, ...]], str]:
-    """Return the rows of a query, and the SQL.
-
-    If there are more rows than the limit, return one more row than the limit.
-    """
+    """Return the rows of a query, plus one row if there are more than the limit, and the SQL."""
     reduced = sql.narrowed(_over(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
@@ -79,11 +72,6 @@ async def read_windows(
 
 
 async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
-    """Raise an error if a query with `fill` returned no rows because there would have been too many.
-
-    Raises:
-        Problem: there would have been too many rows.
-    """
     if query.fill == "none":
         return
     binder = Binder()
@@ -120,11 +108,7 @@ class Answers:
     async def aggregates(
         self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
     ) -> tuple[Slot, bool]:
-        """Return a page of windows as JSON, and whether it is stale.
-
-        Raises:
-            Problem: the database does not answer, and there is no older answer.
-        """
+        """Return a page of windows as JSON, and whether it is stale."""
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -132,9 +116,7 @@ class Answers:
             async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
                 final = query.final_by(state.closed_until_ms)
-                # The version of a final answer does not include the watermark, although the answer shows it. A final
-                # answer changes only when retention removes rows, so a new watermark alone does not require a new
-                # query.
+                # The version of a final answer leaves out the watermark, because only retention changes the answer.
                 version = (
                     f"{state.identity}/final"
                     if final
@@ -156,17 +138,13 @@ class Answers:
             )
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
-        # The cache key includes the version, because a new version can become the current one without a change of the
-        # spec.
+        # The cache key includes the version of the aggregation, because another version can become current while the
+        # spec stays the same.
         what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
         return await self._get(model, what, "aggregates", ttl, compute)
 
     async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a page of anomalies, events or dead letters as JSON, and whether it is stale.
-
-        Raises:
-            Problem: the database does not answer, and there is no older answer.
-        """
+        """Return a page of anomalies, events or dead letters as JSON, and whether it is stale."""
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -184,11 +162,7 @@ class Answers:
         return await self._get(model, query.key, kind, ttl, compute)
 
     async def describe(self, model: PipelineModel, deadline: Deadline | None) -> tuple[Slot, bool]:
-        """Return a pipeline's description as JSON, and whether it is stale.
-
-        Raises:
-            Problem: the database does not answer, and there is no older answer.
-        """
+        """Return a pipeline's description as JSON, and whether it is stale."""
 
         async def compute(known: Answer | None) -> Answer | None:
             started = time.time()
@@ -218,11 +192,7 @@ class Answers:
     async def stream_windows(
         self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Stream windows. The first piece is read before the return, so a failure is answered with a status.
-
-        Raises:
-            Problem: the database does not answer, or is busy.
-        """
+        """Return windows as a stream, after reading its first piece, so that a failure has its own status code."""
         cursors: list[str] = []
 
         async def pieces() -> AsyncGenerator[bytes, None]:
@@ -245,11 +215,7 @@ class Answers:
     async def stream_listing(
         self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
     ) -> Stream:
-        """Return a listing in a streamed format, in the same way as `stream_windows`.
-
-        Raises:
-            Problem: the database does not answer, or is busy.
-        """
+        """Return a listing as a stream, after reading its first piece, so that a failure has its own status code."""
         listing = query.listing
         cursors: list[str] = []
 
@@ -284,17 +250,13 @@ class Answers:
 
 
 async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
-    """Return the last row of the answer if the limit cuts off further rows, or else None.
-
-    The last row is read before all other rows, in the same snapshot.
-    """
+    """Return the last row of the answer if the limit cuts off further rows, or else None."""
     cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
     rows = await cursor.fetchall()
     return rows[0] if len(rows) > 1 else None
 
 
 async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
-    """Yield the batches. If there are none, call `check`, which raises an error if it finds a reason for this."""
     empty = True
     async for batch in batches:
         empty = False
@@ -306,7 +268,7 @@ async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[
 async def _pieces(
     batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
-    # The head is sent together with the first rows. So an error before the first rows can have its own status code.
+    # Sending the head together with the first rows allows an error before the first rows to have its own status code.
     counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))
@@ -316,11 +278,6 @@ async def _pieces(
 
 
 async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:
-    """Read the first piece, and return all pieces. So an error before the first piece can have its own status code.
-
-    Raises:
-        Problem: the database has failed.
-    """
     try:
         first = await anext(pieces, b"")
     except Exception as error:

@@ -23,7 +23,7 @@ class Bucket:
 
     Attributes:
         grid: defines where buckets start, or None if a single bucket contains all windows.
-        least_ms: the length of a bucket. If buckets have different lengths, this is a lower bound.
+        least_ms: the length of the shortest bucket.
     """
 
     grid: Steps | Calendar | None
@@ -31,7 +31,7 @@ class Bucket:
 
     @property
     def reach_ms(self) -> int:
-        """The maximum length of a bucket."""
+        """The maximum length of a bucket, in milliseconds."""
         return 0 if self.grid is None else self.grid.longest_ms
 
 
@@ -44,16 +44,16 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
     zone = None if tz in (None, "UTC", "Etc/UTC") else _zone(str(tz))
     if granularity is None:
         if zone:
-            raise bad_parameter("tz", "it needs a granularity in whole days; give granularity=1d (or 7d, …) as well")
+            raise bad_parameter("tz", "a time zone needs a granularity in whole days; add granularity=1d (or 7d, …)")
         return None
     if granularity == "all":
         if zone:
-            raise bad_parameter("tz", "it has no meaning with granularity=all; leave it out")
+            raise bad_parameter("tz", "a time zone has no meaning with granularity=all; leave it out")
         return Bucket(None)
     try:
         length = least_ms(granularity)
     except ValueError as error:
-        raise bad_parameter("granularity", f"{error}; or `all` for one bucket") from None
+        raise bad_parameter("granularity", f"{error}; or write `all` for a single window") from None
     grid = plan.grid
     if isinstance(grid, Calendar):
         return Bucket(_of_units(granularity, tz, plan, grid), length)
@@ -65,10 +65,9 @@ def take_bucket(granularity: str | None, tz: str | None, plan: AggregationLayout
 
 
 def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: Calendar) -> Calendar:
-    """Return buckets for windows that are calendar units. Buckets are longer calendar units in the same time zone."""
     if tz is not None and _zone(tz).removeprefix("Etc/") != grid.zone.removeprefix("Etc/"):
-        text = f"the windows are cut in {grid.zone}, so they cannot be combined to days of {tz[:64]}"
-        raise bad_parameter("tz", f"{text}; leave it out")
+        text = f"the windows follow the time zone {grid.zone}, so they cannot form days of {tz[:64]}"
+        raise bad_parameter("tz", f"{text}; leave tz out")
     further = replace(grid, count=grid.count * 2).text
     try:
         bucket = Calendar.of(granularity, grid.zone, grid.offset_ms)
@@ -84,7 +83,6 @@ def _of_units(granularity: str, tz: str | None, plan: AggregationLayout, grid: C
 
 
 def _of_days(granularity: str, zone: str | None, plan: AggregationLayout, grid: Steps) -> Calendar:
-    """Return buckets that are days or longer units in a time zone."""
     stored, what = format_ms(grid.length_ms), _stored(plan)
     if is_calendar(granularity):
         if DAY_MS % grid.length_ms:
@@ -94,7 +92,9 @@ def _of_days(granularity: str, zone: str | None, plan: AggregationLayout, grid: 
     else:
         days, rest = divmod(parse_ms(granularity), DAY_MS)
         if rest:
-            raise bad_parameter("tz", f"it needs a granularity in whole days, not {granularity}; write e.g. 1d")
+            raise bad_parameter(
+                "tz", f"a time zone needs a granularity in whole days, not {granularity}; write e.g. 1d"
+            )
         bucket = Calendar("day", days, zone or "UTC", grid.offset_ms)
     if any(offset % grid.length_ms for offset in _offsets_ms(bucket.zone)):
         text = f"days of {zone} do not start at multiples of the {what} {stored}"
@@ -123,7 +123,6 @@ def _zone(name: str) -> str:
 
 @lru_cache(maxsize=512)
 def _offsets_ms(zone: str) -> frozenset[int]:
-    """Return the offsets from UTC of a time zone from 1970 to 2050, in milliseconds."""
     info = zoneinfo.ZoneInfo(zone)
     moments = (dt.datetime(year, month, 1, tzinfo=dt.UTC) for year in range(1970, 2051) for month in (1, 4, 7, 10))
     return frozenset(int((m.astimezone(info).utcoffset() or dt.timedelta()).total_seconds() * 1000) for m in moments)

@@ -1,4 +1,4 @@
-"""The listings of anomalies, dead letters and kept events, with their columns, SQL, parameters and conversions."""
+"""Listings of anomalies, dead letters and kept events."""
 
 from __future__ import annotations
 
@@ -32,14 +32,9 @@ class Listing:
     """A table that can be listed.
 
     Attributes:
-        kind: the name of the listing in cache keys and metrics.
-        relation: a SELECT of `columns` and `hidden`. {schema} is replaced with the quoted schema.
-        columns: the columns of answers.
-        time: the column to which `from` and `to` apply.
-        unique: the columns that identify a row. They are appended to every order, so that no two rows are equal in the
-            order.
-        hidden: columns that only filters can use. Answers do not contain them.
-        converters: the converters of values, by column.
+        relation: a SELECT of `columns` and `hidden`, in which {schema} stands for the quoted schema.
+        unique: the columns that identify a row, with which every order ends.
+        hidden: columns that only filters can use.
     """
 
     kind: str
@@ -52,10 +47,6 @@ class Listing:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Return bytes as text if they are UTF-8, or else as base64.
-
-    The column `value_encoding` says whether the value is text or base64.
-    """
     if value is None:
         return None
     text = _decoded(value)
@@ -69,10 +60,7 @@ def _encoding(value: bytes | None) -> str | None:
 
 
 def _decoded(value: bytes) -> str | None:
-    """Return the text of UTF-8 bytes, or None if the bytes are not UTF-8.
-
-    Truncated bytes can end within a character. Such an incomplete character is left out.
-    """
+    """Return the text of UTF-8 bytes, or None for other bytes."""
     whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
@@ -124,7 +112,7 @@ ANOMALIES = Listing(
     unique=("window_start", "id"),
 )
 
-# A record can be larger than 1 MiB, so answers contain only its first bytes. Its size is in `value_bytes`.
+# Answers contain only the first bytes of a record, because a record can be larger than 1 MiB.
 DEAD_LETTERS = Listing(
     kind="dead_letters",
     relation=dead_letters.listing("{schema}", key_bytes=SHOWN_KEY_BYTES, value_bytes=SHOWN_BYTES),
@@ -161,15 +149,11 @@ EVENT_COLUMNS = (
 EVENT_DATA = {"data": _data}
 """The converter of `data`, which the SELECT returns as text."""
 EVENT_ELEMENT = Column("element", "integer", nullable=False)
-"""The additional column for pipelines that explode an array."""
+"""Additional column for pipelines that explode an array."""
 
 
 def events_listing(model: PipelineModel) -> Listing:
-    """Return the listing of a pipeline's kept events. Filters can use the fields of the events.
-
-    Raises:
-        Problem: the pipeline keeps no events (404).
-    """
+    """Return the listing of a pipeline's kept events, with filters on the fields of the events."""
     if not model.config.spec.events.store:
         raise not_found(
             "events_not_kept", f"{model.name} keeps no events; set events.store: true in its spec to keep them"
@@ -202,11 +186,8 @@ class ListingQuery:
     """A query over a listing.
 
     Attributes:
-        listing: the listing.
         since: the earliest time of a row, inclusive.
         until: the latest time of a row, exclusive.
-        filters: the filters on columns.
-        page: the order, the limit and the cursor.
     """
 
     listing: Listing
@@ -217,11 +198,11 @@ class ListingQuery:
 
     @property
     def key(self) -> str:
-        """The key of the query. Queries with the same key have the same answer."""
+        """The cache key, which is the same for queries with the same answer."""
         return repr((self.listing.kind, self.page.fingerprint, self.page.limit, self.page.after))
 
     def statement(self, schema: str, binder: Binder) -> str:
-        """Return the SELECT. The SELECT has the columns of the listing, in the same order."""
+        """Return the SELECT with the columns of the listing."""
         wanted = [condition(found, binder) for found in self.filters]
         time = quote(self.listing.time)
         if self.since is not None:
@@ -235,19 +216,14 @@ class ListingQuery:
 
 
 def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = False) -> ListingQuery:
-    """Return the query of a request. By default, the newest rows come first.
-
-    Args:
-        listing: the listing.
-        parameters: the parameters of the request.
-        stream: whether the answer is streamed. A streamed answer can have more rows.
+    """Return the query of a request, by default with the newest rows first.
 
     Raises:
         Problem: a parameter is unknown or wrong.
     """
     since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
     if since is not None and until is not None and since >= until:
-        raise bad_parameter("to", "it must be later than from")
+        raise bad_parameter("to", "the end must be later than from")
     columns = {column.name: column for column in (*listing.columns, *listing.hidden)}
     filters = take_filters(parameters, columns, RESERVED)
     most = MAX_STREAM_ROWS if stream else MAX_LIMIT

@@ -1,4 +1,4 @@
-"""Encodes the answers with a page: windows and listings, with cursor, ETag and the state of their aggregation."""
+"""Encodes pages of windows and listings, with cursor and ETag."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ class State:
 
     Attributes:
         identity: a text that changes whenever the table or the schema is created again, or the spec changes.
-        rev: the number of merged batches.
-        closed_until_ms: the time up to which windows are closed (epoch ms).
-        watermark_ms: the watermark (epoch ms).
         feeds: the periods in which processors filled each value column.
     """
 
@@ -55,7 +52,7 @@ def window_answer(
     final: bool,
     started: float,
 ) -> Answer:
-    """Return the answer with a page of windows. If it is `final`, no event can change it any more."""
+    """Return the answer with a page of windows."""
     shown = rows[: query.page.limit]
     cursor = query.page.cursor(sql.row_of(query, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(query.columns)
@@ -77,7 +74,7 @@ def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started
     cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
     encoder = RowEncoder(listing.columns, listing.converters)
     records = [encoder.record(row) for row in shown]
-    # The version is made from the rows without `elapsed_ms`, so that the same rows have the same ETag.
+    # The version leaves out `elapsed_ms`, so that the same rows have the same ETag.
     version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
     stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
     body = page_body(listing.columns, records, cursor, stats=stats)
@@ -87,6 +84,6 @@ def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started
 def answer_of(
     body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
 ) -> Answer:
-    """Return an answer. Its ETag is a hash of the version and the salt, or of the body if there is no version."""
+    """Return an answer with an ETag from the version and the salt, or from the body if there is no version."""
     digest = hashlib.sha256(f"{version}\n{salt}".encode() if version else body).hexdigest()[:24]
     return Answer(body, f'W/"{digest}"', version, rows, final, started)

@@ -1,4 +1,4 @@
-"""The parameters of a request, from a query string or a JSON body. Parameters that are not used are refused."""
+"""Parameters of a request, from a query string or a JSON body."""
 
 from __future__ import annotations
 
@@ -15,29 +15,19 @@ T = TypeVar("T")
 MAX_FIELDS = 100
 MAX_BODY_BYTES = 64 * 1024
 _EXACT = 2**53
-"""Doubles represent every whole number up to this limit exactly."""
+"""Largest number up to which doubles represent every whole number exactly."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """The allowed values of a member in a JSON body.
-
-    Attributes:
-        types: the Python types of the decoded JSON values.
-        how: what to write, for error messages.
-        listed: whether the value is a list of these types.
-    """
+    """The allowed values of a member in a JSON body."""
 
     types: tuple[type, ...]
     how: str
     listed: bool = False
 
     def texts(self, name: str, value: Any) -> list[str]:
-        """Return the values in the form that they have in a query string.
-
-        Raises:
-            Problem: the value has the wrong type.
-        """
+        """Return the values in the form that they have in a query string."""
         if isinstance(value, list) is not self.listed:
             raise bad_parameter(name, f"write {self.how}")
         return [self._text(name, item) for item in (value if self.listed else [value])]
@@ -57,11 +47,7 @@ _SCALARS = Member(_SCALAR.types, "a list of texts, numbers, true or false; for n
 
 
 class Parameters:
-    """The parameters of a request that are not used yet.
-
-    Attributes:
-        given: the values by name, as strings. Values of a JSON body are never split at commas.
-    """
+    """The parameters of a request that are not used yet."""
 
     def __init__(self, given: dict[str, list[str]], *, split: bool) -> None:
         self.given = given
@@ -69,15 +55,11 @@ class Parameters:
 
     @classmethod
     def from_query(cls, query: bytes) -> Parameters:
-        """Parse a raw query string.
-
-        Raises:
-            Problem: the query string is not UTF-8, or has too many parameters.
-        """
+        """Parse a raw query string."""
         try:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
         except UnicodeDecodeError:
-            raise Problem(400, "invalid_query_string", "write it percent-encoded, as UTF-8") from None
+            raise Problem(400, "invalid_query_string", "write the query string percent-encoded, as UTF-8") from None
         except ValueError as error:
             raise Problem(400, "invalid_query_string", f"{error}; at most {MAX_FIELDS}") from None
         given: dict[str, list[str]] = {}
@@ -87,17 +69,7 @@ class Parameters:
 
     @classmethod
     def from_json(cls, body: bytes, members: Mapping[str, Member]) -> Parameters:
-        """Parse a JSON object.
-
-        The names are the same as in a query string. Several values are a list, and are not separated by commas.
-
-        Args:
-            body: the JSON.
-            members: the types of the known members. All other members are filters.
-
-        Raises:
-            Problem: the body is not such an object.
-        """
+        """Parse a JSON object of parameters, in which several values of a parameter are a list."""
         try:
             document = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -113,11 +85,7 @@ class Parameters:
         return cls(given, split=False)
 
     def one(self, name: str) -> str | None:
-        """Return the value of a parameter that can be given once, or None if it is not given.
-
-        Raises:
-            Problem: the parameter is given more than once.
-        """
+        """Return the value of a parameter that can be given once, or None if it is not given."""
         values = self.given.pop(name, None)
         if values is None:
             return None
@@ -126,18 +94,14 @@ class Parameters:
         return values[0]
 
     def many(self, name: str) -> list[str] | None:
-        """Return the values of a parameter, which are repeated or separated by commas, or None if it is not given."""
+        """Return the values of a parameter, repeated or separated by commas, or None if the parameter is not given."""
         values = self.given.pop(name, None)
         if values is None:
             return None
         return [part for value in values for part in (value.split(",") if self._split else [value])]
 
     def parsed(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """Return the parsed value of a parameter, or None if it is not given.
-
-        Raises:
-            Problem: the parameter is given more than once, or `parse` raised a ValueError, whose text is the detail.
-        """
+        """Return the parsed value of a parameter, or None if it is not given."""
         text = self.one(name)
         if text is None:
             return None
@@ -147,22 +111,14 @@ class Parameters:
             raise bad_parameter(name, str(error)) from None
 
     def choice(self, name: str, choices: Collection[str]) -> str | None:
-        """Return the value of a parameter that must be one of `choices`, or None if it is not given.
-
-        Raises:
-            Problem: the parameter is given more than once, or is not one of the choices.
-        """
+        """Return the value of a parameter that must be one of `choices`, or None if it is not given."""
         text = self.one(name)
         if text is not None and text not in choices:
             raise bad_parameter(name, f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     def refuse_rest(self, known: Collection[str]) -> None:
-        """Refuse parameters that were not used.
-
-        Raises:
-            Problem: a parameter is unknown. The detail lists the known parameters.
-        """
+        """Refuse parameters that were not used."""
         for name in self.given:
             shown = name if len(name) <= 60 else name[:59] + "…"
             raise bad_parameter(

@@ -1,4 +1,4 @@
-"""Filters, order, limit and cursor of a request, as SQL over a relation. A relation is a SELECT with known columns.
+"""Filters, order, limit and cursor of a request, as SQL over a relation (a SELECT with known columns).
 
 Names in the SQL are always columns of the relation, and values are always SQL parameters.
 """
@@ -28,12 +28,9 @@ class Column:
     """A column of an answer.
 
     Attributes:
-        name: the name of the column.
         kind: the type of the values: a spec type, `object` or `array`.
-        nullable: whether values can be null.
-        decode: the function that decodes a value from the query, such as a sketch, or None if values need no decoding.
-        members: for an array of objects, the members of each object. Other arrays contain texts.
-        numbers: whether decimals are JSON numbers in answers. Otherwise, they are texts.
+        decode: the function that decodes a value from the query, or None if values need no decoding.
+        members: for an array of objects, the members of each object.
     """
 
     name: str
@@ -45,16 +42,13 @@ class Column:
 
     @property
     def comparable(self) -> bool:
-        """Whether filters and orders can use the column. SQL cannot compare objects, arrays and sketches."""
+        """Whether filters and orders can use the column. Objects, arrays and sketches cannot be compared."""
         return self.kind not in ("object", "array") and self.decode is None
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter `column operator values`.
-
-    The values are parsed. `in` has any number of values, and every other operator has one value.
-    """
+    """A filter `column operator values` with parsed values."""
 
     column: str
     kind: str
@@ -80,16 +74,7 @@ class Binder:
 
 
 def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved: Collection[str]) -> list[Filter]:
-    """Return the filters among the parameters, such as `column=` and `column__gte=`.
-
-    Args:
-        parameters: the parameters of the request.
-        columns: the columns by name.
-        reserved: the names of parameters that are not filters.
-
-    Raises:
-        Problem: a value does not have the type of its column, or the column cannot be filtered by.
-    """
+    """Return the filters among the parameters, such as `column=` and `column__gte=`."""
     found = []
     for name in list(parameters.given):
         if name in reserved:
@@ -130,7 +115,7 @@ def condition(wanted: Filter, binder: Binder, expression: str | None = None) -> 
 
 @dataclass(frozen=True)
 class Order:
-    """A column to sort by. Nulls come last in both directions."""
+    """A column to sort by, with nulls last in both directions."""
 
     column: Column
     descending: bool = False
@@ -147,11 +132,10 @@ class Page:
     """A page of an ordered relation.
 
     Attributes:
-        order: the requested columns, and then the columns that identify a row. So no two rows are equal in the order.
+        order: the requested columns, and then the columns that identify a row.
         limit: the maximum number of rows.
-        after: the values of the order's columns in the last row of the previous page, or None if this is the first
-            page.
-        fingerprint: a text that identifies the query. A cursor is valid only for the query that returned it.
+        after: the sorted values of the previous page's last row, or None on the first page.
+        fingerprint: a text that identifies the query, so that a cursor is valid only for this query.
     """
 
     order: tuple[Order, ...]
@@ -178,11 +162,11 @@ class Page:
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
     def sql(self) -> str:
-        """Return ORDER BY and LIMIT. The LIMIT is one more than the limit, to find out whether there are more rows."""
+        """Return ORDER BY and LIMIT, with an additional row that shows whether there are more rows."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
     def cursor(self, row: Mapping[str, Any]) -> str:
-        """Return the cursor of the rows after `row`. The values of `row` are not converted for an answer."""
+        """Return the cursor of the rows after `row`, which has unconverted values."""
         values = [None if row[o.column.name] is None else to_text(row[o.column.name]) for o in self.order]
         packed = msgspec.msgpack.encode([1, self.fingerprint, values])
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
@@ -198,20 +182,7 @@ def take_page(
     max_limit: int,
     fingerprint: str,
 ) -> Page:
-    """Return the page of a request.
-
-    Args:
-        parameters: the parameters of the request.
-        columns: the columns by which rows can be sorted, by name.
-        default_order: the order if the request has none: pairs of a column and whether it is descending.
-        unique: the columns that identify a row.
-        default_limit: the limit if the request has none.
-        max_limit: the highest limit.
-        fingerprint: a text that identifies the rest of the query.
-
-    Raises:
-        Problem: a column is unknown, the limit is too high or too low, or the cursor belongs to another query.
-    """
+    """Return the page of a request."""
     order = _take_order(parameters, columns, default_order, unique)
     limit = parameters.parsed("limit", lambda text: _limit(text, max_limit)) or default_limit
     digest = hashlib.sha256(repr((fingerprint, [(o.column.name, o.descending) for o in order])).encode()).hexdigest()
@@ -239,8 +210,7 @@ def _take_order(
     if len({name for name, _ in wanted}) != len(wanted):
         raise bad_parameter("order", "a column is named twice; name each column once")
     named = {name for name, _ in wanted}
-    # Sort the identifying columns in the direction of the last requested column, so that one index can serve all
-    # columns.
+    # The added columns have the direction of the last requested column, so that one index serves all columns.
     down = wanted[-1][1] if wanted else False
     wanted += [(name, down) for name in unique if name not in named]
     return [Order(columns[name], descending) for name, descending in wanted]
@@ -261,12 +231,12 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
             raise ValueError("the cursor has another version")
     except (ValueError, msgspec.DecodeError):
         raise bad_parameter(
-            "cursor", "it is not a cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
+            "cursor", "the value is not a cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
         ) from None
     if bound_to != fingerprint or len(texts) != len(order):
         raise bad_parameter(
             "cursor",
-            "it belongs to another query; keep all parameters except limit unchanged, or leave the cursor out",
+            "the cursor belongs to another query; keep all parameters except limit unchanged, or leave the cursor out",
             code="bad_cursor",
         )
     try:
@@ -275,7 +245,7 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
         )
     except ValueError:
         raise bad_parameter(
-            "cursor", "it is not a cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
+            "cursor", "the value is not a cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
         ) from None
 
 

@@ -1,8 +1,4 @@
-"""Writes the SQL of a query over windows of an aggregation.
-
-The SQL combines stored rows into windows or buckets, and into fewer groups. Then the SQL computes metrics from merged
-partials, and applies filters, order and limit.
-"""
+"""Writes the SQL of a query over windows of an aggregation."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ from tidemill_contract.windows import window_source
 _MILLISECOND, _YEAR_MS = dt.timedelta(milliseconds=1), 365 * 86_400_000
 _LATEST = dt.datetime.max.replace(tzinfo=dt.UTC) - _MILLISECOND
 _LAST_END = "timestamptz '9999-12-31T23:59:59.999999Z'"
-"""The last time that RFC 3339 can express."""
+"""Last time that RFC 3339 can express."""
 _STAND_INS = {"string": "''", "integer": "0", "number": "0", "boolean": "false", "timestamp": "'epoch'", DECIMAL: "0"}
 
 
@@ -46,9 +42,7 @@ def narrowed(query: AggregateQuery) -> AggregateQuery:
 def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     """Return SQL for the horizon of a page of hopping windows, or None if the query needs no horizon.
 
-    The horizon is a window_start. Windows beyond it are certainly not on the page, so they need not be combined. Each
-    stored pane of a group is also the start of a window of that group. So the first `limit` panes lead to at least
-    `limit` windows, which fill the page.
+    The horizon is the time beyond which no window can be on the page.
     """
     page, plan = query.page, query.model.layout
     first = page.order[0]
@@ -57,7 +51,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
     if query.having or query.closed is not None or query.fill != "none":
         return None
     stored = [*_bounds(query, binder, reach_ms=0), *_dimension_filters(query, binder), "_after = '-infinity'"]
-    # Do not count rows with the cursor's window_start: the previous page may contain all of them.
+    # Rows with the cursor's window_start do not count, because the previous page may contain all of them.
     if page.after is not None:
         stored.append(f"window_start {'<' if first.descending else '>'} {binder.bind(page.after[0], 'timestamp')}")
     direction = " DESC" if first.descending else ""
@@ -68,7 +62,7 @@ def horizon_sql(query: AggregateQuery, binder: Binder) -> str | None:
 
 
 def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery:
-    """Return the query limited to the horizon from `horizon_sql`. If the horizon is None, the query is unchanged."""
+    """Return the query limited to the horizon from `horizon_sql`, or unchanged if the horizon is None."""
     if horizon is None:
         return query
     if query.page.order[0].descending:
@@ -77,7 +71,6 @@ def within(query: AggregateQuery, horizon: dt.datetime | None) -> AggregateQuery
 
 
 def _bounds(query: AggregateQuery, binder: Binder, *, reach_ms: int) -> list[str]:
-    """Return the conditions on window_start. The upper bound is `until` plus `reach_ms`."""
     found = []
     if query.since is not None:
         found.append(f"window_start >= {binder.bind(query.since, 'timestamp')}")
@@ -96,7 +89,7 @@ def _all(conditions: Sequence[str]) -> str:
 
 
 def statement(query: AggregateQuery, binder: Binder, closed_until: dt.datetime | None) -> str:
-    """Return the SELECT of a query. The SELECT has the columns of `query.columns`, in the same order."""
+    """Return the SELECT of a query, with the columns of `query.columns`."""
     merged = _merged(query, binder)
     metrics = [f"{query.model.metrics[name][1]} AS {quote(name)}" for name in query.metrics]
     compared = dict.fromkeys(wanted.column for wanted in query.having)
@@ -122,15 +115,14 @@ def _closed_sql(query: AggregateQuery, binder: Binder, closed_until: dt.datetime
         return "false"
     plan = query.model.layout
     if query.bucket is not None and plan.hopping:
-        # A bucket is closed only when no pane in it can get events, and a pane can get events until the last window
-        # with this pane is closed.
+        # A bucket is closed when no pane in it can get events. A pane gets events until the last window with this pane
+        # is closed.
         until_ms = plan.grid.shift(epoch_ms(closed_until), 1 - plan.panes)
         closed_until = EPOCH + until_ms * _MILLISECOND
     return f"(window_end <= {binder.bind(closed_until, 'timestamp')})"
 
 
 def _years(query: AggregateQuery) -> tuple[int, int]:
-    """Return the first and the last year of the times that a query can return."""
     first = FIRST_YEAR if query.since is None else query.since.year
     last = dt.datetime.now(dt.UTC).year + YEARS_AHEAD
     if query.fill == "none":
@@ -141,7 +133,6 @@ def _years(query: AggregateQuery) -> tuple[int, int]:
 
 
 def _merged(query: AggregateQuery, binder: Binder) -> str:
-    """Return a SELECT of group columns, window_start, window_end and merged partials."""
     model, plan = query.model, query.model.layout
     columns = ", ".join([*(quote(name) for name in query.group_by), "window_start"])
     partials = ", ".join(quote(partial.column) for partial in plan.merged)
@@ -160,10 +151,7 @@ def _merged(query: AggregateQuery, binder: Binder) -> str:
 
 
 def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: str) -> str:
-    """Return a SELECT that combines stored rows into buckets.
-
-    The rows of hopping windows are panes. Unlike the windows, they do not overlap, so no event is counted twice.
-    """
+    """Return a SELECT that combines stored rows into buckets."""
     model, plan = query.model, query.model.layout
     groups = [quote(name) for name in query.group_by]
     stored = _all([*_bounds(query, binder, reach_ms=bucket.reach_ms), *_dimension_filters(query, binder)])
@@ -183,13 +171,11 @@ def _bucketed(query: AggregateQuery, binder: Binder, bucket: Bucket, partials: s
     last = grid_sql(plan.grid).shift(quote(edges[1].column), 1)
     end = binder.bind(query.until, "timestamp") if query.until else last
     listed = ", ".join([*groups, f"{start} AS window_start", f"{end} AS window_end", partials])
-    # Without keys, an SQL aggregate over no rows returns one row of nulls. This row is removed, because it is not a
-    # window.
+    # Without any rows, an SQL aggregate without keys returns one row of nulls, which is not a window.
     return f'SELECT {listed} FROM ({rolled}) AS g WHERE "_count" IS NOT NULL'
 
 
 def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
-    """Return the relation with a row for each group and each window between `from` and `to`."""
     since, until = binder.bind(query.since, "timestamp"), binder.bind(query.until, "timestamp")
     times = _times(query, since, until)
     groups = [(quote(name), query.model.groups[name].kind) for name in query.group_by]
@@ -200,14 +186,12 @@ def _filled(query: AggregateQuery, binder: Binder, relation: str) -> str:
     return (
         f"WITH d AS MATERIALIZED ({relation}), t AS ({times}), g AS ({distinct})"
         f" SELECT {', '.join(listed)} FROM g CROSS JOIN t LEFT JOIN d ON d.window_start = t.start{''.join(same)}"
-        # If there are too many groups, the answer has no rows, and the caller finds the reason with
-        # `filled_groups_sql`.
+        # with too many groups, the answer has no rows, and the caller finds the reason with `filled_groups_sql`
         f" WHERE (SELECT count(*) FROM g) <= {MAX_FILL_ROWS // max(1, query.fill_points)}"
     )
 
 
 def _times(query: AggregateQuery, since: str, until: str) -> str:
-    """Return a SELECT of the starts and ends of the windows between two times (SQL expressions)."""
     if query.bucket is not None and query.bucket.grid is not None:
         cut = grid_sql(query.bucket.grid, _years(query))
         end = cut.end("start")
@@ -229,20 +213,13 @@ def _distinct(query: AggregateQuery) -> str:
 
 
 def _same(one: str, other: str, kind: str) -> str:
-    """Return SQL for a null-safe comparison of group columns, which is true if they are equal.
-
-    Postgres can use a hash join for this comparison, but not for IS NOT DISTINCT FROM. Values are compared by their
-    type, not as texts, because -0.0 and 0.0 are the same group.
-    """
+    """Return SQL for a null-safe comparison of group columns by their type."""
+    # Postgres cannot use a hash join for IS NOT DISTINCT FROM.
     stand_in = f"{_STAND_INS[family(kind)]}::{SQL_TYPES[kind]}"
     return f"({one} IS NULL) = ({other} IS NULL) AND coalesce({one}, {stand_in}) = coalesce({other}, {stand_in})"
 
 
 def _filling(query: AggregateQuery, name: str) -> str:
-    """Return the SQL of a metric in a window that may have no events.
-
-    Without events, only counts and sums can be zero.
-    """
     column, (metric, _) = quote(name), query.model.metrics[name]
     if query.fill != "zero" or query.model.functions[name] not in ZERO_FILLED:
         return f"d.{column}"

@@ -1,7 +1,4 @@
-"""Converts texts of requests to values, values to SQL parameters, and values from Postgres to JSON.
-
-SQL parameters are texts with a cast, so a value never becomes part of a statement.
-"""
+"""Converts texts of requests to values, values to SQL parameters, and values from Postgres to JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_64 = 2**63 - 1
 _INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
-"""The pattern of an integer. Integers can be written as 2 or 2.0, because 2 and 2.0 are the same number in JSON."""
+"""Pattern of an integer, which JSON can write as 2 or 2.0."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
 _HOW = {
@@ -40,7 +37,7 @@ _HOW = {
 def parse_time(text: str) -> dt.datetime:
     """Parse a time in RFC 3339, a date (midnight in UTC) or epoch milliseconds.
 
-    A space is accepted instead of the `+` of an offset, because an unescaped `+` in a URL is decoded as a space.
+    An offset may begin with a space, because an unescaped `+` in a URL is decoded as a space.
 
     Raises:
         ValueError: the text has none of these forms.
@@ -68,7 +65,7 @@ def parse_value(text: str, kind: str) -> Any:
     """Parse a value of a spec type.
 
     Raises:
-        ValueError: the text is not a value of this type. The message says what to write.
+        ValueError: the text is not a value of this type.
     """
     if kind == "timestamp":
         return parse_time(text)
@@ -91,7 +88,7 @@ def _shown(text: str) -> str:
 
 
 def to_text(value: Any) -> str:
-    """Return a value in the text form of Postgres. `parse_value` turns this text back into the value."""
+    """Return a value in the text form of Postgres, which `parse_value` can read."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dt.datetime):
@@ -104,19 +101,13 @@ def to_text(value: Any) -> str:
 def cast(value: Any, kind: str) -> str:
     """Return the SQL type to which a parameter of a spec type is cast."""
     if kind == "integer":
-        # Cast to bigint where possible. Most integer columns are bigint, and Postgres uses an index of such a column
-        # only if the parameter is a bigint too.
+        # Most integer columns are bigint, and Postgres uses an index of a bigint column only for a bigint parameter.
         return "bigint" if -_MAX_64 - 1 <= value <= _MAX_64 else "numeric"
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 
 
 def encoder(kind: str, *, numbers: bool = False) -> Callable[[Any], Any] | None:
-    """Return the function that converts values of a type from psycopg for msgspec, or None if none is needed.
-
-    Args:
-        kind: the type.
-        numbers: whether decimals become JSON numbers with all their digits. Otherwise, they become texts.
-    """
+    """Return the function that converts values of a type from psycopg for msgspec, or None if none is needed."""
     scale = scale_of(kind)
     if scale is not None:
         return partial(_decimal_number if numbers else _decimal, scale)

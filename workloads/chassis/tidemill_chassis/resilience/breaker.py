@@ -1,9 +1,4 @@
-"""A circuit breaker for threads and asyncio, based on pybreaker.
-
-pybreaker's own `call` holds its lock while the guarded function runs, does not support asyncio, and uses the wall
-clock. So this module decides which calls are made, and reports their outcomes to pybreaker afterwards. pybreaker keeps
-the state and the counters.
-"""
+"""A circuit breaker for threads and asyncio, based on pybreaker, which keeps the state and the counters."""
 
 from __future__ import annotations
 
@@ -31,12 +26,7 @@ _MAX_STEP = 60
 
 
 class BreakerOpen(Exception):
-    """Raised instead of making a call, because the dependency has recently failed several times in a row.
-
-    Attributes:
-        name: the guard's name.
-        retry_after_seconds: the time until the next call is allowed.
-    """
+    """The error for a call that is not made, because the dependency has failed several times in a row."""
 
     def __init__(self, name: str, retry_after_seconds: float) -> None:
         super().__init__(f"{name}: circuit breaker open; the next attempt is allowed in {retry_after_seconds:.0f} s")
@@ -44,7 +34,7 @@ class BreakerOpen(Exception):
 
 
 class _Failure(Exception):
-    """Passed to pybreaker instead of the caller's error, whose traceback pybreaker would change."""
+    """A substitute for the caller's error, because pybreaker would change the error's traceback."""
 
 
 def _fail() -> None:
@@ -58,15 +48,10 @@ def _succeed() -> None:
 class Breaker:
     """A circuit breaker.
 
-    A breaker is closed until several calls in a row fail, and then it is open. After a pause, the breaker is half open
-    and allows one trial call at a time. If the trial succeeds, the breaker is closed. If the trial fails, the breaker
-    is open again.
+    A closed breaker opens after several failures in a row. After a pause, an open breaker becomes half open, and allows
+    one trial call at a time. A successful trial closes the breaker, and a failed trial opens the breaker again.
 
-    A caller gets a ticket from `admit` and returns it with the outcome of the call. Outcomes of calls that began before
-    the latest change of state are out of date and ignored.
-
-    During an outage, each pause is about twice as long as the previous pause, for example 2, 5, 10, 20, 50, … seconds,
-    but at most `open_seconds`. Without `first_pause_seconds`, every pause takes `open_seconds`.
+    Each pause during an outage is about twice as long as the previous pause, up to `open_seconds`.
     """
 
     def __init__(
@@ -82,7 +67,7 @@ class Breaker:
         self._open_seconds = open_seconds
         self._first_pause = open_seconds if first_pause_seconds is None else first_pause_seconds
         self._openings = 0
-        """How many times the breaker has opened since it was last closed."""
+        """Number of times that the breaker has opened since it was last closed."""
         self._pause = open_seconds
         self._clock = clock
         self._lock = threading.RLock()
@@ -90,8 +75,7 @@ class Breaker:
         self._ticket = 0
         self._opened_at = 0.0
         self._trial_ends: float | None = None
-        """The time at which the current trial counts as lost, or None if there is no trial. Infinite for a call, which
-        always reports its end."""
+        """Time at which the current trial counts as lost, or None if there is no trial."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=open_seconds,
@@ -105,7 +89,7 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The current state. An open breaker becomes half open only when a call is made after the pause."""
+        """The current state. An open breaker becomes half open when a call is made after the pause."""
         return self._state
 
     @property
@@ -120,10 +104,6 @@ class Breaker:
 
     def admit(self, trial_seconds: float = float("inf")) -> int:
         """Return a ticket for one call.
-
-        Args:
-            trial_seconds: the time after which another trial is allowed, if this call is the trial of a half-open
-                breaker and has no outcome yet.
 
         Raises:
             BreakerOpen: the call must not be made.
@@ -153,12 +133,7 @@ class Breaker:
         self._report(ticket, _fail)
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because the dependency has answered a probe outside the guarded calls.
-
-        Args:
-            asked_at: the time at which the probe was sent, on the breaker's clock. A probe that was sent before the
-                breaker opened changes nothing.
-        """
+        """Close the breaker, because the dependency has answered a probe outside the guarded calls."""
         if self._state == CLOSED:
             return
         with self._lock:
@@ -169,10 +144,7 @@ class Breaker:
             self._circuit.call(_succeed)
 
     def abandoned(self, ticket: int) -> None:
-        """Report that the call with this ticket ended without showing whether the dependency works.
-
-        Another trial is allowed.
-        """
+        """Report that the call with this ticket ended without showing whether the dependency works."""
         with self._lock:
             if ticket == self._ticket:
                 self._trial_ends = None
@@ -199,11 +171,11 @@ class Breaker:
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
-        # Show later trials of the same outage as open, so that dashboards show one outage and not many.
+        # Later trials of the same outage are shown as open, so that dashboards show a single outage.
         shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
         metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
-        # For the same reason, log only one warning for each outage.
+        # One outage leads to only one warning in the log.
         level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
         log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
 
@@ -217,5 +189,4 @@ class _Listener(pybreaker.CircuitBreakerListener):
         self._breaker = breaker
 
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        """Notify the breaker of pybreaker's new state."""
         self._breaker.changed(_STATES[new_state.name])

@@ -1,7 +1,6 @@
-"""Reads the resilience settings from `config/resilience.yaml` and the environment, and creates the guards from them.
+"""Reads the resilience settings from `config/resilience.yaml` and the environment, and creates the guards.
 
-Environment variables override the file: `TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FAILURES=7` sets
-`breakers.database.failures`. guard.py describes how guards work, and failures.py decides which errors are failures.
+Environment variables override the file, for example `TIDEMILL_RESILIENCE__BREAKERS__DATABASE__FAILURES=7`.
 """
 
 from __future__ import annotations
@@ -39,10 +38,7 @@ WaitSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class ConfigError(ValueError):
-    """Raised if resilience settings are invalid.
-
-    The message has one line for each error: the key or variable, what is wrong, and the remedy.
-    """
+    """The error for invalid resilience settings, with one line for each wrong key or variable."""
 
 
 class _Section(BaseModel):
@@ -50,7 +46,7 @@ class _Section(BaseModel):
 
 
 class BreakerSettings(_Section):
-    """The number of failures in a row after which a circuit breaker opens, and its shortest and longest pause."""
+    """Number of failures in a row after which a circuit breaker opens, and its longest and shortest pause."""
 
     failures: int = Field(5, ge=1, le=1_000_000)
     open_seconds: Seconds = 60.0
@@ -106,21 +102,21 @@ class TimeoutSettings(_Section):
 
 
 class MemoryCacheSettings(_Section):
-    """The settings of the cache in memory, which is used while Redis is down."""
+    """Settings of the cache in memory, which is used while Redis is down."""
 
     enabled: bool = True
     max_entries: int = Field(10_000, ge=1, le=10_000_000)
 
 
 class StaleResultsSettings(_Section):
-    """The settings for answering from the cache while the database is down. Such answers are marked as stale."""
+    """Settings for stale answers from the cache while the database is down."""
 
     enabled: bool = True
     max_age_seconds: Seconds = 3_600.0
 
 
 class FallbackSettings(_Section):
-    """The settings for doing without a dependency that is down."""
+    """Settings for working without a dependency that is down."""
 
     memory_cache: MemoryCacheSettings = MemoryCacheSettings()
     stale_results: StaleResultsSettings = StaleResultsSettings()
@@ -136,13 +132,9 @@ class ResilienceConfig(_Section):
 
     @classmethod
     def load(cls, path: Path | None, environ: Mapping[str, str]) -> ResilienceConfig:
-        """Return the settings of a YAML file, or the defaults without a file. The environment overrides both.
-
-        Raises:
-            ConfigError: the file cannot be read, or a key or value of the file or the environment is wrong.
-        """
-        # Merge the file into the defaults. pydantic would fill gaps in a section with the defaults of the section's
-        # class, but `redis` has other defaults.
+        """Return the settings of a YAML file, or the defaults without a file."""
+        # The file is merged into all defaults, because pydantic would fill gaps with the defaults of a section's class.
+        # The section `redis` has other defaults than its class.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
         variables, faults = _override(document, environ)
         try:
@@ -160,13 +152,7 @@ class ResilienceConfig(_Section):
         is_retryable: Mapping[str, Predicate] | None = None,
         clock: Clock = time.monotonic,
     ) -> Guards:
-        """Create the guards of a process. Each process calls this once.
-
-        Args:
-            is_failure: by guard name, predicates that replace those of failures.py for failures.
-            is_retryable: by guard name, predicates that replace those of failures.py for retries.
-            clock: a monotonic clock, in seconds.
-        """
+        """Create the guards of a process."""
         kinds = {
             "kafka_producer": (
                 self.timeouts.kafka_publish_seconds,
@@ -224,18 +210,14 @@ def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict):
-            # An empty section changes nothing. Keep a value that is not a section, so that validation rejects it.
+            # An empty section changes nothing. A value that is not a section is kept, so that validation rejects it.
             value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
         result[str(key)] = value
     return result
 
 
 def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """Write the values of environment variables into the document.
-
-    Returns:
-        The variables by key path, and an error for each variable that matches no setting.
-    """
+    """Write the values of environment variables into the document."""
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX):
@@ -262,7 +244,6 @@ def _scalar(text: str) -> Any:
 
 
 def _settings(path: tuple[str, ...]) -> type[BaseModel] | None:
-    """Return the settings class of the section at this key path, or None if there is no section."""
     model: Any = ResilienceConfig
     for name in path:
         field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
@@ -280,7 +261,6 @@ def _known(path: tuple[str, ...]) -> str:
 
 
 def _nearest(path: tuple[str, ...]) -> str:
-    """Return a hint for a key path that does not exist: the known keys of its innermost existing section."""
     known = path
     while known and _settings(known) is None:
         known = known[:-1]

@@ -1,7 +1,6 @@
 """Decides which exceptions mean that a dependency has failed, and which calls can be retried.
 
-Exceptions are recognised by SQLSTATE, Kafka error name or class name, so no client library is imported. A caller's
-mistake (invalid SQL, a record that is too large, a wrong type in Redis) is not a failure, because the dependency works.
+A caller's mistake, such as invalid SQL, is not a failure.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from collections.abc import Callable
 Predicate = Callable[[BaseException], bool]
 
 _FAILED_SQLSTATE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0", "XX"})
-"""The SQLSTATE classes of failures, in this order: connection, login, missing database, resources, operator
-intervention, system, config file, and internal error."""
+"""SQLSTATE classes of failures: connection, login, missing database, resources, operator intervention, system, config
+file, and internal error."""
 _READ_ONLY = "25006"
-"""The error for a write to a standby, for example after a failover."""
+"""Error code for a write to a standby, for example after a failover."""
 _SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
 
 _KAFKA_ANSWERS = frozenset(
@@ -60,10 +59,7 @@ def _is_system(error: BaseException) -> bool:
 
 
 def database_failed(error: BaseException) -> bool:
-    """Return whether the error means that Postgres or the connection to it has failed.
-
-    A statement timeout counts as a failure.
-    """
+    """Return whether Postgres or the connection to it has failed. A statement timeout counts as a failure."""
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate:
         return sqlstate[:2] in _FAILED_SQLSTATE_CLASSES or sqlstate == _READ_ONLY
@@ -78,11 +74,7 @@ def database_refuses_writes(error: BaseException) -> bool:
 
 
 def database_retryable(error: BaseException) -> bool:
-    """Return whether the statement is likely to succeed if it is retried soon.
-
-    A statement is not retried if Postgres refused the login, or after a statement timeout, when a retry would double
-    the load.
-    """
+    """Return whether the statement is likely to succeed on a retry."""
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate in (_SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE):
         return True
@@ -97,10 +89,9 @@ def _kafka_error(error: BaseException) -> object:
 
 
 def kafka_failed(error: BaseException) -> bool:
-    """Return whether the error means that Kafka or the connection to it has failed.
+    """Return whether Kafka or the connection to it has failed.
 
-    A full local queue (BufferError) is backpressure, not a failure. A missing or forbidden topic is not a failure
-    either, because it affects only one pipeline.
+    A full local queue is not a failure, nor is a missing topic.
     """
     inner = _kafka_error(error)
     name = getattr(inner, "name", None)
@@ -110,10 +101,7 @@ def kafka_failed(error: BaseException) -> bool:
 
 
 def kafka_retryable(error: BaseException) -> bool:
-    """Return whether the request is likely to succeed if it is retried soon.
-
-    After a fatal error, the client can make no more requests.
-    """
+    """Return whether the request is likely to succeed on a retry."""
     return not kafka_fatal(_kafka_error(error)) and kafka_failed(error)
 
 
@@ -124,10 +112,7 @@ def kafka_fatal(error: object) -> bool:
 
 
 def redis_failed(error: BaseException) -> bool:
-    """Return whether the error means that Redis or the connection to it has failed.
-
-    Out of memory and read-only count as failures.
-    """
+    """Return whether Redis or the connection to it has failed."""
     names = set(_class_names(error))
     if names & _REDIS_FAILURES:
         return True
@@ -137,10 +122,7 @@ def redis_failed(error: BaseException) -> bool:
 
 
 def redis_retryable(error: BaseException) -> bool:
-    """Return whether the command is likely to succeed if it is retried soon.
-
-    A command is not retried if Redis refused the login, or has run out of memory or connections.
-    """
+    """Return whether the command is likely to succeed on a retry."""
     names = set(_class_names(error))
     if names & {"AuthenticationError", "AuthorizationError", "MaxConnectionsError", "OutOfMemoryError"}:
         return False

@@ -1,4 +1,4 @@
-"""Guards, through which all workloads call Kafka, Postgres and Redis. A guard has a breaker, retries and timeouts."""
+"""Guards, through which all workloads call Kafka, Postgres and Redis."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Clock = Callable[[], float]
 
 
 LOOK_SECONDS = 2.0
-"""The timeout of a probe while the breaker is open. It is short, because probes are repeated soon."""
+"""Timeout of a probe while the breaker is open."""
 
 
 class DeadlineExceeded(TimeoutError):
-    """Raised if the deadline of a request passes before a call is answered."""
+    """The error if the deadline of a request passes before a call is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,12 @@ class Policy:
 class Guard:
     """Guards the calls to one dependency. All threads and tasks of a process share the guard.
 
-    There are three ways to use it:
-
     - `call` and `acall` make one call.
     - Work that ends in a callback gets a ticket from `admit`. The callback passes the ticket to `settle`.
-    - A loop calls `allow`, does its work, and reports `success` or `failure`. If a loop's work is the trial of a
-      half-open breaker, `allow` keeps returning true to this loop's thread or task until the loop reports.
+    - A loop calls `allow`, does its work, and reports `success` or `failure`.
 
-    A background task should probe the dependency with `look` or `alook`, or report its answers with `recovered`. Then
-    the breaker closes soon after an outage, without using a request as the trial.
+    A background task should probe the dependency with `look` or `alook`. Successful probes close the breaker after an
+    outage.
     """
 
     def __init__(
@@ -128,18 +125,15 @@ class Guard:
     def call(self, fn: Callable[..., T], *args: Any, deadline: Deadline | None = None, retry: bool = True) -> T:
         """Return `fn(*args)`, with retries according to the policy.
 
-        A thread cannot be interrupted, so `fn` must have its own timeout, such as `timeout_seconds`.
-
         Args:
-            fn: the function, which may be called several times if `retry` is true.
+            fn: the function, which must have its own timeout, such as `timeout_seconds`.
             args: the arguments of the function.
-            deadline: the time after which no retry starts. A wait that would end later is not started.
+            deadline: the time after which no retry starts.
             retry: whether the call may be repeated.
 
         Raises:
             BreakerOpen: the breaker refused the first attempt or a retry.
             DeadlineExceeded: the deadline passed before the first attempt.
-            Exception: the error of the last attempt.
         """
         try:
             return self._attempt(fn, args, deadline)
@@ -157,14 +151,12 @@ class Guard:
     ) -> T:
         """Return `await fn(*args)`, with retries according to the policy.
 
-        Each attempt is cancelled after `timeout_seconds`, or at the deadline. An attempt that ends because of the
-        deadline or a cancellation does not count as a failure of the dependency.
+        Each attempt is cancelled after `timeout_seconds`, or at the deadline.
 
         Raises:
             BreakerOpen: the breaker refused the first attempt or a retry.
             DeadlineExceeded: the deadline passed before an answer came.
             TimeoutError: the last attempt took longer than `timeout_seconds`.
-            Exception: the error of the last attempt.
         """
         try:
             return await self._aattempt(fn, args, deadline)
@@ -177,10 +169,7 @@ class Guard:
         return result
 
     def allow(self) -> bool:
-        """Return whether a loop may do its work now.
-
-        If it returns true, the loop must report `success` or `failure` afterwards.
-        """
+        """Return whether a loop may do its work now. The loop must then report `success` or `failure`."""
         if self._breaker.state == CLOSED:
             return True
         me = _current()
@@ -199,7 +188,7 @@ class Guard:
             self._breaker.succeeded(ticket)
 
     def failure(self, error: BaseException | None = None) -> None:
-        """Report that a loop's work failed. If an error is given, it counts only if `is_failure` accepts it."""
+        """Report that a loop's work failed."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:
@@ -210,10 +199,7 @@ class Guard:
     def look(self, fn: Callable[..., T], *args: Any) -> T:
         """Probe the dependency with `fn(*args)`, even while the breaker is open, and return the result.
 
-        An answer closes an open breaker; a failure leaves it open. `fn` must have its own timeout, `look_seconds`.
-
-        Raises:
-            Exception: the error of `fn`.
+        `fn` must have its own timeout, such as `look_seconds`.
         """
         if self._breaker.state == CLOSED:
             return self.call(fn, *args, retry=False)
@@ -223,13 +209,10 @@ class Guard:
         return result
 
     async def alook(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Probe the dependency with `await fn(*args)` as `look` does, and return the result.
-
-        If the breaker is open, the probe is cancelled after `look_seconds`.
+        """Probe the dependency with `await fn(*args)`, even while the breaker is open, and return the result.
 
         Raises:
             TimeoutError: no answer came in time.
-            Exception: the error of `fn`.
         """
         if self._breaker.state == CLOSED:
             return await self.acall(fn, *args, retry=False)
@@ -240,13 +223,11 @@ class Guard:
         return result
 
     def recovered(self, asked_at: float) -> None:
-        """Close the breaker, because the probe that was sent at `asked_at` (`time.monotonic()`) was answered."""
+        """Close the breaker, because a probe that was sent at `asked_at` (`time.monotonic()`) was answered."""
         self._breaker.recovered(asked_at)
 
     def admit(self) -> int:
-        """Return a ticket for work whose outcome any thread reports to `settle`.
-
-        If the work is a trial and is not settled within `timeout_seconds`, another trial is allowed.
+        """Return a ticket for work. Any thread can report the outcome to `settle`.
 
         Raises:
             BreakerOpen: the work must not start.
@@ -254,7 +235,7 @@ class Guard:
         return self._breaker.admit(self.timeout_seconds)
 
     def settle(self, ticket: int, error: BaseException | None = None) -> None:
-        """Report that the work of this ticket succeeded or failed. An error counts only if `is_failure` accepts it."""
+        """Report that the work of this ticket succeeded or failed."""
         if error is None:
             self._breaker.succeeded(ticket)
         else:
@@ -292,7 +273,7 @@ class Guard:
             if left < limit and timer.expired() and isinstance(error, TimeoutError):
                 self._breaker.abandoned(ticket)
                 raise DeadlineExceeded(
-                    f"{self.name}: no answer within the {left:.3g} s that the request had left"
+                    f"{self.name}: no answer within the remaining {left:.3g} s of the request"
                 ) from error
             self._judge(ticket, error)
             raise
@@ -300,7 +281,7 @@ class Guard:
         return result
 
     def _judge(self, ticket: int, error: BaseException) -> None:
-        # Cancellation and SystemExit are not subclasses of Exception. They say nothing about the dependency.
+        # Cancellation and SystemExit are not subclasses of Exception, and say nothing about the dependency.
         if isinstance(error, Exception) and self.policy.is_failure(error):
             self._breaker.failed(ticket)
         else:
@@ -329,7 +310,6 @@ class Guard:
 
 
 def _current() -> object:
-    """Return the current task, or the current thread if no task is running."""
     try:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:
@@ -341,17 +321,12 @@ def _raise(error: Exception) -> NoReturn:
 
 
 def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that raises the first attempt's error on its first call, and calls `attempt` on later calls.
-
-    The first attempt is made without tenacity, which takes longer than a typical call. If it fails, its error is handed
-    to tenacity this way, and tenacity makes the retries.
-    """
+    """Return a function that first raises `first`, and later calls `attempt`."""
     pending = [first]
     return lambda: _raise(pending.pop()) if pending else attempt()
 
 
 def _after_first_async(first: Exception, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """Return a coroutine function that raises the first attempt's error first, and awaits `attempt` on later calls."""
     pending = [first]
 
     async def next_attempt() -> T:

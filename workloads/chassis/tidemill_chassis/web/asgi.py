@@ -1,8 +1,4 @@
-"""ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457).
-
-The middleware does not depend on a web framework. It reads the route template from the ASGI scope, where Starlette and
-FastAPI put it.
-"""
+"""ASGI middleware of ingest and API: request metrics, timeout, host names, and problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -28,18 +24,11 @@ UNMATCHED = "unmatched"
 _KNOWN_HOSTS = 1_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT = "499"
-"""The status of a request whose client disconnected before the response started, as in nginx."""
+"""Status of a request with a client that disconnected before the response started, as in nginx."""
 
 
 def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
-    """Return a body of problem details. The title is derived from the code.
-
-    Args:
-        status: the HTTP status code.
-        code: the kind of problem in snake case. The code is stable, so clients can compare it.
-        detail: the description and the remedy of this problem.
-        extra: additional members of the body, such as `field="from"`.
-    """
+    """Return a body of problem details."""
     title = code.replace("_", " ").title()
     body = {"type": f"urn:tidemill:problem:{code}", "title": title, "status": status, "code": code}
     if detail:
@@ -56,16 +45,7 @@ async def send_problem(
     headers: Iterable[tuple[bytes, bytes]] = (),
     **extra: Any,
 ) -> None:
-    """Answer an HTTP request with a problem.
-
-    Args:
-        send: the ASGI send of the request.
-        status: the HTTP status code.
-        code: the kind of problem.
-        detail: the description and the remedy of this problem.
-        headers: additional headers with lower-case names, such as `(b"retry-after", b"3")`.
-        extra: additional members of the body.
-    """
+    """Answer an HTTP request with a problem."""
     body = problem(status, code, detail, **extra)
     fixed = [
         (b"content-type", PROBLEM_TYPE.encode()),
@@ -77,11 +57,11 @@ async def send_problem(
 
 
 def endpoint(scope: Scope) -> str:
-    """Return the template of the request's route, e.g. `/v1/pipelines/{pipeline}`, or `unmatched` without a route."""
+    """Return the template of the request's route, or `unmatched` without a route."""
     route = scope.get("route")
     if route is None:
         return UNMATCHED
-    # Prefer the context: in an included FastAPI router, the path of a route may lack the router's prefix.
+    # In an included FastAPI router, only the context has the complete path of a route.
     included = scope.get("fastapi")
     context = included.get("effective_route_context") if isinstance(included, dict) else None
     template = (
@@ -99,7 +79,7 @@ class HttpMetrics:
         self._timers: dict[tuple[str, str], Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle an ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -112,7 +92,9 @@ class HttpMetrics:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 if _is_event_stream(message):
-                    ended = self._clock()  # an event stream is timed only to its start: its client decides when it ends
+                    ended = (
+                        self._clock()
+                    )  # an event stream is timed only to its start, because its client decides when it ends
             await send(message)
 
         try:
@@ -150,15 +132,14 @@ def _is_event_stream(message: Message) -> bool:
 class RequestTimeout:
     """Answers an HTTP request with a 504 problem if its response has not started in time.
 
-    Responses that have started (streams, server-sent events) and WebSockets have no time limit. Handlers find the
-    request's deadline in `scope["state"]["deadline"]` (Starlette: `request.state.deadline`) and pass it to guards.
+    Handlers find the deadline of the request in `scope["state"]["deadline"]`.
     """
 
     def __init__(self, app: App, seconds: float) -> None:
         self._app, self._seconds = app, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle an ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -170,7 +151,7 @@ class RequestTimeout:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
-                    return  # drop the response of the cancelled application; the 504 below is sent instead
+                    return  # the 504 below replaces the response of the cancelled application
                 started = True
                 timer.reschedule(None)
             elif not started:
@@ -185,7 +166,7 @@ class RequestTimeout:
                 raise
         if timer.expired() and not started:
             detail = f"no answer within {self._seconds:g} s; ask for less, or try again later"
-            # Close the connection: otherwise the rest of a slow request body would occupy it.
+            # Without this header, the rest of a slow request body would occupy the connection.
             close = [(b"connection", b"close")]
             await send_problem(send, 504, "request_timeout", detail, headers=close)
 
@@ -203,7 +184,7 @@ class HostGuard:
         self._known: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle an ASGI connection."""
         if scope["type"] == "lifespan" or self._allow(scope):
             await self._app(scope, receive, send)
             return
@@ -226,7 +207,7 @@ class HostGuard:
 
 
 def _denial(scope: Scope, send: Send) -> Send:
-    """Return a `send` for an HTTP response. For a WebSocket request, it denies the handshake with this response."""
+    """Return a `send` for an HTTP response. For a WebSocket, the response denies the handshake."""
     if scope["type"] == "http":
         return send
 

@@ -1,8 +1,4 @@
-"""Checks the host names that clients of a service use, as a protection against DNS rebinding.
-
-In such an attack, a malicious page makes its own host name resolve to this service. The page's requests have that name
-in the Host header, so they are rejected. IP addresses are always allowed, because they involve no DNS.
-"""
+"""Checks the host names that clients of a service use, as a protection against DNS rebinding."""
 
 from __future__ import annotations
 
@@ -15,19 +11,12 @@ HOW = "use another host name, or add this name to TIDEMILL_ALLOWED_HOSTS"
 
 
 class Hosts:
-    """The allowed host names.
-
-    Attributes:
-        any: whether all names are allowed.
-    """
+    """The allowed host names."""
 
     def __init__(self, names: Iterable[str]) -> None:
         """Parse names such as `api.example.com`, `*.example.com` (all subdomains) and `*` (all names).
 
         Without names, all names are allowed.
-
-        Raises:
-            ValueError: a name is not valid.
         """
         found = {name.strip().lower().rstrip(".") for name in names} - {""}
         for name in found:
@@ -45,10 +34,7 @@ class Hosts:
         return cls(text.split(","))
 
     def allow(self, header: str | None) -> bool:
-        """Return whether to allow a request with this Host header.
-
-        A request without the header is allowed: no browser can have sent it.
-        """
+        """Return whether to allow a request with this Host header."""
         if self.any or not header:
             return True
         name = _without_port(header.strip().lower()).rstrip(".")

@@ -1,8 +1,4 @@
-"""Limits the number of connections, and the number, size and time of the headers of a request.
-
-uvicorn's setting `limit_concurrency` limits requests, but not connections. uvicorn's parser accepts any number and size
-of headers, and waits for headers without a limit. Only packages that depend on uvicorn can import this module.
-"""
+"""Limits the number of connections, and the number, size and time of the headers of a request."""
 
 from __future__ import annotations
 
@@ -25,14 +21,7 @@ _OTHER_DESCRIPTORS = 200
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """The limits of a process.
-
-    Attributes:
-        connections: maximum number of open connections, including WebSockets.
-        headers: maximum number of headers in a request.
-        header_bytes: maximum size of a request's headers, including the request line.
-        header_seconds: maximum time until a request's headers are complete.
-    """
+    """The limits of a process."""
 
     connections: int = 2_000
     headers: int = 100
@@ -41,36 +30,27 @@ class HttpLimits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpLimits:
-        """Return the default limits, with the number of connections from TIDEMILL_HTTP_CONNECTIONS if it is set.
-
-        The number of connections is always lower than the number of files that the process can have open.
-
-        Raises:
-            ValueError: the variable is not a whole number of at least 1.
-        """
+        """Return the default limits, with the number of connections from TIDEMILL_HTTP_CONNECTIONS if it is set."""
         text = environ.get("TIDEMILL_HTTP_CONNECTIONS") or str(cls.connections)
         if not (text.isascii() and text.isdigit() and int(text)):
             raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r}; write a whole number of at least 1")
-        # Leave some descriptors for connections to Kafka, Postgres and Redis, and for files.
+        # some descriptors are reserved for files, and for connections to Kafka, Postgres and Redis
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
         return cls(connections=min(int(text), most))
 
 
 class _TooLarge(Exception):
-    """Raised if the headers of a request exceed a limit. The parser replaces it with its own error."""
+    """The error for headers that exceed a limit. uvicorn's parser replaces this error with its own."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits. "Head" means the request line and the headers.
-
-    Checking a head that arrives in one piece takes only a few comparisons.
-    """
+    """uvicorn's protocol with limits for the head of a request (the request line and the headers)."""
 
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
     _waited_for = 0
-    """The number of bytes received of an incomplete head."""
+    """Number of bytes received of an incomplete head."""
     _large = False
     """Whether the head may be too large, so that its exact size has to be checked."""
     _too_large = False
@@ -101,8 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
-        # If a body ended in this data, we do not know how many of the bytes belong to the next head, so count none of
-        # them.
+        # If a body ended in this data, the number of bytes of the next head is unknown, and counts as 0.
         if cycle is before and (before is None or before.response_complete):
             self._waited_for += len(data)
         if self._waited_for > self.limits.header_bytes:

@@ -1,4 +1,4 @@
-"""Errors of HTTP requests: any code can raise a `Problem`, which becomes a response with RFC 9457 problem details."""
+"""Errors of HTTP requests. Any code can raise a `Problem`, which becomes a response with RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
 
 
 class Problem(Exception):
-    """Raised to refuse a request.
+    """The error for a refused request.
 
     Attributes:
-        status: the HTTP status code.
-        code: the kind of problem in snake case. The code is stable, so clients can compare it.
-        detail: the description and the remedy of this problem.
-        headers: additional headers of the response.
+        code: the kind of problem in snake case, which is stable, so that clients can compare it.
         extra: additional members of the body, such as `parameter`.
     """
 
@@ -43,7 +40,7 @@ class Problem(Exception):
 
 
 def bad_parameter(name: str, detail: str, *, code: str = "invalid_parameter") -> Problem:
-    """Return the problem (400) for an unknown or invalid parameter. `detail` says what to send instead."""
+    """Return the problem (400) for an unknown or invalid parameter."""
     return Problem(400, code, f"{name}: {detail}", parameter=name)
 
 
@@ -72,6 +69,6 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
-    """Answer a request with a `Problem`. This is the application's exception handler for `Problem`."""
+    """Answer a request with a `Problem`, as the application's exception handler."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this class alone
     return error.response()

@@ -1,7 +1,4 @@
-"""The web server of ingest and API: uvicorn, with a separate internal port for metrics and probes.
-
-Only packages that depend on uvicorn can import this module.
-"""
+"""The web server of ingest and API: uvicorn, with a separate internal port for metrics and probes."""
 
 from __future__ import annotations
 
@@ -23,15 +20,7 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Status:
-    """Callbacks that return the state of a service.
-
-    They run on the service's event loop, so an answer proves that the loop is not blocked.
-
-    Attributes:
-        health: returns the status code and the full body of /health.
-        ready: returns whether the service can take requests.
-        live: returns False if the service has to be restarted.
-    """
+    """Callbacks that return the state of a service."""
 
     health: Callable[[], tuple[int, dict[str, Any]]]
     ready: Callable[[], bool]
@@ -39,7 +28,7 @@ class Status:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application. If `status_port` is set, the server also serves the application's status on that port."""
+    """Serves an application, and its status on `status_port` if this port is set."""
 
     def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
         super().__init__(config)
@@ -47,7 +36,7 @@ class HttpServer(uvicorn.Server):
         self._status_server: StatusServer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start serving. Open the status port last, so that the service is not reported as ready too early."""
+        """Start the server. The status port opens last, so that the service is not ready too early."""
         await super().startup(sockets)
         if self._settings.status_port:
             loop, status = asyncio.get_running_loop(), self._status
@@ -62,7 +51,7 @@ class HttpServer(uvicorn.Server):
             self._status_server.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving. Close the status port last, so that metrics are available until the end."""
+        """Stop the server. The status port closes last, so that metrics are available until the end."""
         await super().shutdown(sockets)
         if self._status_server is not None:
             await asyncio.to_thread(self._status_server.stop)
