@@ -105,7 +105,8 @@ functions {functions}.
   needs a whole date and may have `%Y %y %m %b %B %d %j %H %I %M %S %p %z`, `.%f` for a fraction with its point, and
   `%%`.
 - All functions give NULL if an argument is NULL, unless this page says otherwise.
-- `TRIM` removes all surrounding white space. `CONCAT`, `GREATEST` and `LEAST` skip NULL. `||` gives NULL if an operand is NULL.
+- `TRIM` removes all surrounding white space. `CONCAT`, `GREATEST` and `LEAST` skip NULL. `||` gives NULL if an operand
+  is NULL.
 - A derived string of more than 1,024 bytes is NULL.
 - Names are folded to lower case. Put a name that is a keyword in double quotes.
 - Aggregates, window functions, subqueries and functions without a fixed result (`NOW`, `RANDOM`) are refused, because
