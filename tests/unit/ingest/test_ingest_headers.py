@@ -127,8 +127,16 @@ def test_ingest_writes_neither_to_other_clusters_nor_to_topics_of_others(tmp_pat
     pipelines = Pipelines(WorkloadSettings(config_dir=tmp_path, namespace="n"))
     assert pipelines.names() == []
     for name, code, detail in (
-        ("far", "topic_elsewhere", "far reads the topic crm.orders on another Kafka cluster (crm:9092), to which"),
-        ("listed", "topic_of_others", "listed only reads the topic crm.orders, which belongs to others; write to"),
+        (
+            "far",
+            "topic_elsewhere",
+            "far: ingest cannot write to another Kafka cluster; write to the topic crm.orders of crm:9092",
+        ),
+        (
+            "listed",
+            "topic_of_others",
+            "listed: ingest cannot write to a topic of another owner; write to the topic crm.orders",
+        ),
     ):
         with pytest.raises(Problem) as caught:
             pipelines.open(name, None)
@@ -150,4 +158,4 @@ def test_a_pipeline_of_another_format_than_json_takes_nothing_over_http(written:
     with pytest.raises(Problem) as caught:
         pipelines.open("other", None)
     assert (caught.value.status, caught.value.code) == (404, "ingest_writes_json")
-    assert caught.value.detail.startswith(f"other reads {written} from its topic, and ingest writes JSON only; write")
+    assert caught.value.detail.startswith(f"other reads {written}, but ingest writes only JSON; write")

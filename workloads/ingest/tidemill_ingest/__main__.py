@@ -1,4 +1,4 @@
-"""Runs the ingest of a namespace: `python -m tidemill_ingest`. The variables TIDEMILL_… configure it."""
+"""Runs the ingest service of a namespace: `python -m tidemill_ingest`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from tidemill_ingest.quota import Limits
 log = logging.getLogger("tidemill_ingest")
 
 GRACE_SECONDS = 5
-"""The time for running requests after SIGTERM. Together with the flush, this is shorter than the time that the local
-runtime grants."""
+"""How long (seconds) running requests may take after SIGTERM."""
 
 
 def main() -> int:
@@ -49,8 +48,7 @@ def main() -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    # At a signal, uvicorn stops cleanly, then restores these handlers and raises the signal again. The handlers do
-    # nothing, so the process ends normally and is not killed by the signal.
+    # uvicorn raises the signal again after a clean stop. These handlers keep the signal from killing the process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("ingest of %s on port %d", settings.namespace, settings.port)

@@ -40,10 +40,10 @@ from tidemill_ingest.webhooks.secrets import Secrets
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 3.0
-"""The time to flush queued records at the end, after the running requests have ended."""
+"""How long (seconds) the service may flush queued records after the last request."""
 
 CLOSE_SECONDS = 1.0
-"""The time to store the outcomes of batches with an Idempotency-Key at the end."""
+"""How long (seconds) the service may store outcomes of batches after the last request."""
 
 MAX_REDIS_CONNECTIONS = 100
 
@@ -79,7 +79,7 @@ class Health(BaseModel):
 
 
 class _EventsRoute(Route):
-    """A route that puts itself into the ASGI scope. The HTTP metrics read the route's path template from there."""
+    """A route that adds itself to the ASGI scope, so that HTTP metrics know the path template."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -105,8 +105,7 @@ class Ingest:
         client = None
         if settings.redis_url:
             client = async_client(settings, seconds, max_connections=MAX_REDIS_CONNECTIONS)
-        # The name is new at each start: a restarted process has lost the queue of its predecessor, so it is another
-        # owner.
+        # Each start has a new owner name, because a restarted process has lost the queue of its predecessor.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
         self._replays = Replays(self.keys, away=lambda: self.sink.away)
@@ -178,8 +177,8 @@ class Ingest:
         return JSONResponse({"ok": True}, 200, _NO_STORE)
 
     async def _ready(self) -> Response:
-        # Once Kafka has answered, readiness does not depend on Kafka. While Kafka is down, a 503 with Retry-After is
-        # better for clients than a refused connection.
+        # The process stays ready without Kafka, because a 503 with Retry-After is better for clients than a refused
+        # connection.
         ready = self.watch.seen
         return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)
 
@@ -198,4 +197,4 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    return Problem(500, "internal_error", "an internal error of this service; see its log").response()
+    return Problem(500, "internal_error", "this service has an internal error; read its log").response()

@@ -1,7 +1,4 @@
-"""Splits request bodies into raw events. Bodies are NDJSON, JSON arrays, objects or CloudEvents, and may be compressed.
-
-Events are not validated here. They are the bytes that the client has sent.
-"""
+"""Splits request bodies (NDJSON, JSON arrays, objects or CloudEvents) into raw events."""
 
 from __future__ import annotations
 
@@ -25,17 +22,13 @@ JSON = frozenset({"application/json", "text/json"})
 CLOUD_EVENT, CLOUD_EVENTS = "application/cloudevents+json", "application/cloudevents-batch+json"
 _SUPPORTED = f"application/x-ndjson, application/json, {CLOUD_EVENT}, {CLOUD_EVENTS}"
 
-# Input is unpacked in small steps, so the output never exceeds the limit by much. Deflate expands one byte to at most
-# 1032 bytes, and a zstd block of 4 bytes expands to at most 128 KiB.
+# Input is unpacked in small steps, because deflate can expand one byte to 1032 bytes.
 _GZIP_STEP_BYTES, _ZSTD_STEP_BYTES = 8 * 1024, 512
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 """The largest window that RFC 9659 allows."""
 _MAX_FRAMES = 1000
-"""The maximum number of gzip members or zstd frames. Even an empty frame takes memory and time."""
 _MAX_LINES = 4 * MAX_EVENTS
-"""Maximum number of lines, including blank lines."""
 _MAX_COMMAS = 2_000_000
-"""The maximum number of commas in an array. Commas are counted before the array is parsed."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -63,10 +56,10 @@ _cloud_events = msgspec.json.Decoder(list[_CloudEvent])
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
-    """Return the decompressed body. Decompression stops soon after the limit is exceeded.
+    """Return the decompressed body.
 
     Raises:
-        Problem: the encoding is unknown (415), the data is damaged (400), or it is more than 10 MiB (413).
+        Problem: the encoding is unknown (415), the data is damaged (400), or the data is larger than 10 MiB (413).
     """
     match encoding.strip().lower():
         case "" | "identity":
@@ -84,12 +77,11 @@ def decompress(body: bytes, encoding: str) -> bytes:
 
 
 def too_large() -> Problem:
-    """Return the problem (413) for a body that is too large, compressed or uncompressed."""
+    """Return the problem (413) for a body that is too large."""
     return Problem(413, "body_too_large", f"the body is more than {MAX_BODY_BYTES} bytes; send smaller batches")
 
 
 def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
-    """Decompress a body of one or more frames. Stop as soon as the output exceeds the limit."""
     plain = bytearray()
     unpacker, frames = new(), 1
     try:
@@ -112,13 +104,12 @@ def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
 
 
 def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Events:
-    """Return the events of a decompressed body. The Content-Type and the ce-… headers decide how the body is split.
+    """Return the events of a decompressed body, by its Content-Type and its ce-… headers.
 
     Args:
-        body: the body.
+        body: the decompressed body.
         headers: the headers of the request.
-        whole: whether the event is the whole CloudEvent with its attributes, in structured mode. Otherwise, the event
-            is only the data of the CloudEvent.
+        whole: whether an event is the whole CloudEvent in structured mode, or only the CloudEvent's data.
 
     Raises:
         Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events (413).
@@ -130,7 +121,7 @@ def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Ev
     try:
         events = _split(body.removeprefix(_BOM), kind, headers, whole=whole)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Problem(400, "malformed_body", f"the body is not what its Content-Type {kind} says: {error}") from None
+        raise Problem(400, "malformed_body", f"the body does not match its Content-Type {kind}: {error}") from None
     if len(events.values) > MAX_EVENTS:
         raise _too_many(f"{len(events.values)} events")
     if not events.values:
@@ -168,12 +159,8 @@ def _too_many(what: str) -> Problem:
 
 
 def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
-    """Return the event of a CloudEvent in binary mode.
-
-    The body is the event's data, and the headers are its attributes.
-    """
     if kind and not _is_json(kind):
-        raise Problem(415, "unsupported_media_type", f"a CloudEvent's data of type {kind!r}; send application/json")
+        raise Problem(415, "unsupported_media_type", f"the data of a CloudEvent must be application/json, not {kind!r}")
     missing = [name for name in ("ce-id", "ce-source", "ce-type") if not headers.get(name)]
     if missing:
         raise Problem(400, "malformed_body", f"a CloudEvent in binary mode needs the header {missing[0]}")
@@ -182,7 +169,6 @@ def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
 
 
 def _structured(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Convert a CloudEvent from binary mode to structured mode."""
     attributes = {name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}
     return msgspec.json.encode({**attributes, "data": msgspec.Raw(body.strip() or b"null")})
 
@@ -195,7 +181,7 @@ def _data(event: _CloudEvent) -> bytes:
     _check_version(event.specversion)
     kind = (event.datacontenttype or "application/json").partition(";")[0].strip().lower()
     if not _is_json(kind):
-        raise Problem(415, "unsupported_media_type", f"datacontenttype {kind!r}; the data has to be JSON")
+        raise Problem(415, "unsupported_media_type", f"the datacontenttype of a CloudEvent must be JSON, not {kind!r}")
     if event.data_base64 is not None:
         return binascii.a2b_base64(event.data_base64, strict_mode=True)
     return bytes(event.data)

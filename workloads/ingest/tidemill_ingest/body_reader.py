@@ -1,7 +1,4 @@
-"""Reads request bodies, including bodies from slow or faulty clients.
-
-It limits the size of each body, and the memory that the bodies of all requests take.
-"""
+"""Reads request bodies. The size of each body and the memory for all bodies are limited."""
 
 from __future__ import annotations
 
@@ -14,29 +11,28 @@ from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_ingest.body import MAX_BODY_BYTES, decompress, too_large
 
 MEMORY_BYTES = 256 * 1024 * 1024
-"""The maximum size of the bodies of all requests that are being read or decoded."""
+"""The maximum size in bytes of all request bodies in memory."""
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
-"""The number of bytes of a too large body that are read and dropped, because clients send the body before they read the
-answer."""
+"""How many bytes of a too large body are read and dropped, because some clients read the answer only afterwards."""
 _INLINE_BYTES = 64 * 1024
-"""The size from which compressed bodies are unpacked in a thread."""
+"""Compressed bodies of at least this many bytes are unpacked in a thread."""
 
 
 class Memory:
-    """Counts the bytes in memory of all requests."""
+    """Counts the memory (in bytes) that all requests use."""
 
     def __init__(self, limit: int = MEMORY_BYTES) -> None:
         self._left = limit
 
     def hold(self) -> Held:
-        """Return a context that counts the memory of one request, and releases it at the end."""
+        """Return a context that counts the memory of one request, and releases the memory at the end."""
         return Held(self)
 
     def take(self, count: int) -> None:
         """Reserve more bytes.
 
         Raises:
-            Problem: the limit is reached (503).
+            Problem: the memory limit is reached (503).
         """
         if count > self._left:
             raise unavailable("busy", "too many request bodies are being read; send again later", 1.0)
@@ -48,7 +44,7 @@ class Memory:
 
 
 class Held:
-    """The bytes in memory of one request."""
+    """Counts the memory (in bytes) that one request uses."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory, self._bytes = memory, 0
@@ -57,7 +53,7 @@ class Held:
         """Reserve more bytes.
 
         Raises:
-            Problem: the limit of all requests is reached (503).
+            Problem: the memory limit is reached (503).
         """
         self._memory.take(count)
         self._bytes += count
@@ -73,20 +69,14 @@ async def read_body(request: Request, held: Held) -> bytes:
     """Return the decompressed body.
 
     Raises:
-        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the limit of all
-            requests is reached (503).
+        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or memory is full (503).
         ClientDisconnect: the client disconnected.
     """
     return await decompressed(request, await receive(request, held), held)
 
 
 async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
-    """Return the body of a request, decompressed as its Content-Encoding header says.
-
-    Raises:
-        Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or the limit of all
-            requests is reached (503).
-    """
+    """Return the body of a request, decompressed as its Content-Encoding header says."""
     encoding = request.headers.get("content-encoding", "")
     if len(body) > _INLINE_BYTES and encoding:
         plain = await asyncio.to_thread(decompress, body, encoding)
@@ -98,12 +88,7 @@ async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
 
 
 async def receive(request: Request, held: Held) -> bytes:
-    """Return the body as it was sent.
-
-    Raises:
-        Problem: the body is too large (413), or the limit of all requests is reached (503).
-        ClientDisconnect: the client disconnected.
-    """
+    """Return the body as sent by the client."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES and "expect" in request.headers:
         raise _last_word()

@@ -42,15 +42,11 @@ class Options:
     accept_partial: bool = True
     everything: bool = False
     signed: bool = False
-    """Whether a webhook received the request. Then invalid events are no error of the sender."""
+    """Whether a webhook received the request, so that invalid events are not the sender's error."""
 
     @classmethod
     def of(cls, request: Request) -> Options:
-        """Parse the query parameters of a request.
-
-        Raises:
-            Problem: a parameter is unknown or wrong (400).
-        """
+        """Parse the query parameters of a request."""
         given = dict(request.query_params)
         options = cls(
             wait=_boolean("wait", given.pop("wait", "true")),
@@ -65,13 +61,13 @@ class Options:
 def _boolean(name: str, text: str) -> bool:
     value = _BOOLEANS.get(text.lower())
     if value is None:
-        raise _bad_parameter(name, f"takes true or false, not {text[:40]!r}")
+        raise _bad_parameter(name, f"must be true or false, not {text[:40]!r}")
     return value
 
 
 def _everything(text: str) -> bool:
     if text not in ("all", "failed"):
-        raise _bad_parameter("results", f"takes all or failed, not {text[:40]!r}")
+        raise _bad_parameter("results", f"must be all or failed, not {text[:40]!r}")
     return text == "all"
 
 
@@ -100,11 +96,7 @@ class Sent:
         return self.options.everything and self.options.wait
 
     def judged(self) -> Records:
-        """Return the records of the events.
-
-        Raises:
-            _NothingSentError: some events are invalid, and `accept_partial` is false.
-        """
+        """Return the records of the events."""
         records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000), self.headers)
         if records.invalid and not self.options.accept_partial:
             self.pipeline.count({results.REJECTED: len(records.values)})
@@ -114,14 +106,14 @@ class Sent:
 
 @dataclass(frozen=True)
 class Once:
-    """The Idempotency-Key of a request, and a hash that distinguishes different requests with the same key."""
+    """The Idempotency-Key of a request, and a hash of the request."""
 
     key: str
     fingerprint: bytes
 
 
 class _NothingSentError(Exception):
-    """Raised if no event of a request was sent. It contains the answer to the request."""
+    """Raised with the answer if no event of a request was sent."""
 
     def __init__(self, found: Answer) -> None:
         super().__init__("nothing was sent")
@@ -129,7 +121,7 @@ class _NothingSentError(Exception):
 
 
 class EventsHandler:
-    """Accepts events, and answers when Kafka has acknowledged them."""
+    """Accepts events, and answers when Kafka has acknowledged the events."""
 
     def __init__(self, pipelines: Pipelines, sink: Sink, quota: Quota, replays: Replays) -> None:
         self._pipelines, self._sink, self._quota = pipelines, sink, quota
@@ -150,26 +142,17 @@ class EventsHandler:
                 sent = self.read(request, pipeline, options, body)
                 found = await self.accept(sent, _once(request, sent, body), request.state.deadline)
         except ClientDisconnect:
-            return Response(status_code=400)  # the client has disconnected, and nothing was sent
+            return Response(status_code=400)
         return found.response()
 
     def room(self) -> Held:
-        """Return a context that counts the memory of a request.
-
-        Raises:
-            Problem: the queue to Kafka is nearly full (503).
-        """
+        """Return a context that counts the memory of a request."""
         if self._sink.busy:
             raise unavailable("buffer_full", "the queue to Kafka is nearly full; send again later", FULL_SECONDS)
         return self._memory.hold()
 
     def read(self, request: Request, pipeline: Pipeline, options: Options, body: bytes) -> Sent:
-        """Split a decompressed body into events.
-
-        Raises:
-            Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events
-                (413).
-        """
+        """Split a decompressed body into events."""
         events = split(body, request.headers, whole=pipeline.judge.whole)
         metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
         metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
@@ -190,13 +173,11 @@ class EventsHandler:
             return nothing.answer
 
     async def _take(self, sent: Sent, deadline: Deadline) -> Answer:
-        """Validate the events, send them, and return the answer."""
         quota = self._charge(sent, len(sent.events.values), sent.size)
         found = await self._send(sent, sent.judged(), deadline)
         return replace(found, headers={**found.headers, **quota}) if quota else found
 
     async def _take_once(self, batch: Batch, sent: Sent, deadline: Deadline) -> Answer:
-        """Handle a batch with an Idempotency-Key. Events that are known to be written are not sent again."""
         quota: dict[str, str] = {}
 
         def begin(before: Known | None) -> Attempt:
@@ -221,7 +202,6 @@ class EventsHandler:
             raise
 
     def _begin(self, sent: Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
-        """Queue the events that are not known to be written. They are retried until the outcome of each is known."""
         if before is not None:
             records = records.subset(indexes)
         pending = self._queue(sent, records, sure=True)
@@ -265,8 +245,6 @@ class EventsHandler:
         return answer(outcome, wait=True, everything=options.everything, signed=options.signed)
 
     def _see_through(self, pipeline: Pipeline, records: Records, pending: Pending) -> None:
-        """Watch the delivery of records in the background, for a client that does not wait."""
-
         async def attend() -> None:
             deadline = Deadline.after(self._sink.publish_seconds + FULL_SECONDS)
             topic = pipeline.config.events_topic
@@ -279,13 +257,12 @@ class EventsHandler:
         task.add_done_callback(self._unanswered.discard)
 
     async def close(self, seconds: float) -> None:
-        """Wait at most `seconds` for deliveries that no request waits for."""
+        """Wait at most `seconds` for the delivery of records that no client waits for."""
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=seconds)
 
 
 def _once(request: Request, sent: Sent, body: bytes) -> Once | None:
-    """Return the request's Idempotency-Key, or None if it has none."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None

@@ -1,7 +1,4 @@
-"""The OpenAPI description of the events route.
-
-FastAPI cannot generate this description, because the route does not parse bodies into a model.
-"""
+"""The OpenAPI description of the events route, which FastAPI cannot generate."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ the events (`idempotency-replayed: true`), and only events with status `retry` a
 true` means that a process ended during the batch, so an event may be written twice."""
 
 _INTEGER, _STRING = {"type": "integer", "minimum": 0}, {"type": "string"}
-_EVENT = {"type": "object", "description": "An event, with the members that `source.fields` are read from."}
+_EVENT = {"type": "object", "description": "An event. The fields in `source.fields` are read from its members."}
 _CLOUD_EVENT = {
     "type": "object",
     "required": ["specversion", "id", "source", "type"],
@@ -64,12 +61,12 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["index", "status"],
         "properties": {
-            "index": {**_INTEGER, "description": "Index of the event in the request, from 0."},
+            "index": {**_INTEGER, "description": "The index of the event in the request, starting with 0."},
             "id": {**_STRING, "description": "The CloudEvents id."},
             "status": {"enum": ["accepted", "quarantined", "retry", "rejected"]},
             "code": {**_STRING, "description": f"The reason: {', '.join(Reason)}, or the error of Kafka, `kafka_…`."},
-            "field": {**_STRING, "description": "The field with the fault."},
-            "partition": {**_INTEGER, "description": "Partition of the event's record (`results=all`)."},
+            "field": {**_STRING, "description": "The name of the invalid field."},
+            "partition": {**_INTEGER, "description": "The Kafka partition of the event's record, with `results=all`."},
             "offset": _INTEGER,
         },
     },
@@ -101,11 +98,11 @@ _MARKS = {
     "RateLimit": {"description": "The remaining quota of the pipeline.", "schema": _STRING},
     "RateLimit-Policy": {"description": "The pipeline's limits.", "schema": _STRING},
     "Idempotency-Replayed": {
-        "description": "True: the answer comes from an earlier request with this Idempotency-Key.",
+        "description": "True if the answer comes from an earlier request with this Idempotency-Key.",
         "schema": {"const": "true"},
     },
     "Idempotency-Unsure": {
-        "description": "True: a process ended during the batch, so an event may be written twice.",
+        "description": "True if a process ended during the batch, so that an event may be written twice.",
         "schema": {"const": "true"},
     },
 }
@@ -127,12 +124,12 @@ def _flag(name: str, description: str) -> dict[str, Any]:
 
 _PARAMETERS = [
     {"name": "pipeline", "in": "path", "required": True, "description": "The pipeline's name.", "schema": _STRING},
-    _flag("wait", "Answer when Kafka has acknowledged the events. `false`: answer when they are queued (202)."),
-    _flag("accept_partial", "`false`: if an event is invalid, no event is sent (422)."),
+    _flag("wait", "Answer when Kafka has acknowledged the events, or with `false`, when the events are queued (202)."),
+    _flag("accept_partial", "With `false`, no event is sent if an event is invalid (422)."),
     {
         "name": "results",
         "in": "query",
-        "description": "The events that have a row in the answer.",
+        "description": "Which events have a row in the answer: all events, or only events that are not accepted.",
         "schema": {"enum": ["failed", "all"], "default": "failed"},
     },
     {
@@ -161,8 +158,8 @@ _BODY = {
 }
 _RESPONSES = {
     "200": _results("All events are valid and acknowledged by Kafka."),
-    "202": _results("`wait=false`: the events are queued."),
-    "207": _results("Some events are not accepted. See the rows.", _RETRY_AFTER),
+    "202": _results("With `wait=false`, the events are queued."),
+    "207": _results("Some events are not accepted. The rows of the answer give the reasons.", _RETRY_AFTER),
     "400": _problem("The body or a parameter cannot be read."),
     "401": _problem("The API key is missing or wrong.", _AUTHENTICATE),
     "403": _problem("The API key lacks the scope events:append.", _AUTHENTICATE),
@@ -192,7 +189,13 @@ _WEBHOOK_RESPONSES = {
     "400": _RESPONSES["400"],
     "401": _problem(
         "The signature is missing, malformed, wrong or too old. `code` says which.",
-        {"WWW-Authenticate": {"description": "The header of the signature.", "required": True, "schema": _STRING}},
+        {
+            "WWW-Authenticate": {
+                "description": "The name of the header with the signature.",
+                "required": True,
+                "schema": _STRING,
+            }
+        },
     ),
     "404": _problem("There is no such webhook."),
     **{code: _RESPONSES[code] for code in ("413", "415", "422", "429")},
@@ -222,7 +225,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             "description": _WEBHOOK_DESCRIPTION,
             "tags": ["events"],
             "parameters": _WEBHOOK_PARAMETERS,
-            "requestBody": {**_BODY, "description": "Events, usually one. `Content-Encoding` can be gzip or zstd."},
+            "requestBody": {**_BODY, "description": "One or more events. `Content-Encoding` can be gzip or zstd."},
             "responses": _WEBHOOK_RESPONSES,
             "security": [],
         }

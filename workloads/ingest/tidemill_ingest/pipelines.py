@@ -15,7 +15,7 @@ from tidemill_ingest.records import Judge
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline, with the objects compiled from its config."""
+    """A pipeline, with the objects compiled from its configuration."""
 
     config: PipelineConfig
     judge: Judge
@@ -45,8 +45,8 @@ class Pipelines:
         """Check the API key, and return the pipeline.
 
         Raises:
-            Problem: the API key is missing or wrong (401) or lacks the scope (403), or the pipeline does not exist or
-                accepts no events over HTTP (404).
+            Problem: the API key is missing or wrong (401) or lacks the scope (403), or the pipeline does not accept
+                events (404).
         """
         config = self._directory.get(name) if not self._only or name == self._only else None
         try:
@@ -60,32 +60,31 @@ class Pipelines:
             self._compiled.pop(name, None)
             raise not_found("pipeline_not_found", f"there is no pipeline {name!r} here; check the name")
         if not config.spec.ingest.enabled:
-            detail = f"{name} takes no events over HTTP; set ingest.enabled, or write to its Kafka topic"
+            detail = (
+                f"{name} takes no events over HTTP; set ingest.enabled, or write to the Kafka topic of the pipeline"
+            )
             raise not_found("ingest_disabled", detail)
         if config.spec.source.several:
-            detail = f"{name} reads {', '.join(config.source_topics)}, and ingest writes to none of several topics"
-            raise not_found("several_topics", f"{detail}; write to one of these topics")
-        if (kafka := config.spec.source.kafka) is not None:
             detail = (
-                f"{name} reads the topic {config.events_topic} on another Kafka cluster ({kafka.bootstrap_servers}), to"
-                " which ingest does not write; write to that topic"
+                f"ingest cannot write to a pipeline with several topics; write to {' or '.join(config.source_topics)}"
             )
-            raise not_found("topic_elsewhere", detail)
+            raise not_found("several_topics", f"{name}: {detail}")
+        if (kafka := config.spec.source.kafka) is not None:
+            place = f"the topic {config.events_topic} of {kafka.bootstrap_servers}"
+            raise not_found(
+                "topic_elsewhere", f"{name}: ingest cannot write to another Kafka cluster; write to {place}"
+            )
         if config.only_read:
-            detail = f"{name} only reads the topic {config.events_topic}, which belongs to others; write to that topic"
-            raise not_found("topic_of_others", detail)
+            detail = f"ingest cannot write to a topic of another owner; write to the topic {config.events_topic}"
+            raise not_found("topic_of_others", f"{name}: {detail}")
         if not config.takes_http:
             written = config.spec.source.written.type
-            detail = f"{name} reads {written} from its topic, and ingest writes JSON only; write to its Kafka topic"
+            detail = f"{name} reads {written}, but ingest writes only JSON; write to the Kafka topic of the pipeline"
             raise not_found("ingest_writes_json", detail)
         return self._pipeline(config)
 
     def webhook(self, name: str, webhook: str) -> tuple[Pipeline, WebhookSpec]:
-        """Return a pipeline and one of its webhooks.
-
-        Raises:
-            Problem: there is no such webhook (404). The answer does not say whether there is such a pipeline.
-        """
+        """Return a pipeline and one of its webhooks."""
         config = self._directory.get(name) if not self._only or name == self._only else None
         if config is not None and config.spec.takes_http:
             for found in config.spec.source.webhooks or ():
@@ -105,10 +104,7 @@ class Pipelines:
         return compiled
 
     def _guarded(self) -> bool:
-        """Return whether any pipeline requires an API key.
-
-        If so, a request for an unknown pipeline gets the same error as a request with a wrong key.
-        """
+        """Return whether any pipeline requires an API key."""
         mine = (config for config in self._directory.all() if self._only in ("", config.name))
         return any(config.spec.auth.required is not False for config in mine)
 
@@ -117,5 +113,5 @@ class Pipelines:
         return [c.name for c in self._directory.all() if c.takes_http and self._only in ("", c.name)]
 
     def faults(self) -> dict[str, str]:
-        """Return the errors of unreadable config files, by pipeline."""
+        """Return the errors of unreadable configuration files, by pipeline."""
         return self._directory.faults

@@ -20,7 +20,7 @@ IN_FLIGHT_VARIABLE = "TIDEMILL_INGEST_IN_FLIGHT_BYTES"
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of each pipeline in each process. 0 means that there is no limit."""
+    """The limits of each pipeline in each process, or 0 for no limit."""
 
     events_per_second: float = EVENTS_PER_SECOND
     bytes_per_second: float = BYTES_PER_SECOND
@@ -28,10 +28,10 @@ class Limits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Limits:
-        """Read the limits from the environment. Limits that are not set have their defaults.
+        """Read the limits from the environment.
 
         Raises:
-            ValueError: a limit is not a number of at least 0. The message names the variable.
+            ValueError: a limit is not a number of at least 0.
         """
         return cls(
             _number(environ, VARIABLE, cls.events_per_second, "events a second"),
@@ -52,44 +52,33 @@ def _number(environ: Mapping[str, str], variable: str, default: float, unit: str
 
 
 class _Rate:
-    """A token bucket for each pipeline. A bucket holds at most the tokens of one second.
-
-    If any token is left, a request of any size is accepted, and the bucket can become negative. Later requests are
-    refused until it is positive again. So a single batch may exceed the rate, but the average rate does not.
-    """
+    """A token bucket for each pipeline, which holds at most the tokens of one second."""
 
     def __init__(self, unit: str, rate: float) -> None:
         self.unit, self.rate = unit, rate
         self.policy = f'"{unit}";q={math.ceil(rate)};w=1'
         self._buckets: dict[str, tuple[float, float]] = {}
-        """The tokens that were left at a time, as (tokens, time), by pipeline."""
+        """The remaining tokens and the time when they were counted, by pipeline."""
 
     def left(self, pipeline: str, now: float) -> float:
-        """Return the tokens that are left now."""
         left, at = self._buckets.get(pipeline, (self.rate, now))
         left = min(self.rate, left + (now - at) * self.rate)
         self._buckets[pipeline] = left, now
         return left
 
     def take(self, pipeline: str, count: float) -> float:
-        """Take tokens and return the remaining tokens. Call `left` first."""
+        """Take tokens after a call of `left`, and return the remaining tokens."""
         left, at = self._buckets[pipeline]
         self._buckets[pipeline] = left - count, at
         return left - count
 
     def header(self, left: float) -> str:
-        """Return the item of the RateLimit header."""
         reset = math.ceil(max(0.0, self.rate - left) / self.rate)
         return f'"{self.unit}";r={max(0, math.floor(left))};t={reset}'
 
 
 class Quota:
-    """The rates of a process.
-
-    Args:
-        limits: the limits of each pipeline.
-        clock: a monotonic clock, in seconds.
-    """
+    """Limits the events and bytes per second of each pipeline."""
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -98,19 +87,7 @@ class Quota:
         self._policy = ", ".join(rate.policy for rate in self._rates)
 
     def take(self, pipeline: str, events: int, size: int) -> dict[str, str]:
-        """Charge a request to the quotas.
-
-        Args:
-            pipeline: the pipeline of the events.
-            events: the number of events.
-            size: the size of all events, in bytes.
-
-        Returns:
-            The RateLimit headers of the answer. Without a quota, there are none.
-
-        Raises:
-            Problem: a quota is used up (429).
-        """
+        """Charge a request to the quotas, and return the RateLimit headers of the answer."""
         if not self._rates:
             return {}
         now = self._clock()

@@ -1,8 +1,7 @@
 """Converts raw events to Kafka records: validates events, adds record keys and marks invalid events.
 
-Invalid events are also sent to the events topic. The record of an invalid event begins with a byte that no JSON text
-begins with, and its headers contain the verdict. Only the processor writes dead letters. So each dead letter has the
-topic, the partition and the offset of a record.
+Invalid events are also sent to the events topic, marked by their first byte and with the verdict in headers. The
+processor writes the dead letters of invalid events.
 """
 
 from __future__ import annotations
@@ -20,18 +19,17 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.staged import sent_spec
 
 KEPT_BYTES = 64 * 1024
-"""The number of bytes that are sent of a too large event, which is the maximum size of a dead letter's value."""
+"""An event that is too large is truncated to this many bytes."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a request, one per event, in order.
+    """The records of a request in the order of its events.
 
     Attributes:
         values: the values of the records. The values of invalid events have the prefix QUARANTINE_PREFIX.
         keys: the record keys, or None if the pipeline has no record keys.
-        headers: the headers of records, by index. Only records of invalid events have headers, unless fields are read
-            from request headers. In this case, all records have headers.
+        headers: the headers of records, by index.
         invalid: the verdicts on invalid events, by index.
     """
 
@@ -45,7 +43,7 @@ class Records:
         return self.keys[index] if self.keys is not None else None
 
     def single(self, index: int) -> Records:
-        """Return one of the records."""
+        """Return the record at `index`."""
         headers = {0: self.headers[index]} if index in self.headers else {}
         return Records([self.values[index]], [self.key(index)], headers, {})
 
@@ -59,15 +57,13 @@ class Records:
         )
 
     def shrunk(self, index: int, verdict: InvalidEvent) -> Records:
-        """Return one of the records, marked as an invalid event and with a truncated value."""
+        """Return the record at `index`, marked as an invalid event and with a truncated value."""
         value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:KEPT_BYTES]
         return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(verdict)}, {0: verdict})
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A record before it is sent, with a key and headers, but without timestamp, partition and offset."""
-
     own_key: bytes | None
     own_headers: Headers
 
@@ -108,17 +104,11 @@ class Judge:
 
     def passed_on(self, headers: Mapping[str, str]) -> Headers:
         """Return the headers of a request that are copied to records."""
-        # Values are encoded as Latin-1, because the server has decoded their bytes as Latin-1.
+        # The server has decoded header values as Latin-1.
         return [(name, headers[name].encode("latin-1")) for name in self.headers if name in headers]
 
     def judge(self, values: Sequence[bytes], now_ms: int, passed_on: Headers | None = None) -> Records:
-        """Return the records of events that arrived at wall time `now_ms` (epoch milliseconds).
-
-        Args:
-            values: the events.
-            now_ms: the wall time of their arrival.
-            passed_on: the headers that each record gets.
-        """
+        """Return the records of events that arrived at `now_ms` (epoch ms), with the request headers `passed_on`."""
         decoded = self._decoder.decode_all(values, now_ms)
         keys = self._keys(self._key, decoded.events) if self._key is not None else None
         headers = passed_on or []
@@ -141,7 +131,6 @@ class Judge:
 
 
 def _encoder(kind: str) -> Callable[[Any], bytes]:
-    """Return the function that converts values of a type to record keys."""
     scale = scale_of(kind)
     if scale is not None:
         return lambda scaled: scaled_text(scaled, scale).encode()

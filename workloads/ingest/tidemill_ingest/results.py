@@ -1,4 +1,4 @@
-"""Builds the HTTP answer about a request's events: a status code, counts, and rows of events that are not accepted."""
+"""Builds the HTTP answer to a request with events: a status code, counts and rows."""
 
 from __future__ import annotations
 
@@ -51,9 +51,8 @@ class Outcome:
     """The records of a request, and the outcome of their delivery.
 
     Attributes:
-        records: the records.
-        delivery: the outcome of the delivery. It is empty if the client does not wait for the delivery (`wait=false`).
-        ids: the ids that the sender has given to the events, or None if there are none.
+        delivery: the outcome of the delivery, empty for a client that does not wait (`wait=false`).
+        ids: the ids that the sender has given to the events, or None without ids.
     """
 
     records: Records
@@ -89,7 +88,7 @@ class Outcome:
 
 
 def error_code(error: KafkaError) -> str:
-    """Return the code of a Kafka error for a row, e.g. `kafka_msg_timed_out`."""
+    """Return the code of a Kafka error for a row, such as `kafka_msg_timed_out`."""
     return f"kafka_{error.name().strip('_').lower()}"
 
 
@@ -100,8 +99,8 @@ def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = Fal
         outcome: the records and their delivery.
         wait: whether the client waits for the delivery.
         everything: whether each event has a row.
-        signed: whether a webhook received the events. The service that calls a webhook reads only the status: 200 if
-            all events are in Kafka, including invalid events, and 503 if any event has to be sent again.
+        signed: whether a webhook received the events. A webhook's answer is 200 if all events are in Kafka, or else
+            503.
     """
     counts = outcome.counts
     total = len(outcome.records.values)

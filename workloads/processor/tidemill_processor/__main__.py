@@ -1,7 +1,4 @@
-"""Runs the processor of one pipeline: `python -m tidemill_processor`.
-
-Environment variables `TIDEMILL_…` configure it.
-"""
+"""Runs the processor of one pipeline: `python -m tidemill_processor`."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ STUCK_SECONDS = 120.0
 
 
 class Processor:
-    """The processor: its loop, keeper and server checks, and their state for `/health`."""
+    """The processor of one pipeline, with its loop, its keeper and the checks of its servers."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         config = settings.load_pipeline(settings.pipeline)
@@ -73,7 +70,7 @@ class Processor:
             side_inputs=SideInputs(self._registry, self._lookups),
         )
         interval = min(1.0, parse_ms(config.spec.processor.flush_interval) / 1000)
-        # A replay has no keeper: its windows are closed, scanned and published once its versions are live.
+        # A replay has no keeper, because its windows are closed and published only once its versions are live.
         replaying = self._database.reader != LIVE
         trials = Trials(self._database.schema)
         self.keeper = None if replaying else Keeper(self._database.connect, self._duties, trials, interval)
@@ -114,7 +111,6 @@ class Processor:
         )
 
     def _call_redis(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        # Do not retry in a pass of the keeper: the next pass starts soon anyway.
         return self._guards.redis.call(lambda: call(*args, **kwargs), retry=False)
 
     def health(self) -> tuple[int, dict[str, Any]]:
@@ -139,7 +135,6 @@ class Processor:
         )
 
     def _servers(self) -> list[Dependency]:
-        """Return the state of Kafka with the source topic, and of Postgres."""
         loop, keeper, guards = self.loop, self.keeper, self._guards
         login = self._source.login
         at = f"{login.servers}: " if login.servers else ""
@@ -149,7 +144,7 @@ class Processor:
         partly = f"{at}{told}" if kafka_ok and (told := self._lookout.kafka_partly) else ""
         silent_database = loop.link.error or (keeper.database_error if keeper is not None else "") or loop.link.slow
         return [
-            # If only some brokers answer, Kafka is optional here, because events in their partitions are still counted.
+            # If only some brokers answer, Kafka is optional, because events in their partitions are still counted.
             Dependency(
                 "source_kafka" if at else "kafka",
                 kafka_ok and not partly,
@@ -161,36 +156,32 @@ class Processor:
         ]
 
     def _side_servers(self) -> list[Dependency]:
-        """Return the state of the servers that this processor needs for results, live updates, schemas and lookups."""
         dependencies = []
         if self._source.login.servers and self.keeper is not None:
-            # While it is down, events are still counted and stored. Results are published later.
+            # Without the platform's own Kafka, events are still counted, and results are published later.
             dependencies.append(Dependency("kafka", not self._outputs.error, False, self._outputs.error))
         if self._redis is not None and self.keeper is not None:
             silent, state = self._lookout.redis_error, self._guards.redis.state
             dependencies.append(Dependency("redis", not silent, False, silent, state))
         if self._registry is not None:
-            # While the registry does not answer, records with already known schemas are still counted.
+            # Without the schema registry, records of known schemas are still counted.
             dependencies.append(Dependency("registry", not self._registry.error, False, self._registry.error))
         if self._lookups is not None:
             dependencies += self._lookups.dependencies()
         return dependencies
 
     def ready(self) -> bool:
-        """Return whether this process has ever been healthy and is not superseded.
-
-        Later outages do not make it unready.
-        """
+        """Return whether this process was ever healthy, and its configuration is not outdated."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.loop.superseded
 
     def live(self) -> bool:
-        """Return whether both threads make progress. Waiting for a server within its timeout counts as progress."""
+        """Return whether the loop and the keeper make progress, or wait for a server within its timeout."""
         alive = [self.loop.alive_at, *([self.keeper.alive_at] if self.keeper is not None else [])]
         return time.monotonic() - min(alive) < STUCK_SECONDS
 
     def stop(self) -> None:
-        """Let `run` return at the end of the current round."""
+        """Let `run` return after the current round."""
         self.loop.stop()
 
     def run(self) -> None:

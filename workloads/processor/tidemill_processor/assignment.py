@@ -1,8 +1,4 @@
-"""The partitions that the consumer group assigned to this process, and the positions from which they are read.
-
-A partition is read as soon as its stored position is known, until it is assigned to another process or a replay hands
-it over to the live processors.
-"""
+"""The partitions that the consumer group assigned to this process, and the positions from which they are read."""
 
 from __future__ import annotations
 
@@ -35,21 +31,7 @@ REPORT_SECONDS = 2.0
 
 
 class Assignment:
-    """The partitions of this process. Failures of Kafka and Postgres are recorded in `kafka` and `link`, not raised.
-
-    Args:
-        config: the pipeline.
-        database: the pipeline's schema.
-        source: the pipeline's topic.
-        kafka: the state of Kafka.
-        link: the connection to Postgres.
-        start_from: the start of a replay, or an empty string to use the spec's `startFrom`.
-
-    Attributes:
-        partitions: the assigned partitions when the loop last checked.
-        positions: the last committed positions of the partitions that are read.
-        backlog: how far the partitions are behind.
-    """
+    """The partitions of this process, with their committed positions and their backlog."""
 
     def __init__(
         self,
@@ -64,8 +46,7 @@ class Assignment:
         self._lookup = Positions(database, config, source, start_from)
         self._coverage = Coverage(source.subscribe)
         self._course = Course()
-        # A replay does not report offsets to Kafka: nobody watches its lag there, and Kafka removes an empty group
-        # sooner if it has no offsets.
+        # A replay reports no offsets to Kafka, because Kafka removes an empty consumer group without offsets sooner.
         self._reports = database.reader == LIVE
         self._schema, self._several = database.schema, config.spec.source.several
         self._topic_ids: dict[str, str] = {}
@@ -81,10 +62,7 @@ class Assignment:
         return self._link.committer.handover if self._link.committer is not None else None
 
     def take_up(self, held: frozenset[int] = frozenset()) -> None:
-        """Start reading newly assigned partitions, and check regularly whether the topic was deleted and created again.
-
-        The connection to Postgres must be open. Partitions in `held` have to wait.
-        """
+        """Start to read newly assigned partitions, except those in `held`."""
         connection, source = self._link.connection, self._source
         assert connection is not None  # noqa: S101 - the caller has opened it
         waiting = source.assigned - source.ready - held
@@ -114,8 +92,8 @@ class Assignment:
         described = self._source.describe()
         self._kafka.answered(self._topic_checked_at)
         if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
-            # Replace the consumer: it still knows the leaders of the deleted topic, and would read nothing from the new
-            # one.
+            # Replace the consumer, because the old consumer still uses the leaders of the deleted topic and would read
+            # nothing.
             self._source.renew()
         self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
         self._ids = self._source.slots.numbers(described)
@@ -124,29 +102,26 @@ class Assignment:
         self._coverage.note(untaken - self._source.assigned)
 
     def see_changes(self) -> None:
-        """Forget all positions if a rebalance has changed the assigned partitions."""
+        """Forget all positions if a rebalance changed the assigned partitions."""
         assigned = self._source.assigned
         if assigned == self.partitions:
             return
         metrics.REBALANCES.inc()
-        # No partition is being read at this point. Other processes may have advanced the positions, so read them from
-        # Postgres again.
+        # Read the positions from Postgres again, because other processes may have advanced them.
         self.positions.clear()
         self.partitions = assigned
 
     def advance(self, batch: Batch, committed: Committed) -> None:
-        """Record the positions after a commit, and continue reading from them."""
+        """Record the positions after a commit, and continue to read from there."""
         self.positions.update(committed.positions)
         self._leave(committed.handed)
-        # A replay counts records only up to the live processors' position. It reads the records after that position
-        # again later, unless the partition was handed over. Wait before that: the live processors may be far behind,
-        # and rereading the same records would slow them down.
+        # Pause partitions at the live processors' position, because a replay counts no records beyond that position.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
         self._source.stop(ahead)
         self._course.wait(ahead)
 
     def hand_over(self) -> None:
-        """Hand over the partitions in which a replay has nothing left to read to the live processors."""
+        """Hand over each completely replayed partition to the live processors."""
         handover, connection, ready = self._handover, self._link.connection, self._source.ready
         if handover is None or connection is None:
             return
@@ -164,7 +139,7 @@ class Assignment:
             self._source.stop(partitions)
 
     def confirm_ends(self) -> None:
-        """If Kafka has reported new ends since the last call, store which partitions were read to their ends."""
+        """Store which partitions were read to their ends, after Kafka has reported new ends."""
         answer = self.backlog.news()
         if answer is None or self._link.connection is None:
             return

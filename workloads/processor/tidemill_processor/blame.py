@@ -1,4 +1,4 @@
-"""Classifies errors. A retry helps against failures of a server, but not against wrong data or code."""
+"""Classifies errors: a retry helps against a failed server, but not against wrong data or code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor.publish.producer import PublishFailed
 
 _OF_A_SERVER = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
-"""The SQLSTATE classes of errors that are the server's fault: connection, transaction state, login, missing database,
-serialization, resources, locks, operator intervention (such as statement timeouts), system and configuration."""
+"""The SQLSTATE classes of errors that are the server's fault, such as a lost connection or a full disk."""
 _MAX_REASON = 500
 
 
 def is_fault(error: BaseException) -> bool:
-    """Return whether a retry would fail again, because the error is in data, a table or our code, not in a server."""
+    """Return whether a retry would fail again, because the error is in data, a table or code."""
     if isinstance(error, PublishFailed | redis.RedisError | BreakerOpen | OSError):
         return False
     if isinstance(error, psycopg.Error):
@@ -28,7 +27,7 @@ def is_fault(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Return an error as one line of text."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # Add the name of the error's class, because the text of some errors (such as KeyError) says little.
+    # Add the name of the error's class, because the text of errors such as KeyError says little.
     if not isinstance(error, psycopg.Error | PublishFailed | redis.RedisError | OSError):
         text = f"{type(error).__name__}: {text}" if str(error).strip() else text
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"

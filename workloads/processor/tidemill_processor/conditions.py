@@ -1,8 +1,4 @@
-"""Frame columns for metrics with a condition (`where`).
-
-Such a column has a field's values where the condition is true, and null elsewhere. Functions skip nulls, so a function
-can read it like an ordinary field. Pipelines without conditions have no such columns.
-"""
+"""Data frame columns for metrics with a condition (`where`). The values are null where the condition is false."""
 
 from __future__ import annotations
 
@@ -16,12 +12,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 
 
 def conditional_columns(spec: PipelineSpec, types: Mapping[str, str]) -> tuple[pl.Expr, ...]:
-    """Return the columns for a pipeline's conditions, without duplicates. Later columns can refer to earlier ones.
-
-    Args:
-        spec: the spec of a valid pipeline.
-        types: the spec types of fields and derives by name.
-    """
+    """Return the columns for a pipeline's conditions, without duplicates."""
     found: dict[str, pl.Expr] = {}
     for metric in (metric for aggregation in spec.aggregations for metric in aggregation.metrics):
         for column in conditionals(metric):
@@ -34,6 +25,6 @@ def conditional_columns(spec: PipelineSpec, types: Mapping[str, str]) -> tuple[p
 
 
 def condition_fields(spec: PipelineSpec) -> set[str]:
-    """Return the fields and derives that conditions of metrics read."""
+    """Return the fields and derived fields that the conditions of metrics read."""
     wheres = {metric.where for aggregation in spec.aggregations for metric in aggregation.metrics if metric.where}
     return {name for where in wheres for name in columns(where)}

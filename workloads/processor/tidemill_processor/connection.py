@@ -1,4 +1,4 @@
-"""The connection for writing batches. It measures how long it has waited for the server."""
+"""The connection for writing batches, which measures its waits for the server."""
 
 from __future__ import annotations
 
@@ -11,36 +11,28 @@ from tidemill_chassis.postgres import INTERVAL_SECONDS, BoundedConnection
 
 T = TypeVar("T")
 SLOW_SECONDS = 15.0
-"""If a batch has waited this many seconds for the server, the server counts as slow. Storing a batch usually takes far
-less."""
+"""Postgres counts as slow if one batch has waited this many seconds for answers."""
 
 
 class WriterConnection(BoundedConnection):
-    """A bounded connection that adds up its waits for the server during a batch."""
+    """A connection that adds up its waits for the server during a batch."""
 
     _waited = 0.0
     _waits_since: float | None = None
 
     @property
     def slow(self) -> str:
-        """A message if the server answers every statement in time but a batch takes too long.
-
-        Empty if the server is not slow.
-        """
+        """A message if a batch takes too long although the server answers each statement in time, or else empty."""
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
-        return f"answers slowly: waited for {waited:.0f} s, and not done yet" if waited >= SLOW_SECONDS else ""
+        return f"answers slowly: waited for {waited:.0f} s, and is still waiting" if waited >= SLOW_SECONDS else ""
 
     def done(self) -> None:
-        """Reset the total of the waits, at the end of the work on a batch."""
+        """Reset the total of the waits after a batch."""
         self._waited = 0.0
 
     def wait(self, gen: PQGen[T], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> T:
-        """Wait for the answer to a statement. psycopg calls this.
-
-        Raises:
-            psycopg.errors.ConnectionTimeout: there was no answer in time, and the connection was closed.
-        """
+        """Wait for the answer to a statement."""
         began = self._waits_since = time.monotonic()
         try:
             return super().wait(gen, interval, timeout)

@@ -1,4 +1,4 @@
-"""Connects a processor to its pipeline's schema, and reads which tables exist."""
+"""Connects a processor to its pipeline's schema in Postgres."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class AggregationStore:
-    """A version of an aggregation: its row in `_aggregations`, its table and its layout.
-
-    Attributes:
-        since: the value of `_since` in rows that this process writes.
-    """
+    """A version of an aggregation, with its row in `_aggregations`, its table and its layout."""
 
     id: int
     spec: AggregationSpec
@@ -47,19 +43,12 @@ class AggregationStore:
 
 
 class Database:
-    """Opens connections with the writer's login. The object itself holds no connection.
-
-    Args:
-        settings: the address of Postgres.
-        config: the pipeline.
-        timeout_seconds: the timeout of each statement, which the server enforces. If the server does not answer, the
-            connection enforces it a little later.
+    """Opens connections with the processor's login.
 
     Attributes:
-        pipeline: the name of the pipeline.
-        reader: the name under which this process stores its positions: `live`, or the name of a replay.
+        reader: the name for stored positions, which is `live` or the name of a replay.
         schema: the quoted name of the pipeline's schema.
-        quotas: for each table with a quota, the maximum size of its rows in bytes.
+        quotas: the maximum size (bytes) of the rows of each table with a quota.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, timeout_seconds: float) -> None:
@@ -72,23 +61,13 @@ class Database:
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
     def look(self, seconds: float) -> None:
-        """Check whether Postgres answers within `seconds`.
-
-        Raises:
-            psycopg.OperationalError: Postgres cannot be reached or refuses the login.
-        """
+        """Check whether Postgres answers within `seconds`."""
         with self.connect(seconds) as connection:
             connection.answer_seconds = seconds
             connection.execute("SELECT 1")
 
     def connect(self, seconds: float | None = None) -> WriterConnection:
-        """Open a connection in autocommit mode and UTC.
-
-        If this node fails, the connection's locks are released within 10 s.
-
-        Raises:
-            psycopg.OperationalError: Postgres cannot be reached or refuses the login.
-        """
+        """Open a connection in autocommit mode and UTC."""
         login = self._settings.credentials(self._config.name, "writer")
         statement_ms = int(self._timeout * 1000)
         connection = WriterConnection.connect(
@@ -102,7 +81,7 @@ class Database:
             connect_timeout=max(2, int(seconds or min(self._timeout, CONNECT_SECONDS))),
             **KEEPALIVE,
             application_name=f"tidemill-processor/{self._config.name}",
-            # Turn JIT off: compiling the long expressions that merge partials takes longer than interpreting them.
+            # Without JIT, because the long merge expressions take longer to compile than to interpret.
             options=f"-c TimeZone=UTC -c jit=off -c statement_timeout={statement_ms}"
             f" -c idle_in_transaction_session_timeout=10000 -c lock_timeout={statement_ms}"
             " -c client_min_messages=warning",
@@ -111,13 +90,7 @@ class Database:
         return connection
 
     def aggregations(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[AggregationStore]:
-        """Return the aggregation versions that this process writes.
-
-        They are ordered by id, the order in which they are locked.
-
-        Raises:
-            LookupError: the schema has no row for a version, because the operator has not written it yet.
-        """
+        """Return the aggregation versions that this process writes, ordered by id."""
         found = self._versions(connection)
         if self.reader != LIVE:
             filled = [store for reader, store in found if reader == self.reader]
@@ -137,17 +110,10 @@ class Database:
     def others(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
-        """Return those of the wanted versions that exist, by id.
-
-        A replay has handed them over to this process.
-        """
+        """Return the existing versions among `wanted`, by id."""
         return {store.id: store for _, store in self._versions(connection) if store.id in wanted}
 
     def _versions(self, connection: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[str, AggregationStore]]:
-        """Return all versions of the spec's aggregations, ordered by id.
-
-        Each comes with the name of its reader and has the spec's layout.
-        """
         spec = self._config.spec
         types = field_types(spec, derived_types(spec))
         specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
@@ -163,28 +129,22 @@ class Database:
         return found
 
     def newer_generation(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the schema's generation if it is newer than the config's, or None.
-
-        If it is newer, this process must not store anything more.
-        """
+        """Return the schema's generation if it is newer than the configuration, or else None."""
         row = connection.execute(generation.read(self.schema)).fetchone()
         return row[0] if row and row[0] > self._config.generation else None
 
     def qualified(self, table: str) -> str:
-        """Return the quoted name of a table, with the schema."""
+        """Return the quoted name of a table with its schema."""
         return f"{self.schema}.{quote(table)}"
 
     def lock(self, aggregation_id: int) -> sql.SQL:
-        """Return the statement that locks an aggregation version until the end of the transaction.
-
-        Writers and the closer use this lock.
-        """
+        """Return the statement that locks an aggregation version until the end of the transaction."""
         schema = names_literal(self._config.schema_name)
         return sql.SQL(f"SELECT pg_advisory_xact_lock(hashtext('{schema}'), {int(aggregation_id)})")
 
 
 def names_literal(name: str) -> str:
-    """Return a name for use in an SQL string literal. Names are validated beforehand, so a quote in a name is a bug."""
+    """Return a validated name for use in an SQL string literal."""
     if "'" in name or "\\" in name:
         raise ValueError(f"not a name: {name!r}")
     return name

@@ -1,7 +1,4 @@
-"""The loop's connection to Postgres.
-
-After a failure, it is closed and opened again after a pause, which grows with each failure.
-"""
+"""The loop's connection to Postgres."""
 
 from __future__ import annotations
 
@@ -23,25 +20,15 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
 HOLDS_SECONDS = 5.0
-"""After a refused write, the next connection counts as good after this time, even if nothing was written."""
+"""After a refused write, a new connection counts as good after this many seconds."""
 
 
 class DatabaseLink:
-    """The connection, and the committer that writes over it.
-
-    Args:
-        config: the pipeline.
-        database: the pipeline's schema.
-        guard: the guard of Postgres.
-        on_change: a function to call after the connection was opened or lost. Prefetched records then have to be read
-            again.
+    """The loop's connection to Postgres, and the committer that uses the connection.
 
     Attributes:
-        connection: the connection, or None if there is none.
-        committer: the committer of the connection, or None if there is no connection.
-        error: why there is no connection, or why the server refuses writes. Empty if all is well.
-        silent: whether the server does not answer at all. Then `Lookout` checks the server, and this class opens no
-            connection.
+        error: why there is no connection or why the server refuses writes, or an empty string.
+        silent: whether the server does not answer at all.
     """
 
     def __init__(self, config: PipelineConfig, database: Database, guard: Guard, on_change: Callable[[], None]) -> None:
@@ -60,7 +47,7 @@ class DatabaseLink:
 
     @property
     def heard_at(self) -> float:
-        """When the connection last stopped waiting for the server (`time.monotonic()`), or 0 without a connection."""
+        """The `time.monotonic()` at which the last wait for the server ended, or 0 without a connection."""
         connection = self.connection
         return connection.heard_at if connection is not None else 0.0
 
@@ -70,14 +57,14 @@ class DatabaseLink:
         return self.connection.slow if self.connection is not None else ""
 
     def turned(self) -> None:
-        """Handle the end of one round of the loop, after the batch was stored or failed."""
+        """Handle the end of a round of the loop."""
         if self.connection is not None:
             self.connection.done()
             if self._writes_refused and time.monotonic() - self._connected_at >= HOLDS_SECONDS:
                 self._note_good()
 
     def is_open(self) -> bool:
-        """Return whether the connection is open. If it is not and the pause is over, try to open it."""
+        """Return whether the connection is open, and try to open a closed connection."""
         if self.connection is not None and not self.connection.closed:
             return True
         if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
@@ -90,13 +77,12 @@ class DatabaseLink:
         return True
 
     def lose(self, error: Exception) -> None:
-        """Drop the connection because of an error, and pause before opening the next one."""
+        """Drop the connection because of an error."""
         text = str(error).strip() or type(error).__name__
         log.warning("postgres: %s; again in %.1f s", text, self._backoff)
         metrics.ROLLED_BACK.labels(reason="postgres").inc()
         self.error = text
-        # Remember the refusal for the next connection: a server with a full disk still accepts connections, but no
-        # writes.
+        # Keep the refusal for the next connection, because a server with a full disk still accepts connections.
         self._writes_refused = database_refuses_writes(error)
         self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
         self._guard.failure(error)
@@ -112,11 +98,11 @@ class DatabaseLink:
             self._note_good()
 
     def answers(self) -> None:
-        """Allow a connection attempt at once, because the server answers again. Any thread may call this."""
+        """Allow a new connection at once, because the server answers again."""
         self.silent, self._connect_at = False, 0.0
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection if there is one."""
         if self.connection is not None:
             self.connection.close()
         self.connection = self.committer = None

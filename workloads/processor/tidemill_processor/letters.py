@@ -1,4 +1,4 @@
-"""Makes dead letters from records and elements that are not counted in some or all of their windows."""
+"""Makes dead letters from records and array elements that are not counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 from tidemill_contract.events.decoder import InvalidEvent
 
 STORED_VALUE_BYTES = 64 * 1024
-"""The maximum size of the value in a dead letter, in bytes."""
+"""The maximum size in bytes of the value in a dead letter."""
 
 
 class Message(Protocol):
@@ -25,10 +25,10 @@ class Message(Protocol):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One row of `_dead_letters`, without the epoch.
+    """A row of `_dead_letters`.
 
     Attributes:
-        windows: the starts (epoch ms) of the closed windows in which it is not counted.
+        windows: the starts (epoch ms) of the closed windows that do not count the event.
         element: the index in the exploded array, or None if the dead letter is a whole record.
     """
 
@@ -56,10 +56,7 @@ def dead_letter(
     event_time: int | None = None,
     windows: tuple[int, ...] | None = None,
 ) -> DeadLetter:
-    """Return the dead letter for a record, or for one element of a record.
-
-    `value` is the bytes of the record or element.
-    """
+    """Return the dead letter for a record or an array element with the bytes `value`."""
     return DeadLetter(
         partition=message.partition(),
         offset=message.offset(),
@@ -77,7 +74,6 @@ def dead_letter(
 
 
 def _storable(text: str | None, characters: int) -> str | None:
-    """Return a text in which the characters that Postgres rejects are escaped. Return None for an empty text."""
     if not text:
         return None
     return text[:characters].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -1,8 +1,4 @@
-"""Checks Kafka, Postgres and Redis regularly, each in its own thread, independently of the loop and the keeper.
-
-So /health can name a hung server even while the loop or the keeper waits for it, the lag is reported even while nothing
-can be stored, and an open breaker closes at the first answer.
-"""
+"""Checks Kafka, Postgres and Redis in separate threads, so that /health reports a server that hangs."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 PARTLY_SECONDS = 15.0
-"""Part of Kafka counts as failed after this time without an answer. Electing leaders or a coordinator takes less."""
+"""A part of Kafka counts as failed after this many seconds without an answer."""
 _FAILED = (psycopg.Error, KafkaException, redis.RedisError, BreakerOpen, OSError, RegistryAwayError)
 
 
@@ -38,10 +34,6 @@ class Checked:
     """The servers that are checked.
 
     Attributes:
-        source: the topic.
-        database: the object that opens connections.
-        ping: a function that sends a PING to Redis, or None if there is no Redis.
-        registry: the client of the schema registry, or None if there is no registry.
         outputs: the platform's own Kafka if the source topic is on another cluster, or None.
         upstream: reads the backlog before the Python stage, or None without a stage.
     """
@@ -55,14 +47,7 @@ class Checked:
 
 
 class Lookout:
-    """The checks of one processor.
-
-    Args:
-        loop: the loop, which receives the results.
-        keeper: the keeper, or None in a replay. The checks take its failures into account.
-        servers: the servers to check.
-        guards: the guards with the circuit breakers.
-    """
+    """The regular checks of one processor's servers."""
 
     def __init__(self, loop: Loop, keeper: Keeper | None, servers: Checked, guards: Guards) -> None:
         self._loop, self._keeper, self._servers, self._guards = loop, keeper, servers, guards
@@ -72,10 +57,7 @@ class Lookout:
 
     @property
     def kafka_partly(self) -> str:
-        """A message if a part of Kafka has not answered for PARTLY_SECONDS, although other brokers have.
-
-        Empty if all brokers answer, or none.
-        """
+        """A message if only some brokers have not answered for PARTLY_SECONDS, or else empty."""
         before = time.monotonic() - PARTLY_SECONDS
         if self._untold is not None and self._untold[0] <= before:
             return f"leaders of partitions {', '.join(map(str, sorted(self._untold[1])))} do not answer"
@@ -85,21 +67,17 @@ class Lookout:
 
     @property
     def redis_error(self) -> str:
-        """Why Redis does not answer.
-
-        Empty if Redis answers, or if this process does not use Redis.
-        """
+        """Why Redis does not answer, or an empty string."""
         if self._keeper is None:
             return ""
         return self._redis_error if self._keeper_waits else self._keeper.redis_error
 
     @property
     def _keeper_waits(self) -> bool:
-        """Whether the keeper is waiting for Postgres, and therefore does not use Redis."""
         return bool(self._loop.link.silent or (self._keeper and self._keeper.database_error))
 
     def start(self) -> None:
-        """Start the threads. They are daemon threads, so a hung check does not delay the end of the process."""
+        """Start the threads of the checks."""
         looks = [self._look_at_kafka, self._look_at_postgres, self._look_at_redis]
         looks += [self._look_at_registry] if self._servers.registry is not None else []
         looks += [self._servers.outputs.look] if self._servers.outputs is not None else []
@@ -107,7 +85,7 @@ class Lookout:
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop the checks."""
+        """Stop the threads of the checks."""
         self._stopping.set()
 
     def _repeat(self, look: Callable[[], None]) -> None:
@@ -125,7 +103,7 @@ class Lookout:
         asked_at = time.monotonic()
         source.follow_login()
         try:
-            # Count the records that wait before the stage too, so that their partition never counts as idle.
+            # Add the records that wait before the Python stage, because a partition with waiting records is not idle.
             before = {} if upstream is None else upstream.unstaged(source.assigned)
             ends = {number: end + before.get(number, 0) for number, end in source.ends().items()}
         except KafkaException:

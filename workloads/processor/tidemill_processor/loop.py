@@ -1,10 +1,4 @@
-"""The loop: consumes a micro-batch, stores it, and repeats.
-
-While it cannot store, it keeps polling with paused partitions.
-
-Every failure to store a batch is handled in the same way: the batch is dropped, and first the positions and then the
-events are read again. That is safe, because positions in Postgres only ever change together with the rows.
-"""
+"""The loop: consumes a micro-batch, stores it, and repeats."""
 
 from __future__ import annotations
 
@@ -38,22 +32,20 @@ from tidemill_processor.transaction import Change, Committed, Fenced, Superseded
 log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 50_000
-# A batch also has a size limit, because it is kept in memory and a single event may have a megabyte.
+# The maximum size of a batch in bytes, because a batch is kept in memory.
 BATCH_BYTES = 32 * 1024 * 1024
-# The number of records to consume and decode together: few enough for their objects to stay in the CPU's cache
-# (BatchReader).
+# The number of records to consume and decode together, few enough for the CPU's cache.
 PIECE_LIMIT = 4_000
-# The interval between garbage collections. Records and events form no reference cycles, but their number would trigger
-# many useless collections.
+# The interval between garbage collections. Few collections are needed, because records and events form no reference
+# cycles.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
-# A consume call waits at most this long, even if flushInterval is longer, so that a call returns few records and
-# stopping is fast.
+# The maximum wait of a consume call, so that the loop stops quickly.
 POLL_SECONDS = 0.5
 
 
 def count_commit(pipeline: str, batch: Batch, committed: Committed, seconds: float) -> None:
-    """Count a committed batch in the metrics."""
+    """Count a committed batch in the Prometheus metrics."""
     metrics.EVENTS_CONSUMED.inc(len(batch.messages))
     metrics.BATCH_EVENTS.observe(len(batch.messages))
     metrics.BATCH_SECONDS.observe(seconds)
@@ -68,23 +60,7 @@ def count_commit(pipeline: str, batch: Batch, committed: Committed, seconds: flo
 
 
 class Loop:
-    """Processes one pipeline's events until stopped.
-
-    Args:
-        config: the pipeline.
-        database: the pipeline's schema.
-        source: the pipeline's topic.
-        guards: the guards with the circuit breakers.
-        on_commit: a function that receives the changes of every commit.
-        replay: where to start, and how fast to read.
-        side_inputs: the schemas and the lookups of the pipeline.
-
-    Attributes:
-        kafka: the state of Kafka.
-        link: the connection to Postgres.
-        assignment: the partitions of this process, their positions and their lag.
-        superseded: why this process must be replaced, or an empty string.
-    """
+    """Processes one pipeline's events until stopped."""
 
     def __init__(
         self,
@@ -107,12 +83,12 @@ class Loop:
             registry=side_inputs.registry,
             lookups=side_inputs.lookups,
         )
-        # If arrays are exploded, read fewer records at once. Those that do not fit in a batch wait for the next one.
+        # If arrays are exploded, read fewer records at once.
         self._events_a_record = 1
         self._rest: Sequence[Message] = ()
         self._held: set[int] = set()
         self._pace = Pace(replay.rate)
-        # Rules over single events take the most time, so with such rules, batches are smaller, to poll Kafka in time.
+        # Rules over single events are slow, so their batches are smaller, and Kafka is polled in time.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self.kafka = KafkaHealth(guards.kafka_consumer, source.renew)
@@ -125,10 +101,7 @@ class Loop:
 
     @property
     def alive_at(self) -> float:
-        """The time of the last progress (monotonic seconds).
-
-        Giving up after a server's timeout also counts as progress.
-        """
+        """The time of the last progress (monotonic seconds)."""
         return max(self._turned_at, self._source.heard_at, self.link.heard_at)
 
     def stop(self) -> None:
@@ -136,7 +109,7 @@ class Loop:
         self._stopping = True
 
     def run(self) -> None:
-        """Repeat rounds until stopped, then leave the consumer group. Garbage is collected only between rounds."""
+        """Repeat rounds until stopped, then leave the consumer group."""
         self._source.subscribe()
         gc.collect()
         gc.freeze()
@@ -172,10 +145,6 @@ class Loop:
         self.assignment.report()
 
     def _process_rest(self, ready: frozenset[int]) -> None:
-        """Process another batch of the same records.
-
-        If some records could not be stored, read all remaining ones again.
-        """
         if self._stopping or self.superseded or self._source.ready != ready:
             self._source.stop()
             self._rest = ()
@@ -187,7 +156,6 @@ class Loop:
         self._side_inputs.begin_turn()
 
     def _gather(self, seconds: float) -> list[Piece]:
-        """Consume and decode records until the batch is full, for at most `seconds`."""
         pieces: list[Piece] = []
         count, size, generation, deadline = 0, 0, self._source.generation, time.monotonic() + seconds
         limit = self._pace.limit(self._limit)
@@ -199,7 +167,7 @@ class Loop:
             polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
             self._note(polled)
             if generation != self._source.generation:
-                # After a rebalance, drop the pieces: all partitions are read again from their stored positions.
+                # After a rebalance, drop the pieces, because all partitions are read again from their stored positions.
                 pieces.clear()
                 break
             if polled.messages:
@@ -214,7 +182,6 @@ class Loop:
         return pieces
 
     def _decode(self, records: Sequence[Message], first: int, room: int) -> tuple[list[Piece], Sequence[Message]]:
-        """Decode records until there are `room` events. Return the pieces and the remaining records."""
         pieces: list[Piece] = []
         now_ms, events, size = time.time_ns() // 1_000_000, 0, 0
         while records and (not pieces or (events < room and size < BATCH_BYTES)):
@@ -229,7 +196,6 @@ class Loop:
         return pieces, records
 
     def _without_waiting(self, records: Sequence[Message]) -> list[Message]:
-        """Stop each partition at its first record with an unknown schema, and return the records before it."""
         ends = self._reader.waiting(records)
         log.warning("partitions %s wait for the schema registry", sorted(ends))
         self._held |= ends.keys()
@@ -237,7 +203,6 @@ class Loop:
         return [m for m in records if m.partition() not in ends or m.offset() < ends[m.partition()]]
 
     def _waiting_for_schemas(self) -> frozenset[int]:
-        """Return the partitions that are not read until the registry answers again."""
         if self._held and self._side_inputs.registry_answers:
             self._held.clear()
         return frozenset(self._held)
@@ -248,7 +213,7 @@ class Loop:
     def _note(self, polled: Polled) -> None:
         if polled.out_of_range:
             self._source.stop(polled.out_of_range)
-        # Records do not prove that Kafka answers: they may have been prefetched. `Lookout` checks Kafka every second.
+        # Received records may have been prefetched, so they do not prove that Kafka answers.
         if polled.failed is not None:
             self.kafka.failed(polled.failed)
 
@@ -263,7 +228,7 @@ class Loop:
             try:
                 committed = self.link.committer.commit(batch, self.assignment.positions)
             except Fenced as fenced:
-                log.warning("%s; reading their positions again", fenced)
+                log.warning("%s; the positions are read again", fenced)
                 metrics.FENCED.inc()
                 self._source.stop(fenced.partitions)
                 batch = batch.without(fenced.partitions)
@@ -281,7 +246,6 @@ class Loop:
                 return
 
     def _after_error(self, batch: Batch, error: Exception) -> Batch | None:
-        """Return the batch to try next, without the events that Postgres refuses, or None if the loop has to wait."""
         try:
             if is_refusal(error):
                 return without_culprits(batch, error, self._storable)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a processor. The pipeline's name is a label of the scrape target."""
+"""Prometheus metrics of a processor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _BATCH_EVENTS = (1, 10, 100, 500, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000)
 
 EVENTS_CONSUMED = Counter("tidemill_events_consumed_total", "Kafka records in committed batches.")
 EVENTS_FILTERED = Counter("tidemill_events_filtered_total", "Events that the transform's filter removed.")
-EVENTS_LATE = Counter("tidemill_events_late_total", "Events whose window was closed.", ("aggregation", "policy"))
+EVENTS_LATE = Counter(
+    "tidemill_events_late_total", "Events that arrived after their window was closed.", ("aggregation", "policy")
+)
 DEAD_LETTERS = Counter("tidemill_dead_letters_total", "Dead letters.", ("reason",))
 KEPT_BYTES = Gauge("tidemill_kept_bytes", "Bytes of dead letters or anomalies in Postgres.", ("table",))
 NOT_KEPT = Gauge(
@@ -32,7 +34,7 @@ FRESHNESS_SECONDS = Histogram(
 WATERMARK_TIMESTAMP = Gauge("tidemill_watermark_timestamp_seconds", "The watermark, as a Unix time.")
 KEEPER_PASSED = Gauge(
     "tidemill_keeper_pass_timestamp_seconds",
-    "Unix time at which the keeper last completed a pass (close, scan, publish), or started, before its first pass.",
+    "Unix time of the keeper's last completed pass (close, scan, publish), or of its start before the first pass.",
 )
 BATCH_EVENTS = Histogram("tidemill_batch_events", "Events per batch.", buckets=_BATCH_EVENTS)
 BATCH_SECONDS = Histogram(
@@ -40,21 +42,23 @@ BATCH_SECONDS = Histogram(
 )
 CLOSINGS = Counter("tidemill_closings_total", "Number of times that closed_until of an aggregation was advanced.")
 FENCED = Counter("tidemill_fenced_batches_total", "Batches rolled back because another processor had moved a position.")
-ROLLED_BACK = Counter("tidemill_rolled_back_batches_total", "Batches rolled back for another reason.", ("reason",))
+ROLLED_BACK = Counter(
+    "tidemill_rolled_back_batches_total", "Rolled back batches other than fenced batches.", ("reason",)
+)
 REBALANCES = Counter("tidemill_rebalances_total", "Changes of the assigned partitions.")
 RESULTS_PUBLISHED = Counter("tidemill_results_published_total", "Records written to the output topics.")
 KEEPER_FAILURES = Counter(
     "tidemill_keeper_failures_total", "Failed attempts to close, scan or publish windows of an aggregation.", ("duty",)
 )
 HELD_UP = Gauge(
-    "tidemill_held_up", "Aggregations whose windows currently cannot be closed, scanned or published.", ("duty",)
+    "tidemill_held_up", "Aggregations with windows that currently cannot be closed, scanned or published.", ("duty",)
 )
 WINDOWS_SKIPPED = Counter(
     "tidemill_windows_skipped_total",
     "Values, windows or records that could not be read or published and were skipped.",
     ("duty",),
 )
-LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows published to live listeners.")
+LIVE_PUBLISHED = Counter("tidemill_live_published_total", "Changed rows published to clients that follow live changes.")
 ANOMALIES_DETECTED = Counter("anomalies_detected_total", "Anomalies found by the detectors.", ("pipeline", "rule"))
 
 LOOKUP_ROWS = Gauge("tidemill_lookup_rows", "Rows of a lookup in memory.", ("lookup",))
@@ -76,13 +80,13 @@ def watch_lookup(name: str, *, rows: Callable[[], float], age: Callable[[], floa
 
 
 def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
-    """Count detected anomalies, once they are committed."""
+    """Count committed anomalies in the metrics."""
     for rule, number in by_rule.items():
         ANOMALIES_DETECTED.labels(pipeline, rule).inc(number)
 
 
 def begin_at_zero(config: PipelineConfig) -> None:
-    """Export each counter with the value 0. Prometheus notices an increase only if the series existed before it."""
+    """Export each counter with the value 0, because Prometheus notices an increase only in an existing series."""
     for rule in config.spec.anomalies:
         ANOMALIES_DETECTED.labels(config.name, rule.name)
     for aggregation in config.spec.aggregations:

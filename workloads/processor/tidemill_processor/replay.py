@@ -1,14 +1,9 @@
-"""Lets a replay catch up with the live processors, but never overtake them.
+"""Lets a replay catch up with the live processors, which then take over its partitions.
 
-The live processors then take over the partitions that have caught up.
-
-1. A replay never stores events that the live processors have not counted: its batch is cut at the live position.
-2. A batch that reaches the live position is stored while that position is locked, so that both positions are equal.
+1. A replay stores only events that the live processors have counted: its batch is cut at the live position.
+2. The live position is locked while a batch up to this position is stored.
 3. The same transaction marks the live position. After the mark, live processors also count records for the replay's
    versions.
-
-So for these versions, every record is counted exactly once: before the mark by the replay, and after it by the live
-processors.
 """
 
 from __future__ import annotations
@@ -29,10 +24,10 @@ ASK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """How a processor that fills new versions reads the topic. Live processors use the defaults.
+    """How a replay reads the topic.
 
     Attributes:
-        start_from: the start of the replay, or an empty string to use the spec's `startFrom`.
+        start_from: the start of the replay, or an empty string for the spec's `startFrom`.
         rate: the maximum number of events per second, or 0 for no limit.
     """
 
@@ -41,12 +36,7 @@ class ReplayOptions:
 
 
 class Handover:
-    """Compares a replay's positions with the live positions, and hands over the partitions in which they are equal.
-
-    Args:
-        database: the database of the replay's processor.
-        versions: the ids of the aggregation versions that the replay fills.
-    """
+    """Compares a replay's positions with the live positions, and hands over the partitions with equal positions."""
 
     def __init__(self, database: Database, versions: Iterable[int]) -> None:
         self._schema = database.schema
@@ -59,19 +49,10 @@ class Handover:
     ) -> tuple[Batch, frozenset[int]]:
         """Cut a batch at the live positions, and mark the partitions that are handed over.
 
-        Call this in the batch's transaction, after locking the replay's own positions and before locking the
-        aggregations: live processors lock in the same order.
-
-        Args:
-            connection: the connection, in the transaction.
-            batch: the records that were read.
-            starts: by partition, the first offset of the batch.
-
-        Returns:
-            The part of the batch to store, and the partitions that are handed over.
+        Call this method in the batch's transaction, after locking the replay's positions and before locking the
+        aggregations.
         """
-        # Leave out partitions that were handed over earlier. The replay's positions do not show them: another process
-        # of this replay may have handed over a partition without changing its position.
+        # Leave out partitions that another process of this replay has handed over.
         left = self.handed(connection) & set(batch.next_offsets)
         live = self._live(connection, set(batch.next_offsets) - left)
         reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
@@ -85,17 +66,7 @@ class Handover:
     def meet(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
-        """Hand over the partitions in which nothing is left to read, and return them.
-
-        Positions are checked at most every half second.
-
-        Args:
-            connection: a connection without a transaction.
-            positions: by partition, the next offset that this process last stored. It has stored all records that it
-                has read.
-            ends: the end of each partition that the consumer has read to its end. Between position and end there are no
-                records, only transaction markers. The live position may be after these markers.
-        """
+        """Hand over the partitions with nothing left to read, and return them."""
 
         def meets(partition: int, live: int | None) -> bool:
             own = positions[partition]
@@ -122,7 +93,6 @@ class Handover:
     def _live(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], *, lock: bool = False
     ) -> dict[int, int]:
-        """Return the live positions by partition. Partitions that live processors have not read yet are missing."""
         query = offsets.live_next(self._schema, lock=lock)
         return dict(connection.execute(query, (self._reader, list(partitions))).fetchall())
 
@@ -133,11 +103,7 @@ class Handover:
 
 
 class Course:
-    """Decides which partitions a replay reads now.
-
-    It does not read partitions that live processors have taken over. In a partition that has reached the live position,
-    it waits for half a second.
-    """
+    """Decides which partitions a replay reads now."""
 
     def __init__(self) -> None:
         self._resume_at: dict[int, float] = {}
@@ -156,22 +122,18 @@ class Course:
 
 
 class Pace:
-    """Limits the rate at which a replay reads.
-
-    Args:
-        rate: the maximum number of events per second, or 0 for no limit.
-    """
+    """Limits the rate at which a replay reads (events per second, or 0 for no limit)."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
         self._free_at = time.monotonic()
 
     def limit(self, most: int) -> int:
-        """Return how many events to read at once: at most `most`, or about half a second's worth of events."""
+        """Return how many events to read at once, at most `most`."""
         return min(most, max(1, self._rate // 2)) if self._rate else most
 
     def rest(self, events: int) -> None:
-        """Wait until reading these events has taken as long as the maximum rate requires."""
+        """Wait until the given number of events has taken as long as the maximum rate requires."""
         if self._rate:
             self._free_at = max(self._free_at, time.monotonic() - 1.0) + events / self._rate
             time.sleep(max(0.0, self._free_at - time.monotonic()))

@@ -1,19 +1,10 @@
-"""The transaction that counts each event exactly once. Rows and offsets change together or not at all.
+"""The transaction that counts each event exactly once, because rows and offsets change together.
 
-1. Lock the `_offsets` rows of the batch's partitions, in partition order.
-2. Check that each partition still has the position that this process last stored. Otherwise, the partition has a newer
-   owner (`Fenced`).
-3. COPY the partials into temporary tables, then take the aggregations' locks in id order.
-4. Read `closed_until` again under the locks. If it has changed, aggregate again, because more events are late now.
-   Aggregate sessions again if some may be late: which sessions are open is certain only under the locks.
-5. Merge. Write dead letters, raw events, and the states and anomalies of detectors for single events. Advance the
-   offsets. Commit.
-
-After a replay has handed over a partition, the partition's later records also count for the replay's versions (see
-`replay`). The mark for this is read together with the partition's position.
-
-If the process dies before the commit, nothing has changed. If it dies after the commit, its successor finds the new
-offsets.
+1. Lock the `_offsets` rows of the batch's partitions in partition order.
+2. Check that each partition still has the position that this process last stored.
+3. COPY the partial results into temporary tables, then take the aggregations' locks in id order.
+4. Read `closed_until` again under the locks. If `closed_until` has changed, aggregate again.
+5. Merge the windows, write dead letters, raw events and anomalies, advance the offsets, and commit.
 """
 
 from __future__ import annotations
@@ -43,7 +34,7 @@ from tidemill_processor.time.watermark import PartitionTime
 
 
 class Fenced(Exception):
-    """Raised if another owner has advanced the positions of some partitions. Nothing was written."""
+    """Raised if another process has advanced the positions of some partitions. Nothing was written."""
 
     def __init__(self, partitions: set[int]) -> None:
         super().__init__(f"partitions {sorted(partitions)} have a newer owner")
@@ -51,16 +42,16 @@ class Fenced(Exception):
 
 
 class Superseded(Exception):
-    """Raised if the schema has a newer spec than this process. The process must stop."""
+    """Raised if the schema has a newer spec than this process, which must then stop."""
 
 
 class _Marked(Exception):
-    """Raised if partitions count for versions that this process does not know yet. Nothing was written."""
+    """Raised if events also count for versions that this process does not know yet."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """The position in a partition that this process last read or committed: the offset of the next record."""
+    """The offset of the next record in a partition, as last read or committed by this process."""
 
     next_offset: int
     epoch: int
@@ -68,10 +59,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """The rows that a commit changed in one aggregation.
-
-    They have this `rev`, and panes in [first, last] (epoch ms).
-    """
+    """The rows that a commit changed in one aggregation. Times are epoch ms."""
 
     aggregation: str
     rev: int
@@ -84,11 +72,9 @@ class Committed:
     """The result of a commit.
 
     Attributes:
-        positions: by partition, the new position.
-        changes: the changed rows of each aggregation.
-        late: by (aggregation, policy), the number of late events.
-        rows: the number of merged rows.
-        anomalies: by rule, the number of anomalies found in single events.
+        positions: the new position of each partition.
+        late: the number of late events by (aggregation, policy).
+        anomalies: the number of anomalies in single events, by rule.
         handed: the partitions that a replay has handed over to live processors.
     """
 
@@ -105,11 +91,9 @@ class _Offset:
     """A row of `_offsets`, with the columns in the order of the query.
 
     Attributes:
-        maximum: the greatest accepted event time.
-        suspects: event times too far ahead to be accepted yet, in order of arrival.
-        last_event_at: the wall time at which events last arrived.
+        last_event_at: the wall time at which events last arrived (epoch ms).
         clock_ms: the time on the server's clock (epoch ms).
-        feeds: the versions for which the partition's events count, besides those of the spec.
+        feeds: the versions that also count the partition's events, besides those of the spec.
     """
 
     partition: int
@@ -123,21 +107,15 @@ class _Offset:
 
     @property
     def position(self) -> Position:
-        """The partition's position."""
         return Position(self.next_offset, self.epoch)
 
     @property
     def time(self) -> PartitionTime:
-        """The partition's progress in event time."""
         return PartitionTime(self.partition, self.maximum, tuple(self.suspects), self.last_event_at)
 
 
 class Committer:
-    """Writes batches of one pipeline over one connection.
-
-    Attributes:
-        handover: the handover of a replay, or None if this process reads live events.
-    """
+    """Writes batches of one pipeline over one connection."""
 
     def __init__(
         self,
@@ -161,7 +139,7 @@ class Committer:
             self._prepare(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # By partition, the marked versions as last read; and the stores of these versions.
+        # The marked versions of each partition as last read, and the stores of these versions.
         self._marks: dict[int, frozenset[int]] = {}
         self._others: dict[int, AggregationStore] = {}
 
@@ -169,10 +147,10 @@ class Committer:
         """Store a batch that starts at `positions`.
 
         Raises:
-            Fenced: some partitions have a newer owner.
-            Superseded: the spec has a newer generation.
-            psycopg.DataError, psycopg.IntegrityError: Postgres refuses values. The caller finds the event by bisection.
-            psycopg.Error: another failure. The batch may have been committed, so the positions must be read again.
+            Fenced: partitions have a newer owner.
+            Superseded: the spec is newer.
+            psycopg.DataError, psycopg.IntegrityError: Postgres refuses values of an event.
+            psycopg.Error: the batch may have been committed, so the positions must be read again.
         """
         while True:
             try:
@@ -208,7 +186,7 @@ class Committer:
         return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.found), handed)
 
     def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
-        """Try to store a batch's rows, then roll back. Raises the same errors as `commit`."""
+        """Store a batch's rows, then roll back."""
         epochs = {p: position.epoch for p, position in positions.items()}
         works = self._aggregate(batch, epochs)
         kept = self._kept_events.prepare(self._connection, batch)
@@ -231,10 +209,6 @@ class Committer:
         return works
 
     def _fed(self, frame: pl.DataFrame) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        """Return the events for each version, in order of ids.
-
-        Versions in the spec get all events. Others get only the events of partitions that are marked for them.
-        """
         fed = [(store, frame) for store in self._stores]
         for id_, store in self._others.items():
             marked = [p for p, ids in self._marks.items() if id_ in ids]
@@ -242,7 +216,6 @@ class Committer:
         return sorted(fed, key=lambda pair: pair[0].id)
 
     def _learn(self) -> None:
-        """Prepare the marked versions that are not in the spec."""
         own = {store.id for store in self._stores}
         wanted = set().union(*self._marks.values()) - own
         self._others = self._database.others(self._connection, wanted)
@@ -272,13 +245,11 @@ class Committer:
         return dict(self._connection.execute(query).fetchall())
 
     def _lock_offsets(self, batch: Batch) -> dict[int, _Offset]:
-        """Step 1: lock the rows of the batch's partitions, in partition order, and return them."""
         query = offsets.lock(self._database.schema, self._reader)
         rows = self._connection.execute(query, (list(batch.next_offsets),)).fetchall()
         return {row[0]: _Offset(*row) for row in rows}
 
     def _check_owner(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
-        """Step 2: check that positions, generation and marked versions are as this process last read them."""
         fenced = {p for p in batch.next_offsets if p not in rows or rows[p].position != positions.get(p)}
         if fenced:
             raise Fenced(fenced)
@@ -291,14 +262,13 @@ class Committer:
             raise _Marked
 
     def _copy_and_lock(self, works: list[Work]) -> None:
-        """Step 3: COPY the partials into temporary tables, then take the aggregations' locks in id order."""
         for work in works:
             merging.copy(self._connection, work.store, work.result.rows)
         for work in works:
             self._connection.execute(self._database.lock(work.store.id))
 
     def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
-        """Step 4: aggregate again where windows were closed in the meantime, because more events are late now."""
+        """Aggregate again if windows were closed in the meantime, because more events are late."""
         closed = self._closed()
         for work in works:
             if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
@@ -308,12 +278,11 @@ class Committer:
                 merging.copy(self._connection, work.store, work.result.rows)
 
     def _merge(self, works: list[Work]) -> list[Change]:
-        """Step 5, first half: merge the partials into the windows' rows."""
         changes = []
         for work in works:
             if work.result.rows.height:
                 change = self._merge_one(work)
-                if work.store.id not in self._others:  # nobody listens to a replay's versions yet
+                if work.store.id not in self._others:  # a replay's versions have no listeners yet
                     changes.append(change)
         return changes
 
@@ -346,7 +315,6 @@ class Committer:
         return change
 
     def _advance(self, batch: Batch, rows: dict[int, _Offset]) -> None:
-        """Step 5, second half: advance the positions."""
         now_ms = max((row.clock_ms for row in rows.values()), default=0)
         latest, invalid = batch.latest_times(), batch.invalid
         values = []
@@ -361,7 +329,7 @@ class Committer:
                 times = [latest[partition]] if ordinary else batch.times_of(partition)
                 time = time.observe(times, max_advance_ms=self._max_advance_ms, now_ms=now_ms)
             else:
-                time = replace(time, last_event_at=now_ms)  # invalid events count as activity too
+                time = replace(time, last_event_at=now_ms)
             values.append((
                 next_offset, time.maximum, list(time.suspects[-100:]), batch.arrived[partition],
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),

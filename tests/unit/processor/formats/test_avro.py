@@ -183,11 +183,14 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
     text = registry.register("text-value", {"schema": "message M {}", "schemaType": "PROTOBUF"})
     of = decoder(registry, [{"name": "id", "type": "integer", "required": True}, {"name": "v", "type": "number"}])
     broken = {
-        good[:-1]: ("unreadable", f"the bytes are not of schema {number} (shop.Order): "),
+        good[:-1]: ("unreadable", f"the bytes do not match the schema {number} (shop.Order): "),
         good + b"x": ("unreadable", "1 bytes are left after the value; write with the schema whose id"),
         b"\0\0\0\0\xff" + good[5:]: ("unknown_schema", f"the registry {registry.url} has no schema 255; name the"),
-        b"\0" + other.to_bytes(4) + b"\2a": ("unknown_schema", f"schema {other} cannot be used: it is not a record"),
-        b"\0" + text.to_bytes(4): ("unknown_schema", f"schema {text} cannot be used: it is of the type PROTOBUF"),
+        b"\0" + other.to_bytes(4) + b"\2a": (
+            "unknown_schema",
+            f"schema {other} cannot be used: the Avro type is not a record",
+        ),
+        b"\0" + text.to_bytes(4): ("unknown_schema", f"schema {text} cannot be used: the type is PROTOBUF"),
         b'{"id": 1}': ("unreadable", 'got what looks like JSON, {"id": 1}; write with a serializer'),
         b"": ("unreadable", "got an empty record"),
         write(id=1, v=math.nan): ("out_of_range", "v: nan is not a finite number"),

@@ -175,11 +175,11 @@ def test_what_cannot_be_read_is_a_dead_letter_that_says_so(registry: SchemaRegis
     text = registry.register("text-value", {"schema": 'syntax = "proto3"; message M {}', "schemaType": "PROTOBUF"})
     of = decoder(registry, [{"name": "id", "type": "integer"}, {"name": "amount", "type": "number"}])
     broken = {
-        good[:-1]: ("unreadable", f"the bytes are not of schema {number} (shop.Order): "),
+        good[:-1]: ("unreadable", f"the bytes do not match the schema {number} (shop.Order): "),
         good[:5] + b"\x02\x14" + good[6:]: ("unreadable", f"the record names no message of schema {number}"),
         good[:5] + b"\x80": ("unreadable", "the record names no message"),
         b"\0\0\0\x7f\xff" + good[5:]: ("unknown_schema", "has no schema 32767"),
-        b"\0" + avro.to_bytes(4) + b"\0": ("unknown_schema", f"schema {avro} cannot be used: it is of the type AVRO"),
+        b"\0" + avro.to_bytes(4) + b"\0": ("unknown_schema", f"schema {avro} cannot be used: the type is AVRO"),
         b"\0" + text.to_bytes(4) + b"\0": ("unknown_schema", "the registry gives the text of the .proto file"),
         write(amount=math.inf): ("out_of_range", "amount: inf is not a finite number"),
     }

@@ -1,1 +1,4 @@
-"""Handles requests with an Idempotency-Key. If such a request is repeated, its events are still written only once."""
+"""Handles requests with an Idempotency-Key.
+
+The events of a repeated request with an Idempotency-Key are written only once.
+"""

@@ -1,7 +1,4 @@
-"""The known outcome of a batch with an Idempotency-Key.
-
-From the outcome, the answer can be repeated, and failed events can be sent again.
-"""
+"""The known outcome of a batch with an Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome
 
 MAX_BYTES = 64 * 1024
-"""The maximum size of an encoded outcome. Positions and details of a larger outcome are left out."""
+"""The maximum size in bytes of an encoded outcome. A larger outcome is stored without positions and details."""
 _FIELD_CHARACTERS = 64
 
 
@@ -24,11 +21,9 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         total: the number of events in the batch.
         invalid: [reason, field, detail] of each invalid event, by index.
-        failed: the code of Kafka's error for each event that was not acknowledged, by index. These events must be sent
-            again.
-        places: [partition, offset] of each event by index, if they were requested.
-        unsure: whether an event may have been written twice, or may be written twice if the failed events are sent
-            again.
+        failed: the code of Kafka's error for each event that must be sent again, by index.
+        places: [partition, offset] of each event by index, if requested.
+        unsure: whether an event may be written twice.
     """
 
     total: int
@@ -39,11 +34,11 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def nothing(self) -> bool:
-        """Whether certainly no event was written. If so, the batch can be treated as new."""
+        """Whether certainly no event was written, so that the batch can be treated as new."""
         return len(self.failed) == self.total and not self.unsure
 
     def outcome(self, ids: list[str | None] | None) -> Outcome:
-        """Return the outcome for the answer."""
+        """Return the outcome as needed for the HTTP answer."""
         records = Records([b""] * self.total, None, {}, {i: _verdict(*row) for i, row in self.invalid.items()})
         failed = {index: KafkaError(code) for index, code in self.failed.items()}
         return Outcome(records, Delivery(failed, dict(self.places)), ids)
@@ -54,14 +49,7 @@ def _verdict(reason: str, field: str | None, detail: str) -> InvalidEvent:
 
 
 def merge(before: Known | None, indexes: list[int], records: Records, delivery: Delivery) -> Known:
-    """Return the known outcome after an attempt.
-
-    Args:
-        before: the known outcome before the attempt, or None if this was the first attempt.
-        indexes: the index in the batch for each record of this attempt.
-        records: the records that were sent in this attempt.
-        delivery: the outcome of the delivery of these records.
-    """
+    """Return the outcome of a batch after another attempt."""
     invalid = {} if before is None else {i: row for i, row in before.invalid.items() if i not in before.failed}
     places = {} if before is None else dict(before.places)
     invalid |= {indexes[i]: (str(v.reason), v.field, v.detail) for i, v in records.invalid.items()}
@@ -76,17 +64,14 @@ def merge(before: Known | None, indexes: list[int], records: Records, delivery: 
 
 
 def lost(before: Known | None, total: int) -> Known:
-    """Return the outcome of a batch whose process ended during the attempt.
-
-    Events without an acknowledgement may have been written.
-    """
+    """Return the outcome of a batch whose process ended during the attempt."""
     if before is not None:
         return msgspec.structs.replace(before, unsure=True)
     return Known(total, failed=dict.fromkeys(range(total), KafkaError._PURGE_INFLIGHT), unsure=True)
 
 
 def bounded(known: Known) -> Known:
-    """Return the outcome. If it is too large, leave out positions and details."""
+    """Return the outcome, and leave out positions and details of a too large outcome."""
     if len(msgspec.msgpack.encode(known)) <= MAX_BYTES:
         return known
     invalid = {i: (reason, field and field[:_FIELD_CHARACTERS], "") for i, (reason, field, _) in known.invalid.items()}

@@ -1,8 +1,7 @@
-"""Handles requests with an Idempotency-Key. Each event is written once, even if a request is repeated.
+"""Handles requests with an Idempotency-Key, so that a repeated request writes each event once.
 
-An attempt continues until the outcome of each of its events is known, even if no client is waiting. A repeated request
-with the same key waits until the attempt ends. The repeated request is answered from the known outcome, and only events
-that certainly were not written are sent again. All processes share the keys through Redis (shared.py).
+A repeated request waits until the first attempt ends, and gets the known outcome. Only events that certainly were not
+written are sent again.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from tidemill_ingest.idempotency.known import Known, bounded, lost
 from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
 
 MAX_BYTES = 8 * 1024 * 1024
-"""The maximum size of a pipeline's outcomes in this process. The oldest outcomes are dropped first."""
+"""The maximum size in bytes of a pipeline's outcomes in this process. The oldest outcomes are dropped first."""
 _ENTRY_BYTES = 512
 _ANSWER_SECONDS = 0.3
-"""The time before the deadline at which a request is answered."""
+"""Requests are answered this many seconds before their deadline."""
 MAX_KEY_CHARACTERS = 255
 
 
@@ -42,7 +41,7 @@ class Attempt:
     """A delivery attempt.
 
     Attributes:
-        queued: what is known about the outcome as soon as the events are queued.
+        queued: the known outcome as soon as the events are queued.
         end: an awaitable that returns the final outcome.
     """
 
@@ -51,18 +50,11 @@ class Attempt:
 
 
 Begin = Callable[[Known | None], Attempt]
-"""A function that queues the events that are not known to be written. It raises an error if no event could be
-queued."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The result of a request.
-
-    Attributes:
-        known: the outcome of the events.
-        replayed: whether the outcome comes from an earlier request.
-    """
+    """The outcome of a request's events, and whether the outcome comes from an earlier request."""
 
     known: Known
     replayed: bool
@@ -79,8 +71,6 @@ class _Entry:
 
 
 class _Memory:
-    """The entries of one pipeline."""
-
     def __init__(self, max_bytes: int, clock: Callable[[], float]) -> None:
         self._max_bytes, self._clock = max_bytes, clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -99,7 +89,6 @@ class _Memory:
         self._entries[key] = entry
 
     def end(self, key: str, entry: _Entry, known: Known | None) -> None:
-        """Store an outcome. If the limit is exceeded, drop the oldest outcomes."""
         self._drop(key)
         if known is None:
             return
@@ -116,15 +105,7 @@ class _Memory:
 
 
 class Replays:
-    """The batches with an Idempotency-Key of all pipelines.
-
-    Args:
-        shared: the keys of all processes.
-        max_bytes: the maximum size of stored outcomes for each pipeline.
-        clock: a monotonic clock, in seconds.
-        away: a function that returns a future, which is done once Kafka is known to be down. Requests then stop waiting
-            for Kafka.
-    """
+    """Remembers the batches with an Idempotency-Key of all pipelines."""
 
     def __init__(
         self,
@@ -141,15 +122,8 @@ class Replays:
     async def answer(self, batch: Batch, begin: Begin, deadline: Deadline, *, wait: bool = True) -> Found:
         """Return the outcome of a batch, from this request or an earlier request.
 
-        Args:
-            batch: the request.
-            begin: the function that queues the events.
-            deadline: the deadline of the request. An attempt that has begun continues even after the deadline.
-            wait: whether to wait for the final outcome, and not only until the events are queued.
-
         Raises:
             Problem: the key was used for another request (422), is too long (400), or its batch is under way (503).
-            Exception: the error of `begin`.
         """
         if not 0 < len(batch.key) <= MAX_KEY_CHARACTERS:
             raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key takes 1 to {MAX_KEY_CHARACTERS} characters")
@@ -171,11 +145,9 @@ class Replays:
                 raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
             if mine:
                 return task.result()
-            await asyncio.sleep(0)  # let the task's callback, which stores the outcome, run first
+            await asyncio.sleep(0)  # let the task's callback store the outcome first
 
     async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
-        """Wait for the task's result, or for the deadline, or until Kafka is known to be down."""
-
         async def first(*awaited: asyncio.Future[Any]) -> None:
             seconds = max(0.0, deadline.remaining() - _ANSWER_SECONDS)
             await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -217,8 +189,7 @@ class Replays:
             self._shared.settle(batch, claim.known)
             raise
         entry.queued.set_result(attempt.queued)
-        # If this process ends during the attempt, nothing releases the key: the process remains its owner, because the
-        # outcome is unknown.
+        # If this process ends during the attempt, it stays the owner of the key, because the outcome is unknown.
         known = await attempt.end
         self._shared.settle(batch, None if known.nothing else bounded(known))
         return Found(known, False)

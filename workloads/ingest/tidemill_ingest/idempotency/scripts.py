@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 REMEMBERED = b"1"
-"""The value of a process' owner key if the claims of all its running batches are already in Redis, or are being
-written."""
 PUT = """
 -- Sets KEYS[1] to ARGV[2] (empty: deletes it) if it is ARGV[1] or absent, or if ARGV[8] is 1; otherwise returns it.
 -- KEYS[2] and KEYS[3], an index by time and a count of bytes, bound the keys of a pipeline; KEYS[4]: the caller lives.

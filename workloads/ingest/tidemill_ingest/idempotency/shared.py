@@ -1,11 +1,7 @@
 """Shares Idempotency-Keys between all ingest processes of a namespace, through Redis.
 
-The value of a key is either its owner (the process of a running attempt), or the outcome of the last attempt. Values
-are written by compare-and-set, so two processes never begin the same batch. Owners send heartbeats. An owner that has
-sent no heartbeat for `LEASE_SECONDS` is considered dead, and its queue lost. Other processes may then take over its
-keys. It is unknown whether the events of such a batch are in Kafka, so the batch is marked as unsure.
-
-While Redis is down, each process knows only its own keys. Each process writes missing values when Redis works again.
+The value of a key is either its owner (the process of a running attempt), or the outcome of the last attempt. Processes
+write values by compare-and-set. Other processes take over the keys of an owner without a heartbeat for `LEASE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -35,12 +31,10 @@ log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 24 * 3600
 MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
-"""The limits for the keys of each pipeline. The oldest keys are dropped first."""
+"""The maximum number and bytes of the keys of each pipeline. The oldest keys are dropped first."""
 BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
 AGAIN_SECONDS = 1.0
-"""The interval between probes of Redis while it does not answer."""
 _LOOK_SECONDS = 0.2
-"""The interval between reads of a key that another process owns."""
 _ANSWER_SECONDS = 0.5
 MAX_OWED = 10_000
 _AWAY = (redis.exceptions.RedisError, BreakerOpen, OSError)
@@ -51,7 +45,7 @@ Place = tuple[str, str]
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a key. `owner` is empty after the attempt has ended."""
+    """The value of a key. The field `owner` is empty after the attempt has ended."""
 
     fingerprint: bytes
     owner: str
@@ -63,7 +57,6 @@ class Batch:
     """A request with an Idempotency-Key.
 
     Attributes:
-        pipeline: the pipeline of the events.
         key: the Idempotency-Key in the request's header.
         fingerprint: a hash that distinguishes different requests with the same key.
         total: the number of events in the request.
@@ -85,7 +78,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     Attributes:
         known: the outcome of earlier attempts.
-        done: whether there are no events left to send. If so, the key has no owner.
+        done: whether there are no events left to send.
     """
 
     known: Known | None = None
@@ -93,15 +86,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class SharedKeys:
-    """This process's access to the shared keys.
-
-    Args:
-        client: the client of Redis, or None if there is no Redis. Without Redis, keys are not shared.
-        guard: the guard of Redis.
-        namespace: the namespace of the pipelines.
-        owner: a unique name of this process.
-        lease_seconds: the time without a heartbeat after which an owner is considered dead.
-    """
+    """This process's access to the shared keys."""
 
     def __init__(
         self,
@@ -116,33 +101,24 @@ class SharedKeys:
         self._namespace, self._owner, self._lease = namespace, owner, lease_seconds
         self._put_script = client.register_script(PUT) if client is not None else None
         self._own: dict[Place, bytes] = {}
-        """The values of the keys that this process owns, by (pipeline, hash)."""
+        """The values of the keys that this process owns."""
         self._owed: OrderedDict[Place, bytes] = OrderedDict()
-        """The values that still have to be written to Redis."""
+        """The values that Redis has not stored yet."""
         self._writing: dict[Place, asyncio.Task[None]] = {}
         self.error = ""
 
     def dependency(self) -> list[Dependency]:
-        """Return the entry of Redis in /health, or nothing if there is no Redis."""
+        """Return the entry of Redis in /health, or nothing without Redis."""
         if self._client is None:
             return []
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
 
     async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
-        """Become the owner of a batch's key. While another process owns the key, wait.
-
-        Args:
-            batch: the batch.
-            before: the outcome that this process knows.
-            deadline: the deadline of the request.
-
-        Raises:
-            Problem: the key was used for another request (422), or another process still owns the key (503).
-        """
+        """Become the owner of a batch's key, after waiting for another owner."""
         if self._client is None:
             return Claim(before)
         place = batch.place
-        if place in self._owed:  # write the older value first, or else it would later overwrite the claim
+        if place in self._owed:  # write the older value first, because it must not overwrite the claim later
             await asyncio.wait([self._writing.get(place) or self._write(place)])
         return await self._claim(batch, before, deadline)
 
@@ -152,8 +128,7 @@ class SharedKeys:
             mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, known))
             try:
                 current = await self._call(partial(self._put, batch.place, expected, mine))
-                # If the first answer was lost, the Redis client has repeated the request, and Redis already had the
-                # value.
+                # After a lost answer, the Redis client has repeated the request, and Redis already has the value.
                 if current is None or (current == mine and batch.place not in self._own):
                     self._own[batch.place] = mine
                     return Claim(known)
@@ -178,7 +153,7 @@ class SharedKeys:
                 continue  # another version of ingest wrote the value
             known = value.known
             if value.owner:
-                log.warning("%s: process %s ended during a batch, which is sent again", batch.pipeline, value.owner)
+                log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)
                 known = lost(known, batch.total)
             elif known is not None and not known.failed:
                 return Claim(known, done=True)
@@ -187,10 +162,7 @@ class SharedKeys:
         return bool(owner) and owner != self._owner and await self._call(partial(self._lives, owner))
 
     def settle(self, batch: Batch, known: Known | None) -> None:
-        """Store the outcome of an attempt in the background.
-
-        If `known` is None, nothing was written, and the key becomes free.
-        """
+        """Store the outcome of an attempt in the background, or free the key if `known` is None."""
         if self._client is None:
             return
         place = batch.place
@@ -199,10 +171,9 @@ class SharedKeys:
         self._write(place)
 
     async def run(self) -> None:
-        """Send heartbeats and write missing values until the task is cancelled."""
+        """Send heartbeats to Redis, and write the values that Redis does not have yet."""
         me = asyncio.current_task()
-        # Check whether the task was cancelled, because the Redis client sometimes swallows a cancellation during a
-        # read.
+        # Check for a cancellation, because the Redis client sometimes swallows a cancellation during a read.
         while self._client is not None and not (me is not None and me.cancelling()):
             pause = BEAT_SECONDS
             try:
@@ -229,7 +200,6 @@ class SharedKeys:
             self._owed.popitem(last=False)
 
     def _write(self, place: Place) -> asyncio.Task[None]:
-        """Write the value of a key that Redis does not have yet. Claims of the key wait for this write."""
         self._writing[place] = task = asyncio.ensure_future(self._pay(place))
         task.add_done_callback(lambda _: self._writing.pop(place, None) if self._writing.get(place) is task else None)
         return task
@@ -260,10 +230,7 @@ class SharedKeys:
         return found
 
     async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
-        """Set a key if it has the expected value, or return its value otherwise.
-
-        An empty expected value means that the key is absent.
-        """
+        """Set a key if it has the expected value (empty for no key), or else return its current value."""
         pipeline, name = place
         prefix = names.ingest_keys(self._namespace, pipeline)
         keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
@@ -280,12 +247,7 @@ class SharedKeys:
         return bool(await self._client.exists(self._owner_key(owner)))
 
     async def _beat(self) -> None:
-        """Renew the owner key of this process, which shows that the process runs.
-
-        If Redis has lost the owner key, it has also lost the claims of running batches, so this method writes them
-        again. It also writes them if the owner key was only set together with a batch (scripts.py), because this does
-        not prove that Redis still has the other claims. This method may send several requests to Redis.
-        """
+        """Renew the owner key of this process, which shows that the process runs."""
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)
         if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease):
@@ -305,7 +267,7 @@ def reused() -> Problem:
 
 
 def under_way(why: str) -> Problem:
-    """Return the problem (503) for an Idempotency-Key whose first request is still running."""
+    """Return the problem (503) for an Idempotency-Key with a first request that is still running."""
     detail = f"the batch of this Idempotency-Key is already being sent ({why}): send it again later, with the same key"
     return unavailable("batch_under_way", detail, 1.0)
 

@@ -1,7 +1,4 @@
-"""Sends a request's records and waits for the delivery.
-
-A record that is too large for the topic is shortened, and sent again as an invalid event.
-"""
+"""Sends a request's records and waits for the delivery."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from tidemill_ingest.kafka.sink import KafkaDownError, Sink
 from tidemill_ingest.records import Records
 
 DOWN_SECONDS, FULL_SECONDS = 3.0, 1.0
-"""The values of Retry-After if Kafka is down, and if the queue is full."""
+"""The values of the Retry-After header if Kafka is down and if the queue is full."""
 _ANSWER_SECONDS = 0.3
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
@@ -31,8 +28,7 @@ def begin(
     """Queue the records.
 
     Raises:
-        Problem: nothing was sent, because Kafka is unavailable or its queue is full (503), or because the pipeline's
-            share of the queue is used up (429).
+        Problem: Kafka is unavailable or its queue is full (503), or the pipeline's share of the queue is used up (429).
     """
     nothing = {"accepted": 0, "quarantined": 0, "retry": len(records.values), "results": []}
     try:
@@ -62,15 +58,7 @@ async def finish(
     deadline: Deadline,
     sure: bool = False,
 ) -> Delivery:
-    """Wait until each record is acknowledged or has failed.
-
-    A record that is too large for the topic makes other records of its batch fail too. So each record that failed for
-    this reason is sent again alone. If it is still too large, it is shortened and sent as an invalid event, and the
-    verdict is added to `records.invalid`.
-
-    Raises:
-        TimeoutError: the deadline passed before all outcomes were known.
-    """
+    """Wait until each record is acknowledged or has failed."""
     delivery = await _wait(pending, deadline)
     for index, error in list(delivery.failed.items()):
         if error.code() in _TOO_LARGE:
@@ -90,7 +78,7 @@ async def _send_alone(
             delivery.unsure = True
             return
         except (BreakerOpen, KafkaDownError, QueueFullError, TopicFullError):
-            return  # the record remains in `failed`, so the client is told to send it again
+            return  # the client sends the failed record again
         error = one.failed.get(0)
         if error is None:
             del delivery.failed[index]
@@ -105,5 +93,5 @@ async def _send_alone(
 
 
 async def _wait(pending: Pending, deadline: Deadline) -> Delivery:
-    # Shield the future, so that it can still get its result after a timeout here.
+    # Shield the future, because it can still get its result after a timeout.
     return await asyncio.wait_for(asyncio.shield(pending.future), max(0.0, deadline.remaining() - _ANSWER_SECONDS))

@@ -1,4 +1,4 @@
-"""The outcomes of a request's records: what Kafka reports, what the request waits for, and what the breaker counts."""
+"""The outcomes of a request's records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Delivery:
 
     Attributes:
         failed: the error of each failed record, by index.
-        places: the partition and the offset of each written record by index, if they were requested.
+        places: the partition and the offset of each written record by index, if requested.
         unsure: whether a failed record may still be in Kafka.
     """
 
@@ -36,12 +36,7 @@ class Delivery:
 
 
 class Pending:
-    """The sent records of one request, with a count of their delivery reports.
-
-    Attributes:
-        future: the future whose result is `delivery` once all reports have arrived.
-        delivery: the outcomes that are known so far.
-    """
+    """The sent records of one request, with a count of their delivery reports."""
 
     def __init__(self, records: Records, on_done: Callable[[Delivery], None]) -> None:
         self.future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
@@ -52,7 +47,7 @@ class Pending:
         self._refused: dict[bytes, list[KafkaError]] = defaultdict(list)
 
     def report(self, error: KafkaError | None, message: Any) -> None:
-        """Count a delivery report. A failed record is later found by its value. Records with equal values are equal."""
+        """Count a delivery report."""
         if error is not None:
             self._refused[message.value()].append(error)
         self._left -= 1
@@ -93,7 +88,7 @@ class Pending:
 
 
 class Ticket:
-    """Reports the outcome of a request to the breaker, once. A request without an outcome in time counts as failed."""
+    """Reports the outcome of a request to the circuit breaker, once."""
 
     def __init__(self, guard: Guard, ticket: int) -> None:
         self._guard, self._ticket = guard, ticket
@@ -101,7 +96,7 @@ class Ticket:
         self._settled = False
 
     def expire_after(self, seconds: float) -> None:
-        """Report a failure if the outcome is not known after this time."""
+        """Report a failure if the outcome is unknown after `seconds`."""
         late = KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
         self._timer = asyncio.get_running_loop().call_later(seconds, self._settle, late)
 

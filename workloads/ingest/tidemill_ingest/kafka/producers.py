@@ -1,16 +1,9 @@
-"""The three producers of ingest, which differ in how long they retry a record.
+"""The three idempotent Kafka producers of ingest.
 
-All producers are idempotent: if a producer repeats a record, Kafka still appends it once. But a record that was sent
-and then discarded may be in Kafka.
-
-- For requests without an `Idempotency-Key`, the producer discards a record after the publish timeout. The response says
-  so, and the client sends the record again. If the producer kept the record, the queue would contain a copy for each
-  attempt during an outage.
-- For requests with an `Idempotency-Key`, the outcome must be known before the next attempt. So a second producer
-  retries until the outcome is known.
-- For requests whose client does not wait, there is a third producer. When Kafka goes down, the first producer discards
-  its records at once, because their clients send them again. The third producer keeps its records until the publish
-  timeout.
+- For requests without an `Idempotency-Key`: the producer discards a record after the publish timeout, and the client
+  sends the record again.
+- For requests with an `Idempotency-Key`: the producer retries until the outcome is known.
+- For clients that do not wait: the producer keeps records during an outage until the publish timeout.
 """
 
 from __future__ import annotations
@@ -32,7 +25,7 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = 200_000
 QUEUE_BYTES = 256 * 1024 * 1024
 SURE_SECONDS = 24 * 3600
-"""The time for which the producer for requests with an Idempotency-Key retries. Keys are kept for the same time."""
+"""How long (seconds) records of requests with an Idempotency-Key are retried."""
 _MOST_RETRIES = 2**31 - 1
 _OTHER_NAMES = ("message.timeout.ms", "message.send.max.retries")
 """The other names of `delivery.timeout.ms` and `retries` in the client's settings."""
@@ -60,20 +53,15 @@ _DEFINITE = frozenset(
 
 
 def is_definite(error: KafkaError) -> bool:
-    """Return whether a record with this error is certainly not in Kafka, because it was not sent or was refused."""
+    """Return whether a record with this error is certainly not in Kafka."""
     return error.name() in _DEFINITE
 
 
 class Line:
-    """A producer that is replaced after a fatal error.
-
-    Attributes:
-        producer: the current producer.
-    """
+    """A producer that is replaced after a fatal error."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        # Use a weak reference. The Kafka client keeps this callback, so with a strong reference neither this object nor
-        # the client would ever be released.
+        # Without a weak reference, this callback would keep the Kafka client in memory forever.
         told = weakref.WeakMethod(self.on_error)
         self._settings = {**settings, "error_cb": lambda error: (method := told()) and method(error)}
         self.producer = Producer(self._settings)
@@ -81,11 +69,11 @@ class Line:
         self._fatal = False
 
     def poll(self) -> bool:
-        """Call the callbacks of delivery reports. Return whether the producer was replaced after a fatal error."""
+        """Call the callbacks of delivery reports, and return whether the producer was replaced after a fatal error."""
         self.producer.poll(0)
         renewed = self._fatal
         if renewed:
-            log.error("the producer had a fatal error and is replaced")
+            log.error("the Kafka producer had a fatal error and is replaced")
             self.renew()
         if self._retired:
             for old in self._retired:
@@ -100,15 +88,12 @@ class Line:
             producer.poll(0)
 
     def on_error(self, error: KafkaError) -> None:
-        """Note a fatal error, so that the next poll replaces the producer. Ignore other errors."""
+        """Note a fatal error, so that the next poll replaces the producer."""
         if kafka_fatal(error):
             self._fatal = True
 
     def replace(self) -> None:
-        """Send further records through a new producer. The former producer still sends the records that it has.
-
-        Do nothing if the producer has no records, or if there is already a former producer.
-        """
+        """Send further records through a new producer, while the former producer sends its own records."""
         if len(self.producer) and not self._retired:
             self._retired.append(self.producer)
             self.producer = Producer(self._settings)
@@ -119,10 +104,7 @@ class Line:
             old.purge()
 
     def renew(self) -> None:
-        """Replace the producer, and discard its records.
-
-        The next polls call the delivery callbacks of these records.
-        """
+        """Replace the producer, and discard its records."""
         old, self.producer = self.producer, Producer(self._settings)
         old.purge()
         self._retired.append(old)
@@ -130,25 +112,18 @@ class Line:
 
 
 def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
-    """Return the settings of the producer for requests with an Idempotency-Key.
-
-    These settings are derived from `settings`, which are the settings of the producer for other requests.
-    """
+    """Return the settings of the producer for requests with an Idempotency-Key."""
     return {
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
         "delivery.timeout.ms": SURE_SECONDS * 1000,
         "retries": _MOST_RETRIES,
-        # After this time, the client repeats a request that the broker has not answered. The default of a minute is too
-        # long.
+        # The Kafka client repeats a request to a broker after this time.
         "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
     }
 
 
 def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> dict[str, Any]:
-    """Return the settings of the producer for requests without an Idempotency-Key.
-
-    The producer discards a record that is not acknowledged within `publish_seconds`.
-    """
+    """Return the settings of the producer for requests without an Idempotency-Key."""
     policy = guard.policy
     return {
         "enable.idempotence": True,
@@ -165,7 +140,7 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         **RECONNECTING,
         # A missing topic is reported after 5 s, because the default of 30 s is too long for a request.
         "topic.metadata.propagation.max.ms": 5000,
-        # The sink limits the queue to fewer records, so these limits of the client are not reached in normal operation.
+        # The sink limits the queue to fewer records, so these limits are not reached in normal operation.
         "queue.buffering.max.messages": 2 * QUEUE_MESSAGES,
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",

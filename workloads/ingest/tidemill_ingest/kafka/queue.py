@@ -5,27 +5,24 @@ from __future__ import annotations
 from tidemill_ingest.kafka.producers import QUEUE_BYTES, QUEUE_MESSAGES
 
 IN_FLIGHT_MESSAGES = QUEUE_MESSAGES // 2
-"""The maximum number of a topic's records in the queue. So an outage of a partition leaves room for other topics."""
+"""The maximum number of a topic's records in the queue."""
 BUSY_SHARE = 0.8
-"""The used share of the queue from which new requests are refused before they are decoded."""
+"""New requests are refused when this share of the queue is used."""
 
 
 class QueueFullError(Exception):
-    """The error if the producer's queue is full. Nothing was sent."""
+    """Raised if the producer's queue is full. Nothing was sent."""
 
 
 class TopicFullError(Exception):
-    """The error if too many records of a topic are in the queue. Nothing was sent."""
+    """Raised if too many records of a topic are in the queue. Nothing was sent."""
 
 
 class Queue:
     """Counts the records that are on their way to Kafka.
 
-    Args:
-        topic_bytes: the maximum size of a topic's records in the queue, or 0 if only the whole queue is limited.
-
     Attributes:
-        records: the number of records in the queue. All records of a request count until the whole request is done.
+        records: the number of records in the queue, including all records of unfinished requests.
     """
 
     def __init__(self, topic_bytes: int) -> None:
@@ -40,17 +37,11 @@ class Queue:
         return self.records > BUSY_SHARE * QUEUE_MESSAGES or self._bytes > BUSY_SHARE * QUEUE_BYTES
 
     def reserve(self, topic: str, count: int, size: int) -> None:
-        """Reserve room for `count` records of together `size` bytes.
-
-        Raises:
-            QueueFullError: the queue has no room for all records.
-            TopicFullError: the topic's share of the queue has no room for all records.
-        """
+        """Reserve room in the queue for `count` records with a total of `size` bytes."""
         if self.records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             raise QueueFullError("the queue to Kafka is full")
         held, held_bytes = self._topics.get(topic, (0, 0))
-        # A request for a topic without records in the queue is always accepted, even if the request is larger than the
-        # limit.
+        # A request for a topic without queued records is always accepted, whatever its size.
         if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
             raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
         self._topics[topic] = held + count, held_bytes + size
@@ -58,7 +49,7 @@ class Queue:
         self._bytes += size
 
     def release(self, topic: str, count: int, size: int) -> None:
-        """Release room that was reserved."""
+        """Release reserved room in the queue."""
         held, held_bytes = self._topics[topic]
         if held > count:
             self._topics[topic] = held - count, held_bytes - size

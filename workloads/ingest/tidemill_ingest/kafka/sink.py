@@ -1,7 +1,6 @@
-"""Sends records to Kafka with idempotent producers, a limited queue and a breaker.
+"""Sends records to Kafka with idempotent producers, a limited queue and a circuit breaker.
 
-The sink runs on the event loop, which also polls the producers. A separate thread for polling would compete with the
-event loop for Python's global lock at every delivery report. producers.py describes which producer sends a record.
+The sink polls the producers on the event loop, because a separate thread would compete for Python's global lock.
 """
 
 from __future__ import annotations
@@ -24,32 +23,23 @@ from tidemill_ingest.quota import IN_FLIGHT_BYTES
 from tidemill_ingest.records import Records
 
 LATELY_SECONDS = 5.0
-"""The time for which the start or end of a request says something about the state of Kafka."""
 _POLL_SECONDS, _IDLE_SECONDS = 0.002, 0.1
 _ANSWER_SECONDS = 1.0
-"""The time left for sending the answer. Kafka's client stops sending a request's records this long before the
-request's deadline."""
+"""Kafka's client stops sending records this many seconds before a request's deadline."""
 
 
 class KafkaDownError(Exception):
-    """The error if Kafka does not answer. Nothing was sent."""
+    """Raised if Kafka does not answer. Nothing was sent."""
 
 
 class Sink:
     """The producers of an ingest service.
 
-    Args:
-        settings: the settings, with Kafka's address.
-        guard: the guard `kafka_producer`. Its policy contains the publish timeout and the retries of the Kafka client.
-        request_seconds: the maximum time of a request. The publish timeout of requests without an Idempotency-Key is
-            shorter than this.
-        in_flight_bytes: the maximum size of a topic's records in the queue, or 0 if only the whole queue is limited.
-
     Attributes:
         publish_seconds: the publish timeout of requests without an Idempotency-Key.
-        down: the reason why Kafka is considered down, or an empty text.
-        acknowledged_at: the time at which Kafka last acknowledged records (monotonic seconds).
-        asked_at: the time at which a request last tried to send records (monotonic seconds).
+        down: why Kafka counts as down, or an empty text.
+        acknowledged_at: when Kafka last acknowledged records (monotonic seconds).
+        asked_at: when a request last tried to send records (monotonic seconds).
     """
 
     def __init__(
@@ -68,17 +58,15 @@ class Sink:
         self._sure = producers.Line(producers.sure(config, self.publish_seconds))
         self._config = config
         self._unwaited: producers.Line | None = None
-        """The producer for clients that do not wait. It is created on its first use, because such clients are few."""
         self._away: asyncio.Future[None] | None = None
         self.asked_at = float("-inf")
         self._unheard_since: float | None = None
-        """The time since which Kafka acknowledges no requests, or None if Kafka acknowledges requests."""
+        """Since when Kafka has acknowledged no requests, or None."""
         self._tried_at = float("-inf")
-        """The time at which a request last began or ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = numbers()
         self._began: dict[int, float] = {}
-        """The time at which each waiting request began (monotonic seconds), by number. The first is the oldest."""
+        """The start time of each waiting request (monotonic seconds), by number."""
         self._idle = asyncio.Event()
         self._idle.set()
         self.down = ""
@@ -89,7 +77,7 @@ class Sink:
         self._tick()
 
     async def close(self, seconds: float) -> int:
-        """Send queued records for at most `seconds`, then stop. Return the number of records that were not sent."""
+        """Send queued records for at most `seconds`, and return the number of records that were not sent."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         if self._timer is not None:
@@ -104,16 +92,13 @@ class Sink:
 
     @property
     def away(self) -> asyncio.Future[None]:
-        """A future that is done while Kafka counts as down. After the outage, there is a new future."""
+        """A future that is done while Kafka counts as down."""
         if self._away is None or (self._away.done() and not self.down):
             self._away = asyncio.get_running_loop().create_future()
         return self._away
 
     def give_up(self, why: str) -> None:
-        """Count Kafka as down. Waiting requests are answered now, and new requests are refused.
-
-        Records of requests without an Idempotency-Key are discarded, because their clients send them again.
-        """
+        """Count Kafka as down: answer waiting requests, and refuse new requests."""
         if not self.down and len(self._quick.producer):
             self._quick.renew()
         self.down = why
@@ -126,19 +111,19 @@ class Sink:
             line.replace()
 
     def give_up_retired(self) -> None:
-        """Discard records without an Idempotency-Key in former producers. The clients send these records again."""
+        """Discard the records without an Idempotency-Key in former producers."""
         for line in self._lines():
             if line is not self._sure:
                 line.give_up_retired()
 
     @property
     def producer(self) -> Producer:
-        """The producer for requests without an Idempotency-Key, which is replaced after a fatal error."""
+        """The producer for requests without an Idempotency-Key."""
         return self._quick.producer
 
     @property
     def queued(self) -> int:
-        """The number of records in the queue. All records of a request count until the whole request is done."""
+        """The number of records in the queue."""
         return self._queue.records
 
     @property
@@ -148,37 +133,28 @@ class Sink:
 
     @property
     def waited(self) -> float:
-        """The seconds that the oldest request has waited for an acknowledgement, or 0 if no request waits."""
+        """The seconds that the oldest request has waited for an acknowledgement, or 0 without a waiting request."""
         return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
 
     @property
     def unheard(self) -> float:
-        """The seconds for which Kafka has acknowledged no request.
-
-        It is 0 if Kafka acknowledges requests, or if the sink is idle.
-        """
+        """The seconds for which Kafka has acknowledged no request, or 0 for an idle sink."""
         return 0.0 if self._unheard_since is None or self._idles else time.monotonic() - self._unheard_since
 
     @property
     def _idles(self) -> bool:
-        """Whether the sink is idle: no request is waiting, and none has started or ended in the last LATELY_SECONDS."""
+        """Whether no request is waiting, and no request has started or ended in the last LATELY_SECONDS."""
         return not self._began and time.monotonic() - self._tried_at > LATELY_SECONDS
 
     def submit(self, topic: str, records: Records, *, places: bool, sure: bool = False, waited: bool = True) -> Pending:
-        """Queue records. The future of the returned object is done when each record was acknowledged or has failed.
+        """Queue records. The future of the result is done when each record was acknowledged or has failed.
 
         Args:
             topic: the topic.
             records: the records.
             places: whether to store the partition and offset of each record.
-            sure: whether to retry until the outcome of each record is known, however long this takes.
+            sure: whether to retry until the outcome of each record is known.
             waited: whether a client waits for the outcome and can send the records again.
-
-        Raises:
-            BreakerOpen: Kafka has been failing. Nothing was sent.
-            KafkaDownError: Kafka does not answer. Nothing was sent.
-            QueueFullError: the queue has no room for all records. Nothing was sent.
-            TopicFullError: the topic's share of the queue has no room for all records. Nothing was sent.
         """
         now = time.monotonic()
         if self._unheard_since is None or self._idles:
@@ -191,8 +167,7 @@ class Sink:
                 raise KafkaDownError(self.down)
             self._queue.reserve(topic, count, size)
         except (KafkaDownError, QueueFullError, TopicFullError) as error:
-            # If Kafka is down, the breaker counts a failure. If the queue is full, the ticket is returned, and the
-            # breaker counts nothing.
+            # The circuit breaker counts a failure only if Kafka is down, and not if the queue is full.
             down = isinstance(error, KafkaDownError)
             self._guard.settle(ticket, KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)) if down else error)
             raise
@@ -249,7 +224,6 @@ class Sink:
                 pending.unsent(index, error.args[0])
 
     def _tick(self) -> None:
-        """Call the callbacks of delivery reports, and schedule the next call."""
         for line in self._lines():
             if line.poll():
                 self.down = "the producer was replaced, and the new producer has not reached Kafka yet"

@@ -1,4 +1,4 @@
-"""Probes whether Kafka answers, with and without traffic. A probe can also be the trial that closes an open breaker."""
+"""Probes whether Kafka answers, with and without traffic."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
 FRESH_SECONDS = 2.0
-"""The time after an acknowledgement of records for which Kafka is not probed."""
+"""Kafka is not probed for this many seconds after an acknowledgement."""
 ASK_SECONDS = 3.0
 FAILURES = 2
-"""The number of failures in a row after which Kafka counts as down. This many failures take about 8 s."""
+"""Kafka counts as down after this many failed probes in a row."""
 STUCK_SECONDS = 10.0
-"""The time without an acknowledgement after which /health reports that records wait. Usually, records wait for
-milliseconds."""
+"""After this many seconds without an acknowledgement, /health reports that records wait."""
 REPLACE_SECONDS = 5.0
-"""The time without an acknowledgement after which producers are replaced, because their metadata may be outdated."""
+"""After this many seconds without an acknowledgement, the Kafka producers are replaced."""
 _AGAIN_SECONDS = 60.0
 IDLE_SECONDS = 10.0
-"""The time without requests after which a probe is the trial of an open breaker."""
+"""After this many seconds without requests, a probe may close an open circuit breaker."""
 
 
 class Watch:
     """Probes Kafka periodically.
 
     Attributes:
-        error: the error of the latest probe, or an empty text if Kafka answered.
+        error: the error of the latest probe, or an empty text.
     """
 
     def __init__(self, sink: Sink, guard: Guard) -> None:
@@ -48,24 +47,23 @@ class Watch:
 
     @property
     def up(self) -> bool:
-        """Whether Kafka has answered at least once and is not considered down now."""
+        """Whether Kafka has answered at least once and does not count as down."""
         return self._seen and not self._sink.down
 
     @property
     def seen(self) -> bool:
-        """Whether Kafka has ever answered. Before the first answer, the settings of this process may be wrong."""
+        """Whether Kafka has ever answered."""
         return self._seen
 
     def dependency(self) -> Dependency:
         """Return the entry of Kafka in /health."""
         detail = self._sink.down or ("" if self._seen else self.error)
-        # Kafka may answer probes but acknowledge no records. `waited` only covers requests that are still waiting.
-        # `unheard` also covers requests that have already failed.
+        # Kafka may answer probes but acknowledge no records. `unheard` covers failed requests, and `waited` covers
+        # waiting requests.
         waited = max(self._sink.waited, self._sink.unheard)
         if not self.up or waited < STUCK_SECONDS:
             return Dependency("kafka", self.up, True, detail, self._guard.state, self._latency_ms)
-        # If other records were acknowledged during this time, only some brokers or partitions are down. Then do not
-        # mark the dependency as required.
+        # If other records were acknowledged in this time, only some brokers or partitions are down.
         partly = time.monotonic() - self._sink.acknowledged_at < waited
         detail = f"records have waited for {waited:.0f} s to be acknowledged"
         return Dependency("kafka", False, not partly, detail, self._guard.state, self._latency_ms)
@@ -79,10 +77,6 @@ class Watch:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _see_to_stuck(self) -> None:
-        """Replace the producers if records wait although Kafka answers.
-
-        If the new producers succeed, discard the waiting records of the former producers.
-        """
         sink, now = self._sink, time.monotonic()
         if not self.up or sink.waited < REPLACE_SECONDS:
             self._replaced_at = None
@@ -118,10 +112,7 @@ class Watch:
             self._answered(asked_at)
 
     def _trial(self) -> int | None:
-        """Return a ticket if the breaker is waiting for a trial and no recent request can be the trial, or else None.
-
-        A trial by a request is better, because Kafka may answer probes but accept no records.
-        """
+        """Return a ticket for a probe that may close the circuit breaker, or None."""
         if self._guard.state == "closed" or time.monotonic() - self._sink.asked_at < IDLE_SECONDS:
             return None
         try:
@@ -133,10 +124,9 @@ class Watch:
         if self._sink.down:
             log.warning("Kafka answers again")
         if self._sink.down or self._failures or self._was_away:
-            # The earlier probes failed, so this answer is enough to close the breaker.
+            # After failed probes, one answer closes the circuit breaker.
             self._guard.recovered(time.monotonic() if asked_at is None else asked_at)
-            # If a trial failed after this probe began, the breaker remains open. The next probe tries to close it
-            # again.
+            # If a trial failed after this probe began, the circuit breaker remains open until the next probe.
             self._was_away = self._guard.state != "closed"
         self._failures, self._seen = 0, True
         self.error = self._sink.down = ""

@@ -1,1 +1,1 @@
-"""The bridge from a broker of MQTT to a pipeline's topic. Each pipeline with `source.mqtt` has a process of its own."""
+"""The bridge from an MQTT broker to a pipeline's topic. Each pipeline with `source.mqtt` has its own process."""

@@ -1,4 +1,4 @@
-"""Runs the bridge of one pipeline: `python -m tidemill_ingest.mqtt`. The variables TIDEMILL_… configure it."""
+"""Runs the MQTT bridge of one pipeline: `python -m tidemill_ingest.mqtt`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bridge: keeps a connection to the broker, writes its messages to Kafka, and reports its health."""
+"""The MQTT bridge: connects to the broker, writes its messages to Kafka, and reports its health."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tidemill_ingest.mqtt.outlet import Message, Outlet
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-"""The pauses between two connections. Each one is twice as long as the one before."""
+"""The first and the longest pause in seconds between two connections. Each pause is twice as long as the last pause."""
 STABLE_SECONDS = 10.0
-"""The time after which a connection counts as stable, so that the next pause is the shortest again."""
+"""A connection counts as stable after this many seconds."""
 FLUSH_SECONDS = 5.0
-"""The maximum time to write the received messages before the process ends."""
+"""How long (seconds) received messages are written to Kafka before the process ends."""
 STUCK_SECONDS = 120.0
 _IDLE_SECONDS, _BUSY_SECONDS = 0.1, 0.005
 
 
 class Bridge:
-    """The bridge of one pipeline. One thread calls `run`. Any thread may call the other methods."""
+    """The bridge of one pipeline. Any thread may call the methods other than `run`."""
 
     def __init__(self, config: PipelineConfig, spec: MqttSpec, outlet: Outlet, secret: Path | None) -> None:
         self._config, self._spec, self._outlet, self._secret = config, spec, outlet, secret
@@ -52,11 +52,11 @@ class Bridge:
         return report("mqtt", [self._outlet.dependency(), broker], extra)
 
     def ready(self) -> bool:
-        """Return whether the bridge has been connected and Kafka has answered once. Later outages do not matter."""
+        """Return whether the bridge was connected and Kafka has answered once."""
         return self._seen and self._outlet.seen
 
     def live(self) -> bool:
-        """Return whether the thread makes progress. Waiting for a server within its timeout counts as progress."""
+        """Return whether the thread makes progress, or waits for a server within its timeout."""
         return time.monotonic() - self._alive_at < STUCK_SECONDS
 
     def stop(self) -> None:
@@ -74,8 +74,7 @@ class Bridge:
             pause = FIRST_PAUSE_SECONDS if stable else pause
             log.warning("%s:%d: %s; connecting again", self._spec.host, self._spec.port, self._error)
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
-            # The broker repeats unacknowledged messages in the next connection. Without this wait, many short
-            # connections would fill the memory.
+            # Wait for Kafka, because each new connection brings the unacknowledged messages again and fills the memory.
             while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
                 self._error = "messages of the former connection are not in Kafka yet"
                 self._wait(_IDLE_SECONDS)
@@ -83,7 +82,7 @@ class Bridge:
         self._outlet.close()
 
     def _connect(self) -> bool:
-        """Connect once, and serve the connection until it ends. Return whether it was stable."""
+        """Connect once, and serve the connection until its end. Return whether the connection was stable."""
         try:
             login = read_login(self._secret, tls=self._spec.tls)
             connection = Connection(self._spec, self._client_id, login, self._receive)
@@ -119,13 +118,12 @@ class Bridge:
         metrics.IN_FLIGHT.set(self._outlet.in_flight)
 
     def _flush(self, connection: Connection) -> None:
-        """Wait for the messages that are on their way to Kafka, and acknowledge them."""
         deadline = time.monotonic() + FLUSH_SECONDS
         while self._outlet.in_flight and time.monotonic() < deadline:
             self._outlet.poll()
             time.sleep(_BUSY_SECONDS)
         if self._outlet.in_flight:
-            log.warning("%d messages are not in Kafka; the broker repeats them", self._outlet.in_flight)
+            log.warning("%d messages are not in Kafka; the broker sends these messages again", self._outlet.in_flight)
 
     def _receive(self, topic: str, payload: bytes, acknowledge: Any) -> None:
         name = topic.encode("utf-8", "surrogateescape")
@@ -138,7 +136,6 @@ class Bridge:
         self._outlet.write(Message(payload, key, [(TOPIC_HEADER, name)], written))
 
     def _wait(self, seconds: float) -> None:
-        """Wait before the next connection. Meanwhile, write the messages of the former connection."""
         until = time.monotonic() + seconds
         while not self._stopping.is_set() and time.monotonic() < until:
             self._outlet.poll()

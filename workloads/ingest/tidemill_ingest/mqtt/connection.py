@@ -1,7 +1,7 @@
-"""One connection to the broker. After its end, a new object connects again to the same session.
+"""One connection to an MQTT broker.
 
-A message of QoS 1 is acknowledged only when it is in Kafka. Messages are acknowledged in the order of their arrival, as
-MQTT requires. Messages that are not acknowledged at the end of a connection are repeated by the broker in the next one.
+A message of QoS 1 is acknowledged only when Kafka has the message. The broker repeats unacknowledged messages in the
+next connection.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 30
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
-"""The timeouts of the connection, and of the answers to CONNECT and SUBSCRIBE."""
+"""The timeouts in seconds of the connection, and of the answers to CONNECT and SUBSCRIBE."""
 SESSION_SECONDS = 7 * 24 * 3600
-"""The time for which a broker of MQTT 5 keeps the session of a bridge that does not connect."""
+"""How long (seconds) an MQTT 5 broker keeps the session of a disconnected bridge."""
 _ONLY_NEW = 1
 """The retain handling of MQTT 5: retained messages are sent for new subscriptions only."""
 _FAILURE = 128
 
 Receive = Callable[[str, bytes, Callable[[], None]], None]
-"""A function that takes the topic and the bytes of a message, and a function to call once the message is in Kafka."""
+"""A function with the parameters topic, payload, and a callback to call once the message is in Kafka."""
 
 
 @dataclass(eq=False)
@@ -47,15 +47,15 @@ class _Taken:
 
 
 class Connection:
-    """A connection. All calls come from one thread.
+    """A connection to the broker, for use in one thread.
 
     Attributes:
         subscribed: whether the broker has accepted the subscriptions.
-        error: why the connection failed or ended, or an empty text while there is no error.
+        error: why the connection failed or ended, or an empty text.
     """
 
     def __init__(self, spec: MqttSpec, client_id: str, login: Login, receive: Receive) -> None:
-        """Prepare the connection. Nothing is sent before `open`."""
+        """Prepare the connection without connecting."""
         self._spec, self._receive, self._later = spec, receive, spec.version == "v5"
         self._taken: deque[_Taken] = deque()
         self._matches = lru_cache(maxsize=1_000)(self._is_wanted)
@@ -78,7 +78,7 @@ class Connection:
         client.on_message, client.on_disconnect = self._on_message, self._on_disconnect
 
     def open(self) -> None:
-        """Connect.
+        """Connect to the broker.
 
         Raises:
             OSError: the broker cannot be reached.
@@ -116,7 +116,7 @@ class Connection:
         return not self.error
 
     def close(self) -> None:
-        """End the connection. The broker keeps the session."""
+        """Disconnect, but keep the session at the broker."""
         self.subscribed, self.error = False, self.error or "the connection is closed"
         self._client.disconnect()
         for _ in range(3):
@@ -156,7 +156,6 @@ class Connection:
         # `message.topic` raises an error for a topic that is not UTF-8, which some brokers accept.
         topic = message._topic.decode("utf-8", "surrogateescape")
         if not self._matches(topic):
-            # The session may still have subscriptions from an earlier spec.
             metrics.SKIPPED.inc()
             self._written(taken)
             return
@@ -169,7 +168,6 @@ class Connection:
         return any(paho.topic_matches_sub(wanted, topic) for wanted in self._spec.topics)
 
     def _written(self, taken: _Taken) -> None:
-        """Acknowledge messages in their order, up to the first message that is not in Kafka."""
         taken.written = True
         while self._taken and self._taken[0].written:
             first = self._taken.popleft()

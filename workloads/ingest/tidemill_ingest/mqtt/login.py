@@ -1,7 +1,4 @@
-"""Reads the credentials of a broker, from the files of a Secret.
-
-The files are read again for each connection, so the credentials can be changed at any time.
-"""
+"""Reads the credentials of an MQTT broker from the files of a Secret, again for each connection."""
 
 from __future__ import annotations
 
@@ -12,18 +9,12 @@ from pathlib import Path
 from tidemill_contract.files import read_text
 
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The keys of the Secret, which are all optional: those of Kubernetes' Secret types `basic-auth` and `tls`."""
+"""The optional keys of the Secret, as in Kubernetes' Secret types `basic-auth` and `tls`."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """The credentials of a broker.
-
-    Attributes:
-        username: the user, or None if there is none.
-        password: the password, or None if there is none.
-        context: the TLS settings, or None without TLS.
-    """
+    """The credentials of an MQTT broker. A missing part is None."""
 
     username: str | None
     password: str | None
@@ -31,15 +22,7 @@ class Login:
 
 
 def read_login(folder: Path | None, *, tls: bool) -> Login:
-    """Read the credentials.
-
-    Args:
-        folder: the folder with a file for each key of the Secret, or None if there is no Secret.
-        tls: whether the connection is encrypted.
-
-    Raises:
-        OSError: a file cannot be read, or is not a valid certificate or key (ssl.SSLError).
-    """
+    """Read the credentials."""
     return Login(_text(folder, USERNAME), _text(folder, PASSWORD), _context(folder) if tls else None)
 
 

@@ -1,16 +1,17 @@
-"""Prometheus metrics of the bridge."""
+"""Prometheus metrics of the MQTT bridge."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-RECEIVED = Counter("tidemill_mqtt_messages_received_total", "Messages received, including repeated ones.")
+RECEIVED = Counter("tidemill_mqtt_messages_received_total", "Messages received, including repeated messages.")
 ACKNOWLEDGED = Counter(
     "tidemill_mqtt_messages_acknowledged_total",
-    "Messages that are in Kafka. With QoS 1, they are then acknowledged to the broker.",
+    "Messages that are in Kafka and, with QoS 1, acknowledged to the broker.",
 )
 SKIPPED = Counter(
-    "tidemill_mqtt_messages_skipped_total", "Messages of topics that the spec no longer names. They are not written."
+    "tidemill_mqtt_messages_skipped_total",
+    "Messages that are not written to Kafka, because the spec no longer names their topics.",
 )
 IN_FLIGHT = Gauge("tidemill_mqtt_in_flight_messages", "Messages received that are not in Kafka yet.")
 CONNECTED = Gauge("tidemill_mqtt_connected", "1 if the bridge is connected and subscribed, else 0.")

@@ -1,4 +1,4 @@
-"""Writes messages to Kafka. A message is retried until Kafka has it, however long that takes."""
+"""Writes messages to Kafka, and retries a message until Kafka has acknowledged it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,15 @@ from tidemill_ingest.records import KEPT_BYTES
 log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 1.0
-"""The pause before a message that Kafka has refused is sent again."""
 _STUCK_SECONDS, _RENEW_SECONDS = 30.0, 60.0
-"""The wait of a message after which the producer is replaced, and the minimum time between replacements."""
+"""How long (seconds) a message may wait before the producer is replaced, and the minimum time between replacements."""
 _FIRST_PROBE_SECONDS, _PROBE_SECONDS, _ASK_SECONDS = 0.2, 2.0, 3.0
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
 @dataclass(eq=False)
 class Message:
-    """A message on its way to Kafka.
-
-    Attributes:
-        value, key, headers: the parts of the record.
-        written: called once Kafka has the record.
-    """
+    """A message on its way to Kafka."""
 
     value: bytes
     key: bytes | None
@@ -52,11 +46,7 @@ class Message:
 
 
 class Outlet:
-    """Writes messages to one topic. All calls come from one thread, except `dependency`.
-
-    Attributes:
-        error: why Kafka refused the latest record, or an empty text if Kafka has accepted a record since then.
-    """
+    """Writes messages to one topic. All calls except `dependency` must come from one thread."""
 
     def __init__(self, topic: str, settings: dict[str, object]) -> None:
         self._topic, self._line = topic, Line(settings)
@@ -89,7 +79,7 @@ class Outlet:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._send(self._waiting.popleft()[1])
-        # The producer may have the metadata of a deleted topic. A new producer reads the metadata again.
+        # The old producer may have the metadata of a deleted topic.
         self._waited = now - next(iter(self._began.values()), now)
         stuck = self._waited > _STUCK_SECONDS and now - self._renewed_at > _RENEW_SECONDS
         if stuck and not self._probe.error:
@@ -145,8 +135,6 @@ class Outlet:
 
 
 class _Probe(threading.Thread):
-    """Asks Kafka for the topic every few seconds."""
-
     def __init__(self, line: Line, topic: str) -> None:
         super().__init__(name="kafka-probe", daemon=True)
         self._line, self._topic = line, topic

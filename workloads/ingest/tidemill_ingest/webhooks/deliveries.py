@@ -1,4 +1,4 @@
-"""Reads the id of a delivery, and recognises requests that contain no events, such as pings."""
+"""Reads the id of a webhook delivery, and recognises requests without events, such as pings."""
 
 from __future__ import annotations
 
@@ -30,11 +30,7 @@ def is_ping(webhook: WebhookSpec, headers: Mapping[str, str]) -> bool:
 
 
 def refuse_form(webhook: WebhookSpec, headers: Mapping[str, str]) -> None:
-    """Refuse a body in the form encoding, which GitHub uses by default.
-
-    Raises:
-        Problem: the body is a form (415). The detail says what to set at the service.
-    """
+    """Refuse a body in the form encoding, which GitHub uses by default."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _FORM:
         return
@@ -46,14 +42,7 @@ def refuse_form(webhook: WebhookSpec, headers: Mapping[str, str]) -> None:
 
 
 def delivery_key(webhook: WebhookSpec, claim: Claim, headers: Mapping[str, str], body: bytes) -> str | None:
-    """Return the Idempotency-Key of a delivery, or None if the delivery has no id.
-
-    Args:
-        webhook: the webhook.
-        claim: the signature.
-        headers: the headers of the request.
-        body: the decompressed body.
-    """
+    """Return the Idempotency-Key of a delivery, or None if the delivery has no id."""
     identifier = claim.identifier
     if webhook.signature == "github":
         identifier = headers.get("x-github-delivery", "").strip()

@@ -21,13 +21,13 @@ from tidemill_ingest.webhooks.signatures import claimed, verify
 
 _NO_SECRET_SECONDS = 30.0
 _INLINE_BYTES = 256 * 1024
-"""The size from which a body is hashed in a thread."""
+"""Bodies of at least this many bytes are hashed in a thread."""
 _OPTIONS = Options(signed=True)
 _NOTHING = b'{"accepted":0,"quarantined":0,"retry":0,"results":[]}'
 
 
 class WebhookHandler:
-    """Verifies the signatures of requests, and accepts their events as the events route does."""
+    """Verifies the signatures of webhook requests, and accepts their events."""
 
     def __init__(self, pipelines: Pipelines, events: EventsHandler, secrets: Secrets) -> None:
         self._pipelines, self._events, self._secrets = pipelines, events, secrets
@@ -42,14 +42,14 @@ class WebhookHandler:
         try:
             return await self._receive(request, pipeline, webhook)
         except ClientDisconnect:
-            return Response(status_code=400)  # the client has disconnected, and nothing was sent
+            return Response(status_code=400)
 
     async def _receive(self, request: Request, pipeline: Pipeline, webhook: WebhookSpec) -> Response:
         secrets = self._secrets.of(pipeline.name, webhook)
         if not secrets:
             self._count(pipeline, webhook, "no_secret")
             wanted = webhook.secret_ref
-            detail = f"the secret of the webhook is not there yet: add the key {wanted.key} to the Secret {wanted.name}"
+            detail = f"the webhook has no secret yet: add the key {wanted.key} to the Secret {wanted.name}"
             raise unavailable("no_secret", detail, _NO_SECRET_SECONDS)
         try:
             claim = claimed(webhook, request.headers)
@@ -60,8 +60,8 @@ class WebhookHandler:
                     await asyncio.to_thread(verify, *work)
                 else:
                     verify(*work)
-                # Refuse the form encoding even for a ping: GitHub sends a ping when the webhook is set up, and shows
-                # the error.
+                # Refuse the form encoding even for a ping, because GitHub shows the error of the first ping to the
+                # user.
                 refuse_form(webhook, request.headers)
                 if is_ping(webhook, request.headers):
                     self._count(pipeline, webhook, "ping")
@@ -70,8 +70,7 @@ class WebhookHandler:
                 body = await decompressed(request, raw, held)
                 sent = self._events.read(request, pipeline, _OPTIONS, body)
                 key = delivery_key(webhook, claim, request.headers, body)
-                # The body of a repeated delivery may be different, for example if it contains the number of attempts.
-                # So deliveries are compared by their ids only.
+                # Compare deliveries by their ids only, because the body of a repeated delivery may be different.
                 once = None if key is None else Once(key, fingerprint(b"", webhook.name, str(len(sent.events.values))))
                 return (await self._events.accept(sent, once, request.state.deadline)).response()
         except Problem as problem:

@@ -1,4 +1,4 @@
-"""Reads the secrets of webhooks. A file is read again after a second, so secrets can be rotated at any time."""
+"""Reads the secrets of webhooks. A file is read again after a second, so that secrets can be rotated."""
 
 from __future__ import annotations
 
@@ -14,23 +14,18 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 MOST_SECRETS = 10
-"""The maximum number of secrets that are valid at the same time. Further lines are ignored."""
+"""The maximum number of valid secrets. Further lines are ignored."""
 
 
 class Secrets:
-    """The secrets of all webhooks.
-
-    Args:
-        settings: the settings, with the directory of secrets.
-        clock: a monotonic clock, in seconds.
-    """
+    """The secrets of all webhooks."""
 
     def __init__(self, settings: WorkloadSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._clock = settings, clock
         self._read: dict[tuple[str, str], tuple[float, tuple[bytes, ...]]] = {}
 
     def of(self, pipeline: str, webhook: WebhookSpec) -> tuple[bytes, ...]:
-        """Return the valid secrets of a webhook: the lines of its file. Without a file, there are none."""
+        """Return the valid secrets of a webhook, which are the lines of its file."""
         now = self._clock()
         read_at, known = self._read.get((pipeline, webhook.name), (-POLL_SECONDS, ()))
         if now - read_at < POLL_SECONDS:
@@ -42,6 +37,6 @@ class Secrets:
         except FileNotFoundError:
             known = ()
         except OSError as error:
-            log.warning("%s: %s; the secrets read before stay in use", path, error.strerror)
+            log.warning("%s: %s; the former secrets stay in use", path, error.strerror)
         self._read[pipeline, webhook.name] = now, known
         return known

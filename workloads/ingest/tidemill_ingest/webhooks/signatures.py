@@ -1,6 +1,6 @@
 """Verifies the signatures of webhook requests: the HMAC of the raw body, as GitHub, Stripe and others send it.
 
-An error says what is missing or wrong, but never shows the right signature. Signatures are compared in constant time.
+Signatures are compared in constant time. No error shows the right signature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DIGEST_BYTES = {"sha1": 20, "sha256": 32, "sha512": 64}
 _MOST_SIGNATURES = 16
 _MOST_DIGITS = 16
 _LEAST_MILLISECONDS = 100_000_000_000
-"""Times from this number on are in milliseconds. In seconds, it is the year 5138."""
+"""Timestamps from this number on are milliseconds. Smaller timestamps are seconds."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Claim:
     """The signature of a request, read from its headers.
 
     Attributes:
-        signatures: the signatures in the header. At least one must be valid.
-        timestamp: the time of sending, as in the header, or an empty text if the signature does not cover a time.
-        identifier: the id of the delivery, or an empty text if no header contains it.
+        signatures: the signatures in the header, at least one of which must be valid.
+        timestamp: the time of sending, as in the header, or an empty text without a signed time.
+        identifier: the id of the delivery, or an empty text.
     """
 
     signatures: tuple[bytes, ...]
@@ -43,11 +43,7 @@ def header_of(webhook: WebhookSpec) -> str:
 
 
 def claimed(webhook: WebhookSpec, headers: Mapping[str, str]) -> Claim:
-    """Read the signature of a request, without its body.
-
-    Raises:
-        Problem: the request has no signature, or a malformed one (401).
-    """
+    """Read the signature of a request, without its body."""
     name = header_of(webhook)
     text = headers.get(name, "").strip()
     if not text:
@@ -60,14 +56,7 @@ def claimed(webhook: WebhookSpec, headers: Mapping[str, str]) -> Claim:
 
 
 def verify(webhook: WebhookSpec, claim: Claim, secrets: Sequence[bytes], body: bytes, now: float) -> None:
-    """Check the signature of a request, and then its age.
-
-    Args:
-        webhook: the webhook.
-        claim: the signature.
-        secrets: the valid secrets.
-        body: the body as it was received.
-        now: the current time, in seconds since 1970.
+    """Check the signature of a request, and then its age at `now` (seconds since 1970).
 
     Raises:
         Problem: the signature matches none of the secrets, or the request is too old (401).
@@ -92,7 +81,7 @@ def verify(webhook: WebhookSpec, claim: Claim, secrets: Sequence[bytes], body: b
 
 
 def _around(webhook: WebhookSpec, claim: Claim) -> tuple[bytes, bytes]:
-    """Return the bytes that are signed together with the body: those before it and those after it."""
+    """Return the bytes that are signed before and after the body."""
     if webhook.signature == "github":
         return b"", b""
     template = f"{TIMESTAMP}.{BODY}" if webhook.signature == "stripe" else webhook.signed_text
@@ -118,7 +107,7 @@ def _of_stripe(webhook: WebhookSpec, text: str) -> Claim:
     times = [value for name, _, value in parts if name == "t"]
     found = [value for name, _, value in parts if name == "v1"][:_MOST_SIGNATURES]
     if len(times) != 1 or not found:
-        raise _malformed(webhook, "has not the form t=…,v1=…")
+        raise _malformed(webhook, "does not have the form t=…,v1=…")
     return Claim(_digests(webhook, found, "sha256", "hex"), _time(webhook, times[0], "t"))
 
 
@@ -142,7 +131,7 @@ def _of_hmac(webhook: WebhookSpec, text: str, headers: Mapping[str, str]) -> Cla
 def _given(webhook: WebhookSpec, headers: Mapping[str, str], name: str) -> str:
     text = headers.get(name, "").strip()
     if not text:
-        raise _refused(webhook, "missing_signature", f"the header {name} is missing, which is signed with the body")
+        raise _refused(webhook, "missing_signature", f"the header {name} is missing; sign the body with this header")
     return text
 
 
@@ -154,11 +143,7 @@ def _time(webhook: WebhookSpec, text: str, name: str) -> str:
 
 
 def _digests(webhook: WebhookSpec, texts: Sequence[str], algorithm: str, encoding: str) -> tuple[bytes, ...]:
-    """Return the well-formed signatures of a request.
-
-    Raises:
-        Problem: no signature is well-formed (401).
-    """
+    """Return the well-formed signatures of a request, at least one."""
     found, refusals = [], []
     for text in texts:
         try:

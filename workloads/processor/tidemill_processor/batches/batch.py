@@ -1,4 +1,4 @@
-"""A micro-batch: a typed frame of valid events, and the dead letters of the invalid ones."""
+"""A micro-batch: a data frame of valid events, and the dead letters of invalid events."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from tidemill_contract.events.elements import Origins
 from tidemill_processor.letters import DeadLetter, Message, dead_letter
 
 TIME, PARTITION, OFFSET, INDEX, DATA, MICROS, ELEMENT = "_t", "_p", "_o", "_i", "_data", "_us", "_n"
-"""Names of frame columns besides the fields. Always: event time (epoch ms), Kafka partition, offset, index in the
-batch. If raw events are kept: the event as JSON. If events are ordered: the microseconds of the event time beyond `_t`.
-If an array is exploded: the index in the array."""
+"""Names of frame columns besides the fields.
+
+`_t` is the event time (epoch ms), `_p` the Kafka partition, `_o` the offset, and `_i` the index in the batch. `_data`
+is the event as JSON, if raw events are stored. `_us` is the microseconds of the event time beyond `_t`. `_n` is the
+index in an exploded array.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,10 @@ class Batch:
     """Decoded records that are stored in one transaction.
 
     Attributes:
-        frame: the valid events that passed the filter. Columns: the fields that are used, derived fields, `_t`, `_p`,
-            `_i`, and `_o` if needed.
-        times: `_t` and `_p` of all valid events, including filtered events, in the order of consumption.
-        messages: the records. `_i` is the index in this list.
-        dead: dead letters of the invalid records.
-        next_offsets: by partition, the offset after the last record.
-        consumed: by partition, the number of records.
-        filtered: by partition, the number of valid events that the filter removed.
-        arrived: by partition, when the first record arrived in Kafka (epoch ms).
-        elements: if an array is exploded, the record and element of each event. Otherwise None, and `_i` is the index
-            of a record.
+        times: the event times and partitions of all valid events, in the order of consumption.
+        next_offsets: the offset after the last record, by partition.
+        arrived: when the first record arrived in Kafka (epoch ms), by partition.
+        elements: the record and array element of each event, or None without an exploded array.
     """
 
     frame: pl.DataFrame
@@ -58,12 +54,9 @@ class Batch:
         return dict(latest.iter_rows())
 
     def times_of(self, partition: int) -> list[int]:
-        """Return the event times of a partition (epoch ms) in offset order.
-
-        An exploded record counts once, with its latest time.
-        """
+        """Return the event times (epoch ms) of a partition in offset order."""
         times = self.times.filter(pl.col(PARTITION) == partition)
-        if self.elements is not None:  # times within one record must not confirm each other
+        if self.elements is not None:
             times = times.group_by(OFFSET, maintain_order=True).agg(pl.col(TIME).max())
         return times[TIME].to_list()
 
@@ -94,7 +87,7 @@ class Batch:
         )
 
     def without(self, partitions: Collection[int]) -> Batch:
-        """Return the batch without these partitions, which have a newer owner."""
+        """Return the batch without the records of `partitions`."""
         gone = list(partitions)
 
         def keep(values: dict[int, int]) -> dict[int, int]:
@@ -112,7 +105,7 @@ class Batch:
         )
 
     def until(self, ends: Mapping[int, int]) -> Batch:
-        """Return the part of the batch before the given offset in each partition. The frame must have `_o`."""
+        """Return the records before the offset in `ends` of each partition."""
         cut = {p: end for p, end in ends.items() if end < self.next_offsets[p]}
         if not cut:
             return self
@@ -138,6 +131,6 @@ class Batch:
         )
 
     def refuse(self, indexes: Collection[int], reason: Reason, detail: str) -> Batch:
-        """Return the batch with some of its valid events turned into dead letters."""
+        """Return the batch with the events at `indexes` turned into dead letters."""
         letters = tuple(self.letter(i, InvalidEvent(reason, None, detail)) for i in indexes)
         return replace(self, frame=self.frame.filter(~pl.col(INDEX).is_in(list(indexes))), dead=self.dead + letters)

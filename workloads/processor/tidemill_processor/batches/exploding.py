@@ -1,4 +1,4 @@
-"""Reads records with an array that is exploded. The frame has a row for each element, with the fields of its record."""
+"""Reads records with an exploded array."""
 
 from __future__ import annotations
 
@@ -24,29 +24,18 @@ from tidemill_processor.letters import Message, dead_letter
 from tidemill_processor.lookups.lookups import Lookups
 
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
-"""The maximum and the minimum of the limit for the bytes of records that are decoded together. A megabyte has at most
-half a million elements."""
 MOST_ELEMENTS = 8_000
-"""The maximum number of elements in a piece. A single record may have more."""
 KEPT_BYTES = 640
-"""The size of a stored event that counts as one element. Larger events count as several elements, because each stored
-event repeats the fields of its record."""
+"""A stored event of more than this many bytes counts as several elements."""
 
 
 @dataclass(frozen=True)
 class _Records:
-    """Decoded records.
+    """Decoded records with an exploded array.
 
     Attributes:
-        messages: the Kafka records.
-        raws: the values of the records, as bytes.
-        events: the decoded records, with None for an invalid record.
         at: the indexes of the valid records.
-        arrays: the arrays of the valid records.
-        invalid: by index, the verdicts on the invalid records.
-        times: the event times of all records (epoch ms). Empty if the event time is a field of the elements.
-        micros: for each event time, the microseconds within its millisecond, or None, as in `Decoded`.
-        ignored: the indexes of records to ignore according to the format's policy.
+        times: the event times (epoch ms) of all records, or empty if elements have the event time.
     """
 
     messages: Sequence[Message]
@@ -60,7 +49,6 @@ class _Records:
     ignored: frozenset[int]
 
     def first(self, number: int) -> _Records:
-        """Return the first `number` records."""
         at = self.at[: bisect_left(self.at, number)]
         invalid = {index: verdict for index, verdict in self.invalid.items() if index < number}
         return replace(
@@ -77,14 +65,14 @@ class _Records:
 def batch_reader(
     spec: PipelineSpec, *, offsets: bool = False, registry: Registry | None = None, lookups: Lookups | None = None
 ) -> BatchReader:
-    """Return the reader for a pipeline's micro-batches. The arguments are those of `BatchReader`."""
+    """Return the reader of a pipeline's micro-batches."""
     if spec.source.array is not None:
         return ExplodingReader(spec, lookups=lookups)
     return BatchReader(spec, offsets=offsets, registry=registry, lookups=lookups)
 
 
 class ExplodingReader(BatchReader):
-    """Decodes, validates and transforms micro-batches of a pipeline that explodes an array."""
+    """Decodes, validates and transforms micro-batches of a pipeline with an exploded array."""
 
     def __init__(self, spec: PipelineSpec, *, lookups: Lookups | None = None) -> None:
         """Prepare the decoders of records and elements."""
@@ -94,11 +82,11 @@ class ExplodingReader(BatchReader):
         self._bytes = LEAST_BYTES
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch. `first` is not used, because `join` numbers the events of all pieces."""
+        """Decode the next records of a batch."""
         return self._decode(messages, now_ms, bounded=False)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode as many records from the start as fit into a piece. Return the piece and the remaining records."""
+        """Decode as many records from the start as fit into a piece, and return the remaining records too."""
         sizes = accumulate(len(m.value() or b"") for m in messages)
         some = messages[: max(1, sum(size <= self._bytes for size in sizes))]
         piece = self._decode(some, now_ms, bounded=True)
@@ -121,7 +109,6 @@ class ExplodingReader(BatchReader):
     def _some(
         self, messages: Sequence[Message], raws: list[bytes], decoded: Decoded, now_ms: int, *, bounded: bool
     ) -> _Records:
-        """Return the decoded records. If `bounded` is true, return only as many as fit into a piece."""
         events, invalid = decoded.events, decoded.invalid
         times = [] if self._elements.has_time else self._event_times(messages, decoded, now_ms)
         at = [index for index, event in enumerate(events) if event is not None]
@@ -132,7 +119,7 @@ class ExplodingReader(BatchReader):
         weights = accumulate(map(self._weight, arrays, (len(raws[index]) for index in at)))
         taken = sum(weight <= MOST_ELEMENTS for weight in weights)
         number = len(raws) if taken == len(at) else max(1, at[taken])
-        # Records that do not fit are decoded again later, so let the next call decode fewer records.
+        # Let the next call decode fewer records, because records that do not fit are decoded twice.
         size = sum(map(len, raws[:number])) * (2 if number == len(raws) else 1)
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, size))
         return found.first(number)
@@ -157,7 +144,6 @@ class ExplodingReader(BatchReader):
         return Piece(size, frame, messages, tuple(dead), ends, consumed, arrived, filtered, origins)
 
     def _frame(self, records: _Records, elements: Elements) -> pl.DataFrame:
-        """Return the valid elements. Each element's row repeats the columns of its record."""
         events: Sequence[Any] = elements.events
         index = pl.Series(range(len(events)), dtype=pl.UInt32)
         counts = pl.Series(elements.counts, dtype=pl.UInt32)
@@ -184,7 +170,6 @@ class ExplodingReader(BatchReader):
         return pl.DataFrame(columns)
 
     def _repeated(self, records: _Records) -> dict[str, pl.Series]:
-        """Return the columns of the valid records."""
         at, events = records.at, [records.events[index] for index in records.at]
         messages = [records.messages[index] for index in at]
         columns = {
@@ -205,7 +190,6 @@ class ExplodingReader(BatchReader):
         return columns
 
     def _joined(self, pieces: Sequence[Piece]) -> Batch:
-        """Join the pieces into a batch. Events are numbered consecutively across pieces."""
         starts, frames, ignored = [0], [], set[int]()
         for piece in pieces:
             assert piece.elements is not None  # noqa: S101 - pieces of this reader have it
@@ -221,5 +205,4 @@ class ExplodingReader(BatchReader):
 
 
 def _merged(text: str, other: str) -> str:
-    """Return one JSON object with the members of two."""
     return f"{text[:-1]},{other[1:]}" if min(len(text), len(other)) > 2 else max(text, other, key=len)

@@ -15,13 +15,7 @@ from tidemill_processor.letters import DeadLetter, Message
 
 @dataclass(frozen=True)
 class Piece:
-    """The records of one consume call, decoded but not yet transformed.
-
-    The other attributes have the same meaning as in `Batch`.
-
-    Attributes:
-        size: the size of the records in bytes, or 0 if all are so small that limiting their number is enough.
-    """
+    """The decoded records of one consume call, before the transform."""
 
     size: int
     frame: pl.DataFrame
@@ -35,15 +29,14 @@ class Piece:
 
     @property
     def events(self) -> int:
-        """The number of events, valid and invalid."""
+        """The number of valid and invalid events."""
         return len(self.messages) if self.elements is None else self.elements.starts[-1]
 
 
 def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
-    """Return dictionaries by partition: the next offset, the number of records, the first record's arrival.
+    """Return the next offset, the number of records and the first record's arrival, each by partition.
 
-    Offsets must ascend. If the producer set a negative timestamp, the record arrives now: Postgres computes with the
-    arrival, and a number near -2^63 would overflow.
+    A record with a negative timestamp arrives now, because a number near -2^63 would overflow in Postgres.
     """
     now_ms = time.time_ns() // 1_000_000
     place = pl.col(INDEX)

@@ -32,11 +32,7 @@ from tidemill_processor.lookups.lookups import Lookups
 
 
 class BatchReader:
-    """Decodes, validates and transforms micro-batches of one pipeline.
-
-    A batch is decoded in pieces, because the objects of a few thousand events are still in the CPU's cache when the
-    next step reads them. Those of fifty thousand events are not, and every step takes more than twice as long.
-    """
+    """Decodes, validates and transforms micro-batches of one pipeline."""
 
     def __init__(
         self,
@@ -50,14 +46,13 @@ class BatchReader:
 
         Args:
             spec: the pipeline's spec.
-            offsets: whether frames have `_o` even if nothing else needs it.
-            registry: the client of the schema registry, or None if the record format does not use one.
-            lookups: the lookups of the pipeline, or None if it has none.
+            offsets: whether frames always have the column `_o`.
+            registry: the client of the schema registry, or None if the record format needs no registry.
+            lookups: the lookups of the pipeline, or None if the pipeline has no lookup.
         """
         self._lookups = lookups
         self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
-        # The mark occurs only in JSON topics. In others, a first byte like the mark's belongs to the framing of a
-        # schema registry.
+        # Only in JSON topics, a special first byte marks invalid events.
         self._marks = spec.source.written.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
@@ -72,8 +67,7 @@ class BatchReader:
         read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
         read |= {rule.field for rule in spec.anomalies}
         read |= spec.group_columns | condition_fields(spec) | {lookup.on for lookup in spec.lookups or ()}
-        # Expressions may read any field. Without expressions, only the fields used by groups, metrics and rules are
-        # needed.
+        # Only pipelines without expressions can leave out unused fields, because an expression may read any field.
         needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
         self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
         wanted = None if self._keeps_events else self._columns.keys()
@@ -82,7 +76,7 @@ class BatchReader:
         self._decoder = RecordDecoder(spec, exact=self._ordered, reader=self._schemas)
 
     def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
-        """Return, by partition, the offset of the first record that cannot be decoded without the schema registry."""
+        """Return the offset of the first record in each partition that needs a schema from the registry."""
         found: dict[int, int] = {}
         if self._schemas is not None:
             frames = self._schemas.waiting(m.value() or b"" for m in messages)
@@ -92,7 +86,7 @@ class BatchReader:
         return found
 
     def read(self, messages: Sequence[Message], now_ms: int) -> Batch:
-        """Decode records of one or several partitions, in the order of consumption, at wall time `now_ms`."""
+        """Decode records of one or several partitions in the order of consumption."""
         pieces: list[Piece] = []
         while messages or not pieces:
             piece, messages = self.decode_some(messages, now_ms, sum(piece.events for piece in pieces))
@@ -100,15 +94,14 @@ class BatchReader:
         return self.join(pieces)
 
     def decode_some(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> tuple[Piece, Sequence[Message]]:
-        """Decode records into a piece. Return the piece and the remaining records, of which this class leaves none."""
+        """Decode all records into one piece, so that no records remain."""
         return self.decode(messages, now_ms, first), ()
 
     def decode(self, messages: Sequence[Message], now_ms: int, first: int = 0) -> Piece:
-        """Decode the next records of a batch. `first` is the number of records already decoded.
+        """Decode the next records of a batch after the `first` records.
 
         Raises:
-            RegistryAwayError: some records have to wait for their schemas. `waiting` returns the offset of the first
-                one in each partition.
+            RegistryAwayError: a record has to wait for its schema.
         """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
@@ -144,13 +137,12 @@ class BatchReader:
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived, filtered)
 
     def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
-        """Return the dead letter of an invalid record. If ingest quarantined the record, remove its mark."""
         value = message.value()
         if value is None:
             known = verdict.reason is Reason.DELETED
             return dead_letter(message, b"", verdict if known else InvalidEvent(verdict.reason, None, TOMBSTONE))
         if self._marks and value.startswith(QUARANTINE_PREFIX):
-            # Validate with the clock at arrival: an event time may have been too far in the future then, but not now.
+            # Validate with the clock at arrival, because an event time in the future may be valid by now.
             when = message.timestamp()[1]
             refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
             ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
@@ -159,7 +151,7 @@ class BatchReader:
         return dead_letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
-        """Join decoded pieces into a batch. At least one piece is required."""
+        """Join one or more decoded pieces into a batch."""
         batch = self._joined(pieces)
         return self._transformed(batch) if self._transforms else batch
 
@@ -219,10 +211,6 @@ class BatchReader:
         return replace(batch, frame=frame)
 
     def _apply(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-        """Return the transformed frame, and (index, error) of each event for which an expression fails.
-
-        Bisection finds these events.
-        """
         try:
             return self._transform.apply(frame), []
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

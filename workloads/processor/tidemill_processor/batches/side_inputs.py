@@ -1,4 +1,4 @@
-"""The other sources from which a batch is read, besides its records."""
+"""The schema registry and the lookups that a batch needs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from tidemill_processor.lookups.lookups import Lookups
 
 @dataclass(frozen=True)
 class SideInputs:
-    """The side inputs of a pipeline.
-
-    Attributes:
-        registry: the client of the schema registry, or None if the record format does not use one.
-        lookups: the lookups of the pipeline, or None if it has none.
-    """
+    """The schema registry and the lookups of a pipeline, or None without a registry or lookups."""
 
     registry: Registry | None = None
     lookups: Lookups | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether all lookups have been read at least once."""
+        """Whether all lookups were read at least once."""
         return self.lookups is None or self.lookups.ready
 
     def begin_turn(self) -> None:
@@ -32,5 +27,5 @@ class SideInputs:
 
     @property
     def registry_answers(self) -> bool:
-        """Whether the last request to the registry was answered. True without a registry."""
+        """Whether the registry answered the last request, or true without a registry."""
         return self.registry is None or not self.registry.error

@@ -1,4 +1,4 @@
-"""Reads and writes the rows of detector states and of anomalies, in the caller's transaction."""
+"""Reads and writes the rows of detector states and anomalies."""
 
 from __future__ import annotations
 
@@ -21,24 +21,21 @@ from tidemill_processor.detect.detectors import State, Verdict
 from tidemill_processor.keeper.quotas import Kept, left, note
 
 CLEARED = "cleared"
-"""The severity of an anomaly whose window is no longer anomalous, because late events changed it."""
+"""The severity of a former anomaly that late events have made normal."""
 ANOMALY_BYTES = 500
-"""The size in bytes of a row and its index entries, without the group. The group counts twice, because the indexes
-contain it too."""
+"""The estimated size in bytes of a stored anomaly, without its group."""
 _LONG = re.compile(r"(?<![.\d])\d{17}")
-"""Matches integers that were floats in Python. The integers in states, such as counts and hours, are shorter."""
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A verdict on a window of a group, or on a single event, for a row of the table `_anomalies`.
+    """A verdict on a window of a group or on a single event, for a row of the table `_anomalies`.
 
     Attributes:
-        group: the group columns as JSON text; equal groups have equal texts.
+        group: the group columns as JSON text.
         start: the start of the window, or the time of the event, in RFC 3339.
         end: the end of the window, or the time of the event, in RFC 3339.
-        record: the epoch, partition and offset of an event, and its index in the exploded array. For a window, all four
-            are None.
+        record: the epoch, partition, offset and array index of an event, or four times None for a window.
     """
 
     rule: str
@@ -55,10 +52,7 @@ class Anomaly:
 
 @dataclass(frozen=True)
 class Known:
-    """The state of a rule's detector for one group.
-
-    `place` and `seen` are the columns `aggregation_id` and `seen` of `_detectors`.
-    """
+    """The state of a rule's detector for one group."""
 
     rule: str
     place: int
@@ -68,21 +62,14 @@ class Known:
 
 
 def by_rule(found: Iterable[Anomaly]) -> Counter[str]:
-    """Return the number of anomalies by rule. Cleared anomalies do not count."""
+    """Return the number of anomalies by rule, without cleared anomalies."""
     return Counter(anomaly.rule for anomaly in found if anomaly.verdict.severity != CLEARED)
 
 
 def insert_anomalies(
     connection: psycopg.Connection[Any], database: Database, found: Sequence[Anomaly], place: int
 ) -> None:
-    """Store as many of the anomalies as the quota allows. They are published later. Existing rows are kept.
-
-    Args:
-        connection: the connection, in the transaction that found the anomalies.
-        database: the pipeline's schema.
-        found: the anomalies.
-        place: the writer's key in `_kept`.
-    """
+    """Store as many of the new anomalies as the quota allows."""
     if not found:
         return
     sizes = list(accumulate(ANOMALY_BYTES + 2 * len(a.group) for a in found))
@@ -93,12 +80,11 @@ def insert_anomalies(
 
 
 def scanner_place(aggregation_id: int) -> int:
-    """Return the scanner's key in `_kept`, for the anomalies that it finds in an aggregation's windows."""
+    """Return the scanner's key in `_kept` for the anomalies of an aggregation's windows."""
     return -1 - aggregation_id
 
 
 def _insert(connection: psycopg.Connection[Any], schema: str, found: Sequence[Anomaly]) -> tuple[int, int]:
-    """Insert anomalies, and return how many rows and bytes were stored."""
     cursor = connection.cursor()
     cursor.executemany(
         anomalies.insert(schema),
@@ -128,7 +114,7 @@ def read_states(
 
 
 def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
-    """Return the groups for which a state of this rule is stored, the most recent one last."""
+    """Return the groups with a stored state of this rule, the most recent group last."""
     return [group for (group,) in connection.execute(detectors.groups(schema), (rule, place))]
 
 
@@ -140,10 +126,7 @@ def forget_states(
 
 
 def parse_state(text: str) -> State:
-    """Parse a stored state.
-
-    Postgres writes floats such as 1e+16 as integers, so convert these numbers back to floats.
-    """
+    """Parse a stored state. Postgres writes some floats as integers, which become floats again."""
     state: State = json.loads(text, parse_int=_number if _LONG.search(text) else int)
     return state
 

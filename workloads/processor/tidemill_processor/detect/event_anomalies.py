@@ -1,9 +1,7 @@
-"""Anomaly rules over single events. Each event that passes the filter is judged, in the order of its partition.
+"""Anomaly rules over single events. Each partition has its own detectors.
 
-Each partition has its own detectors. Their states are stored in the transaction that advances the partition's position.
-A batch is judged before that transaction, using the states at the positions where the batch starts. The transaction
-then checks that these positions are still current. So verdicts do not depend on batch boundaries, replicas or restarts,
-and no lock is needed.
+Detector states are stored in the transaction that advances the partition's position, so verdicts do not depend on batch
+boundaries, replicas or restarts.
 """
 
 from __future__ import annotations
@@ -41,14 +39,12 @@ from tidemill_processor.detect.anomalies import (
 from tidemill_processor.detect.detectors import State, judge
 
 MOST_GROUPS = 10_000
-"""The maximum number of groups with a state, for each rule and partition. The least recent groups are forgotten
-first."""
+"""The maximum number of groups with a stored state, for each rule and partition."""
 HELD_STATES = 5_000
-"""The maximum number of states kept in memory between batches. Others are read when an event of their group arrives."""
+"""The maximum number of detector states in memory between batches."""
 
 Groups = OrderedDict[str, State | None]
-"""By group, the states of a rule in a partition, the most recent group last. None stands for a state that is only in
-Postgres."""
+"""The detector states of a rule in a partition, by group. None stands for a state that is only in Postgres."""
 
 _VALUE = "_v"
 
@@ -60,7 +56,7 @@ class Judged:
     Attributes:
         groups: the states after the batch, by partition and rule.
         changed: the rows of `_detectors` to write.
-        gone: the rows of `_detectors` to delete, as (rule, value of `aggregation_id` for the partition, groups).
+        gone: the rows of `_detectors` to delete, as (rule, `aggregation_id`, groups).
         found: the anomalies.
     """
 
@@ -71,17 +67,14 @@ class Judged:
 
 
 class Watcher:
-    """Judges the events of one pipeline.
-
-    A replay judges no events, because they were judged when they first arrived.
-    """
+    """Judges the events of one pipeline."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._database, self._schema = database, database.schema
         live = database.reader == LIVE
         self._rules = [rule for rule in config.spec.anomalies if rule.field is not None and live]
         self._types = field_types(config.spec, derived_types(config.spec))
-        # For each partition, a position and the states at that position.
+        # The position of each partition, with the detector states at that position.
         self._held: dict[int, tuple[object, dict[str, Groups]]] = {}
 
     def judge(
@@ -91,10 +84,7 @@ class Watcher:
         positions: Mapping[int, object],
         epochs: Mapping[int, int],
     ) -> Judged:
-        """Judge a batch that starts at `positions`, before the batch's transaction.
-
-        The states of the batch's partitions are not kept in memory until `keep` is called.
-        """
+        """Judge a batch that starts at `positions`, before the batch's transaction."""
         judged = Judged()
         if not self._rules:
             return judged
@@ -120,7 +110,7 @@ class Watcher:
             insert_anomalies(connection, self._database, of_it, partition)
 
     def keep(self, judged: Judged, positions: Mapping[int, object]) -> None:
-        """Keep the states in memory, once the batch is stored and its partitions are at `positions`."""
+        """Keep the states in memory for the next batch, which starts at `positions`."""
         for partition, by_rule in judged.groups.items():
             self._held[partition] = (positions[partition], by_rule)
         share = HELD_STATES // max(1, sum(len(by_rule) for _, by_rule in self._held.values()))
@@ -137,7 +127,6 @@ class Watcher:
         by_rule: dict[str, Groups],
         wanted: Iterable[str],
     ) -> Groups:
-        """Return the groups of a rule. For the wanted groups, the states are loaded."""
         place = _place(partition)
         if (groups := by_rule.get(rule.name)) is None:
             known = known_groups(connection, self._schema, rule.name, place)
@@ -145,7 +134,7 @@ class Watcher:
         missing = [group for group in wanted if group in groups and groups[group] is None]
         if missing:
             states = read_states(connection, self._schema, [rule.name], place, missing)
-            # Use the state only for the same field: the rule may have watched another field before.
+            # The rule may have watched another field when the state was stored.
             groups.update((g, s if s.get("field") == rule.field else {}) for (_, g), s in states.items())
         return groups
 
@@ -158,10 +147,6 @@ def _judge_events(
     source: tuple[int, Batch],
     judged: Judged,
 ) -> None:
-    """Judge a partition's events one by one. Each event also updates its group's state.
-
-    `source` is a pair: the partition's epoch and the batch.
-    """
     epoch, batch = source
     partition = int(events[PARTITION][0])
     place, last, gone = _place(partition), dict[str, int](), set[str]()
@@ -186,19 +171,16 @@ def _judge_events(
 
 
 def _place(partition: int) -> int:
-    """Return the `aggregation_id` in `_detectors` for the states of a partition's events."""
     return -1 - partition
 
 
 def _valued(rule: AnomalySpec, frame: pl.DataFrame, types: Mapping[str, str]) -> pl.DataFrame:
-    """Return the events that have a value, with the needed columns, in the order of consumption."""
     value = column(rule.watched, types[rule.watched])
     number = as_number(rule.name, value).alias(_VALUE)
     return frame.filter(value.expression.is_not_null()).select(PARTITION, TIME, INDEX, number, *rule.group_by)
 
 
 def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> list[str]:
-    """Return the group of each event as JSON text; equal groups have equal texts."""
     scales = [scale_of(types[name]) for name in rule.group_by]
     texts: dict[tuple[Any, ...], str] = {}
     rows: Iterable[tuple[Any, ...]] = repeat((), events.height)
@@ -214,12 +196,6 @@ def _keys(rule: AnomalySpec, events: pl.DataFrame, types: Mapping[str, str]) -> 
 
 
 def _plain(value: Any, scale: int | None) -> Any:
-    """Return a group column's value for JSON, with -0.0 as 0.0, because both are the same group.
-
-    Args:
-        value: the value in the frame.
-        scale: the scale of a decimal, or None if the value is not a decimal.
-    """
     if scale is not None and value is not None:
         return scaled_text(value, scale)
     if isinstance(value, dt.datetime):

@@ -1,8 +1,4 @@
-"""Judges closed windows again after late events changed them, starting from the detector's state before the window.
-
-To make this possible, the detectors' states before the latest windows of each group are stored. Older windows keep
-their verdicts. The detector's current state does not change: it keeps what it learnt from the window's original values.
-"""
+"""Judges closed windows again after late events changed them."""
 
 from __future__ import annotations
 
@@ -28,12 +24,12 @@ from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 KEPT_WINDOWS = 24
-"""For this many of a group's latest windows, the detectors' states before the window are stored."""
+"""Detector states are stored for this many of a group's latest windows."""
 
 
 @dataclass(frozen=True)
 class ClosedWindow:
-    """A closed window, with its group as JSON. A session that was merged into another one has no `metrics`."""
+    """A closed window, with its group as JSON. A session that was merged into another session has no `metrics`."""
 
     group: str
     start: str
@@ -64,15 +60,11 @@ class ClosedWindow:
 
 @lru_cache(maxsize=4096)
 def _epoch_ms(text: str) -> int:
-    """Return an RFC 3339 time as epoch ms.
-
-    Cached, because the windows of a span share few different starts.
-    """
     return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 
 class Rescorer:
-    """Judges the corrected windows of one aggregation. All methods run in the scanner's transaction, under its lock."""
+    """Judges the corrected windows of one aggregation, in the scanner's transaction."""
 
     def __init__(
         self, database: Database, store: AggregationStore, rules: list[AnomalySpec], reader: WindowReader
@@ -84,10 +76,7 @@ class Rescorer:
         self._wall_ms = store.layout.grid.wall_ms
 
     def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
-        """If windows can be reopened, store the detectors' states before these windows.
-
-        `before` contains (rule, window, state before the window).
-        """
+        """Store the detectors' states before these windows, if windows can be reopened."""
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
@@ -99,7 +88,7 @@ class Rescorer:
         )
 
     def forget(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
-        """Delete the stored states for windows that are too old."""
+        """Delete the stored states of windows that are too old."""
         plan = self._store.layout
         if plan.reopen_ms is not None:
             kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
@@ -108,10 +97,7 @@ class Rescorer:
     def run(
         self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
     ) -> Sequence[Anomaly]:
-        """Judge some of the corrected windows again, and return the anomalies that were written.
-
-        If `careful` is true, skip values that cannot be read.
-        """
+        """Judge some of the corrected windows again, and return the written anomalies."""
         corrected = self._noted.due(connection)
         if corrected is None:
             return ()
@@ -145,7 +131,6 @@ class Rescorer:
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
     def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
-        """Return the values of the windows' stored anomalies that were not cleared, by rule, group and start."""
         rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value

@@ -32,19 +32,13 @@ from tidemill_processor.windows.reader import Span, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SPAN_PANES = 64
-"""The maximum number of panes to scan in one transaction. For overlapping windows, `_advance` adds the overlap."""
+"""The maximum number of panes to scan in one transaction."""
 PIECE_WINDOWS = 2_000
-"""The maximum number of windows in memory at the same time, with the states of their groups."""
 _SHRINK = 8
-"""The factor by which a span is shortened after a failure."""
 
 
 class Scanner:
-    """Runs the anomaly rules of one aggregation.
-
-    Attributes:
-        store: the aggregation's version.
-    """
+    """Runs the anomaly rules of one aggregation."""
 
     def __init__(self, database: Database, store: AggregationStore, rules: list[AnomalySpec]) -> None:
         self._database, self._schema = database, database.schema
@@ -56,10 +50,7 @@ class Scanner:
         self._duty = Duty("scan", store.name, store.version)
 
     def rescore(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Judge windows again that late events changed, and return the number of anomalies that were written.
-
-        Do nothing while another replica scans. Skip values that cannot be read.
-        """
+        """Judge again the windows that late events changed, and return the number of written anomalies."""
         if self._store.layout.reopen_ms is None:
             return 0
         try:
@@ -79,11 +70,7 @@ class Scanner:
         return len(found)
 
     def run(self, connection: psycopg.Connection[Any], closed_until: int) -> int:
-        """Scan the windows that were closed since the last scan, and return the number of anomalies found.
-
-        Do nothing while another replica scans. If a span cannot be read, try shorter spans. In the shortest span, skip
-        values that cannot be read.
-        """
+        """Scan the windows that were closed since the last scan, and return the number of anomalies."""
         while True:
             try:
                 found = self._advance(connection, closed_until)
@@ -100,15 +87,12 @@ class Scanner:
                 return found.total()
 
     def _turn(self, connection: psycopg.Connection[Any]) -> tuple[bool, int | None]:
-        """Try to take the scanning lock, which lasts until the end of the transaction.
-
-        Return success, and `scanned_until`.
-        """
+        """Try to take the scanning lock for this transaction. Return success, and `scanned_until`."""
         row = connection.execute(
             aggregations.scanned(self._schema),
             (f"{self._schema}/scan", self._store.id),
         ).fetchone()
-        # A newer generation may write other columns, which only its own processors can read.
+        # Only processors of the newer generation can read the columns that they write.
         if row is None or not row[1] or self._database.newer_generation(connection) is not None:
             return False, None
         return True, row[0]
@@ -118,8 +102,7 @@ class Scanner:
             may, scanned_until = self._turn(connection)
             if not may or (scanned_until is not None and scanned_until >= closed_until):
                 return Counter()
-            # Hopping windows share panes. Reading n windows means reading n + layout.panes - 1 panes, so add
-            # layout.panes - 1 panes to each span.
+            # Hopping windows share panes: n windows have n + layout.panes - 1 panes.
             panes = self._panes + self._store.layout.panes - 1 if self._panes else 0
             span = self._reader.span(connection, scanned_until, closed_until, panes)
             until, found = closed_until, Counter[str]()
@@ -130,7 +113,6 @@ class Scanner:
         return found
 
     def _scan(self, connection: psycopg.Connection[Any], span: Span, *, careful: bool) -> Counter[str]:
-        """Judge the windows of a span in pieces, and return the number of anomalies by rule."""
         salvage = Salvage(connection, self._reader, partial(self._reader.of_closed, span))
         rows = salvage.rows() if careful else self._reader.closed(connection, span)
         count, skips = Counter[str](), list[Skip]()
@@ -165,7 +147,7 @@ class Scanner:
     def _judge(
         self, rule: AnomalySpec, known: State, window: ClosedWindow, skips: list[Skip]
     ) -> tuple[Verdict | None, State]:
-        """Return the verdict and the next state. Skip a value that the detector cannot judge."""
+        """Return the verdict and the next state."""
         value = window.metrics[rule.watched]
         try:
             return judge(rule.detector, known, self._store.layout.grid.wall_ms(window.start_ms), number(value))

@@ -1,1 +1,1 @@
-"""Formats whose records need a schema: the client of the schema registry, and readers for the schema of each writer."""
+"""Record formats with schemas: the client of the schema registry, and readers for each writer's schema."""

@@ -1,4 +1,4 @@
-"""Reads Avro records with the schema with which they were written. A field is read from the member at its path."""
+"""Reads Avro records with the schema of their writer."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from tidemill_processor.formats.registry import Schema
 from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
 
 MANY = 256
-"""From this number of records on, reading a member of all records at once is faster than reading one record at a
-time."""
+"""From this number of records on, all records are read together, member by member."""
 _STREAM = re.compile(r" from <[^>]*>")
 
 
@@ -48,10 +47,7 @@ _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
 
 @cache
 def _keep_values_without_a_type() -> None:
-    """Let fastavro return a value as it is written if its logical type does not allow it.
-
-    An example is a time after the year 9999. Otherwise, a member that no field reads could make an event invalid.
-    """
+    """Let fastavro return a value unchanged if its logical type does not allow the value, such as the year 10000."""
     for name, read in list(LOGICAL_READERS.items()):
         LOGICAL_READERS[name] = partial(_read_leniently, read, 1000 if name.endswith("timestamp-micros") else 1)
 
@@ -60,7 +56,7 @@ def _read_leniently(read: Callable[..., Any], per_millisecond: int, data: Any, *
     try:
         return read(data, *schemas)
     except Exception:
-        # Of a time, the decoder reads milliseconds, and refuses those outside the years 1 to 9999.
+        # The decoder reads times as milliseconds, and refuses times outside the years 1 to 9999.
         return data // per_millisecond if isinstance(data, int) else data
 
 
@@ -68,17 +64,13 @@ class AvroReader(SchemaReader):
     """Reads Avro records with the framing of a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Return the plan for an Avro schema.
-
-        Raises:
-            ValueError: the schema is not an Avro record.
-        """
+        """Return the decoding plan for an Avro schema."""
         if schema.kind != "AVRO":
-            raise ValueError(f"it is of the type {schema.kind}, not AVRO")
+            raise ValueError(f"the type is {schema.kind}, not AVRO")
         _keep_values_without_a_type()
         parsed = AvroSchema.of(schema)
         if parsed.record(parsed.parsed) is None:
-            raise ValueError("it is not a record")
+            raise ValueError("the Avro type is not a record")
         return _AvroPlan(self, parsed, number)
 
 
@@ -105,7 +97,6 @@ class _AvroPlan(Plan):
         )
 
     def _generate(self, nodes: Mapping[str, Any], *, exact: bool) -> None:
-        """Generate the reader for many records, or none if a generated reader cannot read all fields."""
         flat, needed = self._reader.flat, self._reader.needed
         fields: dict[str, FieldSpec] = {}
         for field in flat.source.fields:
@@ -137,24 +128,21 @@ class _AvroPlan(Plan):
             self._read_many = columns_reader(self._schema, wanted, typed.row, within=self._reader.at_row, told=told)
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Decode many records at once, or return None if each must be decoded with `single`."""
         if self._typed is None:
             return None
         try:
             events, told = (self._read if len(raws) < MANY else self._read_many)(raws)
-        except Exception:  # broken bytes can raise any error; then the records are validated one by one
+        except Exception:  # Invalid bytes can raise any error. After an error, the records are validated one by one.
             return None
         if self._reader.changes and not set(told) <= WRITES:
             return None
         return self._typed.judged(events, now_ms)
 
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Decode one record via JSON, or return None if the policy for deletes ignores it."""
         document = self.document(raw)
         return None if document is None else self._documents.decode_all([document], now_ms)
 
     def document(self, raw: bytes) -> bytes | None:
-        """Return the event of a record as JSON, or None if the policy for deletes ignores the record."""
         if self._refused is not None:
             raise self._refused
         value = self._value(raw)
@@ -169,12 +157,11 @@ class _AvroPlan(Plan):
         return msgspec.json.encode(found)
 
     def _value(self, raw: bytes) -> Any:
-        """Return a record as fastavro reads it."""
         stream = io.BytesIO(raw)
         stream.seek(FRAME_BYTES)
         try:
             value = fastavro.schemaless_reader(stream, self._schema.parsed, None)
-        except Exception as error:  # invalid bytes can raise any error
+        except Exception as error:
             # Some error messages contain the memory address of the stream.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
@@ -187,16 +174,11 @@ class _AvroPlan(Plan):
         name = shown(str(self._schema.parsed.get("name", "")).encode())
         remedy = "write with the schema whose id the record names"
         return InvalidEvent(
-            Reason.UNREADABLE, None, f"the bytes are not of schema {self._number} ({name}): {why[:120]}; {remedy}"
+            Reason.UNREADABLE, None, f"the bytes do not match the schema {self._number} ({name}): {why[:120]}; {remedy}"
         )
 
 
 def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
-    """Return the value at a path, or None if there is no value.
-
-    Raises:
-        InvalidEvent: a value on the path is not the record or array that the path needs.
-    """
     for depth, step in enumerate(steps):
         if value is None:
             return None
@@ -212,11 +194,6 @@ def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
 
 
 def _json(value: Any, name: str) -> bytes:
-    """Return a value as JSON.
-
-    Raises:
-        InvalidEvent: the value is infinite or NaN, which JSON does not have.
-    """
     if isinstance(value, float) and not math.isfinite(value):
         detail = f"{name}: {value} is not a finite number; send null, or a number"
         raise InvalidEvent(Reason.OUT_OF_RANGE, name, detail)

@@ -1,9 +1,4 @@
-"""Generates the reader for one Avro schema: Python code that reads the wanted members and skips all others.
-
-The general reader, fastavro, makes a dictionary of every record, which takes two to three times as long. fastavro still
-reads the record if a wanted member is in an array or a map, or if a type is recursive. For these schemas, no code is
-generated. fastavro also reads a record if the generated code raises an error for its bytes.
-"""
+"""Generates Python code that reads the wanted members of one Avro schema and skips all other members."""
 
 from __future__ import annotations
 
@@ -19,18 +14,16 @@ from tidemill_processor.formats.avro_types import AvroSchema, Node
 
 _SIZES = {"float": 4, "double": 8}
 MOST_BRANCHES = 64
-"""If a union has at most this many branches, or an enum has at most this many symbols, an index is one byte."""
 _MOST_LINES = 20_000
-"""The maximum number of generated lines. If records contain the same record type several times, the number grows
-exponentially with the nesting depth."""
+"""The maximum number of generated lines. Nested record types can need very many lines."""
 
 
 class UnsupportedError(Exception):
-    """The schema has a type that generated code cannot read."""
+    """Raised if generated code cannot read a type of the schema."""
 
 
 class BrokenError(Exception):
-    """The generated code found bytes that do not match the schema."""
+    """Raised if the generated code finds bytes that do not match the schema."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +42,7 @@ class Wanted:
 
 
 def size(x: bytes, p: int) -> tuple[int, int]:
-    """Read the length at index `p`. Return twice the length, and the index after it.
-
-    Raises:
-        BrokenError: the length is negative.
-    """
+    """Return twice the length at index `p`, and the index after the length."""
     found, p = (x[p], p + 1) if x[p] < 128 else long(x, p)
     if found & 1:
         raise BrokenError
@@ -61,13 +50,7 @@ def size(x: bytes, p: int) -> tuple[int, int]:
 
 
 def long(x: bytes, p: int) -> tuple[int, int]:
-    """Read the number at index `p`, which has at least two bytes.
-
-    Return the number in zigzag encoding, and the index after it.
-
-    Raises:
-        BrokenError: the number has more than 64 bits.
-    """
+    """Return the number at index `p` in zigzag encoding, and the index after the number."""
     found = x[p] - 128
     b = x[p + 1]
     if b < 128:
@@ -98,11 +81,7 @@ def long(x: bytes, p: int) -> tuple[int, int]:
 
 
 def decimal_factor(node: Node, wanted: Wanted) -> int:
-    """Return the factor from the integers of a decimal of Avro to the scaled integers of the field.
-
-    Raises:
-        UnsupportedError: the type is not a decimal, or has more digits after the point than the field.
-    """
+    """Return the factor between an Avro decimal's integers and the field's scaled integers."""
     digits = wanted.scale - int(node.get("scale", 0))
     if node.get("logicalType") != "decimal" or digits < 0:
         raise UnsupportedError("a decimal with more digits than the field")
@@ -112,18 +91,17 @@ def decimal_factor(node: Node, wanted: Wanted) -> int:
 def generate(
     schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), told: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
-    """Return a function that reads many framed records.
+    """Return a function that reads many records with the registry's framing.
 
     Args:
         schema: the schema of the records.
-        wanted: for each attribute of a row, in order, the member to read. None stands for an attribute that is null.
-        row: the class of events; its arguments are the attributes.
-        within: the path of the record that contains the row. If this record is null, the event has no row.
+        wanted: the member to read for each attribute of a row, or None for an attribute that is null.
+        row: the class of events, which takes the attributes as arguments.
+        within: the path of the record that contains the row.
         told: the path of a string member to return for each record too, or None.
 
     Returns:
-        A function that returns the rows and, for each record, the value of the member `told`, or None if the record has
-        no row. It can raise any error for bytes that do not match the schema.
+        A function that returns the rows, and for each record the value of the member `told`, or None without a row.
 
     Raises:
         UnsupportedError: only fastavro can read records of this schema.
@@ -145,7 +123,6 @@ class _Maker:
         self._depth = 2
 
     def code(self) -> str:
-        """Return the source code of the function."""
         wants = [(slot, each) for slot, each in enumerate(self._wanted) if each is not None]
         if self._told is not None:
             wants.append((len(self._wanted), Wanted(self._told, "string")))
@@ -168,7 +145,6 @@ class _Maker:
         self._lines.append(f"{'    ' * self._depth}{line}")
 
     def _number(self, name: str = "b") -> None:
-        """Add code that reads a number. The number keeps its zigzag encoding."""
         self._add(f"{name} = x[p]")
         self._add(f"if {name} > 127: {name}, p = long(x, p)")
         self._add("else: p += 1")
@@ -179,10 +155,6 @@ class _Maker:
         self._add("else: p += 1")
 
     def _take(self, written: Any, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> None:
-        """Add code that reads a value of the type `written`, with the members in `wants`.
-
-        `at` is the path of the value.
-        """
         node = self._schema.node(written)
         here = [(slot, each) for slot, each in wants if each.steps == at]
         if not wants and at != self._within[: len(at)]:
@@ -211,7 +183,7 @@ class _Maker:
             self._add(f"{'elif' if index else 'if'} b == {2 * index}:")
             self._depth += 1
             if self._depth > 15:
-                raise UnsupportedError("nested deeply")  # Python allows 20 blocks
+                raise UnsupportedError("nested deeply")  # Python allows 20 blocks.
             if self._schema.node(branch)["type"] == "null":
                 self._add("there = False" if at and at == self._within else "pass")
             else:
@@ -272,7 +244,7 @@ class _Maker:
             self._size()
             self._add("q = p + (b >> 1)")
         self._add(f'{name} = int.from_bytes(x[p:q], "big", signed=True); p = q')
-        limit = 10 ** int(node["precision"])  # fastavro would round a number with more digits than the precision
+        limit = 10 ** int(node["precision"])  # fastavro would round a number with more digits than the precision.
         self._add(f"if not -{limit} < {name} < {limit}: raise Broken")
         if factor != 1:
             self._add(f"{name} *= {factor}")
@@ -322,8 +294,7 @@ class _Maker:
             raise UnsupportedError("nested deeply")
         self._number(count)
         self._add(f"if not {count}: break")
-        # After a negative count, the block's size in bytes follows. It is not needed, because all items are read and
-        # checked.
+        # A block's size in bytes follows a negative count. The size is not needed.
         self._add(f"if {count} & 1:")
         self._depth += 1
         self._size()

@@ -20,28 +20,18 @@ _MILLIS, _MICROS, _NANOS = "timestamp-millis", "timestamp-micros", "timestamp-na
 _LOCAL = "local-"
 _TIMES = (_MILLIS, _MICROS, _NANOS, f"{_LOCAL}{_MILLIS}", f"{_LOCAL}{_MICROS}", f"{_LOCAL}{_NANOS}", "date")
 _COUNTS = {_MICROS: "us", _NANOS: "ns"}
-"""The field's format for each logical type whose unit is not milliseconds."""
 
 
 @dataclass(frozen=True)
 class AvroSchema:
-    """A writer's schema.
-
-    Attributes:
-        parsed: the schema as parsed by fastavro.
-        named: the schema's named types, by name.
-    """
+    """A writer's schema, as parsed by fastavro, with its named types by name."""
 
     parsed: Any
     named: Mapping[str, Any]
 
     @classmethod
     def of(cls, schema: Schema) -> AvroSchema:
-        """Parse a schema and the schemas that it refers to.
-
-        Raises:
-            ValueError: one of the schemas is not an Avro schema.
-        """
+        """Parse a schema and the schemas to which it refers."""
         named: dict[str, Any] = {}
         try:
             for text in schema.references:
@@ -51,7 +41,7 @@ class AvroSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def node(self, written: Any) -> Node:
-        """Return a type as an object. A name is replaced with the type it names, and a union gets the type `union`."""
+        """Return a type as an object, with names resolved and unions as the type `union`."""
         if isinstance(written, str):
             named = self.named.get(written)
             return {"type": written} if named is None else named
@@ -64,7 +54,7 @@ class AvroSchema:
         return dict(written)
 
     def record(self, written: Any) -> Node | None:
-        """Return the type itself if it is a record, the record if it is a union of a record and null, or else None."""
+        """Return the type if it is a record, the record in a union of a record and null, or else None."""
         node = self.node(written)
         if node["type"] == "union":
             others = [self.node(branch) for branch in node["branches"]]
@@ -73,11 +63,7 @@ class AvroSchema:
         return node if node["type"] in ("record", "error") else None
 
     def member(self, written: Any, steps: Steps) -> Node | None:
-        """Return the type at a path of members, without null.
-
-        Return None if the path leads to no type or to a union of several types, or passes through a type that is not a
-        record.
-        """
+        """Return the type at a path of members, or None if the path has no single type."""
         for step in steps:
             record = self.record(written)
             if record is None or not isinstance(step, str):
@@ -118,10 +104,7 @@ class AvroSchema:
 
 
 def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
-    """Return the field with the format that its values have in JSON documents.
-
-    The format of a time depends on the schema, not on the spec.
-    """
+    """Return the field with the format that its values have in JSON documents."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -133,10 +116,7 @@ def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
 
 
 def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
-    """Return the field with the format of the values that the generated reader returns. Times are numbers.
-
-    Return None if the generated reader cannot read the values, which then have to be written as JSON.
-    """
+    """Return the field with the format of the generated reader's values, or None without a generated reader."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
@@ -152,7 +132,7 @@ FITTING: Mapping[str, tuple[str, ...]] = {
     "boolean": ("boolean",),
     "timestamp": ("long", "int", "string"),
 }
-"""By spec type, the Avro types that the generated reader can read for a field."""
+"""The Avro types that the generated code can read, by type of the field in the spec."""
 
 
 def fits(field: FieldSpec, node: Node) -> bool:

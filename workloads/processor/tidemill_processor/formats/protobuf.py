@@ -1,4 +1,4 @@
-"""Reads Protobuf records with the message types of the writer's schema. A field is read from the member at its path."""
+"""Reads Protobuf records with the message types of the writer's schema."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ _FITTING: Mapping[str, set[int]] = {
     "boolean": {FieldDescriptor.TYPE_BOOL},
     "timestamp": _INTEGERS | {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE},
 }
-"""By spec type, the Protobuf types that can be read in columns for a field. Of all messages, only timestamps are read
-in columns."""
+"""The Protobuf types that can be read in columns, by type of the field in the spec."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,32 +54,27 @@ class ProtobufReader(SchemaReader):
     """Reads Protobuf records with the framing of a registry's serializers."""
 
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Return the plan for a Protobuf schema.
-
-        Raises:
-            ValueError: the schema is not a Protobuf schema, or cannot be loaded.
-        """
+        """Return the decoding plan for a Protobuf schema."""
         if schema.kind != "PROTOBUF":
-            raise ValueError(f"it is of the type {schema.kind}, not PROTOBUF")
+            raise ValueError(f"the type is {schema.kind}, not PROTOBUF")
         return _ProtobufPlan(self, ProtobufSchema(schema), number)
 
 
 class _ProtobufPlan(Plan):
-    """Decodes the records of one .proto file. Each record names its message in the file."""
+    """Decodes the records of one .proto file."""
 
     def __init__(self, reader: SchemaReader, schema: ProtobufSchema, number: int) -> None:
         self._reader, self._schema, self._number = reader, schema, number
         self._messages: dict[bytes, _MessagePlan] = {}
 
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Decode many records at once, or return None if each must be decoded with `single`."""
         # In nearly all files, records use only the first message, whose index is a single zero byte.
         heads = {raw[FRAME_BYTES : FRAME_BYTES + 1] for raw in raws}
         if heads != {b"\0"}:
             return None
         try:
             return self._first(b"\0", raws[0]).together(raws, FRAME_BYTES + 1, now_ms)
-        except Exception:  # invalid bytes can raise any error; then validate records one by one
+        except Exception:  # Invalid bytes can raise any error. After an error, the records are validated one by one.
             return None
 
     def _first(self, head: bytes, raw: bytes) -> _MessagePlan:
@@ -99,24 +93,16 @@ class _ProtobufPlan(Plan):
             raise InvalidEvent(Reason.UNREADABLE, None, detail) from None
 
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Decode one record via JSON, or return None if the policy for deletes ignores it."""
         plan, start = self._of(raw)
         document = plan.document(raw, start)
         return None if document is None else plan.documents.decode_all([document], now_ms)
 
     def document(self, raw: bytes) -> bytes | None:
-        """Return the event of a record as JSON, or None if the policy for deletes ignores the record."""
         plan, start = self._of(raw)
         return plan.document(raw, start)
 
 
 class _MessagePlan:
-    """Decodes the records of one message.
-
-    Attributes:
-        documents: the decoder of the events that `document` returns.
-    """
-
     def __init__(self, reader: SchemaReader, message: type[Message], number: int) -> None:
         self._reader, self._message, self._number = reader, message, number
         self._descriptor: Descriptor = message.DESCRIPTOR
@@ -137,7 +123,6 @@ class _MessagePlan:
         return self._reader.refusal(unread(descriptor, list(self._reader.paths.values()), at_row))
 
     def _fits(self) -> bool:
-        """Return whether all fields can be read in columns."""
         return all(self._fits_one(field) for field in self._reader.fields)
 
     def _fits_one(self, field: FieldSpec) -> bool:
@@ -149,10 +134,6 @@ class _MessagePlan:
         return found.type != FieldDescriptor.TYPE_MESSAGE or _is_moment(found)
 
     def together(self, raws: Sequence[bytes], start: int, now_ms: int) -> Decoded | None:
-        """Decode many records whose messages begin at index `start`, or return None if they must be decoded one by one.
-
-        Invalid bytes can raise any error.
-        """
         typed = self._typed
         if typed is None:
             return None
@@ -183,13 +164,14 @@ class _MessagePlan:
         return next(field.type for field in self._reader.fields if field.name == name)
 
     def document(self, raw: bytes, start: int) -> bytes | None:
-        """Return the event of a record as JSON, or None if the policy for deletes ignores the record."""
         if self._refused is not None:
             raise self._refused
         try:
             message = self._message.FromString(raw[start:])
-        except Exception as error:  # invalid bytes can raise any error, mostly a DecodeError
-            detail = f"the bytes are not of schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
+        except Exception as error:  # Invalid bytes can raise any error, mostly a DecodeError.
+            detail = (
+                f"the bytes do not match the schema {self._number} ({self._descriptor.full_name}): {str(error)[:120]}"
+            )
             remedy = "write with the schema whose id the record names"
             raise InvalidEvent(Reason.UNREADABLE, None, f"{detail}; {remedy}") from None
         row: Any = message
@@ -215,7 +197,6 @@ def _is_moment(found: FieldDescriptor | None) -> bool:
 
 
 def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[Any]:
-    """Return the values of a member in many messages, some of which may be None."""
     name = found.name
     if found.has_presence or None in messages:
         values = [None if each is None else value_of(each, found) for each in messages]
@@ -232,11 +213,6 @@ def _column(messages: Sequence[Any], found: FieldDescriptor, kind: str) -> list[
 
 
 def _at(message: Any, field: FieldSpec) -> Any:
-    """Return the value at a field's path, as in JSON, or None if there is no value.
-
-    Raises:
-        InvalidEvent: a value on the path is not a message, a map or an array, as the path needs.
-    """
     value, found, single = message, None, False
     for depth, step in enumerate(field.member):
         if value is None:

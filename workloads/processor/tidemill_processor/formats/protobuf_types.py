@@ -36,18 +36,14 @@ _TEXTS = {TIMESTAMP, "google.protobuf.Duration", "google.protobuf.FieldMask"}
 _KNOWN = (
     any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2,
 )  # fmt: skip
-"""The files that are added to every descriptor pool, because serializers do not register them."""
+"""Standard .proto files, which serializers do not register."""
 
 
 class ProtobufSchema:
     """The messages of a writer's .proto file."""
 
     def __init__(self, schema: Schema) -> None:
-        """Load the file and the files that it imports.
-
-        Raises:
-            ValueError: a file is not a descriptor, or is missing.
-        """
+        """Load the file and the files that it imports."""
         pool = descriptor_pool.DescriptorPool()
         for module in _KNOWN:
             pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
@@ -61,11 +57,7 @@ class ProtobufSchema:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def message(self, indexes: Sequence[int]) -> type[Message]:
-        """Return a message by its indexes: the index of a message in the file, then the indexes of nested messages.
-
-        Raises:
-            IndexError: no message has these indexes.
-        """
+        """Return a message by its index in the file, followed by the indexes of nested messages."""
         descriptor = list(self._file.message_types_by_name.values())[indexes[0]]
         for index in indexes[1:]:
             descriptor = descriptor.nested_types[index]
@@ -77,7 +69,7 @@ def _file(text: str, name: str) -> FileDescriptorProto:
     try:
         file = FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
-        # With `format=serialized`, Confluent's registry returns descriptors. Other registries ignore this parameter.
+        # Registries other than Confluent's ignore the parameter `format=serialized`.
         remedy = "use a registry that supports format=serialized, or let writers register descriptors"
         raise ValueError(f"the registry gives the text of the .proto file, not its descriptor: {remedy}") from None
     if name:
@@ -86,12 +78,7 @@ def _file(text: str, name: str) -> FileDescriptorProto:
 
 
 def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
-    """Return the indexes of a record's message in its file, and the index of the message's first byte.
-
-    Raises:
-        IndexError: the record ends before the message.
-        ValueError: the bytes are not message indexes.
-    """
+    """Return the indexes of a record's message in its file, and the index of the message's first byte."""
     count, at = _varint(raw, start)
     if count == 0:
         return (0,), at
@@ -126,7 +113,7 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
-    """Return the member at a path through messages, or None if there is no such member."""
+    """Return the member at a path through messages, or None without such a member."""
     found: FieldDescriptor | None = None
     inner: Descriptor | None = descriptor
     for step in steps:
@@ -166,10 +153,7 @@ def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> St
 
 
 def value_of(message: Message, field: FieldDescriptor) -> Any:
-    """Return the value of a member, or None if the member is not set.
-
-    An unset member without presence returns its default.
-    """
+    """Return the value of a member, or None for an unset member with presence."""
     if field.has_presence and not message.HasField(field.name):
         return None
     return getattr(message, field.name)

@@ -1,4 +1,4 @@
-"""Creates the reader for a format, and the client of the registry from which it reads schemas."""
+"""Creates the reader for a format, and the client of the schema registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill_processor.formats.schema_reader import SchemaReader
 
 
 def registry_of(spec: PipelineSpec, settings: WorkloadSettings) -> Registry | None:
-    """Return the client of a pipeline's schema registry, or None if its format needs no registry."""
+    """Return the client of a pipeline's schema registry, or None if the format needs no registry."""
     written = spec.source.written
     if written.registry is None or written.type not in WITH_SCHEMAS:
         return None
@@ -23,8 +23,8 @@ def registry_of(spec: PipelineSpec, settings: WorkloadSettings) -> Registry | No
 def schema_reader(
     spec: PipelineSpec, registry: Registry, *, exact: bool, needed: Collection[str] | None
 ) -> SchemaReader:
-    """Return the reader for records with schemas. The arguments are those of `SchemaReader`."""
-    # Import these modules only here: pipelines with other formats need neither fastavro nor Protobuf.
+    """Return the reader for records with schemas. `SchemaReader` documents the arguments."""
+    # Import these modules only here, because pipelines with other formats need neither fastavro nor Protobuf.
     if spec.source.written.type == "protobuf":
         from tidemill_processor.formats.protobuf import ProtobufReader
 

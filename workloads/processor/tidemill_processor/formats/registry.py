@@ -1,9 +1,4 @@
-"""The client of a schema registry. It reads each schema once, by its id.
-
-When a record has a new id, the loop's thread requests its schema from the registry. If the request fails, the loop's
-thread sends no more requests, and a separate thread calls `look` until the missing schemas have been read. Then the
-loop's thread may request new ids again.
-"""
+"""The client of a schema registry, which reads each schema once by its id."""
 
 from __future__ import annotations
 
@@ -25,16 +20,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 3.0
-"""The timeout of a request to the registry."""
+"""The timeout in seconds of a request to the schema registry."""
 TURN_SECONDS = 5.0
-"""The time that requests may take in one turn of the loop."""
+"""How long (seconds) requests may take in one turn of the loop."""
 _MOST_UNKNOWN = 10_000
 _UNKNOWN_SECONDS = 10.0
-"""The time after which an unknown id is requested again."""
+"""An unknown schema id is requested again after this many seconds."""
 _NOT_FOUND = 40403
 _MOST_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
-"""The keys of the Secret, all optional, named as in Kubernetes' Secret types `basic-auth` and `tls`."""
+"""The optional keys of the Secret, as in Kubernetes' Secret types `basic-auth` and `tls`."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +38,9 @@ class Schema:
 
     Attributes:
         text: the text of the schema, as it was registered.
-        kind: AVRO, PROTOBUF or JSON.
-        references: the texts of the schemas that this schema refers to, directly or not. Each schema comes after the
-            ones that it refers to.
-        names: the names of these schemas, in the same order.
+        kind: one of AVRO, PROTOBUF and JSON.
+        references: the texts of the referenced schemas, each after the schemas to which it refers.
+        names: the names of the referenced schemas, in the same order.
     """
 
     text: str
@@ -56,7 +50,7 @@ class Schema:
 
 
 class UnknownSchemaError(Exception):
-    """Raised if the registry does not have a schema. The message contains the schema's id."""
+    """Raised if the registry does not have a schema."""
 
 
 class RegistryAwayError(Exception):
@@ -64,20 +58,10 @@ class RegistryAwayError(Exception):
 
 
 class Registry:
-    """The client of one pipeline's registry. Several threads share it.
-
-    Attributes:
-        error: why the registry does not answer, or an empty string if it answers.
-    """
+    """The client of one pipeline's registry."""
 
     def __init__(self, spec: RegistrySpec, folder: Path | None = None, *, form: str | None = None) -> None:
-        """Create the client without sending a request.
-
-        Args:
-            spec: the registry in the pipeline's spec.
-            folder: the folder in which each key of the Secret is a file, or None if there is no Secret.
-            form: the form in which schemas are requested, or None for the form in which they were registered.
-        """
+        """Create the client without sending a request."""
         self._url, self._folder, self._form = spec.url, folder, form
         self._lock = threading.Lock()
         self._client: tuple[Any, SchemaRegistryClient] | None = None
@@ -88,10 +72,7 @@ class Registry:
         self.error = ""
 
     def begin_turn(self) -> None:
-        """Allow requests for further TURN_SECONDS.
-
-        Records with many unknown ids, for example of a producer without schemas, must not keep the loop from turning.
-        """
+        """Allow requests for TURN_SECONDS more, so that records with many unknown ids do not stop the loop."""
         self._spent, self._limited = 0.0, True
 
     def schema(self, number: int) -> Schema:
@@ -99,8 +80,7 @@ class Registry:
 
         Raises:
             UnknownSchemaError: the registry does not have the schema.
-            RegistryAwayError: the schema has not been read before, and the registry does not answer, or the requests of
-                this turn have taken TURN_SECONDS.
+            RegistryAwayError: the registry does not answer, or the requests of this turn take too long.
         """
         known = self._known.get(number)
         if known is not None:
@@ -121,7 +101,7 @@ class Registry:
                 self._spent += time.monotonic() - began
 
     def away(self, numbers: Iterable[int]) -> frozenset[int]:
-        """Return those of the ids whose schemas are unknown because the registry does not answer."""
+        """Return the ids of unknown schemas while the registry does not answer."""
         found = set()
         for number in numbers:
             try:
@@ -138,10 +118,10 @@ class Registry:
         return bool(self._missing)
 
     def look(self) -> None:
-        """Request the missing schemas, if there are any. One thread calls this method regularly.
+        """Request the missing schemas.
 
         Raises:
-            RegistryAwayError: the registry still does not answer.
+            RegistryAwayError: the registry does not answer.
         """
         with self._lock:
             for number in list(self._missing):
@@ -153,7 +133,7 @@ class Registry:
                 self.error = ""
 
     def close(self) -> None:
-        """Close the connections. The next request opens new ones."""
+        """Close the connections. The next request opens new connections."""
         if self._client is not None:
             self._client[1].__exit__()
             self._client = None
@@ -172,7 +152,7 @@ class Registry:
                 self._unknown[number] = time.monotonic()
                 raise UnknownSchemaError(self._says_unknown(number)) from None
             raise self._lost(number, f"HTTP {error.http_status_code}: {error.error_message}") from None
-        except Exception as error:  # HTTP, TLS or a proxy can raise any error
+        except Exception as error:  # HTTP, TLS or a proxy can raise any error.
             raise self._lost(number, f"{type(error).__name__}: {error}") from None
         names = tuple(name for name, _ in referred)
         schema = Schema(found.schema_str or "", found.schema_type or "AVRO", tuple(text for _, text in referred), names)
@@ -180,10 +160,6 @@ class Registry:
         return schema
 
     def _referred(self, client: SchemaRegistryClient, schema: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
-        """Yield the names and texts of all schemas to which a schema refers, directly or indirectly.
-
-        Each schema comes after the ones that it refers to.
-        """
         for reference in schema.references or ():
             if depth > _MOST_REFERENCES:
                 raise ValueError("the references between schemas form a circle")
@@ -204,8 +180,7 @@ class Registry:
         return f"the registry {self._url} has no schema {number}"
 
     def _connected(self) -> SchemaRegistryClient:
-        """Return a client with the current credentials."""
-        # Import the module only here: the import takes a second, and few pipelines have a registry.
+        # Import the module only here, because the import takes a second.
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
         credentials = self._credentials()

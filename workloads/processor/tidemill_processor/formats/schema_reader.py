@@ -1,8 +1,7 @@
-"""Reads records whose schemas are in a registry, with one plan for each schema id.
+"""Reads records whose schemas are in a registry, with one decoding plan for each schema id.
 
-A plan first tries to decode all records of a batch together, reading only the needed fields. If one of them is unusual,
-the plan decodes smaller groups together. In the groups with an unusual record, it reads the records one by one, and
-converts the unusual ones to JSON, which is validated like any other event.
+A plan first decodes all records of a batch together, then smaller groups, and then single records. Unusual records are
+validated as JSON.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ class Plan(ABC):
 
     @abstractmethod
     def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
-        """Decode many records at once, or return None if each must be decoded with `single`."""
+        """Decode many records at once, or return None if each record must be decoded with `single`."""
 
     @abstractmethod
     def single(self, raw: bytes, now_ms: int) -> Decoded | None:
-        """Decode one record to one event or verdict, or return None if the policy for deletes ignores the record.
+        """Decode one record, or return None if the policy for deletes ignores the record.
 
         Raises:
             InvalidEvent: the record cannot be read.
@@ -46,9 +45,7 @@ class Plan(ABC):
 
     @abstractmethod
     def document(self, raw: bytes) -> bytes | None:
-        """Return the event of a record as JSON, with a member for each field.
-
-        Return None if the policy for deletes ignores the record.
+        """Return the event of a record as JSON, or None if the policy for deletes ignores the record.
 
         Raises:
             InvalidEvent: the record cannot be read.
@@ -56,20 +53,15 @@ class Plan(ABC):
 
 
 class SchemaReader(ABC):
-    """Decodes the values of one pipeline's records. It implements `Reader`.
+    """Decodes the values of one pipeline's records. The class implements `Reader`.
 
     Attributes:
-        times: the validator of event times.
-        registry: the client of the registry with the schemas.
-        fields: the fields that are read from the values of records.
-        flat: the spec for the events that `document` returns. Each field is read from the member with the field's name.
-        needed: the names of the fields that have to be read.
+        flat: the spec for the events that `document` returns, with each field in the member of its name.
         exact: whether `Decoded` has the microseconds of event times.
         strict: whether to refuse schemas with members that no field reads.
         changes: whether records are change events of Debezium.
-        at_row: the path of the row in a record: `after` in a change event, or else the record itself.
+        at_row: the path of the row in a record, which is `after` in a change event.
         paths: the path of each field in a record, by the field's name.
-        deletes: the policy for deletes.
     """
 
     def __init__(
@@ -104,44 +96,36 @@ class SchemaReader(ABC):
 
     @abstractmethod
     def plan(self, schema: Schema, number: int) -> Plan:
-        """Return the plan for a schema.
+        """Return the decoding plan for a schema.
 
         Raises:
             ValueError: the schema cannot be used. The message says why.
         """
 
     def row(self, change: Mapping[str, Any]) -> Any:
-        """Return the row to use as the event of a change, or None if the policy for deletes ignores the change.
-
-        Raises:
-            InvalidEvent: the record has to become a dead letter.
-        """
+        """Return the row to use as the event of a change, or None if the policy for deletes ignores the change."""
         op = change.get("op")
         if op is None:
             raise no_envelope(list(change), EXPECTED)
         return row_of(op, change.get("before"), change.get("after"), self.deletes)
 
     def refusal(self, unread: Steps | None) -> InvalidEvent | None:
-        """Return the verdict on records whose schema has a member that no field reads, or None if all are read."""
+        """Return the verdict on records with a member that no field reads, or None if all members are read."""
         known = [field.member for field in self.fields if field.origin == "value"]
         return None if unread is None else undeclared(unread[len(self.at_row) :], known)
 
     def waiting(self, raws: Iterable[bytes]) -> frozenset[bytes]:
-        """Return the frames whose schemas are unknown because the registry is unavailable.
-
-        A frame is the first bytes of a record, which contain the schema's id.
-        """
+        """Return the frames (first bytes of records) with unknown schemas while the registry is unavailable."""
         frames = {raw[:FRAME_BYTES] for raw in raws}.difference(self._plans)
         numbers = {frame: int.from_bytes(frame[1:]) for frame in frames if len(frame) == FRAME_BYTES and frame[0] == 0}
         away = self.registry.away(numbers.values()) if numbers else frozenset()
         return frozenset(frame for frame, number in numbers.items() if number in away)
 
     def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
-        """Decode the values of records at wall time `now_ms`. `tombstones` are the indexes of records without a value.
+        """Decode the values of records at wall time `now_ms`. `tombstones` has the indexes of records without a value.
 
         Raises:
-            RegistryAwayError: a schema is not known. Callers should first leave out records whose frames `waiting`
-                returns.
+            RegistryAwayError: a schema is unknown.
         """
         frames = {raw[:FRAME_BYTES] for raw in raws}
         if len(frames) == 1 and not tombstones:
@@ -169,7 +153,6 @@ class SchemaReader(ABC):
         return Decoded(events, dict(sorted(invalid.items())), micros if self.exact else None, frozenset(ignored))
 
     def _of_schema(self, raws: Sequence[bytes], now_ms: int) -> Decoded:
-        """Decode records that all have the same frame, and therefore the same schema."""
         try:
             plan = self._plan_of(raws[0])
         except InvalidEvent as verdict:
@@ -229,7 +212,7 @@ class SchemaReader(ABC):
         self._plain.put(events, name, values)
 
     def as_json(self, events: Sequence[Any], raws: Sequence[bytes]) -> list[str]:
-        """Return the fields of each event as a JSON object. `raws` are the records' values."""
+        """Return the fields of each event as a JSON object."""
         if self._keeps_json:
             raws = list(map(self.document, raws))
         return self._plain.as_json(events, raws)
@@ -240,7 +223,6 @@ class SchemaReader(ABC):
 
 
 def _within(spec: PipelineSpec) -> PipelineSpec:
-    """Return the spec for the events of `document`, in which envelope fields are members of the event."""
     return with_fields(spec, [_moved(field) for field in spec.source.fields], format=None)
 
 
@@ -254,11 +236,7 @@ def _moved(field: FieldSpec) -> FieldSpec:
 
 
 def _alone(plan: Plan, raw: bytes, now_ms: int) -> Decoded | None:
-    """Decode one record, or return None if the policy for deletes ignores it.
-
-    The fast reader comes first here too, because it does not check the members that it skips. So the verdict on a
-    record never depends on the other records of its batch.
-    """
+    """Decode one record with the fast reader, so that the verdict does not depend on other records of the batch."""
     try:
         _check_size(raw)
         return plan.together([raw], now_ms) or plan.single(raw, now_ms)

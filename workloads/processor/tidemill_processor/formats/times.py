@@ -1,7 +1,4 @@
-"""Adapts the format of timestamp fields.
-
-If the schema defines the unit of a timestamp, it overrides the field's format.
-"""
+"""Adapts the format of timestamp fields to the unit in the schema."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Runs each of the keeper's duties separately.
-
-A failing duty is reported and retried, and does not block the others.
-"""
+"""Runs each of the keeper's duties separately, so that a failing duty does not block the others."""
 
 from __future__ import annotations
 
@@ -27,19 +24,14 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause before a retry. The key True is for a fault in data or code (`is_fault`), which somebody must
-correct; False is for a failing server."""
+"""The maximum pause in seconds before a retry, by whether the cause is in data or code."""
 TOLD_AFTER_SECONDS = 60.0
-"""Faults in data or code are written to `_held_up` at once. Failures of a lock or a server are written only after this
-time."""
+"""A failure of a lock or a server is written to `_held_up` after this many seconds."""
 
 
 @dataclass(frozen=True)
 class Duty:
-    """A repeated task of the keeper for one aggregation.
-
-    If the aggregation's name is empty, the duty is for the whole pipeline.
-    """
+    """A repeated task of the keeper for one aggregation, or for the whole pipeline if `aggregation` is empty."""
 
     kind: Kind
     aggregation: str = ""
@@ -60,11 +52,9 @@ class Trouble:
     """The failure of a duty.
 
     Attributes:
-        reason: the reason.
         fault: whether the cause is in data or code.
         kafka: whether Kafka did not accept records.
         since: the time of the first failure (monotonic seconds).
-        tries: the number of failures in a row.
         again_at: the time of the next attempt (monotonic seconds).
         told: whether the failure was written to `_held_up`.
     """
@@ -79,7 +69,7 @@ class Trouble:
 
 
 class Trials:
-    """Runs duties over the keeper's connection, and remembers failures. Any thread may read `troubles`."""
+    """Runs duties over the keeper's connection, and remembers failures."""
 
     def __init__(self, schema: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._schema, self._clock = schema, clock
@@ -98,15 +88,11 @@ class Trials:
             return dict(self._troubles)
 
     def trouble(self, duty: Duty) -> Trouble | None:
-        """Return the failure of a duty, or None if it is not failing."""
+        """Return the failure of a duty, or None."""
         return self._troubles.get(duty)
 
     def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        """Run a duty and return its result. Return 0 if the duty fails, or if it is too early to try again.
-
-        Raises:
-            psycopg.Error: the connection is closed.
-        """
+        """Run a duty and return its result, or 0 if the duty fails or waits for its next attempt."""
         known = self._troubles.get(duty)
         if known is not None and self._clock() < known.again_at:
             return 0
@@ -128,7 +114,7 @@ class Trials:
         wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
         told = fault or now - since >= TOLD_AFTER_SECONDS or (known is not None and known.told)
         if known is None or known.reason != text:
-            # Log errors of our own code with a traceback, which says more than the error's text.
+            # A traceback says more than the text of an error in our own code.
             log.warning(
                 "%s of %s: %s; again in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
                 exc_info=fault and not isinstance(error, psycopg.Error),
@@ -155,7 +141,7 @@ class Trials:
         metrics.HELD_UP.labels(duty=duty.kind).set(failing)
 
     def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
-        """Write to the table of failures. An error in this must not block the duties."""
+        """Write to the table of failures."""
         try:
             connection.execute(text, values)
         except psycopg.Error as error:

@@ -10,7 +10,7 @@ from tidemill_processor.keeper.keeper import Keeper
 
 _MOST = 16
 _LASTING = 3
-"""This many failures in a row make the process `degraded`. Fewer, such as a few lock timeouts, do not."""
+"""The process is `degraded` after this many failures in a row."""
 _WORDS = {
     "closing": ("close",),
     "scanning": ("scan", "rescore"),
@@ -21,19 +21,19 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Standing:
-    """The keeper's part of /health, and whether it makes the process `degraded`."""
+    """The keeper's part of /health, and whether the process is `degraded`."""
 
     told: dict[str, Any]
     degraded: bool = False
 
 
 def standing(keeper: Keeper | None) -> Standing:
-    """Return the state of the keeper. `keeper` is None in a replay, which has no keeper."""
+    """Return the keeper's part of /health, or `replaying` in a replay, which has no keeper."""
     if keeper is None:
         return Standing({"publishing": "replaying"})
     error = keeper.error
     if keeper.ident is not None and not keeper.is_alive():
-        error = error or "its thread has ended; restart the process"
+        error = error or "the keeper's thread has ended; restart the process"
     troubles = keeper.trials.troubles
     told: dict[str, Any] = {"keeper": error or "ok"}
     for word, kinds in _WORDS.items():

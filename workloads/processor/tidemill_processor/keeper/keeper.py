@@ -1,8 +1,6 @@
 """The keeper: a thread that closes windows, scans them for anomalies, publishes them and sends live changes.
 
-It has its own connection, so the loop that commits events never waits for it. Every replica has a keeper. Its duties
-are idempotent, or take a lock that only one replica gets. Each duty of each aggregation runs separately, so a failing
-one does not block the others. Only a lost connection ends a pass.
+Every replica has a keeper with its own connection. Duties are idempotent, or take a lock that only one replica gets.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ HELD_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Duties:
-    """The objects that run the duties. They are created again for each connection."""
+    """The objects that run the duties over one connection."""
 
     closer: Closer
     scanners: list[Scanner]
@@ -50,17 +48,10 @@ class Duties:
 class Keeper(threading.Thread):
     """Runs the duties every `interval_seconds` until stopped.
 
-    Args:
-        connect: a function that opens a connection, or raises psycopg.OperationalError.
-        duties: a function that creates the duties for a connection.
-        trials: the object that runs duties and remembers failures.
-        interval_seconds: the time between passes.
-
     Attributes:
-        error: why the last pass failed, or an empty string if it was completed.
+        error: why the last pass failed, or an empty string.
         database_error: the reason if Postgres is the cause, or else an empty string.
-        held: a function that returns whether to wait, because Postgres is known not to answer. `Lookout` checks
-            Postgres meanwhile.
+        held: a function that returns whether to wait, because Postgres does not answer.
     """
 
     def __init__(
@@ -86,7 +77,7 @@ class Keeper(threading.Thread):
 
     @property
     def alive_at(self) -> float:
-        """The time of the last progress (monotonic seconds). An answer from Postgres counts as progress."""
+        """The time of the last progress (monotonic seconds), such as an answer from Postgres."""
         return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
@@ -140,8 +131,7 @@ class Keeper(threading.Thread):
             self._try(connection, duty, work)
         published, results_fail = 0, False
         for duty, work in duties.publisher.duties(connection, clock.closed):
-            # All results go to one topic. If Kafka refuses those of one aggregation, do not try to send those of others
-            # in this pass.
+            # All results go to one topic, so a refused result ends the publishing of results in this pass.
             if results_fail and duty.aggregation:
                 continue
             published += self._try(connection, duty, work)

@@ -12,14 +12,10 @@ from tidemill_processor.lookups.lookups import Lookups
 
 EVERY_SECONDS = 5.0
 AGAIN_SECONDS = 20.0
-"""A reason is stored again after this time. The operator ignores much older rows, because their processor has ended."""
 
 
 class LookupNotes:
-    """Writes a row for each lookup that cannot be read, and deletes it when the lookup can be read again.
-
-    Other replicas write the same rows. So a replica that can read a lookup deletes the row only once.
-    """
+    """Writes a row for each lookup that cannot be read, and deletes the row of a lookup that can be read again."""
 
     def __init__(self, schema: str, lookups: Lookups) -> None:
         self._schema, self._lookups = schema, lookups
@@ -27,11 +23,7 @@ class LookupNotes:
         self._looked_at = -EVERY_SECONDS
 
     def run(self, connection: psycopg.Connection[Any]) -> None:
-        """Update the rows every five seconds.
-
-        Raises:
-            psycopg.Error: Postgres does not answer.
-        """
+        """Update the rows every five seconds."""
         now = time.monotonic()
         if now - self._looked_at < EVERY_SECONDS:
             return

@@ -1,7 +1,4 @@
-"""Keeps dead letters and anomalies within their quotas. Rows that are not stored are counted in `_kept`.
-
-The remaining quota is read in the transaction that stores the rows, so it is correct even with several replicas.
-"""
+"""Keeps dead letters and anomalies within their quotas. The table `_kept` counts the rows that are not stored."""
 
 from __future__ import annotations
 
@@ -21,25 +18,24 @@ from tidemill_processor.database import Database
 from tidemill_processor.letters import DeadLetter
 
 MAX_BATCH_VALUES = 16 * 1024 * 1024
-"""The maximum total size of the values in a batch's dead letters. A compressed body of 1 kB may contain 10,000 invalid
-events."""
+"""The maximum size in bytes of all values in a batch's dead letters."""
 SPARE_SHARE = 8
-"""Dead letters without value may exceed the quota by 1 / SPARE_SHARE of it."""
+"""Dead letters without value may exceed the quota by 1 / SPARE_SHARE of the quota."""
 LETTER_BYTES = 300
-"""The size in bytes of a row and its entries in three indexes, without value, key and texts."""
+"""The estimated size in bytes of a stored dead letter, without value, key and texts."""
 BARE_KEY_BYTES = 1024
 REPORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The dead letters of a batch to store, and how many are stored without value or not at all.
+    """The dead letters of a batch to store.
 
     Attributes:
-        stored: the dead letters to store, with their sizes in bytes. Some have lost their value.
-        bare: by partition, the number of dead letters that are stored without value.
-        counted: by partition, the number of dead letters that are only counted.
-        full: whether the quota was the reason for these.
+        stored: the dead letters to store, with their sizes in bytes.
+        bare: the number of dead letters that are stored without value, by partition.
+        counted: the number of dead letters that are only counted, by partition.
+        full: whether dead letters are bare or only counted because of the quota.
     """
 
     stored: list[tuple[DeadLetter, int]] = field(default_factory=list)
@@ -49,7 +45,7 @@ class Fit:
 
 
 def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
-    """Choose the dead letters that fit into `room` bytes. Those without value may use another `spare` bytes."""
+    """Choose the dead letters that fit into `room` bytes. Dead letters without value may use `spare` more bytes."""
     found = Fit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:
@@ -81,7 +77,7 @@ def _bare(letter: DeadLetter, *, by_quota: bool) -> DeadLetter:
 
 
 def left(connection: psycopg.Connection[Any], database: Database, kind: str) -> int:
-    """Return how many bytes of a table's quota are left. The number is negative if the quota is exceeded."""
+    """Return the remaining bytes of a table's quota, or a negative number if the quota is exceeded."""
     row = connection.execute(kept_rows.held(database.schema), (kind,)).fetchone()
     return database.quotas[kind] - (row[0] if row else 0)
 
@@ -106,11 +102,7 @@ def note(connection: psycopg.Connection[Any], database: Database, kind: str, pla
 
 
 class Report:
-    """Reports to /metrics and /health how many rows were stored, and how many were not.
-
-    Attributes:
-        texts: a message for each table whose quota recently prevented rows from being stored.
-    """
+    """Reports to /metrics and /health how many rows were stored, and how many were not stored."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
         self._query = QUERY.format(f"{database.schema}._kept")

@@ -1,4 +1,4 @@
-"""Records in the table `_skipped` all data that could not be read, judged or published. Nothing is skipped silently."""
+"""Records in the table `_skipped` all data that could not be read, judged or published."""
 
 from __future__ import annotations
 
@@ -15,21 +15,18 @@ from tidemill_processor.keeper.duties import Duty
 log = logging.getLogger(__name__)
 
 KEPT = 1_000
-"""The maximum number of rows in the table. The latest rows are kept."""
 NAMED = 100
-"""The maximum number of skips that one call stores. The metric also counts the skips that are not stored."""
 
 
 @dataclass(frozen=True)
 class Skip:
-    """Something that was skipped: values, windows or a record.
+    """Values, windows or a record that were skipped.
 
     Attributes:
-        reason: why it was skipped.
-        start: the start of the window in RFC 3339, or None if there is no window or the start is unknown.
+        start: the start of the window in RFC 3339, or None if unknown.
         last: the start of the last window, if there are several.
-        group: the group as JSON, or None if the group is unknown or there are several groups.
-        metrics: the metrics whose values were skipped, empty if the whole window was skipped.
+        group: the group as JSON, or None for an unknown group or several groups.
+        metrics: the metrics with skipped values, or empty if the whole window was skipped.
     """
 
     reason: str

@@ -1,7 +1,4 @@
-"""Reads the rows of a lookup from a file of a ConfigMap.
-
-With `tidemill up`, the file may be next to the pipeline file.
-"""
+"""Reads the rows of a lookup from a file, in Kubernetes from a ConfigMap."""
 
 from __future__ import annotations
 
@@ -25,12 +22,7 @@ _DELIMITERS = ",;\t"
 
 
 class FileSource:
-    """The file of one lookup.
-
-    Attributes:
-        place: the name of the file, for messages.
-        every_seconds: how often the file is checked for changes.
-    """
+    """The file of one lookup."""
 
     every_seconds = 1.0
 
@@ -46,14 +38,10 @@ class FileSource:
         self._content: bytes | None = None
 
     def load(self) -> Table | None:
-        """Return the rows, or None if the file has not changed since it was last read.
-
-        Raises:
-            LookupFault: the file cannot be read.
-        """
+        """Return the rows, or None if the file has not changed."""
         try:
             mark = self._mark()
-            # A file that has just changed may be incomplete, so read it once its size and time have stopped changing.
+            # A file that has just changed may be incomplete, so wait until its size and time have stopped changing.
             settled = self._content is None or mark == self._seen
             self._seen = mark
             if mark == self._read or not settled:
@@ -82,7 +70,7 @@ class FileSource:
             return self._csv(text)
         decoder = RowDecoder(self._spec, self._lookup, row_spec(self._spec, self._lookup))
         if self._suffix != ".json":
-            # `splitlines` would also split at other characters that may occur in JSON strings, such as U+2028.
+            # `splitlines` would also split at characters that may occur in JSON strings, such as U+2028.
             lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
             return decoder.table((line.encode() for _, line in lines), "line", [number for number, _ in lines])
         try:
@@ -109,18 +97,13 @@ class FileSource:
                     )
                 documents.append(rows.document(cells))
         except csv.Error as error:
-            raise LookupFault(f"line {reader.line_num}: is not CSV ({error}); put quotes in pairs") from None
+            raise LookupFault(f"line {reader.line_num}: is not CSV ({error}); close each quote") from None
         except InvalidEvent as verdict:
             raise LookupFault(f"line {reader.line_num}: {verdict.detail}") from None
         spec = flat(row_spec(self._spec, self._lookup))
         return RowDecoder(self._spec, self._lookup, spec).table(documents)
 
     def _documents(self, header: list[str]) -> CsvLines:
-        """Return an object that converts rows to JSON.
-
-        Raises:
-            LookupFault: a column is missing from the file, or occurs twice.
-        """
         needed = [key_field(self._spec, self._lookup), *(field.in_rows for field in self._lookup.fields)]
         for field in needed:
             column = str(field.member[0])

@@ -1,4 +1,4 @@
-"""The lookups of a processor: keeps their rows up to date, joins them to batches, and reports their state."""
+"""Keeps the rows of a processor's lookups up to date, joins them to batches, and reports their state."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tidemill_processor.lookups.topic import TopicLookup
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
-"""The maximum wait after a failed load."""
+"""The maximum wait in seconds after a failed load."""
 STALE_REFRESHES = 3
-"""The rows count as stale if they are older than this many refreshes."""
+"""Rows of a lookup count as stale after this many refresh intervals."""
 _LEAST_STALE_SECONDS = 5.0
 _MOST_DETAIL = 500
 FIRST_SECONDS = 30.0
-"""A first load without an error is reported after this time."""
+"""A first load that takes more than this many seconds is reported."""
 
 
 class Polled(Protocol):
@@ -41,11 +41,11 @@ class Polled(Protocol):
     every_seconds: float
 
     def load(self) -> Table | None:
-        """Return the rows, or None if they have not changed."""
+        """Return the rows, or None if the rows have not changed."""
 
 
 class PolledLookup:
-    """Reads rows from a file or from Postgres at regular intervals. The attributes are the same as in `TopicLookup`."""
+    """Reads rows from a file or from Postgres at regular intervals."""
 
     def __init__(self, name: str, source: Polled) -> None:
         self._name, self._source = name, source
@@ -108,29 +108,25 @@ class Lookups:
             threading.Thread(target=self._run, args=(lookup,), name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """End the threads. They are daemon threads, so a hung server does not delay the end of the process."""
+        """End the threads of the lookups."""
         self._stopping.set()
 
     def _run(self, lookup: _Joined) -> None:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
-            except Exception as error:  # otherwise the thread would end, and the rows would become outdated unnoticed
+            except Exception as error:  # without this thread, the lookup's rows would become outdated
                 log.exception("lookup %s", lookup.spec.name)
                 lookup.source.error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(RETRY_SECONDS)
 
     @property
     def ready(self) -> bool:
-        """Whether all lookups have been read at least once. Until then, no event may be counted."""
+        """Whether all lookups were read at least once."""
         return all(lookup.source.table is not None for lookup in self._lookups)
 
     def join(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return the frame with the fields of all lookups added, from their current rows.
-
-        Raises:
-            RuntimeError: a lookup has not been read yet.
-        """
+        """Return the frame with the fields of all lookups added, from their current rows."""
         for lookup in self._lookups:
             table = lookup.source.table
             if table is None:
@@ -139,14 +135,11 @@ class Lookups:
         return frame
 
     def dependencies(self) -> list[Dependency]:
-        """Return the state of each lookup for /health. Until all lookups have been read once, no events are counted."""
+        """Return the state of each lookup for /health."""
         return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
 
     def troubles(self) -> dict[str, dict[str, str] | None]:
-        """Return what is wrong with each lookup, by name and duty (`tables.failing.LOOKUPS`).
-
-        The value is None if it is not known yet, because the lookup is being read for the first time.
-        """
+        """Return the problems of each lookup, by name and duty, or None during the first load."""
         return {lookup.spec.name: _troubles(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -161,7 +154,7 @@ class Lookups:
 
 
 def lookups_of(config: PipelineConfig, settings: WorkloadSettings) -> Lookups | None:
-    """Return the lookups of a pipeline, or None if it has none."""
+    """Return the lookups of a pipeline, or None without lookups."""
     return Lookups(config, settings) if config.spec.lookups else None
 
 

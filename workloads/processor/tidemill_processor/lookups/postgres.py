@@ -20,12 +20,11 @@ from tidemill_processor.lookups.rows import RowDecoder, row_spec
 from tidemill_processor.lookups.table import MOST_ROWS, LookupFault, Table
 
 CONNECT_SECONDS, STATEMENT_SECONDS, LOAD_SECONDS = 5, 30, 120
-"""The timeouts of the connection, of each statement, and of reading all rows."""
+"""The timeouts in seconds of the connection, of each statement, and of the whole load."""
 MOST_ROW_BYTES = 64 * 1024
-"""The maximum size of one row as JSON."""
+"""The maximum size in bytes of one row as JSON."""
 _FETCHED = 500
 _SHOWN = 100
-"""The number of characters of a query in messages."""
 _PARTS = {
     "host": ("host",),
     "port": ("port",),
@@ -34,22 +33,17 @@ _PARTS = {
     "password": ("password",),
     "sslmode": ("sslmode",),
 }
-"""The connection settings, and the keys of the Secret from which they are read."""
+"""The connection settings, and their keys in the Secret."""
 _FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
 
 
 class PostgresSource:
-    """The table or the query of one lookup.
-
-    Attributes:
-        place: the server and the table, for messages. Without the password.
-        every_seconds: how often the rows are read.
-    """
+    """The table or the query of one lookup."""
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec, folder: Path) -> None:
-        """Prepare the statement. In `folder`, each key of the Secret is a file."""
+        """Prepare the statement. The folder contains a file for each key of the Secret."""
         self._source, self._folder = lookup.source, folder
-        # row_to_json writes a timestamp without time zone without a UTC offset.
+        # row_to_json writes a `timestamp without time zone` without a UTC offset.
         rows = row_spec(spec, lookup, zone="UTC")
         self._decoder = RowDecoder(spec, lookup, rows)
         self._columns = tuple(dict.fromkeys(str(field.member[0]) for field in rows.source.fields))
@@ -77,7 +71,6 @@ class PostgresSource:
             raise LookupFault(self._told(error)) from None
 
     def _told(self, error: psycopg.Error) -> str:
-        """Return the message of Postgres without the statement, which is not the user's, and with a remedy."""
         said = error.diag
         if not said.message_primary:  # the connection failed
             return " ".join(str(error).split()) or type(error).__name__
@@ -125,10 +118,6 @@ class PostgresSource:
                     raise LookupFault(f"reading took more than {LOAD_SECONDS} s; {remedy}")
 
     def _statement(self) -> sql.Composed:
-        """Return the statement.
-
-        Each row is JSON text. The statement reads one row more than the limit, to detect too many rows.
-        """
         columns = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         if self._source.table is not None:
             rows: sql.Composable = sql.Identifier(*self._source.table.split("."))
@@ -142,11 +131,6 @@ class PostgresSource:
         ).format(most=MOST_ROW_BYTES, columns=columns, rows=rows, limit=MOST_ROWS + 1)
 
     def _login(self) -> dict[str, Any]:
-        """Return the connection settings.
-
-        Raises:
-            LookupFault: a setting is missing from the Secret.
-        """
         try:
             found: dict[str, Any] = {}
             if uri := self._text("uri"):

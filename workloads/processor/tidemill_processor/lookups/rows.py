@@ -1,4 +1,4 @@
-"""Decodes the rows of a lookup. They are read like events, with the same types, formats and messages."""
+"""Decodes the rows of a lookup like events, with the same types, formats and messages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.table import KEY, LookupFault, Table, check_size, table_of
 
 _NAME = "_key"
-"""The name of the key among the fields of a row. No field in a spec begins with an underscore."""
+"""The name of the key among the fields of a lookup's row."""
 PIECE_ROWS, PIECE_BYTES = 5_000, 8 * 1024 * 1024
-"""The maximum number and the maximum total size of rows that are decoded together. The last row may exceed the size."""
+"""The maximum number and bytes of rows that are decoded together."""
 
 
 def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone: str | None = None) -> PipelineSpec:
-    """Return the spec of a pipeline whose events would be the rows of a lookup.
+    """Return the spec of a pipeline with the rows of a lookup as events.
 
     Args:
         spec: the spec of the pipeline.
@@ -48,21 +48,17 @@ def row_spec(spec: PipelineSpec, lookup: LookupSpec, *, keyed: bool = True, zone
 
 
 def key_field(spec: PipelineSpec, lookup: LookupSpec) -> FieldSpec:
-    """Return a lookup's key as a field of its rows. Its type is that of the field to look up."""
+    """Return a lookup's key as a field of its rows, with the type of the field to look up."""
     path = None if lookup.source.key is None else (lookup.source.key,)
     kind: Any = spec.field_kinds[lookup.on]
     return FieldSpec.model_construct(name=_NAME, type=kind, path=path)
 
 
 class RowDecoder:
-    """Decodes rows in JSON.
-
-    Attributes:
-        schema: the schema of the key and the fields.
-    """
+    """Decodes rows in JSON."""
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec, rows: PipelineSpec) -> None:
-        """Create the decoder. `rows` comes from `row_spec`."""
+        """Create the decoder for rows with the spec from `row_spec`."""
         self._decoder = EventDecoder(rows)
         self._keyed = any(field.name == _NAME for field in rows.source.fields)
         self._key = lookup.source.key or "the record key"
@@ -70,34 +66,25 @@ class RowDecoder:
         self.schema = pl.Schema({KEY: POLARS_TYPES[spec.field_kinds[lookup.on]], **self._fields})
 
     def decode(self, raws: Sequence[bytes]) -> tuple[pl.DataFrame, dict[int, str]]:
-        """Return the valid rows and, by index, what is wrong with the others."""
+        """Return the valid rows, and what is wrong with other rows by index."""
         decoded = self._decoder.decode_all(raws, time.time_ns() // 1_000_000)
         valid = [event for event in decoded.events if event is not None]
         return self.frame(valid), {index: self.text(verdict) for index, verdict in decoded.invalid.items()}
 
     def frame(self, events: Sequence[Any]) -> pl.DataFrame:
-        """Return decoded rows as a frame. If the rows contain no key, neither does the frame."""
+        """Return decoded rows as a frame."""
         columns = [self._decoder.values(events, _NAME)] if self._keyed else []
         found = [as_column(KEY, values, self.schema[KEY]) for values in columns]
         found += [as_column(name, self._decoder.values(events, name), kind) for name, kind in self._fields.items()]
         return pl.DataFrame(found)
 
     def text(self, verdict: InvalidEvent) -> str:
-        """Return what is wrong with a row, with the key named as in the source."""
+        """Return a message about an invalid row, with the key named as in the source."""
         text = verdict.detail or str(verdict.reason)
         return text.replace(_NAME, self._key) if verdict.field == _NAME else text
 
     def table(self, raws: Iterable[bytes], where: str = "row", numbers: Sequence[int] | None = None) -> Table:
-        """Return the table of all rows.
-
-        Args:
-            raws: the rows.
-            where: what messages call a row.
-            numbers: the number of each row, for messages. By default, they are counted from 1.
-
-        Raises:
-            LookupFault: a row is not valid, a key has several rows, or there are too many rows.
-        """
+        """Return the table of all rows."""
         frames = [pl.DataFrame(schema=self.schema)]
         count = size = 0
         for piece in _pieces(raws):

@@ -1,4 +1,4 @@
-"""The rows of a lookup in memory: frames with a key and the lookup's fields, and how they are joined to batches."""
+"""The rows of a lookup in memory, with a key and the lookup's fields."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import polars as pl
 
 MOST_ROWS, MOST_BYTES = 1_000_000, 64 * 1024 * 1024
-"""The maximum size of one lookup in memory."""
+"""The maximum number of rows and bytes of one lookup in memory."""
 KEY, GONE = "?key", "?gone"
-"""The columns besides the fields: the key and, only in changes, whether the row was deleted. Field names never contain
-`?`."""
 _LARGE = 50_000
-"""If a lookup has more rows than this, the rows for the batch's keys are selected before the join."""
 _CHANGES = 10_000
-"""The number of changes that are kept separately before they are merged into the rows."""
 _SHOWN = 60
 
 
@@ -25,10 +21,10 @@ class LookupFault(Exception):
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a lookup at one point in time. It never changes.
+    """The rows of a lookup at one point in time.
 
     Attributes:
-        rows: a frame with the key and the fields. Keys are unique and never null.
+        rows: a frame with the fields and the key, which is unique and not null.
         changes: later changes, with an additional column `?gone`.
     """
 
@@ -37,14 +33,11 @@ class Table:
 
     @property
     def height(self) -> int:
-        """The number of rows. Changed rows count twice."""
+        """The number of rows, where changed rows count twice."""
         return self.rows.height + (0 if self.changes is None else self.changes.height)
 
     def join(self, frame: pl.DataFrame, on: str) -> pl.DataFrame:
-        """Return the frame with the lookup's fields added.
-
-        They are null in events whose `on` is null or matches no row.
-        """
+        """Return the frame with the lookup's fields added, or null in events without a matching row."""
         keys = frame.select(pl.col(on).alias(KEY)).unique()
         rows = self.rows
         if rows.height > _LARGE:
@@ -59,16 +52,12 @@ class Contents:
     """The rows of a lookup, kept up to date by applying changes in order."""
 
     def __init__(self, schema: pl.Schema) -> None:
-        """Create empty contents. `schema` has the key and the fields."""
+        """Create empty contents with the columns of `schema`."""
         self._rows = pl.DataFrame(schema=schema)
         self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
 
     def apply(self, changes: pl.DataFrame) -> None:
-        """Apply changes. If a key has several changes, the last one wins.
-
-        Raises:
-            LookupFault: there are too many rows, or they are too large.
-        """
+        """Apply changes."""
         self._changes = pl.concat([self._changes, changes]).unique(KEY, keep="last")
         if self._changes.height >= _CHANGES:
             self._rows = _applied(self._rows, self._changes).rechunk()
@@ -82,7 +71,6 @@ class Contents:
 
 
 def _applied(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows with the changes applied."""
     if not changes.height:
         return rows
     kept = rows.join(changes, on=KEY, how="anti")
@@ -90,11 +78,7 @@ def _applied(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_size(rows: int, size: int) -> None:
-    """Check the number of rows and their size in memory.
-
-    Raises:
-        LookupFault: the number or the size exceeds its limit.
-    """
+    """Check the number of rows and their size in memory."""
     if rows > MOST_ROWS:
         remedy = "look up fewer rows, for example with a query"
         raise LookupFault(f"has more than {MOST_ROWS:,} rows, the limit of a lookup; {remedy}")
@@ -104,11 +88,7 @@ def check_size(rows: int, size: int) -> None:
 
 
 def table_of(frames: Sequence[pl.DataFrame]) -> Table:
-    """Return a table of the rows in all these frames. Rows without a key are left out.
-
-    Raises:
-        LookupFault: a key occurs twice.
-    """
+    """Return a table of all rows with a key."""
     rows = pl.concat(frames).filter(pl.col(KEY).is_not_null()).rechunk()
     if rows[KEY].n_unique() != rows.height:
         twice = str(rows.filter(pl.col(KEY).is_duplicated())[KEY][0])[:_SHOWN]

@@ -1,4 +1,4 @@
-"""Reads the rows of a lookup from a compacted topic, and applies new records as they arrive."""
+"""Reads the rows of a lookup from a compacted topic, and applies new records when they arrive."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from tidemill_processor.source.topic_admin import describe_topic, result_of
 log = logging.getLogger(__name__)
 
 ASK_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
-"""The timeout of a request, the maximum wait for records, and the interval at which the topic's ends are read."""
+"""The timeout of a request, the maximum wait for records, and the interval between reads of the topic's ends, in
+seconds.
+"""
 _RECORDS = 500
-"""The number of records in one consume call. A single record may have a megabyte."""
 _MOST_TOLD = 1_000
-"""The maximum number of keys for which unreadable records are remembered."""
 
 
 class _Again(Exception):
@@ -50,11 +50,7 @@ class _Again(Exception):
 
 
 class TopicReader:
-    """Decodes the topic's records to changes of rows.
-
-    Attributes:
-        unreadable: for each key whose last record cannot be read, what is wrong with it.
-    """
+    """Decodes the records of a lookup's topic to changes of rows."""
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec) -> None:
         self._rows = RowDecoder(spec, lookup, row_spec(spec, lookup, keyed=False))
@@ -64,10 +60,7 @@ class TopicReader:
         self.unreadable: dict[bytes, str] = {}
 
     def changes(self, records: Sequence[Message]) -> pl.DataFrame:
-        """Return the changes that result from records, in order.
-
-        A record that cannot be read deletes the row of its key.
-        """
+        """Return the changes from records in order. A record that cannot be read deletes the row of its key."""
         keys = self._keys_of(records)
         at = [index for index, key in enumerate(keys) if key is not None]
         valued = [index for index in at if records[index].value() is not None]
@@ -90,7 +83,7 @@ class TopicReader:
             try:
                 key = as_json(_key(record), self._field) if record.key() else b"null"
             except InvalidEvent:
-                key = b"[]"  # refused below
+                key = b"[]"  # an invalid key, which is refused below
             documents.append(msgspec.json.encode({self._field.name: msgspec.Raw(key)}))
         decoded = self._keys.decode_all(documents, 0)
         valid = iter(self._keys.values([e for e in decoded.events if e is not None], self._field.name))
@@ -116,12 +109,12 @@ def _key(record: Message) -> bytes:
 
 
 class TopicLookup:
-    """Follows the topic of one lookup. A separate thread calls `run`.
+    """Follows the topic of one lookup in a separate thread.
 
     Attributes:
         place: the topic, for messages.
-        table: the rows, or None until the topic has first been read to its end.
-        confirmed_at: when all records of the topic were last known to have been read (monotonic seconds).
+        table: the rows, or None until the topic was first read to its end.
+        confirmed_at: when all records of the topic were last read (monotonic seconds).
         error: why the rows may be outdated, or an empty string.
         unreadable: which records could not be read, or an empty string.
         stale_seconds: the age at which the rows become stale.
@@ -146,7 +139,7 @@ class TopicLookup:
             try:
                 self._follow(stopping)
             except _Again as again:
-                log.info("lookup: %s: %s; reading it from the start", self.place, again)
+                log.info("lookup: %s: %s; the topic is read from the start", self.place, again)
             except LookupFault as fault:
                 self.error = str(fault)
                 log.warning("lookup: %s: %s", self.place, fault)
@@ -156,12 +149,6 @@ class TopicLookup:
                 stopping.wait(CHECK_SECONDS)
 
     def _follow(self, stopping: threading.Event) -> None:
-        """Read the topic from its start, then its new records as they arrive.
-
-        Raises:
-            KafkaException: the topic cannot be read.
-            LookupFault: there are too many rows.
-        """
         admin = AdminClient(self._connection)
         topic_id, count = describe_topic(admin, self._topic)
         reader = self._reader()
@@ -196,7 +183,6 @@ class TopicLookup:
                 consumer.close()
 
     def _text(self, error: Exception) -> str:
-        """Return an error of Kafka, with a remedy if there is a known one."""
         if not isinstance(error, KafkaException) or not isinstance(error.args[0], KafkaError):
             return str(error)
         told = error.args[0]
@@ -207,7 +193,6 @@ class TopicLookup:
         return str(told.str() or told.name())
 
     def _records(self, messages: Sequence[Message], reached: dict[int, int]) -> list[Message]:
-        """Return the messages that are records, and note how far each partition has been read."""
         records = []
         for message in messages:
             error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
@@ -221,14 +206,9 @@ class TopicLookup:
         return records
 
     def _is_complete(self, admin: AdminClient, topic_id: str, reached: Mapping[int, int]) -> bool:
-        """Return whether the topic has been read to its current end.
-
-        Raises:
-            _Again: the topic was deleted and created again, or its number of partitions has changed.
-        """
         try:
             if describe_topic(admin, self._topic) != (topic_id, len(reached)):
-                raise _Again("it was created again, or has other partitions")
+                raise _Again("the topic was created again, or its partitions changed")
             asked = {TopicPartition(self._topic, p): OffsetSpec.latest() for p in reached}
             level = IsolationLevel.READ_COMMITTED
             futures = admin.list_offsets(asked, isolation_level=level, request_timeout=ASK_SECONDS)
@@ -240,7 +220,6 @@ class TopicLookup:
 
 
 def _consumed(consumer: Consumer) -> list[Message]:
-    """Return the next messages, at most about as many as are decoded together. A message may be an error."""
     messages: list[Message] = consumer.consume(_RECORDS, POLL_SECONDS)
     size = sum(map(len, messages))
     while messages and len(messages) < PIECE_ROWS and size < PIECE_BYTES and (more := consumer.consume(_RECORDS, 0)):

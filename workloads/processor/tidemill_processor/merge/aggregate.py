@@ -1,4 +1,4 @@
-"""Aggregates a frame of events to mergeable partials for each aggregation, and finds the late events."""
+"""Aggregates events to mergeable partial results, and finds late events."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ from tidemill_processor.batches.batch import ELEMENT, INDEX, MICROS, OFFSET, PAR
 from tidemill_processor.merge import exact_sums
 
 PANE, AFTER = "_pane", "_after_ms"
-"""Columns of frames with partials, besides the groups and the partials: the start of the pane, and `_after_ms` (see
-`Aggregated`)."""
 END = "_end_ms"
-"""The column for the end of a session, whose start is then `_pane`."""
+"""The column with the end of a session. The column `_pane` has the start of the session."""
 
 NO_CUT = -(2**63)
 _AT = "_at"
@@ -35,14 +33,12 @@ _AT = "_at"
 
 @dataclass(frozen=True)
 class Aggregated:
-    """The partials and the late events of one batch and one aggregation.
+    """The partial results and the late events of one batch and one aggregation.
 
     Attributes:
-        rows: the group columns, `_pane` (epoch ms), `_after_ms` (for hopping windows only), and the partials' columns.
-            Windows that end at or before `_after_ms` were already closed and do not count the row's events. NO_CUT
-            means that all windows count them.
-        late: `_i`, `_t` and `_pane` of the events that arrived too late for at least one window.
-        doubtful: whether `late` depends on stored sessions that may have changed since they were read.
+        rows: the partial results, which count only for windows that end after the column `_after_ms`.
+        late: the columns `_i`, `_t` and `_pane` of events that are late for at least one window.
+        doubtful: whether `late` depends on stored sessions that may have changed.
         reopening: the number of events that changed closed windows.
     """
 
@@ -55,22 +51,20 @@ class Aggregated:
 def aggregate(
     frame: pl.DataFrame, plan: AggregationLayout, *, closed_until: int | None, epochs: dict[int, int]
 ) -> Aggregated:
-    """Return the partials of a frame (see Batch.frame) for one aggregation.
+    """Return the partial results of a frame for one aggregation.
 
     Args:
         frame: valid events.
         plan: the aggregation's layout.
         closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
-        epochs: the epoch of each partition. If the topic was deleted and created again, epochs decide the order for
-            `first` and `last`.
+        epochs: the epoch of each partition's topic, which orders events for `first` and `last`.
     """
     frame = frame.with_columns(_panes(frame, plan).alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
     cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
     shut = plan.shut(closed_until)
-    # A pane's first window ends where the next pane starts. Its last window starts with the pane and ends one window
-    # length later. So an event is late for the first window if its pane has ended, and late for all windows if the last
-    # one has ended.
+    # An event is late for its first window if its pane has ended, and late for all its windows if its last window has
+    # ended.
     if shut is not None and frame.height:
         missed = pl.col(PANE) < plan.grid.start_of(shut)
         late = frame.filter(missed).select(INDEX, TIME, PANE)
@@ -88,7 +82,6 @@ def aggregate(
 
 
 def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
-    """Return an expression for the start of each event's pane."""
     time, grid = pl.col(TIME), plan.grid
     if isinstance(grid, Steps):
         return time - (time - grid.offset_ms if grid.offset_ms else time) % grid.length_ms
@@ -102,15 +95,7 @@ def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
 
 
 def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
-    """Return the rows with their revision: 1 for a row that changes a closed window, or else 0.
-
-    If the aggregation does not let late events change windows, return the rows unchanged.
-
-    Args:
-        rows: the partials.
-        plan: the aggregation's layout.
-        late: an expression that is true for rows of closed windows, or None if no window is closed.
-    """
+    """Return the rows with a column for the revision: 1 for a row that changes a closed window, or else 0."""
     if plan.reopen_ms is None:
         return rows
     late = pl.lit(False) if late is None else late
@@ -118,14 +103,14 @@ def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -
 
 
 def reopening(rows: pl.DataFrame) -> int:
-    """Return the number of events in those rows that change closed windows."""
+    """Return the number of events in the rows that change closed windows."""
     return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
 
 
 def partials(
     frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
 ) -> pl.DataFrame:
-    """Return one row per key: the key, the results of the `further` expressions, and the partials."""
+    """Return one row per key, with the partial results and the values of the expressions in `further`."""
     if any(p.kind in ORDERED_KINDS for p in plan.partials):
         frame = _ordered(frame, epochs)
     frame = exact_sums.deviating(frame, plan, keys)
@@ -136,8 +121,7 @@ def partials(
 
 
 def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
-    """Return lists of values as sketches in their stored form."""
-    from tidemill_contract.functions import sketches  # the import loads numpy
+    from tidemill_contract.functions import sketches
 
     stored = [sketches.build(partial, found) for found in values.to_list()]
     return pl.Series(partial.column, stored, dtype=pl.Binary)
@@ -159,14 +143,11 @@ def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
 
 
 class _Field:
-    """The field that a partial summarizes, in a frame."""
-
     def __init__(self, partial: Partial, frame: pl.DataFrame) -> None:
         self.partial, self.frame, self.name = partial, frame, partial.source
         self.column, self.value = pl.col(self.name), exact_sums.numeric(self.name, frame)
 
     def beyond(self, bound: int, *, rows: int = 1) -> bool:
-        """Return whether the integers in the field are so large that the sum of `rows` of them may reach a bound."""
         return self.frame.schema[self.name] == pl.Int64 and exact_sums.widest(self.name, self.frame) * rows >= bound
 
 
@@ -188,7 +169,6 @@ def _quantiles(field: _Field) -> pl.Expr:
 
 
 def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
-    """Return the `wanted` column of the earliest event with the least or greatest `by`."""
     by = pl.col(str(field.partial.by))
     there = by.filter(field.column.is_not_null())
     edge = there.min() if least else there.max()
@@ -196,10 +176,6 @@ def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
 
 
 def _histogram(field: _Field) -> pl.Expr:
-    """Return the counts as the text of a Postgres array.
-
-    The count of a bucket is the number of values >= its lower bound, minus the number of values >= the next bound.
-    """
     reached = [field.column.count(), *(_reaching(field, bound).sum() for bound in field.partial.bounds), pl.lit(0)]
     counts = [(here.cast(pl.Int64) - beyond.cast(pl.Int64)).cast(pl.String) for here, beyond in pairwise(reached)]
     array = pl.concat_str(pl.lit("{"), pl.concat_str(counts, separator=","), pl.lit("}"))
@@ -209,7 +185,7 @@ def _histogram(field: _Field) -> pl.Expr:
 def _reaching(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
-    # Compare as integers, because converting a large value to a double may round it up to the bound.
+    # Compare as integers, because a large value as a double may be rounded up to the bound.
     scale = scale_of(field.partial.noted[1]) if field.partial.noted else None
     least = math.ceil(bound) if scale is None else math.ceil(Decimal(repr(bound)).scaleb(scale))
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
@@ -238,10 +214,9 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
     "uniques": lambda field: _values(field).unique(),
     "frequent": _values,
 }
-"""The expression that computes each kind of partial from a frame's events."""
 
 
 def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
-    """Return the starts, ascending, of those windows of an event in this pane that are closed."""
+    """Return the ascending starts of the closed windows that contain an event in this pane."""
     starts = (plan.grid.shift(pane, -back) for back in range(plan.panes - 1, -1, -1))
     return tuple(takewhile(lambda start: plan.end_of(start) <= closed_until, starts))

@@ -1,4 +1,4 @@
-"""Records which closed windows were changed by late events. These windows are later published and scanned again."""
+"""Records the closed windows that late events changed, for later publishing and scanning."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from tidemill_contract.tables import corrections
 from tidemill_processor.database import AggregationStore, Database
 
 MOST = 50
-"""The maximum number of corrections that one transaction handles."""
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """Closed windows with one of the revisions `revs` that start in [first, last] (epoch ms)."""
+    """The closed windows that start in [first, last] (epoch ms) and have one of the revisions `revs`."""
 
     revs: list[int]
     first_ms: int
@@ -32,7 +31,7 @@ def note(
     publish: bool,
     judge: bool,
 ) -> None:
-    """Record which closed windows a batch changed, in the batch's transaction."""
+    """Record the closed windows that a batch changed, in the batch's transaction."""
     insert = corrections.insert(database.schema)
     if publish or judge:
         for rev in corrected.revs:
@@ -41,14 +40,14 @@ def note(
 
 
 class Corrections:
-    """The recorded corrections of one aggregation that one duty (publishing or scanning) still has to handle."""
+    """The recorded corrections of one aggregation that one duty (publishing or scanning) has to handle."""
 
     def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
         self._schema, self._store, self._duty = database.schema, store, duty
         self._other: corrections.Duty = "scanned" if duty == "published" else "published"
 
     def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
-        """Return the oldest corrections that this duty has not handled. The caller must hold the duty's lock."""
+        """Return the oldest corrections that this duty has not handled."""
         if self._store.layout.reopen_ms is None:
             return None
         rows = connection.execute(corrections.due(self._schema, self._duty, MOST), (self._store.id,)).fetchall()
@@ -58,7 +57,7 @@ class Corrections:
         return Corrected(list(revs), min(firsts), max(lasts))
 
     def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
-        """Mark corrections as handled, and delete those that the other duty has handled too."""
+        """Mark corrections as handled, and delete corrections that both duties have handled."""
         these = (self._store.id, corrected.revs)
         connection.execute(corrections.set_done(self._schema, self._duty), these)
         connection.execute(corrections.remove_done(self._schema, self._other), these)

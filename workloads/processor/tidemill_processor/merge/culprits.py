@@ -18,17 +18,8 @@ log = logging.getLogger(__name__)
 def without_culprits(batch: Batch, error: Exception, storable: Callable[[Batch], bool]) -> Batch:
     """Find the events that Postgres refuses by bisection, and turn them into dead letters.
 
-    Args:
-        batch: the batch that Postgres refused.
-        error: the error that Postgres returned.
-        storable: a function that tries to store a batch's events, rolls back, and returns whether Postgres accepted
-            them.
-
-    Returns:
-        The batch, with the refused events as dead letters.
-
     Raises:
-        Exception: `error`, if Postgres accepts all events, so none of them caused the error.
+        Exception: `error`, if Postgres accepts each event.
     """
     kept = batch.frame.clear()
     culprits: list[int] = []

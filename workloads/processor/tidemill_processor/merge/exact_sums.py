@@ -1,12 +1,4 @@
-"""Computes sums, means and M2 (sums of squared deviations) for a batch's groups, as exactly as doubles allow.
-
-Postgres can store all results.
-
-Deviations are differences from a pivot: the group's smallest value. They are exact for integers and for doubles close
-to each other, and exactly 0 for equal values. A result that is too large for a double is stored as infinite (see
-`tidemill_contract.functions.doubles`). A mean is stored as two doubles (see
-`tidemill_contract.functions.variance_sql`).
-"""
+"""Computes sums, means and sums of squared deviations (M2) as exactly as doubles allow."""
 
 from __future__ import annotations
 
@@ -17,7 +9,6 @@ import polars as pl
 from tidemill_contract.functions.partials import AggregationLayout, Partial
 
 DEVIATION = "_deviation_"
-"""The prefix of the names of columns with deviations."""
 _DOWN, _LOW_BITS = 2.0**-64, 2**32 - 1
 
 
@@ -37,34 +28,24 @@ def _spread(plan: AggregationLayout) -> list[str]:
 
 
 def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the frame with columns added for the deviations of the fields whose variance is computed."""
+    """Return the frame with a column of deviations for each field with a variance."""
     found = []
     for name in _spread(plan):
         value = numeric(name, frame)
         if frame.schema[name] == pl.Int64 and widest(name, frame) >= 2**62:
-            value = value.cast(pl.Int128)  # 128 bits, because differences in 64 bits would overflow silently
+            value = value.cast(pl.Int128)
         found.append((value - value.min().over(keys)).cast(pl.Float64).alias(DEVIATION + name))
     return frame.with_columns(found) if found else frame
 
 
 def squares(name: str) -> pl.Expr:
-    """Return an expression for the M2 of a field's deviations."""
+    """Return an expression for the sum of squared deviations (M2) of a field."""
     m2 = pl.col(DEVIATION + name).var(ddof=0) * pl.col(name).count()
     return pl.when(m2.is_null() | m2.is_finite()).then(m2).otherwise(float("inf"))
 
 
 def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the rows with means, low parts and sums in their stored form.
-
-    Sums that are infinite only because of the order of addition are computed again.
-
-    Args:
-        rows: the aggregated rows. Their columns of low parts contain the pivots, and their columns of means the mean
-            deviations.
-        frame: the events that `rows` were aggregated from.
-        plan: the aggregation's layout.
-        keys: the columns that `rows` were grouped by.
-    """
+    """Return the rows with means and sums in their stored form."""
     means = {p.source: p.column for p in plan.partials if p.kind == "mean"}
     lows = {p.source: p.column for p in plan.partials if p.kind == "low"}
     exact = [part for field, mean in means.items() for part in _mean(rows, mean, lows[field])]
@@ -77,13 +58,12 @@ def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, ke
 
 
 def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
-    """Return the sum of pivot and mean deviation as a pair of doubles."""
     pivot, deviation = pl.col(low), pl.col(mean)
     if rows.schema[low] == pl.Float64:
         high, rest = pivot, deviation
     else:
-        # The upper 32 bits and the lower 32 bits of an integer are both exact as doubles, and `_two_sum` also returns
-        # the exact error of their sum.
+        # The upper and the lower 32 bits of an integer are exact as doubles, and `_two_sum` returns the exact error of
+        # their sum.
         lower = pivot & _LOW_BITS
         high, lost = _two_sum((pivot - lower).cast(pl.Float64), lower.cast(pl.Float64))
         rest = deviation + lost
@@ -92,7 +72,7 @@ def _mean(rows: pl.DataFrame, mean: str, low: str) -> tuple[pl.Expr, pl.Expr]:
 
 
 def _two_sum(a: pl.Expr, b: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """Return the sum of two doubles, and its rounding error (Knuth's TwoSum)."""
+    """Return the sum of two doubles and its rounding error (Knuth's TwoSum)."""
     whole = a + b
     part = whole - a
     return whole, (a - (whole - part)) + (b - part)

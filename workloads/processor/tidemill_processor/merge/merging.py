@@ -1,7 +1,4 @@
-"""Merges a batch's partials into stored windows.
-
-Copies the partials into a temporary table, then merges them into the window table in one statement.
-"""
+"""Merges a batch's partial results into stored windows, via a temporary table."""
 
 from __future__ import annotations
 
@@ -19,20 +16,12 @@ from tidemill_processor.merge import sessions, transit
 from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
 
 SKETCH_BYTES = 16 * 1024
-"""Sketches larger than this are compacted after a merge. Without long texts, a sketch of a million values has 9 kB. If
-a compacted sketch is still larger, it is compacted again once its size has doubled."""
+"""Sketches of more than this many bytes are compacted after a merge."""
 
 
 @dataclass
 class Work:
-    """The changes that a batch makes to one version of an aggregation.
-
-    Attributes:
-        store: the version.
-        closed_until: the `closed_until` for which `result` was computed.
-        result: the partials and the late events.
-        frame: the events that count for this version.
-    """
+    """The changes of a batch to one version of an aggregation."""
 
     store: AggregationStore
     closed_until: int | None
@@ -41,7 +30,7 @@ class Work:
 
 
 def temp_table(store: AggregationStore) -> str:
-    """Return the quoted name of the temporary table for an aggregation's partials."""
+    """Return the quoted name of the temporary table for an aggregation."""
     return quote(f"batch_{store.id}")
 
 
@@ -62,20 +51,13 @@ def temp_table_sql(store: AggregationStore) -> str:
 
 
 def _plain(sql_type: str) -> str:
-    """Return a column's type in the temporary table.
-
-    Times are milliseconds there, so that no text has to be parsed.
-    """
     return "bigint" if sql_type == "timestamptz" else sql_type
 
 
 def merge_sql(database: Database, store: AggregationStore) -> str:
     """Return the statement that merges the temporary table into the window table.
 
-    The batch's `rev` is the statement's parameter.
-
-    If the aggregation has sketches, the statement returns the rows whose sketches have to be compacted. Columns: window
-    start, oid of the table, ctid, sketches.
+    Columns of the result: window start, oid of the table, ctid, sketches to compact.
     """
     plan = store.layout
     if plan.sessions:
@@ -85,7 +67,7 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
     columns_of_sketches = [quote(p.column) for p in sketched(store)]
     if columns_of_sketches:
         long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
-        # Return only rows that have to be compacted, because Postgres keeps the result in memory during the merge.
+        # Return only rows with sketches to compact, because Postgres keeps the result in memory during the merge.
         listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
         merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
@@ -95,7 +77,6 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
 
 
 def _has_grown(column: str) -> str:
-    """Return the SQL condition that a sketch has grown so large that it has to be compacted."""
     first = f"('x' || encode(substr({column}, 1, 4), 'hex'))::bit(32)::integer"
     return f"CASE WHEN octet_length({column}) > {SKETCH_BYTES} THEN octet_length({column}) > 2 * {first} ELSE false END"
 
@@ -128,16 +109,15 @@ def _upsert(database: Database, store: AggregationStore) -> str:
 
 
 def sketched(store: AggregationStore) -> list[Partial]:
-    """Return those of the partials that are sketches."""
+    """Return the partial results that are stored as sketches."""
     return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
 
 
 def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.DataFrame) -> None:
-    """Copy partials (see `Aggregated`) into the temporary table."""
+    """Copy partial results (see `Aggregated`) into the temporary table."""
     if not rows.height:
         return
-    # Sort the rows: Postgres merges them in this order, which is nearly that of the index, and sorting is cheaper here
-    # than in Postgres.
+    # Sort the rows, because Postgres merges faster in the order of the index.
     rows = rows.sort([*(name for name, _ in store.layout.group_by), PANE])
     stored = []
     for name, dtype in rows.schema.items():
@@ -158,7 +138,7 @@ def compact(
     connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
 ) -> None:
     """Compact the sketches in the rows that the merge returned."""
-    from tidemill_contract.functions import sketches  # the import loads numpy
+    from tidemill_contract.functions import sketches
 
     partials = sketched(store)
     sets = ", ".join(f"{quote(p.column)} = %s" for p in partials)

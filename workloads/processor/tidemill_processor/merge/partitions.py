@@ -19,27 +19,20 @@ from tidemill_processor.batches.batch import DATA, ELEMENT, OFFSET, PARTITION, T
 from tidemill_processor.database import Database
 
 MADE_AT_ONCE = 20
-"""The maximum number of tables to create in one transaction. Each needs several of Postgres's few thousand locks."""
+"""The maximum number of tables to create in one transaction, because each table needs several locks."""
 
 
 class Partitions:
-    """Creates missing partitions before the batch's transaction, so that the transaction does not hold their locks.
-
-    If the batch then fails, empty partitions do no harm.
-    """
+    """Creates missing partitions before the batch's transaction, so that the transaction does not hold their locks."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._held: dict[str, set[int]] = {}
 
     def ensure(self, connection: psycopg.Connection[Any], table: str, width: int, times: pl.Series) -> None:
-        """Create the partitions that a table needs for the given times.
+        """Create the partitions that a table needs for `times` (epoch ms), usually with a width of `width` days.
 
-        Args:
-            connection: a connection that is not in the batch's transaction.
-            table: the table's name.
-            width: the usual width of a partition in days. New partitions are wider if a table has many partitions.
-            times: the times in epoch ms, in any order.
+        Call this method outside of the batch's transaction.
         """
         held = self._held.setdefault(table, set())
         days = set((times // DAY_MS).unique().to_list()) - held
@@ -64,7 +57,7 @@ class Partitions:
 
 
 class KeptEvents:
-    """Stores raw events if the spec asks for it. A replay stores none, because they are stored already."""
+    """Stores raw events if the spec asks for raw events."""
 
     def __init__(self, database: Database, config: PipelineConfig, partitions: Partitions) -> None:
         self._database, self._partitions = database, partitions
@@ -72,11 +65,7 @@ class KeptEvents:
         self._retention_ms = parse_ms(config.spec.events.retention)
 
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
-        """Create the partitions for a batch's raw events. Return the events to store, or None if there are none.
-
-        Call this outside of the batch's transaction. Events older than the watermark minus the retention are left out,
-        because their partition would be dropped at once.
-        """
+        """Create the partitions for a batch's raw events, and return the events to store or None."""
         if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
             return None
         row = connection.execute(readers.watermark(self._database.schema), (LIVE,)).fetchone()
@@ -88,7 +77,7 @@ class KeptEvents:
         return kept
 
     def store(self, connection: psycopg.Connection[Any], kept: pl.DataFrame | None, epochs: Mapping[int, int]) -> None:
-        """Store the events, in the batch's transaction."""
+        """Store the raw events in the batch's transaction."""
         if kept is None or not kept.height:
             return
         with connection.cursor().copy(events.copy(self._database.schema)) as copy:

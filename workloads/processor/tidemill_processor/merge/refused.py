@@ -1,4 +1,4 @@
-"""Handles events that are not counted in some or all of their windows: counts late events, and stores dead letters."""
+"""Counts late events, and stores dead letters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tidemill_processor.merge.merging import Work
 def late(
     connection: psycopg.Connection[Any], database: Database, batch: Batch, works: Sequence[Work]
 ) -> tuple[list[DeadLetter], dict[tuple[str, str], int]]:
-    """Count late events in `_aggregations`. Return their dead letters, and their numbers by (aggregation, policy)."""
+    """Count late events, and return their dead letters and their numbers by (aggregation, policy)."""
     letters: list[DeadLetter] = []
     found: dict[tuple[str, str], int] = {}
     for work in works:
@@ -34,10 +34,10 @@ def late(
         if not number:
             continue
         if policy == "reopen":
-            policy = "deadLetter"  # with this policy, such an event arrived too late even to reopen a window
+            policy = "deadLetter"  # an event that is too old to reopen its window
         found[name, policy] = number
         update = aggregations.count_late(database.schema, "late_dropped" if policy == "drop" else "late_dead")
-        # Let the statement return the current retention: changing it does not restart the processor.
+        # Read the current retention, because a new retention does not restart the processor.
         row = connection.execute(update, (number, work.store.id)).fetchone()
         if policy != "drop":
             letters += _letters(batch, work, retention_ms=row[0] if row else 0)
@@ -59,11 +59,10 @@ def _letters(batch: Batch, work: Work, *, retention_ms: int) -> list[DeadLetter]
 
 
 def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEvent:
-    """Return the verdict on a late event: its windows are closed, or even older than the retention."""
     closed = work.closed_until or 0
     kept = closed - retention_ms
     if time >= kept:
-        return InvalidEvent(Reason.LATE, None, f"{missed} window(s) were closed before the event came")
+        return InvalidEvent(Reason.LATE, None, f"{missed} window(s) were closed before the event arrived")
     detail = (
         f"{rfc3339_ms(time)} is before {rfc3339_ms(kept)}: windows are closed until {rfc3339_ms(closed)} and kept for"
         f" {format_ms(retention_ms)}; increase the retention, then run `tidemill replay`"
@@ -74,10 +73,7 @@ def _verdict(work: Work, time: int, missed: int, retention_ms: int) -> InvalidEv
 def write(
     connection: psycopg.Connection[Any], database: Database, letters: Sequence[DeadLetter], epochs: Mapping[int, int]
 ) -> None:
-    """Store as many of the dead letters as their quota allows.
-
-    They are published later. `epochs` maps each partition to its epoch.
-    """
+    """Store as many of the dead letters as their quota allows."""
     if not letters:
         return
     fitting = fit(letters, left(connection, database, DEAD_LETTERS), database.quotas[DEAD_LETTERS] // SPARE_SHARE)
@@ -94,10 +90,6 @@ def _store(
     letters: Sequence[tuple[DeadLetter, int]],
     epochs: Mapping[int, int],
 ) -> dict[int, tuple[int, int]]:
-    """Store dead letters. Return the number and the size of the stored rows by partition.
-
-    Existing rows are kept: in a replay, an event may already have a dead letter.
-    """
     rows = [
         (
             epochs[d.partition], d.partition, d.offset, NO_ELEMENT if d.element is None else d.element, d.aggregation,

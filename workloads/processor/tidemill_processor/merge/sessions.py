@@ -1,11 +1,7 @@
-"""Session windows. A session consists of the events of a group that follow each other within the gap, across batches.
+"""Session windows: a session consists of the events of a group that follow each other within the gap.
 
-Each event at time t starts out as its own session [t, t + gap). Overlapping sessions of a group are merged. Sessions
-are cut at multiples of the maximum length, so that none grows forever, and the cuts do not depend on the order of
-events.
-
-If an event's own session ends by `closed_until`, the event counts only if it joins an open session. Otherwise, it is
-late. An event within a closed session is also late, because two sessions of a group must not start at the same time.
+An event is late if its own session ends by `closed_until` and the event joins no open session. An event within a closed
+session is also late.
 """
 
 from __future__ import annotations
@@ -32,14 +28,13 @@ from tidemill_processor.merge.aggregate import END, PANE, Aggregated, partials, 
 _START, _LAST = own_partial("min", "start", "bigint"), own_partial("max", "end", "bigint")
 _SINCE = own_partial("min", "since", "bigint")
 SINCE, OLD = _SINCE.column, "_old"
-"""Columns of the temporary table: the lowest layout of a row's writers, and whether the row came from the window
-table."""
 
 _JOINS, _COVERED, _SESSION = "_joins", "_covered", "_session"
 
 Standing = Callable[[pl.DataFrame], pl.DataFrame]
-"""A function that takes events with `_end_ms`. For each, it returns `_i`, whether the event joins an open session, and
-whether it is within a closed session."""
+"""A function that returns whether each event joins an open session, and whether the event is within a closed
+session.
+"""
 
 
 def aggregate_sessions(
@@ -50,20 +45,7 @@ def aggregate_sessions(
     epochs: dict[int, int],
     standing: Standing,
 ) -> Aggregated:
-    """Return the partial sessions of a frame.
-
-    Args:
-        frame: valid events.
-        plan: the aggregation's layout.
-        closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
-        epochs: the epoch of each partition, which decides the order for `first` and `last` if the topic was deleted and
-            created again.
-        standing: a function that compares events with stored sessions. It is called only for events that may be late.
-
-    Returns:
-        The result. Its `rows` contain the group columns, `_pane` (time of the first event, epoch ms), `_end_ms` (the
-        end), and the partials.
-    """
+    """Return the partial sessions of a frame, with `_pane` and `_end_ms` as start and end (epoch ms)."""
     assert plan.gap_ms is not None  # noqa: S101 - for the type checker
     cut = (pl.col(TIME) // plan.size_ms + 1) * plan.size_ms
     frame = frame.with_columns(pl.min_horizontal(pl.col(TIME) + plan.gap_ms, cut).alias(END))
@@ -88,10 +70,9 @@ def _groups(plan: AggregationLayout) -> list[str]:
 
 
 def _numbered(frame: pl.DataFrame, plan: AggregationLayout) -> pl.DataFrame:
-    """Return the frame sorted by group and time, and for each event the number of its session in the batch."""
     groups = _groups(plan)
     frame = frame.sort([*groups, TIME], maintain_order=True)
-    # Within a group, ends are ascending, so an event continues the session if it is before the previous event's end.
+    # Ends ascend within a group, so an event before the previous event's end continues the session.
     fresh = pl.col(TIME) >= pl.col(END).shift(1)
     for name in groups:
         fresh = fresh | pl.col(name).ne_missing(pl.col(name).shift(1))
@@ -109,13 +90,7 @@ def _aggregated(
 
 
 class SessionMerger:
-    """Merges a batch's sessions into the stored sessions. Callers must hold the aggregation's lock.
-
-    Args:
-        database: the pipeline's schema.
-        store: the aggregation.
-        temp: the quoted name of the temporary table that contains the batch's sessions.
-    """
+    """Merges a batch's sessions into the stored sessions. The caller must hold the aggregation's lock."""
 
     def __init__(self, database: Database, store: AggregationStore, temp: str) -> None:
         self._store, self._plan = store, store.layout
@@ -127,7 +102,7 @@ class SessionMerger:
         return connection.execute(query, (closed_until,)).fetchone() is not None
 
     def standing(self, connection: psycopg.Connection[Any], events: pl.DataFrame, shut: int) -> pl.DataFrame:
-        """Return whether each event joins an open session, and whether it is within a closed one (`Standing`)."""
+        """Return whether each event joins an open session, and whether the event is within a closed session."""
         closed, found = from_ms(str(shut)), []
         for nulls, part in _by_nulls(events, self._plan):
             columns = {INDEX: "bigint", TIME: "bigint", END: "bigint"}
@@ -147,7 +122,7 @@ class SessionMerger:
         )
 
     def take_in(self, connection: psycopg.Connection[Any], rows: pl.DataFrame, closed_until: int | None) -> None:
-        """Move stored sessions into the temporary table if they overlap with the batch and can still change."""
+        """Move stored sessions that overlap with the batch and can still change into the temporary table."""
         columns = [*(quote(name) for name, _ in self._plan.group_by), *(quote(p.column) for p in self._plan.partials)]
         taken = [f"t.{column}" for column in ("window_start", "window_end", "_since", *columns)]
         kinds = dict(self._plan.group_by)
@@ -159,7 +134,7 @@ class SessionMerger:
         takes = "true" if shut is None else f"t.window_end > {from_ms(str(shut))}"
         if self._plan.reopen_ms is not None and closed_until is not None:
             closed = f"(window_end <= {from_ms(str(closed_until))})::integer"
-            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # the last partial holds the row's revision
+            values[-1] = f"coalesce({quote(REVISION)}, 0) + {closed}"  # a row's last partial is its revision
         for nulls, part in _by_nulls(rows, self._plan):
             connection.execute(
                 f"WITH gone AS (DELETE FROM {self._table} AS t USING {self._temp} AS b"
@@ -172,8 +147,7 @@ class SessionMerger:
     def put_sql(self) -> tuple[str, str]:
         """Return CTEs and an INSERT that merge overlapping sessions in the temporary table and store the result.
 
-        If a stored session is merged into an earlier one, an empty row with end = start remains in its place, from
-        which live listeners learn that the session no longer exists.
+        An empty row with end = start replaces a session that was merged into an earlier session.
         """
         plan = self._plan
         groups = [quote(name) for name, _ in plan.group_by]
@@ -210,15 +184,7 @@ class SessionMerger:
         )
 
     def _overlap(self, nulls: frozenset[str], start: str) -> str:
-        """Return the SQL condition that session t has the same group as b and overlaps with b.
-
-        An index can be used for `=` and IS NULL, but not for IS NOT DISTINCT FROM, so each statement handles rows with
-        nulls in the same columns.
-
-        Args:
-            nulls: the group columns that are null in b. All other group columns are not null.
-            start: the name of the column with the start of b.
-        """
+        """Return the SQL condition that sessions t and b have the same group and overlap."""
         found = [
             f"t.{quote(name)} IS NULL"
             if name in nulls
@@ -233,13 +199,12 @@ class SessionMerger:
         return " AND ".join(found)
 
     def _reach(self, rows: pl.DataFrame, start: str) -> str:
-        """Return an SQL condition on the start of sessions that may overlap with `rows`, to read few partitions."""
+        """Return an SQL condition on the start of sessions that may overlap with `rows`."""
         first, last = int(rows[start].min()) - self._plan.size_ms, int(rows[END].max())  # type: ignore[arg-type]
         return f"t.window_start > {from_ms(str(first))} AND t.window_start < {from_ms(str(last))}"
 
 
 def _by_nulls(rows: pl.DataFrame, plan: AggregationLayout) -> Iterator[tuple[frozenset[str], pl.DataFrame]]:
-    """Yield the rows in parts with nulls in the same group columns, together with the names of these columns."""
     groups = _groups(plan)
     if not groups or not any(rows[name].null_count() for name in groups):
         yield frozenset(), rows

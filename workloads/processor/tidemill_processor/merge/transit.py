@@ -1,6 +1,6 @@
 """Converts values of group columns between frames and Postgres.
 
-Times are sent as epoch milliseconds and decimals as scaled integers, so that Postgres does not have to parse text.
+Times are sent as epoch milliseconds, and decimals as scaled integers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tidemill_contract.tables.definition import from_ms, to_ms
 
 
 def sent_as(kind: str) -> str:
-    """Return the SQL type for sending values of a spec type."""
+    """Return the SQL type in which a value of a spec type is sent."""
     integers = kind == "timestamp" or scale_of(kind) is not None
     return "bigint" if integers else SQL_TYPES[kind]
 

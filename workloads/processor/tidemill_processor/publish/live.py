@@ -1,4 +1,4 @@
-"""Sends live changes to Redis while someone is listening. An outage of Redis only delays them."""
+"""Sends live changes to Redis while a client is listening."""
 
 from __future__ import annotations
 
@@ -29,23 +29,19 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000
 ENTRY_BYTES = 256 * 1024
-"""The maximum size of the rows in a stream entry. Larger changes are divided into several entries."""
+"""The maximum size in bytes of the rows in a stream entry. Larger changes are divided into several entries."""
 CHANGE_BYTES = 4 * 1024 * 1024
-"""The maximum size of a change that is sent with its rows. For a larger one, listeners read the tables."""
+"""The maximum size in bytes of a change that is sent with its rows."""
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
-"""The maximum number and size of a processor's entries in the stream. Older entries are removed."""
+"""The maximum size in bytes of a processor's stream entries. Older entries are removed."""
 ASK_SECONDS = 1.0
 
 Entry = dict[str, Any]
-"""An entry of the stream (see `Entry` of the API)."""
 
 
 class Live:
-    """Sends the rows that commits changed, and the times up to which windows are closed.
-
-    The thread that commits calls `note`, and the keeper's thread calls `run`.
-    """
+    """Sends the rows that commits changed, and the times up to which windows are closed."""
 
     def __init__(
         self,
@@ -70,7 +66,7 @@ class Live:
         self._bytes = 0
 
     def note(self, changes: Sequence[Change]) -> None:
-        """Remember the changes of a commit, if someone is listening."""
+        """Remember the changes of a commit while a client is listening."""
         if not self._listening:
             return
         with self._lock:
@@ -78,11 +74,10 @@ class Live:
                 self._changes.setdefault(change.aggregation, []).append(change)
 
     def run(self, connection: psycopg.Connection[Any], clock: Clock, attempt: Attempt = at_once) -> None:
-        """Send the remembered changes. Each aggregation's changes are read in a separate attempt.
+        """Send the remembered changes. If Redis does not answer, the changes are dropped.
 
         Raises:
-            redis.RedisError, BreakerOpen: Redis does not answer. The remembered changes are dropped. The next entry
-                contains `begin`, which tells listeners to read the tables again.
+            redis.RedisError, BreakerOpen: Redis does not answer.
         """
         try:
             if not self._ask():
@@ -126,10 +121,6 @@ class Live:
         clock: Clock,
         entries: list[Entry],
     ) -> int:
-        """Read the rows of some changes into `entries`, and return the number of rows.
-
-        If the rows cannot be read, add an entry without rows and raise the error.
-        """
         store, closed = self._stores[name], clock.closed.get(name)
         revs = [c.rev for c in changes]
         first = min(c.first_pane for c in changes) - store.layout.reach_ms
@@ -140,8 +131,7 @@ class Live:
         }  # fmt: skip
         try:
             with connection.transaction():
-                # If a newer generation exists, read nothing: its processors may write columns that this process does
-                # not know. Listeners then notice the gap in the revisions.
+                # Do not read rows of a newer generation, because its processors may write unknown columns.
                 if self._database.newer_generation(connection) is not None:
                     return 0
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))
@@ -174,10 +164,6 @@ class Live:
 
 
 def _pieces(rows: list[bytes]) -> list[list[msgspec.Raw]] | None:
-    """Divide encoded rows into pieces, each of which fits into an entry.
-
-    Return None if the rows are too large for the stream.
-    """
     found: list[list[msgspec.Raw]] = [[]]
     room = ENTRY_BYTES
     if len(rows) > MAX_ROWS or sum(map(len, rows)) > CHANGE_BYTES:

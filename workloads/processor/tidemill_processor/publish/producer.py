@@ -16,10 +16,9 @@ from tidemill_chassis.resilience.failures import kafka_fatal
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 8.0
-"""The maximum wait for acknowledgements. It must be less than the connection's
-`idle_in_transaction_session_timeout`."""
+"""The maximum wait for acknowledgements in seconds, less than `idle_in_transaction_session_timeout`."""
 RENEW_SECONDS = 5.0
-"""After a failure that is not fatal, a producer is replaced only if it is at least this old."""
+"""After a failure that is not fatal, a producer younger than this many seconds is kept."""
 _OF_THE_RECORD = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
@@ -30,16 +29,16 @@ _OF_THE_RECORD = frozenset({
 
 
 class PublishFailed(Exception):
-    """Raised if Kafka did not acknowledge all records. No row may then be marked as published."""
+    """Raised if Kafka did not acknowledge all records."""
 
 
 class RecordRefused(Exception):
-    """Raised for a record that is larger than Kafka accepts. Other records may still be sent."""
+    """Raised for a record that is larger than Kafka accepts."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A record that Kafka refused, and why."""
+    """A record that Kafka refused, with the reason."""
 
     topic: str
     key: bytes | None
@@ -49,15 +48,7 @@ class Refused:
 
 
 class Outlet:
-    """Sends records and waits until Kafka acknowledges them.
-
-    A producer that fails to deliver is replaced, because a client may keep using outdated leaders forever after an
-    outage, or after the topic was deleted and created again.
-
-    Args:
-        make: a function that creates a producer.
-        clock: a monotonic clock, in seconds.
-    """
+    """Sends records and waits until Kafka acknowledges them."""
 
     def __init__(self, make: Callable[[], Producer], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._make, self._clock = make, clock
@@ -67,15 +58,7 @@ class Outlet:
         self._plainly = partial(self._delivered, None)
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Any, *, keep: bool = True) -> None:
-        """Queue one record. If the queue is full, wait.
-
-        Args:
-            topic: the topic.
-            key: the key of the record.
-            value: the value of the record.
-            headers: the headers of the record.
-            keep: whether to keep the headers until Kafka reports the outcome, because the report does not contain them.
-                If false, less memory is used, but `settle` needs `headers_of` to create the headers again.
+        """Queue one record, and wait if the queue is full.
 
         Raises:
             PublishFailed: the queue stays full, or the producer failed.
@@ -94,7 +77,7 @@ class Outlet:
             raise PublishFailed(error.args[0].str()) from None
 
     def _delivered(self, headers: Any, error: Any, message: Any) -> None:
-        # Ignore _PURGE_QUEUE, which only reports that `forget` has discarded the record.
+        # The error _PURGE_QUEUE only reports that `forget` has discarded the record.
         if error is None or error.code() == KafkaError._PURGE_QUEUE:
             return
         if error.code() in _OF_THE_RECORD:
@@ -103,14 +86,7 @@ class Outlet:
             self._error = error
 
     def settle(self, headers_of: Callable[[Refused], Any] | None = None) -> list[Refused]:
-        """Wait until Kafka has acknowledged or finally refused all records, and return the refused ones.
-
-        Args:
-            headers_of: a function that creates the headers of a record again if they were not kept.
-
-        Raises:
-            PublishFailed: a record was not acknowledged within a few seconds.
-        """
+        """Wait until Kafka has acknowledged or finally refused all records, and return the refused records."""
         deadline = time.monotonic() + FLUSH_SECONDS
         self._flush(FLUSH_SECONDS)
         refused, self._refused = self._refused, []
@@ -119,13 +95,12 @@ class Outlet:
         return self._apart(refused, deadline)
 
     def forget(self) -> None:
-        """Discard the records that have not been sent yet, and clear the errors."""
+        """Discard the records that were not sent yet, and clear the errors."""
         self._producer.purge(in_flight=False)
         self._producer.poll(0)
         self._error, self._refused = None, []
 
     def _renew(self, *, at_once: bool = False) -> None:
-        """Replace the producer. The new producer asks Kafka for the leaders."""
         if at_once or self._clock() - self._made_at >= RENEW_SECONDS:
             self._producer, self._made_at = self._make(), self._clock()
 
@@ -140,10 +115,6 @@ class Outlet:
             )
 
     def _apart(self, records: Sequence[Refused], deadline: float) -> list[Refused]:
-        """Send the records again in smaller and smaller parts, and return those that are refused on their own.
-
-        A broker refuses an entire batch because of a single record.
-        """
         culprits: list[Refused] = []
         parts = [records]
         while parts:

@@ -1,9 +1,7 @@
 """Publishes results, anomalies and dead letters from their tables to their topics, at least once.
 
-The tables are the outbox. Closed windows up to `published_until` have been published. `_corrections` lists the windows
-that late events changed afterwards. Dead letters and anomalies have a column `published`. All of these change only
-after Kafka has acknowledged the records. If the process crashes in between, it publishes the records again with the
-same `id` header, so that readers can drop duplicates.
+A table row counts as published only after Kafka has acknowledged its record. After a crash, records are published again
+with the same `id` header.
 """
 
 from __future__ import annotations
@@ -36,18 +34,12 @@ log = logging.getLogger(__name__)
 MARKED_ROWS = 1_000
 _FEW, _MANY = 5_000, 20_000
 _SHRINK = 8
-"""The factor by which a piece is shortened after a failure."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class _ResultEncoder:
-    """Encodes windows of one aggregation as records (key, value, headers).
-
-    The value of a window is {aggregation, version, group, window_start, window_end, revision, metrics}. To save time,
-    the part that is the same for all windows of the same time is encoded only once. The group is encoded once for the
-    key and the value.
-    """
+    """Encodes windows of one aggregation as records (key, value, headers)."""
 
     def __init__(self, store: AggregationStore, reader: WindowReader) -> None:
         self._name, self._id = store.name, f"{store.name}/{store.version}"
@@ -59,7 +51,6 @@ class _ResultEncoder:
         self._middle, self._prefix = b"", ""
 
     def record(self, window: list[Any]) -> tuple[bytes, bytes, dict[str, str]]:
-        """Return the record for a window, which is a row of `WindowReader.closed` or `corrected`."""
         at = self._at
         revision = window[-1] if self._revised else 0
         if [*window[at : at + 2], revision] != self._times:
@@ -73,17 +64,12 @@ class _ResultEncoder:
 
 
 def _headers_of(refused: Refused) -> dict[str, str]:
-    """Create the headers of a result again, from its key and value."""
     told = msgspec.json.decode(refused.value or b"{}")
     head = f"{told['aggregation']}/{told['version']}/{told['window_start']}/{told['revision']}/"
     return {"id": head + (refused.key or b"").decode(), "aggregation": told["aggregation"]}
 
 
 def _object_encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
-    """Return a function that encodes values as a JSON object with these names.
-
-    It uses a struct, which is faster than a dict.
-    """
     fields = [f"f{number}" for number in range(len(names))]
     members = [(field, Any) for field in fields]
     made = msgspec.defstruct("Members", members, rename=dict(zip(fields, names, strict=True)), gc=False)
@@ -108,10 +94,7 @@ class Publisher:
     def duties(
         self, connection: psycopg.Connection[Any], closed: dict[str, int | None]
     ) -> Iterator[tuple[Duty, Callable[[], int]]]:
-        """Yield the duties of publishing. Each publishes a limited piece, and returns the number of records.
-
-        A duty raises PublishFailed if Kafka does not acknowledge the records.
-        """
+        """Yield the publishing duties of the pipeline."""
         yield (found := Duty("dead letters")), partial(self._dead_letters, connection, found)
         yield (found := Duty("anomalies")), partial(self._anomalies, connection, found)
         for store in self._stores:
@@ -123,10 +106,6 @@ class Publisher:
                     yield Duty("corrections", name, version), partial(self._corrections, connection, store, until)
 
     def _results(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        """Publish the next windows.
-
-        If they cannot be read, try fewer windows, and finally skip unreadable values.
-        """
         while True:
             panes = self._spans[store.id]
             try:
@@ -143,10 +122,6 @@ class Publisher:
     def _piece(
         self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int, panes: int
     ) -> int:
-        """Publish the next windows, about `panes` panes of them.
-
-        If `panes` is 0, publish the windows that end next, without their unreadable values.
-        """
         reader, duty = self._readers[store.id], Duty("publish", store.name, store.version)
         with connection.transaction():
             if not self._locked(connection, store):
@@ -154,7 +129,7 @@ class Publisher:
             row = connection.execute(aggregations.published(self._schema), (store.id,)).fetchone()
             if row is None or (row[0] is not None and row[0] >= closed_until):
                 return 0
-            # A newer generation may write other columns, which only its own processors can read.
+            # Only processors of the newer generation can read the columns that they write.
             if self._database.newer_generation(connection) is not None:
                 return 0
             span = reader.span(connection, row[0], closed_until, panes)
@@ -171,7 +146,6 @@ class Publisher:
         return max(count, 1 if until < closed_until else 0)
 
     def _corrections(self, connection: psycopg.Connection[Any], store: AggregationStore, closed_until: int) -> int:
-        """Publish closed windows that late events changed, with their new revision. Skip unreadable values."""
         try:
             return self._corrected(connection, store, closed_until, careful=False)
         except Exception as error:
@@ -204,7 +178,6 @@ class Publisher:
         *,
         careful: bool,
     ) -> int:
-        """Publish the windows of a query, wait for Kafka, record skipped values, and return the number of windows."""
         reader, count, refused = self._readers[store.id], 0, list[Refused]()
         encoder, salvage = _ResultEncoder(store, reader), Salvage(connection, reader, query)
         for window in salvage.rows() if careful else reader.rows(connection, query()):
@@ -220,10 +193,7 @@ class Publisher:
         return count
 
     def _shorten(self, refused: Refused) -> Skip:
-        """Publish a window that is too large for Kafka, replacing its longest metrics with null.
-
-        Return the skipped metrics.
-        """
+        """Publish a window that is too large for Kafka with null for its longest metrics, and return these metrics."""
         window = msgspec.json.decode(refused.value or b"{}")
         values, missing = window["metrics"], list[str]()
         at, group = window["window_start"], json.dumps(window["group"], sort_keys=True)
@@ -239,7 +209,6 @@ class Publisher:
         return Skip(refused.reason, at, group=group)
 
     def _locked(self, connection: psycopg.Connection[Any], store: AggregationStore) -> bool:
-        """Try to take the lock for publishing the aggregation's results, until the end of the transaction."""
         query = "SELECT pg_try_advisory_xact_lock(hashtext(%s), %s)"
         row = connection.execute(query, (f"{self._schema}/publish", store.id)).fetchone()
         return bool(row and row[0])
@@ -271,7 +240,6 @@ class Publisher:
         return len(rows)
 
     def _place(self, connection: psycopg.Connection[Any], partition: int) -> tuple[str, int]:
-        """Return the topic of a partition, and its number in the topic."""
         if not self._config.spec.source.several:
             return self._config.read_topic, partition
         if partition not in self._places:
@@ -282,7 +250,6 @@ class Publisher:
     def _letter(
         self, row: tuple[Any, ...], place: tuple[str, int]
     ) -> tuple[bytes | None, bytes | None, dict[str, str]]:
-        """Return the key, value and headers for a dead letter. `place` is the record's topic and partition."""
         _, _, offset, element, aggregation, why, field, detail, key, value, event_time, windows = row
         headers = {
             "reason": why, "field": field or "", "topic": place[0],
@@ -305,7 +272,6 @@ def _letter_id(row: tuple[Any, ...]) -> str:
 
 
 def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
-    """Return the key, value and headers for an anomaly."""
     (
         _, rule, aggregation, version, metric, group, start, end, value, score, expected, low, high, severity, revision,
         epoch, partition, offset, element,
@@ -326,26 +292,20 @@ def _anomaly(row: tuple[Any, ...]) -> tuple[bytes, bytes, dict[str, str]]:
 
 
 class _Outbox:
-    """Sends independent records.
-
-    A record that cannot be published is skipped and recorded, and does not block the others.
-    """
+    """Sends independent records."""
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet, self._skips = outlet, list[Skip]()
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, str]) -> None:
-        """Queue a record."""
         try:
             self._outlet.send(topic, key, value, headers)
         except RecordRefused as error:
             self.skip(headers["id"], error)
 
     def skip(self, id_: str, error: Exception) -> None:
-        """Skip a record."""
         self._skips.append(Skip(f"record {id_}: {reason(error)}"))
 
     def settle(self) -> list[Skip]:
-        """Wait until all other records are acknowledged, and return the skipped ones."""
         refused = self._outlet.settle()
         return [*self._skips, *(Skip(f"record {dict(r.headers or ()).get('id')}: {r.reason}") for r in refused)]

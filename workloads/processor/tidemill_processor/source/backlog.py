@@ -1,7 +1,4 @@
-"""The lag of each partition: how far its last committed position is behind its end in Kafka.
-
-The thread that checks Kafka updates the lag, even while the loop waits for Postgres. An unknown lag is not reported.
-"""
+"""The lag of each partition: the number of records between its last committed position and its end in Kafka."""
 
 from __future__ import annotations
 
@@ -13,18 +10,11 @@ from tidemill_processor.source.consumer import Source
 from tidemill_processor.transaction import Position
 
 FRESH_SECONDS = 20.0
-"""The lag counts as unknown if the ends have not been read for this time."""
+"""The lag counts as unknown after this many seconds without the ends of the partitions."""
 
 
 class Backlog:
-    """The lag of one process's partitions.
-
-    One thread calls `measure` and `expire`; other threads call the other methods.
-
-    Args:
-        source: the topic.
-        positions: the last committed positions of the partitions, which the loop updates.
-    """
+    """The lag of one process's partitions."""
 
     def __init__(self, source: Source, positions: Mapping[int, Position]) -> None:
         self._source, self._positions = source, positions
@@ -52,7 +42,7 @@ class Backlog:
         self._asked_at, self._news = asked_at, (ends, asked_at)
 
     def expire(self) -> None:
-        """If Kafka has not reported the ends for too long, make the lag unknown."""
+        """Make the lag unknown if Kafka has not reported the ends for too long."""
         if time.monotonic() - self._asked_at > FRESH_SECONDS:
             self._show(None)
 
@@ -64,12 +54,12 @@ class Backlog:
         self._lag = lag
 
     def news(self) -> tuple[dict[int, int], float] | None:
-        """Return the latest ends and the time of their request, or None if nothing is new since the last call."""
+        """Return the latest ends and the time of their request, or None without new ends since the last call."""
         news, self._news = self._news, None
         return news
 
     @property
     def events(self) -> int | None:
-        """The total lag of the assigned partitions, or None if the lag of any partition is unknown."""
+        """The total lag of the assigned partitions, or None if the lag of a partition is unknown."""
         lag = self._lag
         return sum(lag.values()) if lag is not None and self._source.assigned <= lag.keys() else None

@@ -1,8 +1,4 @@
-"""The connections of a processor: to the Kafka cluster with the source topic, and to the platform's own Kafka.
-
-Results, anomalies and dead letters go to the platform's own Kafka. The source topic is there too, unless the spec has
-`source.kafka`.
-"""
+"""The connections of a processor to the Kafka cluster with the source topic, and to the platform's own Kafka."""
 
 from __future__ import annotations
 
@@ -19,18 +15,17 @@ from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 
 ASK_SECONDS = 5.0
-"""The timeout of a request to Kafka."""
+"""The timeout of a request to Kafka, in seconds."""
 _SILENCE_SECONDS = 20.0
 
 PRODUCER_TUNING: Mapping[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "linger.ms": 20,
-    # Report only failures: a delivery report costs as much as encoding the record.
+    # Report only failures, because delivery reports take time.
     "delivery.report.only.error": True,
     "compression.type": "lz4",
-    # The topics have the same limit. A window with long texts makes a long record. If it exceeds the limit, it is
-    # published with null for its longest metrics, or skipped.
+    # The output topics have the same limit for a record.
     "message.max.bytes": MAX_RECORD_BYTES,
     "partitioner": "murmur2_random",
     **RECONNECTING,
@@ -41,10 +36,8 @@ PRODUCER_TUNING: Mapping[str, Any] = {
 class SourceLogin:
     """The client settings for the Kafka cluster with the source topic.
 
-    They change when the Secret of `source.kafka` changes.
-
     Attributes:
-        servers: the brokers that `source.kafka` names, or empty.
+        servers: the brokers in `source.kafka`, or empty.
         error: what is wrong with the Secret, or empty.
     """
 
@@ -55,12 +48,12 @@ class SourceLogin:
         self._known: dict[str, Any] | None = None
 
     def current(self) -> dict[str, Any]:
-        """Return the client settings, and remember them. If the Secret is wrong, they contain no login."""
+        """Return the client settings. If the Secret is wrong, the settings contain no login."""
         self._known = self._read()
         return self._known
 
     def changed(self) -> bool:
-        """Return whether the settings differ from those that `current` last returned. Only a Secret can change them."""
+        """Return whether the settings differ from those that `current` last returned."""
         return self._kafka is not None and self._read() != self._known
 
     def _read(self) -> dict[str, Any]:
@@ -77,11 +70,7 @@ class SourceLogin:
 
 
 class Outputs:
-    """The platform's own Kafka, to which records are published.
-
-    Attributes:
-        error: why it does not answer, or empty.
-    """
+    """The platform's own Kafka, to which results are published."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         self._connection = own_connection(settings)
@@ -90,15 +79,11 @@ class Outputs:
         self.error = ""
 
     def producer(self) -> Producer:
-        """Return a producer.
-
-        Do not use the producer of Quix Streams: it polls for each record, which takes a fifth of the process's CPU
-        time.
-        """
+        """Return a Kafka producer."""
         return Producer({**self._connection, **PRODUCER_TUNING})
 
     def look(self) -> None:
-        """Check whether Kafka answers. One thread calls this regularly. A short silence is not an error.
+        """Check whether Kafka answers.
 
         Raises:
             KafkaException, TimeoutError: Kafka does not answer in time.
@@ -108,7 +93,7 @@ class Outputs:
         try:
             self._admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1)
         except (KafkaException, TimeoutError) as error:
-            self._admin = None  # it may know outdated addresses
+            self._admin = None  # The old client may know outdated addresses.
             if time.monotonic() - self._answered_at >= _SILENCE_SECONDS:
                 cause = error.args[0] if error.args else None
                 self.error = cause.str() if isinstance(cause, KafkaError) else "no answer in time"

@@ -1,8 +1,7 @@
-"""Reads the source topic with Quix Streams' consumer: the assigned partitions, their records and their ends.
+"""Reads the source topic with Quix Streams' consumer.
 
-The assign callback does no I/O and never raises. It assigns the partitions, pauses them and increments a generation.
-Then the loop reads the positions, seeks and resumes. Until the loop has resumed a partition, the partition is not
-`ready`: its records are dropped, and read again later.
+The assign callback pauses newly assigned partitions. The loop then reads their positions from Postgres, seeks and
+resumes.
 """
 
 from __future__ import annotations
@@ -31,14 +30,13 @@ from tidemill_processor.source.topic_admin import TopicAdmin
 log = logging.getLogger(__name__)
 
 CONSUMER_TUNING: Mapping[str, Any] = {
-    # The default of 1 s is too long: a fast consumer would stall whenever its queue is full.
+    # The default of 1 s would stall a fast consumer whenever its queue is full.
     "fetch.queue.backoff.ms": 5,
     "queued.min.messages": 200_000,
-    # This limits the memory of prefetched records.
+    # This setting limits the memory of prefetched records.
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
-    # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again. With the
-    # default of a minute, that broker's partitions stay unread long after the broker has recovered.
+    # A fetch from a broker with lost packets ends after this time, and the consumer connects again.
     "socket.timeout.ms": 30_000,
     **RECONNECTING,
     "enable.partition.eof": True,
@@ -48,12 +46,11 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 
-# With a list of topics, new partitions are detected after this time. With one topic, the operator replaces the
-# processors when the topic grows.
+# With a list of topics, new partitions are detected after this time.
 _SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
-"""The maximum time to leave the group."""
+"""The maximum time (seconds) to leave the consumer group."""
 
 
 @dataclass
@@ -62,7 +59,7 @@ class Polled:
 
     Attributes:
         messages: the records of ready partitions.
-        out_of_range: the partitions whose record at the current position Kafka no longer has.
+        out_of_range: the partitions with a position that Kafka no longer has.
         failed: the first error of the connection or the topic, or None.
     """
 
@@ -76,9 +73,7 @@ class Source:
 
     Attributes:
         heard_at: when Kafka last answered a request about offsets (monotonic seconds).
-        login: the client settings of the cluster with the topic.
-        lost_at: when the group removed this process because it could not reach the coordinator, or None while it is a
-            member.
+        lost_at: when the consumer group removed this process, or None while the process is a member.
     """
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
@@ -100,19 +95,19 @@ class Source:
         self._had: frozenset[int] = frozenset({0})
 
     def subscribe(self, slots: Slots | None = None) -> None:
-        """Join the group for the topics of `slots` (by default the current ones). A member joins without leaving."""
+        """Join the consumer group for the topics of `slots`, by default the current slots."""
         topics = list((self.slots if slots is None else slots).topics)
-        if not topics:  # a list of topics, none of which is known or exists so far
+        if not topics:  # none of the listed topics exists
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             return
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def learn(self, slots: Slots) -> None:
-        """For a list of topics, use these slots. If they differ, all partitions stop until `start` is called again."""
+        """Use these slots for a list of topics, and pause all partitions if the slots differ."""
         if slots == self.slots:
             return
         if slots.topics != self.slots.topics:
-            self.subscribe(slots)  # if this fails, the slots stay as they are, and the next call tries again
+            self.subscribe(slots)  # After a failure, the slots stay as they are, and the next call tries again.
         log.info("topics: %s", ", ".join(slots.topics) or "none")
         self.stop()
         self.slots = slots
@@ -120,18 +115,18 @@ class Source:
         self._forget()
 
     def follow_login(self) -> None:
-        """Use changed client settings: at once for requests, and from the next `poll` for reading.
+        """Use changed client settings.
 
-        Call this regularly, in the thread that calls `ends`.
+        Call this method regularly, in the thread that calls `ends`.
         """
         if self.login.changed():
-            log.info("the login at %s has changed", self.login.servers)
+            log.info("the login for the Kafka cluster %s has changed", self.login.servers)
             self._connection = self.login.current()
             self._admin.connect(self._connection)
             self._outdated = True
 
     def renew(self) -> None:
-        """Replace a consumer that has become unusable. Its partitions are assigned again."""
+        """Replace an unusable consumer, so that its partitions are assigned again."""
         self._on_revoke(self._consumer, [])
         self._consumer.close()  # type: ignore[no-untyped-call]
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
@@ -139,8 +134,8 @@ class Source:
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
-            # Pause the partition: the loop seeks before anything is read. The offset must be absolute. For a logical
-            # offset, librdkafka would ask Kafka, and the answer could arrive after the seek and override it.
+            # Pause the partition until the loop has called seek. For a logical offset, librdkafka would ask Kafka, and
+            # the answer could override the seek.
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
@@ -164,14 +159,11 @@ class Source:
 
     @property
     def ready(self) -> frozenset[int]:
-        """The partitions that are being read, after a seek and a resume."""
+        """The partitions that are being read."""
         return frozenset(self._ready)
 
     def poll(self, limit: int, timeout_seconds: float) -> Polled:
-        """Return at most `limit` records, after at most `timeout_seconds`. Rebalance callbacks run during the call.
-
-        Errors are returned in `failed`, never raised.
-        """
+        """Return at most `limit` records, after at most `timeout_seconds`. Errors are returned in `failed`."""
         if self._outdated:
             self._outdated = False
             self._application = _application(self._settings, self._config, self._connection)
@@ -184,8 +176,7 @@ class Source:
             polled.failed = error.args[0]
             return polled
         if generation != self.generation:
-            # Drop the records: some may belong to an earlier assignment, and all are read again. Keep only an error
-            # that makes the consumer unusable.
+            # Drop records that may belong to an earlier assignment, because all records are read again.
             polled.failed = next((found for message in messages if kafka_fatal(found := message.error())), None)
             return polled
         if self._several:
@@ -193,7 +184,7 @@ class Source:
         if self._seeks.sought:
             # Pause partitions at a wrong offset, so that the next `start` seeks again.
             self.stop(self._seeks.failed(messages))
-        # Remove messages with an error: their value is the error's text, which must never count as a record.
+        # Remove messages with an error, because the value of such a message is the error's text.
         troubled = [message for message in messages if message.error() is not None]
         for message in troubled:
             self._note(message, message.error(), polled)
@@ -215,13 +206,7 @@ class Source:
             polled.failed = error
 
     def start(self, positions: Mapping[int, int]) -> None:
-        """Start reading assigned, paused partitions at the offsets in `positions`.
-
-        A partition that librdkafka has not set up yet stays paused; call `start` again for it.
-
-        Raises:
-            KafkaException: seeking failed for another reason.
-        """
+        """Start reading assigned, paused partitions at the offsets in `positions`."""
         for partition, offset in positions.items():
             try:
                 self._consumer.seek(*places(self.slots, [partition], offset))
@@ -234,7 +219,7 @@ class Source:
             self._seeks.sought[partition] = offset
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
-        """Pause partitions (all by default) until `start()` is called, and drop their prefetched records."""
+        """Pause partitions, by default all, and drop their prefetched records."""
         mine = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
         self._ready.difference_update(mine)
         for partition in mine:
@@ -247,10 +232,7 @@ class Source:
                 log.info("pausing %s: %s", mine, error)
 
     def report_offsets(self, offsets: Mapping[int, int]) -> None:
-        """Report offsets to Kafka, for tools that show lag.
-
-        Nothing else uses them, so failures are only logged.
-        """
+        """Report offsets to Kafka, for tools that show lag. Failures are only logged."""
         mine = [at for p, offset in offsets.items() if p in self.assigned for at in places(self.slots, [p], offset)]
         if not mine:
             return
@@ -260,31 +242,21 @@ class Source:
             log.debug("offsets not reported: %s", error)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offsets of the assigned partitions, or if there are none, of the last assigned ones.
-
-        Call this method in a separate thread. If a broker does not answer in time, its ends are missing.
-
-        Raises:
-            KafkaException: no end is known.
-        """
+        """Return the end offsets of the assigned partitions, or else of the last assigned partitions."""
         asked = self.assigned or self._had
         return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
 
     def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
-        """Return the partitions that are missing from `ends`. Partitions that are not read are left out."""
+        """Return the partitions that are read but missing from `ends`."""
         missing = (self.assigned or self._had) - ends.keys()
         return frozenset(p for p in missing if self.slots.place(p) is not None)
 
     def end_read(self, partition: int) -> int:
-        """Return the end offset that the consumer last reached, after any transaction markers, or -1 without one."""
+        """Return the end offset that the consumer last reached, or -1 if the consumer reached no end."""
         return self._ends_read.get(partition, -1)
 
     def describe(self) -> dict[str, tuple[str, int]]:
-        """Return the id and the number of partitions of each topic. A topic that is created again has another id.
-
-        Raises:
-            KafkaException: Kafka is not reachable, or the topic does not exist. Of a list, topics may be missing.
-        """
+        """Return the id and the number of partitions of each topic."""
         return self._admin.describe(self.slots.topics, several=self._several)
 
     def range_of(self, partition: int) -> tuple[int, int]:
@@ -299,7 +271,7 @@ class Source:
         return low, high
 
     def offset_at(self, partition: int, time_ms: int) -> int:
-        """Return the offset of the first record at or after a wall time, or the end offset if there is no such record.
+        """Return the offset of the first record at or after a wall time (epoch ms), or else the end offset.
 
         Raises:
             KafkaException: Kafka is not reachable.
@@ -309,10 +281,7 @@ class Source:
         return int(found) if found >= 0 else self.range_of(partition)[1]
 
     def close(self) -> None:
-        """Leave the group, so that other members take over at once.
-
-        If a static member does not leave, Kafka waits for its return.
-        """
+        """Leave the consumer group, so that other members take over at once."""
         with suppress(KafkaException):
             self._consumer.unsubscribe()  # type: ignore[no-untyped-call]
             deadline = time.monotonic() + LEAVE_SECONDS

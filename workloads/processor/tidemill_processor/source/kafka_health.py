@@ -1,4 +1,4 @@
-"""The state of Kafka, as seen by the loop and the regular checks."""
+"""The state of Kafka, as reported by the loop and the regular checks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class KafkaHealth:
-    """The state of Kafka, and the breaker that stops the loop from reading while Kafka fails.
-
-    Args:
-        guard: the guard with the breaker.
-        renew: a function that replaces the consumer.
+    """The state of Kafka, and the circuit breaker that stops the loop from reading while Kafka fails.
 
     Attributes:
-        error: why Kafka fails, or an empty string if it works.
+        error: why Kafka fails, or an empty string.
         answered_at: when the last answered request was sent (monotonic seconds).
     """
 
@@ -35,7 +31,7 @@ class KafkaHealth:
         self.answered_at = 0.0
 
     def allows(self) -> bool:
-        """Return whether the breaker allows the loop to read."""
+        """Return whether the circuit breaker allows the loop to read."""
         return self._guard.allow()
 
     def failed(self, error: Any) -> None:
@@ -46,15 +42,11 @@ class KafkaHealth:
         self.error, self._failed_at = text, time.monotonic()
         self._guard.failure()
         if kafka_fatal(error):
-            # For example, a static member that rejoins after an outage gets a new member id. Kafka then refuses pending
-            # requests with its former id (FENCED_INSTANCE_ID).
+            # A static member may have got a new member id after an outage (FENCED_INSTANCE_ID).
             self._renew()
 
     def answered(self, asked_at: float) -> None:
-        """Record an answer to a request that was sent at `asked_at`. A failure after `asked_at` remains recorded.
-
-        Any thread may call this.
-        """
+        """Record an answer to a request that was sent at `asked_at` (monotonic seconds)."""
         if asked_at < self._failed_at:
             return
         self.error, self.answered_at = "", asked_at

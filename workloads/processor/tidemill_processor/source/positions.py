@@ -1,8 +1,6 @@
 """Determines the position from which to read each partition, from `_offsets`, Kafka's ranges and `startFrom`.
 
-If a topic was deleted and created again, a new epoch starts. Offsets that Kafka no longer has are recorded in `_lost`,
-never silently skipped. A broker with outdated metadata may return the topic's former id, or an end before the stored
-position. Starting a new epoch because of such an answer would count events twice, so it is not accepted at once.
+A new epoch starts if a topic was deleted and created again. Offsets that Kafka no longer has are recorded in `_lost`.
 """
 
 from __future__ import annotations
@@ -24,22 +22,15 @@ from tidemill_processor.transaction import Position
 log = logging.getLogger(__name__)
 
 TRUNCATED_SECONDS = 10.0
-"""If Kafka reports an end before the stored position for this time, the end is accepted."""
+"""After this many seconds, an end in Kafka before the stored position is accepted."""
 
 
 class Positions:
-    """Reads and repairs the positions of a pipeline's partitions.
-
-    Args:
-        database: the pipeline's schema.
-        config: the pipeline.
-        source: the pipeline's topic.
-        start_from: the start for a reader without a position, or an empty string to use the spec's `startFrom`.
-    """
+    """Reads and repairs the positions of a pipeline's partitions."""
 
     def __init__(self, database: Database, config: PipelineConfig, source: Source, start_from: str = "") -> None:
         self._schema, self._reader = database.schema, database.reader
-        # With a Python stage, `startFrom` applies to the stage. Processors read everything that it writes.
+        # With a Python stage, `startFrom` applies to the stage, not to the processors.
         staged = config.read_topic != config.events_topic
         self._start_from = start_from or ("earliest" if staged else config.spec.source.topic.start_from)
         self._source, self._replays = source, bool(start_from)
@@ -48,18 +39,15 @@ class Positions:
     def take_up(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], ids: Mapping[int, str]
     ) -> dict[int, Position]:
-        """Return the positions from which to read `partitions`. `ids` has the id of the topic of each partition.
-
-        Partitions are missing if the operator has not written their rows yet, or if Kafka's answer about them may be
-        outdated.
+        """Return the positions from which to read `partitions`, as far as known.
 
         Raises:
-            KafkaException, psycopg.Error: Kafka or Postgres failed. The caller tries again later.
+            KafkaException, psycopg.Error: Kafka or Postgres failed.
         """
         query = offsets.read(self._schema, self._reader)
         wanted = [partition for partition in partitions if partition in ids]
-        # Forget partitions that are no longer assigned, so that their waiting time starts again if they are assigned
-        # again.
+        # Forget partitions that are no longer assigned, so that their waiting time starts again with the next
+        # assignment.
         self._short_since = {p: since for p, since in self._short_since.items() if p in wanted}
         positions = {}
         for partition, known_id, epoch, next_offset, former in connection.execute(query, (wanted,)).fetchall():
@@ -76,10 +64,10 @@ class Positions:
         return positions
 
     def untaken(self, connection: psycopg.Connection[Any], ids: Mapping[int, str]) -> frozenset[int]:
-        """Return the partitions that nobody has read since their topics have these ids.
+        """Return the partitions with these topic ids that no processor has read yet.
 
         Raises:
-            psycopg.Error: Postgres failed. The caller tries again later.
+            psycopg.Error: Postgres failed.
         """
         query = offsets.untaken(self._schema, self._reader)
         return frozenset(partition for (partition,) in connection.execute(query, (list(ids), list(ids.values()))))
@@ -119,7 +107,7 @@ class Positions:
             )
             self._record_loss(connection, partition, epoch, high, next_offset, "truncated")
             return self._move(connection, partition, before, topic_id, epoch + 1, high)
-        if known_id is None:  # a partition was added: the operator wrote its row, and events may have arrived before us
+        if known_id is None:  # events of an added partition may have arrived before its row
             return self._move(connection, partition, before, topic_id, epoch, next_offset)
         return Position(next_offset, epoch)
 
@@ -142,7 +130,6 @@ class Positions:
         epoch: int,
         offset: int,
     ) -> Position | None:
-        """Set a position if it is still `before`. Return None if another process has changed it in the meantime."""
         update = offsets.move(self._schema, self._reader)
         moved = connection.execute(update, (topic_id, topic_id, epoch, offset, partition, *before)).rowcount
         return Position(offset, epoch) if moved else None
@@ -155,7 +142,7 @@ class Positions:
     def confirm_ends(
         self, connection: psycopg.Connection[Any], caught_up: dict[int, Position], age_seconds: float
     ) -> None:
-        """Record that partitions were read to their ends `age_seconds` ago, if their positions are unchanged."""
+        """Record that partitions with these positions were read to their ends `age_seconds` ago."""
         if not caught_up:
             return
         connection.execute(

@@ -11,15 +11,11 @@ from confluent_kafka import KafkaError
 log = logging.getLogger(__name__)
 
 GAP_SIGHTINGS = 2
-"""How many times the same gap must be seen after a seek until it is accepted."""
+"""A gap after the requested offset is accepted if this many seeks find the same gap."""
 
 
 class Seeks:
-    """The seeks of a consumer after which no record has been read yet.
-
-    Attributes:
-        sought: by partition, the requested offset.
-    """
+    """The requested offsets of a consumer's seeks, until a record is read."""
 
     def __init__(self) -> None:
         self.sought: dict[int, int] = {}
@@ -31,11 +27,7 @@ class Seeks:
         self._gaps.clear()
 
     def failed(self, messages: Iterable[Any]) -> list[int]:
-        """Return the partitions whose first record after a seek has a different offset. They have to seek again.
-
-        Because of compaction or transaction markers, there may be no record at the requested offset, so a gap that is
-        seen repeatedly is accepted.
-        """
+        """Return the partitions with a wrong offset in the first record after a seek."""
         again: list[int] = []
         for message in messages:
             partition, error = message.partition(), message.error()

@@ -1,7 +1,4 @@
-"""Slots: with a list of topics, each partition of each topic has a slot, a number that all other modules use for it.
-
-With a single topic, the slot is the number of the partition. See `tables/slots.py` of the contract.
-"""
+"""Slots: the numbers of the partitions of a list of topics."""
 
 from __future__ import annotations
 
@@ -24,33 +21,25 @@ GONE = (
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.UNKNOWN_TOPIC_ID,
 )
-"""The errors for a topic that does not exist. They do not affect other topics."""
 
 
 class Slots(Protocol):
-    """Translates between slots and partitions of topics.
-
-    Attributes:
-        topics: the topics to read.
-    """
+    """Translates between slots and partitions of topics."""
 
     @property
     def topics(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def of(self, topic: str, partition: int) -> int | None:
-        """Return the slot of a partition, or None if it has no slot yet or is not read."""
+        """Return the slot of a partition, or None if the partition has no slot yet or is not read."""
 
     def place(self, slot: int) -> Place | None:
-        """Return the topic and the partition of a slot, or None if it is not read."""
+        """Return the topic and the partition of a slot, or None if the slot is not read."""
 
     def added(self, slot: int) -> bool:
         """Return whether a slot was added to a running pipeline."""
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
-        """Return the topic id of each slot.
-
-        `described` has the id and the number of partitions of each existing topic.
-        """
+        """Return the topic id of each slot."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,7 @@ class OneTopic:
         return self.topic, slot
 
     def added(self, slot: int) -> bool:
-        """Return False: with one topic, the operator writes the positions of added partitions."""
+        """Return False, because the operator writes the positions of added partitions."""
         return False
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
@@ -84,12 +73,7 @@ class OneTopic:
 
 @dataclass(frozen=True)
 class SeveralTopics:
-    """The slots of a pipeline with a list of topics, as written by the operator.
-
-    Attributes:
-        places: the topic and the partition of each slot that is read.
-        late: the slots that were added to a running pipeline.
-    """
+    """The slots of a pipeline with a list of topics, as written by the operator."""
 
     places: Mapping[int, Place] = field(default_factory=dict)
     late: frozenset[int] = frozenset()
@@ -99,10 +83,10 @@ class SeveralTopics:
 
     @classmethod
     def read(cls, connection: psycopg.Connection[Any], schema: str) -> SeveralTopics:
-        """Read the slots.
+        """Read the slots from Postgres.
 
         Raises:
-            psycopg.Error: Postgres failed. The caller tries again later.
+            psycopg.Error: Postgres failed.
         """
         rows = connection.execute(table.reading(schema)).fetchall()
         places = {slot: (topic, partition) for slot, topic, partition, _ in rows}
@@ -114,12 +98,12 @@ class SeveralTopics:
         return tuple(sorted({topic for topic, _ in self.places.values()}))
 
     def of(self, topic: str, partition: int) -> int | None:
-        """Return the slot of a partition, or None if it has no slot yet or is not read."""
+        """Return the slot of a partition, or None if the partition has no slot yet or is not read."""
         found: int | None = self._slots.get((topic, partition))  # type: ignore[attr-defined]
         return found
 
     def place(self, slot: int) -> Place | None:
-        """Return the topic and the partition of a slot, or None if it is not read."""
+        """Return the topic and the partition of a slot, or None if the slot is not read."""
         return self.places.get(slot)
 
     def added(self, slot: int) -> bool:
@@ -127,13 +111,13 @@ class SeveralTopics:
         return slot in self.late
 
     def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
-        """Return the topic id of each slot. Slots of topics or partitions that do not exist are left out."""
+        """Return the topic id of each slot."""
         found = {slot: described[topic] for slot, (topic, _) in self.places.items() if topic in described}
         return {slot: topic_id for slot, (topic_id, count) in found.items() if self.places[slot][1] < count}
 
 
 class SlottedMessage:
-    """A record whose `partition` is its slot."""
+    """A Kafka record with its slot as `partition`."""
 
     __slots__ = ("_message", "_slot")
 
@@ -175,10 +159,7 @@ class SlottedMessage:
 
 
 def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
-    """Return a consumer's messages with their slots, without errors for topics that do not exist.
-
-    Messages of partitions without a slot get the slot -1, which is never read.
-    """
+    """Return a consumer's messages with their slots, or with slot -1 for partitions without a slot."""
     found = []
     for message in messages:
         error = message.error()
@@ -191,19 +172,19 @@ def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
 
 
 def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
-    """Return the initial slots of a pipeline, before Postgres is read, and how messages name its topics."""
+    """Return the initial slots of a pipeline, and the name of its topics for messages."""
     if config.spec.source.several:
         return SeveralTopics(), ", ".join(config.source_topics)
     return OneTopic(config.read_topic), config.read_topic
 
 
 def numbers(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
-    """Return the slots of partitions. Partitions without a slot are left out, and stay paused."""
+    """Return the slots of partitions, without partitions that have no slot."""
     found = (slots.of(at.topic, at.partition) for at in partitions)
     return frozenset(slot for slot in found if slot is not None)
 
 
 def places(slots: Slots, chosen: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
-    """Return the partitions of slots. Slots that are not read are left out."""
+    """Return the partitions of slots, without slots that are not read."""
     found = (slots.place(slot) for slot in chosen)
     return [TopicPartition(*place, offset) for place in found if place is not None]

@@ -1,4 +1,4 @@
-"""Reads the stage topic of a pipeline with a Python stage: records with their origin, and the backlog before it."""
+"""Reads the stage topic of a pipeline with a Python stage, and the backlog before the stage."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 class StagedMessage:
-    """A record of the stage topic, with the timestamp and headers of the source record from which it was made.
-
-    The headers are read only on access, because most records need only their value and position.
-    """
+    """A record of the stage topic, with the timestamp and headers of its source record."""
 
     __slots__ = ("_message",)
 
@@ -52,33 +49,24 @@ class StagedMessage:
         return [header for header in headers or () if header[0] != ORIGIN_HEADER] or None
 
     def timestamp(self) -> tuple[int, int]:
-        """Return the timestamp's kind and the timestamp (epoch ms), as in the source topic."""
+        """Return the kind and the time (epoch ms) of the source record's timestamp."""
         origin = read_origin(self._message.headers())
         kind, written = self._message.timestamp()
         return kind, written if origin is None else origin.time_ms
 
 
 def staged(messages: Sequence[Any]) -> list[Any]:
-    """Return records of the stage topic in the form in which processors read them."""
+    """Return the records of the stage topic in the form that processors read."""
     return [StagedMessage(message) for message in messages]
 
 
 def connection_of(settings: WorkloadSettings) -> dict[str, Any]:
-    """Return client settings for the platform's Kafka, which has both topics of a Python stage.
-
-    Raises:
-        OSError, ValueError: the file with client settings cannot be read.
-    """
+    """Return client settings for the platform's Kafka."""
     return {**RECONNECTING, **own_connection(settings)}
 
 
 class Upstream:
-    """Reads how many records of the source topic the stage has not processed yet. Use it in one thread only.
-
-    Args:
-        connection: client settings.
-        config: a pipeline with a Python stage.
-    """
+    """Reads how many records of the source topic the Python stage has not processed yet."""
 
     def __init__(self, connection: Mapping[str, Any], config: PipelineConfig) -> None:
         self._topic = config.events_topic
@@ -90,7 +78,7 @@ class Upstream:
             "auto.offset.reset": "error",
             "log_level": 0,
         }
-        # Read positions even while a transaction with newer ones is open, for example that of a killed stage.
+        # Read positions even while a transaction with newer positions is open.
         self._positions = Consumer({**self._connection, "isolation.level": "read_uncommitted"})
         self._reader: Consumer | None = None
         self._admin_settings = {**connection, "log_level": 0}
@@ -99,9 +87,7 @@ class Upstream:
         self._empty: dict[int, tuple[int, int]] = {}
 
     def unstaged(self, partitions: Collection[int]) -> dict[int, int]:
-        """Return, for each partition, how many offsets the stage has not committed.
-
-        Positions are read before ends, so that a record staged in between counts twice rather than never.
+        """Return the number of offsets that the stage has not committed, by partition.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -128,7 +114,7 @@ class Upstream:
         try:
             found = {at.partition: int(future.result(_ASK_SECONDS + 1).offset) for at, future in futures.items()}
         except (KafkaException, TimeoutError) as error:
-            # Replace the client: leaders may have changed, and it would keep using outdated metadata.
+            # Replace the client, because the old client would keep using outdated leaders.
             self._admin = AdminClient(self._admin_settings)
             raise error if isinstance(error, KafkaException) else _unanswered() from None
         if min(found.values()) < 0:
@@ -137,12 +123,11 @@ class Upstream:
         return found
 
     def _is_empty(self, partition: int, position: int, end: int) -> bool:
-        """Return True if there are only transaction markers or deleted records between two offsets."""
         span, before = (position, end), self._seen.get(partition)
         self._seen[partition] = span
         if end <= position or self._empty.get(partition) == span:
             return True
-        if before != span:  # the partition has changed since the last call, so do not read it
+        if before != span:  # Do not read a partition that has changed since the last call.
             return False
         if self._reader is None:
             self._reader = Consumer(self._connection)

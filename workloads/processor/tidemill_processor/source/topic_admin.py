@@ -1,4 +1,4 @@
-"""Asks Kafka about topics by the admin client: their ids, their partitions and the ends of partitions."""
+"""Asks Kafka for the ids, the partitions and the ends of topics with the admin client."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from tidemill_processor.source.slots import GONE, Place
 
 
 class TopicAdmin:
-    """The admin client of one process. Any thread may call the methods.
-
-    Args:
-        connection: client settings.
-    """
+    """The Kafka admin client of one process."""
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
         self.connect(connection)
@@ -30,16 +26,10 @@ class TopicAdmin:
         self._admin = AdminClient({**RECONNECTING, **connection})
 
     def describe(self, topics: Sequence[str], *, several: bool) -> dict[str, tuple[str, int]]:
-        """Return each topic's id, which changes if it is deleted and created again, and its number of partitions.
-
-        If `several` is true, topics that do not exist are left out.
-
-        Raises:
-            KafkaException: a topic does not exist, or Kafka is not reachable.
-        """
+        """Return each topic's id and number of partitions."""
         if not topics:
             return {}
-        admin = self._admin  # keep the client alive in case another thread replaces it in `ends`
+        admin = self._admin
         described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=ASK_SECONDS)
         found = {}
         for name, future in described.items():
@@ -53,13 +43,7 @@ class TopicAdmin:
         return found
 
     def ends(self, places: Mapping[Place, int]) -> dict[int, int]:
-        """Return the end offsets of partitions, by their numbers in `places`.
-
-        If a broker does not answer in time, its ends are missing.
-
-        Raises:
-            KafkaException: no end is known, or, if `places` is empty, Kafka is not reachable.
-        """
+        """Return the end offsets of partitions, by their numbers in `places`."""
         if not places:
             result_of(self._admin.describe_cluster(request_timeout=ASK_SECONDS))
             return {}
@@ -67,7 +51,7 @@ class TopicAdmin:
         futures = self._admin.list_offsets(asked, request_timeout=ASK_SECONDS)
         found_ends = _known_ends(futures)
         if len(found_ends) < len(futures):
-            # Replace the client: leaders may have changed, and it would keep using outdated metadata for minutes.
+            # Replace the client, because the old client would keep using outdated leaders for minutes.
             self.connect(self._connection)
         if not found_ends:
             result_of(next(iter(futures.values())), 0.0)
@@ -76,18 +60,13 @@ class TopicAdmin:
 
 
 def describe_topic(admin: AdminClient, topic: str) -> tuple[str, int]:
-    """Return the id of a topic and its number of partitions.
-
-    Raises:
-        KafkaException: the topic does not exist, or Kafka does not answer in time.
-    """
+    """Return the id of a topic and its number of partitions."""
     described = admin.describe_topics(TopicCollection([topic]), request_timeout=ASK_SECONDS)
     found = result_of(described[topic])
     return str(found.topic_id), len(found.partitions)
 
 
 def _known_ends(futures: Mapping[TopicPartition, Any]) -> dict[Place, int]:
-    """Wait for the answers to `list_offsets`, and return the reported ends by topic and partition."""
     done, _ = wait(futures.values(), ASK_SECONDS + 1)
     answered = {at: future for at, future in futures.items() if future in done and not future.exception()}
     # Ignore negative offsets, which librdkafka returns if a leader does not answer in time.
@@ -98,7 +77,7 @@ def result_of(future: Any, seconds: float = ASK_SECONDS + 1) -> Any:
     """Return the result of an admin client request.
 
     Raises:
-        KafkaException: the request failed, or there was no answer in time.
+        KafkaException: the request failed.
     """
     try:
         return future.result(timeout=seconds)

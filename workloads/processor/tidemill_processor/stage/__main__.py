@@ -1,8 +1,7 @@
 """Runs the Python stage of one pipeline: `python -m tidemill_processor.stage`.
 
-This process starts a worker, which runs the user's function, and watches it. When the user's file, or one that it
-imports, changes, it replaces the worker, so that nothing of the former code stays in memory. It also replaces a worker
-whose call takes longer than the timeout, or ends the worker's process.
+This process starts a worker process, which runs the user's function. A worker is replaced if the user's file changes,
+or if a call takes longer than the timeout.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from tidemill_processor.stage.watch import Watch
 log = logging.getLogger("tidemill_processor.stage")
 
 SLOW_SECONDS = 30.0
-"""A call that takes longer is reported, even if its timeout is longer."""
+"""A call of more than this many seconds is reported, even if its timeout is longer."""
 _RUNS_LONG = f"has run for more than {SLOW_SECONDS:.0f} s"
 STUCK_SECONDS = 60.0
-"""If this process does not look at its worker for this time, it is replaced."""
+"""The stage is restarted if it has not checked its worker for this many seconds."""
 _SILENT_SECONDS = 60.0
-"""A worker that has not reported for this time and the time of a call is replaced."""
+"""A worker process is replaced after this many seconds without a report, plus the timeout of a call."""
 _TICK_SECONDS = 0.1
 _END_SECONDS = 7.0
-"""The time that a worker has to end. `tidemill up` kills a stage after 10 s."""
+"""How long (seconds) a worker process may take to end, less than the 10 s of `tidemill up`."""
 _FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.2, 30.0
 
 
 class Stage:
-    """The stage of one pipeline, and its state for `/health`."""
+    """The Python stage of one pipeline, and its state for `/health`."""
 
     def __init__(self, settings: WorkloadSettings) -> None:
         config = settings.load_pipeline(settings.pipeline)
@@ -70,16 +69,16 @@ class Stage:
 
     @property
     def waits(self) -> str:
-        """Why no event is staged, or an empty text."""
+        """Why no event is processed, or an empty text."""
         return self._slow or self._ended or self._file
 
     def stop(self) -> None:
-        """Let `run` return. May be called several times, by any thread, and in a signal handler."""
+        """Let `run` return. Any thread and signal handler may call this method several times."""
         self._stopping.set()
         self._reload.set()
 
     def run(self) -> None:
-        """Keep a worker running until `stop()` is called."""
+        """Keep a worker process running until `stop()` is called."""
         self.watch.start()
         pause = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
@@ -94,7 +93,6 @@ class Stage:
         self._reload.set()
 
     def _serve(self) -> None:
-        """Run one worker until it ends, has to be replaced, or this process stops."""
         if self._reload.is_set():
             self._attempts.forget()
             self._reload.clear()
@@ -120,11 +118,10 @@ class Stage:
             self._see_progress(call, well=now - began >= 2 * self._timeout + _SILENT_SECONDS)
         self._slow = ""
         patience = 0.0 if clock.seconds(child.call, time.monotonic()) >= SLOW_SECONDS else _END_SECONDS
-        # A worker that is only replaced keeps its partitions.
+        # A worker that is only replaced keeps its partitions, so it does not leave the consumer group.
         child.stop(patience, leave=self._stopping.is_set())
 
     def _reported(self, told: Report) -> None:
-        """Take a report of the worker. The worker's thread for reports calls it."""
         metrics.count(self._known.totals, told.totals)
         self._known, self._heard_at = told, time.monotonic()
         self.watch.partitions, self.watch.imported = told.partitions, tuple(map(Path, told.imported))
@@ -132,14 +129,13 @@ class Stage:
             self._file = told.waits
 
     def _told(self, call: Call, what: str, line: str = "") -> str:
-        """Return what happened in a call, with the place of the record."""
         where = f" ({line})" if line else ""
         if call.imports:
             return f"the import of {self.function.path.name} {what}{where}"
         return f"{self.function.place} {what} on {self._config.events_topic}/{call.partition}@{call.offset}{where}"
 
     def _after_hang(self, child: Child, call: Call) -> bool:
-        """End a call that takes too long. Return whether it was ended, because it may return meanwhile."""
+        """End a call that takes too long, and return False if the call has returned in the meantime."""
         line = child.line_in(self.function.path)
         if child.call != call:
             return False
@@ -162,7 +158,6 @@ class Stage:
             log.error("%s", self._ended)
 
     def _end(self, call: Call, what: str) -> None:
-        """Note a call that did not return, and what happens to its record."""
         metrics.STAGE_ENDED.inc()
         self._slow = ""
         if call.imports:
@@ -173,12 +168,6 @@ class Stage:
         log.error("%s", self._ended)
 
     def _see_progress(self, call: Call, *, well: bool) -> None:
-        """Forget a call that was ended, once its record is passed. Another replica may have taken its partition.
-
-        Args:
-            call: the current call, or the last one.
-            well: whether the worker has run for so long that it would have called the function with the record again.
-        """
         at, known = self._ended_at, self._known
         if at is None:
             passed = known.loaded
@@ -204,7 +193,7 @@ class Stage:
         )
 
     def ready(self) -> bool:
-        """Return whether this process has ever been healthy, is not waiting, and the function returns in time."""
+        """Return whether this process was ever healthy, does not wait, and the function returns in time."""
         self._was_well = self._was_well or self.health()[0] == 200
         return self._was_well and not self.waits
 

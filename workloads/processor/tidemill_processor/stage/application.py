@@ -1,6 +1,6 @@
-"""The Quix Streams application of the stage.
+"""The Quix Streams application of the Python stage.
 
-Each Kafka transaction contains records of the stage topic, and positions in the source topic.
+Each Kafka transaction contains records of the stage topic and positions in the source topic.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tidemill_processor.stage.rewriting import Rewriter
 log = logging.getLogger(__name__)
 
 COMMIT_RECORDS = 10_000
-"""A transaction has at most this many records of the source topic."""
+"""The maximum number of source records in a transaction."""
 
 ABORT_SECONDS = 5.0
-"""The maximum time for aborting the transaction of lost partitions."""
+"""How long (seconds) the transaction of lost partitions may take to abort."""
 LEAVE_SECONDS = 5.0
-"""The maximum time for leaving the consumer group."""
+"""How long (seconds) the process may take to leave the consumer group."""
 _ROOM_MS = 10_000
-"""How much longer than one call and one flush interval a transaction may be open."""
+"""A transaction may be open this many milliseconds longer than one call and one flush interval."""
 _LEAST_POLL_MS = 300_000
 
 _CONSUMER: Mapping[str, Any] = {
@@ -44,10 +44,10 @@ _CONSUMER: Mapping[str, Any] = {
     "queued.max.messages.kbytes": 32_768,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "allow.auto.create.topics": False,
-    # Detect new partitions of the topic soon.
+    # New partitions of the topic are detected after this time.
     "topic.metadata.refresh.interval.ms": 10_000,
     "isolation.level": "read_committed",
-    # A fetch from a broker whose packets are lost ends after this time, and the consumer connects again.
+    # A fetch from a broker with lost packets ends after this time, and the consumer connects again.
     "socket.timeout.ms": 30_000,
     "log_level": 3,
 }
@@ -62,24 +62,19 @@ _PRODUCER: Mapping[str, Any] = {
 
 
 class _Leaving(Application):
-    """An application that leaves its consumer group when it stops, so that other processes take over at once.
-
-    A member with a name (`group.instance.id`) does not leave when its consumer is closed: Kafka waits for a session for
-    its return. When partitions are lost, their open transaction is aborted.
-    """
+    """An application that leaves its consumer group when it stops, so that other processes take over at once."""
 
     leaves = True
 
     def _on_lost(self, consumer: Any, topic_partitions: list[Any]) -> None:
-        # Another process may read these partitions already. If this process joined the group again, it would otherwise
-        # commit the records and positions of the open transaction as a valid member.
+        # Another process may read these partitions already, so the open transaction must not be committed.
         self._processing_context.producer.abort_transaction(ABORT_SECONDS)
         self._processing_context.init_checkpoint()  # type: ignore[no-untyped-call]
         super()._on_lost(consumer, topic_partitions)
 
     def _run_dataframe(self, sink: Any = None) -> None:
         super()._run_dataframe(sink)
-        # Everything is committed now, and the consumer is still open.
+        # At this point, all records are committed and the consumer is still open.
         if not self.leaves:
             return
         with suppress(KafkaException):
@@ -90,17 +85,7 @@ class _Leaving(Application):
 
 
 class StageApplication:
-    """A Quix Streams application that rewrites the records of one pipeline's source topic.
-
-    Args:
-        settings: the process's settings.
-        config: the pipeline.
-        connection: client settings.
-        rewriter: makes the records of the stage topic.
-        calls: gets the current call of the function.
-        topic_id: Kafka's id of the source topic.
-        given_up: why the function does not get a record, by partition and offset.
-    """
+    """A Quix Streams application that rewrites the records of one pipeline's source topic."""
 
     def __init__(
         self,
@@ -144,9 +129,8 @@ class StageApplication:
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
-                # A call may take as long as `timeout`, so the transaction must not end sooner. Processors cannot read
-                # beyond an open transaction: if a stage is killed and none of its name follows, Kafka ends its
-                # transaction after this time.
+                # A transaction may stay open as long as one call. Kafka ends the open transaction of a killed stage
+                # after this time.
                 "transaction.timeout.ms": timeout_ms + flush_ms + _ROOM_MS,
                 # A process that starts with the same id ends the open transaction of its predecessor.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
@@ -154,31 +138,21 @@ class StageApplication:
         )
         topic = self._application.topic(config.events_topic, value_deserializer="bytes", key_deserializer="bytes")
         frame = self._application.dataframe(topic)
-        # `to_topic` cannot choose the partition, and each record has to keep its source record's partition.
+        # Each record keeps its source record's partition, which `to_topic` cannot choose.
         self._context = frame.processing_context
         self._producer = self._context.producer
         frame.update(self._rewrite, metadata=True)
 
     def run(self) -> None:
-        """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT.
-
-        Raises:
-            Exception: Kafka has failed. Nothing in the open transaction is kept.
-        """
+        """Process records until `stop()` is called, or until the process gets SIGTERM or SIGINT."""
         self._application.run()
 
     def stop(self, *, leave: bool = True) -> None:
-        """Let `run` return after the current record. Any thread may call this.
-
-        Args:
-            leave: whether to leave the group, so that other processes take over. Otherwise, this process has to return
-                within the session timeout.
-        """
+        """Let `run` return after the current record, and leave the consumer group if `leave` is true."""
         self._application.leaves = leave
         self._application.stop()
 
     def _processed(self, _topic: str, partition: int, offset: int) -> None:
-        """Commit right after a record that was given up, so that it does not come again if the next call is ended."""
         if (partition, offset) in self._given_up:
             self._context.commit_checkpoint(force=True)
 

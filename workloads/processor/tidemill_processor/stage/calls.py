@@ -1,7 +1,4 @@
-"""The current call of the user's function, which the worker writes to shared memory and the stage reads.
-
-So the stage sees a call that hangs, even if the call keeps Python's lock and no other thread of the worker can run.
-"""
+"""The current call of the user's function, which the worker writes to shared memory for the stage."""
 
 from __future__ import annotations
 
@@ -18,12 +15,11 @@ _IMPORT = -1
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the user's function, or the import of the file.
+    """A call of the user's function, or the import of the user's file.
 
     Attributes:
-        number: a number that changes at the beginning and at the end of each call. It is odd during a call.
+        number: a number that changes at the beginning and at the end of each call, and is odd during a call.
         partition: the partition of the record, or -1 during the import and before the first call.
-        offset: the offset of the record.
     """
 
     number: int
@@ -37,16 +33,12 @@ class Call:
 
     @property
     def imports(self) -> bool:
-        """Whether it is the import of the file."""
+        """Whether the call is the import of the file."""
         return self.partition == _IMPORT
 
 
 class CallMemory:
-    """Shared memory with the current call. The stage creates it, and the worker opens it by its file descriptor.
-
-    Args:
-        descriptor: the descriptor of the file, or None to create a file.
-    """
+    """Shared memory with the current call of the function."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._file: IO[bytes] | None = None
@@ -67,7 +59,7 @@ class CallMemory:
             self._file.close()
 
     def begin(self, partition: int = _IMPORT, offset: int = 0) -> None:
-        """Note that a call begins. Without a partition, it is the import of the file."""
+        """Note that a call begins. Without a partition, the call is the import of the file."""
         self._number += 1
         _LAYOUT.pack_into(self._memory, 0, self._number, partition, offset)
 
@@ -78,16 +70,12 @@ class CallMemory:
 
     @property
     def call(self) -> Call:
-        """The current call, or the last one."""
+        """The current call, or the last call."""
         return Call(*_LAYOUT.unpack_from(self._memory, 0))
 
 
 class CallClock:
-    """Measures how long calls take. Time in which the stage itself did not run, such as a suspension, does not count.
-
-    Args:
-        most_seconds: the longest time between two observations that counts.
-    """
+    """Measures the duration of calls, without time in which the stage was suspended."""
 
     def __init__(self, most_seconds: float) -> None:
         self._most = most_seconds
@@ -96,12 +84,7 @@ class CallClock:
         self._seconds = 0.0
 
     def seconds(self, call: Call, now: float) -> float:
-        """Return for how many seconds the call has been seen to run, or 0 if it has ended.
-
-        Args:
-            call: the call.
-            now: monotonic seconds.
-        """
+        """Return the seconds for which the call was seen to run, or 0 after its end."""
         if call.number != self._number or not call.runs:
             self._seconds = 0.0
         else:

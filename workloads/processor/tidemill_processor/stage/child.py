@@ -1,4 +1,4 @@
-"""The stage's side of its worker: starts the process, reads what it reports, and ends it."""
+"""Starts the worker process of the stage, reads its reports, and ends it."""
 
 from __future__ import annotations
 
@@ -23,29 +23,18 @@ _LINE_SECONDS, _PAUSE_SECONDS = 1.0, 0.02
 _KILLED_SECONDS = 5.0
 _STACK_BYTES = 65_536
 _NO_MORE = b"end\n"
-"""A line after the last report."""
 _FRAME = re.compile(r'File "(.*)", line (\d+)')
 
 
 class Child:
-    """A worker. The processes that the user's function starts are in its process group, and end with it.
-
-    The thread that creates it has to outlive it, because Linux ends the worker with this thread.
-
-    Args:
-        given_up: the records that the function does not get, with the reasons.
-        reported: called with each report of the worker, in another thread.
-
-    Attributes:
-        report: the last report, or an empty one before the first.
-    """
+    """A worker process. Processes that the user's function starts end with the worker."""
 
     def __init__(self, given_up: Mapping[Place, str], reported: Callable[[Report], None]) -> None:
         self.report = Report()
         self._reported = reported
         self._calls = CallMemory()
         self._stack, stack = os.pipe()
-        # This end for writing stays open in this process too, see `_end_reports`.
+        # This process keeps the writing end of the pipe open too, see `_end_reports`.
         self._reports, self._reports_end = os.pipe()
         refused = tuple(Refusal(place, why) for place, why in given_up.items())
         order = Order(os.getpid(), self._calls.descriptor, self._reports_end, stack, refused)
@@ -67,19 +56,16 @@ class Child:
 
     @property
     def call(self) -> Call:
-        """The current call of the function, or the last one."""
+        """The current call of the function, or the last call."""
         return self._calls.call
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the signal's number, or None while the process is alive."""
+        """The exit status, minus the signal's number, or None while the process is alive."""
         return self._process.poll()
 
     def line_in(self, file: Path) -> str:
-        """Return which line of a file the worker runs now, or an empty text if it runs none.
-
-        The worker's stack is written by a signal handler in C, so this also works while a call keeps Python's lock.
-        """
+        """Return the current line of the worker in a file, or an empty text if the worker runs no line of the file."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR1)
         text, deadline = "", time.monotonic() + _LINE_SECONDS
@@ -93,12 +79,7 @@ class Child:
         return ""
 
     def stop(self, seconds: float, *, leave: bool) -> None:
-        """Ask the process to end, and kill it if it has not ended after some seconds.
-
-        Args:
-            seconds: the time to end.
-            leave: whether other processes shall take over its partitions.
-        """
+        """Ask the worker to end, and kill the worker if it still runs after `seconds`."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM if leave else signal.SIGUSR2)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -106,8 +87,8 @@ class Child:
         self.kill()
 
     def kill(self) -> None:
-        """Kill what is alive of the process and its group, take its last report, and release everything."""
-        # macOS refuses to signal a group that has only processes which have ended.
+        """Kill the worker and its process group, take its last report, and release everything."""
+        # macOS refuses to signal a group of ended processes.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
@@ -118,7 +99,7 @@ class Child:
         self._calls.close()
 
     def _reap(self) -> None:
-        """Reap the other processes of the group. As process 1 of a container, this process has become their parent."""
+        """Reap the other processes of the group, because process 1 of a container becomes their parent."""
         deadline = time.monotonic() + _KILLED_SECONDS
         with contextlib.suppress(ChildProcessError):
             while time.monotonic() < deadline:
@@ -126,8 +107,8 @@ class Child:
                     time.sleep(_PAUSE_SECONDS)
 
     def _end_reports(self) -> None:
-        """Let the reader end. The pipe itself may not: a process that has left the group may have it open."""
-        # The first line ends a part of a line, which a killed process may leave.
+        """Let the thread that reads reports end, even if another process keeps the pipe open."""
+        # The first line break ends an incomplete line, which a killed process may leave.
         os.write(self._reports_end, b"\n" + _NO_MORE)
         self._reader.join(_KILLED_SECONDS)
         os.close(self._reports_end)
@@ -137,7 +118,7 @@ class Child:
             for line in lines:
                 if line == _NO_MORE:
                     return
-                # A killed process may leave a part of a line.
+                # A killed process may leave an incomplete line.
                 with contextlib.suppress(msgspec.MsgspecError):
                     self.report = read_report(line)
                     self._reported(self.report)

@@ -21,16 +21,11 @@ _MODULE = "tidemill_user_function"
 
 
 class LoadError(Exception):
-    """Raised if the file cannot be imported, or has no usable function. The message says what to correct."""
+    """Raised if the user's file cannot be imported or has no usable function."""
 
 
 class UserFunction:
-    """A function of a user's file.
-
-    Attributes:
-        path: the file.
-        name: the function's name.
-    """
+    """A function of a user's file."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -43,11 +38,10 @@ class UserFunction:
 
     @property
     def imported(self) -> list[Path]:
-        """Other files in the same folder that have been imported. Any thread may ask."""
+        """Other imported files in the same folder."""
         start, found = f"{self.path.parent}/", []
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__dict__", {}).get("__file__")
-            # Skip packages that are installed below the folder: their paths are longer than their names.
             if isinstance(file, str) and file.startswith(start):
                 first = file[len(start) :].partition("/")[0]
                 if first.removesuffix(".py") == name.partition(".")[0]:
@@ -55,7 +49,7 @@ class UserFunction:
         return found
 
     def load(self) -> None:
-        """Import the file. It can import other files from its folder.
+        """Import the file.
 
         Raises:
             LoadError: the file cannot be imported, or has no usable function.
@@ -69,7 +63,7 @@ class UserFunction:
         sys.modules[_MODULE] = module
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
-        except BaseException as error:  # panics in polars and cancellations in asyncio are not subclasses of Exception
+        except BaseException as error:  # Panics in polars and cancellations in asyncio are not subclasses of Exception.
             raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
         self._call = self._found(getattr(module, self.name, None))
 
@@ -99,14 +93,11 @@ class UserFunction:
         return found  # type: ignore[no-any-return]
 
     def results(self, raw: bytes) -> list[bytes]:
-        """Call the function with an event, and return the events that it returns, as JSON.
-
-        Args:
-            raw: the event, as JSON in UTF-8.
+        """Call the function with an event (JSON in UTF-8), and return the resulting events as JSON.
 
         Raises:
             InvalidEvent: the bytes are not a JSON object, or the function failed or returned something other than
-                events. The reason is not_json, not_an_object or transform_failed.
+                events.
         """
         assert self._call is not None  # noqa: S101 - the file is loaded first
         event = _event(raw)
@@ -114,7 +105,7 @@ class UserFunction:
             returned = self._call(event)
             # A subclass of list may run the user's code here.
             results = [] if returned is None else list(returned) if isinstance(returned, list) else None
-        except BaseException as error:  # panics in polars and cancellations in asyncio are not subclasses of Exception
+        except BaseException as error:
             raise _failed(self._told(error)) from error
         if results is None:
             return [self._written(returned, listed=False)]
@@ -136,7 +127,6 @@ class UserFunction:
         return text
 
     def _told(self, error: BaseException) -> str:
-        """Return the last line of an error's traceback, with the number of its last line in the user's file."""
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
         place = f" ({self.path.name}, line {lines[-1]})" if lines else ""
         return f"{_last_line(error)}{place}"
@@ -158,7 +148,7 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
-# `json.loads` and `json.dumps` would make a decoder and an encoder for each event.
+# `json.loads` and `json.dumps` would create a decoder and an encoder for each event.
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 

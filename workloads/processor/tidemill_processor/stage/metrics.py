@@ -1,7 +1,4 @@
-"""Prometheus metrics of a Python stage. It serves one pipeline, whose name is a label of the scrape target.
-
-The worker counts, and reports its totals to the stage, which is scraped.
-"""
+"""Prometheus metrics of a Python stage."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ OUTCOMES = ("staged", "dropped", "failed", "unread")
 
 STAGE_RECORDS = Counter(
     "tidemill_stage_records_total",
-    "Records of the source topic by what happened to them: staged, dropped, failed (a dead letter) or unread (not an"
-    " event). Records that are read again after a failure count again.",
+    "Records of the source topic by outcome: staged, dropped, failed (a dead letter) or unread (not an event). Records"
+    " that are read again after a failure count again.",
     ("outcome",),
 )
 STAGE_WRITTEN = Counter("tidemill_stage_written_records_total", "Records written to the stage topic.")
 FUNCTION_SECONDS = Counter("tidemill_stage_function_seconds_total", "Time spent with events in the user's function.")
 STAGE_LOST = Counter(
     "tidemill_stage_lost_records_total",
-    "Records that Kafka deleted before the stage read them. They are counted when the stage starts.",
+    "Records that Kafka deleted before the stage read them, counted when the stage starts.",
 )
 STAGE_ENDED = Counter(
     "tidemill_stage_ended_calls_total",
@@ -34,21 +31,13 @@ _noted = dict.fromkeys((*OUTCOMES, _WRITTEN, _SECONDS), 0.0)
 
 
 def begin_at_zero() -> None:
-    """Export each counter with the value 0. Prometheus notices an increase only if the series existed before it."""
+    """Export each counter with the value 0, because Prometheus notices an increase only in an existing series."""
     for outcome in OUTCOMES:
         STAGE_RECORDS.labels(outcome)
 
 
 def note(outcome: str, written: int, seconds: float) -> None:
-    """Count a record in the worker. Only the thread that calls the function may call this.
-
-    A worker is not scraped, so it counts without the locks and labels of Prometheus' counters, for each record.
-
-    Args:
-        outcome: what happened to the record.
-        written: the number of records written to the stage topic.
-        seconds: the time spent in the user's function.
-    """
+    """Count a record in the worker."""
     _noted[outcome] += 1
     _noted[_WRITTEN] += written
     _noted[_SECONDS] += seconds
@@ -60,7 +49,7 @@ def totals() -> dict[str, float]:
 
 
 def count(before: Mapping[str, float], now: Mapping[str, float]) -> None:
-    """Count in this process what a worker has counted between two reports."""
+    """Add what a worker has counted between two reports to the counters of this process."""
     plain = {metric._name: metric for metric in (STAGE_WRITTEN, FUNCTION_SECONDS, STAGE_LOST)}
     for name, value in now.items():
         counter = plain.get(name) or STAGE_RECORDS.labels(name)

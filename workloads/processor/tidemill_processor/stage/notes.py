@@ -1,8 +1,6 @@
 """Tells the operator why the stage is waiting.
 
-The stage has no login to Postgres, and a pod cannot write conditions of the pipeline. So it puts the reason into the
-metadata of an offset, which it commits in a separate consumer group. The operator reads it together with the stage's
-positions.
+The stage commits the reason as the metadata of an offset in a separate consumer group, which the operator reads.
 """
 
 from __future__ import annotations
@@ -16,15 +14,14 @@ from confluent_kafka import Consumer, TopicPartition
 from tidemill_contract.staged import RUNS
 
 _MOST_CHARACTERS = 1_000
-"""Kafka accepts 4096 bytes by default."""
 _AGAIN_SECONDS = 3_600.0
-"""A note is repeated, because Kafka deletes the offsets of a group without members after a week."""
+"""A note is repeated after this many seconds, because Kafka deletes offsets of a group without members."""
 _WAITS_AGAIN_SECONDS = 10.0
-"""The reason of a replica that waits is repeated, because another replica that runs may have replaced the note."""
+"""A waiting replica repeats its reason after this many seconds, because another replica may have replaced it."""
 
 
 class Notes:
-    """Writes why the stage is waiting. Use it in one thread only."""
+    """Writes why the stage is waiting."""
 
     def __init__(self, connection: Mapping[str, Any], *, group: str, topic: str) -> None:
         self._consumer = Consumer({**connection, "group.id": group, "enable.auto.commit": False, "log_level": 0})
@@ -33,7 +30,7 @@ class Notes:
         self._told_at = 0.0
 
     def tell(self, text: str) -> None:
-        """Write a reason, or an empty text if the stage runs. The same text is only written again after a while.
+        """Write the reason why the stage waits, or an empty text if the stage runs.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -42,6 +39,6 @@ class Notes:
         again = _AGAIN_SECONDS if text == RUNS else _WAITS_AGAIN_SECONDS
         if text == self._told and time.monotonic() - self._told_at < again:
             return
-        # TopicPartition takes the metadata as its fourth argument.
+        # The fourth argument of TopicPartition is the metadata.
         self._consumer.commit(offsets=[TopicPartition(self._topic, 0, 0, text)], asynchronous=False)
         self._told, self._told_at = text, time.monotonic()

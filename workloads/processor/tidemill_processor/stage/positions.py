@@ -1,8 +1,6 @@
-"""Where the stage starts reading: at the positions of its consumer group, or at those that its own records show.
+"""Determines where the stage starts reading.
 
-Positions and records are written in one Kafka transaction. Kafka deletes the positions of a group without members after
-a week, and tools can set them back. In these cases, the last record in each partition of the stage topic shows how far
-the stage has read, because each record carries its origin.
+If the positions of the consumer group are lost, the last records of the stage topic show how far the stage has read.
 """
 
 from __future__ import annotations
@@ -21,25 +19,17 @@ from tidemill_processor.stage import metrics
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0
-"""The timeout of a request to Kafka."""
+"""The timeout of a request to Kafka, in seconds."""
 _READ_SECONDS = 30.0
 _STEP = 200
-"""How many offsets before the end to start searching for the last record. Transaction markers have offsets too."""
 
 
 class PositionsLost(Exception):
-    """Raised if neither the group nor the stage topic shows how far the stage has read the source topic."""
+    """Raised if neither the consumer group nor the stage topic shows how far the stage has read the source topic."""
 
 
 class Places:
-    """Reads and writes positions outside of the group's transactions. It must be closed.
-
-    Args:
-        connection: client settings.
-        group: the stage's consumer group.
-        source: the source topic.
-        stage: the stage topic.
-    """
+    """Reads and writes positions outside of the consumer group's transactions."""
 
     def __init__(self, connection: Mapping[str, Any], *, group: str, source: str, stage: str) -> None:
         self._source, self._stage = source, stage
@@ -60,19 +50,10 @@ class Places:
         self._consumer.close()
 
     def prepare(self, partitions: int, topic_id: str, start_from: str) -> None:
-        """Commit positions for partitions that have none, except those that are read from the beginning.
-
-        A position before the origin of the stage's last record must have been set back with Kafka's tools, because that
-        record's transaction committed a later one. It is replaced, so that no events are staged twice.
-
-        Args:
-            partitions: the number of the source topic's partitions.
-            topic_id: Kafka's id of the source topic.
-            start_from: where a new pipeline starts: earliest, latest or an RFC 3339 time.
+        """Commit positions for partitions without a position, except for partitions that are read from the beginning.
 
         Raises:
-            KafkaException: Kafka does not answer.
-            PositionsLost: it is not known how far a partition was read.
+            PositionsLost: the last read offset of a partition is unknown.
         """
         asked = [TopicPartition(self._source, number) for number in range(partitions)]
         committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
@@ -86,19 +67,18 @@ class Places:
             starts = self._starts(missing, start_from)
         if not starts:
             return
-        log.info("positions of the group are set: %s", starts)
+        log.info("the positions of the consumer group are set: %s", starts)
         try:
             self._consumer.commit(
                 offsets=[TopicPartition(self._source, number, offset) for number, offset in starts.items()],
                 asynchronous=False,
             )
         except KafkaException as error:
-            # These two errors mean that the group has members by now, and they have set the positions themselves.
+            # UNKNOWN_MEMBER_ID and ILLEGAL_GENERATION mean that members of the consumer group have set the positions.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 
     def _tell_losses(self, committed: Mapping[int, int]) -> None:
-        """Count the records that Kafka deleted before the stage could read them."""
         for number, offset in committed.items():
             first = self._range(self._source, number)[0]
             if offset < first:
@@ -117,11 +97,6 @@ class Places:
         }
 
     def _read_before(self, partition: int, topic_id: str, *, must: bool) -> int | None:
-        """Return the offset after the last record that the stage processed, or None if unknown from the stage topic.
-
-        Raises:
-            PositionsLost: `must` is true, and the records of the stage topic have been deleted.
-        """
         low, high = self._range(self._stage, partition)
         if high == 0:
             return None
@@ -129,28 +104,27 @@ class Places:
         while low < high:
             origin = self._last_origin(partition, max(low, high - step), high)
             if origin is not None:
-                # If the source topic was deleted and created again, read it from the beginning.
+                # If the source topic was deleted and created again, read the topic from the beginning.
                 return origin.offset + 1 if origin.topic_id == topic_id else 0
             if high - step <= low:
                 break
             step *= 10
-        # If nothing of the partition was deleted, it only has records of aborted transactions: the stage was killed
-        # before its first transaction was committed.
+        # Without deleted records, the partition has only records of aborted transactions.
         if not must or low == 0:
             return None
         raise PositionsLost(
-            f"Kafka has deleted the positions of the stage, and the records of the stage topic that show them, in"
-            f" partition {partition}; set the position of its consumer group in topic {self._source} with Kafka's tools"
+            f"the position of the Python stage in partition {partition} of topic {self._source} is lost, because Kafka"
+            " has deleted the committed offset and the records of the stage topic; set the offset of the stage's"
+            " consumer group with Kafka's tools"
         )
 
     def _last_origin(self, partition: int, first: int, end: int) -> Origin | None:
-        """Return the origin of the last record between two offsets."""
         found: Origin | None = None
         self._consumer.assign([TopicPartition(self._stage, partition, first)])
         deadline = time.monotonic() + _READ_SECONDS
         try:
             while time.monotonic() < deadline:
-                # The call waits until it has this many messages, so use a short timeout.
+                # The call waits until 500 messages have arrived, so use a short timeout.
                 for message in self._consumer.consume(500, 0.05):
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:

@@ -1,4 +1,4 @@
-"""What the stage and its worker tell each other: the order at the start, and the worker's reports, as lines of JSON."""
+"""The order that a worker gets at its start, and the worker's reports, as lines of JSON."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Order:
-    """What the worker gets at its start.
+    """The order that the worker gets at its start.
 
     Attributes:
-        parent: the process id of the stage. The worker ends with it.
+        parent: the process id of the stage.
         calls: the file descriptor of the shared memory with the current call.
         reports: the file descriptor to which the worker writes reports.
         stack: the file descriptor to which the worker writes its stack when it gets SIGUSR1.
-        refused: the records that the function does not get.
     """
 
     parent: int
@@ -42,13 +41,10 @@ class Report:
     """The state of a worker.
 
     Attributes:
-        waits: why the worker waits, or empty if it does not wait.
-        failed: the error after which processing begins again, or empty if there is none.
-        loaded: whether the file has been imported.
-        topic_id: Kafka's id of the source topic, or empty if it is not known yet.
-        partitions: the number of the source topic's partitions, or 0 if it is not known yet.
-        imported: the other files of the user's folder that are imported.
-        totals: the values of the worker's counters.
+        waits: why the worker waits, or empty.
+        failed: the error after which processing begins again, or empty.
+        topic_id: the source topic's id in Kafka, or empty if unknown.
+        partitions: the number of the source topic's partitions, or 0 if unknown.
     """
 
     waits: str = ""
@@ -61,23 +57,15 @@ class Report:
 
 
 def read_order(text: bytes) -> Order:
-    """Return the order in a text.
-
-    Raises:
-        msgspec.MsgspecError: the text is no order.
-    """
+    """Parse the order for a worker."""
     return msgspec.json.decode(text, type=Order)
 
 
 def read_report(line: bytes) -> Report:
-    """Return the report in a line.
-
-    Raises:
-        msgspec.MsgspecError: the line is no report.
-    """
+    """Parse the report of a worker."""
     return msgspec.json.decode(line, type=Report)
 
 
 def encoded(told: Order | Report) -> bytes:
-    """Return the line of an order or a report."""
+    """Encode an order or a report as a line of JSON."""
     return msgspec.json.encode(told) + b"\n"

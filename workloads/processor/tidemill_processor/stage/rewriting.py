@@ -1,4 +1,4 @@
-"""Turns one record of the source topic into the records of the stage topic."""
+"""Turns a record of the source topic into records of the stage topic."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from tidemill_contract.staged import ORIGIN_HEADER, Headers, Origin
 from tidemill_processor.stage.function import UserFunction
 
 KEPT_BYTES = 64 * 1024
-"""The size to which an event that is too large is truncated. Dead letters have the same limit."""
+"""An event that is too large is truncated to this many bytes."""
 _ROOM_BYTES = 4 * 1024
-"""Space in a record for the origin and a verdict."""
 
 
 class Written(NamedTuple):
@@ -28,8 +27,8 @@ class Rewritten(NamedTuple):
     """The result for one record of the source topic.
 
     Attributes:
-        records: the records for the stage topic. Empty if the event was dropped.
-        outcome: what happened to the record: staged, dropped, failed or unread. An unread record has no event.
+        records: the records for the stage topic, or an empty list for a dropped event.
+        outcome: staged, dropped, failed, or unread for a record without an event.
     """
 
     records: list[Written]
@@ -45,9 +44,8 @@ class Rewriter:
     def rewrite(self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin) -> Rewritten:
         """Return the records for the stage topic that replace one record of the source topic.
 
-        Records without a value and records that ingest has refused are passed on unchanged. If a record is not an
-        event, or the function fails, the record gets the mark and headers of a refused event. Such a record is never
-        passed on unchanged: processors skip members that they do not read, so they may accept what Python refuses.
+        Records without a value and records that ingest has refused are passed on unchanged. Records that are not events
+        get the mark and headers of a refused event, because processors may accept JSON that Python refuses.
         """
         kept = list(headers or ())
         if value is None or value.startswith(QUARANTINE_PREFIX):
@@ -68,7 +66,7 @@ class Rewriter:
     def refuse(
         self, value: bytes | None, key: bytes | None, headers: Headers | None, origin: Origin, *, why: str
     ) -> Rewritten:
-        """Return the dead letter of a record that the function did not return from."""
+        """Return the dead letter of a record for which the function did not return."""
         verdict = InvalidEvent(Reason.TRANSFORM_FAILED, None, why)
         return Rewritten([_refused(value or b"", key, list(headers or ()), origin, verdict)], "failed")
 
@@ -76,7 +74,7 @@ class Rewriter:
 def _record(value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], origin: Origin) -> Written:
     size = len(value or b"") + len(key or b"") + sum(len(name) + len(text or b"") for name, text in headers)
     if size > MAX_RECORD_BYTES - _ROOM_BYTES:
-        # Otherwise, Kafka would refuse the record and the stage would try again forever.
+        # Kafka would refuse a larger record, and the stage would try again forever.
         detail = f"the record with its key and headers has {size:,} bytes; send smaller records"
         return _refused(value or b"", None, [], origin, InvalidEvent(Reason.TRANSFORM_FAILED, None, detail))
     return Written(value, key, [*headers, (ORIGIN_HEADER, origin.encode())])

@@ -22,7 +22,7 @@ EVERY_SECONDS = 1.0
 
 
 def mark(path: Path) -> str:
-    """Return a hash of a file's content, or an empty string if it cannot be read."""
+    """Return a hash of a file's content, or an empty string if the file cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     except OSError:
@@ -30,22 +30,12 @@ def mark(path: Path) -> str:
 
 
 class Watch:
-    """The checks of one stage.
-
-    Args:
-        file: the user's file.
-        upstream: reads the backlog.
-        notes: tells the operator why the stage waits.
-        waits: returns why the stage waits, or an empty text if it runs.
-        changed: called when the content of the file has changed since this object was made, or when that of an imported
-            file has changed.
+    """The checks of one Python stage.
 
     Attributes:
-        kafka_error: why Kafka does not answer, or an empty string if it answers.
-        answered_at: when Kafka last answered (monotonic seconds), or 0 if it never did.
-        lag: the number of records that the stage has not committed, or None if it is unknown.
-        partitions: the number of the source topic's partitions, which the stage sets as soon as it knows it.
-        imported: the files that the file has imported from its folder, which the stage sets.
+        kafka_error: why Kafka does not answer, or an empty string.
+        answered_at: when Kafka last answered (monotonic seconds), or 0 if Kafka never answered.
+        lag: the number of records that the stage has not committed, or None if unknown.
     """
 
     def __init__(
@@ -68,22 +58,22 @@ class Watch:
         self.imported: tuple[Path, ...] = ()
 
     def start(self) -> None:
-        """Start the threads. They are daemon threads, so a hung check does not delay the end of the process."""
+        """Start the threads of the checks."""
         for look in (self.look_at_file, self._look_at_kafka):
             threading.Thread(target=self._repeat, args=(look,), name=look.__name__.strip("_"), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop the checks."""
+        """Stop the threads of the checks."""
         self._stopping.set()
 
     def look_at_file(self) -> None:
-        """Call `changed` if the content of the file, or of a file that it has imported, has changed."""
+        """Call `changed` if the content of the user's file or of an imported file has changed."""
         if any([self._has_changed(path) for path in (self._file, *self.imported)]):
             self._changed()
 
     def _has_changed(self, path: Path) -> bool:
         now = mark(path)
-        if not now:  # a file is gone for a moment while an editor or Kubernetes replaces it
+        if not now:  # A file is missing for a moment while an editor or Kubernetes replaces it.
             return False
         before, self._marks[path] = self._marks.get(path, now), now
         return before != now

@@ -1,7 +1,6 @@
-"""Runs the user's function: `python -m tidemill_processor.stage.worker`, which the stage starts.
+"""Runs the user's function: `python -m tidemill_processor.stage.worker`.
 
-Whatever the function does to its process, the stage itself still runs: it reports a call that does not return, ends
-the worker, and starts another one.
+The stage starts the worker as a separate process, so that the stage keeps running if a call hangs or ends the process.
 """
 
 from __future__ import annotations
@@ -38,17 +37,10 @@ REPORT_SECONDS = 0.5
 _AGAIN_SECONDS = 2.0
 _LOAD_AGAIN_SECONDS = 60.0
 _DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux."""
 
 
 class Worker:
-    """The process that runs the function.
-
-    Args:
-        settings: the settings of the stage.
-        config: the pipeline.
-        order: what the stage has told.
-    """
+    """The process that runs the user's function."""
 
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig, order: Order) -> None:
         python = config.spec.transform.python
@@ -64,17 +56,13 @@ class Worker:
         self._writing = threading.Lock()
 
     def stop(self, *, leave: bool) -> None:
-        """Let `run` return. It may be called in a signal handler.
-
-        Args:
-            leave: whether other processes shall take over the partitions.
-        """
+        """Let `run` return. A signal handler may call this method."""
         self._stopping.set()
         if self._application is not None:
             self._application.stop(leave=leave)
 
     def run(self) -> None:
-        """Load the file and process records until `stop()` is called. While something is wrong, report it and wait."""
+        """Load the file and process records until `stop()` is called."""
         threading.Thread(target=self._reports, name="stage-reports", daemon=True).start()
         self._calls.begin()
         try:
@@ -86,8 +74,7 @@ class Worker:
         finally:
             self._calls.end()
         if not self._loaded:
-            # A module that the file imports may be missing for a while, so the file is imported again even if it has
-            # not changed.
+            # Import the file again even without a change, because a module that the file imports may have been missing.
             self._report()
             self._stopping.wait(_LOAD_AGAIN_SECONDS)
             return
@@ -97,9 +84,9 @@ class Worker:
                 break
             except PositionsLost as error:
                 self._wait(str(error))
-            except Exception as error:  # Kafka's errors, and those of Quix Streams about them: nothing is lost
+            except Exception as error:  # No record is lost by an error of Kafka or Quix Streams.
                 self._failed = " ".join(str(error).split()) or type(error).__name__
-                log.warning("processing has stopped, and begins again: %s", self._failed)
+                log.warning("processing has stopped and starts again: %s", self._failed)
             self._application = None
             self._stopping.wait(_AGAIN_SECONDS)
         self._report()
@@ -144,7 +131,7 @@ class Worker:
         return {(at.partition, at.offset): why for at, why in places if at.topic_id == topic_id}
 
     def _reports(self) -> None:
-        """Report until the process ends. If the stage has gone, end at once, with the processes of the function."""
+        """Report until the process ends."""
         while True:
             try:
                 self._report()
@@ -167,7 +154,7 @@ class Worker:
 
 
 def _end_with(parent: int) -> None:
-    """Let Linux kill this process when the stage ends. Other systems have no such setting, see `_reports`."""
+    """Let Linux kill this process when the stage ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
@@ -175,14 +162,11 @@ def _end_with(parent: int) -> None:
 
 
 def _part_from_forks(order: Order) -> None:
-    """Keep the worker's pipes and signals out of the processes that the function starts.
-
-    Otherwise, SIGTERM would not end a process of `multiprocessing`, but would only stop its copy of the worker.
-    """
+    """Keep the worker's pipes and signals out of the processes that the function starts."""
     for descriptor in (order.calls, order.reports, order.stack):
         os.set_inheritable(descriptor, False)
 
-    # A signal that comes right after the fork waits until the child has taken the worker's handlers off.
+    # Delay a signal that comes right after the fork until the child has removed the worker's handlers.
     signals, former = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2), threading.local()
 
     def before() -> None:

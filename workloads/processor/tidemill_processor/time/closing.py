@@ -1,7 +1,6 @@
-"""Advances the watermark and closes windows, in short transactions that any replica may run at any time.
+"""Advances the watermark and closes windows in short transactions, which any replica may run at any time.
 
-The watermark is stored and never decreases. `closed_until` changes only under the lock that writers hold while they
-merge, so it never changes during a merge.
+`closed_until` changes only under the lock that writers hold while they merge.
 """
 
 from __future__ import annotations
@@ -22,13 +21,7 @@ from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance
 
 @dataclass(frozen=True)
 class Clock:
-    """The result of a pass, with all times in epoch ms.
-
-    Attributes:
-        watermark: the watermark.
-        closed: by aggregation, the value of `closed_until`.
-        newly_closed: by aggregation, the values of `closed_until` that this pass changed.
-    """
+    """The result of a pass, with times in epoch ms."""
 
     watermark: int | None
     closed: dict[str, int | None]
@@ -66,10 +59,6 @@ class Closer:
         closed: dict[str, int | None],
         newly: dict[str, int],
     ) -> int:
-        """Close an aggregation's windows up to the watermark.
-
-        Update `closed`, and if this call closed any windows, `newly`.
-        """
         until = closed_until(watermark, grace_ms=store.layout.grace_ms, grid=store.layout.grid)
         before = closed[store.name]
         if before is not None and until <= before:

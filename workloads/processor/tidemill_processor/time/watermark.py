@@ -1,7 +1,6 @@
-"""Computes the greatest event time of each partition and the watermark of the pipeline, with pure functions.
+"""Computes the greatest event time of each partition and the watermark of the pipeline.
 
-All event times are epoch milliseconds. All wall times are milliseconds of the database's clock, which is the same for
-all replicas. This module reads no clock.
+Event times are epoch milliseconds. Wall times are milliseconds of the database's clock.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ CONFIRMATIONS = 3
 """A jump of event time is accepted after this many events in a row beyond maxAdvance."""
 
 STALE_MS = 10_000
-"""How long the confirmation of a partition's end remains valid. The owner renews it every second."""
+"""The confirmation of a partition's end is valid for this many milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,6 @@ class PartitionTime:
     """The progress of one partition in event time, from a row of `_offsets`.
 
     Attributes:
-        partition: the number of the partition.
         maximum: the greatest accepted event time.
         suspects: event times too far ahead to be accepted yet, in order of arrival.
         last_event_at: the wall time at which events last arrived.
@@ -37,13 +35,11 @@ class PartitionTime:
     end_confirmed_at: int | None = None
 
     def observe(self, times: Sequence[int], *, max_advance_ms: int, now_ms: int) -> PartitionTime:
-        """Return the progress after the arrival of events at wall time `now_ms`.
+        """Return the progress after the arrival of events with `times` (in offset order) at wall time `now_ms`.
 
-        `times` are their event times in offset order.
-
-        A time may be later than the maximum by up to maxAdvance plus the wall time since events last arrived. A later
-        time is a suspect. If an event within the limit follows, the suspects are dropped. If enough events beyond the
-        limit follow, they are accepted.
+        An event time that exceeds the maximum by more than maxAdvance plus the time without events is suspect. An event
+        within the limit drops the suspect event times. CONFIRMATIONS events in a row beyond the limit confirm their
+        event times.
         """
         if not times:
             return self
@@ -70,11 +66,9 @@ class ReaderTime:
     """The event-time clock of the pipeline, from a row of `_readers`.
 
     Attributes:
-        watermark: the time before which no more events are expected. It never decreases.
+        watermark: the time before which no more events are expected.
         candidate: a watermark that idle partitions still have to confirm.
-        candidate_at: the wall time at which `candidate` was set.
-        active_since: the wall time at which the current period of activity began. Silence before this time does not
-            count.
+        active_since: the wall time at which the current period of activity began.
         idle_since: the wall time since which all partitions are idle.
         idle_base: the watermark at `idle_since`.
     """
@@ -88,7 +82,7 @@ class ReaderTime:
 
 
 def is_idle(partition: PartitionTime, reader: ReaderTime, *, idle_timeout_ms: int, now_ms: int) -> bool:
-    """Return whether a partition is read to its end, with no event for idleTimeout in the current activity."""
+    """Return whether a partition is read to its end and had no event for idleTimeout."""
     confirmed = partition.end_confirmed_at
     if confirmed is None or now_ms - confirmed > STALE_MS or confirmed < (partition.last_event_at or 0):
         return False
@@ -102,10 +96,8 @@ def advance(
     """Advance the clock to wall time `now_ms`.
 
     1. Every partition that is not idle limits the watermark to its maximum minus maxDisorder. A partition without an
-       accepted event time holds the watermark back.
-    2. Idle partitions do not limit the watermark. But each of them must be found empty again after the candidate was
-       set. Otherwise, if partitions are filled one after another, the watermark would overtake the events of the last
-       ones.
+       accepted event time stops the watermark.
+    2. Each idle partition must be found empty again after the candidate watermark was set.
     3. If all partitions are idle, the watermark advances with the wall clock, starting from the greatest event time.
     """
     rows = list(partitions)
@@ -139,8 +131,7 @@ def advance(
 
 def _all_idle(reader: ReaderTime, rows: Sequence[PartitionTime], *, max_disorder_ms: int, now_ms: int) -> ReaderTime:
     if reader.idle_since is None or reader.idle_base is None:
-        # For a partition without a maximum, accept the least suspect. Its first events are suspects only because there
-        # is no maximum for comparison, and too few events followed to confirm them.
+        # For a partition without a maximum, accept the least suspect, because there is no maximum for comparison.
         times = [p.maximum if p.maximum is not None else min(p.suspects, default=None) for p in rows]
         base = max((t for t in times if t is not None), default=None)
         if base is None:
@@ -161,8 +152,5 @@ def _later(watermark: int | None, reached: int) -> int:
 
 
 def closed_until(watermark_ms: int, *, grace_ms: int, grid: Grid) -> int:
-    """Return the end of the last window that this watermark closes.
-
-    Every window ends where a pane of the grid starts.
-    """
+    """Return the end of the last window that this watermark closes."""
     return grid.start_of(watermark_ms - grace_ms)

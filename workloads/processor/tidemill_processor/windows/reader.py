@@ -1,4 +1,4 @@
-"""Reads whole windows from the tables, for detectors, the results topic and live changes. Decimals are texts."""
+"""Reads whole windows from the tables, for detectors, the results topic and live changes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from tidemill_processor.database import AggregationStore, Database
 FETCH_ROWS = 5_000
 
 Query = tuple[str, tuple[Any, ...]]
-"""A SELECT for windows, and its parameters."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Closed windows that are read together. They all end in [first, last] (epoch ms)."""
+    """Closed windows that end in [first, last] (epoch ms) and are read together."""
 
     first_ms: int
     last_ms: int
@@ -34,14 +33,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Cut:
-    """Selects some of the windows of a query; all of them by default.
+    """Selects some or all windows of a query.
 
     Attributes:
         first_ms: the earliest start (epoch ms), or None for no limit.
         last_ms: the latest start (epoch ms), or None for no limit.
-        depth: how many bits of the hash of a group to compare.
-        bits: the last bits of the hash. Only groups with these bits are selected.
-        without: metrics not to read. They are null.
+        depth: the number of bits of a group's hash to compare.
+        bits: the last bits of the hash of a selected group.
+        without: metrics to leave out as null.
     """
 
     first_ms: int | None = None
@@ -69,17 +68,14 @@ class WindowReader:
         self._keys = [*(quote(name) for name in self.groups), *times]
         self.columns = [*self.groups, "window_start", "window_end", *self.metrics]
         decode = decoders(plan)
-        # Convert row by row only those columns that need a conversion for JSON; most do not.
+        # Convert row by row only the few columns that need a conversion for JSON.
         plain = [*(_converter(kind) for _, kind in plan.group_by), *(_one_after_another(rfc3339) for _ in times)]
         plain += [_converter(kind, decode.get(name)) for name, kind, _ in answer_columns(plan)]
         self._plain = [(index, convert) for index, convert in enumerate(plain) if convert is not None]
         self._end = _one_after_another(lambda start: rfc3339_ms(plan.end_of(epoch_ms(start))))
 
     def span(self, connection: psycopg.Connection[Any], after_ms: int | None, until_ms: int, panes: int) -> Span | None:
-        """Return the next span of windows that end in (after, until], or None if there are none.
-
-        The span covers about `panes` panes. It starts with the first stored window, even after a long gap.
-        """
+        """Return the next span of windows that end in (after, until], or None without windows."""
         plan = self._store.layout
         if plan.gap_ms is not None:
             low = "true" if after_ms is None else f"window_end > {from_ms(str(after_ms))}"
@@ -92,8 +88,7 @@ class WindowReader:
         pane = self._least(connection, "window_start", f"{low} AND window_start <= {from_ms(str(last))}")
         if pane is None:
             return None
-        # The first window that contains this pane ends with it. Windows that end at or before `after_ms` are already
-        # done.
+        # The first window that contains this pane ends with the pane.
         first = grid.shift(pane, 1)
         if after_ms is not None:
             first = max(first, grid.shift(after_ms, 1))
@@ -104,16 +99,13 @@ class WindowReader:
         return row[0] if row else None
 
     def _may_start(self, first_end_ms: int | None) -> str:
-        """Return an SQL condition on the start of sessions that end after a time, to read fewer partitions."""
+        """Return an SQL condition on the start of sessions that end after a time, so that few partitions are read."""
         if first_end_ms is None:
             return ""
         return f" AND window_start >= {from_ms(str(first_end_ms - self._store.layout.size_ms))}"
 
     def closed(self, connection: psycopg.Connection[Any], span: Span) -> Iterator[list[Any]]:
-        """Yield the windows of a span, ordered by end, in the form of `rows`.
-
-        If `self.revised` is true, the last value is the revision.
-        """
+        """Yield the windows of a span, ordered by end, in the form of `rows`."""
         return self.rows(connection, self.of_closed(span))
 
     def of_closed(self, span: Span, cut: Cut = WHOLE) -> Query:
@@ -138,7 +130,7 @@ class WindowReader:
     ) -> Iterator[list[Any]]:
         """Yield closed windows that start in [first, last] and were changed by the revisions `revs`.
 
-        Sessions that were merged into another one are included as empty windows.
+        Sessions that were merged into another session are included as empty windows.
         """
         return self.rows(connection, self.of_corrected(first_ms, last_ms, revs, closed_until))
 
@@ -156,10 +148,7 @@ class WindowReader:
         revs: list[int] | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield windows that start in [first, last], as dicts by column name.
-
-        If `revs` is given, read only windows with these revisions.
-        """
+        """Yield windows that start in [first, last] as dicts by column name."""
         for row in self.rows(connection, self._started(first_ms, last_ms, revs=revs, limit=limit)):
             yield dict(zip(self.columns, row, strict=True))
 
@@ -191,7 +180,6 @@ class WindowReader:
         return self._select(text, revised=revised, cut=cut), parameters
 
     def _grouped(self, cut: Cut) -> str:
-        """Return an SQL condition for the groups of a part."""
         if not cut.depth:
             return ""
         groups = ", ".join(quote(name) for name in self.groups)
@@ -205,12 +193,12 @@ class WindowReader:
     def rows(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[list[Any]]:
         """Yield windows as lists of values for JSON: the groups, window start, window end, and the metrics.
 
-        Call this in a transaction, because it uses a server-side cursor to limit memory.
+        Call this method in a transaction, because it uses a server-side cursor.
         """
         return map(self.window, self.fetch(connection, query))
 
     def fetch(self, connection: psycopg.Connection[Any], query: Query) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query as Postgres returns them. `window` converts such a row."""
+        """Yield the rows of a query as Postgres returns them."""
         with connection.cursor(name="windows", binary=True) as cursor:
             cursor.itersize = FETCH_ROWS
             cursor.execute(*query)
@@ -221,8 +209,8 @@ class WindowReader:
 
         Args:
             row: a row from `fetch`.
-            unread: a dict that receives each metric whose value cannot be converted, with the reason. These values
-                become null. If `unread` is None, the error is raised instead.
+            unread: a dict for each metric that cannot be converted, with the reason. Without the dict, the error is
+                raised.
         """
         values, keys = list(row), len(self._keys)
         for index, plain in self._plain:
@@ -240,10 +228,6 @@ class WindowReader:
 
 
 def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.datetime], str]:
-    """Return a conversion of times that reuses its last result if the same time follows.
-
-    This is faster than a cache lookup.
-    """
     last, text = None, ""
 
     def converted(moment: dt.datetime) -> str:
@@ -255,12 +239,11 @@ def _one_after_another(convert: Callable[[dt.datetime], str]) -> Callable[[dt.da
     return converted
 
 
-# Convert integers too: Postgres returns an exact integer sum as a Decimal.
+# Postgres returns an exact integer sum as a Decimal.
 _PLAIN: dict[str, Callable[[Any], Any]] = {"integer": int, "timestamp": lru_cache(maxsize=4096)(rfc3339)}
 
 
 def _converter(kind: str, decode: Callable[[Any], Any] | None = None) -> Callable[[Any], Any] | None:
-    """Return a function that decodes values of a type and converts them for JSON, or None if not needed."""
     scale = scale_of(kind)
     if scale is None:
         return decode or _PLAIN.get(kind)

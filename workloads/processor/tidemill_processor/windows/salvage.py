@@ -1,8 +1,4 @@
-"""Reads all readable windows of a query that has failed. Unreadable metrics become null.
-
-The bad rows are found by bisection: by time, then by group, then by metric. Finding one takes a few dozen queries. If
-there are too many, the search ends early, and the remaining bad parts are skipped as a whole.
-"""
+"""Reads all readable windows of a query that has failed."""
 
 from __future__ import annotations
 
@@ -21,9 +17,8 @@ from tidemill_processor.keeper.skipped import Skip
 from tidemill_processor.windows.reader import WHOLE, Cut, Query, WindowReader
 
 MOST_PROBES = 400
-"""The approximate maximum number of queries in one search. They take seconds in total."""
+"""The approximate maximum number of queries in one search."""
 MOST_HALVES = 40
-"""Groups whose hashes have this many bits in common are not divided further."""
 _NOTHING = Cut(first_ms=1, last_ms=0)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS = dt.timedelta(milliseconds=1)
@@ -31,8 +26,6 @@ _MS = dt.timedelta(milliseconds=1)
 
 @dataclass(frozen=True)
 class _Keys:
-    """The windows of a part: the first and last start, whether there are several groups, and the first row."""
-
     first_ms: int
     last_ms: int
     several_groups: bool
@@ -40,16 +33,7 @@ class _Keys:
 
 
 class Salvage:
-    """Reads all windows of a query that can be read.
-
-    Args:
-        connection: a connection in a transaction.
-        reader: the aggregation's reader.
-        query: a function that returns the query for a part of the windows.
-
-    Attributes:
-        skips: the windows and values that could not be read. Complete once all `rows` have been yielded.
-    """
+    """Reads all readable windows of a query."""
 
     def __init__(
         self, connection: psycopg.Connection[Any], reader: WindowReader, query: Callable[[Cut], Query]
@@ -59,11 +43,7 @@ class Salvage:
         self.skips: list[Skip] = []
 
     def rows(self) -> Iterator[list[Any]]:
-        """Yield the windows in the form of `WindowReader.rows`. Only the windows of each group are in order of time.
-
-        Raises:
-            Exception: not even an empty part can be read, so the cause is not a row but, for example, a missing column.
-        """
+        """Yield the windows in the form of `WindowReader.rows`."""
         if (error := self._failure(_NOTHING)) is not None:
             raise error
         parts = [WHOLE]
@@ -78,7 +58,6 @@ class Salvage:
                 yield from self._without(part, error)
 
     def _failure(self, part: Cut) -> Exception | None:
-        """Return the error from reading a part, or None if it can be read."""
         self._probes += 1
         try:
             with self._connection.transaction():
@@ -91,10 +70,6 @@ class Salvage:
         return None
 
     def _halves(self, part: Cut) -> list[Cut]:
-        """Return the two halves of a part.
-
-        Return an empty list if the part cannot be divided, or after too many queries.
-        """
         if self._probes >= MOST_PROBES:
             return []
         keys = self._keys(part)
@@ -110,7 +85,6 @@ class Salvage:
         return []
 
     def _keys(self, part: Cut) -> _Keys | None:
-        """Return the windows of a part, read without metrics, or None if even this fails."""
         first, first_ms, last_ms, several = None, 0, 0, False
         at = len(self._reader.groups)
         bare = replace(part, without=frozenset(self._reader.metrics))
@@ -129,7 +103,6 @@ class Salvage:
         return _Keys(first_ms, last_ms, several, first)
 
     def _without(self, part: Cut, error: Exception) -> Iterator[list[Any]]:
-        """Yield a part without its unreadable metrics, or nothing if it still cannot be read."""
         names, bad = frozenset(self._reader.metrics), dict[str, str]()
         for name in self._reader.metrics:
             if (found := self._failure(replace(part, without=names - {name}))) is not None:
@@ -142,7 +115,6 @@ class Salvage:
             self.skips.append(self._named(part, failure))
 
     def _named(self, part: Cut, error: Exception) -> Skip:
-        """Return the record of a part that is skipped as a whole."""
         keys = self._keys(part)
         if keys is None or keys.row is None:
             first, last = (None if ms is None else rfc3339_ms(ms) for ms in (part.first_ms, part.last_ms))
@@ -169,7 +141,6 @@ class Salvage:
             yield window
 
     def _clear(self, window: list[Any], unread: dict[str, str]) -> None:
-        """Replace values that JSON cannot represent with null."""
         at = len(self._reader.groups) + 2
         for index, name in enumerate(self._reader.metrics, at):
             try:

@@ -1,7 +1,6 @@
-"""Anomaly detectors. A detector is a pure function: it maps a state and a value to a verdict and the next state.
+"""Anomaly detectors: pure functions that map a state and a value to a verdict and the next state.
 
-A state is a JSON object of limited size. Equal states and values always give equal verdicts, even after a restart. A
-value is judged before the detector learns it. See docs/detectors.md for formulas, sources and measured scores.
+A state is a JSON object of limited size. docs/detectors.md has formulas, sources and measured scores.
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ from tidemill_processor.detect.detectors.reading import Reading, State
 __all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
-"""The default of `cooldown`: after an anomaly, this many windows or events of the group are not reported."""
+"""After an anomaly, this many windows or events of the group are not reported by default."""
 GREATEST = 1e140
-"""The greatest value. Larger ones are replaced with it, so that sums of squares stay finite."""
+"""Greater values are replaced with this value, so that sums of squares stay finite."""
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
-"""A detector's function. It takes the settings (of the detector's class), the state, the time (epoch ms) and the value,
-and returns a reading and the next state."""
+"""A function with the parameters settings, state, time (epoch ms) and value.
+
+The function returns a reading and the next state.
+"""
 
 
 def _registered() -> Mapping[str, Detector]:
-    """Return the detectors by type, from each module of this package that defines `DETECTORS`."""
     found: dict[str, Detector] = {}
     for module in pkgutil.iter_modules(__path__):
         found |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "DETECTORS", {})
@@ -47,12 +47,11 @@ class Verdict:
     """The verdict on an anomalous value.
 
     Attributes:
-        value: the value.
-        score: the score in the detector's unit; at least the threshold.
+        score: the score in the detector's unit, which is at least the threshold.
         severity: info, warning (at least 1.5 thresholds) or critical (at least 3 thresholds).
-        expected: the least surprising value, or None if the detector does not compute it.
-        lower: the lowest value that would not have been reported, or None if the detector does not compute it.
-        upper: the highest such value, or None if the detector does not compute it.
+        expected: the least surprising value, or None if unknown.
+        lower: the lowest value that is not anomalous, or None if unknown.
+        upper: the highest value that is not anomalous, or None if unknown.
     """
 
     value: float
@@ -63,10 +62,7 @@ class Verdict:
     upper: float | None
 
     def within(self, least: float, greatest: float) -> Verdict:
-        """Return the verdict with its expected value and bounds limited to the metric's range.
-
-        For example, a count is never below 0.
-        """
+        """Return the verdict with its expected value and bounds limited to the metric's range."""
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
             for bound in (self.expected, self.lower, self.upper)
@@ -75,34 +71,30 @@ class Verdict:
 
 
 def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Verdict | None, State]:
-    """Judge one value, then learn it.
+    """Judge one value, then learn the value.
 
     Args:
-        spec: the detector.
-        state: the state returned for the group's previous value, or an empty one at first.
+        spec: the detector's settings.
+        state: the state after the group's previous value, or an empty state at first.
         at_ms: the start of the window or the event time, in epoch ms.
-        value: the value of the metric or field. Values that are not finite are skipped.
+        value: the value of the metric or field. A value that is not finite is skipped.
 
     Returns:
-        The verdict, or None if the value is not anomalous, and the next state. A value is anomalous if its score
-        reaches the threshold, after `warmup` values and outside the cooldown. The given state is not changed.
+        A verdict (None if the value is not anomalous) and the next state.
     """
     if not math.isfinite(value):
         return None, state
     try:
         reading, following = observe(spec, state, at_ms, value)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # The stored state is damaged: no detector can have written it. Start again with an empty state.
+        # No detector can have written this state, so start again with an empty state.
         state = {}
         reading, following = observe(spec, state, at_ms, value)
     return decide(spec, state, following, reading, at_ms, value)
 
 
 def number(value: float | Decimal | str) -> float:
-    """Return a metric's value as a float. An integer that is too large becomes the greatest float, with its sign.
-
-    Decimals are given as strings.
-    """
+    """Return a metric's value (number or decimal as text) as a finite float."""
     try:
         return float(value)
     except OverflowError:
@@ -112,7 +104,7 @@ def number(value: float | Decimal | str) -> float:
 def decide(
     spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
-    """Apply threshold, warm-up and cooldown to a reading from `observe`. Return the verdict and the next state."""
+    """Apply threshold, warm-up and cooldown to a reading from `observe`."""
     n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
         return None, {**following, "quiet": quiet}
@@ -125,9 +117,8 @@ def decide(
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return the reading of a value and the next state. Threshold, warm-up and cooldown are not applied."""
+    """Return the reading of a value before threshold, warm-up and cooldown apply, and the next state."""
     of = spec.signature
-    # If the settings have changed, the previous detector's state is of no use.
     known = state if state.get("of") == of else {}
     reading, learnt = _DETECTORS[spec.type](spec, known, at_ms, max(-GREATEST, min(GREATEST, value)))
     if reading is not None and not math.isfinite(reading.score):
@@ -136,7 +127,7 @@ def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple
 
 
 def severity(score: float, spec: DetectorSpec) -> str:
-    """Return the severity of a score, by its ratio to the threshold: info, warning or critical."""
+    """Return the severity of a score by its ratio to the threshold."""
     excess = score / spec.limit
     return "critical" if excess >= 3 else "warning" if excess >= 1.5 else "info"
 

@@ -1,12 +1,7 @@
-"""auto: the detector without tuning. It scores how rare a value and its recent average are.
+"""The detector `auto`, which needs no tuning: scores how rare a value and its recent average are.
 
-The method follows Lavin and Ahmad (2015, arXiv 1510.03336). They score the likelihood of recent prediction errors, not
-the errors themselves, because the same error is common in a noisy series and unusual in a calm one. Two simple
-predictors replace the paper's memory network: the long-run level, and the usual value at this hour of the day. Each
-predicts the value and the average of about twelve windows, which gives four errors. The surprise of an error is -log10
-of its tail probability (tail.py). The score is half the sum of the four surprises. For example, it is 4 if each error
-has a probability of 1 in 100, or if two have a probability of 1 in 10,000 and the other two are common. So a value must
-be unusual in more than one way, which keeps false alarms rare.
+The method follows Lavin and Ahmad (2015, arXiv 1510.03336). The score is half the sum of four surprises, which are the
+-log10 of the tail probabilities (tail.py) of prediction errors.
 """
 
 from __future__ import annotations
@@ -19,14 +14,13 @@ from tidemill_processor.detect.detectors import moments, rhythm, tail
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""The number of windows after which old values and errors no longer affect the level and the spreads much."""
+"""After this many windows, old values hardly affect the level and the spreads."""
 SLOW = 12.0
 """The number of windows in the recent average."""
 REACH = 30.0
-"""Before a value is learnt, it is limited to this many standard deviations from the expected value (Huber 1964)."""
+"""A learnt value is limited to this many standard deviations from the expected value (Huber 1964)."""
 LARGEST = 1e4
-"""The limit for errors, in standard deviations. A few larger errors in the tail would make every other error look
-common."""
+"""Prediction errors are limited to this many standard deviations."""
 _LEAST = 10
 _STEPS = 30
 
@@ -35,10 +29,7 @@ View = list[Any]
 
 
 def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return half the sum of the four surprises as the score.
-
-    While the usual value of this hour is unknown, the score is the sum of the level's two surprises.
-    """
+    """Score the value by half the sum of the four surprises."""
     n = state.get("n", 0)
     before = state.get("slow", value)
     rhythms = state.get("rhythms") or [rhythm.start("day"), rhythm.start("day")]
@@ -48,7 +39,6 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
     weight = max(1 / (n + 1), 1 / SLOW)
 
     def errors(x: float) -> list[float | None]:
-        """Return the four errors for a value x."""
         both = (x, before + weight * (x - before))
         return [*both, *(None if u is None else v - u for v, u in zip(both, usual, strict=True))]
 
@@ -75,11 +65,7 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
 
 
 def _learnable(views: list[View], usual: float | None, level: float, value: float) -> float:
-    """Return the value to learn: the given one, limited to REACH standard deviations from the expected value.
-
-    On each side, the wider of the two predictors' limits applies. This limits the effect of a single huge value. A
-    shift of the level is still learnt, because each limited value widens the spread.
-    """
+    """Return the value to learn, limited to REACH standard deviations from the expected value."""
     reach = REACH * moments.spread(views[0][0], level)
     lowest, highest = level - reach, level + reach
     hourly = views[2][0]
@@ -90,10 +76,6 @@ def _learnable(views: list[View], usual: float | None, level: float, value: floa
 
 
 def _read(value: float, expected: float, score: Callable[[float], float], limit: float) -> Reading:
-    """Return the reading.
-
-    Only the reading of an anomaly has bounds. A value at a bound has a score equal to the limit.
-    """
     found = score(value)
     if found < limit:
         return Reading(found, expected)

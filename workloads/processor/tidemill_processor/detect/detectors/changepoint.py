@@ -1,7 +1,6 @@
-"""changepoint: detects a shift of the level, by comparing the mean of the latest windows with that of earlier ones.
+"""The detector `changepoint`: compares the mean of the latest windows with the mean of earlier windows.
 
-The distance between the two means is measured in standard deviations of all their values. The distance is a two-sample
-statistic, as in CUSUM charts (Page 1954). The score says how rare such a distance is in this series (tail.py).
+The distance between the two means is a two-sample statistic, as in CUSUM charts (Page 1954).
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from tidemill_processor.detect.detectors import moments, tail
 from tidemill_processor.detect.detectors.reading import Reading, State
 
 LATEST = 12
-"""The number of latest windows, which may have a new level."""
+"""The number of latest windows to compare."""
 BEFORE = 288
-"""The number of earlier windows to compare with: a day of five-minute windows."""
+"""The number of earlier windows to compare: a day of five-minute windows."""
 
 
 def step(_spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return -log10 of the tail probability of the distance as the score. The expected value is the earlier mean."""
+    """Score the value by -log10 of the tail probability of the distance between the two means."""
     distances = state.get("distances", [])
     # Nine digits are precise enough, and keep the state small.
     recent = [*state.get("recent", [])[-(LATEST + BEFORE - 1) :], float(f"{value:.9g}")]

@@ -1,14 +1,9 @@
 """The detectors `zscore`, `ewma` and `mad`: a value's distance from a centre, in units of a spread.
 
-zscore uses mean and standard deviation of all values so far (Welford 1962).
-
-ewma uses exponentially weighted mean and variance (Roberts 1959; Finch 2009).
-
-mad uses median and median absolute deviation of the last values (Hampel 1974), scaled to the standard deviation of a
-normal distribution. If the mean absolute deviation, scaled in the same way, is larger, it is used instead. (Iglewicz
-and Hoaglin 1993 do so if the median deviation is 0, as in bursty series.) A single value can change this mean without
-limit, so the largest 2 % of the deviations are limited to five times the largest other deviation (winsorised: Tukey
-1962).
+- zscore: mean and standard deviation of all values so far (Welford 1962).
+- ewma: exponentially weighted mean and variance (Roberts 1959; Finch 2009).
+- mad: median and median absolute deviation of the last values (Hampel 1974), or the winsorised mean absolute deviation
+  if the latter is larger (Iglewicz and Hoaglin 1993; Tukey 1962).
 """
 
 from __future__ import annotations
@@ -25,9 +20,9 @@ MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
 OUTLIERS = 0.02
-"""The share of the deviations, the largest ones, that are limited."""
+"""The share of all deviations that is limited, starting with the largest deviation."""
 _MOST = 5.0
-"""The limit for the largest deviations, as a multiple of the largest other deviation."""
+"""The largest deviations are limited to this multiple of the largest other deviation."""
 
 
 def zscore(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
@@ -65,7 +60,6 @@ def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Rea
 
 
 def _mean(distances: list[float]) -> float:
-    """Return the mean of sorted distances, after limiting the largest ones."""
     usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
     most = _MOST * distances[usual - 1]
     return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)

@@ -1,11 +1,7 @@
-"""isolation: detects unusual combinations of the value, its change and its recent average, with half-space trees.
+"""The detector `isolation`: finds unusual combinations of the value, its change and its recent average.
 
-The method is from S. C. Tan, K. M. Ting, T. F. Liu: Fast Anomaly Detection for Streaming Data, IJCAI 2011. Random trees
-halve the space of features repeatedly. A point in a region with few earlier points (a small mass) is unusual. Points
-are compared with the last full window of points, while the current window is collected. The score says how rare such a
-mass is (tail.py).
-
-The trees are made from a fixed seed, so the state contains only the masses of their leaves.
+The method is half-space trees (Tan, Ting and Liu, IJCAI 2011). A point in a region with few earlier points is unusual.
+The trees are made from a fixed seed.
 """
 
 from __future__ import annotations
@@ -26,14 +22,14 @@ SLOW = 12.0
 MEMORY = 2_000.0
 _FEATURES = 3
 _FEW = WINDOW // 10
-"""A node with fewer points is not divided further."""
+"""A tree node with fewer points is not divided further."""
 
 Tree = tuple[tuple[int, float], ...]
 
 
 @cache
 def trees() -> tuple[Tree, ...]:
-    """Return the trees: for each inner node (numbered as in a heap), the feature and the value that splits it."""
+    """Return the trees: the feature and the split value of each inner node, numbered as in a heap."""
     generator = random.Random(2011)  # noqa: S311
     grown = []
     for _ in range(TREES):
@@ -56,7 +52,7 @@ def trees() -> tuple[Tree, ...]:
 
 
 def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Return -log10 of the tail probability of the mass as the score."""
+    """Score the value by -log10 of the tail probability of the few earlier points in its region."""
     n = state.get("n", 0)
     slow, last = state.get("slow", value), state.get("last", value)
     slow += max(1 / (n + 1), 1 / SLOW) * (value - slow)
@@ -89,7 +85,7 @@ def _counted(counts: list[int], leaf: int) -> list[int]:
 
 
 def _squeeze(deviation: float) -> float:
-    """Map a deviation to a number between 0 and 1. Usual deviations are mapped to numbers from 0.25 to 0.75."""
+    """Map a deviation to a number between 0 and 1, and usual deviations to numbers from 0.25 to 0.75."""
     return 0.5 + math.atan(deviation / 2) / math.pi
 
 
@@ -102,7 +98,6 @@ def _leaf(tree: Tree, point: list[float]) -> int:
 
 
 def _mass(counts: list[int], leaf: int) -> float:
-    """Descend towards a leaf until a node has few points, and return that node's mass, scaled to the entire space."""
     low, high = 0, 2**DEPTH
     mass = WINDOW
     scale = 1

@@ -1,7 +1,4 @@
-"""Computes a running mean and variance, with or without forgetting.
-
-Moments are [count, mean, variance], or [] before the first value.
-"""
+"""Computes a running mean and variance. Moments are [count, mean, variance], or [] before the first value."""
 
 from __future__ import annotations
 
@@ -14,9 +11,8 @@ Moments = list[Any]
 def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
     """Return the moments with one more value.
 
-    The first `memory` values have equal weights (Welford 1962). From then on, the newest value has the weight 1 /
-    memory, and the weight of older values decays exponentially (Finch 2009, Incremental calculation of weighted mean
-    and variance).
+    The first `memory` values have equal weights (Welford 1962). The weights of later values decay exponentially (Finch
+    2009).
     """
     count, mean, variance = moments or (0, 0.0, 0.0)
     weight = max(1 / (count + 1), 1 / memory)
@@ -25,7 +21,7 @@ def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
 
 
 def spread(moments: Moments, level: float = 0.0) -> float:
-    """Return the standard deviation, with a minimum so that tiny changes in a flat series are not anomalies."""
+    """Return the standard deviation, with a minimum for flat series."""
     _, mean, variance = moments
     return floored(math.sqrt(max(0.0, variance)), max(abs(mean), abs(level)))
 

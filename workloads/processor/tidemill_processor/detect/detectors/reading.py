@@ -10,7 +10,7 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """A value's score, and the expected value and bounds if the detector computes them."""
+    """A value's score, with the expected value and bounds if the detector computes them."""
 
     score: float
     expected: float | None = None

@@ -1,8 +1,7 @@
 """Learns the usual value for each hour of the day or week: the mean over the latest occurrences of the hour.
 
-A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch. `count` and `sum` are the
-number and the sum of the values in this hour so far. `usual` has [occurrences, mean] or null for each hour of the
-period. Every occurrence of an hour has the same weight, however many values it has.
+A rhythm is {"hour", "count", "sum", "usual"}. `hour` is the current hour since the epoch. `count` and `sum` describe
+the values of this hour so far. `usual` contains [occurrences, mean] or null for each hour of the period.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from tidemill_processor.detect.detectors.reading import State
 HOUR_MS = 3_600_000
 HOURS = {"day": 24, "week": 168}
 OCCURRENCES = 7
-"""The number of occurrences of an hour that the mean remembers. Older ones fade."""
+"""The mean remembers this many occurrences of an hour."""
 ENOUGH = 2
-"""The number of occurrences after which the usual value of an hour is known."""
+"""The usual value of an hour is known after this many occurrences."""
 
 
 def start(period: str) -> State:
@@ -23,7 +22,7 @@ def start(period: str) -> State:
 
 
 def usual(rhythm: State, at_ms: int) -> float | None:
-    """Return the usual value for this time, or None if it is not known yet."""
+    """Return the usual value for this time, or None if the usual value is not known yet."""
     known = rhythm["usual"][at_ms // HOUR_MS % len(rhythm["usual"])]
     return known[1] if known and known[0] >= ENOUGH else None
 
@@ -33,15 +32,13 @@ def learn(rhythm: State, at_ms: int, value: float) -> State:
     hour = at_ms // HOUR_MS
     if hour == rhythm["hour"]:
         return {**rhythm, "count": rhythm["count"] + 1, "sum": rhythm["sum"] + value}
-    # Ignore a value of an earlier hour, unless time has jumped back by a day or more: then continue from the earlier
-    # time.
+    # After a jump of a day or more back in time, continue from the earlier time.
     if rhythm["count"] and 0 < rhythm["hour"] - hour < HOURS["day"]:
         return rhythm
     return {"hour": hour, "count": 1, "sum": value, "usual": _settled(rhythm) if rhythm["count"] else rhythm["usual"]}
 
 
 def _settled(rhythm: State) -> list[list[float] | None]:
-    """Return the usual values, updated with the mean of the current hour."""
     mean = rhythm["sum"] / rhythm["count"]
     place = rhythm["hour"] % len(rhythm["usual"])
     times, before = rhythm["usual"][place] or (0, 0.0)

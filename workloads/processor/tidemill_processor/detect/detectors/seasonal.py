@@ -1,7 +1,4 @@
-"""seasonal: measures the distance from the usual value at this hour of the day or week.
-
-The unit is the standard deviation of such distances.
-"""
+"""The detector `seasonal`: measures the distance from the usual value at this hour of the day or week."""
 
 from __future__ import annotations
 
@@ -10,15 +7,12 @@ from tidemill_processor.detect.detectors import moments, rhythm
 from tidemill_processor.detect.detectors.reading import Reading, State, around
 
 MEMORY = 2_000.0
-"""The number of windows after which old distances no longer affect the spread much."""
+"""After this many windows, old distances hardly affect the spread."""
 _LEAST = 10
 
 
 def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
-    """Score |r - mean r| / standard deviation of r, for r = x - usual.
-
-    While the usual value of this hour is unknown, return None instead of a reading.
-    """
+    """Score |r - mean r| / standard deviation of r, for r = x - usual."""
     known = state.get("rhythm") or rhythm.start(spec.period or "day")
     distances = state.get("distances", [])
     usual = rhythm.usual(known, at_ms)

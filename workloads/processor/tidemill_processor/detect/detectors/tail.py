@@ -1,8 +1,7 @@
-"""Estimates how rare a size is in a stream, from the upper tail of the distribution of sizes.
+"""Estimates how rare a size is in a stream, by the method of Weissman (1978) with Hill's estimator (1975).
 
-The method is that of Weissman (1978) with Hill's estimator (1975). Of n sizes, the k largest are kept. Let u be the
-smallest kept size. For x above u, P(size > x) ≈ k/n · (x/u)^(-1/ξ), where ξ is the mean of ln(kept / u). A tail is
-[n, kept sizes in ascending order].
+Of n sizes, the k largest are kept, and u is the smallest kept size. For x above u, P(size > x) ≈ k/n · (x/u)^(-1/ξ),
+where ξ is the mean of ln(kept / u). A tail is [n, kept sizes in ascending order].
 """
 
 from __future__ import annotations
@@ -14,20 +13,17 @@ from typing import Any
 Tail = list[Any]
 KEPT = 50
 SHARE = 20
-"""The share of sizes that are kept is 1 / SHARE. At least LEAST and at most KEPT sizes are kept."""
+"""The tail keeps 1 / SHARE of all sizes, within the limits LEAST and KEPT."""
 LEAST = 5
 MEMORY = 8_000
-"""The number of sizes after which half of the sizes are forgotten."""
+"""After this many sizes, half of the sizes are forgotten."""
 RAREST = 12.0
 _THINNEST = 0.02
 _NOTHING = 1e-6
 
 
 def surprise(tail: Tail, size: float) -> float:
-    """Return -log10 of the probability of this size or a larger one.
-
-    The result is at most 12, and 0 for a usual size.
-    """
+    """Return -log10 of the probability of this size or a larger size, but at most 12."""
     n, kept = tail or (0, [])
     if n < SHARE or len(kept) < LEAST or size <= max(kept[0], _NOTHING):
         return 0.0
@@ -47,7 +43,6 @@ def learn(tail: Tail, size: float) -> Tail:
         bisect.insort(kept, max(float(f"{size:.6g}"), _NOTHING))
         kept = kept[-room:]
     if n >= MEMORY:
-        # Remove every second kept size, which halves both n and the number of kept sizes. The greatest size is removed
-        # too, so that no size stays forever.
+        # Remove every second kept size, including the greatest size, so that no size stays forever.
         n, kept = n // 2, kept[::2][: len(kept) // 2]
     return [n, kept]
