@@ -1,8 +1,7 @@
 """The protocols through which reconcile changes topics, schemas, secrets and workloads.
 
-Every `ensure` observes first and writes only what differs. A second call writes nothing, and its outcomes say
-`changed=0`. All calls are synchronous and have a hard timeout. A server that does not answer raises
-TidemillError(UNREACHABLE). If only one object fails, its outcome reports the error.
+Every `ensure` writes only what differs, so a second call changes nothing. All calls are synchronous and have a timeout.
+A server that does not answer raises TidemillError(UNREACHABLE). An outcome reports an error about a single object.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from tidemill_operator.plan.model import Connector, Schema, Topic, Workload
 
 Reclaim = Literal["Retain", "Delete"]
 Exists = Callable[[str, str], bool]
-"""Whether the pipeline with this namespace and name exists."""
+"""A function that tells whether the pipeline with this namespace and name exists."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,11 @@ class PipelineSecrets:
     """A pipeline's logins.
 
     Attributes:
-        writer, reader: the logins that the workloads use now.
-        changed: number of secrets that were written.
-        following: the staged logins. Staged logins are created in Postgres first, and activated by `switch`.
-        retire_at: earliest time to retire the former logins, or None if they are already retired.
+        writer: the active login of the workloads that write.
+        reader: the active login of the workloads that read.
+        changed: the number of secrets that were written.
+        following: the staged logins, which `switch` activates.
+        retire_at: the earliest time to retire the former logins, or None if they are retired.
         rotated: the value of `rotate` that requested the active logins.
     """
 
@@ -47,7 +47,7 @@ class PipelineSecrets:
 
 
 class Topics(Protocol):
-    """Kafka topics."""
+    """The actuator for Kafka topics."""
 
     def brokers(self) -> int:
         """Return the number of brokers."""
@@ -62,19 +62,19 @@ class Topics(Protocol):
         ...
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan, and spread their replicas if `spread` is given.
+        """Make the topics match the plan, and return one outcome for each topic.
 
-        Returns one outcome (component topics) for each topic.
+        Replicas are spread over the brokers if `spread` is given.
         """
         ...
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete or keep the topics of a removed pipeline, as `reclaim` says. Unmanaged topics are never deleted."""
+        """Delete or keep the managed topics of a removed pipeline, as `reclaim` says."""
         ...
 
 
 class OtherClusters(Protocol):
-    """The Kafka clusters of sources, other than the platform's own Kafka. Nothing is written to them."""
+    """The Kafka clusters of sources, other than the platform's own Kafka. They are only read."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Return the names of all topics that the login may describe."""
@@ -86,7 +86,7 @@ class OtherClusters(Protocol):
 
 
 class NoClusters:
-    """Used where no logins of other clusters are known. Every call fails."""
+    """A placeholder for platforms that know no other Kafka cluster. Every call fails."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
@@ -100,7 +100,7 @@ class NoClusters:
 
 
 class Schemas(Protocol):
-    """Postgres schemas."""
+    """The actuator for Postgres schemas."""
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock a schema's pipeline and its topics against other operators.
@@ -124,8 +124,8 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects that have another owner. A topic is taken over only if `exists` says that the
-        pipeline that owns it is gone.
+        `adopt` takes over objects of another owner. `exists` tells whether the owner of a topic still exists, because
+        only the topics of deleted pipelines are taken over.
         """
         ...
 
@@ -139,14 +139,14 @@ class Schemas(Protocol):
 
 
 class Secrets(Protocol):
-    """Passwords and API keys."""
+    """The actuator for passwords and API keys."""
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Make sure that both logins and the API keys exist. A new value of `rotate` stages a rotation."""
+        """Create missing logins and API keys. A new value of `rotate` stages a rotation."""
         ...
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
-        """Activate the staged logins. The former logins keep working until they are retired."""
+        """Activate the staged logins, and keep the former logins until they are retired."""
         ...
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
@@ -159,46 +159,45 @@ class Secrets(Protocol):
 
 
 class Runtime(Protocol):
-    """Runs workloads: as child processes on a laptop, as Deployments in a cluster."""
+    """The actuator for workloads, which are processes on a laptop or Deployments in a cluster."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and end its workloads that are not listed.
+        """Make a pipeline's workloads match the plan, and remove its other workloads.
 
-        In the plan, a shared workload (one whose `pipeline` is None) has only this pipeline's config. The runtime adds
-        it to the configs of the other pipelines.
+        The plan of a pipeline lists shared workloads with only this pipeline's config. The runtime keeps the configs of
+        the other pipelines.
         """
         ...
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the running workloads, in the same form as `ensure`. Changes nothing."""
+        """Return the outcomes of the running workloads without changing any."""
         ...
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """End a pipeline's workloads, and remove its config from shared workloads."""
+        """Remove a pipeline's workloads, and its config from shared workloads."""
         ...
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Base URLs by component: `ingest`, `api`."""
+        """Return the base URLs of the components `ingest` and `api`."""
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether a pipeline exists, in any state. Return True if that is unknown."""
+        """Return whether a pipeline exists, or True if that is unknown."""
         ...
 
 
 class Connectors(Protocol):
-    """Connectors of Kafka Connect. A connector that the pipeline does not own is never changed."""
+    """The actuator for connectors of Kafka Connect, limited to the connectors that a pipeline owns."""
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make a pipeline's connectors match the plan, and delete its connectors that are not listed.
+        """Make a pipeline's connectors match the plan, and delete its other connectors.
 
-        Returns one outcome for each listed connector, and for each deleted one. `adopt` takes over connectors that
-        have another owner.
+        Returns one outcome for each desired or deleted connector. `adopt` takes over connectors of another owner.
         """
         ...
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors, in the same form as `ensure`. Changes nothing."""
+        """Return the outcomes of the live connectors without changing any."""
         ...
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
@@ -208,7 +207,7 @@ class Connectors(Protocol):
 
 @dataclass(frozen=True)
 class Actuators:
-    """The actuators of one pass. `connect` is None if the platform has no Kafka Connect."""
+    """The actuators of one reconcile pass. `connect` is None if the platform has no Kafka Connect."""
 
     kafka: Topics
     postgres: Schemas

@@ -1,11 +1,10 @@
-"""A pipeline's passwords and API keys, as file contents by file name, and the steps of their rotation.
+"""A pipeline's passwords and API keys as file contents, and the steps of their rotation.
 
-The callers store the files. Writer and reader have two logins each, A and B, one of which is active. A rotation writes
-the files three times, and the next pass sees in the files which step was the last:
+The roles writer and reader have two logins each, of which one is active. A rotation has three steps, and the files show
+the last finished step:
 
-- staged: `rotation.json` holds the passwords of the other logins, which are then set in Postgres;
-- switched: `writer.json` and `reader.json` hold the staged logins. The former logins keep working until all processes
-  use the new ones;
+- staged: `rotation.json` holds the passwords of the other logins.
+- switched: `writer.json` and `reader.json` hold the staged logins, and the former logins still work.
 - retired: the former logins can no longer log in.
 """
 
@@ -41,10 +40,10 @@ class Rotation(BaseModel):
     """The state of the last rotation.
 
     Attributes:
-        done: the value of `rotate` that requested the active logins, or empty if there was no rotation.
+        done: the value of `rotate` that requested the active logins, or empty without a rotation.
         wanted: the value of `rotate` that requested the staged logins.
-        following: the staged logins by file name, or empty if none is staged.
-        switched_at: when the logins were switched. None once the former logins are retired.
+        following: the staged logins by file name.
+        switched_at: the time of the switch, or None once the former logins are retired.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -62,7 +61,7 @@ def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str
         files: the existing files.
         writer: the role of the writer's logins.
         reader: the role of the reader's logins.
-        rotate: any text. A new text requests a rotation. Empty if no rotation was ever requested.
+        rotate: the requested rotation. A new text requests a rotation, and an empty text requests none.
 
     Raises:
         TidemillError: a file has invalid content.
@@ -94,7 +93,7 @@ def _staged(
     asked = bool(rotate) and rotate != known.done
     if asked and fresh:
         return Rotation(done=rotate)
-    # Earlier versions had a single login per role, and used the role itself as the login.
+    # Earlier versions used the role itself as the only login.
     outdated = any(login.user == roles[file] for file, login in in_force.items())
     if known.switched_at is not None or not (asked or outdated):
         return known
@@ -108,7 +107,7 @@ def _other(user: str, role: str) -> str:
 
 
 def switched(files: Files, now: dt.datetime) -> dict[str, str]:
-    """Return the files that activate the staged logins, with the rotation's file last. Empty if no login is staged."""
+    """Return the files that activate the staged logins, or no files if no login is staged."""
     known = _rotation(files)
     if not known.following:
         return {}
@@ -120,7 +119,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """Return the file that retires the former logins, or empty if they are retired."""
+    """Return the file that retires the former logins, or no file if they are retired."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}
@@ -151,13 +150,13 @@ def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecr
 
 
 def new_login(user: str) -> PostgresCredentials:
-    """Return a login with a new random password."""
+    """Return a login with a random password."""
     return PostgresCredentials(user=user, password=secrets.token_urlsafe(_PASSWORD_BYTES))
 
 
 def new_api_key() -> tuple[ApiKeys, str]:
-    """Return a new API key with both scopes: the file of hashes for the workloads, and the key itself."""
-    # Letters and digits only, because `_` separates the parts of a key, and a double click stops at `-`.
+    """Return the hashes of a new API key with both scopes, and the key itself."""
+    # Use letters and digits only, because `_` separates the parts of a key.
     key_id, secret = secrets.token_hex(4), secrets.token_hex(_PASSWORD_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     keys = ApiKeys(keys=(ApiKey(id=key_id, sha256=digest, scopes=(EVENTS_APPEND, QUERY_READ)),))
@@ -167,7 +166,7 @@ def new_api_key() -> tuple[ApiKeys, str]:
 def _login(files: Files, file: str) -> PostgresCredentials:
     try:
         return PostgresCredentials.model_validate_json(files[file])
-    except ValidationError:  # pydantic's message would show the secret text
+    except ValidationError:  # pydantic's message would show the secret
         raise TidemillError(
             Reason.REFUSED, f"{file} does not hold a login", "delete it; a new password is then generated"
         ) from None

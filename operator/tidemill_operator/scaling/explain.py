@@ -1,4 +1,4 @@
-"""Explains a decision in words and as `status.scaling`: the number, the reason, and what would change the number."""
+"""Explain a scaling decision in words and as `status.scaling`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _ADVICE: dict[ScalingReason, str] = {
 
 
 def explain(decision: Decision) -> str:
-    """Return the reason, the calculation, and what would change the number."""
+    """Return the reason, the calculation, and what would change the number of replicas."""
     if decision.desired != decision.current:
         what = f"{decision.current} → {decision.desired} replicas"
     else:
@@ -52,10 +52,7 @@ def explain(decision: Decision) -> str:
 
 
 def scaling_status(settings: Settings, decision: Decision, state: State) -> dict[str, Any]:
-    """Return `status.scaling`.
-
-    The message is cut at MAX_MESSAGE characters. Figures are rounded, so that the status seldom changes.
-    """
+    """Return `status.scaling`. Figures are rounded, so that the status seldom changes."""
     status: dict[str, Any] = {
         "mode": settings.mode,
         "current": decision.current,
@@ -79,24 +76,19 @@ def scaling_status(settings: Settings, decision: Decision, state: State) -> dict
 
 
 def _rounded(number: float) -> int:
-    """Round to two significant digits."""
     whole = round(number)
     return int(float(f"{whole:.1e}")) if whole >= 100 else whole
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What bounds a decision.
+    """The bounds of a decision.
 
     Attributes:
-        floor: the minimum number of replicas.
-        ceiling: the maximum number of replicas.
-        partitions: the number of partitions.
-        current: the desired number of replicas at present.
-        target: the needed number of replicas, within the bounds.
-        most: the highest number that was needed within the waiting time.
+        target: the needed number of replicas within the bounds.
+        most: the highest number of replicas that was needed within the waiting time.
         wait_seconds: the waiting time before replicas are removed.
-        patience: the factor by which the waiting time has grown, because removed replicas were soon needed again.
+        patience: the factor by which early removals have lengthened the waiting time.
     """
 
     floor: int
@@ -113,7 +105,7 @@ EXTERNAL_LINES = ("mode is external: an external autoscaler sets the replicas",)
 
 
 def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> tuple[str, ...]:
-    """Return the lines of the calculation: the figures, the need, and what the bounds change."""
+    """Return the calculation, line by line."""
     current, target, most = bounds.current, bounds.target, bounds.most
     rate = load.rate_per_replica
     unknown = "no replica was busy yet, so its speed is unknown"
@@ -139,7 +131,6 @@ def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> t
 
 
 def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
-    """Return lines that explain why the target is lower than the need, or is reached later."""
     lines, target, patience = [], bounds.target, bounds.patience
     if wanted.hot:
         lines.append("a partition needs more than one replica, but counts as one, because only one replica can read it")

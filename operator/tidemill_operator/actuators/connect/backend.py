@@ -1,4 +1,4 @@
-"""The interface through which connectors are reconciled. `client.py` and `strimzi.py` implement it."""
+"""The interface that both ways of changing connectors implement."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tidemill_operator.plan.connect.states import LiveConnector
 
 
 class Backend(Protocol):
-    """What the connectors of one Connect cluster are changed through: its REST interface, or resources of Strimzi.
+    """The connectors of one Connect cluster.
 
-    Each method raises TidemillError: UNREACHABLE if the server does not answer, WAITING if it is busy or somebody else
-    has written meanwhile, REFUSED if it refuses the request, NOT_SUPPORTED if the cluster cannot have connectors.
+    Each method raises TidemillError: UNREACHABLE if the server does not answer, WAITING if it is busy, REFUSED if it
+    refuses the request, NOT_SUPPORTED if the cluster cannot have connectors.
     """
 
     def names(self) -> list[str]:
@@ -28,11 +28,11 @@ class Backend(Protocol):
         ...
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs of a connector, which restarts it."""
+        """Replace the config of a connector, which restarts it."""
         ...
 
     def pause(self, name: str) -> None:
-        """Pause a connector and its tasks. They stop soon after this call."""
+        """Ask a connector and its tasks to pause."""
         ...
 
     def resume(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""An in-memory Kafka Connect for tests: the REST interface without a server."""
+"""An in-memory Kafka Connect for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_operator.plan.connect.states import LiveConnector, LiveTask
 
 
 class MemoryConnect:
-    """Connectors by name. A connector runs one task as soon as it is created.
+    """An in-memory Kafka Connect. Every new connector runs one task.
 
     Attributes:
         writes: descriptions of all writes, in order.
@@ -62,7 +62,7 @@ class MemoryConnect:
         self.put(name, config, states.PAUSED if paused else states.RUNNING)
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs of a connector."""
+        """Replace the config of a connector."""
         self._called(name)
         self.writes.append(f"configure {name}")
         self.connectors[name] = replace(self.connectors[name], config=dict(config))
@@ -76,7 +76,7 @@ class MemoryConnect:
         self._set(f"resume {name}", name, states.RUNNING)
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Restart a connector. Its failed tasks run again."""
+        """Restart a connector and its failed tasks."""
         self._set(f"restart {name}" if only_failed else f"restart all of {name}", name, states.RUNNING)
 
     def delete(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Connectors as `KafkaConnector` resources. Strimzi's operator makes Kafka Connect follow them."""
+"""Manage connectors as `KafkaConnector` resources of Strimzi."""
 
 from __future__ import annotations
 
@@ -11,24 +11,18 @@ from tidemill_operator.plan.connect.states import LiveConnector
 
 
 class StrimziConnectors:
-    """The resources of one `KafkaConnect`. Several threads may use it, for different pipelines.
-
-    Args:
-        api: the API of the cluster.
-        namespace: the namespace of the `KafkaConnect`.
-        cluster: the name of the `KafkaConnect`.
-    """
+    """The `KafkaConnector` resources of one `KafkaConnect` resource. Safe for several threads."""
 
     def __init__(self, api: Api, *, namespace: str, cluster: str) -> None:
         self._api, self._namespace, self._cluster = api, namespace, cluster
-        # The task that was restarted last, because a resource asks for one task at a time.
+        # A resource asks for the restart of one task at a time, so remember the last task.
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        """Return the names of all connectors in the namespace, including those of other clusters.
+        """Return the names of all connectors in the namespace, including connectors of other Connect clusters.
 
         Raises:
-            TidemillError: the API does not answer or refuses, or Strimzi's CRD does not exist.
+            TidemillError: the API does not answer, or Strimzi's CRD does not exist.
         """
         try:
             found = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
@@ -42,16 +36,16 @@ class StrimziConnectors:
         """Return a connector, or None if it has no resource."""
         resource = self._read(name)
         if resource is None:
-            self.names()  # raises the error if there cannot be a resource
+            self.names()  # raises an error if Strimzi's CRD does not exist
             return None
         return strimzi.live(name, resource, cluster=self._cluster)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create a resource."""
+        """Create the resource of a connector."""
         self._api.create(self._manifest(name, config, "paused" if paused else "running"))
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the configs in a resource. Its desired state stays."""
+        """Replace the config in a resource, and keep its desired state."""
         resource = self._needed(name)
         wanted = self._manifest(name, config, strimzi.asked(resource))
         metadata = resource["metadata"]
@@ -78,7 +72,7 @@ class StrimziConnectors:
         self._restarted[name] = task
 
     def delete(self, name: str) -> None:
-        """Delete a resource, if it exists."""
+        """Delete the resource of a connector, if it exists."""
         self._restarted.pop(name, None)
         self._api.delete(KAFKA_CONNECTOR, self._namespace, strimzi.resource_name(name))
 

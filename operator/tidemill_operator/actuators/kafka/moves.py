@@ -1,4 +1,4 @@
-"""Moves replicas between brokers with kafka-python, because confluent-kafka lacks the requests for it."""
+"""Move replicas between brokers with kafka-python, because confluent-kafka lacks these requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition whose replicas are being moved: its brokers, and which of them are being added and removed."""
+    """A partition that is being reassigned: its brokers, the brokers to add, and the brokers to remove."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]
@@ -21,7 +21,7 @@ class Moving:
 
 
 class KafkaMoves:
-    """Reassignments of one Kafka cluster.
+    """The partition reassignments of one Kafka cluster.
 
     Args:
         client: a `kafka.admin.KafkaAdminClient`.
@@ -32,10 +32,10 @@ class KafkaMoves:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """Return those partitions of a topic whose replicas are being moved, by number.
+        """Return the partitions of a topic that are being reassigned, by number.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         with self._told("listing the replicas that are being moved"):
             found = self._client.list_partition_reassignments({topic: list(partitions)})
@@ -47,19 +47,19 @@ class KafkaMoves:
         }
 
     def any(self) -> bool:
-        """Return whether any partition of the cluster is being reassigned, no matter who requested it.
+        """Return whether any partition of the cluster is being reassigned.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         with self._told("listing the replicas that are being moved"):
             return bool(self._client.list_partition_reassignments())
 
     def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:
-        """Reassign partitions to brokers; None cancels a reassignment.
+        """Reassign partitions to brokers. None instead of brokers cancels a reassignment.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses one of the reassignments.
+            TidemillError: Kafka does not answer, or refuses a reassignment.
         """
         import kafka.errors
 
@@ -72,7 +72,7 @@ class KafkaMoves:
                 }
             )
         for at, error in sorted(told.items()):
-            # Ignore this error: a reassignment that can no longer be cancelled has completed.
+            # A reassignment that can no longer be cancelled has completed, so ignore this error.
             if error is None or (error is kafka.errors.NoReassignmentInProgressError and wanted[at.partition] is None):
                 continue
             raise TidemillError(
@@ -88,7 +88,7 @@ class KafkaMoves:
 
 @contextmanager
 def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMoves]:
-    """Yield a client, and close it afterwards.
+    """Yield a client for reassignments, and close it afterwards.
 
     Args:
         config: client settings in librdkafka's names.

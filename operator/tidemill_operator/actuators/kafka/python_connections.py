@@ -1,8 +1,6 @@
-"""Connections of kafka-python that have a deadline, and that are closed after a failure.
+"""Add deadlines to the connections of kafka-python, and close its sockets after failures.
 
-The library itself waits for a TLS handshake without a limit. A frozen broker accepts a connection and never answers, so
-the operator would wait until that broker resumes. After a refused connection, a failed handshake, or the death of a
-broker, the library also leaves sockets open until the garbage collector finds them.
+The library waits without a limit for the TLS handshake of a frozen broker.
 """
 
 from __future__ import annotations
@@ -20,14 +18,14 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """Creates the connections of a `kafka.KafkaAdminClient`. Pass this class as the setting `kafka_client`."""
+    """The connections of a `kafka.KafkaAdminClient`. Pass this class as the setting `kafka_client`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
         super().__init__(net=net, manager=_Manager(net, **settings))
 
     def close(self, node_id: Any = None) -> None:
-        """Close the connections to one broker, or all connections that were ever opened."""
+        """Close the connections to one broker, or all connections if `node_id` is None."""
         if node_id is None:
             self._net.stop()  # the network thread must not use a closed connection
         super().close(node_id)
@@ -77,7 +75,7 @@ class _Socket(KafkaNetSocket):  # type: ignore[misc]
 class _Tls(KafkaSSLTransport):  # type: ignore[misc]
     @property
     def socket(self) -> Any:
-        """The encrypted socket, which has taken over the file descriptor of the plain socket."""
+        """Return the encrypted socket."""
         return self._sock
 
     async def handshake_until(self, timeout_at: float | None) -> None:

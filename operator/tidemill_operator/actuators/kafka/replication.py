@@ -1,4 +1,4 @@
-"""Changes the replicas of live topics, one step per pass, with a throttle that is removed at the end."""
+"""Change the replicas of live topics in steps, with a throttle that is removed at the end."""
 
 from __future__ import annotations
 
@@ -32,19 +32,14 @@ THROTTLE_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Advance:
-    """The result of one step.
-
-    Attributes:
-        change: the change under way, or None if there is none.
-        writes: number of requests that changed something.
-    """
+    """The result of one step. `change` is the unfinished change of replicas, and `writes` counts requests."""
 
     change: ReplicaChange | None = None
     writes: int = 0
 
 
 def held(described: Any) -> Mapping[int, Held]:
-    """Return the partitions as Kafka describes them. The description does not include reassignments."""
+    """Return the replicas of each partition from Kafka's description of a topic."""
     return {
         partition.id: Held(
             replicas=tuple(node.id for node in partition.replicas),
@@ -55,12 +50,11 @@ def held(described: Any) -> Mapping[int, Held]:
 
 
 class Replication:
-    """Changes the replicas of one cluster's topics.
+    """The actuator that changes the replicas of topics.
 
     Args:
         session: makes the requests to the cluster.
-        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
-            limit.
+        throttle_bytes: the limit for moving replicas, in bytes per second and broker. 0 means no limit.
     """
 
     def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:
@@ -75,17 +69,17 @@ class Replication:
         *,
         leaving: frozenset[int] = frozenset(),
     ) -> Advance:
-        """Do the next step of changing a topic's replicas, if any.
+        """Take the next step of changing a topic's replicas, if any.
 
         Args:
             topic: the topic's name.
             partitions: the live partitions.
             config: the complete config of the topic.
             wish: the requested replicas.
-            leaving: the brokers from which all replicas are moved away.
+            leaving: the brokers that lose all replicas.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         ours = bool(config.get(LEADERS))
         if is_calm(partitions, wish, ours=ours):
@@ -103,10 +97,10 @@ class Replication:
             return Advance(step.change, self._take(topic, step, config, brokers, moving))
 
     def relieve(self) -> None:
-        """Remove the brokers' throttle if no replica is moving, e.g. after a topic with moving replicas was deleted.
+        """Remove the brokers' throttle if no replica is moving.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         with moves(self._session.config, self._session.timeout) as moving:
             self._free(Brokers(self._racks()), moving)
@@ -134,7 +128,7 @@ class Replication:
     def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
         for broker, rates in self._rates(brokers).items() if self._rate else ():
-            # A limit that somebody else has set is kept.
+            # Keep a limit that somebody else has set.
             if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
                 self._session.set_configs(ResourceType.BROKER, broker, lacking)
                 writes += 1
@@ -159,15 +153,14 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker that has just died is still in the list. The step continues without a limit on that broker.
+                # A broker that has just died is still listed. The step continues without a limit on that broker.
                 log.warning("broker %s: %s", broker, error)
         return found
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
         with self._session.told(f"electing leaders of topic {topic}"):
-            # No timeout is passed, because confluent-kafka 2.12 raises SystemError if it gets one. `wait` has a
-            # timeout.
+            # confluent-kafka 2.12 raises SystemError for a timeout here, but `wait` has its own timeout.
             told = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in told.items():
             if isinstance(error, KafkaException) and error.args[0].code() != KafkaError.ELECTION_NOT_NEEDED:

@@ -1,4 +1,4 @@
-"""The admin client of one Kafka cluster, which is created at first use. Errors are translated into TidemillError."""
+"""The admin client of one Kafka cluster, with Kafka's errors translated into TidemillError."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, Ka
 
 
 class KafkaSession:
-    """Makes requests to one Kafka cluster. Safe to use from several threads.
+    """The thread-safe requests to one Kafka cluster.
 
     Args:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
         timeout_seconds: the timeout of each request.
-        remedy: what to do if the login or the certificate is refused.
+        remedy: the remedy in messages if Kafka refuses the login or the certificate.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class KafkaSession:
         """Return the client, which is created at first use.
 
         Raises:
-            TidemillError: no broker is known.
+            TidemillError: no broker is configured.
         """
         if not self.brokers:
             raise TidemillError(Reason.UNREACHABLE, "no Kafka address is configured", "set TIDEMILL_KAFKA_BROKERS")
@@ -59,11 +59,11 @@ class KafkaSession:
         return self.client
 
     def wait(self, future: Future[Any]) -> Any:
-        """Wait for the answer to a request and return it."""
+        """Wait for the answer to a request, and return the answer."""
         return future.result(timeout=self.timeout + 5.0)
 
     def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
-        """Wait for all requests; ignore errors whose code is in `okay`."""
+        """Wait for all requests, and ignore errors whose code is in `okay`."""
         for future in futures.values():
             try:
                 self.wait(future)
@@ -75,21 +75,19 @@ class KafkaSession:
         """Return the id of the cluster.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         with self.told("describing the cluster"):
             return str(self.wait(self.admin().describe_cluster(request_timeout=self.timeout)).cluster_id or "")
 
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
-        """Set configs of a topic or a broker. A value of None removes a config. Other configs stay.
-
-        Waits until Kafka shows the changed configs, because Kafka acknowledges a change before all brokers know it.
+        """Set configs of a topic or a broker, and wait until Kafka shows them. None removes a config.
 
         Returns:
             Whether Kafka showed the changed configs within 15 seconds.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
@@ -104,7 +102,7 @@ class KafkaSession:
 
         def shows() -> bool:
             told = self.configs(kind, [name])[name]
-            # Removed configs are not compared, because their defaults are not known here.
+            # Removed configs are not compared, because their defaults are unknown.
             return all(told.get(key) == value for key, value in configs.items() if value is not None)
 
         return self.settle(shows)
@@ -113,7 +111,7 @@ class KafkaSession:
         """Return the client's descriptions of the topics that exist, by name.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         if not topics:
             return {}
@@ -133,19 +131,16 @@ class KafkaSession:
         """Return the names of all topics that the login may describe.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         with self.told("listing topics"):
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
     def existing(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of the topics that exist, by name, after asking the controller as well.
-
-        A broker learns of new topics a moment later than the controller, and a broker with outdated metadata does not
-        know topics for longer. The controller is asked about topics that the broker does not know.
+        """Return the client's descriptions of existing topics by name, also of topics that only the controller knows.
 
         Raises:
-            TidemillError: Kafka does not answer, refuses, or its brokers disagree on which topics exist.
+            TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
         """
         found = self.described(names)
         late = self.known_to_controller([name for name in names if name not in found])
@@ -164,10 +159,10 @@ class KafkaSession:
         return found
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
-        """Return all config values of topics or brokers that exist.
+        """Return all config values of existing topics or brokers.
 
         Raises:
-            TidemillError: Kafka does not answer, or refuses.
+            TidemillError: Kafka does not answer, or refuses the request.
         """
         if not names:
             return {}
@@ -183,8 +178,6 @@ class KafkaSession:
 
     def shows(self, topic: str, config: Mapping[str, str]) -> bool:
         """Return whether Kafka shows the given configs of a topic.
-
-        The result is False if the broker that answers does not know the topic yet.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -205,7 +198,7 @@ class KafkaSession:
         if not topics:
             return frozenset()
         known = set()
-        # With validate_only, the controller creates nothing. If it refuses to create a topic, the topic already exists.
+        # With validate_only, the controller creates nothing, and refuses a topic that exists.
         wanted = [NewTopic(topic, 1, 1) for topic in topics]
         asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
         for topic, future in asked.items():
@@ -220,10 +213,7 @@ class KafkaSession:
         return frozenset(known)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait up to 15 seconds until `shows` returns true, because brokers get metadata late.
-
-        Return its last result.
-        """
+        """Wait up to 15 seconds until `shows` returns true. Return its last result."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -234,14 +224,14 @@ class KafkaSession:
             self._refused = error.str()
 
     def _served(self) -> None:
-        """Poll the client for errors. Without polling, a failed login would only show as a timeout."""
+        """Poll the client, so that a failed login is reported and not hidden by a timeout."""
         if self.client is not None:
             self.client.poll(0)
 
     def _gone(self, doing: str, how: str) -> TidemillError:
-        """Return the error for a request that got no answer, and discard the client.
+        """Return the error for an unanswered request, and discard the client.
 
-        After lost packets, the connections of the old client may stay silent although Kafka answers again.
+        The connections of a client may stay silent after Kafka answers again.
         """
         self._served()
         self.client = None
@@ -253,7 +243,7 @@ class KafkaSession:
 
     @contextmanager
     def told(self, doing: str) -> Iterator[None]:
-        """Translate Kafka's errors into TidemillError. The messages begin with `doing`."""
+        """Translate Kafka's errors into TidemillError, with messages that begin with `doing`."""
         self._served()
         self._refused = ""
         try:

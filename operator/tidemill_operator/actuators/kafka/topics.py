@@ -1,6 +1,6 @@
-"""Makes topics match the plan: creates them, adds partitions, sets configs. Deletes a topic only if that is requested.
+"""Create, change and delete topics as the plan requires.
 
-Only config keys that the plan names are compared. Other configs are not changed.
+Only the config keys that the plan names are compared and set.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ _ABSENT = KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
 class KafkaTopics:
-    """The topics of one Kafka cluster. Safe to call from several threads.
+    """The thread-safe actuator for the topics of one Kafka cluster.
 
     Args:
         brokers: bootstrap brokers.
         config: further client settings, e.g. of TLS and SASL.
         timeout_seconds: the timeout of each request.
-        throttle_bytes: how many bytes per second each broker may send and receive for moving replicas. 0 means no
-            limit.
-        offsets_replicas: replication factor of Kafka's topic `__consumer_offsets`. 0 means that it is not changed.
+        throttle_bytes: the limit for moving replicas, in bytes per second and broker. 0 means no limit.
+        offsets_replicas: replication factor of the topic `__consumer_offsets`. 0 leaves the topic unchanged.
     """
 
     def __init__(
@@ -55,49 +54,33 @@ class KafkaTopics:
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
     def brokers(self) -> int:
-        """Return the number of brokers that answer.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return the number of brokers that answer."""
         session = self._session
         with session.told("describing the cluster"):
             described = session.wait(session.admin().describe_cluster(request_timeout=session.timeout))
         return len(described.nodes)
 
     def names(self) -> list[str]:
-        """Return the names of all topics.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return the names of all topics."""
         return self._session.names()
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the topics that exist, by name.
 
-        The controller is asked about topics that the broker does not know. Otherwise, the operator would record an
-        existing topic as its own, and might delete it later.
-
-        Raises:
-            TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
+        The controller is asked too, so that the operator does not claim an existing topic as its own.
         """
         return {name: live_topic(described) for name, described in self._session.existing(names).items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """Return all config values of existing topics.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses.
-        """
+        """Return all config values of existing topics."""
         return self._session.configs(ResourceType.TOPIC, list(names))
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan. Returns one outcome for each topic.
+        """Make the topics match the plan. Return one outcome for each topic.
 
         Args:
             topics: the topics of the plan.
-            spread: how to spread the replicas over the brokers. If None, replicas are moved only if necessary.
+            spread: how to spread the replicas over the brokers, or None to move replicas only if necessary.
 
         Raises:
             TidemillError: Kafka does not answer.
@@ -115,7 +98,7 @@ class KafkaTopics:
         return outcomes
 
     def _secure_offsets(self) -> None:
-        """Raise the replication factor of `__consumer_offsets`, but never lower it. No condition reports this."""
+        """Raise the replication factor of `__consumer_offsets` if it is too low."""
         try:
             described = self._session.described([_OFFSETS]).get(_OFFSETS)
             if described is None:
@@ -132,11 +115,7 @@ class KafkaTopics:
             log.warning("%s", error)
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete the managed topics if the policy is Delete; otherwise keep them.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Delete the managed topics if the policy is Delete. Keep all topics if not."""
         doomed = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
         existing = self.observe(doomed)
         moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]
@@ -212,7 +191,7 @@ class KafkaTopics:
             )
         if described is None:
             return _report(topic, None, 0)
-        # The topic exists, although the broker that `observe` asked did not know it yet. Treat it as an existing topic.
+        # The topic exists, although the broker that `observe` asked did not know it yet.
         return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
@@ -244,10 +223,7 @@ class KafkaTopics:
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
     def _await(self, topic: Topic) -> Any:
-        """Wait up to 15 seconds for the new partitions.
-
-        Return the topic's description, or None if it is not known yet.
-        """
+        """Wait up to 15 seconds for new partitions. Return the topic's description, or None if it is unknown."""
         found: dict[str, Any] = {}
 
         def shows() -> bool:
@@ -259,7 +235,7 @@ class KafkaTopics:
 
 
 def live_topic(described: Any) -> LiveTopic:
-    """Return the facts about a topic from its description by the client."""
+    """Convert the client's description of a topic."""
     replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
     return LiveTopic(
         partitions=len(replicas),

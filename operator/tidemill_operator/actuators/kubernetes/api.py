@@ -1,7 +1,4 @@
-"""A thin client of the Kubernetes API: plain documents, a hard timeout on every call, errors as TidemillError.
-
-This module knows paths and verbs, but not what the objects mean. Safe to call from several threads.
-"""
+"""A thread-safe client of the Kubernetes API with plain documents, a timeout for every call, and TidemillError."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 KAFKA_CONNECTOR = Kind(strimzi.API_VERSION, strimzi.KIND, strimzi.PLURAL)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
-# The mutating webhook comes first, because the API server calls it before its own validation.
+# The API server calls mutating webhooks before validating webhooks, so this order applies here too.
 WEBHOOKS = tuple(
     Kind("admissionregistration.k8s.io/v1", kind, f"{kind.lower()}s", namespaced=False)
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
@@ -80,26 +77,24 @@ KINDS = {
 
 
 class NotFound(TidemillError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class Conflict(TidemillError):
-    """Somebody else wrote the object first: read it again and retry."""
+    """The object has changed since it was read."""
 
 
 class Terminating(TidemillError):
-    """The namespace is being deleted; nothing can be created in it."""
+    """The namespace is being deleted, so no object can be created."""
 
 
 class Api:
     """The API of one cluster.
 
     Args:
-        configuration: address and credentials. None means the pod's service account, or else the file in KUBECONFIG.
+        configuration: address and credentials. None means the pod's service account, or else the file in
+            KUBECONFIG.
         timeout_seconds: the timeout of each call.
-
-    Attributes:
-        configuration: address and credentials.
     """
 
     def __init__(self, configuration: client.Configuration | None = None, *, timeout_seconds: float = _SECONDS) -> None:
@@ -109,13 +104,13 @@ class Api:
         self._timeout = timeout_seconds
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object; None if it does not exist.
+        """Return an object, or None if it does not exist.
 
         Args:
             kind: the object's kind.
             namespace: the object's namespace.
             name: the object's name.
-            sure: read the live object, even if a cached copy exists.
+            sure: whether to read the live object even if a cached copy exists.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -128,7 +123,7 @@ class Api:
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
     ) -> list[Document]:
-        """Return the objects of a kind, in one namespace or in all.
+        """Return the objects of a kind in one namespace, or in all namespaces.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -142,7 +137,7 @@ class Api:
         accept = _METADATA_ONLY if metadata_only else _JSON
         while True:
             page = self._call("GET", _path(kind, namespace), query=query, accept=accept)
-            # The API server leaves out kind and apiVersion in the items of a list, so they are added here.
+            # The API server leaves out kind and apiVersion in the items of a list.
             known = {} if metadata_only else {"apiVersion": kind.api_version, "kind": kind.kind}
             found += [{**known, **item} for item in page.get("items") or ()]
             metadata = page.get("metadata") or {}
@@ -151,7 +146,7 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object, possibly from a cache. Use it only for objects that nobody but the operator changes.
+        """Return an object that only the operator changes, possibly from a cache.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -159,7 +154,7 @@ class Api:
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
-        """Return the objects of a namespace whose owner label has one of the UIDs.
+        """Return the objects of a namespace that are labelled with one of the owners' UIDs.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -167,11 +162,7 @@ class Api:
         return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Return the names of a namespace's pipelines by UID.
-
-        Args:
-            namespace: the namespace to list.
-            sure: read the live list, so that no pipeline is missing.
+        """Return the names of a namespace's pipelines by UID. `sure` reads the live list instead of a cached list.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -180,20 +171,15 @@ class Api:
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
 
     def create(self, body: Document) -> Document:
-        """Create an object.
-
-        Raises:
-            Conflict: the object already exists.
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Create an object."""
         path = _path(_kind(body), body["metadata"].get("namespace"))
         return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
 
     def apply(self, body: Document, *, subresource: str = "", manager: str = MANAGER) -> Document:
-        """Apply an object server-side. Fields that other managers own are taken over.
+        """Apply an object server-side, and take over fields of other managers.
 
         Raises:
-            Conflict: `metadata.resourceVersion` or `uid` was given, and differs from that of the object.
+            Conflict: `metadata.resourceVersion` or `uid` is given, and differs from the live object.
             TidemillError: the API does not answer, or refuses the request.
         """
         query = {"fieldManager": manager, "force": "true"}
@@ -209,27 +195,20 @@ class Api:
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Change some fields of an object, with a merge patch.
+        """Change some fields of an object with a merge patch.
 
         Raises:
-            NotFound: there is no such object.
-            Conflict: a resourceVersion was given, and differs from that of the object.
+            NotFound: the object does not exist.
+            Conflict: a resourceVersion is given, and differs from the live object.
             TidemillError: the API does not answer, or refuses the request.
         """
         query = {"fieldManager": MANAGER}
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
 
     def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
-        """Delete an object. Kubernetes deletes its dependents in the background.
+        """Delete an object and its dependents, and return whether the object existed.
 
-        Args:
-            kind: the object's kind.
-            namespace: the object's namespace.
-            name: the object's name.
-            uid: if given, the object is deleted only if it still has this UID.
-
-        Returns:
-            Whether the object existed.
+        If `uid` is given, an object with another UID stays.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -283,7 +262,7 @@ def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
     """Return the API's address and credentials, from the pod's service account or else from the file in KUBECONFIG.
 
     Raises:
-        TidemillError: there is neither a service account nor such a file.
+        TidemillError: neither a service account nor the file exists.
     """
     configuration = client.Configuration()
     try:
@@ -318,7 +297,6 @@ def _path(kind: Kind, namespace: str | None = None, name: str = "", subresource:
 
 
 def _told(doing: str, code: int, data: bytes) -> TidemillError:
-    """Translate an API error into TidemillError."""
     try:
         status = json.loads(data)
         message = str(status.get("message") or "")

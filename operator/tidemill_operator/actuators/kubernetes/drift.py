@@ -1,7 +1,6 @@
-"""Compares a live object with the applied manifest, and finds fields that other managers have added. Does no I/O.
+"""Find the fields of a live object that others have changed or added.
 
-A forced server-side apply reverts fields that others changed, but keeps fields that others added. So this module finds
-both changed and added fields.
+A forced server-side apply reverts changed fields, but keeps added fields.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from tidemill_operator.actuators.kubernetes.api import MANAGER
 from tidemill_operator.plan.render import marks
 from tidemill_operator.plan.render.pods import quantity
 
-# The members that identify the items of a list. The first set of members that all items have is used.
+# The members that identify the items of a list, in order of preference.
 _KEYS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "containers": (("name",),),
     "env": (("name",),),
@@ -34,14 +33,9 @@ _ALLOWED = (
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
-    """Return the first path where a live object differs from the wanted object, or None if there is no difference.
+    """Return the first path where a live object differs from the applied manifest, or None.
 
-    Additional fields of the live object are ignored.
-
-    Args:
-        wanted: the applied manifest.
-        live: the object from the API server.
-        path: the path of both objects, as a prefix of the returned path.
+    Additional fields of the live object are ignored. `path` is the prefix of the returned path.
     """
     if isinstance(wanted, Mapping):
         if not wanted and live is None:
@@ -116,7 +110,7 @@ def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of the owned fields; `.` means the item itself."""
+    """Yield the paths of the owned fields. The name `.` means the item itself."""
     for name, below in fields.items():
         place = path if name == "." else (*path, name)
         if isinstance(below, Mapping) and below:
@@ -126,12 +120,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the change of others that is reverted. The text is empty if only the manifest has changed.
-
-    Args:
-        wanted: the applied manifest, with the hash of its content.
-        live: the object from the API server.
-    """
+    """Describe the change of others that is reverted. The text is empty if only the manifest has changed."""
     others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
     by = f", which {', '.join(others)} had added" if others else ""
     added = sorted(_containers(live) - _containers(wanted))
@@ -150,7 +139,7 @@ def _containers(of: Mapping[str, Any]) -> set[str]:
 
 
 def _held(live: Mapping[str, Any]) -> str:
-    """Return the first field that another manager owns, in readable form."""
+    """Return the path of the first field that another manager owns."""
     for entry in live["metadata"].get("managedFields", ()):
         if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
             continue

@@ -1,4 +1,4 @@
-"""Turns the rollout state of a Deployment into an outcome. Does no I/O."""
+"""Turn the rollout state of a Deployment into an outcome."""
 
 from __future__ import annotations
 
@@ -15,13 +15,8 @@ _MAX_TOLD = 300
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
     """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
 
-    During a rollout, the workload serves if any pod of the old or the new template is available. A replay has no users,
-    so it always counts as serving.
-
-    Args:
-        workload: the workload of the plan.
-        live: the workload's Deployment.
-        changed: the number of writes made for the workload.
+    The workload counts as serving while any pod is available. A replay always counts as serving, because it has no
+    users.
     """
     component = OF_WORKLOAD[workload.component]
     if rolled_out(live):
@@ -52,7 +47,7 @@ def _is_seen(live: Mapping[str, Any]) -> bool:
 
 
 def _trouble(status: Mapping[str, Any]) -> str:
-    """Return why the rollout cannot complete, according to the Deployment's conditions, or an empty text."""
+    """Return why the rollout cannot complete, or an empty text."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":

@@ -1,8 +1,6 @@
-"""The Kubernetes runtime: a pipeline's workloads as Deployments, with their Services, policies and files.
+"""Run a pipeline's workloads as Deployments, with their Services, policies and files.
 
-The pipelines of a namespace share ingest and API. Their pods read the changed config and credential files while they
-run. So a change of one pipeline never interrupts the others by a restart. A shared object is owned by all its
-pipelines, and Kubernetes deletes it when its last owner is deleted.
+The pipelines of a namespace share the Deployments of ingest and API, which reload changed files without a restart.
 """
 
 from __future__ import annotations
@@ -28,13 +26,10 @@ _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """One lock per namespace.
-
-    A pass reads the shared objects of a namespace and then writes them, so two passes must not do this at the same
-    time.
+    """A lock for each namespace, because two passes must not change the shared objects at the same time.
 
     Attributes:
-        shown: a hash of the files that the pods of a workload were last told to reload, by namespace and workload.
+        shown: a hash of the files that each workload was last told to reload, by namespace and workload.
     """
 
     def __init__(self) -> None:
@@ -50,23 +45,17 @@ class NamespaceLocks:
 
 @dataclass(frozen=True)
 class Scale:
-    """The values of the scale subresource of a pipeline."""
+    """The replicas and the selector in the scale subresource of a pipeline."""
 
     replicas: int
     selector: str
 
 
 class KubernetesRuntime:
-    """Runs the workloads of one pipeline in a cluster. Each pass creates an instance.
-
-    Args:
-        api: the API of the cluster.
-        placement: settings of every workload.
-        owner: the pipeline of this pass.
-        locks: the locks, which all passes share.
+    """The runtime of one pipeline in a cluster, during one pass.
 
     Attributes:
-        scale: the scale of the processors, as the last `ensure` or `observe` saw it.
+        scale: the scale of the processors in the last `ensure` or `observe`.
         stage: the number of running processes of the Python stage, or None if no stage was seen.
         repairs: descriptions of changes by others that were reverted.
         made: the objects that were created.
@@ -81,7 +70,7 @@ class KubernetesRuntime:
         self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and remove its workloads that are not listed.
+        """Make a pipeline's workloads match the plan, and remove its other workloads.
 
         Returns:
             One outcome per workload: Done if its rollout is complete, else Waiting.
@@ -105,7 +94,7 @@ class KubernetesRuntime:
         return self._retried(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the workloads that have a Deployment. Writes nothing.
+        """Return the outcomes of the workloads that have a Deployment, without changing any.
 
         Raises:
             TidemillError: the API does not answer.
@@ -148,7 +137,7 @@ class KubernetesRuntime:
             raise TidemillError(Reason.WAITING, f"{len(pods)} pods of {namespace}/{pipeline} are still ending")
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Base URLs of the pipeline's ingest and API within the cluster."""
+        """Return the base URLs of the pipeline's ingest and API within the cluster."""
         return {
             part: f"http://{names.service(pipeline, part)}.{namespace}.svc:{PORTS[part]}"
             for part in SHARING
@@ -156,7 +145,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the resource exists. The result is True if the operator has no permission to see it.
+        """Return whether the resource exists, or True if the operator has no permission to see it.
 
         Raises:
             TidemillError: the API does not answer.
@@ -169,7 +158,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Read the namespace and act. If another operator writes in between, read and act again."""
+        """Act on the current state of the namespace. Repeat that if another operator writes meanwhile."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

@@ -1,4 +1,4 @@
-"""Finds the folders that stand for the users' Secrets and ConfigMaps on a laptop."""
+"""Find the folders that stand for users' Secrets and ConfigMaps on a laptop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from tidemill_operator.plan.model import Workload
 class References:
     """The folders of Secrets and ConfigMaps.
 
-    Attributes:
-        root: the folder of the Secrets, `<namespace>/<secret>/<key>`.
-
     Args:
+        root: the folder of the Secrets, `<namespace>/<secret>/<key>`.
         maps: the folder of the ConfigMaps, `<namespace>/<ConfigMap>/<file>`.
     """
 
@@ -27,9 +25,9 @@ class References:
         return self.root / namespace / name
 
     def place(self, pipeline: str, folder: Path) -> None:
-        """Set the folder that contains the file of a pipeline (`namespace/name`).
+        """Set the folder of a pipeline's file. ConfigMaps without a folder below `maps` are read there.
 
-        A ConfigMap of the pipeline that has no folder below `maps` is read from this folder.
+        `pipeline` is `namespace/name`.
         """
         self._folders[pipeline] = folder
 
@@ -52,19 +50,15 @@ class References:
     def link(self, workload: Workload, secrets_root: Path) -> int:
         """Link the keys of users' Secrets that a workload reads into the secrets of its pipeline.
 
-        Args:
-            workload: the workload.
-            secrets_root: the folder of the secrets `<namespace>/<pipeline>/<file>`.
-
-        Returns:
-            The number of changed links.
+        `secrets_root` is the folder of the secrets `<namespace>/<pipeline>/<file>`. Returns the number of changed
+        links.
         """
         changed = 0
         for pipeline in workload.secrets if workload.copied else ():
             folder = secrets_root / workload.namespace / pipeline
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for file, (secret, key) in workload.copied.items():
-                # A link, so that a changed key is used at once.
+                # With a link, a changed key is used at once.
                 link, target = folder / file, (self.secret(workload.namespace, secret) / key).absolute()
                 if not link.is_symlink() or link.readlink() != target:
                     link.unlink(missing_ok=True)
@@ -81,7 +75,6 @@ class References:
         ]
 
     def _lookup_dirs(self, workload: Workload) -> str:
-        """Return the folders of a workload's lookups as JSON, for the variable TIDEMILL_LOOKUP_DIRS."""
         folders = {
             name: self.secret(workload.namespace, reference.name)
             if reference.kind == "secret"
