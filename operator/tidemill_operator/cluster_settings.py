@@ -1,4 +1,4 @@
-"""The operator's settings in a cluster: its namespace, the watched namespaces, and settings of every workload."""
+"""The operator's settings in a cluster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0
 
 @dataclass(frozen=True)
 class Exposure:
-    """The Ingress of each pipeline.
+    """The settings of the Ingress of each pipeline.
 
     Attributes:
         domain: the domain of the hosts `<pipeline>-<ingest or api>.<namespace>.<domain>`.
@@ -52,11 +52,11 @@ class ConnectWorkers:
     """The Connect workers that the operator runs in each namespace with connectors.
 
     Attributes:
-        image: the image, which has Kafka's jars and the connectors' plugins.
+        image: the image with Kafka's jars and the connectors' plugins.
         replicas: the number of workers in each namespace.
         memory: the memory of each worker, as a quantity of Kubernetes.
-        egress_ports: the ports of the systems that connectors read, besides those of the platform's servers.
-        caller: the namespace of the operator, whose pods may use the workers' REST interface.
+        egress_ports: further ports that the connectors may connect to.
+        caller: the namespace of the operator, which may use the workers' REST interface.
     """
 
     image: str
@@ -68,23 +68,22 @@ class ConnectWorkers:
 
 @dataclass(frozen=True)
 class Placement:
-    """Settings of every workload in a cluster.
+    """The settings of every workload in a cluster.
 
     Attributes:
         images: the images by component.
         pull_policy: the pull policy of all images.
-        pull_secrets: names of Secrets that must exist in the pipelines' namespaces.
-        environment: variables of all workloads, such as addresses, without secrets.
+        pull_secrets: names of Secrets in the pipelines' namespaces.
+        environment: variables of all workloads, without secrets.
         ingest: variables with the limits of ingest.
         api: variables with the limits of the API.
         called: variables of both ingest and API.
-        connections: files and values that may contain passwords: `redis-url`, `kafka.json`, `postgres-ca.crt`,
-            `redis-ca.crt`. These are put into a Secret.
+        connections: files for a Secret: `redis-url`, `kafka.json`, `postgres-ca.crt`, `redis-ca.crt`.
         resilience: text of the resilience file. Empty means the defaults of the workloads.
         egress_ports: ports that workloads may connect to.
         network_policies: whether to create NetworkPolicies.
-        exposure: the Ingress of pipelines, or None if there is none.
-        connect: the operator's Connect workers, or None if it runs none.
+        exposure: the Ingress of pipelines, or None for no Ingress.
+        connect: the operator's Connect workers, or None if the operator runs no workers.
     """
 
     images: Mapping[str, str]
@@ -104,19 +103,18 @@ class Placement:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Settings of one operator in a cluster.
+    """The settings of one operator in a cluster.
 
     Attributes:
-        namespaces: the watched namespaces, or empty if all are watched.
+        namespaces: the watched namespaces, or empty for all namespaces.
         operator_namespace: namespace of the Lease, the certificate and the watchdog's object.
         pod_name: name of this replica's pod.
-        placement: settings of every workload.
         webhook_port: port of the admission webhook. 0 means no webhook.
-        webhook_service, webhook_configuration, webhook_secret: names of the webhook's objects.
+        webhook_service: name of the webhook's Service.
+        webhook_configuration: name of the webhook's configuration objects.
+        webhook_secret: name of the Secret with the webhook's certificate.
         status_port: port of /livez, /readyz, /health, /metrics.
-        lease_name: name of the leader's Lease.
         drift_seconds: interval between checks of an unchanged pipeline.
-        log_level: the operator's log level.
         shared_kafka_login: whether pods of pipelines get the operator's own Kafka login.
     """
 
@@ -136,7 +134,7 @@ class ClusterSettings:
 
     @classmethod
     def from_env(cls, platform: Platform, environ: Mapping[str, str] = os.environ) -> ClusterSettings:
-        """Read `TIDEMILL_…` variables; docs/reference/environment.md lists them.
+        """Read the variables that docs/reference/environment.md lists.
 
         Raises:
             ValueError: a value is invalid or missing. The message names the variable.
@@ -162,7 +160,7 @@ class ClusterSettings:
         )
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings that are unsafe in production, with the remedy."""
+        """Return warnings about settings that are unsafe in production."""
         if not self.shared_kafka_login:
             return []
         return [
@@ -254,7 +252,7 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
 
 
 def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the servers' ports and TIDEMILL_EGRESS_PORTS (a pod's port may differ from its Service's port)."""
+    """Return the servers' ports and TIDEMILL_EGRESS_PORTS."""
     brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
     redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
     more = _port_numbers(environ, "TIDEMILL_EGRESS_PORTS")
@@ -262,7 +260,7 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _redis_authority(platform: Platform) -> str:
-    """Return the file of trusted authorities. A URL that names a file is refused, because pods do not have the file."""
+    """Return the file of trusted authorities. Pods have no other file, so the URL must not name a file."""
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(
@@ -273,7 +271,7 @@ def _redis_authority(platform: Platform) -> str:
 
 
 def _certificates(variable: str, path: str) -> str:
-    """Return the text of a certificate file. Pods get the text as a file."""
+    """Return the text of a certificate file."""
     text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{variable}: {path} contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")

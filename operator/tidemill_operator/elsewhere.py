@@ -1,4 +1,4 @@
-"""Finds, observes and ensures topics, both on the platform's own Kafka and on the source's cluster."""
+"""Observe and ensure topics on the platform's own Kafka and on the source's cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the names of the existing topics that a pattern of the pipeline may match, or nothing if it has none.
+    """Return the names of the existing topics that a pattern of the pipeline may match.
 
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.
@@ -36,13 +36,13 @@ def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, cluste
 def first_plan(
     pipeline: AnalyticsPipeline, platform: Platform, found: tuple[str, ...], schema: LiveSchema | None
 ) -> Plan:
-    """Return the plan before topics are observed: it says which topics to observe."""
+    """Return the first plan, which says which topics to observe."""
     known = LiveFacts(schema=schema, found=found) if pipeline.spec.source.topic_pattern is not None else None
     return build_plan(pipeline, platform, 1, known)
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return the existing topics by name: those of `own` on the platform's Kafka, and source topics on other clusters.
+    """Return existing topics by name: the topics of `own`, and source topics on other clusters.
 
     Raises:
         TidemillError: a cluster does not answer, or cannot be read.
@@ -55,7 +55,7 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:
-    """Make the platform's topics match the plan, and check a source on another cluster, which is never changed.
+    """Make the platform's topics match the plan, and check a source topic on another cluster.
 
     Raises:
         TidemillError: the platform's Kafka does not answer.

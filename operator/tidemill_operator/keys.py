@@ -1,4 +1,4 @@
-"""The key of a pipeline in a cluster: namespace, name and uid."""
+"""The key of a pipeline in a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Key:
-    """The key of a resource. A resource that was deleted and created again has a new uid, and so another key."""
+    """The key of a resource. A resource that is deleted and created again has a new UID."""
 
     namespace: str
     name: str

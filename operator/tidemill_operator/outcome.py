@@ -1,7 +1,6 @@
-"""The outcome of ensuring that one object is in its desired state, and how several outcomes combine into one.
+"""The outcome of ensuring that an object is in its desired state.
 
-Ranks are ordered, and the worst rank decides. Outcomes can be combined in any order, because combining is commutative
-and associative.
+The worst rank of several outcomes decides, in any order of combining them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class Rank(IntEnum):
-    """How an attempt went. A higher rank is worse."""
+    """The result of an attempt. A higher rank is worse."""
 
     SKIPPED = 0
     DONE = 1
@@ -24,10 +23,7 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The components of a pipeline.
-
-    Each component has a condition, but connectors and lookups only if the spec contains any.
-    """
+    """The components of a pipeline. Each component has a condition."""
 
     TOPICS = "topics"
     SCHEMA = "schema"
@@ -55,11 +51,11 @@ class Outcome:
     """The outcome of ensuring that one object is in its desired state.
 
     Attributes:
-        rank: how it went.
+        rank: the result.
         component: the component of the pipeline.
         name: the name of the object, e.g. of a topic.
         reason: the reason to show in conditions.
-        message: one readable line. If the attempt failed, it contains the wrong value and the remedy.
+        message: one readable line. For a failure, it contains the wrong value and the remedy.
         changed: the number of writes, which is 0 if nothing differed.
         serving: whether the component works as before while its rank is Waiting.
         observed: facts, under their names in the status, e.g. `partitions`.
@@ -76,7 +72,7 @@ class Outcome:
 
 
 def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED, message: str = "") -> Outcome:
-    """Return the outcome of an object for which there is nothing to do."""
+    """Return the outcome of an object without anything to do."""
     return Outcome(Rank.SKIPPED, component, name, reason, message)
 
 
@@ -88,7 +84,7 @@ def done(
     observed: Mapping[str, Any] | None = None,
     message: str = "",
 ) -> Outcome:
-    """Return an outcome for an object in its desired state."""
+    """Return the outcome of an object in its desired state."""
     return Outcome(Rank.DONE, component, name, Reason.APPLIED, message, changed, observed or {})
 
 
@@ -102,16 +98,14 @@ def waiting(
     serving: bool = False,
     reason: Reason = Reason.WAITING,
 ) -> Outcome:
-    """Return an outcome for a change that is under way."""
+    """Return the outcome of a change that is under way."""
     return Outcome(Rank.WAITING, component, name, reason, message, changed, observed or {}, serving)
 
 
 def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
     """Return the outcome of a workload that runs, but lacks keys of the user's Secrets.
 
-    Args:
-        outcome: the outcome of the workload.
-        missing: the missing keys, as pairs of a Secret and a key.
+    `missing` holds pairs of a Secret and a key.
     """
     told = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
     if not told or outcome.rank is not Rank.DONE:
@@ -121,7 +115,7 @@ def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
 
 
 def failed(component: Component, name: str, error: TidemillError, *, changed: int = 0) -> Outcome:
-    """Return an outcome for a failed change."""
+    """Return the outcome of a failed change."""
     return Outcome(Rank.FAILED, component, name, error.reason, str(error), changed)
 
 
@@ -134,7 +128,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """Return the outcome of a whole component: the worst of its outcomes, with the sum of their writes.
+    """Return the outcome of a component: the worst of its outcomes, with the sum of their writes.
 
     Outcomes of other components are ignored. A component without outcomes is Skipped.
     """

@@ -1,4 +1,4 @@
-"""The common base of actuators without a server, for tests."""
+"""The common base of in-memory actuators for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class MemoryPart:
-    """The common base of the actuators.
+    """A base for in-memory actuators.
 
     Attributes:
         writes: descriptions of all writes, in order.

@@ -1,7 +1,6 @@
-"""Checks whether Kafka's controllers answer, in a separate thread, and only while no events are counted.
+"""Check whether Kafka's controllers answer, in a separate thread.
 
-Without controllers, brokers still report the ends of partitions, but may not accept records. When a broker dies,
-partitions may refuse records until a controller has removed the broker's replicas from the in-sync replicas.
+Without controllers, brokers still report the ends of partitions, but may not accept records.
 """
 
 from __future__ import annotations
@@ -12,16 +11,15 @@ import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
-# Checks are rare, because each one writes a line to the controller's log.
+# Every check writes a line to the controller's log, so checks are rare.
 EVERY_SECONDS = 15.0
 
 
 class Controllers:
-    """The state of Kafka's controllers. `silent_seconds` never waits.
+    """The state of Kafka's controllers.
 
     Args:
-        ask: returns whether the controllers answer a request about a topic. The call may take as long as a client's
-            timeout.
+        ask: returns whether the controllers answer a request about a topic. The call may block.
         clock: returns monotonic seconds.
     """
 
@@ -33,7 +31,7 @@ class Controllers:
     def silent_seconds(self, topic: str) -> float:
         """Return for how many seconds the controllers have not answered, or 0 if they answer or if this is unknown.
 
-        May start a check.
+        The call may start a check, but does not wait for it.
         """
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):

@@ -1,9 +1,4 @@
-"""A pipeline's figures, and their form in the status.
-
-Pure. Figures in the status are rounded coarsely, so that the status is seldom rewritten.
-
-The metrics have the exact values.
-"""
+"""A pipeline's figures, and their rounded form in the status."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from tidemill_operator.errors import Reason
 
 UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
-"""Figures older than this are not shown."""
+"""Figures older than this many seconds are not shown."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
 _MEMBERS = (
     "lag",
@@ -43,14 +38,12 @@ class Figures:
 
     Attributes:
         lag: number of events in the topic that are not counted.
-        lag_seconds: time since the arrival of the oldest event that is not counted, or 0 if there is no such event.
+        lag_seconds: time since the arrival of the oldest uncounted event, or 0 without uncounted events.
         freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
-        watermark_age_seconds: how far the watermark is behind the wall clock, or None if there is no watermark yet.
-        positions_at: when the positions were read from Postgres, epoch seconds. It is not updated
-            while Postgres does not answer.
-        stage_lag: the number of uncounted events that the Python stage has not written, or None if there is no stage.
-        stage_lag_seconds: time since the arrival of the oldest event that the stage has not written, or 0 if there is
-            no such event.
+        watermark_age_seconds: how far the watermark is behind the wall clock, or None without a watermark.
+        positions_at: when the positions were read from Postgres, in epoch seconds.
+        stage_lag: the number of uncounted events that the Python stage has not written, or None without a stage.
+        stage_lag_seconds: time since the arrival of the oldest event that the stage has not written, or 0.
     """
 
     lag: int
@@ -80,10 +73,7 @@ class Observation:
 def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
     """Return the members of the status for an observation.
 
-    Args:
-        seen: the observation.
-        shown: the current values of the members in the status.
-        generation: the generation of the running spec.
+    `shown` holds the current members of the status. `generation` is the generation of the running spec.
     """
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
@@ -109,14 +99,14 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """Return those members of a status that the observer writes."""
+    """Return the members of a status that the observer writes."""
     found = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return found | ({"conditions": conditions} if conditions else {})
 
 
 def others(status: Status) -> dict[str, Any]:
-    """Return those members of a status that the observer does not write."""
+    """Return the members of a status that the observer does not write."""
     found = {name: value for name, value in status.items() if name not in _MEMBERS}
     if "conditions" in found:
         found["conditions"] = [item for item in found["conditions"] if item["type"] != UNAVAILABLE]
@@ -124,14 +114,9 @@ def others(status: Status) -> dict[str, Any]:
 
 
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
-    """Return whether to write figures to the status. Small changes are written rarely, large changes sooner.
+    """Return whether to write figures to the status, given the seconds since the last write.
 
-    If figures become known or unknown, they are written at once.
-
-    Args:
-        shown: the members in the status.
-        found: the members to write.
-        seconds: the time since the last write.
+    Large changes are written sooner than small changes. Figures that become known or unknown are written at once.
     """
     if shown == found:
         return False
@@ -146,11 +131,7 @@ def changed(shown: Status, found: Status) -> bool:
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
-    """Return whether figures differ enough to be written soon.
-
-    For `lagSeconds`, a difference of one step in the series is enough, because it grows steadily while nothing is
-    counted. The other figures must differ by two steps.
-    """
+    """Return whether figures differ enough to be written soon."""
 
     def steps(name: str, little: float) -> int:
         return abs(_step(shown.get(name, 0), little) - _step(found.get(name, 0), little))
@@ -164,10 +145,7 @@ def _differ_much(shown: Status, found: Status) -> bool:
 
 
 def _step(value: float, little: float) -> int:
-    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, ….
-
-    All values up to `little` have the same, lowest index.
-    """
+    """Return the index of a value in the series 1, 2, 5, 10, 20, 50, …, with at least the index of `little`."""
     top = coarse_seconds(max(value, little))
     power = math.floor(math.log10(top) + 1e-9)
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))
@@ -195,7 +173,7 @@ def coarse_count(count: int) -> int:
 
 
 def coarse_seconds(seconds: float) -> float:
-    """Round seconds up to 1, 2 or 5 times a power of ten. The result is at least one second."""
+    """Round seconds up to 1, 2 or 5 times a power of ten, and to at least one second."""
     if seconds <= 1.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(seconds))

@@ -1,4 +1,4 @@
-"""Creates the objects that measure the pipelines of a platform. They are the same in a cluster and on a laptop."""
+"""Create the objects that measure the pipelines of a platform, in a cluster or on a laptop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Instruments:
     def of(
         cls, platform: Platform, keys: Keys, *, changed: Callable[[Key, TidemillError | None], None] = lambda *_: None
     ) -> Instruments:
-        """Create the instruments.
+        """Create the measuring objects.
 
         Args:
             platform: the addresses of Kafka and Postgres.

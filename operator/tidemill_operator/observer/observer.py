@@ -1,8 +1,7 @@
-"""Measures every few seconds how far pipelines are behind, independently of their processors.
+"""Measure every few seconds how far pipelines are behind, independently of their processors.
 
-The observer is the same in a cluster and on a laptop. Positions are read from Postgres (`_offsets`), and the ends of
-partitions from Kafka. While Postgres does not answer, the observer compares the last known positions with the current
-ends, so lag and age keep growing. If the ends are unknown, there are no figures.
+The observer compares positions in Postgres with the ends of partitions in Kafka. While Postgres does not answer, the
+observer uses the last known positions. Without the ends, there are no figures.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from tidemill_operator.plan.postgres.lookups import unread
 
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 5.0
-# Timeouts within a round are short, so that a round ends well before its figures are too old.
+# Short timeouts let a round end well before its figures are too old.
 _POSTGRES_SECONDS, KAFKA_SECONDS = 3.0, 4.0
 _PAUSE_SECONDS = 0.5
 
@@ -52,15 +51,15 @@ class _Pipeline:
     """The state of an observed pipeline.
 
     Attributes:
-        standing: the last progress that was read from Postgres, or None if none was read yet.
-        fault: why `standing` is not up to date, or empty if it is.
+        standing: the last progress that was read from Postgres, or None.
+        fault: why `standing` is outdated, or empty if it is up to date.
         look: the progress of each partition in the last round, or the error that kept it unknown.
         arrivals: the offset and arrival (epoch seconds) of the oldest uncounted record, by partition.
-        noticed: the offset of the oldest uncounted record, and when it was first seen (epoch seconds), by partition.
-            Used if the arrival cannot be read.
-        source: the source topic of the Python stage, which writes `topic`, or empty if there is no stage.
+        noticed: the offset of the oldest uncounted record, and when it was first seen (epoch seconds), by
+            partition.
+        source: the source topic of the Python stage, or empty without a stage.
         stage: how far the stage is behind.
-        voids: for each partition whose uncounted offsets are only transaction markers: the first of them and the end.
+        voids: the first uncounted offset and the end of partitions with nothing but transaction markers left.
         figures: the last figures.
         figures_at: when the figures were measured, in monotonic seconds.
     """
@@ -80,13 +79,13 @@ class _Pipeline:
 
 
 class Observer:
-    """Measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
+    """An observer that measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
 
     Args:
         kafka: reads the ends of partitions.
         postgres: the database and its administrator's login.
-        show: called with the observation of each pipeline in each round. If it raises an error, the round ends.
-        progress: called with a pipeline's schema, topic and progress in each round, before `show`.
+        show: receives the observation of each pipeline in each round. An error that it raises ends the round.
+        progress: receives a pipeline's schema, topic and progress in each round, before `show`.
         interval_seconds: time from the start of one round to the start of the next.
         now: returns epoch seconds.
         clock: returns monotonic seconds.
@@ -121,7 +120,7 @@ class Observer:
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stop measuring."""
+        """Stop measuring, and wait for the end of the current round."""
         self.leave()
         if self._thread.is_alive():
             self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
@@ -131,9 +130,9 @@ class Observer:
 
         Args:
             key: the pipeline.
-            schema: its schema.
+            schema: the name of its schema.
             topic: the topic that its processors read.
-            source: the source topic of its Python stage, or empty if it has none.
+            source: the source topic of its Python stage, or empty without a stage.
         """
         with self._lock:
             known = self._known.get(key)
@@ -157,7 +156,7 @@ class Observer:
         for key, pipeline in known.items():
             self._progress(key, pipeline.schema, pipeline.topic, pipeline.look)
         told = {key: self._seen(pipeline, faults.get(key, "")) for key, pipeline in known.items()}
-        # New pipelines without figures are not shown, because their first measurement may still be running.
+        # The first measurement of a new pipeline may still be running.
         told = {key: seen for key, seen in told.items() if seen.figures is not None or seen.fault}
         with self._lock:
             told = {key: seen for key, seen in told.items() if self._known.get(key) is known[key]}
@@ -178,7 +177,7 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions. Where Postgres does not answer in time, keep the previous ones."""
+        """Update the positions, and keep the previous positions if Postgres does not answer in time."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -194,7 +193,7 @@ class Observer:
         """Compare positions with current ends, update figures and progress, and return faults by pipeline."""
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
-        # Read the stages first: then a record that is staged meanwhile counts twice, rather than not at all.
+        # The stages come first: a record that is staged meanwhile then counts twice, rather than not at all.
         stages = self._stages.look(
             {key: known[key].source for key in positions if known[key].source},
             {key: sorted(at) for key, at in positions.items()},
@@ -238,7 +237,7 @@ class Observer:
         partitions: Mapping[Key, Partitions],
         positions: Mapping[Key, Mapping[int, Position]],
     ) -> None:
-        """Find out when the oldest uncounted records arrived. Read each record only once."""
+        """Find out when the oldest uncounted records arrived, and read each record only once."""
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
             pipeline, wanted = known[key], oldest(at)
@@ -264,7 +263,7 @@ class Observer:
                         known[key].arrivals[number] = (offset, moment / 1000)
 
     def _seen(self, pipeline: _Pipeline, fault: str) -> Observation:
-        """Return the observation to show. After a failed round, earlier figures are shown while they are recent."""
+        """Return the observation to show. A failed round keeps recent figures."""
         if self._clock() - pipeline.figures_at > FRESH_SECONDS:
             pipeline.figures = None
             return Observation(None, fault or "the figures were not read in time", self._now())
@@ -272,12 +271,9 @@ class Observer:
 
 
 def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Look:
-    """Return the progress of the partitions whose leaders answer.
-
-    If the positions or the topic's ends are not up to date, return an error with the reason.
-    """
+    """Return the progress of the partitions with known ends, or an error with the reason."""
     if isinstance(pipeline.fault, NotThere):
-        return {}  # the schema has no positions, so expect no progress; the pass reports the reason
+        return {}  # without positions, no progress is expected, and the pass reports the reason
     if not pipeline.fault and pipeline.standing is not None and (error := unread(pipeline.standing.unread)):
         return error
     if pipeline.fault or pipeline.standing is None or compared is None:
@@ -294,7 +290,7 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
 
 
 def _with_stage(look: Look, stage: StageLook | None) -> Look:
-    """Return the combined progress of processors and stage. Events wait if they wait for either of them."""
+    """Return the combined progress of processors and stage."""
     if stage is None or isinstance(look, TidemillError):
         return look
     if stage.error is not None:
@@ -308,15 +304,12 @@ def _with_stage(look: Look, stage: StageLook | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Keep the entries of `dated` whose record is still the oldest uncounted one of its partition."""
+    """Keep the entries of `dated` that still describe the oldest uncounted record of their partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 
 def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
-    """Add a record to the list of requests.
-
-    Add another request if the last ones already ask for a different offset of the partition.
-    """
+    """Add a record to the requests. One request has at most one offset of each partition."""
     for places in asked:
         if places.setdefault(place, offset) == offset:
             return
@@ -324,17 +317,14 @@ def _put(asked: list[dict[Place, int]], place: Place, offset: int) -> None:
 
 
 class _Patient:
-    """Runs a request in a separate thread, and waits a limited time for the answer.
-
-    It starts no second request while an answer is pending.
-    """
+    """A request that runs in a separate thread, with a limited wait for its answer."""
 
     def __init__(self, ask: Callable[[set[str]], dict[str, Standing | str]]) -> None:
         self._ask = ask
         self._pending: Future[dict[str, Standing | str]] | None = None
 
     def ask(self, schemas: set[str], seconds: float) -> dict[str, Standing | str]:
-        """Return the answer, or empty if it does not arrive in time, or if an earlier answer is still pending.
+        """Return the answer, or an empty mapping if no answer arrives in time.
 
         Raises:
             TidemillError: Postgres does not answer.

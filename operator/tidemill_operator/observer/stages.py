@@ -1,7 +1,7 @@
-"""Reads the lag of Python stages, and why they wait. The stages commit their positions in Kafka, with their records.
+"""Read the lag of Python stages, and why they wait.
 
-A stage has no login to Postgres. It writes why it waits into the metadata of an offset, which it commits in a separate
-consumer group.
+A stage commits its positions in Kafka. The reason why it waits is in the metadata of an offset of another consumer
+group.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ _SECONDS = 3.0
 
 
 def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the topic that a pipeline's processors read, and the source topic of its Python stage (empty without one).
+    """Return the topic that a pipeline's processors read, and the source topic of its Python stage.
 
-    Args:
-        key: the pipeline.
-        topics: the topics in its status. The source topic is the first one.
+    Without a stage, the source topic is empty. `topics` are the topics in the pipeline's status.
     """
     source, stage = topics[0]["name"], names.topic(key.namespace, key.name, "stage")
     return (stage, source) if any(topic["name"] == stage for topic in topics) else (source, "")
@@ -39,10 +37,9 @@ class StageLook:
     Attributes:
         lag: the number of records that it has not written, by partition.
         positions: its committed positions, by partition.
-        ages: the age in seconds of the oldest record that it has not written, by partition. Partitions without such a
-            record are left out.
-        waits: why it waits, or empty if it does not wait.
-        fault: why the figures are unknown, or empty if they are known.
+        ages: the age in seconds of the oldest record that it has not written, by partition.
+        waits: why the stage waits, or an empty text.
+        fault: why the figures are unknown, or an empty text.
     """
 
     lag: Mapping[int, int] = field(default_factory=dict)
@@ -53,7 +50,7 @@ class StageLook:
 
     @property
     def error(self) -> TidemillError | None:
-        """The reason why no event is counted, or None if the stage does not wait."""
+        """Return the reason why no event is counted, or None if the stage does not wait."""
         if not self.waits:
             return None
         remedy = "correct it; the stage goes on by itself, and no event is lost"
@@ -61,7 +58,7 @@ class StageLook:
 
 
 class Stages:
-    """Reads the stages of pipelines. Not thread-safe.
+    """A reader of the stages' positions, which is not thread-safe.
 
     Args:
         kafka: reads the ends of partitions.

@@ -1,4 +1,4 @@
-"""Pure: computes the objects that a plan would create, change or remove, with their differences to the live state."""
+"""Compute the objects that a plan would create, change or remove."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One member that differs. `before` is None for a new member, and `after` for a removed one."""
+    """A member that differs. `before` is None for a new member, and `after` is None for a removed member."""
 
     member: str
     before: Any
@@ -31,7 +31,7 @@ class Change:
     Attributes:
         kind: topic, schema, table, aggregation, config, workload or connector.
         name: the name of the object.
-        differences: what differs from the existing object. For a new object, these are all its members.
+        differences: what differs from the existing object, or all members of a new object.
     """
 
     action: Action
@@ -48,8 +48,8 @@ def changes(
     Args:
         plan: the desired state.
         live: the live facts.
-        before: the plan of the accepted spec, or None if there is none.
-        configs: config values of existing topics. The configs of other topics are not compared.
+        before: the plan of the accepted spec, or None without an accepted spec.
+        configs: the config values of existing topics. Other topics' configs are not compared.
     """
     return (
         *_topics(plan, live, configs),
@@ -104,11 +104,10 @@ def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
 
 
 def _recounted(before: Plan, after: Plan) -> bool:
-    """Return whether the new plan would count the same event differently in an aggregation that keeps its version."""
+    """Return whether the new plan would count the same event differently in an unchanged version of an aggregation."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
-    # Leave out the Python stage: a replay reads the records that the stage has already written, without calling its
-    # function again.
+    # A replay reads the records that the Python stage has written, and does not call its function.
     transforms = [{**spec.get("transform", {}), "python": None} for spec in (old, new)]
     if transforms[0] != transforms[1] or sources[0].get("format") != sources[1].get("format"):
         return True
@@ -122,16 +121,15 @@ def _recounted(before: Plan, after: Plan) -> bool:
 
 
 def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members that define where a field's values come from and how they are read.
+    """Return the members of a field that define where its values come from and how they are read.
 
-    Type and scale are left out, because changing them creates a new version. `required` and `precision` are left out,
-    because they only decide which events are valid.
+    A changed `type` or `scale` creates a new version. `required` and `precision` decide only which events are valid.
     """
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
 
 def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, by the name of each lookup, the members that decide which rows and values are joined to events."""
+    """Return the members of each lookup that decide which values are joined to events."""
     return {
         lookup["name"]: (
             lookup["on"],
@@ -143,12 +141,9 @@ def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
-    """Yield the changes of versions: new ones, the reasons for them, and what happens to the earlier ones.
+    """Yield the changes of aggregation versions.
 
-    Args:
-        plan: the desired state.
-        live: the live schema.
-        recounted: whether events are counted differently from now on.
+    `recounted` says whether events are counted differently from now on.
     """
     for row in plan.schema.aggregations if live else ():
         before = current_version(row.name, live)
@@ -177,7 +172,6 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
 
 
 def _config(plan: Plan, before: Plan | None) -> Iterator[Change]:
-    """Yield the change of the config, which all workloads of the pipeline share."""
     if before is None:
         yield Change("create", "config", f"{plan.name}.json")
     elif before.config != plan.config:
@@ -193,8 +187,8 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         found = tuple(_compare(_facts(known[name]), _facts(workload)))
-        # If the revision changes, processors are replaced, because they read their config only at the start. Ingest and
-        # API are not replaced, because they reread the file when it changes.
+        # Processors read their config only at their start, so a changed revision replaces them. Ingest and API reread
+        # the file.
         if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
             found += (Difference("processes", "with the former config", "with the new config"),)
         if found:
@@ -245,9 +239,9 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaf values by path, without nulls. An item of a list appears under its `name`, if it has one.
+    """Return the leaf values by path, without nulls.
 
-    `{"a": [{"name": "x", "size": 1}]}` → `{"a[x].size": 1}`.
+    An item of a list appears under its `name`: `{"a": [{"name": "x", "size": 1}]}` gives `{"a[x].size": 1}`.
     """
     if isinstance(value, dict):
         members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}

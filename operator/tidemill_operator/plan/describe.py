@@ -1,7 +1,4 @@
-"""Describes a plan as plain data for YAML, JSON and golden files.
-
-The data is complete, has a stable order, and contains no secrets.
-"""
+"""Describe a plan as plain data with a stable order and without secrets, for YAML, JSON and golden files."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ def topic(item: Topic) -> dict[str, Any]:
 
 
 def schema(item: Schema) -> dict[str, Any]:
-    """Describe a schema, with the columns of its tables. The statements are in `plan.postgres.sql`."""
+    """Describe a schema, with the columns of its tables."""
     return {
         "name": item.name,
         "roles": {"owner": item.owner, "writer": item.writer, "reader": item.reader},
@@ -81,7 +78,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload. Its config files are listed only by name, because the plan contains their text."""
+    """Describe a workload, with the names of its config files."""
     return {
         "name": item.name,
         "component": item.component,

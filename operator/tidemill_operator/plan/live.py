@@ -1,4 +1,4 @@
-"""The live facts that are compared with a plan: topics and schemas as they were observed."""
+"""The observed topics and schemas that are compared with a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill_contract.tables.kept import Kept
 
 @dataclass(frozen=True)
 class Owner:
-    """The resource that owns an object. `cluster` distinguishes clusters that share a Postgres."""
+    """The pipeline that owns an object. `cluster` distinguishes clusters that share a Postgres."""
 
     namespace: str
     name: str
@@ -26,9 +26,9 @@ class LiveTopic:
     """A live topic.
 
     Attributes:
-        replication_factor: the number of replicas of the partition that has the fewest.
+        replication_factor: the lowest number of replicas of any partition.
         id: Kafka's topic id, which changes if the topic is created again.
-        holders: the brokers that have replicas or will get some, whether they answer or not.
+        holders: the brokers that have replicas or will get some.
     """
 
     partitions: int
@@ -58,12 +58,13 @@ class LiveReplay:
 
 @dataclass(frozen=True)
 class Loss:
-    """A range of offsets of a partition that Kafka lost before they were read, or after they were counted.
+    """A range of offsets of a partition that Kafka lost.
 
     Attributes:
         reason: the kind of loss: topic_recreated, expired or truncated.
         epoch: the epoch of the positions.
-        first, end: the range, without `end`. An offset is None if it is unknown.
+        first: the first lost offset.
+        end: the offset after the last lost offset, or None if unknown.
     """
 
     reason: str
@@ -77,15 +78,14 @@ class Loss:
 class Failing:
     """A duty of an aggregation that fails, or data that a duty skipped.
 
-    One instance stands for all cases of the same kind within a day.
-
     Attributes:
-        aggregation: the aggregation's name, or empty if it concerns the whole pipeline.
+        aggregation: the aggregation's name, or empty for the whole pipeline.
         duty: the name of the duty in processors: publish, scan, …
         reason: the error.
-        window: the skipped window, if any. `group` is the group of that window, and `metrics` are the metrics that it
-            lacks.
-        more: whether more of the same kind was skipped.
+        window: the skipped window, or empty.
+        group: the group of the skipped window.
+        metrics: the metrics that the skipped window lacks.
+        more: whether more of the same kind was skipped within a day.
     """
 
     aggregation: str
@@ -99,12 +99,12 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """The number of one partition of one topic in a list of topics (see `tables/slots.py` of the contract).
+    """The number of one partition of one topic in a list of topics.
 
     Attributes:
         reading: whether the partition is read.
         added: whether the slot was added after the pipeline had started to run.
-        topic_id: Kafka's id of the topic that was read, or empty if none was read.
+        topic_id: Kafka's id of the topic that was read, or empty.
         next_offset: the next offset, or None if nothing was read.
     """
 
@@ -122,26 +122,26 @@ class LiveSchema:
     """A pipeline's live schema.
 
     Attributes:
-        owner: the owner recorded in the schema's comment, or None if it records none.
+        owner: the owner in the schema's comment, or None.
         shapes: the shape of every aggregation version, by (name, version).
         feeds: the columns that get values, by (name, version).
         readers: the readers that fill versions, by (name, version).
         replays: the replays, by reader.
         columns: the SQL types in Postgres' spelling, by table and column.
         generation: the value of `_generation`.
-        accepted: the last accepted spec, as the user wrote it, or None if there is none yet.
-        closed_until: the time up to which windows are closed, in epoch milliseconds, by (name, version), or None.
+        accepted: the last accepted spec, as the user wrote it, or None.
+        closed_until: the end of the last closed window in epoch milliseconds, by (name, version), or None.
         partitions: the number of source partitions with positions.
         missing_positions: the partitions whose positions were deleted.
         emptied: the versions, as (name, version), whose tables are empty although batches were merged into them.
-        read_from: Kafka's id of the topic that was read, or empty if none was read.
+        read_from: Kafka's id of the topic that was read, or empty.
         read_before: the ids of earlier topics of the same name.
         read_to: the next offset by partition.
         losses: the losses that processors recorded within a day.
         kept: the totals of dead letters and anomalies.
         held_up: the duties that are failing now.
         skipped: the data that was skipped within a day.
-        renames: for each table, the columns that still have a former name: {former name: current name}.
+        renames: the columns that still have a former name, by table: {former name: current name}.
         made: the topics that the operator created for the pipeline.
         slots: the slots of a pipeline with a list of topics.
     """
@@ -178,8 +178,8 @@ class LiveFacts:
         topics: the existing topics, by name.
         brokers: the number of brokers, or None if unknown.
         schema: the pipeline's schema, or None if it does not exist or is unknown.
-        replicas: the numbers of replicas that scaling has decided on, by component.
-        found: the names of the existing topics that a pattern of the pipeline may match, or empty if it has none.
+        replicas: the decided numbers of replicas, by component.
+        found: the names of the existing topics that the pipeline's pattern may match.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)

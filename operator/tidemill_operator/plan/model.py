@@ -1,7 +1,4 @@
-"""The data model of plans: topics, Postgres objects and workloads, for any runtime.
-
-All classes are frozen. No I/O, and no clock.
-"""
+"""The frozen data classes of plans: topics, Postgres objects and workloads, for any runtime."""
 
 from __future__ import annotations
 
@@ -23,14 +20,13 @@ class Topic:
     Attributes:
         managed: whether the operator creates and alters the topic. An unmanaged topic must already exist.
         replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
-        lost: what was lost with the deleted topic. The topic is then only created again on request. Empty if nothing
-            was lost, or if a request allows it.
-        kafka: the cluster that has the topic, or None for the platform's own. On other clusters, topics are only read.
-        of_others: whether the topic is on the platform's Kafka and belongs to others, so that the pipeline may only
-            read it.
+        lost: what was lost with the deleted topic, which is then created again only on request, or empty.
+        kafka: the other cluster of a topic that is only read, or None for the platform's own cluster.
+        of_others: whether the pipeline may only read the topic, because it belongs to others on the platform's
+            Kafka.
         staged: whether the Python stage writes this topic for the processors.
-        listed: whether it is one of a list of source topics. If it does not exist, the others are read anyway.
-        pattern: the pattern that it matches, or empty if the spec names it.
+        listed: whether the topic is one of a list of source topics.
+        pattern: the pattern that the topic matches, or empty if the spec names the topic.
     """
 
     name: str
@@ -74,28 +70,25 @@ class Schema:
     """A pipeline's desired Postgres schema.
 
     Attributes:
-        partitions: the number of rows in `_offsets`. The rows are created before the partitions in Kafka.
-        functions: pairs of a name and the statement `CREATE OR REPLACE FUNCTION …`, with the schema's name quoted. The
-            schema's owner owns the functions.
-        generation: the value of `_generation`, i.e. of the last spec that changed what processors read.
-        accepted: the spec as the user wrote it, as JSON with sorted keys. It is stored beside the generation.
+        partitions: the number of rows in `_offsets`.
+        functions: pairs of a name and a `CREATE OR REPLACE FUNCTION` statement.
+        generation: the generation of the last spec that changed what processors read.
+        accepted: the spec as the user wrote it, as JSON with sorted keys.
         events_retention_ms: how long raw events are kept, or None if they are not stored.
         kept: retention and quota of system tables.
-        source: the source topic, or the first one of a list of topics.
+        source: the source topic, or the first of a list of topics.
         listed: the list of source topics, or empty if the pipeline has one topic.
         pattern: the pattern that the source topics match, or empty if the spec names them.
-        slots: the slots of the topics in the list, and of topics that were removed from it.
-        managed: whether the pipeline manages the source topic, so that no other may use it.
-        cluster: the brokers of the Kafka cluster that has the source topic, or empty for the platform's own.
+        slots: the slots of current and former topics of the list.
+        managed: whether the pipeline manages the source topic, so that no other pipeline may use it.
+        cluster: the brokers of the source topic's cluster, or empty for the platform's own cluster.
         outputs: the output topics.
         made: the topics to record as created for the pipeline.
-        replay: the reader of the current replay, or empty if there is none.
-        switched: the reader whose versions come into force now, or empty if there is none.
+        replay: the reader of the current replay, or empty.
+        switched: the reader whose versions come into force now, or empty.
         abandoned: readers of cancelled replays, whose versions are deleted.
-        lost: descriptions of objects that somebody else removed. They are then only created again on request. Empty if
-            nothing was lost, or if a request allows it.
-        explodes: whether a record may contain several events, so that the offset alone does not identify an event in a
-            key.
+        lost: descriptions of objects that somebody else removed, and that are created again only on request.
+        explodes: whether a record may contain several events, so that keys need more than the offset.
     """
 
     name: str
@@ -126,7 +119,7 @@ class Schema:
 
     @property
     def own_sources(self) -> tuple[str, ...]:
-        """The source topics that are on the platform's own Kafka."""
+        """Return the source topics on the platform's own Kafka."""
         return () if self.cluster else self.listed or ((self.source,) if self.source else ())
 
 
@@ -153,26 +146,23 @@ class Workload:
 
     Attributes:
         name: the name, unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
-        pipeline: the pipeline that owns it, or None if all pipelines of the namespace share it.
+        pipeline: the owning pipeline, or None if all pipelines of the namespace share the workload.
         module: the Python module to run (`python -m …`).
-        environment: plain TIDEMILL_… variables, the same in both runtimes. The runtime adds addresses and paths.
-        configs: the text of each config file that it reads, by file name.
-        secrets: the pipelines whose secret folders it reads, each with the names of the files that it may see.
-        ports: the requested ports by name, with 0 for any free port. `http` is for clients, `status` for probes and
-            metrics.
-        scaled_elsewhere: whether an autoscaler sets the number of replicas. Otherwise `replicas` applies.
-        scaled: whether Tidemill scales it by lag, and stores the decisions.
-        revision: a hash of the settings that processes read only at their start. If it changes, the processes are
-            replaced. Empty for processes that reread changed settings.
-        copied: the pipeline's secret files that are copied from a user's Secret, by file name, each as (Secret, key).
-        registry_secret: the user's Secret with the credentials of the schema registry, or empty if there is none.
-        mqtt_secret: the user's Secret with the credentials of the MQTT broker, or empty if there is none.
-        alone: whether at most one process may run at a time, so that a new one only starts when the former one has
-            ended.
-        kafka_secret: the user's Secret with the login at the Kafka cluster of the source, or empty if there is none.
-        lookups: the ConfigMaps and Secrets of its lookups, by the names of the lookups.
-        reached_ports: the ports that its processes connect to, apart from those of the platform's servers.
-        code: the user's ConfigMap with the file of the Python stage, or empty if there is none.
+        environment: TIDEMILL_… variables. The runtime adds addresses and paths.
+        configs: the text of each config file, by file name.
+        secrets: the names of the secret files that the workload may read, by pipeline.
+        ports: the requested ports: `http` for clients, `status` for probes and metrics. 0 means any free port.
+        scaled_elsewhere: whether an autoscaler sets the number of replicas.
+        scaled: whether Tidemill scales the workload by lag.
+        revision: a hash of the settings that processes read only at their start, or empty.
+        copied: the secret files that are copied from a user's Secret, by file name, each as (Secret, key).
+        registry_secret: the user's Secret for the schema registry, or empty.
+        mqtt_secret: the user's Secret for the MQTT broker, or empty.
+        alone: whether at most one process may run at a time.
+        kafka_secret: the user's Secret for the Kafka cluster of the source, or empty.
+        lookups: the ConfigMaps and Secrets of the lookups, by lookup.
+        reached_ports: further ports that the processes connect to.
+        code: the user's ConfigMap with the file of the Python stage, or empty.
         image: the user's image, or empty for the image of the component.
     """
 
@@ -210,9 +200,8 @@ class Connector:
     Attributes:
         name: its name in Kafka Connect.
         called: its name in the spec.
-        config: all its configs, as Connect stores them. Secrets are references.
-        paused: whether it is paused.
-        secrets: the Secrets that the configs refer to, as pairs of a name and a key.
+        config: its complete config, with references instead of secrets.
+        secrets: the Secrets that the config refers to, as pairs of a name and a key.
     """
 
     name: str
@@ -227,7 +216,7 @@ class Replay:
     """A replay, which fills new versions from the topic while live processors continue.
 
     Attributes:
-        reader: the name in `_readers`. The name is also part of the consumer group's name.
+        reader: the name in `_readers`, which is also part of the consumer group's name.
         versions: the versions by aggregation.
         start_from: `earliest`, or a time in RFC 3339.
         rate: the maximum number of events per second, or 0 for no limit.
@@ -243,12 +232,12 @@ class Replay:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that one pipeline needs, as it should be.
+    """The desired state of one pipeline.
 
     Attributes:
-        replay: the current replay, or None if there is none.
+        replay: the current replay, or None.
         connectors: the connectors that write to the source topic.
-        unread: existing topics that the pattern matches, beyond the maximum number of topics.
+        unread: topics that match the pattern, beyond the maximum number of topics.
     """
 
     namespace: str

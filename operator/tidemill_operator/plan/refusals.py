@@ -1,6 +1,6 @@
-"""Finds the reasons why a valid spec cannot be applied to the live state.
+"""Find the reasons why a valid spec cannot be applied to the live state.
 
-All reasons are found before anything is changed. If there are any, the accepted spec stays in force.
+Any reason keeps the accepted spec in force.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     """Yield the error if a topic that belongs to others does not exist yet.
 
-    A new pipeline must not claim such a topic, because the claim would keep its owner from creating it.
+    A claim on such a topic would keep its owner from creating it.
     """
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
@@ -72,7 +72,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
     topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
     if source.listed or (live.schema is not None and live.schema.slots):
-        return  # partitions that a topic no longer has are not read, so they do not hold the watermark back
+        return  # missing partitions of a listed topic do not hold the watermark back
     known = live.topics.get(source.name)
     kept = live.schema.partitions if live.schema else 0
     asked = source.partitions if not topic.managed and known else topic.partitions
@@ -85,8 +85,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         )
     if not topic.managed:
         return
-    # If this field has not changed, somebody else has added partitions. That is allowed, and the pipeline uses them
-    # all.
+    # With an unchanged field, somebody else has added partitions, which the pipeline uses.
     before = _topic_before(live.schema) or {}
     if known and asked is not None and asked < known.partitions and asked != before.get("partitions"):
         yield TidemillError(
@@ -151,17 +150,14 @@ def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillE
 
 
 def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the topics of the platform's Kafka to observe before a plan is checked.
-
-    These are the plan's topics there, and the source topics of the accepted spec.
-    """
+    """Return the topics of the platform's Kafka to observe before a plan is checked."""
     own = [topic.name for topic in plan.topics if topic.kafka is None]
     before = [] if _cluster_before(live) else _read_before(plan, live)
     return list(dict.fromkeys([*own, *before]))
 
 
 def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
-    """Return the source topic of the accepted spec, or None if there is none."""
+    """Return the source topic of the accepted spec, or None."""
     if live is None or live.accepted is None:
         return None
     topic: Mapping[str, Any] = live.accepted.get("source", {}).get("topic", {})
@@ -169,7 +165,6 @@ def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
 
 
 def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
-    """Return the source topics of the accepted spec."""
     before = _topic_before(live)
     if before is None or live is None or live.accepted is None:
         return []
@@ -180,7 +175,7 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
 
 
 def _cluster_before(live: LiveSchema | None) -> str:
-    """Return the brokers of the cluster from which the accepted spec reads, or an empty text for the platform's own."""
+    """Return the brokers of the accepted spec's cluster, or an empty text for the platform's own cluster."""
     kafka = live.accepted.get("source", {}).get("kafka") if live is not None and live.accepted is not None else None
     return ",".join(KafkaSpec.model_validate(kafka).servers) if kafka else ""
 
@@ -195,9 +190,9 @@ def _same_topics(plan: Plan, live: LiveFacts) -> bool:
 
 
 def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if the spec moves the source to a different Kafka cluster or topic than was read before.
+    """Yield the error if the spec moves the source to another Kafka cluster or topic.
 
-    New addresses of the same cluster are allowed: there the topic has the same id.
+    New addresses of the same cluster are allowed, because the topic keeps its id.
     """
     schema = live.schema
     if schema is None or schema.accepted is None or not schema.read_from:
@@ -264,7 +259,7 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 
 
 def missing(topic: Topic) -> TidemillError:
-    """Return the error for an unmanaged topic that does not exist. Such a topic may have existed before."""
+    """Return the error for an unmanaged topic that does not exist."""
     path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
     leave = "take it out of the list"
     if topic.pattern:
@@ -298,7 +293,7 @@ def missing(topic: Topic) -> TidemillError:
 
 
 def gone(topic: Topic) -> TidemillError:
-    """Return the error for a deleted source topic, which is only created again on request."""
+    """Return the error for a deleted source topic."""
     return TidemillError(
         Reason.DATA_LOSS,
         f"topic {topic.name} is gone, and with it every event that was not counted ({topic.lost})",
@@ -307,7 +302,7 @@ def gone(topic: Topic) -> TidemillError:
 
 
 def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
-    """Yield errors for existing columns whose type differs from the plan's."""
+    """Yield errors for existing columns whose type differs from the plan."""
     for name, before, after in retyped(table.columns, live.columns.get(table.name, {})):
         yield TidemillError(
             Reason.NOT_SUPPORTED,

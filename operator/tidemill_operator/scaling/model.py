@@ -200,10 +200,12 @@ class Load:
 
     @property
     def rate(self) -> float:
+        """Return the arriving events per second."""
         return sum(self.arriving.values())
 
     @property
     def partitions(self) -> list[int]:
+        """Return the numbers of all partitions, in order."""
         return sorted({*self.lags, *self.stuck})
 
     def risen(self, seconds: float) -> Load:
@@ -261,4 +263,5 @@ class Decision:
 
     @property
     def changes(self) -> bool:
+        """Return whether the decision changes the number of replicas."""
         return self.replicas != self.current

@@ -1,7 +1,4 @@
-"""Records which pipeline owns a topic.
-
-The record is stored in that pipeline's schema, where other pipelines look it up.
-"""
+"""Record in a pipeline's schema which topics the pipeline owns, so that no other pipeline takes them."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _TABLE = "_offsets"
 _LET_GO = "old positions; another pipeline has taken over the topic"
 _LISTED = "reads topics "
 _MARK = "SELECT coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class WHERE oid = to_regclass(%s)"
-# A claim on a topic is stored as the comment of the table `_offsets`.
+# The comment of the table `_offsets` stores a claim on a topic.
 _CLAIMS = """
 SELECT n.nspname, obj_description(n.oid, 'pg_namespace'), d.description
   FROM pg_description d
@@ -35,16 +32,13 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Make sure that no other pipeline owns a pipeline's topics.
-
-    No other pipeline can claim them until the transaction ends.
+    """Lock a pipeline's topics until the transaction ends, and refuse topics that another pipeline owns.
 
     Args:
         session: a session in a transaction.
         schema: the schema in the plan.
         owner: the pipeline.
-        gone: returns whether another pipeline no longer exists, so that its claim may be taken over. If None, no claim
-            is taken over.
+        gone: returns whether a pipeline no longer exists and loses its claim. None keeps all claims.
 
     Raises:
         TidemillError: another pipeline owns one of the topics.
@@ -61,13 +55,10 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the claims of other pipelines on a pipeline's topics.
-
-    Yields nothing if the pipeline already owns its topics.
-    """
+    """Yield the claims of other pipelines on a pipeline's topics, unless the pipeline already owns its topics."""
     if _settled(session, schema):
         return
-    # Topics on other Kafka clusters are not claimed, whatever their names are.
+    # Topics on other Kafka clusters are not claimed.
     topics = (*schema.own_sources, *schema.outputs)
     known = {text: (topic, managed) for topic in topics for text, managed in _marks(topic)}
     claims = []
@@ -105,10 +96,7 @@ def _written(session: Session, schema: Schema) -> Iterator[Claim]:
 
 
 def _settled(session: Session, schema: Schema) -> bool:
-    """Return whether the pipeline already owns its topic.
-
-    The result is also True if the pipeline read the topic before claims were recorded.
-    """
+    """Return whether the pipeline already owns its topics, or has read them since before claims existed."""
     marked = _marked(session, schema)
     return marked == _mark(schema) or (marked == "" and not schema.managed)
 
@@ -118,7 +106,7 @@ def _marks(topic: str) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 
 def _mark(schema: Schema) -> str:
-    """Return the comment of a pipeline's table of positions, or empty if the pipeline reads no topic."""
+    """Return the comment of a pipeline's `_offsets`, or an empty text if the pipeline reads no topic."""
     if not schema.source:
         return ""
     if schema.cluster:
@@ -129,7 +117,7 @@ def _mark(schema: Schema) -> str:
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """Return the comment of the live table of positions. Empty if it has no comment, None if there is no table."""
+    """Return the comment of the live table `_offsets`, or None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

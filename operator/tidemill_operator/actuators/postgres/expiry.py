@@ -1,8 +1,7 @@
-"""Retention: detaches and drops expired partitions of the tables of windows and of stored events.
+"""Drop expired partitions of the tables of windows and of stored events.
 
-A partition is due when its end is before watermark - retention. A due partition is marked. A marked partition is
-dropped only if it is still due a day of wall-clock time later, so that a wrong timestamp does not delete history. If
-the retention is made longer, partitions that are no longer due lose their marks.
+A partition is due when its end is before watermark - retention. A due partition is marked, and dropped only if it is
+still due 24 hours later, so that a wrong timestamp does not delete history.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _END = re.compile(r" TO \('([^']+)'\)$")
 
 @dataclass(frozen=True)
 class _Partition:
-    """A partition.
+    """A partition of a table.
 
     Attributes:
         since: when the partition was marked, or None if it is not marked.
@@ -44,7 +43,7 @@ class _Partition:
 
 
 def expire(session: Session, schema: Schema) -> None:
-    """Mark partitions that became due, unmark partitions that are no longer due, and drop a few marked partitions."""
+    """Mark partitions that became due, unmark partitions that are no longer due, and drop some marked partitions."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)
@@ -55,7 +54,7 @@ def expire(session: Session, schema: Schema) -> None:
             elif not part.pending and part.since is None:
                 _mark(session, schema.name, part, json.dumps({_MARK: _now(session).isoformat()}))
             elif dropped < _PER_PASS and (part.pending or _now(session) - (part.since or part.end) >= HELD_FOR):
-                # If the partition is in use, leave it for the next pass.
+                # A partition that is in use waits for the next pass.
                 with suppress(errors.LockNotAvailable, errors.QueryCanceled):
                     _drop(session, schema.name, part)
                     dropped += 1

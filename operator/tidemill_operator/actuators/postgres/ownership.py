@@ -1,9 +1,7 @@
-"""Makes sure that only one operator at a time works on a pipeline, and that a replaced operator writes nothing more.
+"""Keep two operators from working on the same pipeline, and stop an operator that was replaced.
 
-An advisory lock keeps passes over the same pipeline apart, on a laptop and in a cluster. The comment of the schema
-contains the epoch of the operator that wrote last. An operator of an earlier epoch that was frozen and resumes finds
-the later epoch in the comment, and writes nothing. On a laptop there is neither a leader election nor an epoch, only
-the lock.
+An advisory lock separates passes over the same pipeline. The comment of the schema holds the epoch of the last leader,
+so an operator with an earlier epoch writes nothing. A laptop has the lock only.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from tidemill_operator.errors import NotOurTurn, Reason
 from tidemill_operator.plan.live import Owner
 
 HELD_MS = 30_000
-"""How long a frozen holder keeps the lock. A working holder confirms the lock before each action."""
+"""How long a frozen holder keeps the lock, in ms."""
 
 
 class Leadership(Protocol):
@@ -30,16 +28,11 @@ class Leadership(Protocol):
 
     @property
     def epoch(self) -> int:
-        """This leader's epoch, which is greater than the epoch of every earlier leader."""
+        """Return the epoch of this leader, which is greater than the epoch of every earlier leader."""
         ...
 
     def outbid(self, seen: int) -> int:
-        """React to an epoch that is greater than this operator's.
-
-        Such an epoch means that another operator leads, or that the epochs were reset.
-
-        Returns:
-            The new epoch of this operator, which is greater than `seen`.
+        """Return a new epoch for this operator, which is greater than the epoch `seen` in a schema.
 
         Raises:
             NotOurTurn: another operator leads.
@@ -66,8 +59,8 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
             try:
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
-                # This process was slow or frozen. It is safe to take the lock again: an operator that wrote in the
-                # meantime has left a later epoch in the schema, or has written the same state.
+                # A slow process may take the lock again, because a later leader would have left a later epoch in the
+                # schema.
                 session = stack.enter_context(_locked(address, schema, leadership))
 
         yield confirm
@@ -77,7 +70,7 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
 def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Session]:
     with connected(address, f"waiting for other operators at schema {schema}") as session:
         try:
-            # The lock belongs to a transaction, because Postgres ends a transaction that is silent for too long.
+            # Postgres ends a transaction that is silent for too long, and so releases the lock.
             session.connection.execute("BEGIN")
             session.connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {HELD_MS}")
             session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-pipeline'), hashtext(%s))", (schema,))

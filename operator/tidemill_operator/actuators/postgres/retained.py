@@ -1,4 +1,4 @@
-"""Lists Tidemill's schemas in a database, with their owners. Reads only."""
+"""List Tidemill's schemas in a database, with their owners."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
 
 
 def noted_owner(comment: str | None) -> Owner | None:
-    """Return the owner in a schema's comment, or None if the comment names none."""
+    """Return the owner in a schema's comment, or None if the comment names no owner."""
     try:
         return Owner(**json.loads(comment or "")["tidemill"])
     except (ValueError, KeyError, TypeError):

@@ -1,8 +1,6 @@
-"""Makes a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
+"""Make a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
 
-All DDL of one `ensure` is in one transaction, under the pipeline's lock. Tables and columns are only added. Columns
-with a former name are renamed. Keys get more columns if the records of the pipeline may contain several events. All SQL
-text in the plan comes from Tidemill itself, and every name is quoted as an identifier.
+One transaction contains all DDL. Tables and columns are added or renamed, but not dropped.
 """
 
 from __future__ import annotations
@@ -40,13 +38,13 @@ _DROP_AT_ONCE = 50
 
 
 class PostgresSchemas:
-    """The schemas of one database. Each call opens a connection. Safe to call from several threads.
+    """The thread-safe actuator for the schemas of one database. Each call opens a connection.
 
     Args:
-        address: the database, which is created if missing, and the login of a superuser, or of a role with CREATEROLE
-            and with CREATE on the database.
-        read_only: write nothing, for plans. A missing database counts as an empty database.
-        leadership: the leader election of this operator, or None if there is none.
+        address: the database, and a login with CREATEROLE and CREATE on the database. A missing database is
+            created.
+        read_only: whether to write nothing. A missing database counts as an empty database.
+        leadership: the leader election of this operator, or None without leader election.
     """
 
     def __init__(
@@ -55,7 +53,7 @@ class PostgresSchemas:
         self._address, self._read_only, self._leadership = address, read_only, leadership
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a pipeline against other operators. Yields a check that raises NotOurTurn once the lock is lost.
+        """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost.
 
         Raises:
             NotOurTurn: another operator holds the lock, or leads.
@@ -80,7 +78,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors that `ensure` would report for topics and roles that have another owner. Takes no locks.
+        """Return the errors that `ensure` would report for topics and roles of another owner, without locks.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -105,14 +103,14 @@ class PostgresSchemas:
 
         Args:
             schema: the schema in the plan.
-            owner: the resource that the schema belongs to.
+            owner: the pipeline of the schema.
             secrets: the logins of writer and reader.
-            adopt: take over a schema and roles that have another owner, and a topic if its pipeline is gone.
+            adopt: whether to take over a schema and roles of another owner, and topics of deleted pipelines.
             exists: returns whether a pipeline exists. None means that no other pipeline exists.
 
         Returns:
-            One outcome: Done; Waiting if a lock was busy; Failed if the schema has another owner, or cannot be changed
-            as planned.
+            One outcome: Done, Waiting if a lock was busy, or Failed if the schema has another owner or cannot be
+                changed.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -145,7 +143,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Drop schema and roles if the policy is Delete; otherwise keep them.
+        """Drop schema and roles if the policy is Delete. Keep them if not.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -171,7 +169,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "dropping", act)]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Drop window partitions and delete rows that are past their retention, a few at a time.
+        """Drop some window partitions and delete some rows that are past their retention.
 
         Raises:
             TidemillError: Postgres does not answer.
@@ -201,7 +199,7 @@ class PostgresSchemas:
             return outcome.failed(Component.SCHEMA, schema, error)
 
     def _drop_some(self, session: Session, schema: str) -> bool:
-        """Drop a few partitions. A transaction that drops hundreds of partitions would run out of locks."""
+        """Drop a few partitions. Hundreds of partitions would use up the locks of a transaction."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",
@@ -254,7 +252,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 @contextmanager
 def _told_of(table: Table, schema: Schema) -> Iterator[None]:
-    """Name the table's aggregation in errors that Postgres raises about the table."""
+    """Name the table's aggregation in Postgres' errors about the table."""
     try:
         yield
     except errors.InsufficientPrivilege:

@@ -1,7 +1,4 @@
-"""A connection to Postgres as its administrator.
-
-The session counts writes, and translates errors into TidemillError.
-"""
+"""A connection to Postgres as administrator, which counts writes and raises TidemillError."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ from tidemill_operator.errors import Reason, TidemillError
 Row = tuple[Any, ...]
 LOCK_MS = 5_000
 STATEMENT_MS = 60_000
-# The limit can be short. Our transactions are never idle for long, so an idle transaction belongs to a frozen process.
+# The operator's transactions are never idle for long, so an idle transaction belongs to a frozen process.
 IDLE_MS = 20_000
 
 
 class LockBusy(TidemillError):
-    """A lock was not free in time; nothing was changed, and a retry may succeed."""
+    """A lock was not free in time, so nothing was changed."""
 
 
 class NoDatabase(TidemillError):
@@ -33,11 +30,7 @@ class NoDatabase(TidemillError):
 
 
 class Session:
-    """A connection that counts its writes.
-
-    Attributes:
-        changed: number of writes so far.
-    """
+    """A connection that counts its writes in `changed`."""
 
     def __init__(self, connection: BoundedConnection) -> None:
         self.connection = connection
@@ -66,10 +59,7 @@ class Session:
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Act as a role within the block, so that the role owns new objects.
-
-        After an error, the rollback of the transaction removes the new objects and resets the role.
-        """
+        """Act as a role within the block, so that the role owns new objects. A rollback resets the role."""
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield
         self.connection.execute("RESET ROLE")
@@ -83,14 +73,14 @@ def connected(
 
     Args:
         address: the database and the administrator's login.
-        doing: what the session is for. Error messages begin with this text.
-        timeout_seconds: how long connecting may take.
-        read_only: let Postgres refuse every write, and do not create a missing database.
+        doing: the task of the session, which begins each error message.
+        timeout_seconds: the timeout for connecting.
+        read_only: whether Postgres refuses every write. A missing database is not created.
 
     Raises:
         LockBusy: another session holds a lock.
         NoDatabase: the database is missing and `read_only` is set.
-        TidemillError: Postgres does not answer, or refuses.
+        TidemillError: Postgres does not answer, or refuses the request.
     """
     if not address.host:
         raise TidemillError(Reason.UNREACHABLE, "no Postgres address is configured", "set TIDEMILL_POSTGRES_URL")

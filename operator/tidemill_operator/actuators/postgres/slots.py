@@ -1,4 +1,4 @@
-"""Writes the slots of a pipeline with a list of topics, and the positions of slots that are read."""
+"""Write the slots of a pipeline with a list of topics, and the positions of slots that are read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tidemill_operator.plan.model import Schema
 
 
 def ensure_slots(session: Session, schema: Schema) -> None:
-    """Make the slots match the plan. A slot is never deleted, and keeps its topic and its partition.
+    """Make the slots match the plan. A slot keeps its topic and its partition, and is never deleted.
 
     Args:
-        session: the session, inside the transaction that made the tables.
+        session: the session, inside the transaction that created the tables.
         schema: the schema in the plan.
     """
     slots = sql.Identifier(schema.name, "_slots")
@@ -36,7 +36,7 @@ def ensure_slots(session: Session, schema: Schema) -> None:
 
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
-    """Write a row of `_offsets` for each reader and slot. Rows without an offset get one when they are first read.
+    """Write a row of `_offsets` for each reader and slot. The first read of a row sets its offset.
 
     A replay uses the epochs of the live reader, so that (epoch, slot, offset) means the same record for both.
     """

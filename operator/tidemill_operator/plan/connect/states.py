@@ -1,4 +1,4 @@
-"""Pure: what the live state of a connector means, and the messages about it. No message contains a secret."""
+"""Interpret the live state of a connector, and create messages without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECRETS = (
 
 @dataclass(frozen=True)
 class LiveTask:
-    """A task of a live connector. `trace` is the Java stack trace if the task failed, else empty."""
+    """A task of a live connector. `trace` is the Java stack trace of a failed task, else empty."""
 
     id: int
     state: str
@@ -40,12 +40,12 @@ class LiveConnector:
 
     Attributes:
         name: its name in Kafka Connect.
-        config: its configs as Connect stores them. References to secrets are not resolved.
-        state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING; empty if Connect does not report it yet.
+        config: its config, with unresolved references to secrets.
+        state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING, or empty if Connect reports no state.
         tasks: its tasks.
-        trace: the Java stack trace if the connector failed, else empty.
-        asked: the requested state, if it is stored separately from the reported state, else empty.
-        pending: what the last change is waiting for, if the reported state does not reflect it yet, else empty.
+        trace: the Java stack trace of a failed connector, else empty.
+        asked: the requested state, if it is stored separately, else empty.
+        pending: what the last change waits for, or empty if the change is complete.
         refusal: why the connector was refused, else empty.
     """
 
@@ -60,7 +60,7 @@ class LiveConnector:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """One line for the connector if it failed, and for each failed task."""
+        """Return one line for a failed connector, and one line for each failed task."""
         found = [f"connector {self.name} failed: {last_line(self.trace)}"] if self.state == FAILED else []
         found += [
             f"task {task.id} of connector {self.name} failed: {last_line(task.trace)}"
@@ -79,7 +79,7 @@ def last_line(trace: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text from Connect on one line, with anything that looks like a password masked."""
+    """Return a text from Connect on one line, with masked passwords."""
     # The patterns would take quadratic time for some long texts.
     text = one_line(" ".join(text[:_LONGEST_TEXT].split()))
     for pattern, instead in _SECRETS:
@@ -99,7 +99,7 @@ def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
 
 
 def drifted(live: LiveConnector, wanted: Connector) -> bool:
-    """Return whether the stored configs differ from the desired ones."""
+    """Return whether the stored config differs from the desired config."""
     return dict(live.config) != dict(wanted.config)
 
 
@@ -115,7 +115,7 @@ def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
 
 
 def unfinished(live: LiveConnector, wanted: Connector) -> str:
-    """Return what a connector that has not failed is waiting for, or an empty text if it is in its desired state."""
+    """Return what a connector waits for, or an empty text if it is in its desired state."""
     states: Sequence[str] = (live.state, *(task.state for task in live.tasks))
     if wanted.paused:
         waits = [state for state in states if state not in (PAUSED, STOPPED, FAILED)]

@@ -1,8 +1,7 @@
-"""Pure: connectors as `KafkaConnector` resources of Strimzi, and what Strimzi reports in their status.
+"""Convert connectors to `KafkaConnector` resources of Strimzi, and read Strimzi's reports from their status.
 
-Strimzi's operator creates a connector from each resource in the namespace of its `KafkaConnect`, and deletes connectors
-without a resource. The resource is named after the connector, with hyphens for underscores, which names in Kubernetes
-must not contain.
+The name of a resource has hyphens for the underscores of the connector's name, because Kubernetes allows no
+underscores.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ _LONGEST_REFUSAL = 600
 
 
 def resource_name(name: str) -> str:
-    """Return the name of a connector's resource. `connector_name` reverses it."""
+    """Return the name of a connector's resource, which `connector_name` can reverse."""
     pipeline, _, own = name.rpartition(".")
-    # A Kubernetes name cannot end with hyphens, so trailing underscores are replaced by their number.
+    # A Kubernetes name cannot end with hyphens, so a number replaces trailing underscores.
     last = len(own) - len(own.rstrip("_"))
     return f"{pipeline}.{own.rstrip('_').replace('_', '-')}" + (f".{last}" if last else "")
 
 
 def connector_name(resource: str) -> str:
-    """Return the name of the connector to which a resource with this name belongs."""
+    """Return the name of the connector that belongs to a resource."""
     namespace, _, rest = resource.partition(".")
     pipeline, _, own = rest.partition(".")
     own, _, last = own.partition(".")
@@ -45,7 +44,7 @@ def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: s
 
     Args:
         name: the connector's name.
-        config: all its configs.
+        config: its complete config.
         namespace: the namespace of the `KafkaConnect`.
         cluster: the name of the `KafkaConnect`.
         state: `running`, `paused` or `stopped`.
@@ -64,10 +63,7 @@ def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: s
 def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnector:
     """Return the connector that a resource describes, with the state that Strimzi reports.
 
-    Args:
-        name: the connector's name.
-        resource: the live resource.
-        cluster: the name of the `KafkaConnect`.
+    `cluster` is the name of the `KafkaConnect`.
     """
     status = resource.get("status") or {}
     reported = status.get("connectorStatus") or {}
@@ -104,10 +100,9 @@ def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
 
 
 def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
-    """Return the configs, as Connect would store them.
+    """Return the config as Connect would store it.
 
-    Members of the spec that others have added, or a different label, are included as unwanted configs, so that they get
-    repaired.
+    Members that others have added to the spec are included, so that they get repaired.
     """
     spec = resource.get("spec") or {}
     found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}

@@ -1,6 +1,6 @@
-"""Pure: the Connect workers that the operator runs in a namespace: their names, topics and configuration.
+"""Plan the Connect workers that the operator runs in a namespace.
 
-The pipelines of a namespace share the workers. Connect stores connectors and positions in three compacted topics.
+The pipelines of a namespace share the workers, which store connectors and positions in three compacted topics.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """
-"""The log4j configuration of a JVM that only logs warnings. Connect logs configs of connectors as information."""
+"""The log4j configuration for warnings only, because Connect logs the configs of connectors as information."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
-# For each setting, the name and number of partitions of its topic. Connect requires a single partition for configs.
+# The name and number of partitions of the topic in each setting. Connect requires one partition for configs.
 _TOPICS = {"config": ("configs", 1), "offset": ("offsets", 25), "status": ("statuses", 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -52,10 +52,7 @@ def needs_workers(document: Mapping[str, Any]) -> bool:
 
 
 def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
-    """Return the topics of a namespace's workers.
-
-    The operator creates them, because the pods of pipelines may not create topics.
-    """
+    """Return the topics of a namespace's workers. The pods of pipelines may not create topics."""
     return tuple(
         Topic(
             name=f"{connect_workers(namespace, platform.cluster_id)}-{kind}",
@@ -69,7 +66,7 @@ def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
 
 
 def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
-    """Return the properties of every worker that Tidemill starts: its group, its topics and its write settings.
+    """Return the properties of every worker that Tidemill starts.
 
     Args:
         name: the group, which is also the prefix of the topics.
@@ -82,7 +79,7 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
         "group.id": name,
         "key.converter": _JSON,
         "value.converter": _JSON,
-        # Commit records and positions in one transaction, so that a killed worker repeats nothing.
+        # One transaction commits records and positions, so that a killed worker repeats nothing.
         "exactly.once.source.support": "enabled",
     }
     for setting, (kind, _) in _TOPICS.items():
@@ -98,7 +95,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
 
     Args:
         namespace: the namespace of the workers.
-        platform: provides the brokers, the cluster's id and the replication factor.
+        platform: the brokers, the cluster's id and the replication factor.
         client: Kafka client settings under librdkafka's names, with the login that pods use.
 
     Raises:
@@ -112,7 +109,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
             partitions={setting: partitions for setting, (_, partitions) in _TOPICS.items()},
         ),
         "listeners": f"http://0.0.0.0:{PORT}",
-        # Workers forward requests to each other, but a pod's name cannot be resolved, so advertise its address.
+        # Workers forward requests to each other by address, because the name of a pod cannot be resolved.
         "rest.advertised.host.name": f"${{env:{ADDRESS_VARIABLE}}}",
         "plugin.path": PLUGINS_DIR,
         "plugin.discovery": "hybrid_warn",
@@ -129,7 +126,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
 
 
 def java_client(client: Mapping[str, Any]) -> dict[str, str]:
-    """Translate the security settings of librdkafka to those of Kafka's Java client.
+    """Translate the security settings of librdkafka to settings of Kafka's Java client.
 
     Raises:
         TidemillError: a setting or its value has no equivalent.
@@ -172,7 +169,7 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a value as it is escaped in a Java properties file."""
+    """Escape a value for a Java properties file."""
     text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     text = "".join(sign if " " <= sign <= "~" else "".join(f"\\u{unit:04x}" for unit in _units(sign)) for sign in text)
     return f"\\{text}" if text.startswith(" ") else text

@@ -1,7 +1,4 @@
-"""Pure: decides which topics a pipeline owns, why others may not use them, and which ones are deleted with it.
-
-Both the operator and `tidemill plan` use this module.
-"""
+"""Decide which topics a pipeline owns, which topics it may not use, and which topics are deleted with it."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from tidemill_operator.plan.model import Schema, Topic
 
 _NAME, _LIST, _PATTERN = "spec.source.topic.name", "spec.source.topics", "spec.source.topicPattern"
 
-# Topics that the operator created for the pipeline. Only these topics are ever deleted.
+# The topics that the operator created for the pipeline. Only these topics are ever deleted.
 TOPICS = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),
@@ -42,11 +39,9 @@ class Claim:
 def written_by_pipelines(
     namespace: str, name: str, sources: Iterable[str], *, listed: bool = False
 ) -> Iterator[TidemillError]:
-    """Yield an error for each source topic to which a pipeline writes results, anomalies or dead letters.
+    """Yield an error for each source topic that is an output topic of a pipeline, judged by its name.
 
-    `listed` tells whether the sources are a list of topics in the spec.
-
-    The check depends only on names. So nobody can take a topic whose pipeline does not exist yet.
+    `listed` says whether the spec lists the source topics. The owner of the name may not exist yet.
     """
     for source in sources:
         derived = names.derived_topic(source)
@@ -64,10 +59,9 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the conflicting claims of other pipelines, each with its error.
+    """Yield the conflicting claims of other pipelines on topics of the platform's own Kafka, each with its error.
 
-    A topic that one pipeline manages cannot be used by another. Many pipelines may read an unmanaged topic. All
-    `claims` are about topics of the platform's own Kafka.
+    Only one pipeline may manage a topic. Many pipelines may read an unmanaged topic.
     """
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
@@ -111,7 +105,7 @@ def _taken(claim: Claim) -> TidemillError:
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the topics to record as created by the operator: the managed topics that do not exist yet.
 
-    A pipeline from before such records existed also gets its existing topics that are named after it.
+    A pipeline without such records also gets its existing topics that are named after it.
     """
     if live.brokers is None:
         return ()
@@ -121,10 +115,7 @@ def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str)
 
 
 def only_made(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
-    """Return the topics of a deleted pipeline, with only those still marked as managed that may be deleted.
-
-    These are the topics that the operator created.
-    """
+    """Return the topics of a deleted pipeline, with only the operator's topics marked as managed."""
     unnoted = TOPICS.name not in live.columns
     kept = [t for t in topics if t.name not in live.made and not (unnoted and _derived(t, namespace, name))]
     return [replace(topic, managed=topic.managed and topic not in kept) for topic in topics]

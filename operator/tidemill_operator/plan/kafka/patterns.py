@@ -1,4 +1,4 @@
-"""Pure: finds the source topics of a pipeline, by its list or its pattern."""
+"""Find the source topics of a pipeline by its list or its pattern."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from tidemill_operator.plan.model import Plan
 
 
 def topics_of(source: SourceSpec, live: LiveFacts) -> tuple[list[str], list[str]]:
-    """Return the topics to read by a list or a pattern, and existing topics beyond the maximum number.
+    """Return the topics to read, and the topics beyond the maximum number that are not read.
 
-    A topic that has slots is still read by a pattern if it is gone, so that its loss is reported. Without a list and a
-    pattern, both are empty.
+    A pattern also reads former topics with slots, so that the loss of a topic is reported.
     """
     if source.topic_pattern is None:
         return list(source.topics or ()), []
@@ -22,7 +21,7 @@ def topics_of(source: SourceSpec, live: LiveFacts) -> tuple[list[str], list[str]
 
 
 def unmatched(plan: Plan, live: LiveFacts) -> TidemillError | None:
-    """Return the error if no topic matches the pattern, so that there is nothing to read."""
+    """Return the error if no topic matches the pattern."""
     pattern = plan.schema.pattern
     if not pattern or plan.schema.listed or live.brokers is None:
         return None

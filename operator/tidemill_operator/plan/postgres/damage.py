@@ -1,7 +1,6 @@
-"""Pure: detects tables, columns and rows of a pipeline that somebody else removed.
+"""Detect tables, columns and rows of a pipeline that somebody else removed.
 
-Such a loss is reported like a deleted source topic. The same annotation as for topics requests that the objects are
-created again, empty.
+The removed objects are created again, empty, only if the annotation recreate-topics requests it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.model import Schema
 
 _MOST = 8
-# Tables that every schema has had since the first version, with the data that is lost if they are dropped.
+# The tables that every schema has had since the first version, with the data that is lost if they are dropped.
 _SYSTEM = {
     "_aggregations": "the versions of aggregations, and which windows are final",
     "_offsets": "the positions up to which events are counted",
@@ -28,12 +27,7 @@ _POSITIONS = "; events that the topic still holds are then counted a second time
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return descriptions of the objects that are gone. A schema without an accepted spec has none.
-
-    Args:
-        schema: the schema in the plan.
-        live: the live schema.
-    """
+    """Return descriptions of the removed objects. A schema without an accepted spec has none."""
     if live is None or not live.accepted:
         return ()
     return (*_system(live), *_windows(schema, live))
@@ -45,7 +39,7 @@ def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
 
 
 def damaged(schema: Schema) -> TidemillError:
-    """Return the error for removed tables, which are only created again on request."""
+    """Return the error for removed tables."""
     told = "; ".join(schema.lost[:_MOST]) + ("; and more" if len(schema.lost) > _MOST else "")
     windows = not any(text.startswith(("table _", "rows of table _")) for text in schema.lost)
     replay = ", or count its windows again from the topic with `tidemill replay`" if windows else ""
@@ -82,10 +76,7 @@ def _slots(live: LiveSchema) -> Iterator[str]:
 
 
 def _windows(schema: Schema, live: LiveSchema) -> Iterator[str]:
-    """Yield descriptions of lost windows of the versions in force.
-
-    Versions that a replay is filling again are left out.
-    """
+    """Yield descriptions of lost windows, except for versions that a replay fills again."""
     spared = {row.name for row in schema.aggregations if schema.replay and row.reader == schema.replay}
     for row in schema.aggregations:
         shape = live.shapes.get((row.name, row.version))

@@ -1,4 +1,4 @@
-"""Pure: writes the messages about processors whose duties fail or that skipped data."""
+"""Write the messages about processors with failing duties or skipped data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REMEDY = {
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
     """Return errors about failing duties and skipped data, the most severe first.
 
-    The list is empty if the schema has another owner.
+    A schema of another owner gives no errors.
     """
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:

@@ -1,4 +1,4 @@
-"""A planned schema as SQL: single statements for the actuator, and a complete script for people to read."""
+"""Convert a planned schema to SQL: single statements for the actuator, and a script for people to read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rename_column(schema: str, table: str, before: str, after: str) -> str:
 
 
 def replace_key(schema: str, table: Table, former: str) -> str:
-    """Return the statement that replaces a table's key by the planned one, which is the table's first constraint."""
+    """Return the statement that replaces a table's key by the planned key."""
     return f"ALTER TABLE {_name(schema, table)} DROP CONSTRAINT {quote(former)}, ADD {table.constraints[0]}"
 
 

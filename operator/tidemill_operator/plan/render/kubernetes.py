@@ -1,4 +1,4 @@
-"""Renders a workload as manifests, in the order of their creation."""
+"""Render a workload as manifests, in the order of their creation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class Rendering:
     """The manifests of a workload.
 
     Attributes:
-        workload: the Deployment of the workload and related objects. It is owned by the pipeline, or by all pipelines
-            that share the workload.
+        workload: the Deployment and related objects, owned by all pipelines that use the workload.
         own: objects that belong only to this pipeline: its config, its Service, its Ingress.
     """
 
@@ -42,7 +41,7 @@ def render(
         workload: the workload of the plan.
         pipeline: the name of the pipeline.
         owner: the pipeline as an owner reference.
-        sharing: the pipelines that share a shared workload, including this one.
+        sharing: the pipelines that share a shared workload, including this pipeline.
         placement: the cluster's settings.
         revisions: hashes of files whose changes require new pods.
     """
@@ -74,7 +73,7 @@ def render(
 
 
 def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
-    """Render the files that all workloads of a namespace read. They do not include configs and secrets of pipelines."""
+    """Render the files that all workloads of a namespace read, without configs and secrets of pipelines."""
     if not placement.resilience:
         return ()
     metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)

@@ -1,4 +1,4 @@
-"""Names, labels and owner references of the objects in a pipeline's namespace."""
+"""The names, labels and owner references of the objects in a pipeline's namespace."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def credentials(pipeline: str) -> str:
 def shared_configs() -> list[str]:
     """Return the names of the ConfigMaps that together hold all configs of a namespace.
 
-    There are several, because a ConfigMap holds at most 1 MiB.
+    A single ConfigMap holds at most 1 MiB.
     """
     return [f"tidemill-pipelines-{shard}" for shard in range(_SHARDS)]
 
@@ -66,7 +66,7 @@ def shared_config(pipeline: str) -> str:
 
 
 def shared_secret(component: Component) -> str:
-    """Return the name of the Secret with the secret files that a shared workload may read, of all pipelines."""
+    """Return the name of the Secret with the secret files of all pipelines that a shared workload may read."""
     return f"tidemill-{component}-secrets"
 
 
