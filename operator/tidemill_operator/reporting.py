@@ -1,4 +1,4 @@
-"""Builds the report of a pass about the running spec from the outcomes of the components."""
+"""Report on a pass from the outcomes of the components."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def reported(
 
 
 def _place(kafka: KafkaSpec) -> dict[str, Any]:
-    """Return the status member of a topic that tells on which other cluster it is."""
+    """Return the status member that names the other cluster of a topic."""
     return {"kafka": kafka.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
 
 def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]] | None:
-    """Return the items of the connectors that Connect has reported, or None if Connect does not answer."""
+    """Return the status items of the connectors, or None if Connect does not answer."""
     own = [outcome for outcome in outcomes if outcome.component == Component.CONNECTORS]
     if plan.connectors and not any(outcome.observed for outcome in own):
         return None

@@ -1,4 +1,4 @@
-"""Rotates logins: creates new ones, switches to them once Postgres accepts them, and retires the former ones.
+"""Rotate logins: create them, switch to them once Postgres accepts them, and retire the former logins.
 
 Each step is a single write, so that the next pass can continue after an interruption.
 """
@@ -20,10 +20,10 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 @dataclass
 class Logins:
-    """The logins of one pipeline, for one pass.
+    """The logins of one pipeline during one pass.
 
     Attributes:
-        rotate: any text. A new text requests a rotation. Empty if there has never been a request.
+        rotate: the requested rotation. A new text requests a rotation, and an empty text requests none.
         now: the current time, as an aware datetime.
         confirm: raises an error if another operator has taken over.
     """
@@ -38,7 +38,7 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """Ensure the schema and its roles. Activate new logins as soon as Postgres has them.
+        """Ensure the schema and its roles, and activate new logins as soon as Postgres has them.
 
         Raises:
             TidemillError: a server does not answer, or a secret has invalid content.
@@ -56,13 +56,12 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Retire the former logins, once all workloads have had time to notice the new ones.
+        """Retire the former logins, once all workloads have had time to notice the new logins.
 
-        Args:
-            running: the outcomes of the workloads.
+        `running` holds the outcomes of the workloads.
 
         Raises:
-            TidemillError: for the same reasons as `ensure`.
+            TidemillError: a server does not answer, or a secret has invalid content.
         """
         known = self._known
         if known is None or known.retire_at is None or self.now < known.retire_at:
@@ -74,7 +73,7 @@ class Logins:
         return self._tell(self._known)
 
     def status(self) -> dict[str, Any]:
-        """Return the request and phase of the last rotation for the status, or an empty mapping if there was none."""
+        """Return the request and phase of the last rotation for the status, or an empty mapping."""
         known = self._known
         if known is None or not (known.rotated or known.following or known.retire_at):
             return {}

@@ -1,7 +1,4 @@
-"""Pure: builds the resource's status from outcomes.
-
-The size of the status is limited. A pass that changes nothing leaves it unchanged.
-"""
+"""Convert outcomes to the resource's status, which has a limited size."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ CONDITIONS: Mapping[Component, str] = {
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 """Components that few pipelines have."""
 _OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
-"""The components that are the cause if no event is counted for these reasons."""
+"""The component that is the cause if no event is counted for one of these reasons."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
-# Reasons of components that are in their desired state.
+# The reasons of components that are in their desired state.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
 _NEEDS_SOMEBODY = frozenset({
     Reason.INVALID_SPEC,
@@ -54,17 +51,17 @@ class Report:
         full: errors about exceeded quotas, the most severe first, or None if not checked.
         failing: errors about failing duties and skipped data, the most severe first, or None if not checked.
         stalled: why this spec is not in force.
-        judged: whether the spec was validated. Otherwise the former verdict is kept.
-        standing: why no event is counted, according to continuous observation. None if events are counted, or if none
-            waits.
-        watched: whether there is continuous observation. A single unanswered request then makes no component false.
-        accepted: whether a spec is in force, this one or an earlier one.
+        judged: whether the spec was validated. If not, the former verdict stays.
+        standing: why no waiting event is counted according to the observer, or None.
+        watched: whether the observer decides on unanswered requests.
+        accepted: whether a spec is in force, either this spec or an earlier spec.
         suspended: whether the spec in force suspends the pipeline.
-        paused: whether reconciliation is paused, so that the pipeline was at most observed.
-        rebalanced: the completed request to spread replicas, or empty if there is none.
-        credentials: the state of the last rotation of the logins, or empty if there was none.
-        topics, aggregations: items of the lists in the status.
-        replay: the progress of a replay. Empty if there is none, or None if not checked.
+        paused: whether reconciliation is paused.
+        rebalanced: the completed request to spread replicas, or empty.
+        credentials: the state of the last rotation of the logins, or empty.
+        topics: items of the list in the status.
+        aggregations: items of the list in the status.
+        replay: the progress of a replay, or None if not checked.
         connectors: items of the list in the status, or None if not checked.
     """
 
@@ -91,16 +88,12 @@ class Report:
 
 
 def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
-    """Return the new status.
+    """Return the new status, which equals `previous` if nothing changed.
 
     Args:
-        previous: the status before this pass. An unchanged condition keeps its transition time. A component that was
-            not checked keeps its state.
+        previous: the status before this pass. A component that was not checked keeps its state.
         report: the report of this pass.
         now: the current time, as an aware datetime.
-
-    Returns:
-        The new status, which equals `previous` if nothing changed.
     """
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
@@ -164,7 +157,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status for when events stop being counted between two passes. If Ready is true, it becomes false.
+    """Return the status for when events stop being counted between two passes: Ready becomes false.
 
     Args:
         previous: the current status.
@@ -181,10 +174,10 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
 
 
 def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status of a resource that cannot be deleted yet: Ready is false, and says why.
+    """Return the status of a resource that cannot be deleted yet: Ready becomes false.
 
     Args:
-        previous: the current status. Without conditions, it is returned unchanged.
+        previous: the current status.
         error: why the deletion waits.
         now: the current time, as an aware datetime.
     """
@@ -204,7 +197,6 @@ def concerned(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
 
 
 def _concerns(component: Component, report: Report) -> bool:
-    """Return whether the pipeline uses the component."""
     return component not in _OPTIONAL or any(outcome.component == component for outcome in report.outcomes)
 
 
@@ -215,13 +207,13 @@ def _component(component: Component, report: Report, before: Mapping[str, Condit
     waits = report.standing
     if waits is not None and _OF_STANDING.get(waits.reason) == component:
         return _condition(kind, "False", waits.reason, str(waits))
-    # Connectors are not observed continuously.
+    # The observer does not watch connectors.
     watched = report.watched and not report.standing and component != Component.CONNECTORS
     match whole.rank:
         case Rank.WAITING if whole.serving:
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
-            # A single unanswered request does not make a component false, because continuous observation decides that.
+            # A single unanswered request does not make a component false, because the observer decides that.
             return _condition(kind, "True", whole.reason, whole.message)
         case Rank.DONE:
             return _condition(kind, "True", whole.reason, whole.message)
@@ -250,7 +242,7 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
     """Return the condition Progressing, which is true while a change is under way.
 
-    If it is false, its reason tells whether the change is complete or stalled.
+    If Progressing is false, its reason tells whether the change is complete or stalled.
     """
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
@@ -268,7 +260,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         text = _joined(report.stalled)
         if report.accepted:
             text += "; the accepted spec stays in force"
-        # A pipeline that waits for its first topic needs nobody.
+        # A pipeline that waits for its first topic is not stalled.
         waits = not report.accepted and all(error.reason == Reason.WAITING for error in report.stalled)
         found.append(_condition("Reconciling" if waits else "Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
@@ -276,7 +268,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         found.append(before["Stalled"])
-    # Leave out components that wait for a stuck one: they will not complete by themselves either.
+    # Components that wait for a stuck component do not complete by themselves.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))
@@ -288,10 +280,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
 
 
 def _of_components(before: Mapping[str, Condition]) -> bool:
-    """Return whether the former `Stalled` condition is about components rather than the spec.
-
-    Every pass checks the components anew.
-    """
+    """Return whether the former `Stalled` condition is about components rather than the spec."""
     known = [before[kind] for kind in CONDITIONS.values() if kind in before]
     stuck = [part.get("message", "") for part in known if part["reason"] in _NEEDS_SOMEBODY]
     said = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
@@ -299,7 +288,7 @@ def _of_components(before: Mapping[str, Condition]) -> bool:
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that is present only while there are errors. If they were not checked (None), it is kept."""
+    """Return a condition that is present only while there are errors. Without a check (None), the condition is kept."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:
@@ -308,10 +297,7 @@ def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mappi
 
 
 def _told(parts: Sequence[Condition]) -> tuple[str, str]:
-    """Return one reason and one message for several conditions.
-
-    The reason comes from the condition that the others wait for.
-    """
+    """Return one reason and one message for several conditions, with the reason of the cause."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)

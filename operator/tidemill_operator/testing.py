@@ -1,7 +1,7 @@
-"""An in-memory platform for tests. It implements the protocols of the actuators without Kafka, Postgres or a cluster.
+"""An in-memory platform for tests, without Kafka, Postgres or a cluster.
 
 `reconcile(document, platform=Platform(), actuators=MemoryWorld().actuators, previous=None, now=now)` runs a whole pass.
-A test reads topics, schemas, secrets and workloads, changes them behind the operator's back, and counts the writes.
+A test reads topics, schemas, secrets and workloads, and counts the writes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tidemill_operator.plan.refusals import column_changes, foreign, gone, missi
 
 
 class MemoryTopics(MemoryPart):
-    """Topics by name, with their configs.
+    """An in-memory actuator for topics.
 
     Attributes:
         nodes: the number of brokers.
         spreads: the argument `spread` of each call of `ensure`.
-        moving: what `ensure` waits for, e.g. moving replicas, or empty if it does not wait.
+        moving: what `ensure` waits for, e.g. moving replicas, or empty.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class MemoryTopics(MemoryPart):
         self.moving = ""
 
     def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
-        """Create a topic, or create it again, as another client of Kafka may do."""
+        """Create or replace a topic, as another client of Kafka may do."""
         self.made += 1
         self.topics[name] = LiveTopic(partitions, replication_factor, f"id-{self.made}")
         self.configs[name] = dict(config)
@@ -115,11 +115,11 @@ class MemoryTopics(MemoryPart):
 
 
 class MemoryClusters(MemoryPart):
-    """Other Kafka clusters.
+    """An in-memory actuator for other Kafka clusters.
 
     Attributes:
         partitions: the number of partitions of every topic, or 0 if no topic exists.
-        ids: the topic id at each address that should differ from the default, `<brokers>/<topic>`.
+        ids: the topic ids that differ from the default `<brokers>/<topic>`, by address.
         listed: the names of all topics.
     """
 
@@ -142,12 +142,12 @@ class MemoryClusters(MemoryPart):
 
 
 class MemorySchemas(MemoryPart):
-    """Schemas by name.
+    """An in-memory actuator for schemas.
 
     Attributes:
         logins: the suffixes of the writers that may log in, by schema.
-        busy: whether a lock is taken, so that `ensure` and `release` report Waiting.
-        taken: the error that `exclusive` raises, or None if it should get the lock.
+        busy: whether `ensure` and `release` report Waiting.
+        taken: the error that `exclusive` raises, or None.
     """
 
     def __init__(self) -> None:
@@ -180,10 +180,7 @@ class MemorySchemas(MemoryPart):
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Create or change a schema.
-
-        It refuses other owners, changed column types and claimed topics, as Postgres' actuator does.
-        """
+        """Create or change a schema, and refuse what the actuator for Postgres refuses."""
         self._called("ensure")
         live = self.schemas.get(schema.name)
         if self.busy:
@@ -264,13 +261,13 @@ class MemorySchemas(MemoryPart):
         return [done(Component.SCHEMA, schema.name, changed=int(gone is not None))]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Do nothing: no partition is past its retention."""
+        """Do nothing, because no partition is past its retention."""
         self._called("expire")
         return [done(Component.SCHEMA, schema.name)]
 
 
 class MemorySecrets(MemoryPart):
-    """Secrets by namespace and pipeline. The secrets of a pipeline map file names to the files' contents."""
+    """An in-memory actuator for secrets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,7 +275,7 @@ class MemorySecrets(MemoryPart):
         self.patience_seconds = 60.0
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create the logins, or stage new ones."""
+        """Create the logins, or stage new logins."""
         self._called("ensure")
         files = self.files.setdefault((namespace, pipeline), {})
         made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
@@ -309,11 +306,12 @@ class MemorySecrets(MemoryPart):
 
 
 class MemoryRuntime(MemoryPart):
-    """Workloads by pipeline.
+    """An in-memory runtime.
 
     Attributes:
-        starting, changing: names of workloads that are not ready. Those in `changing` still serve.
-        whose: the pipeline as whose `observe` reports shared workloads.
+        starting: names of workloads that are not ready.
+        changing: names of workloads that are not ready, but still serve.
+        whose: the name of the pipeline for which `observe` reports shared workloads.
     """
 
     def __init__(self) -> None:
@@ -357,14 +355,14 @@ class MemoryRuntime(MemoryPart):
         return (namespace, pipeline) in self.running
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Return a made-up base URL for each service of the pipeline."""
+        """Return a fictitious base URL for each service of the pipeline."""
         parts = [workload.component for workload in self.running.get((namespace, pipeline), {}).values()]
         return {part: f"http://{part}.{namespace}" for part in parts if part != "processor"}
 
 
 @dataclass
 class MemoryWorld:
-    """All actuators, at first empty and with one broker. `connect` is the platform's Kafka Connect, if any."""
+    """All in-memory actuators, at first empty and with one broker. `connect` is the platform's Kafka Connect."""
 
     kafka: MemoryTopics = field(default_factory=MemoryTopics)
     postgres: MemorySchemas = field(default_factory=MemorySchemas)

@@ -1,6 +1,6 @@
-"""Generates the reference page of environment variables: `python -m tidemill_operator.resource.environment`.
+"""Generate the reference page of environment variables: `python -m tidemill_operator.resource.environment`.
 
-The descriptions of the variables are in this module. Names and defaults come from the models of workloads and platform.
+The descriptions are in this module. Names and defaults come from the models of workloads and platform.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ The runtime sets these variables. `tidemill up` passes only `TIDEMILL_KAFKA_CONF
 {workloads}
 """
 
-# By variable without its prefix: the attribute of `Platform` that holds its value, and the description.
+# The attribute of `Platform` with the value of each variable, and the variable's description.
 _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the program that starts the process."),
     "CLUSTER_ID": ("cluster_id", "Identifies this cluster among those that share Kafka or Postgres; never change it."),
@@ -217,7 +217,7 @@ def _workloads(meanings: Mapping[str, str]) -> Iterator[str]:
 
 
 def render() -> str:
-    """Return the page. Each call gives the same text."""
+    """Return the page."""
     return _PAGE.format(
         platform="\n".join(_platform()),
         cluster="\n".join(_cluster()),

@@ -1,6 +1,6 @@
-"""Generates the reference page of the resource: `python -m tidemill_operator.resource.reference`.
+"""Generate the reference page of the resource: `python -m tidemill_operator.resource.reference`.
 
-The table of members and the prose are in this module. Every name, type, bound and default comes from the schema.
+The prose is in this module. Names, types, bounds and defaults come from the schema.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def render() -> str:
-    """Return the page. Each call gives the same text."""
+    """Return the page."""
     rules = [
         f"- `{'.'.join(filter(None, (place, rule.at))) or 'the resource'}`: {rule.message}."
         for place, of_place in RULES.items()

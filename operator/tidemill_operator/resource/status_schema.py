@@ -1,7 +1,4 @@
-"""The schema of the resource's status, which the operator writes.
-
-Every list of objects has map keys, and every size is bounded.
-"""
+"""The schema of the resource's status, with map keys for lists of objects and a bound for every size."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _ORDER = "bigint[]"
 
 
 def as_noted_today(live: LiveSchema) -> LiveSchema:
-    """Return the schema with current column names. `renames` lists columns that still have a former name in Postgres."""
+    """Return the schema with current column names. `renames` lists columns with a former name in Postgres."""
     renames = {}
     columns, shapes, feeds = dict(live.columns), dict(live.shapes), dict(live.feeds)
     types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}

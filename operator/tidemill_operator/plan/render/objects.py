@@ -74,7 +74,7 @@ def service_account(metadata: Manifest) -> Manifest:
 
 
 def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
-    """Return a disruption budget that allows one unavailable pod, so that nodes with a single replica can be drained."""
+    """Return a disruption budget that allows one unavailable pod, even of a single replica."""
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(workload)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
 
