@@ -38,7 +38,6 @@ class Exposure:
         domain: the domain of the hosts `<pipeline>-<ingest or api>.<namespace>.<domain>`.
         class_name: name of the IngressClass. Empty means the cluster's default.
         tls_secret: name of a Secret in the pipelines' namespaces. Empty means no TLS.
-        annotations: annotations of every Ingress.
     """
 
     domain: str
@@ -53,7 +52,6 @@ class ConnectWorkers:
 
     Attributes:
         image: the image with Kafka's jars and the connectors' plugins.
-        replicas: the number of workers in each namespace.
         memory: the memory of each worker, as a quantity of Kubernetes.
         egress_ports: further ports that the connectors may connect to.
         caller: the namespace of the operator, which may use the workers' REST interface.
@@ -71,17 +69,10 @@ class Placement:
     """The settings of every workload in a cluster.
 
     Attributes:
-        images: the images by component.
-        pull_policy: the pull policy of all images.
         pull_secrets: names of Secrets in the pipelines' namespaces.
-        environment: variables of all workloads, without secrets.
-        ingest: variables with the limits of ingest.
-        api: variables with the limits of the API.
         called: variables of both ingest and API.
         connections: files for a Secret: `redis-url`, `kafka.json`, `postgres-ca.crt`, `redis-ca.crt`.
         resilience: text of the resilience file. Empty means the defaults of the workloads.
-        egress_ports: ports that workloads may connect to.
-        network_policies: whether to create NetworkPolicies.
         exposure: the Ingress of pipelines, or None for no Ingress.
         connect: the operator's Connect workers, or None if the operator runs no workers.
     """
@@ -108,12 +99,7 @@ class ClusterSettings:
     Attributes:
         namespaces: the watched namespaces, or empty for all namespaces.
         operator_namespace: namespace of the Lease, the certificate and the watchdog's object.
-        pod_name: name of this replica's pod.
         webhook_port: port of the admission webhook. 0 means no webhook.
-        webhook_service: name of the webhook's Service.
-        webhook_configuration: name of the webhook's configuration objects.
-        webhook_secret: name of the Secret with the webhook's certificate.
-        status_port: port of /livez, /readyz, /health, /metrics.
         drift_seconds: interval between checks of an unchanged pipeline.
         shared_kafka_login: whether pods of pipelines get the operator's own Kafka login.
     """
@@ -252,7 +238,6 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
 
 
 def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the servers' ports and TIDEMILL_EGRESS_PORTS."""
     brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
     redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
     more = _port_numbers(environ, "TIDEMILL_EGRESS_PORTS")
@@ -271,7 +256,6 @@ def _redis_authority(platform: Platform) -> str:
 
 
 def _certificates(variable: str, path: str) -> str:
-    """Return the text of a certificate file."""
     text = read_text(Path(path)) if path else ""
     if path and "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError(f"{variable}: {path} contains no certificate in PEM form (-----BEGIN CERTIFICATE-----)")

@@ -19,11 +19,7 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the names of the existing topics that a pattern of the pipeline may match.
-
-    Raises:
-        TidemillError: a cluster does not answer, or cannot be read.
-    """
+    """Return the names of the existing topics that a pattern of the pipeline may match."""
     metadata, source = pipeline.metadata, pipeline.spec.source
     if source.topic_pattern is None:
         return ()
@@ -42,11 +38,7 @@ def first_plan(
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return existing topics by name: the topics of `own`, and source topics on other clusters.
-
-    Raises:
-        TidemillError: a cluster does not answer, or cannot be read.
-    """
+    """Return existing topics by name: the topics of `own`, and source topics on other clusters."""
     there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):
@@ -55,11 +47,7 @@ def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, L
 
 
 def ensure(plan: Plan, actuators: Actuators, *, spread: Spread | None) -> list[Outcome]:
-    """Make the platform's topics match the plan, and check a source topic on another cluster.
-
-    Raises:
-        TidemillError: the platform's Kafka does not answer.
-    """
+    """Make the platform's topics match the plan, and check a source topic on another cluster."""
     outcomes = [_checked(topic, plan.namespace, actuators) for topic in plan.topics if topic.kafka is not None]
     own = [topic for topic in plan.topics if topic.kafka is None]
     return [*outcomes, *actuators.kafka.ensure(own, spread=spread)]

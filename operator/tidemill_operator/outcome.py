@@ -51,11 +51,6 @@ class Outcome:
     """The outcome of ensuring that one object is in its desired state.
 
     Attributes:
-        rank: the result.
-        component: the component of the pipeline.
-        name: the name of the object, e.g. of a topic.
-        reason: the reason to show in conditions.
-        message: one readable line. For a failure, it contains the wrong value and the remedy.
         changed: the number of writes, which is 0 if nothing differed.
         serving: whether the component works as before while its rank is Waiting.
         observed: facts, under their names in the status, e.g. `partitions`.

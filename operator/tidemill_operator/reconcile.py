@@ -60,8 +60,6 @@ class _UnseenError(Exception):
 
 @dataclass
 class _Pass:
-    """The outcomes of a pass so far."""
-
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
@@ -83,7 +81,6 @@ class _Pass:
         return all(outcome.rank <= Rank.DONE for outcome in outcomes)
 
     def block(self, *components: Component, by: str) -> None:
-        """Record that these components were not checked."""
         self.outcomes += [blocked(part, by) for part in components]
 
 
@@ -247,7 +244,6 @@ def _disconnect(
     platform: Platform,
     actuators: Actuators,
 ) -> list[Outcome]:
-    """Delete the pipeline's connectors, if it may have any."""
     has = any(pipeline is not None and pipeline.spec.source.connectors for pipeline in specs)
     if actuators.connect is None or not (has or Component.CONNECTORS in concerned(document.get("status"))):
         return []

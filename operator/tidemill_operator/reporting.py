@@ -66,7 +66,6 @@ def reported(
 
 
 def _place(kafka: KafkaSpec) -> dict[str, Any]:
-    """Return the status member that names the other cluster of a topic."""
     return {"kafka": kafka.model_dump(mode="json", by_alias=True, exclude_none=True)}
 
 
@@ -79,7 +78,6 @@ def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, An
 
 
 def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
-    """Return the progress of the current or completed replay, or an empty mapping if none was requested."""
     reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
     known = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
     told: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(known.losses)) else {}
@@ -97,7 +95,6 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
 
 
 def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
-    """Return errors about lost events, from the facts at the beginning of the pass."""
     if live.schema is None or live.schema.owner != owner:
         return []
     if plan.schema.listed:

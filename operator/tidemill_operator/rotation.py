@@ -24,7 +24,6 @@ class Logins:
 
     Attributes:
         rotate: the requested rotation. A new text requests a rotation, and an empty text requests none.
-        now: the current time, as an aware datetime.
         confirm: raises an error if another operator has taken over.
     """
 
@@ -38,11 +37,7 @@ class Logins:
     _known: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
-        """Ensure the schema and its roles, and activate new logins as soon as Postgres has them.
-
-        Raises:
-            TidemillError: a server does not answer, or a secret has invalid content.
-        """
+        """Ensure the schema and its roles, and activate new logins as soon as Postgres has them."""
         schema, secrets = self.plan.schema, self.actuators.secrets
         self._known = secrets.ensure(
             self.plan.namespace, self.plan.name, writer=schema.writer, reader=schema.reader, rotate=self.rotate
@@ -59,9 +54,6 @@ class Logins:
         """Retire the former logins, once all workloads have had time to notice the new logins.
 
         `running` holds the outcomes of the workloads.
-
-        Raises:
-            TidemillError: a server does not answer, or a secret has invalid content.
         """
         known = self._known
         if known is None or known.retire_at is None or self.now < known.retire_at:

@@ -31,14 +31,7 @@ _ANY_TOPIC = Limits(topic_prefixes=("",))
 
 @dataclass(frozen=True)
 class Seen:
-    """The result of an observation.
-
-    Attributes:
-        pipeline: the resource with the accepted spec.
-        plan: the plan of that spec.
-        live: the live facts. Facts of servers that did not answer are unknown.
-        outcomes: the outcomes of all components.
-    """
+    """The result of an observation."""
 
     pipeline: AnalyticsPipeline
     plan: Plan

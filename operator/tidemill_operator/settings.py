@@ -32,26 +32,13 @@ class Platform:
     """The platform of one operator, or of one `tidemill up`.
 
     Attributes:
-        runtime: `local` or `kubernetes`.
         cluster_id: the id of this cluster on objects that outlive a resource.
         kafka_brokers: bootstrap brokers, or empty if unknown.
-        kafka_config: client settings of the platform's own connections to Kafka, e.g. of TLS and SASL.
-        postgres: the address of the database, with its administrator's login.
-        redis_url: URL of Redis, or empty.
         redis_ca: PEM file of the certificate authorities for Redis. Empty means the system's authorities.
-        partitions: default number of partitions of a source topic.
-        replication_factor: default replication factor of topics.
-        auth_required: whether pipelines require API keys by default.
         topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
         readable_topics: patterns of topics that any pipeline may read with `managed: false`, e.g. `crm.*`.
-        ports: requested port of each component, or 0 for any free port.
-        resilience_file: the file with the workloads' breakers, retries and timeouts.
-        output_retention_ms: retention of the topics of results, anomalies and dead letters.
         replication_throttle: the limit for moving replicas, in bytes per second and broker. 0 means no limit.
         recreate_topics: whether a deleted source topic is created again, empty, without a request.
-        offsets_replication: replication factor of the topic `__consumer_offsets`. 0 leaves it unchanged.
-        connect_url: URL of Kafka Connect's REST interface, or empty.
-        connect_strimzi: the `KafkaConnect` of Strimzi that runs connectors, as `namespace/name`, or empty.
         connect_secrets: the reference to a key of a Secret in connector configs, with `{namespace}`, `{name}`,
             `{key}`.
     """
@@ -122,7 +109,6 @@ class Platform:
 
 
 def _one_connect(environ: Mapping[str, str], in_cluster: bool) -> None:
-    """Raise ValueError if several Kafka Connects are set, or one that only Kubernetes can run."""
     named = [name for name in _CONNECTS if environ.get(name)]
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)}: set only one of them, because a platform has one Kafka Connect")
@@ -210,7 +196,6 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _patterns(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Read patterns of topic names, in which `*` stands for any characters."""
     found = listed(environ, name)
     for pattern in found:
         if not _PATTERN.fullmatch(pattern):

@@ -45,22 +45,12 @@ class Report:
     """The report of one pass over a resource.
 
     Attributes:
-        generation: the generation of the observed spec.
-        outcomes: the outcomes of all components.
         lost: errors about lost events, the most severe first, or None if not checked.
-        full: errors about exceeded quotas, the most severe first, or None if not checked.
-        failing: errors about failing duties and skipped data, the most severe first, or None if not checked.
         stalled: why this spec is not in force.
         judged: whether the spec was validated. If not, the former verdict stays.
         standing: why no waiting event is counted according to the observer, or None.
         watched: whether the observer decides on unanswered requests.
         accepted: whether a spec is in force, either this spec or an earlier spec.
-        suspended: whether the spec in force suspends the pipeline.
-        paused: whether reconciliation is paused.
-        rebalanced: the completed request to spread replicas, or empty.
-        credentials: the state of the last rotation of the logins, or empty.
-        topics: items of the list in the status.
-        aggregations: items of the list in the status.
         replay: the progress of a replay, or None if not checked.
         connectors: items of the list in the status, or None if not checked.
     """
@@ -88,13 +78,7 @@ class Report:
 
 
 def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
-    """Return the new status, which equals `previous` if nothing changed.
-
-    Args:
-        previous: the status before this pass. A component that was not checked keeps its state.
-        report: the report of this pass.
-        now: the current time, as an aware datetime.
-    """
+    """Return the new status, which equals `previous` if nothing changed."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
     if report.paused and not report.outcomes:
@@ -135,13 +119,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
 
 
 def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
-    """Yield messages about aggregations for which a new version came into force.
-
-    Args:
-        previous: the former status.
-        status: the new status.
-        pipeline: the pipeline's name.
-    """
+    """Yield messages about aggregations for which a new version came into force."""
     before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
     filled = ((previous or {}).get("replay") or {}).get("versions", {})
     for item in status.get("aggregations", ()):
@@ -157,13 +135,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
 
 
 def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status for when events stop being counted between two passes: Ready becomes false.
-
-    Args:
-        previous: the current status.
-        error: why no event is counted.
-        now: the current time, as an aware datetime.
-    """
+    """Return the status for when events stop being counted between two passes: Ready becomes false."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     ready = before.get("Ready")
     if ready is None or ready["status"] != "True":
@@ -174,13 +146,7 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
 
 
 def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
-    """Return the status of a resource that cannot be deleted yet: Ready becomes false.
-
-    Args:
-        previous: the current status.
-        error: why the deletion waits.
-        now: the current time, as an aware datetime.
-    """
+    """Return the status of a resource that cannot be deleted yet: Ready becomes false."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     if "Ready" not in before:
         return dict(previous)
@@ -240,10 +206,7 @@ def _ready(parts: Sequence[Condition], report: Report) -> Condition:
 
 
 def _progressing(abnormal: Sequence[Condition]) -> Condition:
-    """Return the condition Progressing, which is true while a change is under way.
-
-    If Progressing is false, its reason tells whether the change is complete or stalled.
-    """
+    """Return the condition Progressing, which is true while a change is under way."""
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
         if kind in by_kind:
@@ -252,7 +215,6 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
 
 
 def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return the conditions that are present only while they are true."""
     found = []
     bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
     stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]

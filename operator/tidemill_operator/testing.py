@@ -32,8 +32,6 @@ class MemoryTopics(MemoryPart):
     """An in-memory actuator for topics.
 
     Attributes:
-        nodes: the number of brokers.
-        spreads: the argument `spread` of each call of `ensure`.
         moving: what `ensure` waits for, e.g. moving replicas, or empty.
     """
 
@@ -120,7 +118,6 @@ class MemoryClusters(MemoryPart):
     Attributes:
         partitions: the number of partitions of every topic, or 0 if no topic exists.
         ids: the topic ids that differ from the default `<brokers>/<topic>`, by address.
-        listed: the names of all topics.
     """
 
     def __init__(self) -> None:

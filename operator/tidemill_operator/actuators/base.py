@@ -30,9 +30,6 @@ class PipelineSecrets:
     """A pipeline's logins.
 
     Attributes:
-        writer: the active login of the workloads that write.
-        reader: the active login of the workloads that read.
-        changed: the number of secrets that were written.
         following: the staged logins, which `switch` activates.
         retire_at: the earliest time to retire the former logins, or None if they are retired.
         rotated: the value of `rotate` that requested the active logins.

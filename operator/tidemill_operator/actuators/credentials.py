@@ -127,16 +127,7 @@ def retired(files: Files) -> dict[str, str]:
 
 
 def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecrets:
-    """Return the logins of a complete set of files.
-
-    Args:
-        files: all files of the pipeline.
-        patience_seconds: how long workloads may take to notice a switch.
-        changed: the number of files that were written.
-
-    Raises:
-        TidemillError: a file has invalid content.
-    """
+    """Return the logins of a complete set of files."""
     rotation = _rotation(files)
     at = rotation.switched_at
     return PipelineSecrets(

@@ -9,8 +9,6 @@ class MemoryPart:
     """A base for in-memory actuators.
 
     Attributes:
-        writes: descriptions of all writes, in order.
-        calls: the methods that were called, in order.
         failure: the error that each call raises, or None if calls succeed.
     """
 

@@ -34,10 +34,8 @@ class Position:
 
     Attributes:
         next_offset: offset of the next record to read, or None if nothing was read.
-        consumed: number of records in committed batches.
         freshness_ms: time from the arrival of the last batch's oldest record to the batch's commit, or None if
             unknown.
-        silent_ms: time since the commit of the last batch.
         confirmed_ms: when a processor last reached the end, in epoch ms, or None if never.
         place: the topic and the partition in Kafka, or None if the pipeline reads a single topic.
     """
@@ -113,7 +111,6 @@ class Compared:
     """A pipeline's positions, compared with the ends of its partitions.
 
     Attributes:
-        partitions: the partitions whose ends Kafka reported.
         fault: why other partitions are unknown, or empty if all are known.
     """
 
@@ -151,11 +148,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
 
 
 def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) -> Partitions:
-    """Compare the positions of one pipeline with the ends of its partitions.
-
-    Raises:
-        TidemillError: Kafka does not report the end of a partition.
-    """
+    """Compare the positions of one pipeline with the ends of its partitions."""
     found = against(log, {"": (topic, positions)})[""]
     if found.fault:
         raise TidemillError(Reason.UNREACHABLE, found.fault)
@@ -168,12 +161,7 @@ def oldest(partitions: Partitions) -> dict[int, int]:
 
 
 def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, float]) -> float | None:
-    """Return the freshness of the slowest partition in seconds, or None if no events arrive.
-
-    Args:
-        positions: the positions by partition.
-        ages: seconds since the arrival of the oldest uncounted event, by partition.
-    """
+    """Return the freshness of the slowest partition in seconds, or None if no events arrive."""
     done = [
         at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
     ]
@@ -185,7 +173,6 @@ class Standing:
     """A pipeline's progress according to Postgres.
 
     Attributes:
-        positions: the positions by partition.
         watermark_ms: the watermark in epoch ms, or None without a watermark.
         at: when positions and watermark were read, in seconds of `time.monotonic()`.
         unread: the lookups that no processor could read yet, each with the reason.
@@ -207,11 +194,7 @@ class NotThere(str):
 
 
 def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
-    """Return the progress of each schema's processors, or why the progress is unknown.
-
-    Raises:
-        TidemillError: Postgres does not answer.
-    """
+    """Return the progress of each schema's processors, or why the progress is unknown."""
     found: dict[str, Standing | str] = {}
     with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
         session.connection.hurry(_HURRY_SECONDS)

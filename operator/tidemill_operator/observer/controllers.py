@@ -16,12 +16,7 @@ EVERY_SECONDS = 15.0
 
 
 class Controllers:
-    """The state of Kafka's controllers.
-
-    Args:
-        ask: returns whether the controllers answer a request about a topic. The call may block.
-        clock: returns monotonic seconds.
-    """
+    """The state of Kafka's controllers."""
 
     def __init__(self, ask: Callable[[str], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._clock = ask, clock

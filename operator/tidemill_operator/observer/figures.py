@@ -37,13 +37,10 @@ class Figures:
     """The figures about how far a pipeline is behind.
 
     Attributes:
-        lag: number of events in the topic that are not counted.
         lag_seconds: time since the arrival of the oldest uncounted event, or 0 without uncounted events.
         freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
         watermark_age_seconds: how far the watermark is behind the wall clock, or None without a watermark.
-        positions_at: when the positions were read from Postgres, in epoch seconds.
         stage_lag: the number of uncounted events that the Python stage has not written, or None without a stage.
-        stage_lag_seconds: time since the arrival of the oldest event that the stage has not written, or 0.
     """
 
     lag: int
@@ -62,7 +59,6 @@ class Observation:
     Attributes:
         figures: the figures, or None if no recent figures are known.
         fault: why no figures are known.
-        at: the time of the observation, in epoch seconds.
     """
 
     figures: Figures | None
@@ -131,8 +127,6 @@ def changed(shown: Status, found: Status) -> bool:
 
 
 def _differ_much(shown: Status, found: Status) -> bool:
-    """Return whether figures differ enough to be written soon."""
-
     def steps(name: str, little: float) -> int:
         return abs(_step(shown.get(name, 0), little) - _step(found.get(name, 0), little))
 

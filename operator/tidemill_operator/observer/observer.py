@@ -51,16 +51,11 @@ class _Pipeline:
     """The state of an observed pipeline.
 
     Attributes:
-        standing: the last progress that was read from Postgres, or None.
         fault: why `standing` is outdated, or empty if it is up to date.
-        look: the progress of each partition in the last round, or the error that kept it unknown.
         arrivals: the offset and arrival (epoch seconds) of the oldest uncounted record, by partition.
         noticed: the offset of the oldest uncounted record, and when it was first seen (epoch seconds), by
             partition.
-        source: the source topic of the Python stage, or empty without a stage.
-        stage: how far the stage is behind.
         voids: the first uncounted offset and the end of partitions with nothing but transaction markers left.
-        figures: the last figures.
         figures_at: when the figures were measured, in monotonic seconds.
     """
 
@@ -126,14 +121,7 @@ class Observer:
             self._thread.join(_POSTGRES_SECONDS + 2 * KAFKA_SECONDS)
 
     def watch(self, key: Key, schema: str, topic: str, source: str = "") -> None:
-        """Start measuring a pipeline.
-
-        Args:
-            key: the pipeline.
-            schema: the name of its schema.
-            topic: the topic that its processors read.
-            source: the source topic of its Python stage, or empty without a stage.
-        """
+        """Start measuring a pipeline."""
         with self._lock:
             known = self._known.get(key)
             if known is None or (known.schema, known.topic, known.source) != (schema, topic, source):
@@ -177,7 +165,6 @@ class Observer:
                 log.exception("measuring pipelines failed; trying again")
 
     def _read_standings(self, known: Mapping[Key, _Pipeline]) -> None:
-        """Update the positions, and keep the previous positions if Postgres does not answer in time."""
         try:
             found = self._standings.ask({pipeline.schema for pipeline in known.values()}, _POSTGRES_SECONDS)
         except TidemillError as error:
@@ -237,7 +224,6 @@ class Observer:
         partitions: Mapping[Key, Partitions],
         positions: Mapping[Key, Mapping[int, Position]],
     ) -> None:
-        """Find out when the oldest uncounted records arrived, and read each record only once."""
         asked: list[dict[Place, int]] = []
         for key, at in partitions.items():
             pipeline, wanted = known[key], oldest(at)
@@ -290,7 +276,6 @@ def _look(pipeline: _Pipeline, compared: Compared | None, kafka: KafkaLog) -> Lo
 
 
 def _with_stage(look: Look, stage: StageLook | None) -> Look:
-    """Return the combined progress of processors and stage."""
     if stage is None or isinstance(look, TidemillError):
         return look
     if stage.error is not None:
@@ -304,7 +289,6 @@ def _with_stage(look: Look, stage: StageLook | None) -> Look:
 
 
 def _still(dated: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    """Keep the entries of `dated` that still describe the oldest uncounted record of their partition."""
     return {number: (offset, at) for number, (offset, at) in dated.items() if wanted.get(number) == offset}
 
 
@@ -324,11 +308,7 @@ class _Patient:
         self._pending: Future[dict[str, Standing | str]] | None = None
 
     def ask(self, schemas: set[str], seconds: float) -> dict[str, Standing | str]:
-        """Return the answer, or an empty mapping if no answer arrives in time.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Return the answer, or an empty mapping if no answer arrives in time."""
         late = self._pending is not None
         if self._pending is None:
             self._pending = Future()

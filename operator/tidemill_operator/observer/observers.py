@@ -22,15 +22,7 @@ _UNTOLD: Tell = lambda *_: None  # noqa: E731 - the default of an argument
 
 
 class Observers:
-    """The observers of all Kafka clusters. Any thread may call `watch` and `forget`.
-
-    Args:
-        kafka: reads partitions of the platform's own Kafka.
-        clusters: connects to the clusters of other sources.
-        postgres: the database and its administrator's login.
-        show: receives the observation of each pipeline in each round, in one thread at a time.
-        progress: receives a pipeline's schema, topic and progress in each round.
-    """
+    """The observers of all Kafka clusters. Any thread may call `watch` and `forget`."""
 
     def __init__(
         self, kafka: KafkaLog, clusters: Clusters, postgres: PostgresAddress, show: Show, *, progress: Tell = _UNTOLD
@@ -99,7 +91,6 @@ class Observers:
             self._leave(key)
 
     def _cluster(self, key: Key, kafka: Mapping[str, Any] | None) -> Cluster | None:
-        """Return the cluster of the topic, or None for the platform's own cluster."""
         return self._clusters.open(key.namespace, KafkaSpec.model_validate(dict(kafka))) if kafka else None
 
     def _begin(self, cluster: Cluster) -> Observer:
@@ -109,7 +100,6 @@ class Observers:
         return observer
 
     def _leave(self, key: Key) -> None:
-        """Stop measuring a pipeline, and stop its cluster's observer after the last pipeline."""
         former = self._where.pop(key, None)
         if former is None:
             self._own.forget(key)

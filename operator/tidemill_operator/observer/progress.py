@@ -56,13 +56,10 @@ class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
     Attributes:
-        place: the pipeline's schema and source topic.
         patience: how many seconds events may wait without progress.
-        told_at: when the progress was last known.
         still_since: since when events have waited without progress, or None.
         untold_since: since when partitions have been unknown without progress of other partitions, or None.
         counted_at: when a position last advanced.
-        kafka: the brokers of the topic's cluster, or empty for the platform's own cluster.
     """
 
     place: tuple[str, str]
@@ -77,14 +74,6 @@ class _Watched:
     error: TidemillError | None = None
 
     def take(self, look: Look, now: float, unled: Callable[[], float], refused: Callable[[], str]) -> None:
-        """Update the state with an observation.
-
-        Args:
-            look: the observation.
-            now: monotonic seconds.
-            unled: returns for how many seconds Kafka's controllers have not answered.
-            refused: returns why Postgres refuses writes, or an empty text.
-        """
         if isinstance(look, TidemillError):
             if now - self.told_at >= SILENT_SECONDS:
                 self.error = look
@@ -190,7 +179,6 @@ class ProgressWatch:
 
 
 def _flush_seconds(document: Mapping[str, Any]) -> float:
-    """Return the pipeline's flush interval in seconds."""
     try:
         return parse_ms(document["spec"]["processor"]["flushInterval"]) / 1000
     except (KeyError, TypeError, ValueError):

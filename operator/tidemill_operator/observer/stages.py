@@ -36,7 +36,6 @@ class StageLook:
 
     Attributes:
         lag: the number of records that it has not written, by partition.
-        positions: its committed positions, by partition.
         ages: the age in seconds of the oldest record that it has not written, by partition.
         waits: why the stage waits, or an empty text.
         fault: why the figures are unknown, or an empty text.
@@ -58,24 +57,14 @@ class StageLook:
 
 
 class Stages:
-    """A reader of the stages' positions, which is not thread-safe.
-
-    Args:
-        kafka: reads the ends of partitions.
-        now: returns epoch seconds.
-    """
+    """A reader of the stages' positions, which is not thread-safe."""
 
     def __init__(self, kafka: KafkaLog, *, now: Callable[[], float] = time.time) -> None:
         self._kafka, self._now = kafka, now
         self._arrived: dict[Place, tuple[int, int, float | None]] = {}
 
     def look(self, wanted: Mapping[Key, str], partitions: Mapping[Key, Sequence[int]]) -> dict[Key, StageLook]:
-        """Return the lag of stages.
-
-        Args:
-            wanted: the source topic of each stage.
-            partitions: the partitions of each stage.
-        """
+        """Return the lag of stages."""
         if not wanted:
             return {}
         groups = [_group(key, reader) for key in wanted for reader in ("stage", "stage-state")]

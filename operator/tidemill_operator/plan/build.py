@@ -41,13 +41,6 @@ def build_plan(
     """Return the plan of a valid resource.
 
     A change of the spec that processors do not notice keeps the earlier generation, so that processors do not restart.
-
-    Args:
-        pipeline: the resource.
-        platform: the defaults for fields that the spec leaves out.
-        generation: the generation of the spec.
-        live: the live facts. The plan never reduces the partitions of a live topic.
-        switch: whether to put versions into force that a replay has filled.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)

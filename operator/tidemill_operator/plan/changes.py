@@ -30,7 +30,6 @@ class Change:
 
     Attributes:
         kind: topic, schema, table, aggregation, config, workload or connector.
-        name: the name of the object.
         differences: what differs from the existing object, or all members of a new object.
     """
 
@@ -43,14 +42,7 @@ class Change:
 def changes(
     plan: Plan, live: LiveFacts, *, before: Plan | None, configs: Mapping[str, Mapping[str, str]]
 ) -> tuple[Change, ...]:
-    """Return all changes that applying a plan would make.
-
-    Args:
-        plan: the desired state.
-        live: the live facts.
-        before: the plan of the accepted spec, or None without an accepted spec.
-        configs: the config values of existing topics. Other topics' configs are not compared.
-    """
+    """Return all changes that applying a plan would make."""
     return (
         *_topics(plan, live, configs),
         *_schema(plan.schema, live.schema),
@@ -129,7 +121,6 @@ def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of each lookup that decide which values are joined to events."""
     return {
         lookup["name"]: (
             lookup["on"],
@@ -141,10 +132,6 @@ def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> Iterator[Change]:
-    """Yield the changes of aggregation versions.
-
-    `recounted` says whether events are counted differently from now on.
-    """
     for row in plan.schema.aggregations if live else ():
         before = current_version(row.name, live)
         if live is None or before is None:

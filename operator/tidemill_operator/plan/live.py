@@ -44,9 +44,7 @@ class LiveReplay:
     Attributes:
         switched: whether the versions of the replay are in force.
         handed: the number of partitions whose events live processors count for its versions.
-        processed: the number of counted events.
         left: the number of events that the replay still has to count.
-        losses: the events that were no longer in the topic.
     """
 
     switched: bool = False
@@ -62,8 +60,6 @@ class Loss:
 
     Attributes:
         reason: the kind of loss: topic_recreated, expired or truncated.
-        epoch: the epoch of the positions.
-        first: the first lost offset.
         end: the offset after the last lost offset, or None if unknown.
     """
 
@@ -81,10 +77,7 @@ class Failing:
     Attributes:
         aggregation: the aggregation's name, or empty for the whole pipeline.
         duty: the name of the duty in processors: publish, scan, …
-        reason: the error.
         window: the skipped window, or empty.
-        group: the group of the skipped window.
-        metrics: the metrics that the skipped window lacks.
         more: whether more of the same kind was skipped within a day.
     """
 
@@ -105,7 +98,6 @@ class Slot:
         reading: whether the partition is read.
         added: whether the slot was added after the pipeline had started to run.
         topic_id: Kafka's id of the topic that was read, or empty.
-        next_offset: the next offset, or None if nothing was read.
     """
 
     slot: int
@@ -122,28 +114,13 @@ class LiveSchema:
     """A pipeline's live schema.
 
     Attributes:
-        owner: the owner in the schema's comment, or None.
         shapes: the shape of every aggregation version, by (name, version).
-        feeds: the columns that get values, by (name, version).
-        readers: the readers that fill versions, by (name, version).
-        replays: the replays, by reader.
-        columns: the SQL types in Postgres' spelling, by table and column.
-        generation: the value of `_generation`.
         accepted: the last accepted spec, as the user wrote it, or None.
         closed_until: the end of the last closed window in epoch milliseconds, by (name, version), or None.
-        partitions: the number of source partitions with positions.
-        missing_positions: the partitions whose positions were deleted.
         emptied: the versions, as (name, version), whose tables are empty although batches were merged into them.
         read_from: Kafka's id of the topic that was read, or empty.
-        read_before: the ids of earlier topics of the same name.
         read_to: the next offset by partition.
-        losses: the losses that processors recorded within a day.
-        kept: the totals of dead letters and anomalies.
-        held_up: the duties that are failing now.
-        skipped: the data that was skipped within a day.
         renames: the columns that still have a former name, by table: {former name: current name}.
-        made: the topics that the operator created for the pipeline.
-        slots: the slots of a pipeline with a list of topics.
     """
 
     owner: Owner | None = None
@@ -175,10 +152,8 @@ class LiveFacts:
     """The live facts that a plan depends on. By default, they are unknown.
 
     Attributes:
-        topics: the existing topics, by name.
         brokers: the number of brokers, or None if unknown.
         schema: the pipeline's schema, or None if it does not exist or is unknown.
-        replicas: the decided numbers of replicas, by component.
         found: the names of the existing topics that the pipeline's pattern may match.
     """
 

@@ -25,8 +25,6 @@ class Topic:
         of_others: whether the pipeline may only read the topic, because it belongs to others on the platform's
             Kafka.
         staged: whether the Python stage writes this topic for the processors.
-        listed: whether the topic is one of a list of source topics.
-        pattern: the pattern that the topic matches, or empty if the spec names the topic.
     """
 
     name: str
@@ -70,21 +68,11 @@ class Schema:
     """A pipeline's desired Postgres schema.
 
     Attributes:
-        partitions: the number of rows in `_offsets`.
         functions: pairs of a name and a `CREATE OR REPLACE FUNCTION` statement.
-        generation: the generation of the last spec that changed what processors read.
         accepted: the spec as the user wrote it, as JSON with sorted keys.
-        events_retention_ms: how long raw events are kept, or None if they are not stored.
-        kept: retention and quota of system tables.
-        source: the source topic, or the first of a list of topics.
         listed: the list of source topics, or empty if the pipeline has one topic.
         pattern: the pattern that the source topics match, or empty if the spec names them.
-        slots: the slots of current and former topics of the list.
-        managed: whether the pipeline manages the source topic, so that no other pipeline may use it.
         cluster: the brokers of the source topic's cluster, or empty for the platform's own cluster.
-        outputs: the output topics.
-        made: the topics to record as created for the pipeline.
-        replay: the reader of the current replay, or empty.
         switched: the reader whose versions come into force now, or empty.
         abandoned: readers of cancelled replays, whose versions are deleted.
         lost: descriptions of objects that somebody else removed, and that are created again only on request.
@@ -145,24 +133,13 @@ class Workload:
     """The processes of one workload, described for both runtimes.
 
     Attributes:
-        name: the name, unique in the namespace, e.g. `flights-processor`, `tidemill-ingest`.
         pipeline: the owning pipeline, or None if all pipelines of the namespace share the workload.
-        module: the Python module to run (`python -m …`).
-        environment: TIDEMILL_… variables. The runtime adds addresses and paths.
-        configs: the text of each config file, by file name.
         secrets: the names of the secret files that the workload may read, by pipeline.
         ports: the requested ports: `http` for clients, `status` for probes and metrics. 0 means any free port.
-        scaled_elsewhere: whether an autoscaler sets the number of replicas.
-        scaled: whether Tidemill scales the workload by lag.
         revision: a hash of the settings that processes read only at their start, or empty.
         copied: the secret files that are copied from a user's Secret, by file name, each as (Secret, key).
-        registry_secret: the user's Secret for the schema registry, or empty.
-        mqtt_secret: the user's Secret for the MQTT broker, or empty.
         alone: whether at most one process may run at a time.
-        kafka_secret: the user's Secret for the Kafka cluster of the source, or empty.
-        lookups: the ConfigMaps and Secrets of the lookups, by lookup.
         reached_ports: further ports that the processes connect to.
-        code: the user's ConfigMap with the file of the Python stage, or empty.
         image: the user's image, or empty for the image of the component.
     """
 
@@ -198,10 +175,8 @@ class Connector:
     """A desired connector of Kafka Connect.
 
     Attributes:
-        name: its name in Kafka Connect.
         called: its name in the spec.
         config: its complete config, with references instead of secrets.
-        secrets: the Secrets that the config refers to, as pairs of a name and a key.
     """
 
     name: str
@@ -217,7 +192,6 @@ class Replay:
 
     Attributes:
         reader: the name in `_readers`, which is also part of the consumer group's name.
-        versions: the versions by aggregation.
         start_from: `earliest`, or a time in RFC 3339.
         rate: the maximum number of events per second, or 0 for no limit.
         handed: the number of partitions whose events live processors already count for these versions.
@@ -235,8 +209,6 @@ class Plan:
     """The desired state of one pipeline.
 
     Attributes:
-        replay: the current replay, or None.
-        connectors: the connectors that write to the source topic.
         unread: topics that match the pattern, beyond the maximum number of topics.
     """
 

@@ -20,9 +20,7 @@ class Read:
 
     Attributes:
         kind: the kind of the object. `topics` is a pattern of topics.
-        name: its name in the spec, or its address.
         place: where it is, or empty if that is clear from the name.
-        secret: the Secret with the login, or empty.
     """
 
     kind: Kind

@@ -26,13 +26,7 @@ _LET_CLOSE = "let windows close without it with the annotation tidemill.dev/recr
 
 
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
-    """Return all reasons why a plan cannot be applied. Each message begins with the field's path.
-
-    Args:
-        pipeline: the valid resource.
-        plan: the plan that was built from the resource and `live`.
-        live: the live facts.
-    """
+    """Return all reasons why a plan cannot be applied. Each message begins with the field's path."""
     schema = plan.schema
     if (nothing := unmatched(plan, live)) is not None:
         return [nothing]
@@ -157,7 +151,6 @@ def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
 
 
 def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
-    """Return the source topic of the accepted spec, or None."""
     if live is None or live.accepted is None:
         return None
     topic: Mapping[str, Any] = live.accepted.get("source", {}).get("topic", {})
@@ -175,13 +168,11 @@ def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
 
 
 def _cluster_before(live: LiveSchema | None) -> str:
-    """Return the brokers of the accepted spec's cluster, or an empty text for the platform's own cluster."""
     kafka = live.accepted.get("source", {}).get("kafka") if live is not None and live.accepted is not None else None
     return ",".join(KafkaSpec.model_validate(kafka).servers) if kafka else ""
 
 
 def _same_topics(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the source topics at the new addresses have the ids of the topics that were read before."""
     schema = live.schema or LiveSchema()
     sources = [topic for topic in plan.topics if topic.kafka is not None]
     read = {topic.name: (view(schema, topic.name) if schema.slots else schema).read_from for topic in sources}

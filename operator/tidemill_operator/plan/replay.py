@@ -25,21 +25,13 @@ _MEMBERS = {"aggregations", "from", "rate", "at"}
 
 
 def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
-    """Return the requested replay of a resource, or None if no replay is requested.
-
-    Raises:
-        TidemillError: the request is invalid.
-    """
+    """Return the requested replay of a resource, or None if no replay is requested."""
     text = (pipeline.metadata.annotations or {}).get(REPLAY)
     return read_request(text, [aggregation.name for aggregation in pipeline.spec.aggregations]) if text else None
 
 
 def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
     """Parse a request, and fill in its defaults.
-
-    Args:
-        text: the text of the annotation.
-        known: the names of the pipeline's aggregations.
 
     Raises:
         TidemillError: the request is invalid.
@@ -66,13 +58,7 @@ def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def planned_replay(pipeline: AnalyticsPipeline, config: PipelineConfig, live: LiveSchema | None) -> Replay | None:
-    """Return the replay to run or to switch to, or None if no replay is due.
-
-    Args:
-        pipeline: the resource.
-        config: the config of the live processors.
-        live: the live schema. Without a live schema, no replay begins.
-    """
+    """Return the replay to run or to switch to, or None if no replay is due."""
     try:
         request = asked(pipeline)
     except TidemillError:

@@ -67,7 +67,6 @@ def stage_revision(config: PipelineConfig) -> str:
 
 
 def _take(value: Any, path: list[str]) -> None:
-    """Remove a member. A path through a list removes the member from each item."""
     for item in value if isinstance(value, list) else [value]:
         if len(path) > 1:
             _take(item[path[0]], path[1:])

@@ -39,14 +39,7 @@ def desired_workloads(
     decided: Mapping[ScaledComponent, int] | None = None,
     replay: Replay | None = None,
 ) -> tuple[Workload, ...]:
-    """Return the pipeline's workloads, including shared workloads.
-
-    Args:
-        config: the resolved config.
-        platform: the requested ports.
-        decided: the decided numbers of replicas, by component.
-        replay: the current replay, which has its own processors.
-    """
+    """Return the pipeline's workloads, including shared workloads."""
     spec = config.spec
     numbers = decided or {}
     processors = _workload(config, platform, "processor", own=True, resources=_resources(spec.processor.resources))
@@ -105,7 +98,6 @@ def _replay(config: PipelineConfig, platform: Platform, replay: Replay, replicas
 
 
 def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Workload:
-    """Return the workload of the Python stage, without a login to Postgres."""
     workload = _workload(
         config,
         platform,
@@ -123,14 +115,6 @@ def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Wo
 
 
 def _scaled(workload: Workload, spec: PipelineSpec, decided: Mapping[ScaledComponent, int], *, fixed: int) -> Workload:
-    """Set the workload's number of replicas, and record who decides the number.
-
-    Args:
-        workload: the processors or the Python stage.
-        spec: the pipeline's spec.
-        decided: the decided numbers of replicas, by component.
-        fixed: the number without scaling.
-    """
     component: ScaledComponent = "stage" if workload.component == "stage" else "processor"
     scaling = spec.scaling_of(component)
     by_lag = scaling is not None and scaling.mode == "lag"
@@ -193,7 +177,6 @@ def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
 
 
 def _lookups(config: PipelineConfig) -> dict[str, Reference]:
-    """Return the ConfigMap or Secret of each lookup that needs one."""
     found = {}
     for lookup in config.spec.lookups or ():
         if lookup.source.config_map is not None:

@@ -17,7 +17,6 @@ class Rule:
     """One rule about the value at one path of the resource.
 
     Attributes:
-        rule: the CEL condition.
         message: a general description of the rule.
         text: a CEL expression for the message about a specific resource, with the remedy.
         at: the path of the faulty member below this value, or empty.

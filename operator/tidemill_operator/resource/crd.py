@@ -110,7 +110,6 @@ class _Dumper(yaml.SafeDumper):
     """A YAML dumper that repeats equal values instead of using aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Return True for any data."""
         return True
 
 

@@ -15,13 +15,7 @@ from tidemill_operator.resource.cel import Rule, say
 
 
 def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
-    """Return CEL for the condition that a kind is one of `names`.
-
-    Args:
-        tag: CEL for the kind's name.
-        names: names of kinds.
-        known: the names of all kinds.
-    """
+    """Return CEL for the condition that a kind is one of `names`."""
     rest = [name for name in known if name not in names]
     if len(names) == 1:
         return f"{tag} == '{names[0]}'"
@@ -31,14 +25,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return CEL for the condition that exactly the kinds that need or may have a member have it.
-
-    Args:
-        kinds: the kinds.
-        member: a member that only some kinds have or need.
-        place: CEL for the object that has the member.
-        tag: CEL for the kind's name.
-    """
+    """Return CEL for the condition that exactly the kinds that need or may have a member have it."""
     there, known = f"has({place}.{member.alias})", list(kinds.by_name)
     if member.needing == member.kinds:
         return f"{there} == ({is_one_of(tag, member.kinds, known)})"

@@ -23,10 +23,7 @@ _METRIC_IS_THERE = "self.aggregations.exists(a, a.name == i.aggregation && a.met
 
 
 def _with_names(quantifier: str, expression: str) -> str:
-    """Return a CEL expression that can refer to the names of all columns as `names`.
-
-    A search with `in` costs less than a comparison with each item.
-    """
+    """Return a CEL expression that can refer to the names of all columns as `names`."""
     return f"[self.source.fields.map(f, f.name) + {_DERIVES}.map(d, d.name)].{quantifier}(names, {expression})"
 
 

@@ -37,10 +37,6 @@ def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[s
 
     Lists of objects with a `name` become maps with that key, and lists of strings become sets.
 
-    Args:
-        model: the model.
-        list_defaults: whether to keep defaults inside lists, for documentation.
-
     Raises:
         ValueError: a list, map or string has no bound, or there is a union. The API server would refuse such a
             schema.

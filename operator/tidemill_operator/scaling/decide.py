@@ -35,7 +35,6 @@ class _Poll:
 
     @property
     def cap(self) -> str:
-        """Return the name of the setting or fact that determines the ceiling."""
         return "maxReplicas" if self.ceiling < self.partitions else "partitions"
 
     @cached_property
@@ -119,7 +118,6 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
 
 
 def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
-    """Store a target with its time. Drop targets that are too old or not higher."""
     longest = _wait(settings, state, current=current, spared=1)
     oldest = now - longest - settings.scale_down_stabilization_seconds
     kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
@@ -127,7 +125,6 @@ def _recommend(settings: Settings, state: State, target: int, *, current: int, n
 
 
 def _most(poll: _Poll, seconds: float) -> int:
-    """Return the highest target of the last `seconds`."""
     return next((replicas for at, replicas in poll.state.wanted if at > poll.now - seconds), poll.target)
 
 
@@ -231,7 +228,6 @@ def _stay(poll: _Poll) -> _Choice:
 
 
 def _limit(poll: _Poll) -> str:
-    """Return the name of the limit that keeps the number below the need, or an empty string."""
     if poll.need.useful > poll.ceiling:
         return "maxReplicas"
     return "partitions" if poll.need.hot else ""

@@ -132,8 +132,6 @@ class PartitionFigures:
     """The positions of one partition of the source topic.
 
     Attributes:
-        start: the first offset.
-        end: the offset after the last record.
         position: the committed next offset, or None if nothing is committed yet.
         consumed: the number of committed records.
     """
@@ -179,13 +177,11 @@ class Load:
     """The load, computed from this poll and earlier polls.
 
     Attributes:
-        lag: the number of unprocessed events in all partitions.
         lags: the lag of each partition that is not stuck.
         arriving: arriving events per second, by partition.
         rising: the growth of arrivals, in events per second per second.
         rate_per_replica: events per second of a busy replica, or None if never measured.
         proven: the highest events per second of a replica so far, busy or not.
-        freshness_seconds: the time from an event's arrival until it can be queried, or None if unknown.
         stuck: partitions that have not advanced for some polls, while others have.
     """
 
@@ -242,13 +238,9 @@ class Decision:
     """A scaling decision and its reason.
 
     Attributes:
-        at: the time in epoch seconds.
-        current: the desired number of replicas before the decision.
         desired: the right number of replicas. With dryRun, this number is only reported.
         replicas: the number of replicas to set.
-        need: the number of replicas that the load requires, or None if unknown.
         limited_by: the setting or fact that limits `desired`, or an empty string.
-        lines: the calculation in words.
     """
 
     at: float

@@ -80,7 +80,6 @@ def _by_rate(settings: Settings, load: Load, rate: float) -> list[float]:
 
 
 def _fullest(utilisation: float, band: float) -> float:
-    """Return the highest allowed load of a replica, as a multiple of the target load."""
     return (utilisation + band) / utilisation + 1e-9
 
 

@@ -19,8 +19,6 @@ class Sample:
 
     Attributes:
         at: the end of the interval, in epoch seconds.
-        arrived: arrived events per second.
-        consumed: committed events per second.
         rate: events per second of a busy replica, or None if unknown.
     """
 
@@ -47,21 +45,12 @@ class State:
     """The scaling state. Times are epoch seconds.
 
     Attributes:
-        polled_at: the time of the last figures.
         seen: (end, consumed, lag) of each partition in the last figures.
-        moving: whether replicas or partitions were changing in the last figures.
         standing: since when each stuck partition has not advanced.
-        samples: the intervals of the lookback.
-        rate_per_replica: the last estimate of a replica's events per second.
-        proven: the highest rate of a replica so far, busy or not.
         wanted: (last time, replicas) of each target in the stabilisation period, the highest number first.
         watched_since: since when figures have arrived without a long gap.
         idle_since: since when there have been no arrivals and no lag.
-        changed_at: the time of the last change of replicas.
-        lowered_at: the time of the last reduction.
         patience: the factor that lengthens the stabilisation period for scaling down.
-        failed_polls: how many polls in a row have failed.
-        decisions: the last decisions, oldest first.
     """
 
     polled_at: float | None = None

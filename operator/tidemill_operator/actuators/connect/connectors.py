@@ -53,9 +53,6 @@ class KafkaConnect:
             adopt: whether to take over connectors that have the pipeline's prefix and another owner.
             renewed: names of connectors to restart, because their secrets have changed.
             keep: names of further connectors that are not deleted.
-
-        Raises:
-            TidemillError: Connect does not answer.
         """
         live = set(self._names(needed=bool(connectors)))
         outcomes = [
@@ -85,7 +82,6 @@ class KafkaConnect:
                 _log.info("connector %s deleted, because its pipeline is gone", name)
 
     def _names(self, *, needed: bool) -> list[str]:
-        """Return the names of all connectors, or no names if the cluster cannot have connectors."""
         try:
             return self._backend.names()
         except TidemillError as error:

@@ -14,7 +14,6 @@ class MemoryConnect:
     """An in-memory Kafka Connect. Every new connector runs one task.
 
     Attributes:
-        writes: descriptions of all writes, in order.
         failure: the error that each call raises, or None if calls succeed.
         refused: errors that `create` and `configure` raise, by the name of the connector.
     """

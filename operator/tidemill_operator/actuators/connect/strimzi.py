@@ -19,11 +19,7 @@ class StrimziConnectors:
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        """Return the names of all connectors in the namespace, including connectors of other Connect clusters.
-
-        Raises:
-            TidemillError: the API does not answer, or Strimzi's CRD does not exist.
-        """
+        """Return the names of all connectors in the namespace, including connectors of other Connect clusters."""
         try:
             found = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
         except NotFound:

@@ -64,11 +64,7 @@ class Cluster:
         return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
 
     def names(self, own_id: Callable[[], str]) -> list[str]:
-        """Return the names of all topics that the login may describe.
-
-        Raises:
-            TidemillError: the cluster does not answer, refuses the login, or is the platform's own.
-        """
+        """Return the names of all topics that the login may describe."""
 
         def names() -> list[str]:
             self._check(own_id)
@@ -77,11 +73,7 @@ class Cluster:
         return self._asked(names)
 
     def topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist or the login may not describe it.
-
-        Raises:
-            TidemillError: the cluster does not answer, refuses the login, or is the platform's own.
-        """
+        """Return a topic, or None if it does not exist or the login may not describe it."""
         return self._asked(lambda: self._topic(name, own_id))
 
     def _asked(self, ask: Callable[[], T]) -> T:
@@ -112,12 +104,7 @@ class Cluster:
 
 
 class Clusters:
-    """The thread-safe collection of clients for the clusters of sources.
-
-    Args:
-        keys: reads a Secret.
-        own: the client of the platform's own Kafka, to recognise that cluster. None skips the check.
-    """
+    """The thread-safe collection of clients for the clusters of sources."""
 
     def __init__(self, keys: Keys, own: KafkaSession | None = None) -> None:
         self._keys, self._own, self._id = keys, own, ""
@@ -125,11 +112,7 @@ class Clusters:
         self._lock = threading.Lock()
 
     def open(self, namespace: str, kafka: KafkaSpec) -> Cluster:
-        """Return the cluster with its current login.
-
-        Raises:
-            TidemillError: the Secret is missing, invalid or unreadable.
-        """
+        """Return the cluster with its current login."""
         connection = self._connection(namespace, kafka)
         key = namespace, kafka
         with self._lock:
@@ -142,19 +125,11 @@ class Clusters:
         return known
 
     def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
-        """Return the names of all topics that the login may describe.
-
-        Raises:
-            TidemillError: the Secret is unusable, or the cluster cannot be read.
-        """
+        """Return the names of all topics that the login may describe."""
         return self.open(namespace, kafka).names(self._own_id)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
-        """Return a topic, or None if it does not exist or the login may not describe it.
-
-        Raises:
-            TidemillError: the Secret is unusable, or the cluster cannot be read.
-        """
+        """Return a topic, or None if it does not exist or the login may not describe it."""
         return self.open(namespace, kafka).topic(name, self._own_id)
 
     def _own_id(self) -> str:

@@ -24,16 +24,7 @@ class Group:
 
 
 def describe_group(config: Mapping[str, Any], name: str, timeout_seconds: float) -> Group:
-    """Return the state of a consumer group. A group that does not exist has no members.
-
-    Args:
-        config: client settings in librdkafka's names.
-        name: the group's name.
-        timeout_seconds: the timeout of each request.
-
-    Raises:
-        TidemillError: Kafka does not answer the request.
-    """
+    """Return the state of a consumer group. A group that does not exist has no members."""
     doing = f"describing consumer group {name}"
     with (
         connected(config, timeout_seconds, doing) as client,
@@ -56,16 +47,7 @@ class Committed:
 def committed_offsets(
     config: Mapping[str, Any], groups: Sequence[str], timeout_seconds: float
 ) -> dict[str, dict[tuple[str, int], Committed]]:
-    """Return the committed offsets of consumer groups, by topic and partition.
-
-    Args:
-        config: client settings in librdkafka's names.
-        groups: the groups' names.
-        timeout_seconds: the timeout of each request.
-
-    Raises:
-        TidemillError: Kafka does not answer the request.
-    """
+    """Return the committed offsets of consumer groups, by topic and partition."""
     doing = f"reading offsets of consumer groups {', '.join(groups[:3])}{' …' if len(groups) > 3 else ''}"
     with (
         connected(config, timeout_seconds, doing) as client,

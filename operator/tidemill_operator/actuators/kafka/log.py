@@ -34,14 +34,7 @@ class Offsets:
 
 
 class KafkaLog:
-    """A thread-safe reader of partitions.
-
-    Args:
-        brokers: bootstrap brokers.
-        config: further client settings.
-        timeout_seconds: the timeout of a call, including all its attempts.
-        name: the name of the cluster in messages, or empty for the platform's own cluster.
-    """
+    """A thread-safe reader of partitions."""
 
     def __init__(
         self,
@@ -147,7 +140,6 @@ class KafkaLog:
             return self._client
 
     def _renew(self, client: AdminClient) -> None:
-        """Replace the client, unless it was already replaced."""
         with self._lock:
             if self._client is client:
                 self._client = None

@@ -21,22 +21,13 @@ class Moving:
 
 
 class KafkaMoves:
-    """The partition reassignments of one Kafka cluster.
-
-    Args:
-        client: a `kafka.admin.KafkaAdminClient`.
-        brokers: the cluster's bootstrap brokers, for messages.
-    """
+    """The partition reassignments of one Kafka cluster."""
 
     def __init__(self, client: Any, brokers: str) -> None:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """Return the partitions of a topic that are being reassigned, by number.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Return the partitions of a topic that are being reassigned, by number."""
         with self._told("listing the replicas that are being moved"):
             found = self._client.list_partition_reassignments({topic: list(partitions)})
         return {
@@ -47,20 +38,12 @@ class KafkaMoves:
         }
 
     def any(self) -> bool:
-        """Return whether any partition of the cluster is being reassigned.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Return whether any partition of the cluster is being reassigned."""
         with self._told("listing the replicas that are being moved"):
             return bool(self._client.list_partition_reassignments())
 
     def move(self, topic: str, wanted: Mapping[int, Sequence[int] | None]) -> None:
-        """Reassign partitions to brokers. None instead of brokers cancels a reassignment.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses a reassignment.
-        """
+        """Reassign partitions to brokers. None instead of brokers cancels a reassignment."""
         import kafka.errors
 
         doing = f"moving replicas of topic {topic}"
@@ -88,14 +71,6 @@ class KafkaMoves:
 
 @contextmanager
 def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMoves]:
-    """Yield a client for reassignments, and close it afterwards.
-
-    Args:
-        config: client settings in librdkafka's names.
-        timeout_seconds: the timeout of each request.
-
-    Raises:
-        TidemillError: Kafka does not answer.
-    """
+    """Yield a client for reassignments, and close it afterwards."""
     with connected(config, timeout_seconds, "connecting to move replicas") as client:
         yield KafkaMoves(client, str(config["bootstrap.servers"]))

@@ -27,16 +27,7 @@ _SAME = {
 
 @contextmanager
 def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
-    """Yield a `kafka.KafkaAdminClient`, and close it afterwards.
-
-    Args:
-        config: client settings in librdkafka's names.
-        timeout_seconds: the timeout of each request.
-        doing: the task of the client, which begins each error message.
-
-    Raises:
-        TidemillError: Kafka does not answer.
-    """
+    """Yield a `kafka.KafkaAdminClient`, and close it afterwards."""
     import kafka
 
     from tidemill_operator.actuators.kafka.python_connections import Connections
@@ -82,7 +73,6 @@ def told(doing: str, brokers: str) -> Iterator[None]:
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the security settings from librdkafka's names to kafka-python's names."""
     told: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
     for name in ("security_protocol", "sasl_mechanism"):
         if name in told:

@@ -57,10 +57,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
 
 class _Socket(KafkaNetSocket):  # type: ignore[misc]
-    """A socket that is closed if the broker does not answer.
-
-    The library selects this class by the scheme of a proxy URL.
-    """
+    """A socket that is closed if the broker does not answer."""
 
     SCHEMES = ("direct",)
 
@@ -75,7 +72,6 @@ class _Socket(KafkaNetSocket):  # type: ignore[misc]
 class _Tls(KafkaSSLTransport):  # type: ignore[misc]
     @property
     def socket(self) -> Any:
-        """Return the encrypted socket."""
         return self._sock
 
     async def handshake_until(self, timeout_at: float | None) -> None:

@@ -50,12 +50,7 @@ def held(described: Any) -> Mapping[int, Held]:
 
 
 class Replication:
-    """The actuator that changes the replicas of topics.
-
-    Args:
-        session: makes the requests to the cluster.
-        throttle_bytes: the limit for moving replicas, in bytes per second and broker. 0 means no limit.
-    """
+    """The actuator that changes the replicas of topics."""
 
     def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:
         self._session, self._rate = session, throttle_bytes
@@ -69,18 +64,7 @@ class Replication:
         *,
         leaving: frozenset[int] = frozenset(),
     ) -> Advance:
-        """Take the next step of changing a topic's replicas, if any.
-
-        Args:
-            topic: the topic's name.
-            partitions: the live partitions.
-            config: the complete config of the topic.
-            wish: the requested replicas.
-            leaving: the brokers that lose all replicas.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Take the next step of changing a topic's replicas, if any."""
         ours = bool(config.get(LEADERS))
         if is_calm(partitions, wish, ours=ours):
             return Advance()
@@ -97,11 +81,7 @@ class Replication:
             return Advance(step.change, self._take(topic, step, config, brokers, moving))
 
     def relieve(self) -> None:
-        """Remove the brokers' throttle if no replica is moving.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Remove the brokers' throttle if no replica is moving."""
         with moves(self._session.config, self._session.timeout) as moving:
             self._free(Brokers(self._racks()), moving)
 

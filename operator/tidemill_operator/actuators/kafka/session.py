@@ -29,14 +29,7 @@ _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, Ka
 
 
 class KafkaSession:
-    """The thread-safe requests to one Kafka cluster.
-
-    Args:
-        brokers: bootstrap brokers.
-        config: further client settings, e.g. of TLS and SASL.
-        timeout_seconds: the timeout of each request.
-        remedy: the remedy in messages if Kafka refuses the login or the certificate.
-    """
+    """The thread-safe requests to one Kafka cluster."""
 
     def __init__(
         self, brokers: str, config: Mapping[str, Any], timeout_seconds: float, *, remedy: str = _CHECK_SETTINGS
@@ -47,11 +40,7 @@ class KafkaSession:
         self._refused = ""
 
     def admin(self) -> AdminClient:
-        """Return the client, which is created at first use.
-
-        Raises:
-            TidemillError: no broker is configured.
-        """
+        """Return the client, which is created at first use."""
         if not self.brokers:
             raise TidemillError(Reason.UNREACHABLE, "no Kafka address is configured", "set TIDEMILL_KAFKA_BROKERS")
         if self.client is None:
@@ -72,11 +61,7 @@ class KafkaSession:
                     raise
 
     def cluster_id(self) -> str:
-        """Return the id of the cluster.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Return the id of the cluster."""
         with self.told("describing the cluster"):
             return str(self.wait(self.admin().describe_cluster(request_timeout=self.timeout)).cluster_id or "")
 
@@ -85,9 +70,6 @@ class KafkaSession:
 
         Returns:
             Whether Kafka showed the changed configs within 15 seconds.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
         """
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
@@ -108,11 +90,7 @@ class KafkaSession:
         return self.settle(shows)
 
     def described(self, topics: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of the topics that exist, by name.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Return the client's descriptions of the topics that exist, by name."""
         if not topics:
             return {}
         found = {}
@@ -128,20 +106,12 @@ class KafkaSession:
         return found
 
     def names(self) -> list[str]:
-        """Return the names of all topics that the login may describe.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Return the names of all topics that the login may describe."""
         with self.told("listing topics"):
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
     def existing(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of existing topics by name, also of topics that only the controller knows.
-
-        Raises:
-            TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
-        """
+        """Return the client's descriptions of existing topics by name, after asking the controller too."""
         found = self.described(names)
         late = self.known_to_controller([name for name in names if name not in found])
 
@@ -159,11 +129,7 @@ class KafkaSession:
         return found
 
     def configs(self, kind: ResourceType, names: list[str]) -> Mapping[str, Mapping[str, str]]:
-        """Return all config values of existing topics or brokers.
-
-        Raises:
-            TidemillError: Kafka does not answer, or refuses the request.
-        """
+        """Return all config values of existing topics or brokers."""
         if not names:
             return {}
         found = {}
@@ -177,11 +143,7 @@ class KafkaSession:
         return found
 
     def shows(self, topic: str, config: Mapping[str, str]) -> bool:
-        """Return whether Kafka shows the given configs of a topic.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return whether Kafka shows the given configs of a topic."""
         try:
             return config.items() <= self.configs(ResourceType.TOPIC, [topic])[topic].items()
         except TidemillError as error:
@@ -190,11 +152,7 @@ class KafkaSession:
             return False
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
-        """Return the names of the topics that the controller knows. A broker may not know a new topic yet.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Return the names of the topics that the controller knows. A broker may not know a new topic yet."""
         if not topics:
             return frozenset()
         known = set()
@@ -229,10 +187,7 @@ class KafkaSession:
             self.client.poll(0)
 
     def _gone(self, doing: str, how: str) -> TidemillError:
-        """Return the error for an unanswered request, and discard the client.
-
-        The connections of a client may stay silent after Kafka answers again.
-        """
+        """Return the error for an unanswered request, and discard the client."""
         self._served()
         self.client = None
         if not self._refused:

@@ -76,15 +76,7 @@ class KafkaTopics:
         return self._session.configs(ResourceType.TOPIC, list(names))
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan. Return one outcome for each topic.
-
-        Args:
-            topics: the topics of the plan.
-            spread: how to spread the replicas over the brokers, or None to move replicas only if necessary.
-
-        Raises:
-            TidemillError: Kafka does not answer.
-        """
+        """Make the topics match the plan. Return one outcome for each topic."""
         live = self._session.described([topic.name for topic in topics])
         configs = self.configs([topic.name for topic in topics if topic.managed and topic.name in live])
         outcomes = []
@@ -98,7 +90,6 @@ class KafkaTopics:
         return outcomes
 
     def _secure_offsets(self) -> None:
-        """Raise the replication factor of `__consumer_offsets` if it is too low."""
         try:
             described = self._session.described([_OFFSETS]).get(_OFFSETS)
             if described is None:
@@ -216,7 +207,6 @@ class KafkaTopics:
         return self._await(topic)
 
     def _repair(self, name: str, drift: Mapping[str, str]) -> bool:
-        """Set configs, and return whether Kafka shows them."""
         if not drift:
             return True
         log.info("topic %s: %s", name, ", ".join(f"{key} is {value} from now on" for key, value in drift.items()))

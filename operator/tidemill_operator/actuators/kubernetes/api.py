@@ -89,13 +89,7 @@ class Terminating(TidemillError):
 
 
 class Api:
-    """The API of one cluster.
-
-    Args:
-        configuration: address and credentials. None means the pod's service account, or else the file in
-            KUBECONFIG.
-        timeout_seconds: the timeout of each call.
-    """
+    """The API of one cluster."""
 
     def __init__(self, configuration: client.Configuration | None = None, *, timeout_seconds: float = _SECONDS) -> None:
         self.configuration = configuration or load()
@@ -104,17 +98,7 @@ class Api:
         self._timeout = timeout_seconds
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object, or None if it does not exist.
-
-        Args:
-            kind: the object's kind.
-            namespace: the object's namespace.
-            name: the object's name.
-            sure: whether to read the live object even if a cached copy exists.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return an object, or None if it does not exist."""
         try:
             return self._call("GET", _path(kind, namespace, name))
         except NotFound:
@@ -123,15 +107,10 @@ class Api:
     def list(
         self, kind: Kind, namespace: str | None = None, *, selector: str = "", metadata_only: bool = False
     ) -> list[Document]:
-        """Return the objects of a kind in one namespace, or in all namespaces.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return the objects of a kind in one namespace, or in all namespaces."""
         return self._pages(kind, namespace, selector=selector, metadata_only=metadata_only)[0]
 
     def _pages(self, kind: Kind, namespace: str | None, *, selector: str, metadata_only: bool) -> tuple[Documents, str]:
-        """Return all objects, and the resource version of the list."""
         found: list[Document] = []
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
         accept = _METADATA_ONLY if metadata_only else _JSON
@@ -146,27 +125,15 @@ class Api:
             query["continue"] = metadata["continue"]
 
     def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """Return an object that only the operator changes, possibly from a cache.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return an object that only the operator changes, possibly from a cache."""
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
-        """Return the objects of a namespace that are labelled with one of the owners' UIDs.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return the objects of a namespace that are labelled with one of the owners' UIDs."""
         return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Return the names of a namespace's pipelines by UID. `sure` reads the live list instead of a cached list.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
-        """
+        """Return the names of a namespace's pipelines by UID. `sure` reads the live list instead of a cached list."""
         found = self.list(PIPELINE, namespace, metadata_only=True)
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
 
@@ -180,7 +147,6 @@ class Api:
 
         Raises:
             Conflict: `metadata.resourceVersion` or `uid` is given, and differs from the live object.
-            TidemillError: the API does not answer, or refuses the request.
         """
         query = {"fieldManager": manager, "force": "true"}
         return self._call("PATCH", _of(body, subresource), body=body, query=query, content=_APPLY)
@@ -190,7 +156,6 @@ class Api:
 
         Raises:
             Conflict: the object has changed since it was read.
-            TidemillError: the API does not answer, or refuses the request.
         """
         return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
 
@@ -200,7 +165,6 @@ class Api:
         Raises:
             NotFound: the object does not exist.
             Conflict: a resourceVersion is given, and differs from the live object.
-            TidemillError: the API does not answer, or refuses the request.
         """
         query = {"fieldManager": MANAGER}
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
@@ -209,9 +173,6 @@ class Api:
         """Delete an object and its dependents, and return whether the object existed.
 
         If `uid` is given, an object with another UID stays.
-
-        Raises:
-            TidemillError: the API does not answer, or refuses the request.
         """
         body: Document = {"propagationPolicy": "Background"}
         if uid:

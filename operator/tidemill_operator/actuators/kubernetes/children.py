@@ -35,9 +35,7 @@ class Children:
     """The pipeline's own objects, and the objects that it shares with other pipelines, during one pass.
 
     Attributes:
-        changed: the number of writes so far.
         repairs: descriptions of changes by others that were reverted.
-        made: the objects that were created.
     """
 
     def __init__(self, api: Api, namespace: str, owner: OwnerReference) -> None:
@@ -55,11 +53,7 @@ class Children:
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:
-        """Return an object, or None if it does not exist.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Return an object, or None if it does not exist."""
         known = self.known(kind.kind, name)
         if known is None:
             known = self._api.recent(kind, self._namespace, name)
@@ -68,11 +62,7 @@ class Children:
         return known
 
     def ensure(self, manifest: Document) -> Document:
-        """Make an object match its manifest, and return the live object.
-
-        Raises:
-            TidemillError: the object has another owner, or the API does not answer or refuses the request.
-        """
+        """Make an object match its manifest, and return the live object."""
         kind, name = KINDS[manifest["kind"]], manifest["metadata"]["name"]
         wanted = _marked(manifest)
         live = self.get(kind, name)

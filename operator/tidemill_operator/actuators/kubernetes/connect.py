@@ -106,11 +106,7 @@ class NamespaceConnect:
         self._connect = settings.clients.of(namespace)
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
-        """Make the workers and the pipeline's connectors match the plan.
-
-        Raises:
-            TidemillError: the workers are still starting, cannot be started, or do not answer.
-        """
+        """Make the workers and the pipeline's connectors match the plan."""
         if not connectors:
             return self.remove(owner=owner)
         client = json.loads(self._settings.placement.connections.get("kafka.json") or "{}")
@@ -140,19 +136,11 @@ class NamespaceConnect:
             self._settings.clients.swept[self._namespace] = uid
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
-        """Return the outcomes of the live connectors.
-
-        Raises:
-            TidemillError: the workers do not answer.
-        """
+        """Return the outcomes of the live connectors."""
         return self._connect.observe(connectors)
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
-        """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them.
-
-        Raises:
-            TidemillError: the workers do not answer, or they do not run and another pipeline needs them.
-        """
+        """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them."""
         # Without available workers, no connector runs. The next workers delete the stored connectors.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
         if live is not None and not _available(live):
@@ -163,7 +151,6 @@ class NamespaceConnect:
         return outcomes
 
     def _remove_idle(self, children: Children, _: dict[str, str]) -> Document:
-        """Delete workers that are not available, unless another pipeline needs them."""
         live = children.known(DEPLOYMENT.kind, workers.NAME)
         needing = [found["metadata"] for found in self._needing()]
         others = sorted(
@@ -183,7 +170,6 @@ class NamespaceConnect:
         return {}
 
     def _needing(self) -> list[Document]:
-        """Return the pipelines of the namespace whose specs have connectors."""
         return [found for found in self._api.list(PIPELINE, self._namespace) if workers.needs_workers(found)]
 
     @property
@@ -205,7 +191,6 @@ class NamespaceConnect:
         return values, missing
 
     def _apply(self, children: Children, alive: dict[str, str], properties: str, values: dict[str, str]) -> Document:
-        """Make the workers' objects match the settings, and return the live Deployment."""
         revision = self._configure(children, alive, properties)
         known = decoded(children.get(SECRET, connect.SECRETS) or {})
         others = set(alive.values()) - {self._owner.name}
@@ -244,7 +229,6 @@ class NamespaceConnect:
         return marks.shared_metadata(name, self._namespace, component=connect.COMPONENT, owners=sharing)
 
     def _leave(self, children: Children, alive: dict[str, str]) -> Document:
-        """Withdraw the pipeline from the workers' objects."""
         for kind in _OBJECTS:
             children.leave(kind, workers.NAME)
         held = children.get(SECRET, connect.SECRETS) or {}
@@ -274,11 +258,6 @@ def _available(live: Document) -> bool:
 
 
 def _value(secret: str, key: str, data: Mapping[str, str]) -> str:
-    """Return the text of a key of a Secret.
-
-    Raises:
-        TidemillError: the key does not exist, or its value is a path that no connector may read.
-    """
     try:
         text = base64.b64decode(data[key]).decode()
     except (KeyError, ValueError):

@@ -139,7 +139,6 @@ def _containers(of: Mapping[str, Any]) -> set[str]:
 
 
 def _held(live: Mapping[str, Any]) -> str:
-    """Return the path of the first field that another manager owns."""
     for entry in live["metadata"].get("managedFields", ()):
         if entry.get("manager") == MANAGER or entry.get("subresource") in ("status", "scale"):
             continue

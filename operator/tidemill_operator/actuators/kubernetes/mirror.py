@@ -41,8 +41,6 @@ class _Copy:
     """The copy of an object.
 
     Attributes:
-        version: the resource version. Later versions are greater.
-        owner: the UID in the object's owner label.
         packed: the serialized object, or None if only its metadata is known.
         at: when the object was seen, in monotonic seconds.
     """
@@ -133,14 +131,7 @@ class Mirror:
 
 
 class MirroredApi(Api):
-    """An API client that reads objects of watched kinds from a cache.
-
-    Args:
-        mirror: the cache.
-        everywhere: whether all namespaces are watched.
-        listed_seconds: how often all objects are listed.
-        configuration: address and credentials.
-    """
+    """An API client that reads objects of watched kinds from a cache."""
 
     def __init__(
         self,
@@ -231,7 +222,6 @@ class MirroredApi(Api):
 
     @contextmanager
     def _writing(self, kind: Kind, namespace: str | None, name: str) -> Iterator[None]:
-        """Discard the copy of an object if a write shows that the object has changed or is gone."""
         try:
             yield
         except (Conflict, NotFound):
@@ -239,7 +229,6 @@ class MirroredApi(Api):
             raise
 
     def _list(self, kind: Kind, namespace: str) -> None:
-        """List all objects of a kind if the last list is too old."""
         scope = None if self._everywhere else namespace
         with self._listing:
             if not self._mirror.is_whole(kind, scope, seconds=self._seconds):

@@ -13,17 +13,9 @@ _FILES = "tidemill.dev/files"
 
 
 def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
-    """Annotate the pods of a workload with a hash of their files.
+    """Annotate the pods of a workload with a hash of their files, and return the number of changed pods.
 
-    Args:
-        api: the API of the cluster.
-        namespace: the namespace of the pods.
-        workload: the name of the workload.
-        mark: the hash.
-        shown: the hashes that workloads were last given, by namespace and workload. This call updates them.
-
-    Returns:
-        The number of pods that were changed.
+    `shown` holds the last hash of each workload, and is updated.
     """
     # A pod that starts later gets the current files anyway.
     if shown.get((namespace, workload)) == mark:

@@ -41,13 +41,11 @@ def rolled_out(live: Mapping[str, Any]) -> bool:
 
 
 def _is_seen(live: Mapping[str, Any]) -> bool:
-    """Return whether the Deployment's status reflects its newest spec."""
     observed = int(live.get("status", {}).get("observedGeneration", 0))
     return observed >= int(live["metadata"].get("generation", 1))
 
 
 def _trouble(status: Mapping[str, Any]) -> str:
-    """Return why the rollout cannot complete, or an empty text."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", ())}
     failure = conditions.get("ReplicaFailure", {})
     if failure.get("status") == "True":

@@ -55,10 +55,8 @@ class KubernetesRuntime:
     """The runtime of one pipeline in a cluster, during one pass.
 
     Attributes:
-        scale: the scale of the processors in the last `ensure` or `observe`.
         stage: the number of running processes of the Python stage, or None if no stage was seen.
         repairs: descriptions of changes by others that were reverted.
-        made: the objects that were created.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
@@ -74,9 +72,6 @@ class KubernetesRuntime:
 
         Returns:
             One outcome per workload: Done if its rollout is complete, else Waiting.
-
-        Raises:
-            TidemillError: the API does not answer.
         """
         self._serving = {workload.component for workload in workloads}
         if not workloads:
@@ -94,11 +89,7 @@ class KubernetesRuntime:
         return self._retried(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the workloads that have a Deployment, without changing any.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Return the outcomes of the workloads that have a Deployment, without changing any."""
         outcomes = []
         for workload in workloads:
             live = self._api.get(DEPLOYMENT, workload.namespace, workload.name)
@@ -116,11 +107,7 @@ class KubernetesRuntime:
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), told)
 
     def remove(self, namespace: str, pipeline: str) -> None:
-        """Remove a pipeline's workloads, and withdraw it from shared workloads.
-
-        Raises:
-            TidemillError: the API does not answer, or pods are still terminating (reason Waiting).
-        """
+        """Remove a pipeline's workloads, and withdraw it from shared workloads."""
 
         def act(doing: Pass) -> list[Outcome]:
             doing.leave(SHARING, configs=True, all_of_it=True)
@@ -145,11 +132,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the resource exists, or True if the operator has no permission to see it.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Return whether the resource exists, or True if the operator has no permission to see it."""
         try:
             return self._api.get(PIPELINE, namespace, pipeline) is not None
         except TidemillError as error:

@@ -27,22 +27,13 @@ class KubernetesSecrets:
 
     The files `writer.json` and `reader.json` hold logins. The file `api-keys.json` holds the hashes of API keys, and
     `api-key.txt` the first key. The file `rotation.json` holds the state of a rotation.
-
-    Args:
-        api: the API of the cluster.
-        owner: the pipeline of this pass.
-        patience_seconds: how long pods may take to read the files after a switch.
     """
 
     def __init__(self, api: Api, owner: OwnerReference, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._api, self._owner, self._patience = api, owner, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create missing logins and API keys, and stage a requested rotation.
-
-        Raises:
-            TidemillError: the Secret has another owner or invalid content, or the API does not answer.
-        """
+        """Create missing logins and API keys, and stage a requested rotation."""
         return self._rewritten(
             namespace,
             pipeline,
@@ -117,11 +108,7 @@ def keys_in_cluster(api: Api) -> Keys:
 
 
 def decoded(secret: Document) -> dict[str, str]:
-    """Return the files of a Secret.
-
-    Raises:
-        TidemillError: a file is not text.
-    """
+    """Return the files of a Secret."""
     try:
         return {name: base64.b64decode(text).decode() for name, text in (secret.get("data") or {}).items()}
     except (binascii.Error, UnicodeDecodeError):

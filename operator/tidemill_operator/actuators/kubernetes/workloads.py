@@ -66,11 +66,7 @@ class Pass:
         namespace: str,
         shown: dict[tuple[str, str], str],
     ) -> Pass:
-        """Read all objects of the namespace.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Read all objects of the namespace."""
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
             # A pipeline that is missing in the cache would lose its files.
@@ -78,11 +74,7 @@ class Pass:
         return cls(api, placement, owner, namespace, children, alive, shown)
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make the workloads match the plan, and remove the pipeline's other objects.
-
-        Raises:
-            TidemillError: the API does not answer.
-        """
+        """Make the workloads match the plan, and remove the pipeline's other objects."""
         try:
             files = decoded(self.api.recent(SECRET, self.namespace, marks.credentials(self.owner.name)) or {})
             revisions = Revisions(marks.digest(files.get(WRITER, "")), self._common())
@@ -96,13 +88,7 @@ class Pass:
         return outcomes
 
     def leave(self, components: Iterable[Component], *, configs: bool, all_of_it: bool = False) -> None:
-        """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects.
-
-        Args:
-            components: the shared components that the pipeline does not need.
-            configs: whether to remove the pipeline's config, because no shared component needs it.
-            all_of_it: whether the pipeline needs no object at all.
-        """
+        """Remove the pipeline's own objects, except those in `kept`, and the pipeline's files in shared objects."""
         name = self.owner.name
         # A newer pipeline of the same name uses the same file names, so the files must stay.
         replaced = any(other == name and uid != self.owner.uid for uid, other in self.alive.items())
@@ -121,7 +107,6 @@ class Pass:
         self.children.prune(self.kept, spared=(connect.COMPONENT,))
 
     def _drop_workers(self) -> None:
-        """Delete the namespace's Connect workers and their Secrets, because the operator no longer runs workers."""
         found = self.children.shared(connect.COMPONENT)
         if found:
             # Delete the Secrets first, so that a failed pass finds the listed objects again and repeats this.

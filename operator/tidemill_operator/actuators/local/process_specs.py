@@ -37,11 +37,6 @@ class ProcessSpecs:
         ports: ports by component, which override the ports of the plan.
         reserved: the ports that the user asked for by number.
         host: the address at which the processes listen.
-
-    Attributes:
-        config_root: the folder of the configs `<namespace>/<pipeline>.json`.
-        secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
-        references: the folders of the users' Secrets and ConfigMaps.
     """
 
     def __init__(
@@ -125,5 +120,4 @@ class ProcessSpecs:
 
 
 def _status(name: str) -> str:
-    """Return the name under which the status port of a process is stored."""
     return f"{name}/status"

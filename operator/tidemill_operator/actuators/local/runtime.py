@@ -21,8 +21,6 @@ from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 @dataclass
 class _Running:
-    """The last specification of a workload, and the pipelines that need the workload."""
-
     workload: Workload
     pipelines: set[str] = field(default_factory=set)
 
@@ -33,7 +31,6 @@ class LocalRuntime:
     Attributes:
         config_root: the folder of the configs `<namespace>/<pipeline>.json`.
         secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
-        references: the folders of the users' Secrets and ConfigMaps.
     """
 
     def __init__(self, specs: ProcessSpecs) -> None:
@@ -192,7 +189,6 @@ class LocalRuntime:
         return found
 
     def _trim(self, namespace: str, workload: str, replicas: int) -> int:
-        """End the replicas whose number is at least `replicas`, and return how many were ended."""
         changed = 0
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:

@@ -29,11 +29,7 @@ class FileSecrets:
         self._root, self._patience = root, patience_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
-        """Create missing logins and API keys, and stage a requested rotation.
-
-        Raises:
-            TidemillError: a file cannot be written, or has invalid content.
-        """
+        """Create missing logins and API keys, and stage a requested rotation."""
         return self._rewritten(
             namespace,
             pipeline,

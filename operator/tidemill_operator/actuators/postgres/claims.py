@@ -34,12 +34,6 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
     """Lock a pipeline's topics until the transaction ends, and refuse topics that another pipeline owns.
 
-    Args:
-        session: a session in a transaction.
-        schema: the schema in the plan.
-        owner: the pipeline.
-        gone: returns whether a pipeline no longer exists and loses its claim. None keeps all claims.
-
     Raises:
         TidemillError: another pipeline owns one of the topics.
     """
@@ -106,7 +100,6 @@ def _marks(topic: str) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 
 def _mark(schema: Schema) -> str:
-    """Return the comment of a pipeline's `_offsets`, or an empty text if the pipeline reads no topic."""
     if not schema.source:
         return ""
     if schema.cluster:
@@ -117,7 +110,6 @@ def _mark(schema: Schema) -> str:
 
 
 def _marked(session: Session, schema: Schema) -> str | None:
-    """Return the comment of the live table `_offsets`, or None if there is no table."""
     table = f'"{schema.name}"."{_TABLE}"'
     rows = session.rows(_MARK, (table,))
     return rows[0][0] if rows else None

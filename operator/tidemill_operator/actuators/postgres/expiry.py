@@ -31,7 +31,6 @@ class _Partition:
     Attributes:
         since: when the partition was marked, or None if it is not marked.
         pending: whether detaching the partition was interrupted.
-        due: whether the partition is past its retention, or was when detaching began.
     """
 
     parent: str
@@ -92,7 +91,6 @@ def _mark(session: Session, schema: str, part: _Partition, mark: str | None) -> 
 
 
 def _drop_detached(session: Session, schema: str) -> int:
-    """Drop partitions that an interrupted pass has detached, and return their number."""
     rows = session.rows(
         "SELECT c.relname, obj_description(c.oid, 'pg_class') FROM pg_class c JOIN pg_namespace n"
         " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r' AND NOT c.relispartition ORDER BY 1",

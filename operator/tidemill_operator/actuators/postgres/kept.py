@@ -43,7 +43,6 @@ def expire_rows(session: Session, schema: Schema) -> None:
 
 
 def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
-    """Delete some of the oldest rows past their retention, and return whether more may follow."""
     time_column, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, published, {} AS at FROM {} ORDER BY " + order + " LIMIT %(chunk)s) o"
@@ -54,7 +53,6 @@ def _expire(session: Session, schema: str, kept: KeptRows) -> bool:
 
 
 def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
-    """Delete the oldest rows, about `excess` bytes, and return the number of deleted bytes."""
     _, order = _ORDER[kept.table]
     due = sql.SQL(
         "SELECT ctid FROM (SELECT ctid, sum(bytes) OVER (ORDER BY " + order + ") - bytes AS before"
@@ -69,7 +67,6 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
 def _delete(
     session: Session, schema: str, table: str, due: sql.Composed, column: str, parameters: dict[str, int]
 ) -> tuple[int, int]:
-    """Delete and count the rows that `due` selects, and return their number and bytes."""
     full = sql.SQL("now()" if column == "evicted" else "NULL::timestamptz")
     statement = sql.SQL(
         "WITH due AS ({due}), gone AS (DELETE FROM {table} t USING due WHERE t.ctid = due.ctid RETURNING t.bytes),"

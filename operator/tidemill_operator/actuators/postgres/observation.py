@@ -138,7 +138,6 @@ def _kept(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
 
 
 def _failing(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
-    """Add the duties that currently fail in processors, and the windows that processors skipped."""
     if "_held_up" in live.columns:
         query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
         live = replace(live, held_up=tuple(Failing(*row) for row in session.connection.execute(query)))

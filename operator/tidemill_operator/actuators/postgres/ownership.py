@@ -42,14 +42,10 @@ class Leadership(Protocol):
 
 @contextmanager
 def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
-    """Lock a pipeline against other operators.
-
-    Yields:
-        A check that raises the errors below once the lock is lost.
+    """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost.
 
     Raises:
         NotOurTurn: another operator holds the lock, or leads.
-        TidemillError: Postgres does not answer.
     """
     with ExitStack() as stack:
         session = stack.enter_context(_locked(address, schema, leadership))
@@ -88,10 +84,7 @@ def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None
 
 
 def check_epoch(session: Session, schema: str, leadership: Leadership | None) -> int | None:
-    """Check that this operator may write a schema.
-
-    Returns:
-        The epoch in the schema's comment, or None if the comment has none.
+    """Check that this operator may write a schema, and return the epoch in its comment or None.
 
     Raises:
         NotOurTurn: a later leader has written the schema.

@@ -41,7 +41,6 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
 
 
 def _read(schema: str) -> sql.Composed:
-    """Return the condition that the pipeline reads a slot."""
     slots = sql.Identifier(schema, "_slots")
     return sql.SQL(" AND EXISTS (SELECT FROM {} s WHERE s.slot = l.partition AND s.reading)").format(slots)
 

@@ -19,14 +19,7 @@ from tidemill_operator.plan.postgres.migration import with_types_of
 
 
 def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, regress: bool) -> None:
-    """Make the required rows match the plan.
-
-    Args:
-        session: the session, inside the transaction that created the tables.
-        schema: the schema in the plan.
-        live: the schema before that transaction, or None if it did not exist.
-        regress: whether to accept a lower generation, because a new resource starts at generation 1.
-    """
+    """Make the required rows match the plan."""
     _ensure_readers(session, schema)
     if schema.listed:
         ensure_slots(session, schema)

@@ -53,20 +53,11 @@ class PostgresSchemas:
         self._address, self._read_only, self._leadership = address, read_only, leadership
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost.
-
-        Raises:
-            NotOurTurn: another operator holds the lock, or leads.
-            TidemillError: Postgres does not answer.
-        """
+        """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost."""
         return exclusive(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
-        """Return the live schema, or None if it does not exist.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Return the live schema, or None if it does not exist."""
         doing = f"looking at schema {schema}"
         try:
             with (
@@ -78,11 +69,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors that `ensure` would report for topics and roles of another owner, without locks.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Return the errors that `ensure` would report for topics and roles of another owner, without locks."""
         try:
             with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
                 disputed = [error for _, error in rivals(session, schema, owner)]
@@ -99,22 +86,7 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan.
-
-        Args:
-            schema: the schema in the plan.
-            owner: the pipeline of the schema.
-            secrets: the logins of writer and reader.
-            adopt: whether to take over a schema and roles of another owner, and topics of deleted pipelines.
-            exists: returns whether a pipeline exists. None means that no other pipeline exists.
-
-        Returns:
-            One outcome: Done, Waiting if a lock was busy, or Failed if the schema has another owner or cannot be
-                changed.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Make the schema match the plan. `exists` is None if no other pipeline can exist."""
 
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)
@@ -143,11 +115,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Drop schema and roles if the policy is Delete. Keep them if not.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Drop schema and roles if the policy is Delete. Keep them if not."""
         if reclaim == "Retain":
             return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
         with connected(self._address, f"dropping schema {schema.name}") as session:
@@ -169,11 +137,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "dropping", act)]
 
     def expire(self, schema: Schema) -> list[Outcome]:
-        """Drop some window partitions and delete some rows that are past their retention.
-
-        Raises:
-            TidemillError: Postgres does not answer.
-        """
+        """Drop some window partitions and delete some rows that are past their retention."""
         with connected(self._address, f"dropping old windows of schema {schema.name}") as session:
             expire(session, schema)
             return [outcome.done(Component.SCHEMA, schema.name, changed=session.changed)]

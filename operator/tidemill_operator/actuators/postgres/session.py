@@ -71,12 +71,6 @@ def connected(
 ) -> Iterator[Session]:
     """Open a session in autocommit mode.
 
-    Args:
-        address: the database and the administrator's login.
-        doing: the task of the session, which begins each error message.
-        timeout_seconds: the timeout for connecting.
-        read_only: whether Postgres refuses every write. A missing database is not created.
-
     Raises:
         LockBusy: another session holds a lock.
         NoDatabase: the database is missing and `read_only` is set.

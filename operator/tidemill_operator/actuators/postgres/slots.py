@@ -9,12 +9,7 @@ from tidemill_operator.plan.model import Schema
 
 
 def ensure_slots(session: Session, schema: Schema) -> None:
-    """Make the slots match the plan. A slot keeps its topic and its partition, and is never deleted.
-
-    Args:
-        session: the session, inside the transaction that created the tables.
-        schema: the schema in the plan.
-    """
+    """Make the slots match the plan. A slot keeps its topic and its partition, and is never deleted."""
     slots = sql.Identifier(schema.name, "_slots")
     for slot in schema.slots:
         session.write_rows(
@@ -36,10 +31,7 @@ def ensure_slots(session: Session, schema: Schema) -> None:
 
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
-    """Write a row of `_offsets` for each reader and slot. The first read of a row sets its offset.
-
-    A replay uses the epochs of the live reader, so that (epoch, slot, offset) means the same record for both.
-    """
+    """Write a row of `_offsets` for each reader and slot. The first read of a row sets its offset."""
     slots, readers, offsets = (sql.Identifier(schema.name, name) for name in ("_slots", "_readers", "_offsets"))
     session.write_rows(
         sql.SQL(

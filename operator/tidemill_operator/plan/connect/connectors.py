@@ -33,13 +33,7 @@ _SLOT_MAX = 63
 
 
 def desired_connectors(config: PipelineConfig, platform: Platform, owner: Owner) -> tuple[Connector, ...]:
-    """Return the connectors of a pipeline. A suspended pipeline has paused connectors.
-
-    Args:
-        config: the resolved config.
-        platform: says how connectors refer to Secrets.
-        owner: the owner to record in each connector's config.
-    """
+    """Return the connectors of a pipeline. A suspended pipeline has paused connectors."""
     return tuple(_connector(spec, config, platform, owner) for spec in config.spec.source.connectors or ())
 
 
@@ -90,7 +84,6 @@ def secret_file(pipeline: str, name: str, key: str) -> str:
 
 
 def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:
-    """Return the configs that apply if the spec does not set them."""
     found: dict[str, str] = {}
     if source.written.type == "json":
         for part in ("key", "value"):

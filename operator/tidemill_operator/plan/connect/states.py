@@ -39,14 +39,10 @@ class LiveConnector:
     """A connector as Kafka Connect reports it.
 
     Attributes:
-        name: its name in Kafka Connect.
-        config: its config, with unresolved references to secrets.
         state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING, or empty if Connect reports no state.
-        tasks: its tasks.
         trace: the Java stack trace of a failed connector, else empty.
         asked: the requested state, if it is stored separately, else empty.
         pending: what the last change waits for, or empty if the change is complete.
-        refusal: why the connector was refused, else empty.
     """
 
     name: str

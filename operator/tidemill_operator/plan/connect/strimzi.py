@@ -40,15 +40,7 @@ def connector_name(resource: str) -> str:
 
 
 def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: str, state: str) -> Manifest:
-    """Return the resource of a connector.
-
-    Args:
-        name: the connector's name.
-        config: its complete config.
-        namespace: the namespace of the `KafkaConnect`.
-        cluster: the name of the `KafkaConnect`.
-        state: `running`, `paused` or `stopped`.
-    """
+    """Return the resource of a connector."""
     labels = {**marks.OURS, marks.COMPONENT: "connector", CLUSTER: cluster}
     spec = {
         "class": config[_CLASS],
@@ -126,7 +118,6 @@ def _pending(name: str, resource: Mapping[str, Any]) -> str:
 
 
 def _refusal(status: Mapping[str, Any]) -> str:
-    """Return Strimzi's report if it cannot create or change the connector, else an empty text."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "NotReady" and condition.get("status") == "True":
             told = masked(f"{condition.get('reason', '')}: {condition.get('message', '')}")

@@ -66,14 +66,7 @@ def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
 
 
 def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
-    """Return the properties of every worker that Tidemill starts.
-
-    Args:
-        name: the group, which is also the prefix of the topics.
-        brokers: the bootstrap brokers.
-        replicas: the replication factor of the topics.
-        partitions: the numbers of partitions for the topics of offsets (`offset`) and statuses (`status`).
-    """
+    """Return the properties of every worker that Tidemill starts."""
     found = {
         "bootstrap.servers": brokers,
         "group.id": name,
@@ -91,16 +84,7 @@ def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, i
 
 
 def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) -> str:
-    """Return the text of the worker's properties file.
-
-    Args:
-        namespace: the namespace of the workers.
-        platform: the brokers, the cluster's id and the replication factor.
-        client: Kafka client settings under librdkafka's names, with the login that pods use.
-
-    Raises:
-        TidemillError: a setting cannot be translated for Java.
-    """
+    """Return the text of the worker's properties file."""
     found = {
         **stored(
             connect_workers(namespace, platform.cluster_id),
@@ -169,7 +153,6 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape a value for a Java properties file."""
     text = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     text = "".join(sign if " " <= sign <= "~" else "".join(f"\\u{unit:04x}" for unit in _units(sign)) for sign in text)
     return f"\\{text}" if text.startswith(" ") else text

@@ -27,7 +27,6 @@ class Claim:
 
     Attributes:
         managed: whether the pipeline creates and alters the topic. An unmanaged topic is only read.
-        schema: the pipeline's schema.
     """
 
     topic: str

@@ -34,8 +34,6 @@ class Brokers:
 
 @dataclass
 class _Layout:
-    """The placement while it is being computed."""
-
     topic: str
     brokers: Brokers
     replicas: dict[int, list[int]]

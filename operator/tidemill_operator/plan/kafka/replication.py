@@ -23,7 +23,6 @@ class Held:
 
     Attributes:
         replicas: the brokers with a replica, also during a reassignment. The preferred leader comes first.
-        in_sync: the brokers whose replica is in sync.
         coming: the brokers that a reassignment adds.
         going: the brokers that a reassignment removes.
     """
@@ -63,12 +62,9 @@ class Step:
     """The next actions of a change. Empty members need no action.
 
     Attributes:
-        cancel: the partitions whose reassignment to cancel.
-        start: the partitions to reassign, with their new replicas.
         throttled: the topic's two configs of throttled replicas, to set before any reassignment.
         elect: the partitions that need an election of the preferred leader, after all reassignments.
         finish: whether to remove the throttle, because the change is complete.
-        change: the change for the status, or None.
     """
 
     cancel: tuple[int, ...] = ()
@@ -115,16 +111,7 @@ def is_calm(partitions: Mapping[int, Held], wish: Wish, *, ours: bool) -> bool:
 def next_step(
     topic: str, partitions: Mapping[int, Held], wish: Wish, brokers: Brokers, *, ours: bool, batch: int = BATCH
 ) -> Step:
-    """Return the next step for a topic's replicas.
-
-    Args:
-        topic: the topic's name.
-        partitions: the live partitions, with their reassignments.
-        wish: the requested replicas.
-        brokers: the brokers of the cluster.
-        ours: whether the topic has Tidemill's throttle, because its change is not complete.
-        batch: how many partitions may move at a time.
-    """
+    """Return the next step for a topic's replicas."""
     moving = {number: held for number, held in partitions.items() if held.moving}
     after = {number: held.after for number, held in partitions.items()}
     if wish.factor is None and not wish.rebalance and not ours:

@@ -17,12 +17,6 @@ def desired_slots(
     """Return all slots of a pipeline, with new slots for partitions without a slot.
 
     A slot number is never used again.
-
-    Args:
-        topics: the topics in the spec.
-        live: the live facts.
-        former: the single topic of the accepted spec, or empty.
-        certain: topics that are gone if they are missing in `live`. Slots of other missing topics stay.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}

@@ -18,15 +18,7 @@ from tidemill_operator.settings import Platform
 def desired_topics(
     config: PipelineConfig, platform: Platform, live: LiveFacts, *, replicated: bool = False, all_kinds: bool = False
 ) -> tuple[Topic, ...]:
-    """Return the source topics, the topic of the Python stage, and the output topics.
-
-    Args:
-        config: the resolved config, with partitions and replication factor.
-        platform: the defaults of the output topics.
-        live: the live facts. An existing output topic never loses partitions.
-        replicated: whether the spec sets the replication factor, which then also applies to output topics.
-        all_kinds: whether to include all outputs that an earlier spec may have enabled, in order to release them.
-    """
+    """Return the source topics, the topic of the Python stage, and the output topics."""
     spec = config.spec
     wanted = [
         ("results", spec.results.publish),
@@ -97,7 +89,6 @@ def _source(config: PipelineConfig, replicated: bool) -> Topic:
 
 
 def _stage(config: PipelineConfig, source: Topic, live: LiveFacts, platform: Platform) -> Topic:
-    """Return the topic of the Python stage. Its partitions correspond to the source partitions."""
     topic, name = config.spec.source.topic, config.topic("stage")
     known = live.topics.get(name)
     default = source.replication_factor if topic.managed else platform.replication_factor

@@ -66,7 +66,6 @@ def _statements(schema: Schema) -> Iterator[str]:
 
 
 def _rows(schema: Schema) -> Iterator[str]:
-    """Yield statements that insert the rows that workloads only update."""
     yield f"\nINSERT INTO {quote(schema.name)}._generation (generation) VALUES ({schema.generation})"
     yield f"INSERT INTO {quote(schema.name)}._readers (reader) VALUES ('live')"
     partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"

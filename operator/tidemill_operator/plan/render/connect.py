@@ -46,15 +46,7 @@ def workload(namespace: str, workers: ConnectWorkers) -> Workload:
 def connect_manifests(
     namespace: str, *, workers: ConnectWorkers, placement: Placement, owners: Iterable[OwnerReference], revision: str
 ) -> tuple[Manifest, ...]:
-    """Return the manifests in the order of their creation, without the Secrets.
-
-    Args:
-        namespace: the namespace of the pipelines.
-        workers: the settings of the workers.
-        placement: the cluster's settings.
-        owners: the pipelines with connectors, which own the objects.
-        revision: a hash of the worker's configuration, which it reads only at its start.
-    """
+    """Return the manifests in the order of their creation, without the Secrets."""
     of = workload(namespace, workers)
     references = list(owners)
 
@@ -112,10 +104,7 @@ def _volumes() -> list[dict[str, Any]]:
 
 
 def _network_policy(of: Workload, metadata: Manifest, workers: ConnectWorkers, placement: Placement) -> Manifest:
-    """Return the NetworkPolicy, which lets only the operator's namespace and the workers use the REST interface.
-
-    The REST interface lets anyone read and change all connectors.
-    """
+    """Return the NetworkPolicy, which lets only the operator's namespace and the workers use the REST interface."""
     pods = {"matchLabels": selector(of)}
     operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": workers.caller}}}
     rest = [{"port": PORT, "protocol": "TCP"}]

@@ -35,16 +35,7 @@ def render(
     placement: Placement,
     revisions: Revisions,
 ) -> Rendering:
-    """Render one workload.
-
-    Args:
-        workload: the workload of the plan.
-        pipeline: the name of the pipeline.
-        owner: the pipeline as an owner reference.
-        sharing: the pipelines that share a shared workload, including this pipeline.
-        placement: the cluster's settings.
-        revisions: hashes of files whose changes require new pods.
-    """
+    """Render one workload."""
     component = workload.component
 
     def own(name: str) -> Manifest:

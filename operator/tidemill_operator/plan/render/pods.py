@@ -62,12 +62,7 @@ _DIVISOR: Mapping[str, int] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 
 
 @dataclass(frozen=True)
 class Revisions:
-    """Hashes of files that a pod reads only at its start. A changed hash replaces the pods.
-
-    Attributes:
-        credentials: hash of a processor's login.
-        connections: hash of the Secret with addresses and client settings.
-    """
+    """Hashes of files that a pod reads only at its start. A changed hash replaces the pods."""
 
     credentials: str = ""
     connections: str = ""
@@ -126,10 +121,7 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Return annotations with hashes of the files that a pod reads only at its start, so that changes replace the pod.
-
-    Ingest and API reread changed configs and credentials while they run.
-    """
+    """Return annotations with hashes of the files that a pod reads only at its start, so that changes replace the pod."""
     found = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
@@ -258,7 +250,6 @@ def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
 
 
 def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
-    """Return the users' Secrets that the pods mount, each with its folder and the variable with the folder's name."""
     named = (
         (_REGISTRY, workload.registry_secret),
         (_SOURCE_KAFKA, workload.kafka_secret),
