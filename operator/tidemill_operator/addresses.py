@@ -18,12 +18,7 @@ _LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name",
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """A Postgres database and the login that administers it.
-
-    Attributes:
-        sslmode: libpq's mode of encryption and of certificate checks.
-        sslrootcert: PEM file of the trusted authorities. Empty means libpq's default file.
-    """
+    """A Postgres database and the login that administers it. An empty `sslrootcert` means libpq's default."""
 
     host: str
     port: int
@@ -43,7 +38,7 @@ class PostgresAddress:
 
     @property
     def tls(self) -> dict[str, Any]:
-        """Return the TLS settings of libpq."""
+        """Return libpq's TLS settings."""
         return {"sslmode": self.sslmode, **({"sslrootcert": self.sslrootcert} if self.sslrootcert else {})}
 
     @property
@@ -56,7 +51,7 @@ class PostgresAddress:
         """Read TIDEMILL_POSTGRES_URL and TIDEMILL_POSTGRES_CA. Return None if the URL is not set.
 
         Raises:
-            ValueError: a variable has an invalid value.
+            ValueError: a variable is invalid.
         """
         url = environ.get(_VARIABLE)
         return cls.from_url(url, ca=environ.get(_CA, "")) if url else None
@@ -65,7 +60,7 @@ class PostgresAddress:
     def from_url(cls, url: str, *, ca: str = "") -> PostgresAddress:
         """Parse `postgresql://user:password@host:port/database?sslmode=…&sslrootcert=…`.
 
-        `ca` is a PEM file of trusted authorities, which overrides `sslrootcert`.
+        The PEM file `ca` overrides `sslrootcert`.
 
         Raises:
             ValueError: the URL is invalid, or has an unsupported parameter.

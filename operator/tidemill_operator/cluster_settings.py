@@ -32,13 +32,7 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0
 
 @dataclass(frozen=True)
 class Exposure:
-    """The settings of the Ingress of each pipeline.
-
-    Attributes:
-        domain: the domain of the hosts `<pipeline>-<ingest or api>.<namespace>.<domain>`.
-        class_name: name of the IngressClass. Empty means the cluster's default.
-        tls_secret: name of a Secret in the pipelines' namespaces. Empty means no TLS.
-    """
+    """The settings of every Ingress. A host is `<pipeline>-<ingest or api>.<namespace>.<domain>`."""
 
     domain: str
     class_name: str = ""
@@ -48,14 +42,7 @@ class Exposure:
 
 @dataclass(frozen=True)
 class ConnectWorkers:
-    """The Connect workers that the operator runs in each namespace with connectors.
-
-    Attributes:
-        image: the image with Kafka's jars and the connectors' plugins.
-        memory: the memory of each worker, as a quantity of Kubernetes.
-        egress_ports: further ports that the connectors may connect to.
-        caller: the namespace of the operator, which may use the workers' REST interface.
-    """
+    """The settings of the Connect workers in each namespace. Pods of the namespace `caller` may call the workers."""
 
     image: str
     replicas: int = 1
@@ -68,13 +55,7 @@ class ConnectWorkers:
 class Placement:
     """The settings of every workload in a cluster.
 
-    Attributes:
-        pull_secrets: names of Secrets in the pipelines' namespaces.
-        called: variables of both ingest and API.
-        connections: files for a Secret: `redis-url`, `kafka.json`, `postgres-ca.crt`, `redis-ca.crt`.
-        resilience: text of the resilience file. Empty means the defaults of the workloads.
-        exposure: the Ingress of pipelines, or None for no Ingress.
-        connect: the operator's Connect workers, or None if the operator runs no workers.
+    `connections` holds the files of a Secret: `redis-url`, `kafka.json`, `postgres-ca.crt`, `redis-ca.crt`.
     """
 
     images: Mapping[str, str]
@@ -94,15 +75,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """The settings of one operator in a cluster.
-
-    Attributes:
-        namespaces: the watched namespaces, or empty for all namespaces.
-        operator_namespace: namespace of the Lease, the certificate and the watchdog's object.
-        webhook_port: port of the admission webhook. 0 means no webhook.
-        drift_seconds: interval between checks of an unchanged pipeline.
-        shared_kafka_login: whether pods of pipelines get the operator's own Kafka login.
-    """
+    """The settings of one operator in a cluster. No `namespaces` means all namespaces."""
 
     namespaces: tuple[str, ...]
     operator_namespace: str
@@ -123,7 +96,7 @@ class ClusterSettings:
         """Read the variables that docs/reference/environment.md lists.
 
         Raises:
-            ValueError: a value is invalid or missing. The message names the variable.
+            ValueError: a variable is invalid or missing.
         """
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
@@ -146,7 +119,7 @@ class ClusterSettings:
         )
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings that are unsafe in production."""
+        """Return warnings about unsafe settings."""
         if not self.shared_kafka_login:
             return []
         return [
@@ -245,7 +218,6 @@ def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _redis_authority(platform: Platform) -> str:
-    """Return the file of trusted authorities. Pods have no other file, so the URL must not name a file."""
     for name, value in parse_qsl(urlsplit(platform.redis_url).query):
         if name in _REDIS_FILES:
             raise ValueError(

@@ -19,7 +19,7 @@ from tidemill_operator.settings import Platform
 
 
 def found(pipeline: AnalyticsPipeline, platform: Platform, kafka: Topics, clusters: OtherClusters) -> tuple[str, ...]:
-    """Return the names of the existing topics that a pattern of the pipeline may match."""
+    """Return the existing topics that a pattern of the pipeline may match."""
     metadata, source = pipeline.metadata, pipeline.spec.source
     if source.topic_pattern is None:
         return ()
@@ -38,7 +38,7 @@ def first_plan(
 
 
 def observe(plan: Plan, own: Sequence[str], actuators: Actuators) -> dict[str, LiveTopic]:
-    """Return existing topics by name: the topics of `own`, and source topics on other clusters."""
+    """Return the existing topics of `own`, and the source topics on other clusters."""
     there = dict(actuators.kafka.observe(own))
     for topic in plan.topics:
         if topic.kafka is not None and (live := actuators.clusters.topic(plan.namespace, topic.kafka, topic.name)):

@@ -1,7 +1,4 @@
-"""The reasons of conditions and outcomes, and the error class that carries a reason.
-
-Users and alerts rely on the spelling of the reasons.
-"""
+"""The reasons of conditions and outcomes, on whose spelling users and alerts rely."""
 
 from __future__ import annotations
 
@@ -62,13 +59,7 @@ class Reason(StrEnum):
 
 
 class TidemillError(Exception):
-    """An operation failed.
-
-    Attributes:
-        reason: the reason that conditions show.
-        message: what is wrong, with the object and its value.
-        remedy: what the user should change, or an empty text if only waiting helps.
-    """
+    """An error with a reason for conditions, a message, and a remedy, which is empty if only waiting helps."""
 
     def __init__(self, reason: Reason, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}; {remedy}" if remedy else message)

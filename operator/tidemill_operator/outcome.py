@@ -1,7 +1,4 @@
-"""The outcome of ensuring that an object is in its desired state.
-
-The worst rank of several outcomes decides, in any order of combining them.
-"""
+"""The outcome of ensuring that an object is in its desired state."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class Rank(IntEnum):
 
 
 class Component(StrEnum):
-    """The components of a pipeline. Each component has a condition."""
+    """The components of a pipeline."""
 
     TOPICS = "topics"
     SCHEMA = "schema"
@@ -50,10 +47,8 @@ OF_WORKLOAD: Mapping[str, Component] = {
 class Outcome:
     """The outcome of ensuring that one object is in its desired state.
 
-    Attributes:
-        changed: the number of writes, which is 0 if nothing differed.
-        serving: whether the component works as before while its rank is Waiting.
-        observed: facts, under their names in the status, e.g. `partitions`.
+    `serving` tells whether the component works as before while its rank is Waiting. `observed` holds facts for the
+    status.
     """
 
     rank: Rank
@@ -67,7 +62,7 @@ class Outcome:
 
 
 def skipped(component: Component, name: str, reason: Reason = Reason.NOT_NEEDED, message: str = "") -> Outcome:
-    """Return the outcome of an object without anything to do."""
+    """Return a Skipped outcome."""
     return Outcome(Rank.SKIPPED, component, name, reason, message)
 
 
@@ -79,7 +74,7 @@ def done(
     observed: Mapping[str, Any] | None = None,
     message: str = "",
 ) -> Outcome:
-    """Return the outcome of an object in its desired state."""
+    """Return a Done outcome."""
     return Outcome(Rank.DONE, component, name, Reason.APPLIED, message, changed, observed or {})
 
 
@@ -93,15 +88,12 @@ def waiting(
     serving: bool = False,
     reason: Reason = Reason.WAITING,
 ) -> Outcome:
-    """Return the outcome of a change that is under way."""
+    """Return a Waiting outcome."""
     return Outcome(Rank.WAITING, component, name, reason, message, changed, observed or {}, serving)
 
 
 def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
-    """Return the outcome of a workload that runs, but lacks keys of the user's Secrets.
-
-    `missing` holds pairs of a Secret and a key.
-    """
+    """Return the outcome of a workload that runs, but lacks keys of the user's Secrets."""
     told = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
     if not told or outcome.rank is not Rank.DONE:
         return outcome
@@ -110,7 +102,7 @@ def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
 
 
 def failed(component: Component, name: str, error: TidemillError, *, changed: int = 0) -> Outcome:
-    """Return the outcome of a failed change."""
+    """Return a Failed outcome."""
     return Outcome(Rank.FAILED, component, name, error.reason, str(error), changed)
 
 
@@ -123,10 +115,7 @@ def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
 
 
 def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
-    """Return the outcome of a component: the worst of its outcomes, with the sum of their writes.
-
-    Outcomes of other components are ignored. A component without outcomes is Skipped.
-    """
+    """Return the worst outcome of a component, with the sum of all writes."""
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:
         return skipped(component, "")

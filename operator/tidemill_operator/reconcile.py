@@ -1,7 +1,6 @@
 """One reconcile pass: validate the spec, observe, plan, make the changes in order, and return the new status.
 
-A pass changes secrets first, then the schema, the topics and the workloads. The schema precedes the topics, so that
-each partition has a row in `_offsets`.
+A pass changes secrets first, then the schema, the topics and the workloads.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class _Pass:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, *components: Component, act: Callable[[], list[Outcome]]) -> bool:
-        """Run a step for some components, and return whether every outcome is done. An error becomes their outcome."""
+        """Run a step, and return whether every outcome is done. An error becomes an outcome of `components`."""
         try:
             outcomes = act()
         except NotOurTurn:
@@ -99,14 +98,14 @@ def reconcile(
     Args:
         document: the resource, with metadata.generation and uid.
         platform: addresses and defaults.
-        actuators: the actuators of Kafka, Postgres and the runtime.
+        actuators: the actuators of the platform.
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
-        scaled: returns the decided numbers of replicas of a spec, by component.
-        standing: returns why no event is counted according to the observer. None means that there is no observer.
+        scaled: returns the decided numbers of replicas, by component.
+        standing: returns why no event is counted. None means that no observer runs.
 
     Returns:
-        The resource's new status, which also reports errors of servers and of the spec.
+        The new status, which also reports errors of servers and of the spec.
 
     Raises:
         NotOurTurn: another operator is working on this pipeline, or has taken it over.
@@ -184,7 +183,7 @@ def _beside(
     actuators: Actuators,
     components: Sequence[Component],
 ) -> list[Outcome]:
-    """Return the outcomes if a server does not answer. The runtime may still report workloads."""
+    """Return the outcomes if a server does not answer."""
     by = unseen.component.value
     outcomes = [failed(unseen.component, by, unseen.error)]
     pipeline, _ = check({**document, "status": None}, platform.limits)
@@ -195,7 +194,7 @@ def _beside(
 
 
 def release(document: Mapping[str, Any], *, platform: Platform, actuators: Actuators) -> list[Outcome]:
-    """Release a deleted resource: end its workloads, then keep or delete topics and schema, as its reclaim policy says.
+    """Release a deleted resource: end its workloads, then keep or delete topics and schema.
 
     Raises:
         TidemillError: a server does not answer or is busy. The caller must retry later.
@@ -254,7 +253,7 @@ def _disconnect(
 
 @contextmanager
 def _turn(document: Mapping[str, Any], actuators: Actuators) -> Iterator[Callable[[], None]]:
-    """Lock the pipeline. Yield a check that raises NotOurTurn once the lock is lost."""
+    """Lock the pipeline, and yield a check that raises NotOurTurn once the lock is lost."""
     metadata = document.get("metadata", {})
     try:
         schema = names.schema(metadata.get("namespace", "default"), metadata["name"])
@@ -364,7 +363,7 @@ def _readable(plan: Plan, live: LiveFacts) -> bool:
 
 
 def _expire(plan: Plan, actuators: Actuators) -> None:
-    """Delete expired data. A failure does not affect readiness, because the next pass tries again."""
+    """Delete expired data, without affecting readiness."""
     try:
         actuators.postgres.expire(plan.schema)
     except TidemillError as error:

@@ -1,7 +1,4 @@
-"""Rotate logins: create them, switch to them once Postgres accepts them, and retire the former logins.
-
-Each step is a single write, so that the next pass can continue after an interruption.
-"""
+"""Rotate logins: create them, switch to them once Postgres accepts them, and retire the former logins."""
 
 from __future__ import annotations
 
@@ -20,12 +17,7 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 @dataclass
 class Logins:
-    """The logins of one pipeline during one pass.
-
-    Attributes:
-        rotate: the requested rotation. A new text requests a rotation, and an empty text requests none.
-        confirm: raises an error if another operator has taken over.
-    """
+    """The logins of one pipeline during one pass. A new text in `rotate` requests a rotation."""
 
     actuators: Actuators
     plan: Plan
@@ -51,10 +43,7 @@ class Logins:
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
-        """Retire the former logins, once all workloads have had time to notice the new logins.
-
-        `running` holds the outcomes of the workloads.
-        """
+        """Retire the former logins, once all workloads have had time to notice the new logins."""
         known = self._known
         if known is None or known.retire_at is None or self.now < known.retire_at:
             return []
@@ -65,7 +54,7 @@ class Logins:
         return self._tell(self._known)
 
     def status(self) -> dict[str, Any]:
-        """Return the request and phase of the last rotation for the status, or an empty mapping."""
+        """Return the last rotation for the status, or an empty mapping."""
         known = self._known
         if known is None or not (known.rotated or known.following or known.retire_at):
             return {}

@@ -1,8 +1,4 @@
-"""Poll each scalable component of a pipeline, decide on its replicas, and store the decision.
-
-Both runtimes use `Scaler` for the processors and for the Python stage. The next reconcile pass applies a decided
-number.
-"""
+"""Poll each scalable component of a pipeline, decide on its replicas, and store the decision."""
 
 from __future__ import annotations
 
@@ -65,12 +61,7 @@ def targets(pipeline: P) -> list[Scalable[P]]:
 
 @dataclass(frozen=True)
 class Running:
-    """A running component.
-
-    Attributes:
-        config: the config that runs. A refused edit does not change it.
-        settled: the number of replicas if every desired replica is ready, or None during a change.
-    """
+    """A running component. `settled` is the number of ready replicas, or None during a change."""
 
     config: PipelineConfig
     ready: int
@@ -98,7 +89,7 @@ class Memory:
     replicas: int | None = None
 
     def to_json(self) -> str:
-        """Return the memory as JSON. Equal memories give equal texts."""
+        """Return equal texts for equal memories."""
         return json.dumps({"replicas": self.replicas, "state": json.loads(self.state.to_json())})
 
     @classmethod
@@ -120,11 +111,11 @@ class Site(Protocol[_K]):
         ...
 
     def remembered(self, key: _K) -> Memory:
-        """Return the stored state. Without a decision, `replicas` is the running number if it is known."""
+        """Return the stored state, with the running number of replicas before the first decision."""
         ...
 
     def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
-        """Store the state. `changed` says whether the decision changes the replicas."""
+        """Store the state."""
         ...
 
     def tell(self, key: _K, decision: Decision) -> None:
@@ -152,8 +143,7 @@ class Scaler(Generic[K]):
     def poll(self, key: K) -> float | None:
         """Poll a component, and decide on its replicas.
 
-        Returns:
-            The seconds until the next poll, or None if the component does not run or does not use scaling.
+        Returns the seconds until the next poll, or None for a component without scaling.
         """
         seen = self._site.look(key)
         settings = seen.settings if seen else None
@@ -175,17 +165,13 @@ class Scaler(Generic[K]):
         return settings.poll_seconds
 
     def rest(self, key: K) -> float:
-        """Return the seconds until the next poll of a component. A component that is due gives 0."""
+        """Return the seconds until the next poll of a component."""
         with self._lock:
             scaled = self._scaled.get(key)
             return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
 
     def replicas(self, key: K) -> int | None:
-        """Return the decided number of replicas, else the running number, or None if neither is known.
-
-        Raises:
-            TidemillError: the stored state cannot be read.
-        """
+        """Return the decided number of replicas, else the running number, or None if neither is known."""
         scaled = self._entry(key)
         if scaled.memory.replicas is None:
             return self._site.remembered(key).replicas
@@ -220,7 +206,7 @@ class Scaler(Generic[K]):
         ]
 
     def forget(self, key: K) -> None:
-        """Forget a component in memory. The stored state is kept."""
+        """Forget a component in memory."""
         with self._lock:
             self._scaled.pop(key, None)
 

@@ -89,10 +89,7 @@ def look(document: Mapping[str, Any], platform: Platform, actuators: Actuators) 
 
 
 def running(plan: Plan, actuators: Actuators, absent: Callable[[Component], Outcome]) -> list[Outcome]:
-    """Return the outcomes of a plan's workloads.
-
-    `absent` returns the outcome of a component without a workload.
-    """
+    """Return the outcomes of a plan's workloads. `absent` returns the outcome for a missing workload."""
     outcomes: list[Outcome] = []
     with _told(outcomes, *RUNNING):
         outcomes += actuators.runtime.observe(plan.workloads)

@@ -31,16 +31,9 @@ NOWHERE = PostgresAddress("", 0, "", "", "")
 class Platform:
     """The platform of one operator, or of one `tidemill up`.
 
-    Attributes:
-        cluster_id: the id of this cluster on objects that outlive a resource.
-        kafka_brokers: bootstrap brokers, or empty if unknown.
-        redis_ca: PEM file of the certificate authorities for Redis. Empty means the system's authorities.
-        topic_prefixes: allowed prefixes of source topics besides `<namespace>.`.
-        readable_topics: patterns of topics that any pipeline may read with `managed: false`, e.g. `crm.*`.
-        replication_throttle: the limit for moving replicas, in bytes per second and broker. 0 means no limit.
-        recreate_topics: whether a deleted source topic is created again, empty, without a request.
-        connect_secrets: the reference to a key of a Secret in connector configs, with `{namespace}`, `{name}`,
-            `{key}`.
+    `cluster_id` marks objects that outlive a resource. An empty `redis_ca` means the system's authorities.
+    `topic_prefixes` are allowed prefixes of source topics besides `<namespace>.`. `replication_throttle` is in bytes
+    per second and broker, and 0 means no limit.
     """
 
     runtime: Runtime = "local"
@@ -70,7 +63,7 @@ class Platform:
         """Read the variables of the platform that docs/reference/environment.md lists.
 
         Raises:
-            ValueError: a value is invalid. The message names the variable.
+            ValueError: a variable is invalid.
         """
         runtime = environ.get("TIDEMILL_RUNTIME", "local")
         if runtime not in ("local", "kubernetes"):
@@ -153,11 +146,7 @@ def _connect_secrets(environ: Mapping[str, str]) -> str:
 
 
 def number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:
-    """Read a whole number.
-
-    Raises:
-        ValueError: the value is not a whole number within the limits.
-    """
+    """Read a whole number within limits, or raise ValueError."""
     text = environ.get(name) or str(default)
     if not text.isascii() or not text.isdigit() or not least <= int(text[:15]) <= most:
         raise ValueError(f"{name}: {text!r} is not a whole number from {least} to {most}")
@@ -165,11 +154,7 @@ def number(environ: Mapping[str, str], name: str, default: int, *, most: int, le
 
 
 def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
-    """Read a boolean.
-
-    Raises:
-        ValueError: the value is neither true nor false.
-    """
+    """Read `true` or `false`, or raise ValueError."""
     text = environ.get(name) or str(default)
     if text.lower() not in ("true", "false"):
         raise ValueError(f"{name}: {text!r} is neither true nor false")
@@ -177,10 +162,10 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def json_text(environ: Mapping[str, str], name: str) -> str:
-    """Return the JSON object in the file that a variable names, as text, or an empty text if the variable is not set.
+    """Return the JSON object in the file that a variable names, as text, or an empty text without a file.
 
     Raises:
-        ValueError: the file cannot be read, or does not contain a JSON object.
+        ValueError: the file is unreadable or contains no JSON object.
     """
     path = environ.get(name)
     if not path:

@@ -44,15 +44,8 @@ Condition = dict[str, Any]
 class Report:
     """The report of one pass over a resource.
 
-    Attributes:
-        lost: errors about lost events, the most severe first, or None if not checked.
-        stalled: why this spec is not in force.
-        judged: whether the spec was validated. If not, the former verdict stays.
-        standing: why no waiting event is counted according to the observer, or None.
-        watched: whether the observer decides on unanswered requests.
-        accepted: whether a spec is in force, either this spec or an earlier spec.
-        replay: the progress of a replay, or None if not checked.
-        connectors: items of the list in the status, or None if not checked.
+    `lost`, `full` and `failing` are None if they were not checked. `stalled` holds the reasons why this spec is not in
+    force. `standing` is the reason why no waiting event is counted, or None.
     """
 
     generation: int
@@ -250,7 +243,7 @@ def _of_components(before: Mapping[str, Condition]) -> bool:
 
 
 def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
-    """Return a condition that is present only while there are errors. Without a check (None), the condition is kept."""
+    """Return a condition that is present only while there are errors. None keeps the condition."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:

@@ -1,7 +1,7 @@
-"""The protocols through which reconcile changes topics, schemas, secrets and workloads.
+"""The protocols of the actuators, which change topics, schemas, secrets and workloads.
 
-Every `ensure` writes only what differs, so a second call changes nothing. All calls are synchronous and have a timeout.
-A server that does not answer raises TidemillError(UNREACHABLE). An outcome reports an error about a single object.
+Every `ensure` writes only differences, so a second call changes nothing. A server that does not answer raises
+TidemillError(UNREACHABLE). An outcome reports an error about a single object.
 """
 
 from __future__ import annotations
@@ -27,12 +27,9 @@ Exists = Callable[[str, str], bool]
 
 @dataclass(frozen=True)
 class PipelineSecrets:
-    """A pipeline's logins.
+    """The logins of a pipeline: active logins, and staged logins in `following`.
 
-    Attributes:
-        following: the staged logins, which `switch` activates.
-        retire_at: the earliest time to retire the former logins, or None if they are retired.
-        rotated: the value of `rotate` that requested the active logins.
+    `retire_at` is the earliest time to retire the former logins, or None if they are retired.
     """
 
     writer: PostgresCredentials = field(repr=False)
@@ -51,18 +48,15 @@ class Topics(Protocol):
         ...
 
     def names(self) -> Sequence[str]:
-        """Return the names of all topics."""
+        """List all topic names."""
         ...
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return the topics that exist, by name."""
+        """Return the existing topics."""
         ...
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan, and return one outcome for each topic.
-
-        Replicas are spread over the brokers if `spread` is given.
-        """
+        """Make the topics match the plan, and return one outcome for each topic."""
         ...
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
@@ -71,7 +65,7 @@ class Topics(Protocol):
 
 
 class OtherClusters(Protocol):
-    """The Kafka clusters of sources, other than the platform's own Kafka. They are only read."""
+    """The read-only Kafka clusters of sources, other than the platform's own Kafka."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Return the names of all topics that the login may describe."""
@@ -83,7 +77,7 @@ class OtherClusters(Protocol):
 
 
 class NoClusters:
-    """A placeholder for platforms that know no other Kafka cluster. Every call fails."""
+    """A placeholder for platforms that know no other Kafka cluster."""
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
@@ -100,9 +94,9 @@ class Schemas(Protocol):
     """The actuator for Postgres schemas."""
 
     def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
-        """Lock a schema's pipeline and its topics against other operators.
+        """Lock a schema and its topics against other operators, and yield a check that the lock is held.
 
-        Yields a check to call before each action. The check raises NotOurTurn once the lock is lost.
+        The check raises NotOurTurn once the lock is lost.
         """
         ...
 
@@ -121,8 +115,7 @@ class Schemas(Protocol):
     ) -> list[Outcome]:
         """Reconcile schema, roles, tables, grants and rows.
 
-        `adopt` takes over objects of another owner. `exists` tells whether the owner of a topic still exists, because
-        only the topics of deleted pipelines are taken over.
+        `adopt` takes over objects of another owner. `exists` protects the topics of pipelines that still exist.
         """
         ...
 
@@ -156,13 +149,12 @@ class Secrets(Protocol):
 
 
 class Runtime(Protocol):
-    """The actuator for workloads, which are processes on a laptop or Deployments in a cluster."""
+    """The actuator for workloads, which are processes or Deployments."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Make a pipeline's workloads match the plan, and remove its other workloads.
 
-        The plan of a pipeline lists shared workloads with only this pipeline's config. The runtime keeps the configs of
-        the other pipelines.
+        A shared workload in the plan has only this pipeline's config, so the runtime keeps the other configs.
         """
         ...
 
@@ -175,7 +167,7 @@ class Runtime(Protocol):
         ...
 
     def endpoints(self, namespace: str, pipeline: str) -> Mapping[str, str]:
-        """Return the base URLs of the components `ingest` and `api`."""
+        """Return the base URLs of `ingest` and `api`."""
         ...
 
     def exists(self, namespace: str, pipeline: str) -> bool:
@@ -184,12 +176,12 @@ class Runtime(Protocol):
 
 
 class Connectors(Protocol):
-    """The actuator for connectors of Kafka Connect, limited to the connectors that a pipeline owns."""
+    """The actuator for the connectors that a pipeline owns."""
 
     def ensure(self, connectors: Sequence[Connector], *, owner: Owner, adopt: bool = False) -> list[Outcome]:
         """Make a pipeline's connectors match the plan, and delete its other connectors.
 
-        Returns one outcome for each desired or deleted connector. `adopt` takes over connectors of another owner.
+        `adopt` takes over connectors of another owner.
         """
         ...
 
@@ -204,7 +196,7 @@ class Connectors(Protocol):
 
 @dataclass(frozen=True)
 class Actuators:
-    """The actuators of one reconcile pass. `connect` is None if the platform has no Kafka Connect."""
+    """The actuators of a reconcile pass. `connect` is None on platforms without Kafka Connect."""
 
     kafka: Topics
     postgres: Schemas

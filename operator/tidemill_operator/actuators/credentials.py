@@ -1,11 +1,7 @@
 """A pipeline's passwords and API keys as file contents, and the steps of their rotation.
 
-The roles writer and reader have two logins each, of which one is active. A rotation has three steps, and the files show
-the last finished step:
-
-- staged: `rotation.json` holds the passwords of the other logins.
-- switched: `writer.json` and `reader.json` hold the staged logins, and the former logins still work.
-- retired: the former logins can no longer log in.
+Writer and reader have two logins each, of which one is active. A rotation first stages the other logins in
+`rotation.json`, then activates the staged logins, and at last disables the former logins.
 """
 
 from __future__ import annotations
@@ -39,11 +35,8 @@ Files = Mapping[str, str]
 class Rotation(BaseModel):
     """The state of the last rotation.
 
-    Attributes:
-        done: the value of `rotate` that requested the active logins, or empty without a rotation.
-        wanted: the value of `rotate` that requested the staged logins.
-        following: the staged logins by file name.
-        switched_at: the time of the switch, or None once the former logins are retired.
+    `done` and `wanted` are the requests of the active and of the staged logins. `switched_at` is None once the former
+    logins are retired.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -55,13 +48,7 @@ class Rotation(BaseModel):
 
 
 def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
-    """Return the files that have to be written.
-
-    Args:
-        files: the existing files.
-        writer: the role of the writer's logins.
-        reader: the role of the reader's logins.
-        rotate: the requested rotation. A new text requests a rotation, and an empty text requests none.
+    """Return the files that have to be written. A new text in `rotate` requests a rotation.
 
     Raises:
         TidemillError: a file has invalid content.
@@ -119,7 +106,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """Return the file that retires the former logins, or no file if they are retired."""
+    """Return the file that retires the former logins, or no file after that."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}

@@ -6,11 +6,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 
 class MemoryPart:
-    """A base for in-memory actuators.
-
-    Attributes:
-        failure: the error that each call raises, or None if calls succeed.
-    """
+    """A base for in-memory actuators. Every call raises `failure` unless it is None."""
 
     def __init__(self) -> None:
         self.writes: list[str] = []

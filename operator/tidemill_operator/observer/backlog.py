@@ -32,12 +32,8 @@ K = TypeVar("K", bound=Hashable)
 class Position:
     """The position up to which a partition has been read.
 
-    Attributes:
-        next_offset: offset of the next record to read, or None if nothing was read.
-        freshness_ms: time from the arrival of the last batch's oldest record to the batch's commit, or None if
-            unknown.
-        confirmed_ms: when a processor last reached the end, in epoch ms, or None if never.
-        place: the topic and the partition in Kafka, or None if the pipeline reads a single topic.
+    `freshness_ms` is the time from the arrival of the last batch's oldest record to the batch's commit. `confirmed_ms`
+    is the last epoch ms at which a processor reached the end. `place` is None for a pipeline with a single topic.
     """
 
     next_offset: int | None
@@ -48,18 +44,12 @@ class Position:
     place: Place | None = None
 
     def at(self, topic: str, partition: int) -> Place:
-        """Return the topic and partition in Kafka to which this position belongs.
-
-        The arguments are the result for a pipeline with a single topic.
-        """
+        """Return the position's topic and partition. The arguments are the default."""
         return self.place or (topic, partition)
 
 
 def read_positions(session: Session, schema: str, *, slots: bool = False) -> dict[int, Position]:
-    """Return the positions of the live reader by partition, or by slot if `slots` is True.
-
-    In a list of topics, a slot is the number of one partition of one topic.
-    """
+    """Return the positions of the live reader by partition, or by slot for a list of topics."""
     places, joined = sql.SQL("NULL, NULL"), sql.Composed([])
     if slots:
         places = sql.SQL("s.topic, s.partition")
@@ -108,21 +98,14 @@ def read_unread(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class Compared:
-    """A pipeline's positions, compared with the ends of its partitions.
-
-    Attributes:
-        fault: why other partitions are unknown, or empty if all are known.
-    """
+    """The compared positions of a pipeline. `fault` is the reason for missing partitions."""
 
     partitions: Partitions
     fault: str = ""
 
 
 def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Compared]:
-    """Compare the positions of many pipelines with the ends of their partitions.
-
-    `wanted` holds the topic of each pipeline, and its positions by partition.
-    """
+    """Compare the positions of many pipelines with the ends of their partitions."""
     positions = [(at.at(topic, number), at) for topic, found in wanted.values() for number, at in found.items()]
     ends = log.offsets({place for place, _ in positions}, LATEST)
     # The first offset matters only for partitions with uncounted records.
@@ -170,13 +153,7 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
 
 @dataclass(frozen=True)
 class Standing:
-    """A pipeline's progress according to Postgres.
-
-    Attributes:
-        watermark_ms: the watermark in epoch ms, or None without a watermark.
-        at: when positions and watermark were read, in seconds of `time.monotonic()`.
-        unread: the lookups that no processor could read yet, each with the reason.
-    """
+    """A pipeline's progress according to Postgres, read at the monotonic time `at`."""
 
     positions: Mapping[int, Position]
     watermark_ms: int | None
@@ -184,7 +161,7 @@ class Standing:
     unread: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
-        """Return the positions as of `now`, assuming that nothing was committed since they were read."""
+        """Return the positions as of `now`, assuming no further commits."""
         silent = int(max(0.0, now - self.at) * 1000)
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 

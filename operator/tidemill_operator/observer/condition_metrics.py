@@ -16,14 +16,14 @@ CONDITION = Gauge(
 
 
 class Conditions:
-    """The thread-safe collection of exported conditions."""
+    """A thread-safe collection of exported conditions."""
 
     def __init__(self) -> None:
         self._told: dict[Hashable, frozenset[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
 
     def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
-        """Export a pipeline's conditions in place of its former conditions."""
+        """Replace a pipeline's exported conditions."""
         found = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:
             before = self._told.pop(key, frozenset())
@@ -35,7 +35,7 @@ class Conditions:
                 CONDITION.labels(*labels).set(1)
 
     def keep(self, keys: Iterable[Hashable]) -> None:
-        """Remove the conditions of all pipelines except `keys`."""
+        """Remove other pipelines' conditions."""
         with self._lock:
             gone = self._told.keys() - set(keys)
         for key in gone:

@@ -1,6 +1,6 @@
-"""Check whether Kafka's controllers answer, in a separate thread.
+"""Check in a separate thread whether Kafka's controllers answer.
 
-Without controllers, brokers still report the ends of partitions, but may not accept records.
+Without controllers, brokers may not accept records.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ class Controllers:
         self._silent_since: float | None = None
 
     def silent_seconds(self, topic: str) -> float:
-        """Return for how many seconds the controllers have not answered, or 0 if they answer or if this is unknown.
-
-        The call may start a check, but does not wait for it.
-        """
+        """Return for how many seconds the controllers have not answered, or 0 if this is unknown."""
         now, since = self._clock(), self._silent_since
         if not self._asking and (since is not None or now - self._asked_at >= EVERY_SECONDS):
             self._asked_at, self._asking = now, True

@@ -36,11 +36,8 @@ Status = Mapping[str, Any]
 class Figures:
     """The figures about how far a pipeline is behind.
 
-    Attributes:
-        lag_seconds: time since the arrival of the oldest uncounted event, or 0 without uncounted events.
-        freshness_seconds: time from an event's arrival to the commit that counts it, or None if no events arrive.
-        watermark_age_seconds: how far the watermark is behind the wall clock, or None without a watermark.
-        stage_lag: the number of uncounted events that the Python stage has not written, or None without a stage.
+    Freshness is None while no events arrive. The age of the watermark is None without a watermark. The lag of the stage
+    is None without a stage.
     """
 
     lag: int
@@ -54,12 +51,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Observation:
-    """The result of an observation.
-
-    Attributes:
-        figures: the figures, or None if no recent figures are known.
-        fault: why no figures are known.
-    """
+    """The result of an observation. Without figures, `fault` is the reason."""
 
     figures: Figures | None
     fault: str
@@ -67,10 +59,7 @@ class Observation:
 
 
 def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
-    """Return the members of the status for an observation.
-
-    `shown` holds the current members of the status. `generation` is the generation of the running spec.
-    """
+    """Return the members of the status for an observation."""
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
     figures = seen.figures
@@ -95,7 +84,7 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """Return the members of a status that the observer writes."""
+    """Return the observer's members of a status."""
     found = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return found | ({"conditions": conditions} if conditions else {})
@@ -112,7 +101,7 @@ def others(status: Status) -> dict[str, Any]:
 def is_news(shown: Status, found: Status, seconds: float) -> bool:
     """Return whether to write figures to the status, given the seconds since the last write.
 
-    Large changes are written sooner than small changes. Figures that become known or unknown are written at once.
+    Large changes are written sooner than small changes.
     """
     if shown == found:
         return False

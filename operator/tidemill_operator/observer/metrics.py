@@ -51,7 +51,7 @@ def show(key: Key, figures: Figures | None) -> None:
 
 
 def forget(key: Key) -> None:
-    """Remove the figures of a deleted pipeline."""
+    """Remove a deleted pipeline's figures."""
     for gauge in (
         AVAILABLE,
         LAG_EVENTS,

@@ -1,7 +1,7 @@
 """Measure every few seconds how far pipelines are behind, independently of their processors.
 
-The observer compares positions in Postgres with the ends of partitions in Kafka. While Postgres does not answer, the
-observer uses the last known positions. Without the ends, there are no figures.
+While Postgres does not answer, the observer uses the last known positions. Without the ends of partitions, there are no
+figures.
 """
 
 from __future__ import annotations
@@ -50,13 +50,8 @@ Arrivals = dict[int, tuple[int, float]]
 class _Pipeline:
     """The state of an observed pipeline.
 
-    Attributes:
-        fault: why `standing` is outdated, or empty if it is up to date.
-        arrivals: the offset and arrival (epoch seconds) of the oldest uncounted record, by partition.
-        noticed: the offset of the oldest uncounted record, and when it was first seen (epoch seconds), by
-            partition.
-        voids: the first uncounted offset and the end of partitions with nothing but transaction markers left.
-        figures_at: when the figures were measured, in monotonic seconds.
+    `arrivals` and `noticed` hold the offset of the oldest uncounted record with the epoch second of its arrival or its
+    first sighting. `voids` holds partitions with nothing but transaction markers left.
     """
 
     schema: str
@@ -76,14 +71,7 @@ class _Pipeline:
 class Observer:
     """An observer that measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
 
-    Args:
-        kafka: reads the ends of partitions.
-        postgres: the database and its administrator's login.
-        show: receives the observation of each pipeline in each round. An error that it raises ends the round.
-        progress: receives a pipeline's schema, topic and progress in each round, before `show`.
-        interval_seconds: time from the start of one round to the start of the next.
-        now: returns epoch seconds.
-        clock: returns monotonic seconds.
+    In each round, `progress` and then `show` receive the results of each pipeline. An error in `show` ends the round.
     """
 
     def __init__(
@@ -134,7 +122,7 @@ class Observer:
             pipeline_measures.forget(key)
 
     def look(self) -> None:
-        """Run one round over all pipelines."""
+        """Measure all pipelines once."""
         with self._lock:
             known = dict(self._known)
         if not known:
@@ -177,7 +165,6 @@ class Observer:
                 pipeline.fault = told
 
     def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
-        """Compare positions with current ends, update figures and progress, and return faults by pipeline."""
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
         # The stages come first: a record that is staged meanwhile then counts twice, rather than not at all.
@@ -249,7 +236,6 @@ class Observer:
                         known[key].arrivals[number] = (offset, moment / 1000)
 
     def _seen(self, pipeline: _Pipeline, fault: str) -> Observation:
-        """Return the observation to show. A failed round keeps recent figures."""
         if self._clock() - pipeline.figures_at > FRESH_SECONDS:
             pipeline.figures = None
             return Observation(None, fault or "the figures were not read in time", self._now())

@@ -59,7 +59,7 @@ class Observers:
             observer.stop()
 
     def look(self) -> None:
-        """Run one round over all pipelines."""
+        """Measure all pipelines once."""
         with self._lock:
             observers = [self._own, *self._others.values()]
         for observer in observers:

@@ -1,4 +1,4 @@
-"""Check continuously, and independently of reconcile passes, that pipelines count their events.
+"""Check continuously that pipelines count their events.
 
 A pipeline becomes unready if events wait without progress for some time, or if its positions stay unknown.
 """
@@ -36,12 +36,7 @@ _MAX_PARTITIONS = 8
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of one partition.
-
-    Attributes:
-        lag: the number of offsets from the position to the end.
-        read: the position, and the time when a processor last reached the end. Any progress changes the pair.
-    """
+    """The progress of one partition. Any progress changes `read`."""
 
     lag: int
     read: tuple[int | None, int | None]
@@ -55,11 +50,8 @@ Look = Mapping[int, Progress] | TidemillError
 class _Watched:
     """The state of a watched pipeline. Times are monotonic seconds.
 
-    Attributes:
-        patience: how many seconds events may wait without progress.
-        still_since: since when events have waited without progress, or None.
-        untold_since: since when partitions have been unknown without progress of other partitions, or None.
-        counted_at: when a position last advanced.
+    `still_since` is None unless events wait without progress. `untold_since` is None unless partitions are unknown and
+    no other partition advances.
     """
 
     place: tuple[str, str]
@@ -105,14 +97,10 @@ class _Watched:
 
 
 class ProgressWatch:
-    """The thread-safe decision whether events of pipelines are counted.
+    """A thread-safe watch over whether events of pipelines are counted.
 
-    Args:
-        changed: receives the error when the events of a pipeline are no longer counted, or None when they are
-            again.
-        unled: returns for how many seconds Kafka's controllers have not answered requests about a topic.
-        refused: returns why Postgres refuses writes, or an empty text.
-        clock: returns monotonic seconds.
+    `changed` receives an error when the events of a pipeline are no longer counted, and None when they are again.
+    `unled` returns for how many seconds Kafka's controllers have not answered.
     """
 
     def __init__(
@@ -144,7 +132,7 @@ class ProgressWatch:
                 known.patience = patience
 
     def forget(self, key: Key) -> None:
-        """Stop watching a pipeline that is gone or suspended."""
+        """Stop watching a pipeline."""
         with self._lock:
             self._watched.pop(key, None)
 
@@ -163,7 +151,7 @@ class ProgressWatch:
             return {key: str(known.error) for key, known in self._watched.items() if known.error}
 
     def take(self, key: Key, schema: str, topic: str, look: Look) -> None:
-        """Update a pipeline's state with an observation of this schema and topic."""
+        """Update a pipeline's state with an observation."""
         with self._lock:
             known = self._watched.get(key)
             if known is None or known.place != (schema, topic):

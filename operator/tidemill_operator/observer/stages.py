@@ -1,8 +1,4 @@
-"""Read the lag of Python stages, and why they wait.
-
-A stage commits its positions in Kafka. The reason why it waits is in the metadata of an offset of another consumer
-group.
-"""
+"""Read the lag of Python stages, and why they wait, from the consumer groups of the stages."""
 
 from __future__ import annotations
 
@@ -22,24 +18,14 @@ _SECONDS = 3.0
 
 
 def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return the topic that a pipeline's processors read, and the source topic of its Python stage.
-
-    Without a stage, the source topic is empty. `topics` are the topics in the pipeline's status.
-    """
+    """Return the topic that processors read, and the source topic of the Python stage or an empty text."""
     source, stage = topics[0]["name"], names.topic(key.namespace, key.name, "stage")
     return (stage, source) if any(topic["name"] == stage for topic in topics) else (source, "")
 
 
 @dataclass(frozen=True)
 class StageLook:
-    """The lag of a stage.
-
-    Attributes:
-        lag: the number of records that it has not written, by partition.
-        ages: the age in seconds of the oldest record that it has not written, by partition.
-        waits: why the stage waits, or an empty text.
-        fault: why the figures are unknown, or an empty text.
-    """
+    """The lag of a stage by partition. `waits` is the reason why the stage waits, or empty."""
 
     lag: Mapping[int, int] = field(default_factory=dict)
     positions: Mapping[int, int] = field(default_factory=dict)
@@ -64,7 +50,7 @@ class Stages:
         self._arrived: dict[Place, tuple[int, int, float | None]] = {}
 
     def look(self, wanted: Mapping[Key, str], partitions: Mapping[Key, Sequence[int]]) -> dict[Key, StageLook]:
-        """Return the lag of stages."""
+        """Return the stages' lag."""
         if not wanted:
             return {}
         groups = [_group(key, reader) for key in wanted for reader in ("stage", "stage-state")]

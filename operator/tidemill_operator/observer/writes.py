@@ -1,7 +1,4 @@
-"""Check whether Postgres can write, while events wait and none is counted.
-
-A server with a full disk, or a standby, still answers queries.
-"""
+"""Check whether Postgres can write, while events wait and none is counted."""
 
 from __future__ import annotations
 
@@ -26,10 +23,7 @@ _WRITE = """CREATE TEMPORARY TABLE tidemill_probe ON COMMIT DROP AS
 
 
 class Writes:
-    """A check whether Postgres can write.
-
-    `ask` returns why Postgres cannot write, or an empty text. The call may block.
-    """
+    """A check whether Postgres can write."""
 
     def __init__(self, ask: Callable[[], str]) -> None:
         self._ask = ask
@@ -42,10 +36,7 @@ class Writes:
         return cls(lambda: refusal_of(postgres))
 
     def refusal(self) -> str:
-        """Return why Postgres cannot write, or an empty text if it can or if this is unknown.
-
-        The call waits at most a second for the check.
-        """
+        """Return why Postgres cannot write, or an empty text. The call waits at most a second."""
         if self._asking is None or not self._asking.is_alive():
             self._refusal = ""
             self._asking = threading.Thread(target=self._look, name="writes", daemon=True)

@@ -1,4 +1,4 @@
-"""Build the plan from the resource, the platform and the live facts, and fill in all defaults."""
+"""Build the plan from the resource, the platform and the live facts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def build_plan(
 ) -> Plan:
     """Return the plan of a valid resource.
 
-    A change of the spec that processors do not notice keeps the earlier generation, so that processors do not restart.
+    A change that processors do not notice keeps the earlier generation. `switch` puts versions into force that a replay
+    has filled.
     """
     facts = live or LiveFacts()
     config = resolve(pipeline, platform, generation, facts)
@@ -95,10 +96,7 @@ def _with_topics(schema: Schema, topics: tuple[Topic, ...], config: PipelineConf
 
 
 def _slots(config: PipelineConfig, platform: Platform, facts: LiveFacts, *, asked: bool) -> tuple[Slot, ...]:
-    """Return the slots of a list or a pattern of topics.
-
-    `asked` says that missing topics are gone for good. Without `asked`, only missing topics of the namespace are.
-    """
+    """Return the slots of a list or a pattern of topics. `asked` says that missing topics are gone for good."""
     source, limits, topics = config.spec.source, platform.limits, config.source_topics
     if not source.several:
         return ()
@@ -151,7 +149,6 @@ def resolve(pipeline: AnalyticsPipeline, platform: Platform, generation: int, li
 
 
 def _belongs_to_others(topic: TopicSpec, spec: PipelineSpec, platform: Platform, namespace: str) -> bool:
-    """Return whether the source topic is on the platform's Kafka, but not the namespace's own."""
     return (
         spec.source.kafka is None and not spec.source.several and not platform.limits.own(topic.name or "", namespace)
     )
@@ -202,10 +199,7 @@ def _transform(transform: TransformSpec, partitions: int) -> TransformSpec:
 
 
 def _largest(source: SourceSpec, live: LiveFacts) -> TopicSpec:
-    """Return the settings of a list of topics, with the partitions of its largest topic.
-
-    The range assignor gives all partitions with the same number to the same processor.
-    """
+    """Return the settings of a list of topics, with the partitions of its largest topic."""
     known = (live.topics.get(name) for name in source.topics or ())
     return source.topic.model_copy(update={"partitions": max((t.partitions for t in known if t), default=1)})
 

@@ -17,7 +17,7 @@ Action = Literal["create", "change", "remove"]
 
 @dataclass(frozen=True)
 class Difference:
-    """A member that differs. `before` is None for a new member, and `after` is None for a removed member."""
+    """A member that differs. `before` or `after` is None for a new or removed member."""
 
     member: str
     before: Any
@@ -26,12 +26,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """The change of one object.
-
-    Attributes:
-        kind: topic, schema, table, aggregation, config, workload or connector.
-        differences: what differs from the existing object, or all members of a new object.
-    """
+    """The change of one object. `differences` holds all members of a new object."""
 
     action: Action
     kind: str
@@ -113,10 +108,7 @@ def _recounted(before: Plan, after: Plan) -> bool:
 
 
 def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members of a field that define where its values come from and how they are read.
-
-    A changed `type` or `scale` creates a new version. `required` and `precision` decide only which events are valid.
-    """
+    """Return the members of a field that define where its values come from and how they are read."""
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
 
@@ -226,10 +218,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaf values by path, without nulls.
-
-    An item of a list appears under its `name`: `{"a": [{"name": "x", "size": 1}]}` gives `{"a[x].size": 1}`.
-    """
+    """Return the leaf values by path: `{"a": [{"name": "x", "size": 1}]}` gives `{"a[x].size": 1}`."""
     if isinstance(value, dict):
         members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}
     elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):

@@ -1,4 +1,4 @@
-"""Describe a plan as plain data with a stable order and without secrets, for YAML, JSON and golden files."""
+"""Describe a plan as plain data with a stable order and without secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill_operator.plan.reads import Read, reads
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """Describe a whole plan."""
+    """Describe a plan."""
     return {
         "namespace": plan.namespace,
         "name": plan.name,
@@ -27,7 +27,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def read(item: Read) -> dict[str, Any]:
-    """Describe an object that the pipeline reads."""
+    """Describe a read object."""
     told = {"kind": item.kind, "name": item.name, "place": item.place, "secret": item.secret}
     return {member: text for member, text in told.items() if text}
 
@@ -45,7 +45,7 @@ def topic(item: Topic) -> dict[str, Any]:
 
 
 def schema(item: Schema) -> dict[str, Any]:
-    """Describe a schema, with the columns of its tables."""
+    """Describe a schema."""
     return {
         "name": item.name,
         "roles": {"owner": item.owner, "writer": item.writer, "reader": item.reader},
@@ -78,7 +78,7 @@ def schema(item: Schema) -> dict[str, Any]:
 
 
 def workload(item: Workload) -> dict[str, Any]:
-    """Describe a workload, with the names of its config files."""
+    """Describe a workload."""
     return {
         "name": item.name,
         "component": item.component,
@@ -97,12 +97,12 @@ def workload(item: Workload) -> dict[str, Any]:
 
 
 def connector(item: Connector) -> dict[str, Any]:
-    """Describe a connector. Secrets in its config are references."""
+    """Describe a connector."""
     return {"name": item.name, "paused": item.paused, "config": dict(item.config)}
 
 
 def change(item: Change) -> dict[str, Any]:
-    """Describe a change. A new member has no `before`, and a removed member has no `after`."""
+    """Describe a change."""
     differences = []
     for difference in item.differences:
         told = {"member": difference.member, "before": difference.before, "after": difference.after}

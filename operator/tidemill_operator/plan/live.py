@@ -23,13 +23,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class LiveTopic:
-    """A live topic.
-
-    Attributes:
-        replication_factor: the lowest number of replicas of any partition.
-        id: Kafka's topic id, which changes if the topic is created again.
-        holders: the brokers that have replicas or will get some.
-    """
+    """A live topic. Its `id` changes if the topic is created again."""
 
     partitions: int
     replication_factor: int
@@ -41,10 +35,7 @@ class LiveTopic:
 class LiveReplay:
     """The live state of a replay.
 
-    Attributes:
-        switched: whether the versions of the replay are in force.
-        handed: the number of partitions whose events live processors count for its versions.
-        left: the number of events that the replay still has to count.
+    Live processors already count the events of `handed` partitions for the replay.
     """
 
     switched: bool = False
@@ -56,12 +47,7 @@ class LiveReplay:
 
 @dataclass(frozen=True)
 class Loss:
-    """A range of offsets of a partition that Kafka lost.
-
-    Attributes:
-        reason: the kind of loss: topic_recreated, expired or truncated.
-        end: the offset after the last lost offset, or None if unknown.
-    """
+    """A range of offsets that Kafka lost. `reason` is topic_recreated, expired or truncated."""
 
     reason: str
     partition: int
@@ -72,14 +58,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A duty of an aggregation that fails, or data that a duty skipped.
-
-    Attributes:
-        aggregation: the aggregation's name, or empty for the whole pipeline.
-        duty: the name of the duty in processors: publish, scan, …
-        window: the skipped window, or empty.
-        more: whether more of the same kind was skipped within a day.
-    """
+    """A duty of an aggregation that fails, or data that a duty skipped. A duty is e.g. publish or scan."""
 
     aggregation: str
     duty: str
@@ -92,13 +71,7 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """The number of one partition of one topic in a list of topics.
-
-    Attributes:
-        reading: whether the partition is read.
-        added: whether the slot was added after the pipeline had started to run.
-        topic_id: Kafka's id of the topic that was read, or empty.
-    """
+    """The number of one partition of one topic in a list of topics."""
 
     slot: int
     topic: str
@@ -111,16 +84,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class LiveSchema:
-    """A pipeline's live schema.
+    """A pipeline's live schema. The versions of aggregations are keyed by (name, version).
 
-    Attributes:
-        shapes: the shape of every aggregation version, by (name, version).
-        accepted: the last accepted spec, as the user wrote it, or None.
-        closed_until: the end of the last closed window in epoch milliseconds, by (name, version), or None.
-        emptied: the versions, as (name, version), whose tables are empty although batches were merged into them.
-        read_from: Kafka's id of the topic that was read, or empty.
-        read_to: the next offset by partition.
-        renames: the columns that still have a former name, by table: {former name: current name}.
+    `accepted` is the last accepted spec, as the user wrote it. `read_from` is Kafka's id of the topic that was read.
+    `read_to` is the next offset by partition. `renames` maps former column names to current names, by table.
     """
 
     owner: Owner | None = None
@@ -149,13 +116,7 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live facts that a plan depends on. By default, they are unknown.
-
-    Attributes:
-        brokers: the number of brokers, or None if unknown.
-        schema: the pipeline's schema, or None if it does not exist or is unknown.
-        found: the names of the existing topics that the pipeline's pattern may match.
-    """
+    """The live facts that a plan depends on. By default, they are unknown."""
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None

@@ -1,4 +1,4 @@
-"""The frozen data classes of plans: topics, Postgres objects and workloads, for any runtime."""
+"""The frozen data classes of plans, for any runtime."""
 
 from __future__ import annotations
 
@@ -17,14 +17,9 @@ Component = Literal["processor", "replay", "stage", "ingest", "api", "mqtt", "co
 class Topic:
     """A desired Kafka topic.
 
-    Attributes:
-        managed: whether the operator creates and alters the topic. An unmanaged topic must already exist.
-        replicated: whether the spec sets the replication factor. If not, an existing topic keeps its factor.
-        lost: what was lost with the deleted topic, which is then created again only on request, or empty.
-        kafka: the other cluster of a topic that is only read, or None for the platform's own cluster.
-        of_others: whether the pipeline may only read the topic, because it belongs to others on the platform's
-            Kafka.
-        staged: whether the Python stage writes this topic for the processors.
+    The operator creates and alters only a `managed` topic. `lost` describes a deleted topic, which is created again
+    only on request. `kafka` is the other cluster of a topic, or None. The pipeline may only read a topic `of_others`.
+    The Python stage writes a `staged` topic.
     """
 
     name: str
@@ -67,16 +62,9 @@ class KeptRows:
 class Schema:
     """A pipeline's desired Postgres schema.
 
-    Attributes:
-        functions: pairs of a name and a `CREATE OR REPLACE FUNCTION` statement.
-        accepted: the spec as the user wrote it, as JSON with sorted keys.
-        listed: the list of source topics, or empty if the pipeline has one topic.
-        pattern: the pattern that the source topics match, or empty if the spec names them.
-        cluster: the brokers of the source topic's cluster, or empty for the platform's own cluster.
-        switched: the reader whose versions come into force now, or empty.
-        abandoned: readers of cancelled replays, whose versions are deleted.
-        lost: descriptions of objects that somebody else removed, and that are created again only on request.
-        explodes: whether a record may contain several events, so that keys need more than the offset.
+    `accepted` is the spec as the user wrote it, as JSON. `listed` is empty for a pipeline with one topic. `cluster` is
+    empty for the platform's own Kafka. `switched` is the reader of the versions that come into force now. `lost`
+    describes removed objects, which are created again only on request.
     """
 
     name: str
@@ -132,15 +120,9 @@ class Reference:
 class Workload:
     """The processes of one workload, described for both runtimes.
 
-    Attributes:
-        pipeline: the owning pipeline, or None if all pipelines of the namespace share the workload.
-        secrets: the names of the secret files that the workload may read, by pipeline.
-        ports: the requested ports: `http` for clients, `status` for probes and metrics. 0 means any free port.
-        revision: a hash of the settings that processes read only at their start, or empty.
-        copied: the secret files that are copied from a user's Secret, by file name, each as (Secret, key).
-        alone: whether at most one process may run at a time.
-        reached_ports: further ports that the processes connect to.
-        image: the user's image, or empty for the image of the component.
+    `pipeline` is None for a shared workload. `ports` has `http` for clients and `status` for probes and metrics, where
+    0 means any free port. `revision` is a hash of the settings that processes read only at their start. `copied` maps
+    secret files to (Secret, key).
     """
 
     name: str
@@ -172,12 +154,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Connector:
-    """A desired connector of Kafka Connect.
-
-    Attributes:
-        called: its name in the spec.
-        config: its complete config, with references instead of secrets.
-    """
+    """A desired connector of Kafka Connect. `called` is the name in the spec."""
 
     name: str
     called: str
@@ -190,11 +167,7 @@ class Connector:
 class Replay:
     """A replay, which fills new versions from the topic while live processors continue.
 
-    Attributes:
-        reader: the name in `_readers`, which is also part of the consumer group's name.
-        start_from: `earliest`, or a time in RFC 3339.
-        rate: the maximum number of events per second, or 0 for no limit.
-        handed: the number of partitions whose events live processors already count for these versions.
+    Live processors already count the events of `handed` partitions for these versions. A rate of 0 means no limit.
     """
 
     reader: str
@@ -206,11 +179,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Plan:
-    """The desired state of one pipeline.
-
-    Attributes:
-        unread: topics that match the pattern, beyond the maximum number of topics.
-    """
+    """The desired state of one pipeline. `unread` holds topics beyond the maximum number."""
 
     namespace: str
     name: str

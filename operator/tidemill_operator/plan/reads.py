@@ -16,12 +16,7 @@ Kind = Literal["topic", "topics", "mqtt", "webhook", "connector", "python", "loo
 
 @dataclass(frozen=True)
 class Read:
-    """Something that a pipeline reads.
-
-    Attributes:
-        kind: the kind of the object. `topics` is a pattern of topics.
-        place: where it is, or empty if that is clear from the name.
-    """
+    """Something that a pipeline reads. The kind `topics` is a pattern of topics."""
 
     kind: Kind
     name: str

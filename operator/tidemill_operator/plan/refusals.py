@@ -1,7 +1,4 @@
-"""Find the reasons why a valid spec cannot be applied to the live state.
-
-Any reason keeps the accepted spec in force.
-"""
+"""Find the reasons why a valid spec cannot be applied to the live state."""
 
 from __future__ import annotations
 
@@ -43,10 +40,7 @@ def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[T
 
 
 def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if a topic that belongs to others does not exist yet.
-
-    A claim on such a topic would keep its owner from creating it.
-    """
+    """Yield the error if a topic that belongs to others does not exist yet."""
     runs = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
         if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
@@ -181,10 +175,7 @@ def _same_topics(plan: Plan, live: LiveFacts) -> bool:
 
 
 def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
-    """Yield the error if the spec moves the source to another Kafka cluster or topic.
-
-    New addresses of the same cluster are allowed, because the topic keeps its id.
-    """
+    """Yield the error if the spec moves the source to another Kafka cluster or topic."""
     schema = live.schema
     if schema is None or schema.accepted is None or not schema.read_from:
         return

@@ -1,7 +1,6 @@
 """Plan a replay, in which a separate reader fills new versions of aggregations from the topic.
 
-Each new value of the annotation requests a replay. A new generation restarts a replay, because replay and live
-processors must have the same spec at the handover.
+A new generation restarts a replay, because replay and live processors need the same spec at the handover.
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ def asked(pipeline: AnalyticsPipeline) -> dict[str, Any] | None:
 
 
 def read_request(text: str, known: Sequence[str]) -> dict[str, Any]:
-    """Parse a request, and fill in its defaults.
-
-    Raises:
-        TidemillError: the request is invalid.
-    """
+    """Parse a request, fill in its defaults, and raise TidemillError if it is invalid."""
     try:
         request = json.loads(text)
     except ValueError:
@@ -83,12 +78,12 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the prefix of the readers of a request, given the text of the annotation."""
+    """Return the prefix of the readers of a request."""
     return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
 
 
 def abandoned(replay: str, live: LiveSchema | None) -> tuple[str, ...]:
-    """Return the readers of cancelled replays, which were not switched to and differ from `replay`."""
+    """Return the readers of cancelled replays."""
     known: Mapping[str, Any] = live.replays if live else {}
     return tuple(sorted(reader for reader, found in known.items() if reader != replay and not found.switched))
 

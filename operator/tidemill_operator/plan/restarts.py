@@ -1,7 +1,4 @@
-"""Compute the part of a pipeline's config that processors read at their start.
-
-A setting that is not listed here counts as read, so that a new field restarts processors.
-"""
+"""Compute the part of a pipeline's config that processors read at their start."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ _STAGE = "transform.python"
 
 
 def read_by_processors(config: PipelineConfig) -> str:
-    """Return the settings that processors read, without the generation. Equal settings give equal texts."""
+    """Return the settings that processors read. Equal settings give equal texts."""
     # Unset members are left out, so that members of later versions do not change the text.
     told = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
     for path in (*UNREAD, _STAGE):
@@ -53,13 +50,13 @@ def read_by_processors(config: PipelineConfig) -> str:
 
 
 def revision(config: PipelineConfig) -> str:
-    """Return a hash of the generation and the settings that processors read. A changed hash replaces processors."""
+    """Return a hash of the settings that processors read, which replaces processors when it changes."""
     text = f"{config.generation}\n{read_by_processors(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stage_revision(config: PipelineConfig) -> str:
-    """Return a hash of the settings that the Python stage reads at its start. A changed hash replaces the stage."""
+    """Return a hash of the settings that the Python stage reads at its start."""
     python, spec = config.spec.transform.python, config.spec
     told = python.model_dump(mode="json", exclude={"replicas", "scaling", "resources"}) if python is not None else {}
     read = [told, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]

@@ -1,7 +1,6 @@
 """Compute which version of each aggregation is in force, and which version a replay fills.
 
-Each version has its own table. A change of window, groups or field types creates a new version, because stored windows
-cannot be converted.
+A change of window, groups or field types creates a new version with its own table.
 """
 
 from __future__ import annotations

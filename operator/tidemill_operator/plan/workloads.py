@@ -1,4 +1,4 @@
-"""Plan the workloads of a pipeline for both runtimes, without addresses, paths and ports of a host."""
+"""Plan the workloads of a pipeline for both runtimes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Create CEL rules for the API server, with messages that contain the written values.
 
-The server estimates the cost of a rule from the bounds in the schema, and refuses costly rules. The results of `+`,
-`join` and `filter` have no bounds, so the rules use `format`, and `map` with a condition.
+The server estimates the cost of rules. The results of `+`, `join` and `filter` are too costly, so the rules use
+`format` and `map`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ _MOST_LISTED = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule about the value at one path of the resource.
-
-    Attributes:
-        message: a general description of the rule.
-        text: a CEL expression for the message about a specific resource, with the remedy.
-        at: the path of the faulty member below this value, or empty.
-    """
+    """A rule about the value at one path of the resource. `text` is CEL for the message, and `at` a path below."""
 
     rule: str
     message: str
@@ -40,7 +34,7 @@ def say(template: str, *values: str) -> str:
 
 
 def known(names: str) -> str:
-    """Return CEL that lists the known names, unless there are too many. The result follows a text without a blank."""
+    """Return CEL that lists the known names, unless there are too many."""
     return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
 
 

@@ -107,7 +107,7 @@ def _find(schema: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """A YAML dumper that repeats equal values instead of using aliases."""
+    """A YAML dumper without aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,7 +1,4 @@
-"""Generate the reference page of environment variables: `python -m tidemill_operator.resource.environment`.
-
-The descriptions are in this module. Names and defaults come from the models of workloads and platform.
-"""
+"""Generate the page of environment variables: `python -m tidemill_operator.resource.environment`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Generate the reference page of the resource: `python -m tidemill_operator.resource.reference`.
-
-The prose is in this module. Names, types, bounds and defaults come from the schema.
-"""
+"""Generate the reference page of the resource: `python -m tidemill_operator.resource.reference`."""
 
 from __future__ import annotations
 

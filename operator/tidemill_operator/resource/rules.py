@@ -1,7 +1,6 @@
 """The CEL rules that the API server checks, by path, and the messages about broken rules.
 
-CEL can neither compare durations nor check the types of expressions. Only `tidemill validate`, the webhook and the
-reconcile passes check both.
+CEL can neither compare durations nor check the types of expressions.
 """
 
 from __future__ import annotations

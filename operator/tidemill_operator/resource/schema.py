@@ -1,7 +1,6 @@
 """Convert pydantic models to structural OpenAPI schemas for Kubernetes.
 
-Kubernetes allows neither `$ref` nor `anyOf` nor numeric exclusive bounds. Defaults inside lists are dropped, because
-GitOps tools would see them as drift.
+Kubernetes allows neither `$ref` nor `anyOf` nor numeric exclusive bounds.
 """
 
 from __future__ import annotations
@@ -33,13 +32,10 @@ _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
 
 
 def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
-    """Return the schema of a model in its YAML form.
-
-    Lists of objects with a `name` become maps with that key, and lists of strings become sets.
+    """Return the schema of a model in its YAML form. `list_defaults` keeps defaults inside lists.
 
     Raises:
-        ValueError: a list, map or string has no bound, or there is a union. The API server would refuse such a
-            schema.
+        ValueError: the API server would refuse the schema, e.g. because of an unbounded list.
     """
     raw = model.model_json_schema(by_alias=True)
     return _convert(raw, raw.get("$defs", {}), "spec", drop=None if list_defaults else False)

@@ -1,7 +1,4 @@
-"""Compute the number of replicas of a component from current and earlier figures.
-
-The functions of this package are pure. The caller passes the time as `now` and keeps the `State` between two calls.
-"""
+"""Compute the number of replicas of a component from current and earlier figures."""
 
 from tidemill_operator.scaling.decide import decide
 from tidemill_operator.scaling.explain import explain, scaling_status

@@ -64,17 +64,10 @@ class _Choice:
 def decide(
     settings: Settings, state: State, figures: Figures | None, *, current: int, now: float
 ) -> tuple[Decision, State]:
-    """Decide on the number of replicas. Equal arguments give equal results.
+    """Decide on the number of replicas, and return the decision and the next state.
 
-    Args:
-        settings: the pipeline's settings.
-        state: the state that the last decision returned, or `State()` for the first decision.
-        figures: the figures of this poll, or None if they could not be read.
-        current: the desired number of replicas at present.
-        now: epoch seconds.
-
-    Returns:
-        The decision, and the state for the next decision.
+    `state` is the state after the last decision. Without readable figures, `figures` is None. `now` is in epoch
+    seconds.
     """
     if settings.mode == "external":
         return Decision(now, current, current, current, ScalingReason.EXTERNAL, lines=EXTERNAL_LINES), state
@@ -266,10 +259,7 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before `spared` replicas are removed.
-
-    Removing few replicas waits longer than removing many, because every removal interrupts all replicas.
-    """
+    """Return the seconds to wait before `spared` replicas are removed. Removing few replicas waits longer."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 

@@ -82,14 +82,7 @@ def _rounded(number: float) -> int:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of a decision.
-
-    Attributes:
-        target: the needed number of replicas within the bounds.
-        most: the highest number of replicas that was needed within the waiting time.
-        wait_seconds: the waiting time before replicas are removed.
-        patience: the factor by which early removals have lengthened the waiting time.
-    """
+    """The bounds of a decision. `patience` is the factor by which early removals have lengthened the wait."""
 
     floor: int
     ceiling: int

@@ -1,7 +1,6 @@
 """Compute the load from the figures of successive polls.
 
-The speed of a replica is measured only in intervals with lag at both ends. An idle replica is only as fast as its
-arrivals.
+The speed of a replica is measured only in intervals with lag at both ends.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _RISING_POLLS = 3
 
 
 def observe(settings: Settings, state: State, figures: Figures, *, current: int, now: float) -> tuple[State, Load]:
-    """Add the figures of a poll to the state. Return the new state and the load."""
+    """Add the figures of a poll to the state, and return the new state and the load."""
     seconds = now - state.polled_at if state.polled_at is not None else 0.0
     if state.polled_at is None or seconds > (MISSED_POLLS + 0.5) * settings.poll_seconds:
         state = replace(state, watched_since=now, wanted=(), idle_since=None)
@@ -92,10 +91,7 @@ def _taken_in(
 
 
 def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
-    """Return the events that arrived and were consumed since the last poll, by partition.
-
-    A new partition gives 0. A position that has decreased, as after a topic is created again, also gives 0.
-    """
+    """Return the events that arrived and were consumed since the last poll, by partition."""
     moved = {}
     for partition, at in figures.partitions.items():
         end, consumed, _ = state.seen.get(partition, (at.end, at.consumed, 0))

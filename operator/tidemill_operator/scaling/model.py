@@ -67,10 +67,7 @@ CHANGES = frozenset(
 class Settings:
     """The settings in `scaling` of the processors or the Python stage, as numbers.
 
-    Attributes:
-        max_step_up: the largest step up. If None, a step doubles the number, or adds four if that is more.
-        max_step_down: the largest step down, or None for no limit.
-        flush_seconds: the processor's flushInterval in seconds.
+    Without `max_step_up`, a step up doubles the number of replicas, or adds four if that is more.
     """
 
     mode: Literal["lag", "external"] = "lag"
@@ -129,12 +126,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PartitionFigures:
-    """The positions of one partition of the source topic.
-
-    Attributes:
-        position: the committed next offset, or None if nothing is committed yet.
-        consumed: the number of committed records.
-    """
+    """The positions of one partition. `position` is None without a commit."""
 
     start: int
     end: int
@@ -149,14 +141,7 @@ class PartitionFigures:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a poll.
-
-    Attributes:
-        freshness_seconds: the measured time from an event's arrival until it can be queried, or None.
-        rolling_out: whether replicas are being started, stopped or replaced.
-        database_saturated: whether all replicas wait for Postgres.
-        waits: whether the replicas wait for something that a user has to correct.
-    """
+    """The figures of a poll. `waits` says that a user has to correct something."""
 
     partitions: Mapping[int, PartitionFigures]
     ready: int
@@ -176,13 +161,8 @@ class Figures:
 class Load:
     """The load, computed from this poll and earlier polls.
 
-    Attributes:
-        lags: the lag of each partition that is not stuck.
-        arriving: arriving events per second, by partition.
-        rising: the growth of arrivals, in events per second per second.
-        rate_per_replica: events per second of a busy replica, or None if never measured.
-        proven: the highest events per second of a replica so far, busy or not.
-        stuck: partitions that have not advanced for some polls, while others have.
+    `arriving` holds events per second by partition, and `rising` is their growth per second. `rate_per_replica` is the
+    speed of a busy replica, or None. `proven` is the highest speed of any replica so far.
     """
 
     lag: int
@@ -216,13 +196,8 @@ class Load:
 class Need:
     """The number of replicas that the load requires, before any limit.
 
-    Attributes:
-        replicas: the result of the formula.
-        useful: the result if no partition may require more than one replica.
-        by_lag: the fraction of a replica that each partition's lag requires, at most 1.
-        by_rate: the fraction of a replica that each partition's arrivals and lag require, at most 1.
-        hot: whether a partition has more load than one replica can process.
-        utilisation: the target load of a replica, as a share of its capacity.
+    In `useful`, no partition requires more than one replica. `by_lag` and `by_rate` hold the required fraction of a
+    replica for each partition.
     """
 
     replicas: int
@@ -235,13 +210,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Decision:
-    """A scaling decision and its reason.
-
-    Attributes:
-        desired: the right number of replicas. With dryRun, this number is only reported.
-        replicas: the number of replicas to set.
-        limited_by: the setting or fact that limits `desired`, or an empty string.
-    """
+    """A scaling decision and its reason. With dryRun, `desired` is only reported."""
 
     at: float
     current: int

@@ -1,8 +1,7 @@
 """Compute how many replicas a load requires.
 
 The formula is need = max(ceil(L / lagThreshold), ceil((in + L / catchUp) / (targetUtilization · ratePerReplica))),
-where L is the lag, and `in` is the number of arriving events per second. At most one replica counts for each partition,
-because only one replica can read a partition.
+where L is the lag, and `in` is the number of arriving events per second.
 """
 
 from __future__ import annotations
@@ -109,8 +108,7 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
     """Return the lowest number of replicas within the bounds that carries the load.
 
-    Numbers that leave the largest share of partitions unchanged are skipped: with 12 partitions, 7 replicas are as slow
-    as 6.
+    A number that makes no difference is skipped: with 12 partitions, 7 replicas are as slow as 6.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
@@ -123,8 +121,7 @@ def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: fl
 def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
     """Return the number of replicas after one step towards a target.
 
-    If `up` is None, a step doubles the number, or adds four if that is more. If `down` is None, one step reaches the
-    target.
+    If `up` is None, a step doubles the number, or adds four if that is more.
     """
     if target < current:
         return target if down is None else max(target, current - down)

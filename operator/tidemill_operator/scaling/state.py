@@ -15,12 +15,7 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """An interval between two polls.
-
-    Attributes:
-        at: the end of the interval, in epoch seconds.
-        rate: events per second of a busy replica, or None if unknown.
-    """
+    """An interval between two polls, which ends at the epoch second `at`. `rate` is None if unknown."""
 
     at: float
     arrived: float
@@ -44,13 +39,8 @@ class Record:
 class State:
     """The scaling state. Times are epoch seconds.
 
-    Attributes:
-        seen: (end, consumed, lag) of each partition in the last figures.
-        standing: since when each stuck partition has not advanced.
-        wanted: (last time, replicas) of each target in the stabilisation period, the highest number first.
-        watched_since: since when figures have arrived without a long gap.
-        idle_since: since when there have been no arrivals and no lag.
-        patience: the factor that lengthens the stabilisation period for scaling down.
+    `seen` holds (end, consumed, lag) by partition. `standing` holds since when each stuck partition has not advanced.
+    `wanted` holds (last time, replicas) of recent targets, the highest number first.
     """
 
     polled_at: float | None = None
@@ -70,7 +60,7 @@ class State:
     decisions: tuple[Record, ...] = ()
 
     def to_json(self) -> str:
-        """Return the state as JSON. Equal states give equal texts."""
+        """Return equal texts for equal states."""
         record: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         record["seen"] = {str(p): list(seen) for p, seen in sorted(self.seen.items())}
         record["standing"] = {str(p): at for p, at in sorted(self.standing.items())}

@@ -11,12 +11,12 @@ from tidemill_operator.plan.connect.states import LiveConnector
 class Backend(Protocol):
     """The connectors of one Connect cluster.
 
-    Each method raises TidemillError: UNREACHABLE if the server does not answer, WAITING if it is busy, REFUSED if it
-    refuses the request, NOT_SUPPORTED if the cluster cannot have connectors.
+    Methods raise TidemillError: UNREACHABLE without an answer, WAITING from a busy server, REFUSED for a refused
+    request, NOT_SUPPORTED if the cluster cannot have connectors.
     """
 
     def names(self) -> list[str]:
-        """Return the names of all connectors, including those that others have created."""
+        """List all connector names."""
         ...
 
     def get(self, name: str) -> LiveConnector | None:
@@ -32,11 +32,11 @@ class Backend(Protocol):
         ...
 
     def pause(self, name: str) -> None:
-        """Ask a connector and its tasks to pause."""
+        """Pause a connector."""
         ...
 
     def resume(self, name: str) -> None:
-        """Resume a paused or stopped connector and its tasks."""
+        """Resume a connector."""
         ...
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
@@ -44,5 +44,5 @@ class Backend(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Delete a connector, if it exists."""
+        """Delete a connector."""
         ...

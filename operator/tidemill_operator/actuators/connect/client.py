@@ -49,15 +49,10 @@ _STATUS = TypeAdapter(_Status)
 
 
 class ConnectClient:
-    """The thread-safe client of the REST interface at one URL."""
+    """A thread-safe client of Kafka Connect at one URL."""
 
     def __init__(self, url: str, *, seconds: float = _READ_SECONDS) -> None:
-        """Prepare the client without sending anything.
-
-        Args:
-            url: the address, without a login.
-            seconds: the timeout of a call. Calls in which Connect checks a config have a longer timeout.
-        """
+        """Prepare the client without sending anything. The `url` has no login."""
         self._seconds = seconds
         self.url = url.rstrip("/")
         # The environment's proxies are for the internet. OpenSSL reads SSL_CERT_FILE without trust_env.
@@ -68,7 +63,7 @@ class ConnectClient:
         self._http.close()
 
     def names(self) -> list[str]:
-        """Return the names of all connectors."""
+        """List all connector names."""
         found: list[str] = self._read(_NAMES, self._call("GET", "/connectors"))
         return found
 
@@ -87,12 +82,12 @@ class ConnectClient:
         return LiveConnector(name, known, status.connector.state, tasks, status.connector.trace)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create a connector, running or paused."""
+        """Create a connector."""
         body = {"name": name, "config": dict(config), **({"initial_state": "PAUSED"} if paused else {})}
         self._call("POST", "/connectors", body, seconds=_CHECK_SECONDS)
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
-        """Replace the config of a connector."""
+        """Replace a connector's config."""
         self._call("PUT", f"{_path(name)}/config", dict(config), seconds=_CHECK_SECONDS)
 
     def pause(self, name: str) -> None:
@@ -104,7 +99,7 @@ class ConnectClient:
         self._call("PUT", f"{_path(name)}/resume")
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
-        """Restart a connector and its tasks."""
+        """Restart a connector."""
         failed = "true" if only_failed else "false"
         self._call("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed={failed}")
 
@@ -113,7 +108,7 @@ class ConnectClient:
         self._call("DELETE", _path(name))
 
     def _call(self, method: str, path: str, body: object = None, *, seconds: float | None = None) -> bytes | None:
-        """Return the body of Connect's response, or None if the object does not exist (404)."""
+        """Return the body of Connect's response, or None for the status 404."""
         seconds = seconds or self._seconds
         timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
         ends = time.monotonic() + seconds

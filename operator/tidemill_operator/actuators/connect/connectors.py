@@ -50,9 +50,9 @@ class KafkaConnect:
         Args:
             connectors: the desired connectors.
             owner: the pipeline.
-            adopt: whether to take over connectors that have the pipeline's prefix and another owner.
-            renewed: names of connectors to restart, because their secrets have changed.
-            keep: names of further connectors that are not deleted.
+            adopt: whether to take over connectors of another owner.
+            renewed: connectors to restart, because their secrets have changed.
+            keep: further connectors that are not deleted.
         """
         live = set(self._names(needed=bool(connectors)))
         outcomes = [
@@ -70,10 +70,7 @@ class KafkaConnect:
         return self._delete(set(self._names(needed=False)), owner)
 
     def sweep(self, *, cluster: str, namespace: str, alive: Collection[str]) -> None:
-        """Delete the connectors of a namespace whose pipelines no longer exist.
-
-        `alive` holds the UIDs of the namespace's pipelines.
-        """
+        """Delete connectors of pipelines that no longer exist. `alive` holds UIDs of pipelines."""
         for name in sorted(name for name in self._backend.names() if name.startswith(f"{namespace}.")):
             live = self._backend.get(name)
             where, _, uid = (live.config.get(OWNER, "") if live else "").rpartition("/")
@@ -123,7 +120,6 @@ class KafkaConnect:
         return self._told(live, wanted, restart=not wanted.paused)
 
     def _change(self, live: LiveConnector, wanted: Connector, renewed: bool) -> str:
-        """Change what differs, and return a description of the changes."""
         told = []
         if states.drifted(live, wanted):
             self._backend.configure(wanted.name, wanted.config)

@@ -22,7 +22,7 @@ class _Tried:
 
 
 class Restarts:
-    """The thread-safe schedule of restarts since this process started. `clock` returns epoch seconds."""
+    """A thread-safe schedule of restarts. `clock` returns epoch seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class Restarts:
         self._lock = threading.Lock()
 
     def due(self, name: str) -> bool:
-        """Return whether to restart a failed connector now, and record that restart."""
+        """Return whether to restart a failed connector now, and record the restart."""
         now = self._clock()
         with self._lock:
             tried = self._tried.get(name)
@@ -42,7 +42,7 @@ class Restarts:
             return True
 
     def well(self, name: str) -> None:
-        """Record that a connector runs without failures."""
+        """Record a connector without failures."""
         with self._lock:
             tried = self._tried.get(name)
             if tried is not None and self._clock() > tried.last + _WELL_SECONDS:

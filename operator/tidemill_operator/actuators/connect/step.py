@@ -1,4 +1,4 @@
-"""The step of a reconcile pass that creates, changes and deletes a pipeline's connectors."""
+"""The step of a reconcile pass for a pipeline's connectors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from tidemill_operator.plan.model import Plan
 
 @dataclass(frozen=True)
 class ConnectorStep:
-    """The connectors of one reconcile pass.
-
-    Attributes:
-        adopt: whether to take over connectors that have another owner.
-        before: the components that had a condition before the pass.
-    """
+    """The connectors of a reconcile pass. `before` holds the components of the former status."""
 
     actuators: Actuators
     plan: Plan
@@ -41,11 +36,7 @@ class ConnectorStep:
 
 
 def connected(actuators: Actuators) -> Connectors:
-    """Return the actuator of Kafka Connect.
-
-    Raises:
-        TidemillError: the platform has no Kafka Connect.
-    """
+    """Return the actuator of Kafka Connect, or raise TidemillError on platforms without Kafka Connect."""
     if actuators.connect is None:
         message = "spec.source.connectors: the platform has no Kafka Connect"
         remedy = "set connect.image, connect.strimzi.cluster or connect.url in the chart"

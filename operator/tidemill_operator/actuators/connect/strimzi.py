@@ -11,7 +11,7 @@ from tidemill_operator.plan.connect.states import LiveConnector
 
 
 class StrimziConnectors:
-    """The `KafkaConnector` resources of one `KafkaConnect` resource. Safe for several threads."""
+    """A thread-safe client of the `KafkaConnector` resources of one `KafkaConnect`."""
 
     def __init__(self, api: Api, *, namespace: str, cluster: str) -> None:
         self._api, self._namespace, self._cluster = api, namespace, cluster
@@ -19,7 +19,7 @@ class StrimziConnectors:
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        """Return the names of all connectors in the namespace, including connectors of other Connect clusters."""
+        """Return the names of all connectors in the namespace, also of other Connect clusters."""
         try:
             found = self._api.list(KAFKA_CONNECTOR, self._namespace, metadata_only=True)
         except NotFound:
@@ -37,7 +37,7 @@ class StrimziConnectors:
         return strimzi.live(name, resource, cluster=self._cluster)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
-        """Create the resource of a connector."""
+        """Create a connector's resource."""
         self._api.create(self._manifest(name, config, "paused" if paused else "running"))
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
@@ -49,11 +49,11 @@ class StrimziConnectors:
         self._api.replace({**wanted, "metadata": {**metadata, "labels": labels}})
 
     def pause(self, name: str) -> None:
-        """Ask for a paused connector."""
+        """Pause a connector."""
         self._merge(name, {"spec": {"state": "paused"}})
 
     def resume(self, name: str) -> None:
-        """Ask for a running connector."""
+        """Resume a connector."""
         self._merge(name, {"spec": {"state": "running"}})
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
@@ -68,7 +68,7 @@ class StrimziConnectors:
         self._restarted[name] = task
 
     def delete(self, name: str) -> None:
-        """Delete the resource of a connector, if it exists."""
+        """Delete a connector's resource."""
         self._restarted.pop(name, None)
         self._api.delete(KAFKA_CONNECTOR, self._namespace, strimzi.resource_name(name))
 

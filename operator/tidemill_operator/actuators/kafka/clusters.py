@@ -1,6 +1,6 @@
 """Read the Kafka clusters of sources, other than the platform's own Kafka.
 
-The login of a cluster is in a Secret of the pipeline's namespace. Every request uses the current content of the Secret.
+Every request uses the current login from the Secret of the cluster.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Keys = Callable[[str, str], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Connection:
-    """The address of a cluster, and the client settings in librdkafka's names."""
+    """The address and the client settings of a cluster."""
 
     servers: str
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 class Cluster:
-    """The clients of one cluster. `secret` names the Secret with the login in messages, or is empty."""
+    """The clients of one cluster. `secret` names the Secret of the login in messages."""
 
     def __init__(self, connection: Connection, secret: str) -> None:
         self.connection, self.name = connection, f"Kafka at {connection.servers}"
@@ -53,13 +53,13 @@ class Cluster:
 
     @cached_property
     def session(self) -> KafkaSession:
-        """Return the client for requests about topics."""
+        """Return the topics' client."""
         settings = dict(self.connection.settings)
         return KafkaSession(self.connection.servers, settings, ANSWER_SECONDS, remedy=self._remedy)
 
     @cached_property
     def log(self) -> KafkaLog:
-        """Return the client that reads offsets."""
+        """Return the offsets' client."""
         servers, settings = self.connection.servers, dict(self.connection.settings)
         return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
 
@@ -104,7 +104,7 @@ class Cluster:
 
 
 class Clusters:
-    """The thread-safe collection of clients for the clusters of sources."""
+    """A thread-safe collection of clients for the clusters of sources."""
 
     def __init__(self, keys: Keys, own: KafkaSession | None = None) -> None:
         self._keys, self._own, self._id = keys, own, ""
@@ -149,7 +149,7 @@ class Clusters:
 
 
 def keys_in_files(root: Path) -> Keys:
-    """Return a reader of folders `<root>/<namespace>/<name>` that have a file for each key of a Secret."""
+    """Return a reader of folders `<root>/<namespace>/<name>`, which stand for Secrets."""
 
     def read(namespace: str, name: str) -> Mapping[str, str]:
         folder = root / namespace / name

@@ -1,6 +1,6 @@
-"""Read consumer groups: their members, their offsets, and whether they are rebalancing.
+"""Read the members and offsets of consumer groups.
 
-This module uses kafka-python, because librdkafka can end the process after a slow answer about a group.
+kafka-python makes these requests, because librdkafka can end the process after a slow answer about a group.
 """
 
 from __future__ import annotations

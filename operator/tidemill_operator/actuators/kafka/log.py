@@ -53,10 +53,7 @@ class KafkaLog:
         self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def offsets(self, places: Iterable[Place], spec: OffsetSpec) -> Offsets:
-        """Return the offsets that Kafka reports within the timeout, and the reason for each unknown offset.
-
-        A client remembers dead leaders for minutes, so every further attempt uses a new client.
-        """
+        """Return the offsets that Kafka reports within the timeout, and the reason for each unknown offset."""
         found, left = Offsets(), set(places)
         deadline = time.monotonic() + self._timeout
         for attempts in range(_ATTEMPTS, 0, -1):
@@ -76,10 +73,7 @@ class KafkaLog:
         return found
 
     def led(self, topic: str) -> bool:
-        """Return whether Kafka's controllers answer.
-
-        The check validates the creation of the existing topic `topic`, and changes nothing.
-        """
+        """Return whether Kafka's controllers answer."""
         client = self._admin()
         asked = [NewTopic(topic, num_partitions=1)]
         try:
@@ -96,7 +90,7 @@ class KafkaLog:
     def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int | None]:
         """Return the arrival time in epoch ms of the first record at or after each offset.
 
-        The time is None if only control records follow. Partitions that are not read in time are missing.
+        The time is None if only control records follow.
         """
         if not places:
             return {}

@@ -13,7 +13,7 @@ from tidemill_operator.errors import Reason, TidemillError
 
 @dataclass(frozen=True)
 class Moving:
-    """A partition that is being reassigned: its brokers, the brokers to add, and the brokers to remove."""
+    """A partition that is being reassigned."""
 
     replicas: tuple[int, ...]
     coming: frozenset[int]
@@ -27,7 +27,7 @@ class KafkaMoves:
         self._client, self._brokers = client, brokers
 
     def of(self, topic: str, partitions: Sequence[int]) -> Mapping[int, Moving]:
-        """Return the partitions of a topic that are being reassigned, by number."""
+        """Return the partitions of a topic that are being reassigned."""
         with self._told("listing the replicas that are being moved"):
             found = self._client.list_partition_reassignments({topic: list(partitions)})
         return {
@@ -71,6 +71,6 @@ class KafkaMoves:
 
 @contextmanager
 def moves(config: Mapping[str, Any], timeout_seconds: float) -> Iterator[KafkaMoves]:
-    """Yield a client for reassignments, and close it afterwards."""
+    """Yield a client for reassignments."""
     with connected(config, timeout_seconds, "connecting to move replicas") as client:
         yield KafkaMoves(client, str(config["bootstrap.servers"]))

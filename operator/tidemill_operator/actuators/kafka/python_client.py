@@ -1,6 +1,6 @@
-"""Create clients of kafka-python, for requests that confluent-kafka lacks or cannot make safely.
+"""Create clients of kafka-python, for requests that confluent-kafka cannot make.
 
-Functions import the library at first use, because it takes 20 MiB of memory and nearly a second.
+The import is deferred, because it takes 20 MiB of memory and nearly a second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SAME = {
 
 @contextmanager
 def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
-    """Yield a `kafka.KafkaAdminClient`, and close it afterwards."""
+    """Yield a `kafka.KafkaAdminClient`."""
     import kafka
 
     from tidemill_operator.actuators.kafka.python_connections import Connections

@@ -1,7 +1,4 @@
-"""Add deadlines to the connections of kafka-python, and close its sockets after failures.
-
-The library waits without a limit for the TLS handshake of a frozen broker.
-"""
+"""Add deadlines to the connections of kafka-python, and close its sockets after failures."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 
 class Connections(KafkaNetClient):  # type: ignore[misc]
-    """The connections of a `kafka.KafkaAdminClient`. Pass this class as the setting `kafka_client`."""
+    """The setting `kafka_client` of a `kafka.KafkaAdminClient`."""
 
     def __init__(self, **settings: Any) -> None:
         net = NetworkSelector(**settings)
         super().__init__(net=net, manager=_Manager(net, **settings))
 
     def close(self, node_id: Any = None) -> None:
-        """Close the connections to one broker, or all connections if `node_id` is None."""
+        """Close the connections to one broker, or all connections."""
         if node_id is None:
             self._net.stop()  # the network thread must not use a closed connection
         super().close(node_id)

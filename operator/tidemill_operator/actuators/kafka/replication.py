@@ -32,7 +32,7 @@ THROTTLE_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Advance:
-    """The result of one step. `change` is the unfinished change of replicas, and `writes` counts requests."""
+    """The result of a step. `change` is the unfinished change of replicas."""
 
     change: ReplicaChange | None = None
     writes: int = 0
@@ -64,7 +64,7 @@ class Replication:
         *,
         leaving: frozenset[int] = frozenset(),
     ) -> Advance:
-        """Take the next step of changing a topic's replicas, if any."""
+        """Take the next step of changing a topic's replicas."""
         ours = bool(config.get(LEADERS))
         if is_calm(partitions, wish, ours=ours):
             return Advance()

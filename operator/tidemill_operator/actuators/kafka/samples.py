@@ -25,14 +25,9 @@ _SETTINGS = "TIDEMILL_KAFKA_CONFIG"
 def newest_values(
     brokers: str, topic: str, *, most: int, seconds: float = 30.0, config: Mapping[str, Any] | None = None
 ) -> list[bytes]:
-    """Return the values of the newest records of a topic in the order of arrival, without tombstones.
+    """Return the values of at most `most` newest records of a topic in the order of arrival, without tombstones.
 
-    Args:
-        brokers: bootstrap brokers.
-        topic: the topic's name.
-        most: the maximum number of records.
-        seconds: the maximum time of reading. Records that were read by then are returned.
-        config: further client settings.
+    Reading ends after `seconds`.
 
     Raises:
         TidemillError: the topic does not exist, or Kafka does not answer.

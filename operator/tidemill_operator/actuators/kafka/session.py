@@ -29,7 +29,7 @@ _WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, Ka
 
 
 class KafkaSession:
-    """The thread-safe requests to one Kafka cluster."""
+    """A thread-safe client for requests to one Kafka cluster."""
 
     def __init__(
         self, brokers: str, config: Mapping[str, Any], timeout_seconds: float, *, remedy: str = _CHECK_SETTINGS
@@ -40,7 +40,7 @@ class KafkaSession:
         self._refused = ""
 
     def admin(self) -> AdminClient:
-        """Return the client, which is created at first use."""
+        """Return the client."""
         if not self.brokers:
             raise TidemillError(Reason.UNREACHABLE, "no Kafka address is configured", "set TIDEMILL_KAFKA_BROKERS")
         if self.client is None:
@@ -48,7 +48,7 @@ class KafkaSession:
         return self.client
 
     def wait(self, future: Future[Any]) -> Any:
-        """Wait for the answer to a request, and return the answer."""
+        """Return a request's answer."""
         return future.result(timeout=self.timeout + 5.0)
 
     def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
@@ -61,15 +61,14 @@ class KafkaSession:
                     raise
 
     def cluster_id(self) -> str:
-        """Return the id of the cluster."""
+        """Return the cluster's id."""
         with self.told("describing the cluster"):
             return str(self.wait(self.admin().describe_cluster(request_timeout=self.timeout)).cluster_id or "")
 
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
-        """Set configs of a topic or a broker, and wait until Kafka shows them. None removes a config.
+        """Set configs of a topic or a broker. None removes a config.
 
-        Returns:
-            Whether Kafka showed the changed configs within 15 seconds.
+        Returns whether Kafka showed the changed configs within 15 seconds.
         """
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
@@ -90,7 +89,7 @@ class KafkaSession:
         return self.settle(shows)
 
     def described(self, topics: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of the topics that exist, by name."""
+        """Return the client's descriptions of existing topics."""
         if not topics:
             return {}
         found = {}
@@ -111,7 +110,7 @@ class KafkaSession:
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
     def existing(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the client's descriptions of existing topics by name, after asking the controller too."""
+        """Return the client's descriptions of existing topics, after asking the controller too."""
         found = self.described(names)
         late = self.known_to_controller([name for name in names if name not in found])
 
@@ -152,7 +151,7 @@ class KafkaSession:
             return False
 
     def known_to_controller(self, topics: Sequence[str]) -> frozenset[str]:
-        """Return the names of the topics that the controller knows. A broker may not know a new topic yet."""
+        """Return the topics that the controller knows. A broker may not know a new topic yet."""
         if not topics:
             return frozenset()
         known = set()
@@ -171,7 +170,7 @@ class KafkaSession:
         return frozenset(known)
 
     def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait up to 15 seconds until `shows` returns true. Return its last result."""
+        """Wait up to 15 seconds until `shows` returns true, and return its last result."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while not (there := shows()) and time.monotonic() < deadline:
             time.sleep(0.1)

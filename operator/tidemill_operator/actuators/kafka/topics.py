@@ -1,7 +1,4 @@
-"""Create, change and delete topics as the plan requires.
-
-Only the config keys that the plan names are compared and set.
-"""
+"""Create, change and delete topics as the plan requires."""
 
 from __future__ import annotations
 
@@ -30,14 +27,10 @@ _ABSENT = KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
 class KafkaTopics:
-    """The thread-safe actuator for the topics of one Kafka cluster.
+    """A thread-safe actuator for the topics of one Kafka cluster.
 
-    Args:
-        brokers: bootstrap brokers.
-        config: further client settings, e.g. of TLS and SASL.
-        timeout_seconds: the timeout of each request.
-        throttle_bytes: the limit for moving replicas, in bytes per second and broker. 0 means no limit.
-        offsets_replicas: replication factor of the topic `__consumer_offsets`. 0 leaves the topic unchanged.
+    `throttle_bytes` limits the movement of replicas, in bytes per second and broker. 0 means no limit.
+    `offsets_replicas` is the replication factor of `__consumer_offsets`. 0 leaves that topic unchanged.
     """
 
     def __init__(
@@ -61,14 +54,11 @@ class KafkaTopics:
         return len(described.nodes)
 
     def names(self) -> list[str]:
-        """Return the names of all topics."""
+        """List all topic names."""
         return self._session.names()
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
-        """Return the topics that exist, by name.
-
-        The controller is asked too, so that the operator does not claim an existing topic as its own.
-        """
+        """Return the existing topics, after asking the controller too."""
         return {name: live_topic(described) for name, described in self._session.existing(names).items()}
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
@@ -76,7 +66,7 @@ class KafkaTopics:
         return self._session.configs(ResourceType.TOPIC, list(names))
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
-        """Make the topics match the plan. Return one outcome for each topic."""
+        """Make the topics match the plan, and return one outcome for each topic."""
         live = self._session.described([topic.name for topic in topics])
         configs = self.configs([topic.name for topic in topics if topic.managed and topic.name in live])
         outcomes = []
@@ -106,7 +96,7 @@ class KafkaTopics:
             log.warning("%s", error)
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
-        """Delete the managed topics if the policy is Delete. Keep all topics if not."""
+        """Delete the managed topics if the policy is Delete."""
         doomed = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
         existing = self.observe(doomed)
         moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]

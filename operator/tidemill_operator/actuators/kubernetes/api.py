@@ -1,4 +1,4 @@
-"""A thread-safe client of the Kubernetes API with plain documents, a timeout for every call, and TidemillError."""
+"""A thread-safe client of the Kubernetes API for plain documents, with a timeout for every call."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Api:
         self._timeout = timeout_seconds
 
     def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object, or None if it does not exist."""
+        """Return an object, or None if it does not exist. `sure` bypasses the cache."""
         try:
             return self._call("GET", _path(kind, namespace, name))
         except NotFound:
@@ -129,11 +129,11 @@ class Api:
         return self.get(kind, namespace, name)
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
-        """Return the objects of a namespace that are labelled with one of the owners' UIDs."""
+        """Return the objects in a namespace that carry one of the owner UIDs as a label."""
         return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
 
     def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Return the names of a namespace's pipelines by UID. `sure` reads the live list instead of a cached list."""
+        """Return the names of a namespace's pipelines by UID. `sure` bypasses the cache."""
         found = self.list(PIPELINE, namespace, metadata_only=True)
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
 
@@ -146,7 +146,7 @@ class Api:
         """Apply an object server-side, and take over fields of other managers.
 
         Raises:
-            Conflict: `metadata.resourceVersion` or `uid` is given, and differs from the live object.
+            Conflict: the given `resourceVersion` or `uid` differs from the live object.
         """
         query = {"fieldManager": manager, "force": "true"}
         return self._call("PATCH", _of(body, subresource), body=body, query=query, content=_APPLY)
@@ -163,17 +163,13 @@ class Api:
         """Change some fields of an object with a merge patch.
 
         Raises:
-            NotFound: the object does not exist.
-            Conflict: a resourceVersion is given, and differs from the live object.
+            Conflict: the given `resourceVersion` differs from the live object.
         """
         query = {"fieldManager": MANAGER}
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
 
     def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
-        """Delete an object and its dependents, and return whether the object existed.
-
-        If `uid` is given, an object with another UID stays.
-        """
+        """Delete an object and its dependents, and return whether the object existed."""
         body: Document = {"propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -220,11 +216,7 @@ class Api:
 
 
 def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
-    """Return the API's address and credentials, from the pod's service account or else from the file in KUBECONFIG.
-
-    Raises:
-        TidemillError: neither a service account nor the file exists.
-    """
+    """Return the API's address and credentials, from the pod's service account or from the file in KUBECONFIG."""
     configuration = client.Configuration()
     try:
         if environ.get("KUBERNETES_SERVICE_HOST") and not environ.get("KUBECONFIG"):

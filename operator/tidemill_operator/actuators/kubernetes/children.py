@@ -1,4 +1,4 @@
-"""The objects of a pipeline in its namespace, which are read once per pass and written only if they differ."""
+"""The objects of a pipeline in its namespace, read once per reconcile pass."""
 
 from __future__ import annotations
 
@@ -32,11 +32,7 @@ _SCALED = f"{MANAGER}-replicas"
 
 
 class Children:
-    """The pipeline's own objects, and the objects that it shares with other pipelines, during one pass.
-
-    Attributes:
-        repairs: descriptions of changes by others that were reverted.
-    """
+    """The own and shared objects of a pipeline. `repairs` describes reverted changes of others."""
 
     def __init__(self, api: Api, namespace: str, owner: OwnerReference) -> None:
         self._api, self._namespace, self._owner = api, namespace, owner
@@ -49,7 +45,7 @@ class Children:
                 self._live[kind.kind, item["metadata"]["name"]] = item
 
     def known(self, kind: str, name: str) -> Document | None:
-        """Return the object as read at the start of the pass, or None if it did not exist."""
+        """Return the object as it was at the start of the pass, or None."""
         return self._live.get((kind, name))
 
     def get(self, kind: Kind, name: str) -> Document | None:
@@ -114,7 +110,7 @@ class Children:
     def prune(self, keep: Collection[tuple[str, str]], *, spared: Collection[str] = ()) -> None:
         """Delete the pipeline's own objects, and withdraw it from shared objects.
 
-        Objects whose (kind, name) is in `keep` stay, and so do objects of the components in `spared`.
+        Objects in `keep` stay, and so do objects of the components in `spared`.
         """
         for (kind, name), live in list(self._live.items()):
             if (kind, name) in keep or KINDS[kind] not in LISTED or _component(live) in spared:
@@ -128,7 +124,7 @@ class Children:
                 self.leave(KINDS[kind], name)
 
     def shared(self, component: str) -> list[tuple[Kind, str]]:
-        """Return the kinds and names of a component's shared objects, without Secrets."""
+        """Return the kinds and names of a component's shared objects."""
         return [
             (KINDS[kind], name)
             for (kind, name), live in self._live.items()
@@ -146,10 +142,7 @@ class Children:
         del self._live[kind.kind, name]
 
     def leave(self, kind: Kind, name: str, *, files: Iterable[str] = ()) -> None:
-        """Withdraw the pipeline from a shared object, and delete an object that has no other owner.
-
-        `files` are the keys in the object's data that belong to this pipeline.
-        """
+        """Withdraw the pipeline and its `files` from a shared object, and delete an object without other owners."""
         live = self.get(kind, name)
         if live is None or _label(live) != marks.SHARED:
             return
@@ -172,10 +165,7 @@ class Children:
 
 
 def owners(live: Document | None, alive: Mapping[str, str], owner: OwnerReference) -> list[OwnerReference]:
-    """Return the owners of a shared object that still exist, and this pipeline.
-
-    `alive` holds the names of the namespace's pipelines by UID.
-    """
+    """Return the existing owners of a shared object, and this pipeline."""
     references = live["metadata"].get("ownerReferences", []) if live else []
     known = [reference.get("uid", "") for reference in references]
     return sorted({owner, *(OwnerReference(uid, alive[uid]) for uid in known if uid in alive)})
@@ -190,10 +180,7 @@ def _label(item: Document) -> str:
 
 
 def _marked(manifest: Document) -> Document:
-    """Return the manifest with a hash of its content, without owners and data.
-
-    The hash reveals fields that were removed from the manifest.
-    """
+    """Add a hash of the manifest's content, which reveals removed fields."""
     said = {
         **{name: value for name, value in manifest.items() if name != "data"},
         "metadata": {name: value for name, value in manifest["metadata"].items() if name != "ownerReferences"},

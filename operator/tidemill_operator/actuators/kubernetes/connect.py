@@ -1,7 +1,4 @@
-"""The Kafka Connect workers of a namespace, a Deployment that its pipelines with connectors share.
-
-The first pipeline with connectors starts the workers, and the last one removes them.
-"""
+"""Run the Kafka Connect workers of a namespace, which its pipelines with connectors share."""
 
 from __future__ import annotations
 
@@ -51,16 +48,12 @@ _OBJECTS = (DEPLOYMENT, SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET, SERVICE_ACCO
 
 
 def service_url(namespace: str) -> str:
-    """Return the address of a namespace's workers within the cluster."""
+    """Return the address of a namespace's Connect workers."""
     return f"http://{workers.NAME}.{namespace}.svc:{workers.PORT}"
 
 
 class Clients:
-    """The connectors of each namespace's workers, which outlive a pass.
-
-    Attributes:
-        swept: the UID of each namespace's Deployment whose orphaned connectors were deleted.
-    """
+    """The clients of each namespace's Connect workers, kept between passes."""
 
     def __init__(self, url: Callable[[str], str] = service_url) -> None:
         self._url = url
@@ -70,7 +63,7 @@ class Clients:
         self.swept: dict[str, str] = {}
 
     def of(self, namespace: str) -> KafkaConnect:
-        """Return the connectors of a namespace."""
+        """Return a namespace's connectors."""
         with self._lock:
             if namespace not in self._known:
                 self._clients.append(ConnectClient(self._url(namespace)))
@@ -86,7 +79,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The settings that the Connect workers of all namespaces share. `kafka` creates the workers' topics."""
+    """The settings that the Connect workers of all namespaces share."""
 
     platform: Platform
     placement: Placement
@@ -214,10 +207,7 @@ class NamespaceConnect:
         return live
 
     def _configure(self, children: Children, alive: dict[str, str], properties: str) -> str:
-        """Update the Secret with the workers' configuration, and return a salted hash of it.
-
-        The salt keeps others from checking guesses of a password against the hash.
-        """
+        """Update the Secret with the workers' configuration, and return a salted hash of the Secret."""
         known = decoded(children.get(SECRET, connect.WORKER) or {})
         files = {workers.PROPERTIES: properties, workers.LOGGING: workers.WARNINGS_TO_CONSOLE}
         data = {**files, _SALT: known.get(_SALT) or randomness.token_hex(16)}

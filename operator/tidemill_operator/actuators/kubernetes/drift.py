@@ -1,7 +1,4 @@
-"""Find the fields of a live object that others have changed or added.
-
-A forced server-side apply reverts changed fields, but keeps added fields.
-"""
+"""Find the fields of a live object that others have changed or added."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ _ALLOWED = (
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
     """Return the first path where a live object differs from the applied manifest, or None.
 
-    Additional fields of the live object are ignored. `path` is the prefix of the returned path.
+    Additional fields of the live object are ignored.
     """
     if isinstance(wanted, Mapping):
         if not wanted and live is None:
@@ -98,7 +95,7 @@ def _allowed(place: tuple[str, ...]) -> bool:
 
 
 def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
-    """Return whether a manager has applied the field at `place`, e.g. `"f:spec", "f:replicas"`."""
+    """Return whether a manager has applied a field, e.g. `"f:spec", "f:replicas"`."""
     for entry in live.get("metadata", {}).get("managedFields", ()):
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
             fields: Any = entry.get("fieldsV1", {})
@@ -120,7 +117,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def repair(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> str:
-    """Describe the change of others that is reverted. The text is empty if only the manifest has changed."""
+    """Describe the reverted change of others, or return an empty text."""
     others, name = strangers(live), f"{live['kind']} {live['metadata']['name']}"
     by = f", which {', '.join(others)} had added" if others else ""
     added = sorted(_containers(live) - _containers(wanted))

@@ -1,7 +1,6 @@
 """A cache of watched objects.
 
-A copy is never older than the version that this process last wrote or read. Regular lists find changes that a watch
-missed.
+A copy is never older than the version that this process last wrote or read.
 """
 
 from __future__ import annotations
@@ -38,12 +37,7 @@ _OURS = f"{marks.MANAGED_BY}={marks.MANAGER}"
 
 @dataclass(frozen=True)
 class _Copy:
-    """The copy of an object.
-
-    Attributes:
-        packed: the serialized object, or None if only its metadata is known.
-        at: when the object was seen, in monotonic seconds.
-    """
+    """The copy of an object. `packed` is None if only the metadata is known."""
 
     version: int
     uid: str
@@ -53,7 +47,7 @@ class _Copy:
 
 
 class Mirror:
-    """The thread-safe copies of objects, by kind, namespace and name. `clock` returns monotonic seconds."""
+    """The thread-safe copies of objects. `clock` returns monotonic seconds."""
 
     def __init__(self, kinds: Collection[Kind], *, clock: Callable[[], float] = time.monotonic) -> None:
         self.kinds, self._clock = frozenset(kinds), clock
@@ -82,7 +76,7 @@ class Mirror:
             self._copies[kind.kind, namespace].pop(name, None)
 
     def get(self, kind: Kind, namespace: str, name: str, *, seconds: float | None = None) -> Document | None:
-        """Return the copy of an object, or None if it is unknown or older than `seconds`."""
+        """Return the copy of an object, or None if the copy is missing or older than `seconds`."""
         with self._lock:
             found = self._copies[kind.kind, namespace].get(name)
         if found is None or found.packed is None or (seconds is not None and self._clock() - found.at > seconds):
@@ -90,31 +84,24 @@ class Mirror:
         return _unpacked(found.packed)
 
     def owned(self, kind: Kind, namespace: str, uids: Collection[str]) -> tuple[list[Document], list[str]]:
-        """Return the objects that have one of the owner UIDs, and the names of such objects without cached content."""
+        """Return the objects of the given owners, and the names of their objects without cached content."""
         with self._lock:
             found = [(n, copy) for n, copy in self._copies[kind.kind, namespace].items() if copy.owner in uids]
         whole = [_unpacked(copy.packed) for _, copy in found if copy.packed is not None]
         return whole, [name for name, copy in found if copy.packed is None]
 
     def names(self, kind: Kind, namespace: str) -> dict[str, str]:
-        """Return the names of the known objects of a kind in a namespace, by UID."""
+        """Return the names of the known objects, by UID."""
         with self._lock:
             return {copy.uid: name for name, copy in self._copies[kind.kind, namespace].items()}
 
     def is_whole(self, kind: Kind, scope: str | None, *, seconds: float) -> bool:
-        """Return whether all objects of a kind were listed within the last `seconds`, in one namespace or in all."""
+        """Return whether all objects of a kind were listed within the last `seconds`."""
         with self._lock:
             return self._clock() - self._whole.get((kind.kind, scope), -seconds) < seconds
 
     def listed(self, kind: Kind, scope: str | None, items: Sequence[Document], version: str) -> None:
-        """Store the result of a list, and drop objects that are not in the list.
-
-        Args:
-            kind: the kind of the objects.
-            scope: the listed namespace, or None for all namespaces.
-            items: the objects, at least their metadata.
-            version: the resource version of the list.
-        """
+        """Store the result of a list, and drop objects that are not in the list. None means all namespaces."""
         at, now = _number(version), self._clock()
         with self._lock:
             there = {(item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items}
@@ -159,7 +146,7 @@ class MirroredApi(Api):
         return self._asked(kind, namespace, name) if known is None else known
 
     def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> list[Document]:
-        """Return the objects of a namespace that are labelled with one of the owners' UIDs."""
+        """Return the objects in a namespace that carry one of the owner UIDs as a label."""
         self._list(kind, namespace)
         found, unknown = self._mirror.owned(kind, namespace, uids)
         asked = (self._asked(kind, namespace, name) for name in unknown)
@@ -198,7 +185,7 @@ class MirroredApi(Api):
             return self._told(super().replace(body))
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
-        """Change some fields of an object with a merge patch."""
+        """Apply a merge patch."""
         with self._writing(kind, namespace, name):
             return self._told(super().merge(kind, namespace, name, patch))
 

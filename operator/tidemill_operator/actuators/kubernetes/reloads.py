@@ -1,4 +1,4 @@
-"""Make nodes update the mounted ConfigMaps and Secrets of pods at once, by changing an annotation of the pods."""
+"""Make nodes update the mounted files of pods at once, by changing an annotation of the pods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ _FILES = "tidemill.dev/files"
 
 
 def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
-    """Annotate the pods of a workload with a hash of their files, and return the number of changed pods.
-
-    `shown` holds the last hash of each workload, and is updated.
-    """
+    """Annotate the pods of a workload with a hash of their files, and return the number of changed pods."""
     # A pod that starts later gets the current files anyway.
     if shown.get((namespace, workload)) == mark:
         return 0

@@ -15,8 +15,7 @@ _MAX_TOLD = 300
 def rollout(workload: Workload, live: Mapping[str, Any], *, changed: int) -> Outcome:
     """Return Done if the newest template runs in all replicas and no other pod is left, else Waiting.
 
-    The workload counts as serving while any pod is available. A replay always counts as serving, because it has no
-    users.
+    A workload with an available pod counts as serving.
     """
     component = OF_WORKLOAD[workload.component]
     if rolled_out(live):

@@ -1,7 +1,4 @@
-"""Run a pipeline's workloads as Deployments, with their Services, policies and files.
-
-The pipelines of a namespace share the Deployments of ingest and API, which reload changed files without a restart.
-"""
+"""Run a pipeline's workloads as Deployments, with their Services, policies and files."""
 
 from __future__ import annotations
 
@@ -26,11 +23,7 @@ _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """A lock for each namespace, because two passes must not change the shared objects at the same time.
-
-    Attributes:
-        shown: a hash of the files that each workload was last told to reload, by namespace and workload.
-    """
+    """A lock for each namespace, because two passes must not change shared objects at the same time."""
 
     def __init__(self) -> None:
         self.shown: dict[tuple[str, str], str] = {}
@@ -38,14 +31,14 @@ class NamespaceLocks:
         self._guard = threading.Lock()
 
     def of(self, namespace: str) -> threading.Lock:
-        """Return the lock of a namespace."""
+        """Return a namespace's lock."""
         with self._guard:
             return self._locks[namespace]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The replicas and the selector in the scale subresource of a pipeline."""
+    """The values of a pipeline's scale subresource."""
 
     replicas: int
     selector: str
@@ -54,9 +47,7 @@ class Scale:
 class KubernetesRuntime:
     """The runtime of one pipeline in a cluster, during one pass.
 
-    Attributes:
-        stage: the number of running processes of the Python stage, or None if no stage was seen.
-        repairs: descriptions of changes by others that were reverted.
+    `stage` is the number of running processes of the Python stage, or None without a stage.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
@@ -68,11 +59,7 @@ class KubernetesRuntime:
         self.made: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan, and remove its other workloads.
-
-        Returns:
-            One outcome per workload: Done if its rollout is complete, else Waiting.
-        """
+        """Make a pipeline's workloads match the plan, and remove its other workloads."""
         self._serving = {workload.component for workload in workloads}
         if not workloads:
             return []
@@ -89,7 +76,7 @@ class KubernetesRuntime:
         return self._retried(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Return the outcomes of the workloads that have a Deployment, without changing any."""
+        """Return the outcomes of the workloads that have a Deployment."""
         outcomes = []
         for workload in workloads:
             live = self._api.get(DEPLOYMENT, workload.namespace, workload.name)
@@ -132,7 +119,7 @@ class KubernetesRuntime:
         }
 
     def exists(self, namespace: str, pipeline: str) -> bool:
-        """Return whether the resource exists, or True if the operator has no permission to see it."""
+        """Return whether the resource exists, or True without the permission to see it."""
         try:
             return self._api.get(PIPELINE, namespace, pipeline) is not None
         except TidemillError as error:

@@ -23,11 +23,7 @@ PATIENCE_SECONDS = 120.0
 
 
 class KubernetesSecrets:
-    """The Secret `<pipeline>-credentials`, which is deleted with the resource.
-
-    The files `writer.json` and `reader.json` hold logins. The file `api-keys.json` holds the hashes of API keys, and
-    `api-key.txt` the first key. The file `rotation.json` holds the state of a rotation.
-    """
+    """The Secret `<pipeline>-credentials`, with the files of `actuators.credentials`."""
 
     def __init__(self, api: Api, owner: OwnerReference, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._api, self._owner, self._patience = api, owner, patience_seconds

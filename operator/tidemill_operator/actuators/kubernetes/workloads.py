@@ -39,13 +39,7 @@ _SALT = "salt"
 
 @dataclass
 class Pass:
-    """The state of a namespace during one pass.
-
-    Attributes:
-        alive: names of the namespace's pipelines by UID.
-        shown: a hash of the files that each workload was last told to reload, kept between passes.
-        kept: the objects that the pipeline needs, as (kind, name).
-    """
+    """The state of a namespace during one pass. `kept` holds the needed objects as (kind, name)."""
 
     api: Api
     placement: Placement
@@ -116,7 +110,6 @@ class Pass:
             self.children.drop(kind, name)
 
     def _workload(self, workload: Workload, revisions: Revisions, files: dict[str, str]) -> Outcome:
-        """Make one workload match the plan. The outcome reports an error of this workload."""
         component, before = OF_WORKLOAD[workload.component], self.children.changed
         shared = workload.pipeline is None
         rendering = render(
@@ -152,7 +145,6 @@ class Pass:
         return lacking(rollout(workload, live, changed=self.children.changed - before), missing)
 
     def _copies(self, workload: Workload) -> dict[str, str]:
-        """Return the files that are copied from users' Secrets, without missing or binary keys."""
         secrets = {name: self.api.get(SECRET, self.namespace, name) for name, _ in set(workload.copied.values())}
         found = {}
         for file, (name, key) in workload.copied.items():
@@ -174,7 +166,6 @@ class Pass:
         self.children.ensure(objects.secret(self._shared(SECRET.kind, secret, workload.component), data))
 
     def _show(self, workload: Workload) -> None:
-        """Make nodes update the pods' files now."""
         names = [(CONFIG_MAP.kind, name) for name in marks.shared_configs()]
         names.append((SECRET.kind, marks.shared_secret(workload.component)))
         seen = [(self.children.known(*name) or {}).get("metadata", {}).get("resourceVersion", "") for name in names]
@@ -182,10 +173,7 @@ class Pass:
         self.children.changed += reload_files(self.api, self.namespace, workload.name, mark=mark, shown=self.shown)
 
     def _common(self) -> str:
-        """Update the files that the namespace's workloads share, and return a salted hash of the connections.
-
-        The salt keeps others from checking guesses of a password against the hash.
-        """
+        """Update the files that workloads of the namespace share, and return a salted hash of the connections."""
         for manifest in common(
             self.namespace, sharing=self._owners(CONFIG_MAP.kind, marks.RESILIENCE), placement=self.placement
         ):
@@ -202,7 +190,7 @@ class Pass:
         return marks.digest(json.dumps(data, sort_keys=True))
 
     def _of_the_living(self, data: dict[str, str]) -> dict[str, str]:
-        """Return the files of the other pipelines that exist, by the prefix `<pipeline>.` of the file name."""
+        """Return the files of other existing pipelines."""
         others = set(self.alive.values()) - {self.owner.name}
         return {file: text for file, text in data.items() if file.partition(".")[0] in others}
 

@@ -28,16 +28,7 @@ _PASSED_ON = (
 
 
 class ProcessSpecs:
-    """The specs of the processes of this machine. Only one thread at a time may call the methods.
-
-    Args:
-        data_dir: the folder of configs, secrets, ports, logs and pid files.
-        environ: the environment of the processes.
-        addresses: TIDEMILL_ variables with the addresses of brokers, Postgres and Redis.
-        ports: ports by component, which override the ports of the plan.
-        reserved: the ports that the user asked for by number.
-        host: the address at which the processes listen.
-    """
+    """The specs of the processes of this machine. Only one thread at a time may call the methods."""
 
     def __init__(
         self,
@@ -67,7 +58,7 @@ class ProcessSpecs:
         self._assigned: dict[str, int] = {}
 
     def make(self, workload: Workload, name: str) -> ReplicaSpec:
-        """Return the spec of the process `name` of a workload."""
+        """Return a process's spec."""
         called = "http" in workload.ports
         wanted = workload.ports["http" if called else "status"]
         port = self._port(name, self._wanted_ports.get(workload.component, wanted))
@@ -97,11 +88,11 @@ class ProcessSpecs:
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 
     def status_port(self, name: str) -> int | None:
-        """Return the port of a process for metrics and probes, or None if the process has only one port."""
+        """Return the port of a process for metrics and probes, or None without a separate port."""
         return self._assigned.get(_status(name))
 
     def forget(self, name: str) -> None:
-        """Release the ports of a process."""
+        """Release a process's ports."""
         for entry in (name, _status(name)):
             self._assigned.pop(entry, None)
 

@@ -1,8 +1,4 @@
-"""Run workloads as child processes of this process, with configs as files below the data folder.
-
-The pipelines of a namespace share ingest and API, which reload changed config files. A changed config restarts a
-processor.
-"""
+"""Run workloads as child processes of this process, with configs as files below the data folder."""
 
 from __future__ import annotations
 
@@ -26,12 +22,7 @@ class _Running:
 
 
 class LocalRuntime:
-    """The thread-safe runtime of this machine. No process runs before `start`.
-
-    Attributes:
-        config_root: the folder of the configs `<namespace>/<pipeline>.json`.
-        secrets_root: the folder of the secrets `<namespace>/<pipeline>/*.json`.
-    """
+    """The thread-safe runtime of this machine. No process runs before `start`."""
 
     def __init__(self, specs: ProcessSpecs) -> None:
         self._specs = specs
@@ -45,7 +36,7 @@ class LocalRuntime:
         self._supervisor.start()
 
     def close(self) -> None:
-        """End every process. Configs and secrets are kept."""
+        """End every process."""
         self._supervisor.close()
 
     def states(self) -> Mapping[str, ReplicaState]:
@@ -53,15 +44,11 @@ class LocalRuntime:
         return self._supervisor.states()
 
     def replicas(self, namespace: str, workload: str) -> list[ReplicaState]:
-        """Return the processes of a workload."""
+        """Return a workload's processes."""
         return [state for name, state in self.states().items() if name.rpartition("-")[0] == f"{namespace}.{workload}"]
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        """Make a pipeline's workloads match the plan without waiting, and end its other workloads.
-
-        Returns:
-            One outcome per workload: Done if it is ready, else Waiting.
-        """
+        """Make a pipeline's workloads match the plan without waiting, and end its other workloads."""
         pipelines = pipelines_of(workloads)
         changes = {workload.name: self.apply(workload, pipelines) for workload in workloads}
         if workloads:
@@ -89,10 +76,7 @@ class LocalRuntime:
         return [self._outcome(running.workload, 0) for running in known if running is not None]
 
     def apply(self, workload: Workload, pipelines: Iterable[str]) -> int:
-        """Start or update a workload without waiting, and return the number of changed files and processes.
-
-        `pipelines` are the pipelines that need the workload, in addition to known pipelines.
-        """
+        """Start or update a workload without waiting, and return the number of changes."""
         with self._lock:
             folder = self.config_root / workload.namespace
             changed = 0
@@ -113,10 +97,7 @@ class LocalRuntime:
         return len(states) == workload.replicas and all(state.ready and state.current for state in states)
 
     def release(self, namespace: str, pipeline: str, *, keep: Iterable[str] = ()) -> bool:
-        """End the workloads that only this pipeline needs, except those named in `keep`.
-
-        Returns whether anything changed.
-        """
+        """End the workloads that only this pipeline needs, and return whether anything changed."""
         kept = set(keep)
         changed = False
         with self._lock:
@@ -198,6 +179,6 @@ class LocalRuntime:
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
-    """Return the pipelines to which the workloads belong."""
+    """Return the workloads' pipelines."""
     named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
     return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

@@ -19,11 +19,7 @@ PATIENCE_SECONDS = 5.0
 
 
 class FileSecrets:
-    """The thread-safe store of secrets as files in `<root>/<namespace>/<pipeline>/`.
-
-    The files `writer.json` and `reader.json` hold logins. The file `api-keys.json` holds the hashes of API keys, and
-    `api-key.txt` the first key. The file `rotation.json` holds the state of a rotation.
-    """
+    """A store of secrets as files in `<root>/<namespace>/<pipeline>/`."""
 
     def __init__(self, root: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._root, self._patience = root, patience_seconds

@@ -1,4 +1,4 @@
-"""Record in a pipeline's schema which topics the pipeline owns, so that no other pipeline takes them."""
+"""Record which topics a pipeline owns, so that no other pipeline uses them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,7 @@ _WRITER = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE n
 
 
 def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owner], bool] | None) -> None:
-    """Lock a pipeline's topics until the transaction ends, and refuse topics that another pipeline owns.
-
-    Raises:
-        TidemillError: another pipeline owns one of the topics.
-    """
+    """Lock a pipeline's topics until the transaction ends, and raise TidemillError for topics of others."""
     if _settled(session, schema):
         return
     for topic in sorted(schema.listed or (schema.source,)):
@@ -49,7 +45,7 @@ def take(session: Session, schema: Schema, owner: Owner, *, gone: Callable[[Owne
 
 
 def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the claims of other pipelines on a pipeline's topics, unless the pipeline already owns its topics."""
+    """Yield conflicting claims of other pipelines on a pipeline's topics."""
     if _settled(session, schema):
         return
     # Topics on other Kafka clusters are not claimed.
@@ -65,7 +61,7 @@ def rivals(session: Session, schema: Schema, owner: Owner) -> Iterator[tuple[Cla
 
 
 def claim(session: Session, schema: Schema) -> None:
-    """Write the claim on the source topic into the comment of the table of positions."""
+    """Write the claim on the source topics into the comment of `_offsets`."""
     wanted = _mark(schema)
     if _marked(session, schema) != wanted:
         session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema.name, _TABLE), sql.Literal(wanted))

@@ -17,10 +17,7 @@ SELECT a.name, a.version FROM {} a
 
 
 def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
-    """Return the versions whose partitions are all empty although batches were merged into them.
-
-    `columns` holds the columns of the schema's tables.
-    """
+    """Return the versions whose partitions are all empty although batches were merged into them."""
     if "rev" not in columns.get("_aggregations", ()):
         return frozenset()
     query = sql.SQL(_EMPTIED).format(sql.Identifier(schema, "_aggregations"))
@@ -28,5 +25,5 @@ def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]
 
 
 def missing_positions(there: Collection[int]) -> tuple[int, ...]:
-    """Return the partitions without a position. Positions exist from partition 0 on, and are never deleted."""
+    """Return the partitions without a position."""
     return tuple(sorted(set(range(max(there, default=0) + 1)) - set(there)))

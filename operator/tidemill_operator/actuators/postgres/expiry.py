@@ -1,7 +1,6 @@
 """Drop expired partitions of the tables of windows and of stored events.
 
-A partition is due when its end is before watermark - retention. A due partition is marked, and dropped only if it is
-still due 24 hours later, so that a wrong timestamp does not delete history.
+An expired partition is marked, and dropped only if it is still expired 24 hours later.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ _END = re.compile(r" TO \('([^']+)'\)$")
 
 @dataclass(frozen=True)
 class _Partition:
-    """A partition of a table.
-
-    Attributes:
-        since: when the partition was marked, or None if it is not marked.
-        pending: whether detaching the partition was interrupted.
-    """
+    """A partition of a table. `since` is None unless the partition is marked."""
 
     parent: str
     name: str
@@ -42,7 +36,7 @@ class _Partition:
 
 
 def expire(session: Session, schema: Schema) -> None:
-    """Mark partitions that became due, unmark partitions that are no longer due, and drop some marked partitions."""
+    """Mark or unmark partitions, and drop some marked partitions."""
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)

@@ -1,4 +1,4 @@
-"""Make the privileges in a schema match the plan, and revoke other privileges of its roles and of PUBLIC."""
+"""Make the privileges in a schema match the plan."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wanted_grants(schema: Schema) -> set[Grant]:
 
 
 def ensure_grants(session: Session, schema: Schema) -> None:
-    """Make the privileges on the plan's objects match the plan, without changing privileges of other roles."""
+    """Make the privileges match the plan, without changing privileges of other roles."""
     wanted, live = wanted_grants(schema), _observe(session, schema)
     for grant in sorted(wanted - live):
         session.write(f"GRANT {{}} ON {grant.kind} {{}} TO {{}}", *_parts(schema, grant))

@@ -1,6 +1,6 @@
 """Delete dead letters, anomalies and detector states past their retention, and the oldest rows beyond a quota.
 
-A pass deletes for a few seconds at most. Unpublished rows are never deleted.
+Unpublished rows are never deleted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keep two operators from working on the same pipeline, and stop an operator that was replaced.
 
-An advisory lock separates passes over the same pipeline. The comment of the schema holds the epoch of the last leader,
-so an operator with an earlier epoch writes nothing. A laptop has the lock only.
+An advisory lock separates reconcile passes. The comment of the schema holds the epoch of the last leader, so an
+operator with an earlier epoch writes nothing.
 """
 
 from __future__ import annotations
@@ -28,25 +28,17 @@ class Leadership(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Return the epoch of this leader, which is greater than the epoch of every earlier leader."""
+        """Return this leader's epoch, which is greater than the epoch of every earlier leader."""
         ...
 
     def outbid(self, seen: int) -> int:
-        """Return a new epoch for this operator, which is greater than the epoch `seen` in a schema.
-
-        Raises:
-            NotOurTurn: another operator leads.
-        """
+        """Return a new epoch above `seen`, or raise NotOurTurn if another operator leads."""
         ...
 
 
 @contextmanager
 def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
-    """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost.
-
-    Raises:
-        NotOurTurn: another operator holds the lock, or leads.
-    """
+    """Lock a pipeline against other operators, and yield a check that raises NotOurTurn once the lock is lost."""
     with ExitStack() as stack:
         session = stack.enter_context(_locked(address, schema, leadership))
 
@@ -84,11 +76,7 @@ def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None
 
 
 def check_epoch(session: Session, schema: str, leadership: Leadership | None) -> int | None:
-    """Check that this operator may write a schema, and return the epoch in its comment or None.
-
-    Raises:
-        NotOurTurn: a later leader has written the schema.
-    """
+    """Return the epoch in a schema's comment, or raise NotOurTurn if a later leader has written the schema."""
     rows = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
     found = epoch_of(rows[0][0]) if rows else None
     if leadership is not None and found is not None and found > leadership.epoch:
@@ -97,7 +85,7 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
 
 
 def epoch_of(comment: str | None) -> int | None:
-    """Return the epoch in a schema's comment, or None if the comment has none."""
+    """Return the epoch in a schema's comment, or None."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(comment or "")["epoch"])
     return None

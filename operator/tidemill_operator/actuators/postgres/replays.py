@@ -1,4 +1,4 @@
-"""Read the progress of replays in a pipeline's schema, complete replays, and remove cancelled replays."""
+"""Observe, complete and cancel replays in a pipeline's schema."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from tidemill_operator.plan.model import Schema
 
 
 def observe_replays(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> dict[str, LiveReplay]:
-    """Return the replays of a schema, by reader.
-
-    `columns` holds the live columns of its tables. A missing column counts as empty until `ensure` adds it.
-    """
+    """Return the replays of a schema, by reader."""
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
     # A partition has no replay lag if live processors already count it for the replay's versions.
@@ -79,7 +76,7 @@ def end_replays(session: Session, schema: Schema) -> None:
 
 
 def switch(session: Session, schema: Schema) -> None:
-    """Record that a replay is complete, and stop live processors from counting for versions outside the plan."""
+    """Complete a replay, and stop live processors from counting for versions outside the plan."""
     offsets = sql.Identifier(schema.name, "_offsets")
     if schema.switched:
         readers = sql.Identifier(schema.name, "_readers")

@@ -21,7 +21,7 @@ def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
 
 
 def noted_owner(comment: str | None) -> Owner | None:
-    """Return the owner in a schema's comment, or None if the comment names no owner."""
+    """Return the owner in a schema's comment, or None."""
     try:
         return Owner(**json.loads(comment or "")["tidemill"])
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,4 @@
-"""Manage the roles of a schema: owner, writer, reader, and the logins of writer and reader.
-
-Writer and reader have two logins each. Usually one login of the two is enabled, but a rotation enables both.
-"""
+"""Manage the roles of a schema: owner, writer, reader, and two logins for each of writer and reader."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
     """Make the roles match the plan, and disable retired logins.
 
     Raises:
-        TidemillError: a role with one of these names belongs to somebody else.
+        TidemillError: a role belongs to another owner.
     """
     live = _observe(session, roles_of(schema))
     logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
@@ -76,7 +73,7 @@ def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[Tidemi
 
 
 def end_sessions(session: Session, schema: Schema) -> None:
-    """End the sessions of disabled logins. Call this after the transaction that disabled the logins."""
+    """End the sessions of disabled logins. Call this after the transaction that disabled them."""
     rows = session.rows(
         "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
         " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
@@ -89,7 +86,7 @@ def end_sessions(session: Session, schema: Schema) -> None:
 
 
 def drop_roles(session: Session, schema: Schema) -> None:
-    """Drop the roles that exist. The roles must not own any objects."""
+    """Drop the existing roles. The roles must own no objects."""
     (database,) = session.rows("SELECT current_database()")[0]
     for role in _observe(session, roles_of(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
@@ -184,7 +181,7 @@ def _knows_password(session: Session, role: str, password: str, comment: str | N
 
 
 def verifies(password: str, verifier: str) -> bool:
-    """Return whether a SCRAM-SHA-256 verifier (RFC 5803, as Postgres stores it) belongs to an ASCII password."""
+    """Return whether a SCRAM-SHA-256 verifier (RFC 5803) belongs to an ASCII password."""
     method, _, rest = verifier.partition("$")
     if method != "SCRAM-SHA-256" or rest.count(":") != 2:
         return False

@@ -1,6 +1,6 @@
-"""Make a pipeline's Postgres schema match the plan: roles, tables, functions, grants, and required rows.
+"""Make a pipeline's Postgres schema match the plan in one transaction.
 
-One transaction contains all DDL. Tables and columns are added or renamed, but not dropped.
+Tables and columns are added or renamed, but not dropped.
 """
 
 from __future__ import annotations
@@ -38,13 +38,9 @@ _DROP_AT_ONCE = 50
 
 
 class PostgresSchemas:
-    """The thread-safe actuator for the schemas of one database. Each call opens a connection.
+    """A thread-safe actuator for the schemas of one database, which is created if missing.
 
-    Args:
-        address: the database, and a login with CREATEROLE and CREATE on the database. A missing database is
-            created.
-        read_only: whether to write nothing. A missing database counts as an empty database.
-        leadership: the leader election of this operator, or None without leader election.
+    `read_only` treats a missing database as an empty database.
     """
 
     def __init__(
@@ -69,7 +65,7 @@ class PostgresSchemas:
             return None
 
     def conflicts(self, schema: Schema, owner: Owner) -> list[TidemillError]:
-        """Return the errors that `ensure` would report for topics and roles of another owner, without locks."""
+        """Return the errors about topics and roles of another owner that `ensure` would report."""
         try:
             with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
                 disputed = [error for _, error in rivals(session, schema, owner)]
@@ -86,7 +82,7 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan. `exists` is None if no other pipeline can exist."""
+        """Make the schema match the plan. Without `exists`, `adopt` takes over any topic."""
 
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)
@@ -115,7 +111,7 @@ class PostgresSchemas:
         return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
-        """Drop schema and roles if the policy is Delete. Keep them if not."""
+        """Drop schema and roles if the policy is Delete."""
         if reclaim == "Retain":
             return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
         with connected(self._address, f"dropping schema {schema.name}") as session:
@@ -163,7 +159,7 @@ class PostgresSchemas:
             return outcome.failed(Component.SCHEMA, schema, error)
 
     def _drop_some(self, session: Session, schema: str) -> bool:
-        """Drop a few partitions. Hundreds of partitions would use up the locks of a transaction."""
+        """Drop a few partitions, because hundreds would use up the locks of a transaction."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relispartition AND c.relkind = 'r' LIMIT %s",

@@ -37,7 +37,7 @@ class Session:
         self.changed = 0
 
     def rows(self, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
-        """Return the rows of a query."""
+        """Return a query's rows."""
         return self.connection.execute(sql.SQL(query), parameters).fetchall()
 
     def write(self, text: str, *names: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
@@ -59,7 +59,7 @@ class Session:
 
     @contextmanager
     def acting_as(self, role: str) -> Iterator[None]:
-        """Act as a role within the block, so that the role owns new objects. A rollback resets the role."""
+        """Act as a role within the block, so that the role owns new objects."""
         self.connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
         yield
         self.connection.execute("RESET ROLE")
@@ -74,7 +74,6 @@ def connected(
     Raises:
         LockBusy: another session holds a lock.
         NoDatabase: the database is missing and `read_only` is set.
-        TidemillError: Postgres does not answer, or refuses the request.
     """
     if not address.host:
         raise TidemillError(Reason.UNREACHABLE, "no Postgres address is configured", "set TIDEMILL_POSTGRES_URL")

@@ -1,4 +1,4 @@
-"""Write the slots of a pipeline with a list of topics, and the positions of slots that are read."""
+"""Write the slots of a list of topics, and the positions of slots that are read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidemill_operator.plan.model import Schema
 
 
 def ensure_slots(session: Session, schema: Schema) -> None:
-    """Make the slots match the plan. A slot keeps its topic and its partition, and is never deleted."""
+    """Make the slots match the plan, without deleting a slot or changing its topic and partition."""
     slots = sql.Identifier(schema.name, "_slots")
     for slot in schema.slots:
         session.write_rows(
@@ -31,7 +31,6 @@ def ensure_slots(session: Session, schema: Schema) -> None:
 
 
 def _ensure_positions(session: Session, schema: Schema) -> None:
-    """Write a row of `_offsets` for each reader and slot. The first read of a row sets its offset."""
     slots, readers, offsets = (sql.Identifier(schema.name, name) for name in ("_slots", "_readers", "_offsets"))
     session.write_rows(
         sql.SQL(

@@ -1,8 +1,4 @@
-"""Compute the configs of a pipeline's connectors, as Kafka Connect stores them.
-
-The last transform of each connector sends its records to the pipeline's topic. The first transform drops Debezium's
-heartbeats, transactions and schema changes.
-"""
+"""Compute the configs of a pipeline's connectors, as Kafka Connect stores them."""
 
 from __future__ import annotations
 
@@ -76,10 +72,7 @@ def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef
 
 
 def secret_file(pipeline: str, name: str, key: str) -> str:
-    """Return the name of the file from which the operator's own Connect workers read a key of a Secret.
-
-    The name is a hash, because it must not be too long for a key of a Secret.
-    """
+    """Return the short file name from which the operator's Connect workers read a key of a Secret."""
     return f"{pipeline}.{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
 
 
@@ -110,7 +103,10 @@ def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) ->
 
 
 def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> dict[str, str]:
-    """Return the configs of all transforms: Tidemill's own transforms around the transforms of the spec."""
+    """Return the configs of the spec's transforms, and of Tidemill's transforms around them.
+
+    The last transform sends all records to the pipeline's topic.
+    """
     transforms, predicates = [*spec.transforms, _ROUTE], list(listed(given.get("predicates", "")))
     found = {
         f"transforms.{_ROUTE}.type": "org.apache.kafka.connect.transforms.RegexRouter",

@@ -27,7 +27,7 @@ _SECRETS = (
 
 @dataclass(frozen=True)
 class LiveTask:
-    """A task of a live connector. `trace` is the Java stack trace of a failed task, else empty."""
+    """A task of a live connector. `trace` is the Java stack trace of a failed task."""
 
     id: int
     state: str
@@ -38,11 +38,8 @@ class LiveTask:
 class LiveConnector:
     """A connector as Kafka Connect reports it.
 
-    Attributes:
-        state: RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING, or empty if Connect reports no state.
-        trace: the Java stack trace of a failed connector, else empty.
-        asked: the requested state, if it is stored separately, else empty.
-        pending: what the last change waits for, or empty if the change is complete.
+    `asked` is the separately stored desired state, or empty. `pending` says what the last change waits for, or is
+    empty.
     """
 
     name: str
@@ -56,7 +53,7 @@ class LiveConnector:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Return one line for a failed connector, and one line for each failed task."""
+        """Return a line for a failed connector, and a line for each failed task."""
         found = [f"connector {self.name} failed: {last_line(self.trace)}"] if self.state == FAILED else []
         found += [
             f"task {task.id} of connector {self.name} failed: {last_line(task.trace)}"
@@ -67,7 +64,7 @@ class LiveConnector:
 
 
 def last_line(trace: str) -> str:
-    """Return the last cause in a Java stack trace, without secrets, or `no trace` if the trace is empty."""
+    """Return the last cause in a Java stack trace, without secrets."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by:").strip() for line in lines if line.startswith("Caused by:")]
     told = causes[-1] if causes else next((line for line in lines if not line.startswith("at ")), "no trace")
@@ -75,7 +72,7 @@ def last_line(trace: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text from Connect on one line, with masked passwords."""
+    """Return a text on one line, with masked passwords."""
     # The patterns would take quadratic time for some long texts.
     text = one_line(" ".join(text[:_LONGEST_TEXT].split()))
     for pattern, instead in _SECRETS:
@@ -84,7 +81,7 @@ def masked(text: str) -> str:
 
 
 def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
-    """Return the error if this pipeline does not own the connector, or None if it does."""
+    """Return the error if this pipeline does not own the connector."""
     owner = live.config.get(OWNER, "")
     if owner == wanted.config[OWNER]:
         return None
@@ -100,7 +97,7 @@ def drifted(live: LiveConnector, wanted: Connector) -> bool:
 
 
 def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
-    """Return the status item of a connector."""
+    """Return a connector's status."""
     item: dict[str, Any] = {
         "name": wanted.called,
         "state": live.state or UNASSIGNED,

@@ -1,8 +1,4 @@
-"""Convert connectors to `KafkaConnector` resources of Strimzi, and read Strimzi's reports from their status.
-
-The name of a resource has hyphens for the underscores of the connector's name, because Kubernetes allows no
-underscores.
-"""
+"""Convert connectors to `KafkaConnector` resources of Strimzi, and read Strimzi's reports."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ _LONGEST_REFUSAL = 600
 
 
 def resource_name(name: str) -> str:
-    """Return the name of a connector's resource, which `connector_name` can reverse."""
+    """Return the name of a connector's resource, with hyphens instead of underscores."""
     pipeline, _, own = name.rpartition(".")
     # A Kubernetes name cannot end with hyphens, so a number replaces trailing underscores.
     last = len(own) - len(own.rstrip("_"))
@@ -40,7 +36,7 @@ def connector_name(resource: str) -> str:
 
 
 def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: str, state: str) -> Manifest:
-    """Return the resource of a connector."""
+    """Return a connector's resource."""
     labels = {**marks.OURS, marks.COMPONENT: "connector", CLUSTER: cluster}
     spec = {
         "class": config[_CLASS],
@@ -53,10 +49,7 @@ def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: s
 
 
 def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnector:
-    """Return the connector that a resource describes, with the state that Strimzi reports.
-
-    `cluster` is the name of the `KafkaConnect`.
-    """
+    """Return the connector that a resource describes, with the state that Strimzi reports."""
     status = resource.get("status") or {}
     reported = status.get("connectorStatus") or {}
     connector = reported.get("connector") or {}
@@ -92,10 +85,7 @@ def failed_tasks(resource: Mapping[str, Any]) -> list[int]:
 
 
 def _config(name: str, resource: Mapping[str, Any], cluster: str) -> dict[str, str]:
-    """Return the config as Connect would store it.
-
-    Members that others have added to the spec are included, so that they get repaired.
-    """
+    """Return the config as Connect would store it, including members that others have added."""
     spec = resource.get("spec") or {}
     found = {key: _text(value) for key, value in (spec.get("config") or {}).items() if value is not None}
     found |= {_NAME: name, _CLASS: str(spec.get("class", "")), _TASKS: str(spec.get("tasksMax", ""))}

@@ -1,7 +1,4 @@
-"""Plan the Connect workers that the operator runs in a namespace.
-
-The pipelines of a namespace share the workers, which store connectors and positions in three compacted topics.
-"""
+"""Plan the Connect workers that the operator runs in a namespace."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ def needs_workers(document: Mapping[str, Any]) -> bool:
 
 
 def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
-    """Return the topics of a namespace's workers. The pods of pipelines may not create topics."""
+    """Return the topics of a namespace's workers, which the pods of pipelines may not create."""
     return tuple(
         Topic(
             name=f"{connect_workers(namespace, platform.cluster_id)}-{kind}",
@@ -110,7 +107,7 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
 
 
 def java_client(client: Mapping[str, Any]) -> dict[str, str]:
-    """Translate the security settings of librdkafka to settings of Kafka's Java client.
+    """Translate librdkafka's security settings to settings of Kafka's Java client.
 
     Raises:
         TidemillError: a setting or its value has no equivalent.

@@ -23,11 +23,7 @@ TOPICS = Table(
 
 @dataclass(frozen=True)
 class Claim:
-    """A topic that a pipeline uses.
-
-    Attributes:
-        managed: whether the pipeline creates and alters the topic. An unmanaged topic is only read.
-    """
+    """A topic that a pipeline uses. An unmanaged topic is only read."""
 
     topic: str
     managed: bool
@@ -38,10 +34,7 @@ class Claim:
 def written_by_pipelines(
     namespace: str, name: str, sources: Iterable[str], *, listed: bool = False
 ) -> Iterator[TidemillError]:
-    """Yield an error for each source topic that is an output topic of a pipeline, judged by its name.
-
-    `listed` says whether the spec lists the source topics. The owner of the name may not exist yet.
-    """
+    """Yield an error for each source topic that has the name of a pipeline's output topic."""
     for source in sources:
         derived = names.derived_topic(source)
         if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
@@ -58,7 +51,7 @@ def written_by_pipelines(
 
 
 def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
-    """Yield the conflicting claims of other pipelines on topics of the platform's own Kafka, each with its error.
+    """Yield the conflicting claims of other pipelines on topics of the platform's own Kafka.
 
     Only one pipeline may manage a topic. Many pipelines may read an unmanaged topic.
     """
@@ -102,7 +95,7 @@ def _taken(claim: Claim) -> TidemillError:
 
 
 def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
-    """Return the topics to record as created by the operator: the managed topics that do not exist yet.
+    """Return the topics to record as created by the operator.
 
     A pipeline without such records also gets its existing topics that are named after it.
     """

@@ -1,7 +1,4 @@
-"""Spread replicas over racks, brokers and leaders with as few changes as possible.
-
-A replica on an allowed broker moves only if a rebalance is requested.
-"""
+"""Spread replicas over racks, brokers and leaders with as few changes as possible."""
 
 from __future__ import annotations
 
@@ -16,11 +13,9 @@ Assignment = Mapping[int, Replicas]
 
 @dataclass(frozen=True)
 class Brokers:
-    """The brokers of a cluster.
+    """The brokers of a cluster, with the rack of each broker that answers.
 
-    Attributes:
-        racks: the rack of each broker that answers, by broker id. An unknown rack is None or empty.
-        leaving: the brokers that lose all replicas.
+    The brokers in `leaving` lose all replicas.
     """
 
     racks: Mapping[int, str | None]
@@ -28,7 +23,7 @@ class Brokers:
 
     @property
     def hosts(self) -> frozenset[int]:
-        """Return the brokers that may get replicas."""
+        """Return brokers for new replicas."""
         return frozenset(self.racks) - self.leaving
 
 
@@ -55,7 +50,7 @@ class _Layout:
 
 @dataclass
 class _Choice:
-    """The replicas of a partition that may be replaced, and the brokers that may replace them."""
+    """The movable replicas of a partition, and the brokers that may replace them."""
 
     movable: set[int]
     into: set[int]
@@ -65,20 +60,13 @@ Choices = dict[int, _Choice]
 
 
 def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, rebalance: bool = False) -> Assignment:
-    """Return the placement of a topic's partitions.
+    """Return the placement of a topic's partitions: the brokers, with the preferred leader first.
 
-    Args:
-        topic: the topic's name.
-        current: the brokers by partition, with the preferred leader first.
-        factor: the number of replicas of each partition.
-        brokers: the brokers of the cluster. A broker that does not answer keeps its replicas and gets no others.
-        rebalance: whether to make shares equal. False moves only as many replicas as the factor requires.
-
-    Returns:
-        The brokers by partition, with the preferred leader first.
+    A broker that does not answer keeps its replicas. Without `rebalance`, only as many replicas move as `factor`
+    requires.
 
     Raises:
-        ValueError: there are too few brokers. `at_most` returns the highest possible factor.
+        ValueError: there are too few brokers.
     """
     layout = _Layout(topic, brokers, {partition: list(held) for partition, held in sorted(current.items())})
     if factor > at_most(current, brokers):
@@ -211,10 +199,7 @@ def _spread_leaders(layout: _Layout, changed: set[int]) -> None:
 
 
 def _chain(layout: _Layout, changed: set[int], leads: Counter[int]) -> Sequence[tuple[int, int]]:
-    """Return the shortest chain of handovers, each as (partition, new leader).
-
-    The last broker of the chain leads at least two partitions fewer than the first broker.
-    """
+    """Return the shortest chain of handovers that balances leaders, each as (partition, new leader)."""
     for start in sorted(leads, key=lambda b: (-leads[b], layout.turn(b))):
         reached: dict[int, tuple[int, int] | None] = {start: None}
         queue = deque([start])

@@ -1,6 +1,6 @@
 """Compute the next step of a change of replicas from the state in Kafka.
 
-The topic's list of throttled replicas marks an unfinished change, so that any operator can continue after a crash.
+The topic's list of throttled replicas marks an unfinished change.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ LEADERS, FOLLOWERS = "leader.replication.throttled.replicas", "follower.replicat
 
 @dataclass(frozen=True)
 class Held:
-    """The replicas of a partition in Kafka.
+    """The replicas of a partition in Kafka, with the preferred leader first.
 
-    Attributes:
-        replicas: the brokers with a replica, also during a reassignment. The preferred leader comes first.
-        coming: the brokers that a reassignment adds.
-        going: the brokers that a reassignment removes.
+    A reassignment adds the brokers in `coming` and removes the brokers in `going`.
     """
 
     replicas: Replicas
@@ -44,13 +41,13 @@ class Held:
 
     @property
     def before(self) -> Replicas:
-        """Return the replicas after a cancellation of the reassignment."""
+        """Return the replicas after a cancelled reassignment."""
         return tuple(broker for broker in self.replicas if broker not in self.coming)
 
 
 @dataclass(frozen=True)
 class ReplicaChange:
-    """An unfinished change of replicas, for the status."""
+    """An unfinished change of replicas."""
 
     target: int
     state: Literal["pending", "ongoing"]
@@ -59,13 +56,7 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions of a change. Empty members need no action.
-
-    Attributes:
-        throttled: the topic's two configs of throttled replicas, to set before any reassignment.
-        elect: the partitions that need an election of the preferred leader, after all reassignments.
-        finish: whether to remove the throttle, because the change is complete.
-    """
+    """The next actions of a change. Empty members need no action."""
 
     cancel: tuple[int, ...] = ()
     start: Assignment = field(default_factory=dict)
@@ -77,12 +68,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Wish:
-    """The requested replicas of a topic.
-
-    Attributes:
-        factor: the replication factor, or None to keep the current factor.
-        rebalance: whether to spread the replicas evenly.
-    """
+    """The requested replicas of a topic. A factor of None keeps the current factor."""
 
     factor: int | None
     rebalance: bool = False

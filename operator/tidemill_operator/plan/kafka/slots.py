@@ -1,7 +1,4 @@
-"""Assign a slot number to each partition of a list of topics.
-
-The partition numbers of a topic that the pipeline read alone become its slots, so that its positions stay valid.
-"""
+"""Assign a slot number to each partition of a list of topics."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ def desired_slots(
 ) -> tuple[Slot, ...]:
     """Return all slots of a pipeline, with new slots for partitions without a slot.
 
-    A slot number is never used again.
+    `former` is the topic that the pipeline read alone before, or empty.
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
@@ -37,11 +34,7 @@ def desired_slots(
 
 
 def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[str]) -> bool:
-    """Return whether to read a partition of a topic in the spec.
-
-    A topic that a broker with outdated metadata does not know is still read, because its events would otherwise be
-    late.
-    """
+    """Return whether to read a partition of a topic in the spec."""
     found = live.topics.get(slot.topic)
     if found is None:
         return slot.reading and slot.topic not in certain
@@ -53,10 +46,7 @@ def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[
 
 
 def only_topic(schema: LiveSchema | None, default: str) -> str:
-    """Return the single topic of the accepted spec, or an empty text if there is no single topic.
-
-    `default` is the name of a topic without a name.
-    """
+    """Return the single topic of the accepted spec, or an empty text if there is no single topic."""
     source = (schema.accepted or {}).get("source", {}) if schema is not None else {}
     if not source or source.get("topics") is not None or source.get("topicPattern") is not None:
         return ""
@@ -75,7 +65,7 @@ def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
 
 
 def view(schema: LiveSchema, topic: str) -> LiveSchema:
-    """Return the schema from the view of one topic of its list."""
+    """Return a schema as one topic of its list would see it."""
     slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
     ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
     return replace(

@@ -18,7 +18,10 @@ from tidemill_operator.settings import Platform
 def desired_topics(
     config: PipelineConfig, platform: Platform, live: LiveFacts, *, replicated: bool = False, all_kinds: bool = False
 ) -> tuple[Topic, ...]:
-    """Return the source topics, the topic of the Python stage, and the output topics."""
+    """Return the source topics, the topic of the Python stage, and the output topics.
+
+    `all_kinds` includes output topics that an earlier spec may have enabled.
+    """
     spec = config.spec
     wanted = [
         ("results", spec.results.publish),
@@ -39,10 +42,7 @@ def read_topic(topics: Sequence[Topic], namespace: str, name: str) -> Topic:
 
 
 def bereave(topics: tuple[Topic, ...], live: LiveFacts) -> tuple[Topic, ...]:
-    """Mark the source topic and the topic of the Python stage as lost if they were read before and no longer exist.
-
-    Output topics are not marked, because they can be created again.
-    """
+    """Mark the source topic and the topic of the Python stage as lost if they were read before and are gone."""
     schema, looked = live.schema, live.brokers is not None
     if not looked or schema is None:
         return topics

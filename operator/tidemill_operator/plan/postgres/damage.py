@@ -1,7 +1,4 @@
-"""Detect tables, columns and rows of a pipeline that somebody else removed.
-
-The removed objects are created again, empty, only if the annotation recreate-topics requests it.
-"""
+"""Detect tables, columns and rows of a pipeline that somebody else removed."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
 
 
 def bereaved(schema: Schema, live: LiveSchema | None) -> Schema:
-    """Return the schema with descriptions of the objects that are gone, to be created again only on request."""
+    """Return the schema with descriptions of the removed objects."""
     return replace(schema, lost=damage(schema, live))
 
 

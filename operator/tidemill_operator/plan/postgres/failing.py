@@ -32,10 +32,7 @@ _REMEDY = {
 
 
 def failing(schema: LiveSchema | None, owner: Owner) -> list[TidemillError]:
-    """Return errors about failing duties and skipped data, the most severe first.
-
-    A schema of another owner gives no errors.
-    """
+    """Return errors about failing duties and skipped data, the most severe first."""
     told: list[TidemillError] = []
     if schema is None or schema.owner != owner:
         return told

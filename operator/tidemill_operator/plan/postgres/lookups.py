@@ -18,10 +18,7 @@ def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner)
 
 
 def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
-    """Return why no event is counted, or None if all lookups were read.
-
-    `rows` holds the unread lookups, each with its reason.
-    """
+    """Return why no event is counted, or None if all lookups were read."""
     found = [_unread(name, reason) for name, reason in rows]
     if not found:
         return None

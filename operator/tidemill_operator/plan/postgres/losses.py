@@ -16,10 +16,7 @@ _REASONS: Mapping[str, Reason] = {
 
 
 def losses(topic: str, known: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
-    """Return the recent losses, one error per reason, the most severe first.
-
-    `known` is the live topic, or None if it does not exist.
-    """
+    """Return the recent losses, one error per reason, the most severe first."""
     latest: dict[tuple[Reason, int], Loss] = {}
     for loss in sorted([*schema.losses, *_unnoted(known, schema)], key=lambda loss: loss.epoch):
         if loss.reason in _REASONS:

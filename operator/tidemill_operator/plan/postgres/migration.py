@@ -1,8 +1,7 @@
 """Translate the records of earlier versions about window tables into the current format.
 
-An earlier version gave two columns the same name: `first` or `last` of a field `at_x`, and the column that orders
-`first` or `last` of `x`. Only the ordering column has the type bigint[]. Earlier shapes also lack the types of fields,
-which the accepted spec has.
+An earlier version gave the column for `first` of `at_x` the name of the column that orders `first` of `x`. Only the
+ordering column has the type bigint[].
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ from tidemill_contract.functions.partials import quote
 def ensure_partitions_sql(schema_name: str) -> str:
     """Return the SQL of `ensure_partitions(table_name, days, widths)`, which creates missing time partitions.
 
-    The SQL function returns the number of new tables. `days` are days since the epoch. A new partition covers the days
-    in [day, day + width) that no existing partition covers. The function is SECURITY DEFINER, because writers do not
-    own the tables, and it attaches new tables, because ATTACH blocks neither readers nor writers.
+    `days` are days since the epoch. The SQL function returns the number of new tables. Writers may call it although
+    they do not own the tables.
     """
     schema = quote(schema_name)
     # The text of a single SQL function makes this function long.
@@ -72,10 +71,7 @@ END $body$
 
 
 def ensure_partition_sql(schema_name: str) -> str:
-    """Return the SQL of `ensure_partition(table_name, day, days)`, which returns whether the partition was missing.
-
-    Processors of earlier versions of Tidemill call this SQL function.
-    """
+    """Return the SQL of `ensure_partition(table_name, day, days)` for processors of earlier versions."""
     schema = quote(schema_name)
     return f"""
 CREATE OR REPLACE FUNCTION {schema}.ensure_partition(table_name text, day integer, days integer) RETURNS boolean

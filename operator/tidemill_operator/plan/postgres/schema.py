@@ -55,7 +55,7 @@ SYSTEM_TABLES = (
 
 
 def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
-    """Return the shape of a version as `_aggregations` stores it: groups, window, columns and their fields."""
+    """Return the shape of a version, as `_aggregations` stores it."""
     shape = {
         "groupBy": [list(pair) for pair in plan.group_by],
         "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),

@@ -1,4 +1,4 @@
-"""Convert a planned schema to SQL: single statements for the actuator, and a script for people to read."""
+"""Convert a planned schema to SQL statements and to a script for people."""
 
 from __future__ import annotations
 

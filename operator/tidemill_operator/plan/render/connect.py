@@ -1,4 +1,4 @@
-"""Render the Connect workers of a namespace, which all its pipelines with connectors share."""
+"""Render the Connect workers of a namespace, which its pipelines with connectors share."""
 
 from __future__ import annotations
 

@@ -15,12 +15,7 @@ from tidemill_operator.plan.render.pods import PORTS, Revisions
 
 @dataclass(frozen=True)
 class Rendering:
-    """The manifests of a workload.
-
-    Attributes:
-        workload: the Deployment and related objects, owned by all pipelines that use the workload.
-        own: objects that belong only to this pipeline: its config, its Service, its Ingress.
-    """
+    """The manifests of a workload. `own` holds objects that belong only to this pipeline."""
 
     workload: tuple[Manifest, ...]
     own: tuple[Manifest, ...]

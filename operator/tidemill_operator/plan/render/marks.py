@@ -32,7 +32,7 @@ class OwnerReference:
     name: str
 
     def manifest(self, *, controller: bool) -> Manifest:
-        """Return the reference for an object's metadata."""
+        """Return the reference's manifest."""
         reference: Manifest = {"apiVersion": API_VERSION, "kind": KIND, "name": self.name, "uid": self.uid}
         return reference | ({"controller": True} if controller else {})
 
@@ -53,10 +53,7 @@ def credentials(pipeline: str) -> str:
 
 
 def shared_configs() -> list[str]:
-    """Return the names of the ConfigMaps that together hold all configs of a namespace.
-
-    A single ConfigMap holds at most 1 MiB.
-    """
+    """Return the names of the ConfigMaps that together hold all configs of a namespace."""
     return [f"tidemill-pipelines-{shard}" for shard in range(_SHARDS)]
 
 

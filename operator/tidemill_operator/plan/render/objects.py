@@ -1,4 +1,4 @@
-"""Render the objects around pods: Deployment, Service, account, disruption budget, network policy, configs."""
+"""Render Deployments and the objects around pods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def deployment(
 def deployment_of(
     workload: Workload, metadata: Manifest, template: Mapping[str, Any], *, replicas: int | None
 ) -> Manifest:
-    """Return the Deployment of pods with this template."""
+    """Return the Deployment of a template."""
     # A new pod must be ready before an old pod ends.
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}
     spec: dict[str, Any] = {
@@ -48,7 +48,7 @@ def service(workload: Workload, metadata: Manifest, port: int) -> Manifest:
 
 
 def ingress(workload: Workload, metadata: Manifest, exposure: Exposure, port: int, *, pipeline: str) -> Manifest:
-    """Return the Ingress of a pipeline's ingest or API, which have separate hosts because they serve the same paths."""
+    """Return the Ingress of a pipeline's ingest or API, which have separate hosts."""
     host = f"{pipeline}-{workload.component}.{workload.namespace}.{exposure.domain}"
     backend = {"service": {"name": metadata["name"], "port": {"number": port}}}
     spec: dict[str, Any] = {
@@ -80,10 +80,7 @@ def disruption_budget(workload: Workload, metadata: Manifest) -> Manifest:
 
 
 def network_policy(workload: Workload, metadata: Manifest, placement: Placement) -> Manifest:
-    """Return the NetworkPolicy of a workload's pods.
-
-    Ingest and API accept requests from everywhere. The status port accepts requests from pods of the cluster only.
-    """
+    """Return a NetworkPolicy that opens the status port to pods of the cluster only."""
     inbound: list[dict[str, Any]] = [
         {"ports": [{"port": "status", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}
     ]

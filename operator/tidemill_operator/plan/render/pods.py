@@ -69,7 +69,7 @@ class Revisions:
 
 
 def pod_template(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, Any]:
-    """Return the template of a workload's pods."""
+    """Return a workload's pod template."""
     annotations = _annotations(workload, placement, revisions)
     container, volumes = _container(workload, placement), _volumes(workload, placement)
     return template(workload, placement, container=container, volumes=volumes, annotations=annotations)
@@ -121,7 +121,7 @@ def selector(workload: Workload) -> dict[str, str]:
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
-    """Return annotations with hashes of the files that a pod reads only at its start, so that changes replace the pod."""
+    """Return annotations with hashes of the files that a pod reads only at its start."""
     found = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(STATUS_PORTS[workload.component]),
@@ -237,8 +237,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
 def _lookups(workload: Workload) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Return the volume, its folder and its content for each lookup.
 
-    Without a ConfigMap or Secret, pods start, and their health reports what is missing. A volume contains the whole
-    folder, because a single mounted file (subPath) does not change with its ConfigMap.
+    A volume contains the whole folder, because a single mounted file (subPath) does not change with its ConfigMap.
     """
     found = {}
     for number, (name, reference) in enumerate(workload.lookups.items()):
