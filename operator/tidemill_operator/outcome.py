@@ -97,7 +97,7 @@ def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
     told = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
     if not told or outcome.rank is not Rank.DONE:
         return outcome
-    message = f"{told}; add it, so that {outcome.name} can use it"
+    message = f"{told}; add the key for {outcome.name}"
     return waiting(outcome.component, outcome.name, message, changed=outcome.changed, serving=True, reason=Reason.STUCK)
 
 

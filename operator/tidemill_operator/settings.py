@@ -106,7 +106,7 @@ def _one_connect(environ: Mapping[str, str], in_cluster: bool) -> None:
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)}: set only one of them, because a platform has one Kafka Connect")
     if named and named[0] != _CONNECTS[0] and not in_cluster:
-        raise ValueError(f"{named[0]}: this is for Kubernetes; unset it, and tidemill up starts a worker")
+        raise ValueError(f"{named[0]}: only for Kubernetes; unset the variable, and tidemill up starts a worker")
 
 
 def _connect_strimzi(environ: Mapping[str, str]) -> str:
@@ -184,7 +184,7 @@ def _patterns(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     found = listed(environ, name)
     for pattern in found:
         if not _PATTERN.fullmatch(pattern):
-            raise ValueError(f"{name}: {pattern!r} is no name of topics; write names, with * for any characters")
+            raise ValueError(f"{name}: {pattern!r} is not a topic name; write names, with * for any characters")
     return found
 
 

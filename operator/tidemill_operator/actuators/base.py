@@ -81,12 +81,16 @@ class NoClusters:
 
     def names(self, namespace: str, kafka: KafkaSpec) -> Sequence[str]:
         """Raise an error."""
-        message = f"topics are at {kafka.bootstrap_servers}, and no login of other Kafka clusters is known here"
+        message = (
+            f"topics at {kafka.bootstrap_servers} cannot be listed: no login of other Kafka clusters is known here"
+        )
         raise TidemillError(Reason.UNREACHABLE, message)
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Raise an error."""
-        message = f"topic {name} is at {kafka.bootstrap_servers}, and no login of other Kafka clusters is known here"
+        message = (
+            f"topic {name} at {kafka.bootstrap_servers} cannot be read: no login of other Kafka clusters is known here"
+        )
         raise TidemillError(Reason.UNREACHABLE, message)
 
 

@@ -146,7 +146,7 @@ def _login(files: Files, file: str) -> PostgresCredentials:
         return PostgresCredentials.model_validate_json(files[file])
     except ValidationError:  # pydantic's message would show the secret
         raise TidemillError(
-            Reason.REFUSED, f"{file} does not hold a login", "delete it; a new password is then generated"
+            Reason.REFUSED, f"{file} does not hold a login", "delete the file, so that a new password is generated"
         ) from None
 
 
@@ -155,5 +155,5 @@ def _rotation(files: Files) -> Rotation:
         return Rotation.model_validate_json(files.get(ROTATION, "{}"))
     except ValidationError:
         raise TidemillError(
-            Reason.REFUSED, f"{ROTATION} does not describe a rotation", "delete it; the active logins are kept"
+            Reason.REFUSED, f"{ROTATION} does not describe a rotation", "delete the file; the active logins are kept"
         ) from None

@@ -38,7 +38,7 @@ class StageLook:
         """Return the reason why no event is counted, or None if the stage does not wait."""
         if not self.waits:
             return None
-        remedy = "correct it; the stage goes on by itself, and no event is lost"
+        remedy = "correct the cause; the stage then continues by itself, and no event is lost"
         return TidemillError(Reason.STAGE_WAITS, f"the Python stage waits: {self.waits}", remedy)
 
 

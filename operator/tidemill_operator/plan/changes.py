@@ -131,7 +131,9 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
         if row.version == before:
             if recounted:
                 again = f"`tidemill replay {plan.name} --aggregation {row.name}` counts earlier events again"
-                told = Difference("events", "counted by the former spec", f"from now on by this one; {again}")
+                told = Difference(
+                    "events", "counted by the former spec", f"counted by the new spec from now on; {again}"
+                )
                 yield Change("change", "aggregation", row.name, (told,))
             continue
         found = [Difference("version", before, row.version)]

@@ -68,7 +68,7 @@ def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Ite
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"{path}: topic {source.name} would have {asked} partitions, but {kept} have positions;"
-            " the watermark would never advance past the missing ones",
+            " the watermark would never advance past the missing partitions",
             f"give the topic {kept} partitions or more",
         )
     if not topic.managed:
@@ -96,8 +96,8 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
             told = "" if topic.replication_factor else " (the platform's default)"
             yield TidemillError(
                 Reason.INVALID_SPEC,
-                f"{path}.replicationFactor: {source.replication_factor}{told} needs as many brokers, but there"
-                f" {'is 1' if most == 1 else f'are {most}'}",
+                f"{path}.replicationFactor: {source.replication_factor}{told} needs {source.replication_factor}"
+                f" brokers, but only {'1 is' if most == 1 else f'{most} are'} available",
                 f"write at most {most}",
             )
     in_sync = source.config.get("min.insync.replicas", "1")
@@ -105,7 +105,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         yield TidemillError(
             Reason.INVALID_SPEC,
             f"{path}.config.min.insync.replicas: {in_sync} is more than the replication factor"
-            f" {source.replication_factor}: nothing could be written",
+            f" {source.replication_factor}, so no record could be written",
             f"write at most {source.replication_factor}",
         )
 
@@ -119,7 +119,7 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
             Reason.NOT_SUPPORTED,
             f"spec.source.key: changed from {before or 'none'} to {after or 'none'}; events of one key would be in two"
             " partitions and lose their order",
-            "change it back, or create a pipeline with another name",
+            "change the field back, or create a pipeline with another name",
         )
 
 
@@ -133,7 +133,7 @@ def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillE
             Reason.NOT_SUPPORTED,
             f"spec.transform.python: was {done}; processors would read another topic, in which their positions mean"
             " other events",
-            "undo it, or create a pipeline with another name",
+            "undo the change, or create a pipeline with another name",
         )
 
 
@@ -193,9 +193,9 @@ def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
 def _move(path: str, before: str, after: str) -> TidemillError:
     return TidemillError(
         Reason.NOT_SUPPORTED,
-        f"{path}: changed from {before} to {after}, where there is another topic; unread events of the former topic"
+        f"{path}: changed from {before} to {after}, which is another topic; unread events of the former topic"
         " would never be counted",
-        "change it back, or create a pipeline with another name",
+        "change the field back, or create a pipeline with another name",
     )
 
 
@@ -222,7 +222,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
             Reason.NOT_SUPPORTED,
             f"spec.source.topic.name: changed from {before} to {', '.join(after)}; unread events in {before} would"
             " never be counted",
-            "change it back, or create a pipeline with another name",
+            "change the field back, or create a pipeline with another name",
         )
 
 
@@ -243,7 +243,7 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
 def missing(topic: Topic) -> TidemillError:
     """Return the error for an unmanaged topic that does not exist."""
     path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
-    leave = "take it out of the list"
+    leave = "remove the topic from the list"
     if topic.pattern:
         path, leave = "spec.source.topicPattern", f"change {topic.pattern} so that it does not match"
     if topic.lost:
@@ -251,7 +251,7 @@ def missing(topic: Topic) -> TidemillError:
         return TidemillError(
             Reason.DATA_LOSS,
             f"{path}: topic {topic.name} is gone, and with it every event that was not counted ({topic.lost}); the"
-            f" other topics are still counted{', but their windows may wait for it' if waits else ''}",
+            f" other topics are still counted{', but their windows may wait for this topic' if waits else ''}",
             f"create it again, {_LET_CLOSE if waits else 'or'} {leave}; counted events stay counted",
         )
     if topic.pattern:
@@ -288,7 +288,7 @@ def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
     for name, before, after in retyped(table.columns, live.columns.get(table.name, {})):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"column {name} of table {table.name} holds {before} and would have to hold {after}: the type of a field"
+            f"column {name} of table {table.name} has the type {before} instead of {after}, because the type of a field"
             " that an aggregation uses was changed",
             "change the field's type back, or give the aggregation another name",
         )

@@ -20,14 +20,14 @@ _CONDITION = '.status.conditions[?(@.type=="{}")].status'
 COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
     ("READY", "string", _CONDITION.format("Ready"), 0, "Whether the pipeline works as specified."),
     ("LAG", "integer", ".status.lag", 0, "Events in the topic that are not counted yet, rounded to two digits."),
-    ("REPLICAS", "integer", ".status.replicas", 0, "Processors that run."),
-    ("STAGE", "integer", ".status.stageReplicas", 0, "Processes of the Python stage that run; blank without a stage."),
+    ("REPLICAS", "integer", ".status.replicas", 0, "Number of running processors."),
+    ("STAGE", "integer", ".status.stageReplicas", 0, "Running processes of the Python stage; blank without a stage."),
     (
         "FRESHNESS",
         "string",
         ".status.freshness",
         0,
-        "From an event's arrival to the commit that counts it, rounded up; blank while nothing arrives.",
+        "Time from an event's arrival to the commit that counts it, rounded up; blank while no event arrives.",
     ),
     ("AGE", "date", ".metadata.creationTimestamp", 0, "Time since the pipeline was created."),
     ("PAUSED", "string", _CONDITION.format("ReconciliationPaused"), 1, "Whether reconciliation is paused."),

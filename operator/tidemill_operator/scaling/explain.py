@@ -15,11 +15,13 @@ MAX_MESSAGE = 1024
 _ADVICE: dict[ScalingReason, str] = {
     ScalingReason.SCALED_UP: "Replicas are removed when they were not needed for the whole scaleDownStabilization.",
     ScalingReason.SCALED_DOWN: "More lag or more arrivals add replicas again.",
-    ScalingReason.STEP_LIMITED: "The rest follows after the cooldown; a larger {limit} allows larger steps.",
+    ScalingReason.STEP_LIMITED: (
+        "The rest of the change follows after the cooldown; a larger {limit} allows larger steps."
+    ),
     ScalingReason.WITHIN_TARGET: "More lag, more arrivals or a slower replica would add replicas.",
     ScalingReason.AT_MAXIMUM: "Raise maxReplicas to allow more.",
     ScalingReason.LIMITED_BY_PARTITIONS: (
-        "A replica reads whole partitions: raise source.topic.partitions, or spread keys."
+        "A replica reads whole partitions: raise source.topic.partitions, or spread the keys."
     ),
     ScalingReason.AT_MINIMUM: "Lower minReplicas to allow fewer.",
     ScalingReason.COOLDOWN: "Replicas are added when scaleUpCooldown is over, if they are still needed.",
@@ -126,7 +128,7 @@ def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> t
 def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
     lines, target, patience = [], bounds.target, bounds.patience
     if wanted.hot:
-        lines.append("a partition needs more than one replica, but counts as one, because only one replica can read it")
+        lines.append("an overloaded partition counts as one replica, because only one replica can read a partition")
     if wanted.useful > target and target < bounds.ceiling:
         high = wanted.utilisation + BAND
         lines.append(f"{target} replicas are enough, at no more than {high:.0%} use, if partitions are spread evenly")

@@ -118,7 +118,7 @@ class ConnectClient:
                 for piece in answer.iter_bytes():
                     content += piece
                     if len(content) > _MOST_BYTES or time.monotonic() > ends:
-                        raise self._away(f"its answer does not end within {seconds:.0f} s")
+                        raise self._away(f"the response takes longer than {seconds:.0f} s")
         except httpx.HTTPError as error:
             raise self._away(str(error) or type(error).__name__) from None
         if answer.status_code == httpx.codes.NOT_FOUND:

@@ -154,7 +154,7 @@ def keys_in_files(root: Path) -> Keys:
     def read(namespace: str, name: str) -> Mapping[str, str]:
         folder = root / namespace / name
         if not folder.is_dir():
-            raise LoginError(f"there is no folder {folder}; create it, with a file for each key")
+            raise LoginError(f"there is no folder {folder}; create the folder with a file for each key")
         return read_keys(folder)
 
     return read

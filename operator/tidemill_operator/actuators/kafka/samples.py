@@ -38,7 +38,9 @@ def newest_values(
         consumer = Consumer({"bootstrap.servers": brokers, **_READING, **noted, **(config or {})})
     except KafkaException as error:
         message = f"a setting of Kafka's client is wrong: {error.args[0].str()}"
-        raise TidemillError(Reason.INVALID_SPEC, message, f"correct it in the file that {_SETTINGS} names") from None
+        raise TidemillError(
+            Reason.INVALID_SPEC, message, f"correct the setting in the file that {_SETTINGS} names"
+        ) from None
     try:
         starts = _starts(consumer, topic, most)
         consumer.assign(starts)
@@ -56,7 +58,7 @@ def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
     """Return an offset of each partition, so that about `most` records follow in total."""
     known = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if known.error is not None or not known.partitions:
-        remedy = "check the name; to name a file, include its folder or suffix, such as ./events.csv"
+        remedy = "check the name; write a file with its folder or suffix, such as ./events.csv"
         raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
     each = max(1, most // len(known.partitions))
     starts = []

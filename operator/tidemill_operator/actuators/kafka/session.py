@@ -122,7 +122,7 @@ class KafkaSession:
             unknown = ", ".join(sorted(late - found.keys()))
             raise TidemillError(
                 Reason.UNREACHABLE,
-                f"topic {unknown} exists, but the broker that was asked does not know it yet",
+                f"topic {unknown} exists, but a broker does not know the topic yet",
                 "check that all brokers are up to date with the controller",
             )
         return found

@@ -158,8 +158,8 @@ class KafkaTopics:
         if topic.replication_factor > brokers:
             raise TidemillError(
                 Reason.INVALID_SPEC,
-                f"topic {topic.name}: replication factor {topic.replication_factor} needs as many brokers, but there"
-                f" {'is 1' if brokers == 1 else f'are {brokers}'}",
+                f"topic {topic.name}: replication factor {topic.replication_factor} needs {topic.replication_factor}"
+                f" brokers, but only {'1 is' if brokers == 1 else f'{brokers} are'} available",
                 f"set spec.source.topic.replicationFactor to at most {brokers}",
             )
         created = self._request(topic)
@@ -269,6 +269,6 @@ def _report(
         text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not show the change yet"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if in_sync:
-        text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} once every partition has that many replicas in sync"
+        text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} once every partition has enough in-sync replicas"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     return outcome.done(Component.TOPICS, topic.name, **facts)

@@ -154,7 +154,8 @@ class NamespaceConnect:
         if live is not None and others:
             started = rollout(self._workload, live, changed=0)
             message = f"the connectors cannot be deleted, because Kafka Connect does not run: {started.message}"
-            remedy = f"let its pods start (connect.image of the chart); {', '.join(others[:_MOST_NAMED])} need them too"
+            named = ", ".join(others[:_MOST_NAMED])
+            remedy = f"check connect.image of the chart, so that its pods start; {named} need them too"
             raise TidemillError(started.reason, message, remedy)
         for kind in _OBJECTS:
             children.drop(kind, workers.NAME)
@@ -251,7 +252,10 @@ def _value(secret: str, key: str, data: Mapping[str, str]) -> str:
     try:
         text = base64.b64decode(data[key]).decode()
     except (KeyError, ValueError):
-        message, remedy = f"Secret {secret} has no key {key} that is text", "add it to the pipeline's namespace"
+        message, remedy = (
+            f"Secret {secret} has no key {key} that is text",
+            "add the key to the Secret in the pipeline's namespace",
+        )
         raise TidemillError(Reason.REFUSED, message, remedy) from None
     folder = worker_folder(text)
     if folder is not None:

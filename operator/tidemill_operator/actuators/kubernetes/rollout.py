@@ -51,5 +51,5 @@ def _trouble(status: Mapping[str, Any]) -> str:
         return f"; pods cannot be created: {str(failure.get('message', ''))[:_MAX_TOLD]}"
     progress = conditions.get("Progressing", {})
     if progress.get("status") == "False":
-        return f"; no progress ({progress.get('reason')}): look at the events of its pods"
+        return f"; no progress ({progress.get('reason')}); check the events of the pods"
     return ""

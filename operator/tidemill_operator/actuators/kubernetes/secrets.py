@@ -98,7 +98,7 @@ def keys_in_cluster(api: Api) -> Keys:
         try:
             return {key: base64.b64decode(data[key]).decode() for key in KEYS if key in data}
         except (binascii.Error, UnicodeDecodeError):
-            raise LoginError("a key holds bytes that are no text; correct the Secret") from None
+            raise LoginError("a key is not UTF-8 text; correct the Secret") from None
 
     return read
 

@@ -166,8 +166,8 @@ def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
 def _stranger(role: str, comment: str | None) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
-        f"role {role} exists and is not this pipeline's (its comment: {comment or 'none'})",
-        "drop or rename it, or take it over with the annotation tidemill.dev/adopt: 'true'",
+        f"role {role} exists and belongs to another owner (comment: {comment or 'none'})",
+        "drop or rename the role, or take the role over with the annotation tidemill.dev/adopt: 'true'",
     )
 
 

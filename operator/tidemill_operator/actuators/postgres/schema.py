@@ -223,7 +223,7 @@ def _told_of(table: Table, schema: Schema) -> Iterator[None]:
             Reason.NOT_SUPPORTED,
             f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
-            "if Postgres names a column, derive it under another name, and group by that name",
+            "derive the column that Postgres names under another name, and group by that name",
         ) from error
 
 

@@ -114,7 +114,7 @@ def java_client(client: Mapping[str, Any]) -> dict[str, str]:
     """
     for key in client:
         if key.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and key not in _READ:
-            raise _untranslated(key, "use ssl.ca.pem, sasl.username and the like")
+            raise _untranslated(key, "use settings such as ssl.ca.pem or sasl.username")
     protocol = str(client.get("security.protocol", "plaintext")).upper()
     found = {"security.protocol": protocol} if protocol != "PLAINTEXT" else {}
     if protocol.startswith("SASL_"):
@@ -141,7 +141,9 @@ def _login(client: Mapping[str, Any]) -> dict[str, str]:
 
 def _untranslated(key: str, why: str) -> TidemillError:
     message = f"TIDEMILL_WORKLOAD_KAFKA_CONFIG: {key} cannot be translated for Kafka Connect: {why}"
-    return TidemillError(Reason.NOT_SUPPORTED, message, "or run Kafka Connect yourself, and set connect.url")
+    return TidemillError(
+        Reason.NOT_SUPPORTED, message, "change the setting, or run Kafka Connect yourself and set connect.url"
+    )
 
 
 def _quoted(text: str) -> str:

@@ -82,7 +82,7 @@ def _read(claim: Claim) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{_NAME}: topic {claim.topic} is read by {_whose(claim)}",
-        "read it with managed: false as well, or name another topic",
+        "set managed: false for this pipeline too, or name another topic",
     )
 
 

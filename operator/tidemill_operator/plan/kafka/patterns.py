@@ -25,7 +25,7 @@ def unmatched(plan: Plan, live: LiveFacts) -> TidemillError | None:
     return TidemillError(
         Reason.WAITING,
         f"spec.source.topicPattern: no topic that the pipeline may read matches {pattern} so far",
-        "create such a topic, or correct the pattern, which has to match the whole name",
+        "create a topic with a matching name, or correct the pattern, which must match the whole name",
     )
 
 

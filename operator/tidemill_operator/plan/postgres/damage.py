@@ -13,14 +13,14 @@ from tidemill_operator.plan.model import Schema
 _MOST = 8
 # The tables that every schema has had since the first version, with the data that is lost if they are dropped.
 _SYSTEM = {
-    "_aggregations": "the versions of aggregations, and which windows are final",
+    "_aggregations": "the versions of aggregations, and the marks of final windows",
     "_offsets": "the positions up to which events are counted",
     "_readers": "the watermark",
     "_dead_letters": "the dead letters",
     "_anomalies": "the anomalies",
     "_detectors": "the detectors' states",
 }
-_POSITIONS = "; events that the topic still holds are then counted a second time: run `tidemill replay` afterwards"
+_POSITIONS = "; afterwards run `tidemill replay`, because events that are still in the topic are counted twice"
 
 
 def damage(schema: Schema, live: LiveSchema | None) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def _system(live: LiveSchema) -> Iterator[str]:
 
 
 def _slots(live: LiveSchema) -> Iterator[str]:
-    what = "which partition of which topic each position in table _offsets belongs to"
+    what = "the topic and the partition of each position in table _offsets"
     if "_slots" not in live.columns:
         yield f"table _slots is gone, and with it {what}"
     elif gone := sorted(set(range(live.partitions)) - {slot.slot for slot in live.slots}):

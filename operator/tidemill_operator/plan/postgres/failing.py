@@ -51,7 +51,7 @@ def _held_up(one: Failing) -> str:
 
 
 def _skipped(one: Failing) -> str:
-    more = ", and more like it" if one.more else ""
+    more = ", and further cases" if one.more else ""
     if not one.window:
         return f"{_of(one)}: skipped in {one.duty}{more}: {one.reason}"
     group = f", group {one.group}," if one.group else ""

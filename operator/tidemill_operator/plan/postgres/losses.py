@@ -78,7 +78,9 @@ _TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
     Reason.EVENTS_EXPIRED: _expired,
 }
 _REMEDY: Mapping[Reason, str] = {
-    Reason.TOPIC_RECREATED: "counted events stay counted; send the missing ones again, and check who may delete topics",
+    Reason.TOPIC_RECREATED: (
+        "counted events stay counted; send the missing events again, and check who may delete topics"
+    ),
     Reason.LOG_TRUNCATED: "the lost events stay counted; find out why a replica that was behind became leader",
     Reason.EVENTS_EXPIRED: "increase spec.source.topic.retention, or run more processors",
 }
