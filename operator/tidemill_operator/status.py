@@ -215,7 +215,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         text = _joined(report.stalled)
         if report.accepted:
             text += "; the accepted spec stays in force"
-        # A pipeline that waits for its first topic is not stalled.
+        # A pipeline that waits for its first topic counts as reconciling.
         waits = not report.accepted and all(error.reason == Reason.WAITING for error in report.stalled)
         found.append(_condition("Reconciling" if waits else "Stalled", "True", report.stalled[0].reason, text))
     elif stuck:
@@ -223,7 +223,7 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
         found.append(_condition("Stalled", "True", stuck[0]["reason"], text))
     elif not report.judged and "Stalled" in before and not _of_components(before):
         found.append(before["Stalled"])
-    # Components that wait for a stuck component do not complete by themselves.
+    # A component that waits for a stuck component does not complete by itself.
     waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
         found.append(_condition("Reconciling", "True", *_told(waiting)))

@@ -25,7 +25,7 @@ _MEMBERS = (
     "figuresAt",
 )
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-# Smaller values count as zero, because they are normal between two commits.
+# Smaller lags count as zero, because they are normal between two commits.
 _LITTLE_EVENTS, _LITTLE_SECONDS = 10, 5.0
 _MAX_MESSAGE = 1024
 

@@ -167,7 +167,7 @@ class Observer:
     def _compare(self, known: Mapping[Key, _Pipeline]) -> dict[Key, str]:
         now = self._clock()
         positions = {key: pipeline.standing.as_of(now) for key, pipeline in known.items() if pipeline.standing}
-        # The stages come first: a record that is staged meanwhile then counts twice, rather than not at all.
+        # Read the stages before the processors, so that a record staged meanwhile counts twice rather than not at all.
         stages = self._stages.look(
             {key: known[key].source for key in positions if known[key].source},
             {key: sorted(at) for key, at in positions.items()},

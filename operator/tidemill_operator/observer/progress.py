@@ -18,18 +18,18 @@ from tidemill_operator.keys import Key
 from tidemill_operator.observer.stages import read_topics
 
 log = logging.getLogger(__name__)
-# Events may wait without progress for this time, or for three flush intervals if that is longer.
+# The seconds for which events may wait without progress, unless three flush intervals are longer.
 STILL_SECONDS = 20.0
 _FLUSHES = 3
-# After this time without progress, the operator checks whether Postgres refuses to write.
+# The seconds without progress after which the operator checks whether Postgres refuses to write.
 _SUSPECT_SECONDS = 3.0
-# A pipeline stays ready while its progress has been unknown for less than this time.
+# The seconds of unknown progress after which a pipeline is no longer ready.
 SILENT_SECONDS = 10.0
-# Leaders of some partitions may be silent for this time without progress. Kafka elects new leaders faster.
+# The seconds for which leaders of partitions may be silent, which is longer than Kafka's election of new leaders.
 UNTOLD_SECONDS = 12.0
-# The time without counted events after which Kafka's controllers are checked.
+# The seconds without counted events after which Kafka's controllers are checked.
 _IDLE_SECONDS = 5.0
-# The longest acceptable time between two observations.
+# The longest acceptable number of seconds between two observations.
 _BLIND_SECONDS = 25.0
 _MAX_PARTITIONS = 8
 

@@ -29,7 +29,7 @@ from tidemill_operator.observer.stages import Stages
 from tidemill_operator.scaling import Figures, PartitionFigures
 
 _SECONDS = 10.0
-# Several samples are needed, because a single sample proves little. Nearly all samples must show waits.
+# Postgres is saturated if nearly all of several samples show waits.
 _LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
@@ -108,7 +108,7 @@ class FiguresReader:
         with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
             session.connection.hurry(_SECONDS)
             saturated = _saturated(session, watched.writer, replicas=ready)
-            # The positions come first, so that the lag is never negative.
+            # Read positions before ends, so that the lag is never negative.
             positions = read_positions(session, watched.schema, slots=watched.listed)
         partitions = partitions_of(log, watched.topic, positions)
         arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})

@@ -168,8 +168,7 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
             yield Change("create", "workload", name, _new(_facts(workload)))
             continue
         found = tuple(_compare(_facts(known[name]), _facts(workload)))
-        # Processors read their config only at their start, so a changed revision replaces them. Ingest and API reread
-        # the file.
+        # A changed revision replaces processors, because they read their config only at their start.
         if workload.replicas and known[name].replicas and known[name].revision != workload.revision:
             found += (Difference("processes", "with the former config", "with the new config"),)
         if found:

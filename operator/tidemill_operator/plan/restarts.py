@@ -8,7 +8,7 @@ from typing import Any
 
 from tidemill_contract.runtime import PipelineConfig
 
-# Settings that processors do not read. Partitions are missing here, because a running consumer notices new partitions
+# Settings that processors do not read. New partitions restart processors, because a running consumer notices partitions
 # only minutes later.
 UNREAD = (
     "suspend",

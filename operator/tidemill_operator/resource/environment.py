@@ -43,7 +43,7 @@ The runtime sets these variables. `tidemill up` passes only `TIDEMILL_KAFKA_CONF
 {workloads}
 """
 
-# The attribute of `Platform` with the value of each variable, and the variable's description.
+# The attribute of `Platform` for each variable, and the variable's description.
 _PLATFORM = {
     "RUNTIME": ("runtime", "`local` or `kubernetes`; set by the program that starts the process."),
     "CLUSTER_ID": ("cluster_id", "Id of this cluster among clusters that share Kafka or Postgres; must never change."),

@@ -82,7 +82,7 @@ def decide(
     if target > current >= floor and fits(wanted, current):
         target = current
     elif target > current:
-        # If a load that already needs replicas is still rising, one step adds the replicas for the expected load.
+        # While the load rises, add the replicas for the expected load in one step.
         risen = need(settings, load.risen(rise_seconds(settings)), current=current)
         target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:

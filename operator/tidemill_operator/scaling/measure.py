@@ -16,10 +16,10 @@ from tidemill_operator.scaling.need import shares
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
-# A replica is busy if its lag is at least this many seconds of work, and at least four flush intervals.
+# The lag of a busy replica in seconds of work, unless four flush intervals are longer.
 BUSY_SECONDS = 2.0
 _FLUSHES = 4
-# After this many failed polls in a row, the time since the last figures counts as unobserved.
+# The number of failed polls after which the time since the last figures counts as unobserved.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
 _STANDING_POLLS = 2
@@ -71,7 +71,7 @@ def _taken_in(
     if seconds <= 0:
         return state
     changed = state.changed_at is not None and state.changed_at > now - seconds
-    # A pause may have ended within the interval, so check its beginning too.
+    # A rebalance or rollout may have ended within the interval, so check the beginning of the interval too.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
     arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
@@ -131,7 +131,7 @@ def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: 
         # A single slow interval does not lower the estimate, because the replica probably paused.
         if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
             estimate = seen
-    # The speed of a replica is at least what it processed without lag.
+    # The estimated speed of a replica is at least its speed without lag.
     return None if estimate is None else max(estimate, done)
 
 

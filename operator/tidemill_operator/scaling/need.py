@@ -15,14 +15,14 @@ from typing import TypeVar
 from tidemill_operator.scaling.model import Load, Need, Settings
 
 T = TypeVar("T")
-# The load of a replica may exceed the target utilisation by this much before replicas are added.
+# The tolerated excess over the target utilisation before replicas are added.
 BAND = 0.15
-# After a removal, the load of a replica may exceed the target utilisation only by this much.
+# The tolerated excess over the target utilisation after a removal of replicas.
 ROOMY_BAND = 0.05
 # The largest factor by which unevenly loaded partitions may raise the number of replicas.
 UNEVEN_FACTOR = 2
 LEAST_STEP = 4
-# While arrivals rise, a step up includes the arrivals expected after this many `lookback` periods.
+# The number of `lookback` periods by which a step up anticipates rising arrivals.
 RISE_LOOKBACKS = 2
 
 
@@ -37,7 +37,7 @@ def need(settings: Settings, load: Load, *, current: int) -> Need:
         # Without a known speed, lag cannot be converted to time, so ask for one more replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
     wanted = _summed(settings, by_lag, [])
-    # Without a known speed, keep enough replicas that none has to exceed the highest speed so far.
+    # Without a known speed, keep enough replicas so that no replica must exceed the highest speed so far.
     kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
     return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
 

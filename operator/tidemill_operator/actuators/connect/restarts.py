@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_SECONDS = 10.0
 MOST_SECONDS = 300.0
-# A connector that has run for this long since its last restart starts again with the shortest delay.
+# The seconds without a restart after which the delays start again with the shortest delay.
 _WELL_SECONDS = 600.0
 
 

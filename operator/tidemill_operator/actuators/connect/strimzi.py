@@ -15,7 +15,7 @@ class StrimziConnectors:
 
     def __init__(self, api: Api, *, namespace: str, cluster: str) -> None:
         self._api, self._namespace, self._cluster = api, namespace, cluster
-        # A resource asks for the restart of one task at a time, so remember the last task.
+        # A `KafkaConnector` requests the restart of one task at a time, so remember the last task.
         self._restarted: dict[str, int] = {}
 
     def names(self) -> list[str]:

@@ -24,7 +24,7 @@ from tidemill_operator.plan.live import LiveTopic
 
 ANSWER_SECONDS = 6.0
 """The short timeout of requests, so that a silent cluster does not delay other pipelines for long."""
-# The pause before a cluster that did not answer is asked again.
+# The seconds after which a silent cluster is asked again.
 _PAUSE_SECONDS = 10.0
 _MOST = 256
 

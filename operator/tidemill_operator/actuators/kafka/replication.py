@@ -99,7 +99,7 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._free(brokers, moving)
-            # The config LEADERS marks an unfinished change. Remove it last, so that an interrupted pass is repeated.
+            # Remove the config LEADERS last, because it marks an unfinished change that the next pass continues.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
             self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
@@ -133,7 +133,7 @@ class Replication:
             try:
                 found |= self._session.configs(ResourceType.BROKER, [str(broker)])
             except TidemillError as error:
-                # A broker that has just died is still listed. The step continues without a limit on that broker.
+                # The list may contain a broker that has just died, which gets no limit.
                 log.warning("broker %s: %s", broker, error)
         return found
 

@@ -134,7 +134,7 @@ class NamespaceConnect:
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
         """Delete all connectors of the pipeline, and then the workers if no other pipeline needs them."""
-        # Without available workers, no connector runs. The next workers delete the stored connectors.
+        # The next workers delete connectors that unavailable workers have stored.
         live = self._api.get(DEPLOYMENT, self._namespace, workers.NAME)
         if live is not None and not _available(live):
             self._retried(self._remove_idle)
@@ -234,7 +234,7 @@ class NamespaceConnect:
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)
                 if not children.sharing() <= {*alive, self._owner.uid}:
-                    # A pipeline that is missing in the cache would lose its files.
+                    # A pipeline that is missing in the cache would lose its files, so read the live list.
                     alive = self._api.alive(self._namespace, sure=True)
                 try:
                     return act(children, alive)

@@ -18,7 +18,7 @@ from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.render import marks, objects
 from tidemill_operator.plan.render.marks import OwnerReference
 
-# A node updates mounted Secrets about once a minute.
+# Nodes update mounted Secrets about once a minute.
 PATIENCE_SECONDS = 120.0
 
 

@@ -63,7 +63,7 @@ class Pass:
         """Read all objects of the namespace."""
         children, alive = Children(api, namespace, owner), api.alive(namespace)
         if not children.sharing() <= {*alive, owner.uid}:
-            # A pipeline that is missing in the cache would lose its files.
+            # A pipeline that is missing in the cache would lose its files, so read the live list.
             alive = api.alive(namespace, sure=True)
         return cls(api, placement, owner, namespace, children, alive, shown)
 
@@ -103,7 +103,7 @@ class Pass:
     def _drop_workers(self) -> None:
         found = self.children.shared(connect.COMPONENT)
         if found:
-            # Delete the Secrets first, so that a failed pass finds the listed objects again and repeats this.
+            # Delete the Secrets before the listed objects, so that a failed pass is repeated.
             for secret in (connect.SECRETS, connect.WORKER):
                 self.children.drop(SECRET, secret)
         for kind, name in found:

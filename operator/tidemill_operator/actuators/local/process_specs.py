@@ -83,7 +83,7 @@ class ProcessSpecs:
         command = Command(
             name, (sys.executable, "-m", workload.module), environment=environment, grace_seconds=STOP_SECONDS
         )
-        # A process with a revision reads its config and login only at its start, so a change of either restarts it.
+        # A new config or login changes the revision and restarts the process, which reads both only at its start.
         revision = f"{workload.revision}{self._digest_of_secrets(workload)}" if workload.revision else ""
         return ReplicaSpec(command=command, port=port, ready_path=workload.readiness.path, revision=revision)
 

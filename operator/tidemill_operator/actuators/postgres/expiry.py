@@ -47,7 +47,7 @@ def expire(session: Session, schema: Schema) -> None:
             elif not part.pending and part.since is None:
                 _mark(session, schema.name, part, json.dumps({_MARK: _now(session).isoformat()}))
             elif dropped < _PER_PASS and (part.pending or _now(session) - (part.since or part.end) >= HELD_FOR):
-                # A partition that is in use waits for the next pass.
+                # A partition in use is dropped in a later pass.
                 with suppress(errors.LockNotAvailable, errors.QueryCanceled):
                     _drop(session, schema.name, part)
                     dropped += 1

@@ -60,7 +60,7 @@ def _evict(session: Session, schema: str, kept: KeptRows, excess: int) -> int:
         " WHERE coalesce(before, 0) < %(excess)s"
     ).format(sql.Identifier(schema, kept.table))
     rows, size = _delete(session, schema, kept.table, due, "evicted", {"chunk": CHUNK_ROWS, "excess": excess})
-    # Rows of earlier versions have no size. At least 1 tells the caller that rows were deleted.
+    # Rows of earlier versions have no size, so return at least 1 for deleted rows.
     return max(size, 1) if rows else 0
 
 

@@ -16,7 +16,7 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
     """Return the replays of a schema, by reader."""
     if not {"_readers", "_aggregations"} <= columns.keys() or "feeds" not in columns.get("_offsets", ()):
         return {}
-    # A partition has no replay lag if live processors already count it for the replay's versions.
+    # Partitions that live processors already count for the replay's versions add no lag.
     query = sql.SQL(
         "SELECT r.reader, r.switched_at IS NOT NULL, count(*) FILTER (WHERE l.feeds @> v.ids),"
         " coalesce(sum(o.consumed), 0)::bigint, coalesce(sum(greatest(l.next_offset - o.next_offset, 0))"

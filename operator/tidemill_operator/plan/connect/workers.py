@@ -26,7 +26,7 @@ appender.out.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 """The log4j configuration for warnings only, because Connect logs the configs of connectors as information."""
 _PROVIDERS = "org.apache.kafka.common.config.provider"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
-# The name and number of partitions of the topic in each setting. Connect requires one partition for configs.
+# The topic's name and number of partitions for each setting. Connect requires one partition for configs.
 _TOPICS = {"config": ("configs", 1), "offset": ("offsets", 25), "status": ("statuses", 5)}
 _MECHANISMS = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",

@@ -35,7 +35,7 @@ class _Layout:
     load: Counter[int] = field(default_factory=Counter)
 
     def rack(self, broker: int) -> str:
-        # A broker with an unknown rack counts as a rack of its own.
+        # A broker with an unknown rack counts as a separate rack.
         return self.brokers.racks.get(broker) or f"broker {broker}"
 
     def crowd(self, partition: int, broker: int, besides: int | None = None) -> int:
@@ -76,7 +76,7 @@ def place(topic: str, current: Assignment, factor: int, brokers: Brokers, *, reb
     for partition in layout.replicas:
         _leave(layout, partition)
     hosts = brokers.hosts
-    # The movable replicas are new replicas, and kept replicas where any other could have been removed.
+    # New replicas may move, and so may kept replicas that could equally have been removed.
     choices: Choices = {}
     for partition, held in layout.replicas.items():
         before = set(held)

@@ -12,7 +12,6 @@ def ensure_partitions_sql(schema_name: str) -> str:
     they do not own the tables.
     """
     schema = quote(schema_name)
-    # The text of a single SQL function makes this function long.
     return f"""
 CREATE OR REPLACE FUNCTION {schema}.ensure_partitions(table_name text, days integer[], widths integer[]) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'

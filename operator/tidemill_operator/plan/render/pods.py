@@ -225,7 +225,7 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
         found.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
-        # Without the Secret, pods start, and their health reports that the server refuses them.
+        # Without the Secret, pods start, and their health reports refused logins.
         secret = {"secretName": reference, "optional": True, "defaultMode": SECRET_MODE}
         found.append({"name": name, "secret": secret})
     if workload.code:
@@ -260,7 +260,7 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
         return {"configMap": {"name": marks.config_map(workload.pipeline)}}
-    # Sources that depend on the pipelines would restart the shared ingest for each new pipeline.
+    # Volume sources that depend on the pipelines would restart the shared ingest for each new pipeline.
     sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
     return {"projected": {"sources": sources}}
 
