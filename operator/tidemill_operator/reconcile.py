@@ -102,7 +102,7 @@ def reconcile(
         previous: the status that the last pass returned.
         now: the current time, as an aware datetime.
         scaled: returns the decided numbers of replicas, by component.
-        standing: returns why no event is counted. None means that no observer runs.
+        standing: returns why no event is counted, or is None without an observer.
 
     Returns:
         The new status, which also reports errors of servers and of the spec.
@@ -356,7 +356,7 @@ def _ensure(
 
 
 def _readable(plan: Plan, live: LiveFacts) -> bool:
-    """Return whether the topics exist that processors need. One topic of a list is enough."""
+    """Return whether the topics that processors need exist, or at least one topic of a list."""
     listed = [topic.name in live.topics for topic in plan.topics if topic.listed]
     others = all(topic.name in live.topics for topic in plan.topics if not topic.listed)
     return others and (any(listed) or not listed)

@@ -35,8 +35,8 @@ Files = Mapping[str, str]
 class Rotation(BaseModel):
     """The state of the last rotation.
 
-    `done` and `wanted` are the requests of the active and of the staged logins. `switched_at` is None once the former
-    logins are retired.
+    `done` is the request that led to the active logins, and `wanted` is the request for the staged logins.
+    `switched_at` is None once the former logins are retired.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -106,7 +106,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
 
 
 def retired(files: Files) -> dict[str, str]:
-    """Return the file that retires the former logins, or no file after that."""
+    """Return the file that retires the former logins, or no file if they are retired."""
     known = _rotation(files)
     if known.switched_at is None:
         return {}

@@ -44,7 +44,7 @@ class Position:
     place: Place | None = None
 
     def at(self, topic: str, partition: int) -> Place:
-        """Return the position's topic and partition. The arguments are the default."""
+        """Return the position's topic and partition."""
         return self.place or (topic, partition)
 
 

@@ -51,7 +51,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Observation:
-    """The result of an observation. Without figures, `fault` is the reason."""
+    """The result of an observation. `fault` is the reason for missing figures."""
 
     figures: Figures | None
     fault: str
@@ -59,7 +59,7 @@ class Observation:
 
 
 def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
-    """Return the members of the status for an observation."""
+    """Convert an observation to members of the status."""
     if seen.figures is None:
         return {"conditions": [_unavailable(seen, shown, generation)]}
     figures = seen.figures
@@ -84,7 +84,7 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
 
 
 def shown_by(status: Status) -> dict[str, Any]:
-    """Return the observer's members of a status."""
+    """Return the members of a status that the observer writes."""
     found = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return found | ({"conditions": conditions} if conditions else {})

@@ -71,7 +71,7 @@ class _Pipeline:
 class Observer:
     """An observer that measures pipelines until it is stopped. Any thread may call `watch` and `forget`.
 
-    In each round, `progress` and then `show` receive the results of each pipeline. An error in `show` ends the round.
+    In each round, `progress` and then `show` receive the results of each pipeline.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
 
 @dataclass(frozen=True)
 class Watched:
-    """What to read to get a pipeline's figures. `writer` may be the common prefix of the processors' roles."""
+    """The places from which a pipeline's figures are read."""
 
     schema: str
     topic: str
@@ -54,7 +54,7 @@ class Watched:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Watched:
-        """Return what to read for a running pipeline."""
+        """Return a running pipeline's places."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(
             config.schema_name,
@@ -69,7 +69,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class WatchedStage:
-    """What to read to get the figures of a Python stage. The `key` has no UID."""
+    """The places from which the figures of a Python stage are read."""
 
     key: Key
     topic: str
@@ -78,7 +78,7 @@ class WatchedStage:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> WatchedStage:
-        """Return what to read for a running stage."""
+        """Return a running stage's places."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
         return cls(key, config.events_topic, partitions, names.consumer_group(config.namespace, config.name, "stage"))
@@ -154,7 +154,7 @@ def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
 def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
     """Add up the figures of all partitions with the same number in a list of topics.
 
-    Kafka's range assignor gives these partitions to the same processor.
+    Kafka's range assignor gives all partitions with the same number to the same processor.
     """
     found: Partitions = {}
     for slot, at in partitions.items():

@@ -23,7 +23,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class LiveTopic:
-    """A live topic. Its `id` changes if the topic is created again."""
+    """A live topic. The `id` of a topic changes if the topic is created again."""
 
     partitions: int
     replication_factor: int
@@ -58,7 +58,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Failing:
-    """A duty of an aggregation that fails, or data that a duty skipped. A duty is e.g. publish or scan."""
+    """A failing duty of processors, such as publish or scan, or data that a duty skipped."""
 
     aggregation: str
     duty: str
@@ -116,7 +116,7 @@ class LiveSchema:
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """The live facts that a plan depends on. By default, they are unknown."""
+    """The live facts that a plan depends on, by default unknown."""
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None

@@ -78,7 +78,7 @@ def finished(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> str:
 
 
 def family_of(text: str) -> str:
-    """Return the prefix of the readers of a request."""
+    """Return the common prefix of the readers of a replay request."""
     return f"replay-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
 
 

@@ -25,7 +25,7 @@ _CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.ite
 
 
 def current_version(name: str, live: LiveSchema | None) -> int | None:
-    """Return the version that processors fill and that the API reads, or None."""
+    """Return the version of an aggregation that the API reads, or None."""
     found = [v for (known, v) in live.shapes if known == name and _reader(live, name, v) == LIVE] if live else []
     return max(found, default=None)
 

@@ -14,7 +14,7 @@ _MOST_LISTED = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule about the value at one path of the resource. `text` is CEL for the message, and `at` a path below."""
+    """A rule about the value at one path of the resource. `text` is a CEL expression for the message."""
 
     rule: str
     message: str

@@ -25,7 +25,7 @@ def is_one_of(tag: str, names: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_its_place(kinds: Kinds[Any], member: Member, *, place: str, tag: str) -> str:
-    """Return CEL for the condition that exactly the kinds that need or may have a member have it."""
+    """Return CEL for the condition that kinds have a member if they need it, and lack it if they refuse it."""
     there, known = f"has({place}.{member.alias})", list(kinds.by_name)
     if member.needing == member.kinds:
         return f"{there} == ({is_one_of(tag, member.kinds, known)})"

@@ -41,7 +41,7 @@ class _Poll:
     def spareable(self) -> tuple[int, float]:
         """Return the lowest sufficient number of replicas, and its waiting time in seconds.
 
-        A number is sufficient if no higher number was needed during its waiting time.
+        A number of replicas is sufficient if no higher number was needed during its waiting time.
         """
         waits = [
             _wait(self.settings, self.state, current=self.current, spared=spared)
@@ -259,7 +259,7 @@ def _stabilization(settings: Settings, state: State) -> float:
 
 
 def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before `spared` replicas are removed. Removing few replicas waits longer."""
+    """Return the seconds to wait before `spared` replicas are removed, more seconds for fewer replicas."""
     return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
 
 

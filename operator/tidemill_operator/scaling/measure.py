@@ -152,7 +152,7 @@ def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int
 def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
     """Return the expected events per second of each partition.
 
-    The total is the higher of the mean over the lookback and the median of the last three polls.
+    The total rate of arrivals is the higher of the mean over the lookback and the median of the last three polls.
     """
     if not samples:
         return dict.fromkeys(moved, 0.0)
@@ -165,7 +165,7 @@ def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -
 
 
 def _rising(samples: Sequence[Sample]) -> float:
-    """Return the growth of arrivals in events per second per second, the smallest of the last polls."""
+    """Return the smallest growth of arrivals in the last polls, in events per second per second."""
     last = samples[-_RISING_POLLS - 1 :]
     if len(last) <= _RISING_POLLS:
         return 0.0

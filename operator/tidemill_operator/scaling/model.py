@@ -196,8 +196,8 @@ class Load:
 class Need:
     """The number of replicas that the load requires, before any limit.
 
-    In `useful`, no partition requires more than one replica. `by_lag` and `by_rate` hold the required fraction of a
-    replica for each partition.
+    `useful` is the number if each partition counts for at most one replica. `by_lag` and `by_rate` hold the required
+    fraction of a replica for each partition.
     """
 
     replicas: int

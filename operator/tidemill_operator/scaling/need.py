@@ -108,7 +108,7 @@ def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
 def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
     """Return the lowest number of replicas within the bounds that carries the load.
 
-    A number that makes no difference is skipped: with 12 partitions, 7 replicas are as slow as 6.
+    Useless numbers of replicas are skipped: with 12 partitions, 7 replicas are as slow as 6.
     """
     replicas = min(max(wanted.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))

@@ -15,7 +15,7 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """An interval between two polls, which ends at the epoch second `at`. `rate` is None if unknown."""
+    """An interval between two polls, which ends at the epoch second `at`."""
 
     at: float
     arrived: float

@@ -1,4 +1,4 @@
-"""The interface that both ways of changing connectors implement."""
+"""The interface to Kafka Connect, for its REST client and for Strimzi's resources."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from tidemill_operator.plan.connect.states import LiveConnector
 class Backend(Protocol):
     """The connectors of one Connect cluster.
 
-    Methods raise TidemillError: UNREACHABLE without an answer, WAITING from a busy server, REFUSED for a refused
-    request, NOT_SUPPORTED if the cluster cannot have connectors.
+    A failing method raises TidemillError with the reason UNREACHABLE, WAITING, REFUSED or NOT_SUPPORTED.
     """
 
     def names(self) -> list[str]:

@@ -43,7 +43,7 @@ class Connection:
 
 
 class Cluster:
-    """The clients of one cluster. `secret` names the Secret of the login in messages."""
+    """The clients of one cluster. `secret` is the name of the login's Secret, for messages."""
 
     def __init__(self, connection: Connection, secret: str) -> None:
         self.connection, self.name = connection, f"Kafka at {connection.servers}"

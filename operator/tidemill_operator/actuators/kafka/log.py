@@ -90,7 +90,7 @@ class KafkaLog:
     def arrivals(self, places: Mapping[Place, int], *, seconds: float = 2.0) -> dict[Place, int | None]:
         """Return the arrival time in epoch ms of the first record at or after each offset.
 
-        The time is None if only control records follow.
+        The arrival time is None if only control records follow the offset.
         """
         if not places:
             return {}

@@ -1,6 +1,6 @@
 """Create clients of kafka-python, for requests that confluent-kafka cannot make.
 
-The import is deferred, because it takes 20 MiB of memory and nearly a second.
+The import of kafka-python is deferred, because it takes 20 MiB of memory and nearly a second.
 """
 
 from __future__ import annotations

@@ -27,8 +27,6 @@ def newest_values(
 ) -> list[bytes]:
     """Return the values of at most `most` newest records of a topic in the order of arrival, without tombstones.
 
-    Reading ends after `seconds`.
-
     Raises:
         TidemillError: the topic does not exist, or Kafka does not answer.
     """

@@ -81,7 +81,7 @@ class Children:
         return written
 
     def _restore(self, wanted: Document, live: Document) -> Document:
-        """Restore our fields with an apply, and remove the fields of others with a replace."""
+        """Restore the operator's fields with an apply, and remove other fields with a replace."""
         applied = self._api.apply(_guarded(wanted, live))
         body = dict(applied)
         for part in ("spec", "data"):

@@ -229,7 +229,7 @@ class NamespaceConnect:
         return {}
 
     def _retried(self, act: Callable[[Children, dict[str, str]], Document]) -> Document:
-        """Act on the current state of the namespace. Repeat that if another operator writes meanwhile."""
+        """Act on the current state of the namespace, again if another operator writes meanwhile."""
         with self._locks.of(self._namespace):
             for attempt in range(_ATTEMPTS):
                 children, alive = Children(self._api, self._namespace, self._owner), self._api.alive(self._namespace)

@@ -107,7 +107,7 @@ def holds(live: Mapping[str, Any], manager: str, *place: str) -> bool:
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of the owned fields. The name `.` means the item itself."""
+    """Yield the paths of the owned fields."""
     for name, below in fields.items():
         place = path if name == "." else (*path, name)
         if isinstance(below, Mapping) and below:

@@ -128,7 +128,7 @@ class KubernetesRuntime:
             return True
 
     def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
-        """Act on the current state of the namespace. Repeat that if another operator writes meanwhile."""
+        """Act on the current state of the namespace, again if another operator writes meanwhile."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:

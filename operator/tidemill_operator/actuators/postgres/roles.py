@@ -73,7 +73,7 @@ def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[Tidemi
 
 
 def end_sessions(session: Session, schema: Schema) -> None:
-    """End the sessions of disabled logins. Call this after the transaction that disabled them."""
+    """End the sessions of disabled logins, after the transaction that disabled the logins."""
     rows = session.rows(
         "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
         " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
@@ -86,7 +86,7 @@ def end_sessions(session: Session, schema: Schema) -> None:
 
 
 def drop_roles(session: Session, schema: Schema) -> None:
-    """Drop the existing roles. The roles must own no objects."""
+    """Drop the existing roles, which must own no objects."""
     (database,) = session.rows("SELECT current_database()")[0]
     for role in _observe(session, roles_of(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)

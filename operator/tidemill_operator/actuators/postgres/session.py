@@ -41,7 +41,7 @@ class Session:
         return self.connection.execute(sql.SQL(query), parameters).fetchall()
 
     def write(self, text: str, *names: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
-        """Run a statement that writes. Each `{}` takes an identifier or a composed part."""
+        """Run a statement that writes. Each `{}` in the text takes an identifier or SQL."""
         parts = [sql.Identifier(name) if isinstance(name, str) else name for name in names]
         self.connection.execute(sql.SQL(text).format(*parts), parameters or None)
         self.changed += 1

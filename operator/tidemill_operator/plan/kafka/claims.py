@@ -23,7 +23,7 @@ TOPICS = Table(
 
 @dataclass(frozen=True)
 class Claim:
-    """A topic that a pipeline uses. An unmanaged topic is only read."""
+    """A topic that a pipeline uses. A pipeline only reads an unmanaged topic."""
 
     topic: str
     managed: bool

@@ -56,7 +56,7 @@ class ReplicaChange:
 
 @dataclass(frozen=True)
 class Step:
-    """The next actions of a change. Empty members need no action."""
+    """The next actions of a change of replicas."""
 
     cancel: tuple[int, ...] = ()
     start: Assignment = field(default_factory=dict)

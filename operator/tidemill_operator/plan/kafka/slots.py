@@ -65,7 +65,7 @@ def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
 
 
 def view(schema: LiveSchema, topic: str) -> LiveSchema:
-    """Return a schema as one topic of its list would see it."""
+    """Return the facts of a schema that concern one topic of its list."""
     slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
     ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
     return replace(

@@ -8,8 +8,8 @@ from tidemill_contract.functions.partials import quote
 def ensure_partitions_sql(schema_name: str) -> str:
     """Return the SQL of `ensure_partitions(table_name, days, widths)`, which creates missing time partitions.
 
-    `days` are days since the epoch. The SQL function returns the number of new tables. Writers may call it although
-    they do not own the tables.
+    `days` are days since the epoch. The SQL function returns the number of new tables. Writers may call the SQL
+    function although they do not own the tables.
     """
     schema = quote(schema_name)
     return f"""

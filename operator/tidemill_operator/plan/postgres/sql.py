@@ -42,7 +42,7 @@ def create_index(schema: str, table: Table, index: str, definition: str) -> str:
 
 
 def script(schema: Schema) -> str:
-    """Return a script that creates a schema. The schema's roles must exist."""
+    """Return a script that creates a schema for existing roles."""
     return "".join(f"{statement.rstrip()};\n" for statement in _statements(schema))
 
 
