@@ -123,9 +123,7 @@ def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]
             for number, at in mine.items()
             if places[number] not in faults
         }
-        text = (
-            "" if fault is None else f"offsets of topic {fault[0]}: {log.name} does not report them ({faults[fault]})"
-        )
+        text = "" if fault is None else f"{log.name} does not report the offsets of topic {fault[0]} ({faults[fault]})"
         found[key] = Compared(partitions, text)
     return found
 

@@ -75,7 +75,7 @@ class Stages:
             waits = _note(found.get(_group(key, "stage-state"), {}))
             if fault:
                 looks[key] = StageLook(
-                    waits=waits, fault=f"offsets of topic {topic}: Kafka does not report them ({fault})"
+                    waits=waits, fault=f"Kafka does not report the offsets of topic {topic} ({fault})"
                 )
                 continue
             known = found.get(_group(key, "stage"), {})

@@ -207,7 +207,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         what = "a pattern of topics" if patterned else "a list of topics"
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}: taken out, but the positions are those of {what}",
+            f"{path}: removed, but the pipeline's positions belong to {what}",
             "write a list or a pattern again, which may have one topic, or create a pipeline with another name",
         )
         return

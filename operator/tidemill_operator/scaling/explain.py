@@ -103,7 +103,7 @@ def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> t
     """Return the calculation, line by line."""
     current, target, most = bounds.current, bounds.target, bounds.most
     rate = load.rate_per_replica
-    unknown = "no replica was busy yet, so its speed is unknown"
+    unknown = "no replica was busy yet, so the speed of a replica is unknown"
     speed = unknown if rate is None else f"a busy replica processes {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
     lines += _asked(settings, load, wanted)

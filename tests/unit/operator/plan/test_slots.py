@@ -177,7 +177,7 @@ def test_a_deleted_topic_of_a_list_is_reported_as_lost_events() -> None:
         (
             {"topics": ["shop.a"]},
             {"topic": {"name": "shop.a", "managed": False}},
-            "spec.source.topics: taken out, but the positions are those of a list of topics",
+            "spec.source.topics: removed, but the pipeline's positions belong to a list of topics",
         ),
         (
             {"topic": {"name": "shop.a"}},
