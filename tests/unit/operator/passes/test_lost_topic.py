@@ -243,8 +243,8 @@ def test_what_processors_cannot_do_is_told(document: dict[str, Any], world: Memo
     message = next(c["message"] for c in told["conditions"] if c["type"] == "WindowsFailing")
     assert message.startswith('aggregation visits: closed windows cannot be published: column "_max_v" does not exist;')
     assert (
-        'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and more'
-        " like it: out of range; everything else is published"
+        'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and'
+        " further cases: out of range; everything else is published"
     ) in message
     assert [c["reason"] for c in changed(before, told)] == ["HeldUp"]
     world.postgres.schemas[SCHEMA] = replace(known, skipped=(SKIPPED,))

@@ -99,8 +99,8 @@ EDITS: list[tuple[str, dict[str, Any], Reason, str]] = [
         "source.topic",
         {"config": {"min.insync.replicas": "2"}},
         Reason.INVALID_SPEC,
-        "spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1: nothing could be"
-        " written; write at most 1",
+        "spec.source.topic.config.min.insync.replicas: 2 is more than the replication factor 1, so no record could"
+        " be written; write at most 1",
     ),
     (
         "source",
@@ -327,7 +327,7 @@ def test_a_source_that_was_read_stays_where_it_is(document: Document) -> None:
     assert refused(far, live) == []
     assert refused(elsewhere(document, "b:9092,c:9092"), live) == []
     moved = replace(live, topics={**live.topics, "crm.orders": LiveTopic(3, 1, "id-2")})
-    told = "which is another topic; unread events of the former topic would never be counted; change it back, or"
+    told = "which is another topic; unread events of the former topic would never be counted; change the field back, or"
     ((reason, text),) = refused(elsewhere(document, "b:9092"), moved)
     assert reason == Reason.NOT_SUPPORTED
     assert text.startswith(f"spec.source.kafka.bootstrapServers: changed from a:9092 to b:9092, {told}")
