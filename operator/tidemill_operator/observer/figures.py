@@ -12,7 +12,7 @@ from tidemill_operator.errors import Reason
 
 UNAVAILABLE = "FiguresUnavailable"
 FRESH_SECONDS = 15.0
-"""Figures older than this many seconds are not shown."""
+"""The maximum age in seconds of figures in the status."""
 _SOON_SECONDS, _LATE_SECONDS = 10.0, 60.0
 _MEMBERS = (
     "lag",

@@ -20,7 +20,7 @@ from tidemill_operator.settings import Platform
 
 @dataclass(frozen=True)
 class Instruments:
-    """The measuring objects of one platform."""
+    """The objects that measure the pipelines of one platform."""
 
     clusters: Clusters
     reader: FiguresReader

@@ -85,7 +85,7 @@ class WatchedStage:
 
 
 class FiguresReader:
-    """A thread-safe reader of figures."""
+    """A thread-safe reader of figures for scaling."""
 
     def __init__(
         self,

@@ -219,7 +219,7 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Di
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaf values by path: `{"a": [{"name": "x", "size": 1}]}` gives `{"a[x].size": 1}`."""
+    """Return the leaf values by path without nulls, such as `a[x].size` for an item of `a` with the name `x`."""
     if isinstance(value, dict):
         members = {(f"{path}.{key}" if path else str(key)): member for key, member in value.items()}
     elif isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):

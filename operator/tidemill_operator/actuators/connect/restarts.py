@@ -42,7 +42,7 @@ class Restarts:
             return True
 
     def well(self, name: str) -> None:
-        """Record a connector without failures."""
+        """Record that a connector has no failures."""
         with self._lock:
             tried = self._tried.get(name)
             if tried is not None and self._clock() > tried.last + _WELL_SECONDS:

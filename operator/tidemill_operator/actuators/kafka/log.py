@@ -34,7 +34,7 @@ class Offsets:
 
 
 class KafkaLog:
-    """A thread-safe reader of partitions."""
+    """A thread-safe reader of offsets and arrival times of partitions."""
 
     def __init__(
         self,

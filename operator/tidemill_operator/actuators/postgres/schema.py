@@ -82,7 +82,7 @@ class PostgresSchemas:
         adopt: bool = False,
         exists: Exists | None = None,
     ) -> list[Outcome]:
-        """Make the schema match the plan. Without `exists`, `adopt` takes over any topic."""
+        """Make the schema match the plan. If `exists` is None, `adopt` takes over topics of any owner."""
 
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)
